@@ -1,0 +1,43 @@
+# `make repro` and `make test` set everything up themselves; the rest is for daily work.
+PYTHON ?= python3
+BIN := .venv/bin
+export DVC_NO_ANALYTICS := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help repro test lint ui bench lock
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+repro: .venv/ready  ## run the whole pipeline: whatever its results depend on and has changed
+	$(BIN)/python -m pipeline.params
+	$(BIN)/dvc repro
+
+test: .venv/ready  ## run the test suite
+	$(BIN)/pytest
+
+lint: .venv/ready  ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+ui: .venv/ready  ## browse the runs in MLflow
+	$(BIN)/mlflow ui
+
+bench: .venv/ready  ## measure the training loop against a bare step
+	$(BIN)/python -m benchmarks.loop
+
+lock:  ## pin the newest versions of all dependencies: names, versions and hashes only
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+
+# uv itself comes out of the lock, by pip; then uv installs everything else in seconds.
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.lock
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@

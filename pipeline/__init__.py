@@ -1,0 +1,1 @@
+"""The stages of `dvc.yaml`: paths and parameters here, mathematics in `autoencoders`."""

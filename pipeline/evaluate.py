@@ -1,0 +1,121 @@
+"""evaluate@variant: measure every seed of one variant on the test split and draw its figures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autoencoders import checkpoint, devices, evaluation, figures
+from autoencoders.base import Autoencoder
+from autoencoders.training import as_float
+from pipeline import paths, stage
+from pipeline.params import Params
+
+
+def main(variant: str) -> None:
+    """Evaluate VARIANT, an entry of `variants` in params.yaml; the name of its stage, evaluate@VARIANT, does too."""
+    variant = variant.rpartition("@")[2]
+
+    def work(params: Params, provenance: stage.Provenance) -> None:
+        device = devices.prepare(params.training.device)
+        provenance |= {"device": device.type, "hardware": devices.describe(device)}
+        images = _load_images(params.evaluation.images, device)
+        results = {seed: _evaluate(params, variant, seed, images) for seed in params.seeds}
+        stage.write_json(paths.EVALUATION / variant / "metrics.json", results)
+        _write_means(variant, results)
+
+    stage.run(work, paths.PROVENANCE / "evaluate" / f"{variant}.json")
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a model is evaluated on; all on its device, as stored."""
+
+    train: Tensor
+    test: Tensor
+    noisy: dict[str, Tensor]  # by corruption, each like `test`
+    shown: Tensor  # indices of the test images that the figures show
+
+
+def _load_images(shown: int, device: torch.device) -> Images:
+    train = load_file(paths.CLEAN / "train.safetensors")
+    test = load_file(paths.CLEAN / "test.safetensors")
+    count = len(test["images"])
+    return Images(
+        train=train["images"][:count].to(device),
+        test=test["images"].to(device),
+        noisy={name: images.to(device) for name, images in load_file(paths.NOISY / "test.safetensors").items()},
+        shown=_of_each_class(test["labels"], shown).to(device),
+    )
+
+
+def _of_each_class(labels: Tensor, count: int) -> Tensor:
+    """Indices of `count` images in the order of their classes: the first of each class, then the second, …"""
+    seen: dict[int, int] = {}
+    order = []
+    for index, label in enumerate(labels.tolist()):
+        seen[label] = seen.get(label, 0) + 1
+        order.append((seen[label], label, index))
+    return torch.tensor([index for _, _, index in sorted(order)[:count]])
+
+
+def _evaluate(params: Params, variant: str, seed: int, images: Images) -> dict[str, Any]:
+    """Metrics and figures of one seed; for a diverged one nothing but the fact."""
+    outcome = stage.read_json(paths.MODELS / variant / f"seed{seed}.json")
+    diverged = [
+        f"{phase} diverged in epoch {end['diverged_in_epoch']}"
+        for phase, end in outcome.items()
+        if end["diverged_in_epoch"]
+    ]
+    if diverged:
+        return {"status": diverged[0], "metrics": {}, "undefined": {}}
+    model = checkpoint.load(paths.MODELS / variant / f"seed{seed}.safetensors", images.test.device)
+    settings = {"batch_size": params.evaluation.batch_size, "seed": params.evaluation.seed}
+    values = evaluation.evaluate(model, images.test, images.noisy, images.train, **settings)
+    values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
+    history = paths.MODELS / variant / f"seed{seed}.csv"
+    best = {phase: end["best_epoch"] for phase, end in outcome.items()}
+    _draw(params, model, images, best, history=history, folder=paths.EVALUATION / variant / f"seed{seed}")
+    return {"status": "finished", "metrics": values, "undefined": dict(model.undefined)}
+
+
+def _draw(
+    params: Params, model: Autoencoder, images: Images, best: dict[str, int], *, history: Path, folder: Path
+) -> None:
+    """The figures of one seed, and the images that the report sets side by side for all variants."""
+    settings = {"batch_size": params.evaluation.batch_size, "seed": params.evaluation.seed}
+    x = as_float(images.test[images.shown])
+    noisy = {name: as_float(copies[images.shown]) for name, copies in images.noisy.items()}
+    for name, rows in evaluation.pictures(model, x, noisy, images.test, **settings).items():
+        figures.images(rows, folder / f"{name}.png")
+    if "code_usage" not in model.undefined:
+        batches = evaluation.batches(images.test, params.evaluation.batch_size)
+        figures.code_usage(model.code_counts(batches), folder / "code_usage.png")
+    figures.learning_curves(pd.read_csv(history), best, folder / "learning_curves.png")
+    corrupted = noisy[params.corruption.train.name]
+    with torch.no_grad():
+        examples = {"original": x, "reconstruction": model.reconstruct(x)}
+        examples |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
+    save_file({name: rows.contiguous() for name, rows in examples.items()}, folder / "examples.safetensors")
+
+
+def _write_means(variant: str, results: dict[int, dict[str, Any]]) -> None:
+    """What `dvc metrics` and `dvc plots` show: means over the seeds that finished."""
+    finished = {seed: result["metrics"] for seed, result in results.items() if result["metrics"]}
+    means = pd.DataFrame(finished.values()).mean().to_dict()
+    stage.write_json(paths.REPORTS / "metrics" / f"{variant}.json", means)
+    histories = pd.concat(pd.read_csv(paths.MODELS / variant / f"seed{seed}.csv") for seed in results)
+    curves = histories.groupby(["phase", "epoch"], sort=False)[["train_loss", "validation_loss"]].mean().reset_index()
+    curves = curves[curves["phase"] == curves["phase"].iloc[0]]
+    path = paths.REPORTS / "curves" / f"{variant}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    curves.drop(columns="phase").to_csv(path, index=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,84 @@
+"""What the stages have left on disk, put together for the report and for MLflow."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from autoencoders.errors import UserError
+from pipeline import paths, stage
+from pipeline.params import Params
+
+
+@dataclass(frozen=True)
+class Result:
+    """One trained seed of one variant."""
+
+    variant: str
+    seed: int
+    status: str  # "finished", or what went wrong
+    metrics: dict[str, float]
+    undefined: dict[str, str]  # metric or figure → why there is none
+    outcome: dict[str, dict[str, int]]  # phase → best_epoch, diverged_in_epoch
+    training: dict[str, Any]  # where and how it was trained
+    cost: dict[str, Any]  # of this seed's training: started, ended, phases, peak_memory_mib
+    data_digest: str  # DVC's hash of the clean images
+    fingerprint: str  # of everything the result depends on, and of the result
+    folder: Path  # of its figures
+    weights: Path
+    history: Path
+
+
+def collect(params: Params) -> list[Result]:
+    """Every variant and seed of the parameters, in their order."""
+    lock = _lock()
+    return [_result(lock, variant, seed) for variant in params.variants for seed in params.seeds]
+
+
+def costs(result: Result) -> dict[str, float]:
+    """What the training took: seconds over all phases, images per second of the first phase, peak memory."""
+    phases = list(result.cost["phases"].values())
+    return {
+        "train_seconds": sum(phase["seconds"] for phase in phases),
+        "images_per_second": phases[0]["images_per_second"],
+        "peak_memory_mib": float(result.cost["peak_memory_mib"]),
+    }
+
+
+def _result(lock: dict[str, Any], variant: str, seed: int) -> Result:
+    train, evaluate = lock[f"train@{variant}"], lock[f"evaluate@{variant}"]
+    evaluated = stage.read_json(paths.EVALUATION / variant / "metrics.json")[str(seed)]
+    training = stage.read_json(paths.PROVENANCE / "train" / f"{variant}.json")
+    models, figures = paths.MODELS / variant, paths.EVALUATION / variant / f"seed{seed}"
+    depends_on = [train["deps"], train["params"], _out(train, models), _out(evaluate, paths.EVALUATION / variant), seed]
+    return Result(
+        variant=variant,
+        seed=seed,
+        **evaluated,
+        outcome=stage.read_json(models / f"seed{seed}.json"),
+        training=training,
+        cost=training["seeds"][str(seed)],
+        data_digest=_out(lock["download"], paths.CLEAN / "train.safetensors"),
+        fingerprint=hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest(),
+        folder=figures,
+        weights=models / f"seed{seed}.safetensors",
+        history=models / f"seed{seed}.csv",
+    )
+
+
+def _lock() -> dict[str, Any]:
+    """The stages of `dvc.lock`; those before the running one are up to date in it."""
+    path = Path("dvc.lock")
+    if not path.exists():
+        msg = "dvc.lock is not there: `dvc repro` writes it"
+        raise UserError(msg)
+    stages: dict[str, Any] = YAML(typ="safe", pure=True).load(path)["stages"]
+    return stages
+
+
+def _out(stage_lock: dict[str, Any], path: Path) -> str:
+    """DVC's hash of one output."""
+    return str(next(out["md5"] for out in stage_lock["outs"] if out["path"] == str(path)))

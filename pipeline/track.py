@@ -1,0 +1,72 @@
+"""Project the results on disk to MLflow. A problem with MLflow is a warning: the results on disk are the truth."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import typer
+
+from autoencoders import tracking
+from autoencoders.data import DATASETS
+from pipeline import results, stage
+from pipeline.params import Params
+
+
+def work(params: Params, _: stage.Provenance) -> None:
+    """Write every result that MLflow does not hold yet."""
+    # DVC runs queued experiments in a folder of their own and names the repository's root here.
+    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    runs = [_run(result, params) for result in results.collect(params)]
+    try:
+        written = tracking.project(runs, uri, root / "mlruns")
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
+        sentence = " ".join(str(error).split())
+        print(f"warning: the runs could not be written to MLflow at {uri}: {sentence}")
+        print("The results on disk are complete; `python -m pipeline.track` writes them later.")
+    else:
+        print(f"MLflow at {uri}: {written} runs written, {len(runs) - written} were there already")
+
+
+def _run(result: results.Result, params: Params) -> tracking.Run:
+    training, variant = result.training, params.variant(result.variant)
+    sections = {
+        "dataset": params.dataset.model_dump(),
+        "corruption": params.corruption.model_dump(),
+        "training": params.training.model_dump() | params.budget(variant.training).model_dump(),
+        result.variant: variant.model_dump(exclude={"training"}),
+        "seed": result.seed,
+    }
+    changed = training["uncommitted_changes"]
+    return tracking.Run(
+        name=f"{result.variant}-seed{result.seed}",
+        fingerprint=result.fingerprint,
+        started=result.cost["started"],
+        ended=result.cost["ended"],
+        diverged=result.status != "finished",
+        parameters={str(key): value for key, value in pd.json_normalize(sections).iloc[0].items()},
+        tags={
+            "variant": result.variant,
+            "status": result.status,
+            "mlflow.source.git.commit": training["commit"],
+            "uncommitted_changes": ", ".join(changed) or "none",
+            "dvc_experiment": training["experiment"] or "none",
+            "device": training["device"],
+            "hardware": training["hardware"],
+            "precision": training["precision"],
+            "data_digest": result.data_digest,
+            **{f"undefined.{name}": reason for name, reason in result.undefined.items()},
+            **{f"version.{name}": number for name, number in training["packages"].items()},
+        },
+        history=pd.read_csv(result.history),
+        metrics=result.metrics | results.costs(result),
+        figures=sorted(result.folder.glob("*.png")),
+        weights=result.weights,
+        data=params.dataset.name,
+        data_digest=result.data_digest,
+        image=DATASETS[params.dataset.name].image,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(lambda: stage.run(work, None))

@@ -1,0 +1,56 @@
+"""Corruption of images: what a denoising autoencoder learns to undo, and what every variant is tested on.
+
+Each kind of noise draws one 16-bit integer per input dimension and looks the result up, so that nothing depends on
+the floating-point arithmetic of one machine: the same parameters give the same bytes everywhere.
+"""
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from autoencoders.data import Bytes
+
+DRAWS = 2**16
+
+
+def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
+    """A corrupted copy of `images`.
+
+    Args:
+        images: uint8, any shape; left unchanged.
+        kind: a key of `KINDS`.
+        level: see the function of that kind.
+        seed: the noise is drawn from (seed, kind, level, name) alone.
+        name: which copy this is; two names give independent noise.
+    """
+    key = zlib.crc32(f"{kind}/{level}/{name}".encode())
+    draws = np.random.default_rng([seed, key]).integers(0, DRAWS, images.shape, dtype=np.uint16)
+    return KINDS[kind](images, draws, level)
+
+
+def masking(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
+    """Set each input dimension to 0 with probability `level` (Vincent et al. 2010, section 3.3)."""
+    return np.where(draws < round(level * DRAWS), np.uint8(0), images)
+
+
+def gaussian(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
+    """Add normal noise with standard deviation `level`, in units of the pixel range, and clip to the range."""
+    quantiles = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
+    noise = np.rint(255 * level * quantiles).astype(np.int16)
+    return np.clip(images + noise[draws], 0, 255).astype(np.uint8)
+
+
+def salt_and_pepper(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
+    """Set each input dimension, with probability `level`, to black or to white at equal odds."""
+    half = round(level / 2 * DRAWS)
+    return np.where(draws < half, np.uint8(0), np.where(draws >= DRAWS - half, np.uint8(255), images))
+
+
+KINDS: dict[str, Callable[[Bytes, NDArray[np.uint16], float], Bytes]] = {
+    "masking": masking,
+    "gaussian": gaussian,
+    "salt_and_pepper": salt_and_pepper,
+}

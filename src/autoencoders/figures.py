@@ -1,0 +1,100 @@
+"""Figures as PNG files: the same data give the same bytes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from cycler import cycler
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autoencoders.evaluation import Rows
+
+mpl.use("Agg")
+
+INK, GRID, ACCENT = "#1f2937", "#e5e7eb", "#2563eb"
+COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2")
+STYLE: Any = {
+    "font.size": 9,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "legend.frameon": False,
+}
+
+
+def images(rows: Rows, path: Path) -> None:
+    """Labelled rows of images (n, C, H, W) in [0, 1], on one sheet."""
+    sheet = np.concatenate([_strip(row) for _, row in rows])
+    height, width = sheet.shape[:2]
+    row_height = height / len(rows)
+    inch = 2 * row_height  # pixels: a row is half an inch high
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(width / inch, height / inch), dpi=120)
+        axes = figure.add_axes((0, 0, 1, 1))  # the labels hang over the left edge; the file is cut around them
+        axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        labelled = [(label, (i + 0.5) * row_height - 0.5) for i, (label, _) in enumerate(rows) if label]
+        axes.set_yticks([place for _, place in labelled], [label for label, _ in labelled])
+        axes.set_xticks([])
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        _save(figure, path)
+
+
+def learning_curves(history: pd.DataFrame, best: Mapping[str, int], path: Path) -> None:
+    """Training and validation loss per epoch, one panel per phase; a dot marks the epoch that was picked."""
+    phases = history["phase"].unique()
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.2 * len(phases), 2.8), dpi=120, layout="constrained")
+        for axes, phase in zip(np.atleast_1d(figure.subplots(1, len(phases))), phases, strict=True):
+            rows = history[history["phase"] == phase]
+            axes.plot(rows["epoch"], rows["train_loss"], label="training")
+            axes.plot(rows["epoch"], rows["validation_loss"], label="validation")
+            picked = rows[rows["epoch"] == best[phase]]
+            axes.plot(picked["epoch"], picked["validation_loss"], "o", color=COLOURS[1])
+            axes.set(title=phase, xlabel="epoch", ylabel="loss")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.legend()
+        _save(figure, path)
+
+
+def code_usage(counts: Tensor, path: Path) -> None:
+    """How often each code is used, most used first, beside uniform use."""
+    shares = np.sort(counts.double().cpu().numpy() / counts.sum().item())[::-1]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 2.8), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        axes.fill_between(np.arange(1, len(shares) + 1), shares * 100, step="mid", color=ACCENT, alpha=0.8)
+        axes.axhline(100 / len(shares), color=INK, linestyle="--", linewidth=1, label="uniform use")
+        axes.set(
+            xlabel="codes, most used first", ylabel="share of positions (%)", xlim=(1, len(shares)), ylim=(0, None)
+        )
+        axes.legend()
+        _save(figure, path)
+
+
+def _strip(row: Tensor) -> NDArray[np.float32]:
+    """Images (n, C, H, W) side by side on white with a gap of about a fourteenth: (H + gap, n·(W + gap), 3)."""
+    pixels = row.detach().float().cpu().numpy().transpose(0, 2, 3, 1)  # (n, H, W, C)
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
+    gap = max(1, pixels.shape[1] // 14)
+    padded = np.pad(pixels, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1.0)
+    return np.concatenate(list(padded), axis=1)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

@@ -1,0 +1,35 @@
+"""What the variants share whose code is a point: everything but the loss."""
+
+from pydantic import PositiveInt
+from torch import Tensor
+
+from autoencoders.base import CODEBOOK_METRICS, PROBABILISTIC_METRICS, Autoencoder, Shape
+from autoencoders.modules.networks import Decoder, Encoder
+
+
+class Deterministic(Autoencoder):
+    """z = g_φ(x), x′ = f_θ(z), with a code of `code` numbers and `width` feature maps."""
+
+    undefined = {
+        **dict.fromkeys(PROBABILISTIC_METRICS, "the code is a point: there is no q(z|x) and no prior p(z)"),
+        **dict.fromkeys(CODEBOOK_METRICS, "there is no codebook"),
+    }
+
+    def __init__(self, image: Shape, *, code: PositiveInt, width: PositiveInt) -> None:
+        super().__init__(image)
+        self.encoder = Encoder(image, width, code)
+        self.decoder = Decoder(image, width, code)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """z, shape (B, code)."""
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """x′, shape (B, C, H, W)."""
+        return self.decoder(z).sigmoid()
+
+
+def squared_error(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """1/n · Σ ‖x_i − y_i‖² as "loss", and the same per image dimension as "mse"."""
+    error = (x - y).square().flatten(1)
+    return {"loss": error.sum(1).mean(), "mse": error.mean()}

@@ -1,0 +1,126 @@
+"""The convolutional networks that all variants share, so that a comparison compares the variants.
+
+All work on a grid of 4×4-pixel patches: an image is taken apart into patches at the first layer and put together again
+after the last one, which spends the arithmetic where it pays, at low resolution.
+
+Dimensions: B batch, C image channels, (H, W) image size, (h, w) = (H/4, W/4) grid, F feature maps, d size of a code.
+Outputs are float32 whatever the precision of the arithmetic inside.
+"""
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from autoencoders.base import Shape
+
+Grid: TypeAlias = tuple[int, int]
+
+PATCH = 4  # pixels, along each side
+
+
+def grid_of(image: Shape) -> Grid:
+    """The size (h, w) of the grid of patches of an image.
+
+    Raises:
+        ValueError: the image's sides are not multiples of a patch's.
+    """
+    _, height, width = image
+    if height % PATCH or width % PATCH:
+        msg = f"both sides must be multiples of {PATCH}"
+        raise ValueError(msg)
+    return height // PATCH, width // PATCH
+
+
+class Residual(nn.Module):
+    """x + f(x) with a 3×3 and a 1×1 convolution, as in van den Oord et al. 2017, section 4.1: (B, F, h, w) both."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(width, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, width, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X + f(x)."""
+        return x + self.layers(x)
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) to `features` numbers each (B, features)."""
+
+    def __init__(self, image: Shape, width: int, features: int) -> None:
+        super().__init__()
+        height, breadth = grid_of(image)
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(PATCH),  # (B, 16·C, h, w)
+            nn.Conv2d(image[0] * PATCH**2, width, 3, padding=1),
+            Residual(width, width // 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(width * height * breadth, features),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, features)."""
+        return self.layers(x).float()
+
+
+class Decoder(nn.Module):
+    """Codes (B, d) to the logits of images (B, C, H, W)."""
+
+    def __init__(self, image: Shape, width: int, code: int) -> None:
+        super().__init__()
+        height, breadth = grid_of(image)
+        self.code = code
+        self.layers = nn.Sequential(
+            nn.Linear(code, width * height * breadth),
+            nn.Unflatten(1, (width, height, breadth)),
+            *(Residual(width, width // 2) for _ in range(2)),
+            nn.ReLU(),
+            nn.Conv2d(width, image[0] * PATCH**2, 3, padding=1),
+            nn.PixelShuffle(PATCH),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, d) → (B, C, H, W)."""
+        return self.layers(z).float()
+
+
+class GridEncoder(nn.Module):
+    """Images (B, C, H, W) to one vector per patch (B, d, h, w).
+
+    A vector sees its patch and the patches around it, and knows where it is: with so local a view, what a code says
+    is about its place alone, which makes the codes easier to predict from each other than a wide view would.
+    """
+
+    def __init__(self, image: Shape, width: int, features: int) -> None:
+        super().__init__()
+        self.patches = nn.Sequential(
+            nn.PixelUnshuffle(PATCH),  # (B, 16·C, h, w)
+            nn.Conv2d(image[0] * PATCH**2, 2 * width, 3, padding=1),
+        )
+        self.position = nn.Parameter(0.3 * torch.randn(2 * width, *grid_of(image)))
+        self.layers = nn.Sequential(nn.ReLU(), nn.Conv2d(2 * width, width, 1), nn.ReLU(), nn.Conv2d(width, features, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, d, h, w)."""
+        return self.layers(self.patches(x) + self.position).float()
+
+
+class GridDecoder(nn.Module):
+    """One vector per patch (B, d, h, w) to the logits of images (B, C, H, W)."""
+
+    def __init__(self, image: Shape, width: int, features: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(features, width, 3, padding=1),
+            *(Residual(width, width) for _ in range(2)),
+            nn.ReLU(),
+            nn.Conv2d(width, image[0] * PATCH**2, 3, padding=1),
+            nn.PixelShuffle(PATCH),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, d, h, w) → (B, C, H, W)."""
+        return self.layers(z).float()

@@ -1,0 +1,125 @@
+"""MLflow as a projection of what is on disk: one run per variant and seed, written once per result.
+
+A run is recognised by its fingerprint, so that projecting the same results again adds nothing. Nothing that is
+undefined or not finite is ever logged as a number.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, Param
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from autoencoders.base import Shape
+
+EXPERIMENT = "autoencoders"
+BATCH = 500  # metrics per call
+REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # what a logged model imports
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """What there is to know about one trained seed of one variant."""
+
+    name: str
+    fingerprint: str  # of the data, code, parameters and results
+    started: float  # seconds since the epoch
+    ended: float
+    diverged: bool
+    parameters: Mapping[str, Any]
+    tags: Mapping[str, str]
+    history: pd.DataFrame  # phase, epoch, and the losses of each epoch
+    metrics: Mapping[str, float]
+    figures: list[Path]
+    weights: Path
+    data: str  # name of the data set
+    data_digest: str
+    image: Shape
+
+
+def project(runs: list[Run], uri: str, local_artifacts: Path) -> int:
+    """Write those of `runs` to the MLflow at `uri` that it does not hold yet; returns how many that were.
+
+    Without a server the artifacts go to the folder `local_artifacts`; a server has a place of its own for them.
+    """
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient()
+    if client.get_experiment_by_name(EXPERIMENT) is None:
+        location = local_artifacts.as_uri() if uri.startswith("sqlite:") else None
+        client.create_experiment(EXPERIMENT, location)
+    experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
+    found = mlflow.search_runs([experiment], output_format="list")
+    tagged = {run.data.tags["fingerprint"]: run for run in found if "fingerprint" in run.data.tags}
+    written = 0
+    for run in runs:
+        earlier = tagged.get(run.fingerprint)
+        if earlier and earlier.data.tags["complete"] == "yes":
+            continue
+        if earlier:  # a projection broke off in the middle of it
+            client.delete_run(earlier.info.run_id)
+        _write(client, experiment, run)
+        written += 1
+    return written
+
+
+def _write(client: MlflowClient, experiment: str, run: Run) -> None:
+    tags = {**run.tags, "fingerprint": run.fingerprint, "complete": "no"}
+    run_id = client.create_run(experiment, _milliseconds(run.started), tags, run.name).info.run_id
+    parameters = [Param(key, str(value)) for key, value in run.parameters.items()]
+    client.log_batch(run_id, params=parameters)
+    metrics = _metrics(run)
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+    for figure in run.figures:
+        client.log_artifact(run_id, str(figure), "figures")
+    source = CodeDatasetSource({"mlflow.source.name": "dvc stage download"})
+    with mlflow.start_run(run_id=run_id):
+        data = MetaDataset(source, run.data, run.data_digest)  # type: ignore[abstract]
+        mlflow.log_input(data, context="training")
+        if not run.diverged:
+            _write_model(run)
+    client.set_tag(run_id, "complete", "yes")
+    client.set_terminated(run_id, "FAILED" if run.diverged else "FINISHED", _milliseconds(run.ended))
+
+
+def _metrics(run: Run) -> list[Metric]:
+    """The final metrics, and the losses of every epoch as "phase/loss" with the epoch as the step."""
+    end = _milliseconds(run.ended)
+    metrics = [Metric(name, value, end, 0) for name, value in run.metrics.items()]
+    for row in run.history.to_dict("records"):
+        phase, epoch = row.pop("phase"), row.pop("epoch")
+        metrics += [Metric(f"{phase}/{name}", value, end, epoch) for name, value in row.items()]
+    return [metric for metric in metrics if math.isfinite(metric.value)]
+
+
+def _write_model(run: Run) -> None:
+    """The model as code plus safetensors: loading it needs no pickle, logging it does not import torch."""
+    images = TensorSpec(np.dtype(np.float32), (-1, *run.image))
+    mlflow.pyfunc.log_model(
+        name=run.name,
+        python_model=str(PACKAGE / "served.py"),
+        artifacts={"weights": str(run.weights)},
+        code_paths=[str(PACKAGE)],
+        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        signature=ModelSignature(Schema([images]), Schema([images])),
+    )
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

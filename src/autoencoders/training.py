@@ -1,0 +1,224 @@
+"""The training loop: one function for every variant and every phase.
+
+The order of the data comes from (seed, epoch), all other randomness from a generator that is seeded with
+(seed, epoch) too, so the state at the start of an epoch is the weights, the optimiser and the epoch's number.
+"""
+
+import math
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+from tqdm import tqdm
+from typing_extensions import TypedDict
+
+from autoencoders.base import Learner, Losses, Phase
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+VALIDATION_BATCH = 1000
+
+
+class Budget(BaseModel):
+    """How long and how fast a phase is trained; the keys under `training` in `params.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: float = Field(gt=0, le=1)
+
+
+class BudgetOverrides(TypedDict, total=False):
+    """The keys of `Budget` that a variant or a phase sets for itself."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[misc]
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: float
+
+
+class Pairs(NamedTuple):
+    """What is seen and what is to be given back; images as uint8, codes as integers of 64 bits."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass
+class Result:
+    """What a phase's training leaves: one row per epoch, and how it ended."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    diverged_in_epoch: int = 0  # 0: it did not
+    images: int = 0  # seen in training
+    seconds: float = 0.0  # of training, validation not counted
+
+
+def fit(
+    module: Learner,
+    train: Pairs,
+    validation: Pairs,
+    budget: Budget,
+    *,
+    seed: int,
+    precision: Precision,
+    label: str,
+) -> Result:
+    """Train `module` and leave it with the weights of the epoch whose validation loss was lowest.
+
+    The learning rate follows one cosine cycle (Smith & Topin 2019) over the whole budget. Every batch is full; the last
+    epoch ends with the budget.
+
+    Args:
+        module: on the device of the tensors.
+        train: inputs (R·N, …) in R versions, targets (N, …); sample i of epoch t is seen in version (i + t) mod R.
+        validation: likewise with R = 1.
+        budget: how many steps, of how many samples, at what peak learning rate.
+        seed: of the data's order and the noise.
+        precision: of the arithmetic; the losses are always reduced in float32.
+        label: what the progress is shown under.
+    """
+    inputs, targets = train
+    device, count, versions = targets.device, len(targets), len(inputs) // len(targets)
+    batch = min(budget.batch_size, count)
+    per_epoch = count // batch  # steps
+    epochs = math.ceil(budget.steps / per_epoch)
+    optimiser = torch.optim.Adam(module.parameters(), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, budget.learning_rate, total_steps=budget.steps, pct_start=0.15, cycle_momentum=False
+    )
+    generator = torch.Generator(device)
+    result, best_loss = Result(), math.inf
+    best = copy_of(module)
+    progress = Progress(label, epochs, budget.steps, batch)
+    for epoch in range(1, epochs + 1):
+        rng = np.random.default_rng([seed, epoch])
+        order = torch.from_numpy(rng.permutation(count)).to(device)
+        generator.manual_seed(int(rng.integers(2**62)))
+        module.train()
+        means = Means()
+        started = time.perf_counter()
+        steps = min(per_epoch, budget.steps - (epoch - 1) * per_epoch)
+        for chosen in order[: steps * batch].split(batch):
+            y = targets[chosen]
+            x = y if versions == 1 else inputs[(chosen + epoch) % versions * count + chosen]
+            losses = losses_of(module, x, y, generator, precision)
+            optimiser.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            optimiser.step()
+            schedule.step()
+            means.add(losses)
+            progress.step()
+        trained = means.values()
+        result.seconds += time.perf_counter() - started
+        result.images += steps * batch
+        validated = validate(module, validation, precision)
+        result.history.append(
+            {"epoch": epoch}
+            | {f"train_{name}": value for name, value in trained.items()}
+            | {f"validation_{name}": value for name, value in validated.items()}
+        )
+        progress.epoch(epoch, trained["loss"], validated["loss"])
+        if not math.isfinite(trained["loss"] + validated["loss"]):
+            result.diverged_in_epoch = epoch
+            break
+        if validated["loss"] < best_loss:
+            best_loss, result.best_epoch = validated["loss"], epoch
+            best = copy_of(module)
+    progress.close()
+    module.load_state_dict(best)
+    return result
+
+
+@torch.no_grad()
+def validate(module: Learner, pairs: Pairs, precision: Precision) -> dict[str, float]:
+    """The named losses over a whole split, with the same noise at every call; changes no state of the training."""
+    module.eval()
+    generator = torch.Generator(pairs.targets.device).manual_seed(0)
+    means = Means()
+    for x, y in zip(pairs.inputs.split(VALIDATION_BATCH), pairs.targets.split(VALIDATION_BATCH), strict=True):
+        means.add(losses_of(module, x, y, generator, precision), weight=len(y))
+    return means.values()
+
+
+@torch.no_grad()
+def represent(phase: Phase, images: Pairs) -> Pairs:
+    """What the module of `phase` learns from: the images, or a representation of the clean ones."""
+    if phase.represent is None:
+        return images
+    represented = torch.cat([phase.represent(as_float(x)) for x in images.targets.split(VALIDATION_BATCH)])
+    return Pairs(represented, represented)
+
+
+def losses_of(module: Learner, x: Tensor, y: Tensor, generator: torch.Generator, precision: Precision) -> Losses:
+    """The module's losses on a stored batch, its arithmetic in `precision`."""
+    with torch.autocast(y.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return module.loss(as_float(x), as_float(y), generator)
+
+
+def as_float(stored: Tensor) -> Tensor:
+    """Images are stored as uint8 and become floats in [0, 1]; codes are integers of 64 bits and stay as they are."""
+    return stored.float() / 255 if stored.dtype == torch.uint8 else stored
+
+
+def copy_of(module: nn.Module) -> dict[str, Tensor]:
+    """The module's state, detached from what training goes on to change."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+class Means:
+    """Weighted means of named losses, summed on the device: reading them is the only synchronisation of an epoch."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.weight = 0
+
+    def add(self, losses: Losses, weight: int = 1) -> None:
+        """Count `losses` with `weight`."""
+        self.weight += weight
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach() * weight
+
+    def values(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: value.item() / self.weight for name, value in self.sums.items()}
+
+
+class Progress:
+    """A bar with throughput and time left on a terminal; elsewhere a plain line now and then."""
+
+    def __init__(self, label: str, epochs: int, steps: int, batch: int) -> None:
+        self.label, self.epochs, self.batch = label, epochs, batch
+        self.live = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=steps * batch, desc=label, unit=" img", unit_scale=True, disable=not self.live, leave=False
+        )
+        self.started = time.perf_counter()
+
+    def step(self) -> None:
+        """One batch is done."""
+        self.bar.update(self.batch)
+
+    def epoch(self, epoch: int, train: float, validation: float) -> None:
+        """One epoch is done, with these losses."""
+        self.bar.set_postfix_str(f"train {train:.5g}, validation {validation:.5g}")
+        ten_lines = max(1, self.epochs // 10)
+        if not self.live and (epoch % ten_lines == 0 or epoch == self.epochs):
+            seconds = time.perf_counter() - self.started
+            print(
+                f"{self.label}: epoch {epoch}/{self.epochs}, train {train:.5g}, validation {validation:.5g}, "
+                f"{seconds:.0f} s, {seconds / epoch * (self.epochs - epoch):.0f} s left",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """The training is over."""
+        self.bar.close()

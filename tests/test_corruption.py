@@ -1,0 +1,52 @@
+import hashlib
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from autoencoders.corruption import KINDS, corrupt
+
+GREY = np.full((200, 1, 28, 28), 128, np.uint8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_target_stays_clean(kind: str, pixels: NDArray[np.uint8]) -> None:
+    before = pixels.copy()
+    assert not np.array_equal(corrupt(pixels, kind, 0.5, seed=0, name="a"), before)
+    assert np.array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("level", [0.25, 0.5, 0.75, 1.0])
+def test_masking_sets_that_share_to_zero_and_leaves_the_rest(level: float) -> None:
+    corrupted = corrupt(GREY, "masking", level, seed=0, name="a")
+    assert (corrupted == 0).mean() == pytest.approx(level, abs=0.005)
+    assert set(np.unique(corrupted)) <= {0, 128}
+
+
+def test_gaussian_has_that_standard_deviation() -> None:
+    noise = corrupt(GREY, "gaussian", 0.1, seed=0, name="a").astype(float) - 128
+    assert noise.mean() == pytest.approx(0, abs=0.3)
+    assert noise.std() / 255 == pytest.approx(0.1, rel=0.01)
+
+
+def test_salt_and_pepper_are_equally_many() -> None:
+    corrupted = corrupt(GREY, "salt_and_pepper", 0.4, seed=0, name="a")
+    assert (corrupted == 0).mean() == pytest.approx(0.2, abs=0.005)
+    assert (corrupted == 255).mean() == pytest.approx(0.2, abs=0.005)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_are_repeatable_and_independent(kind: str) -> None:
+    a, again, b = (corrupt(GREY, kind, 0.5, seed=0, name=name) for name in ("a", "a", "b"))
+    assert np.array_equal(a, again)
+    assert not np.array_equal(a, b)
+    assert not np.array_equal(a, corrupt(GREY, kind, 0.5, seed=1, name="a"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [("masking", "60071e3d4dd4b898"), ("gaussian", "9512a67f641a53ea"), ("salt_and_pepper", "ca3c3b214f528449")],
+)
+def test_same_bytes_on_every_machine(kind: str, digest: str) -> None:
+    corrupted = corrupt(GREY, kind, 0.3, seed=7, name="golden")
+    assert hashlib.sha256(corrupted.tobytes()).hexdigest()[:16] == digest

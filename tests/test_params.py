@@ -1,0 +1,159 @@
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from autoencoders.errors import UserError
+from pipeline import params
+
+REPOSITORY = Path(__file__).parent.parent
+DEFAULT: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
+
+
+def with_value(key: str, value: object) -> dict[str, Any]:
+    """The default parameters with another value at a dotted key."""
+    content = copy.deepcopy(DEFAULT)
+    *parents, last = key.split(".")
+    section = content
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    return content
+
+
+def without(key: str) -> dict[str, Any]:
+    content = with_value(key, None)
+    *parents, last = key.split(".")
+    section = content
+    for parent in parents:
+        section = section[parent]
+    del section[last]
+    return content
+
+
+def test_the_default_is_valid() -> None:
+    checked = params.check(DEFAULT)
+    assert list(checked.variants) == ["ae", "dae", "vae", "vqvae"]
+    assert checked.variant("vae").arguments()["beta"] == 1.0
+
+
+BROKEN = [
+    (with_value("training.step", 5), "training.step is an unknown key; known here: steps,", "did you mean steps?"),
+    (with_value("variants.vae.betta", 1), "variants.vae.betta is an unknown key; known here:", "did you mean beta?"),
+    (
+        with_value("variants.vqvae.prior.depth", 2),
+        "variants.vqvae.prior.depth is an unknown key; known here: width,",
+        "",
+    ),
+    (with_value("experiment", 1), "experiment is an unknown key; known here: dataset,", ""),
+    (with_value("training.steps", "many"), 'training.steps is "many": must be a valid integer', ""),
+    (
+        with_value("training.learning_rate", "1e-3"),
+        'training.learning_rate is "1e-3": must be a valid number',
+        "without quotes",
+    ),
+    (with_value("variants.ae.code", True), "variants.ae.code is True: must be a valid integer", ""),
+    (with_value("variants.ae.code", 0), "variants.ae.code is 0: must be greater than 0", ""),
+    (with_value("variants.vae.beta", -1.0), "variants.vae.beta is -1.0: must be greater than or equal to 0", ""),
+    (with_value("variants.vae.beta", math.nan), "variants.vae.beta is nan: must be", ""),
+    (with_value("training.learning_rate", math.inf), "training.learning_rate is inf: must be", ""),
+    (with_value("corruption.train.level", 1.5), "corruption.train.level is 1.5: must be less than or equal to 1", ""),
+    (
+        with_value("corruption.train.kind", "blur"),
+        'corruption.train.kind is "blur": must be one of masking, gaussian',
+        "",
+    ),
+    (with_value("corruption.test.blur", [0.5]), "corruption.test.blur is", "must be one of masking"),
+    (with_value("dataset.name", "imagenet"), 'dataset.name is "imagenet": must be one of mnist, fashion-mnist,', ""),
+    (with_value("dataset.validation", 0), "dataset.validation is 0: must be greater than or equal to 0.01", ""),
+    (
+        with_value("variants.gan", {"inputs": "clean"}),
+        "variants.gan: unknown variant 'gan'; there are ae, dae, vae",
+        "",
+    ),
+    (with_value("variants", {}), "variants is {}:", "at least 1 item"),
+    (with_value("variants", ["vae"]), "variants is ['vae']: must be a valid dictionary", ""),
+    (with_value("variants.vae", None), "variants.vae is None: must be a valid dictionary", ""),
+    (with_value("variants.ae.inputs", "noisy"), "variants.ae.inputs is \"noisy\": must be 'clean' or 'corrupted'", ""),
+    (
+        with_value("variants.vae.likelihood", "poisson"),
+        "variants.vae.likelihood is \"poisson\": must be 'bernoulli'",
+        "",
+    ),
+    (with_value("variants.ae.training", {"steps": -1}), "variants.ae.training.steps is -1: must be greater than 0", ""),
+    (with_value("seeds", []), "seeds is []:", "at least 1 item"),
+    (with_value("seeds", 0), "seeds is 0: must be a valid list", ""),
+    (with_value("seeds", [0, 0]), "seeds is [0, 0]: each seed may stand there only once", ""),
+    (with_value("seeds", [-1]), "seeds.0 is -1: must be greater than or equal to 0", ""),
+    (
+        with_value("training.precision", "float16"),
+        "training.precision is \"float16\": must be 'float32' or 'bfloat16'",
+        "",
+    ),
+    (with_value("variants.vqvae.prior.heads", 3), "variants.vqvae cannot be built", "multiple of heads"),
+    (without("evaluation"), "evaluation is missing", ""),
+    (without("variants.vae.code"), "variants.vae.code is missing", ""),
+    ([], "the file is []:", "must be a valid dictionary"),
+    (None, "the file is None:", "must be a valid dictionary"),
+]
+
+
+@pytest.mark.parametrize(("content", "sentence", "hint"), BROKEN)
+def test_each_problem_gets_one_sentence(content: object, sentence: str, hint: str) -> None:
+    with pytest.raises(UserError) as error:
+        params.check(content)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"params.yaml: {sentence}")
+    assert hint in lines[0]
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    content = with_value("training.steps", 0) | {"seeds": []}
+    content["variants"]["vae"]["beta"] = "x"
+    with pytest.raises(UserError) as error:
+        params.check(content)
+    assert len(str(error.value).splitlines()) == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_cannot_be_demanded() -> None:
+    with pytest.raises(UserError, match="has no usable GPU"):
+        params.check(with_value("training.device", "cuda"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: [1", "is not valid YAML"),
+        ("seeds: [0]\nseeds: [1]\n", "is not valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "is not valid YAML"),
+        ("\x00", "is not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    text = (REPOSITORY / "params.yaml").read_text().replace("learning_rate: 0.006", "learning_rate: 6e-3", 1)
+    (tmp_path / "params.yaml").write_text(text)
+    assert params.load(tmp_path / "params.yaml").training.learning_rate == 0.006
+
+
+def test_budgets_are_overridden_from_the_outside_in() -> None:
+    checked = params.check(DEFAULT)
+    budget = checked.budget({"steps": 7}, {"batch_size": 3, "steps": 8})
+    assert (budget.steps, budget.batch_size) == (8, 3)
+    assert budget.learning_rate == checked.training.learning_rate

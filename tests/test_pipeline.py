@@ -1,0 +1,246 @@
+"""The real DAG, end to end, on the embedded digits in a copy of the repository. The tests build on each other."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+REPOSITORY = Path(__file__).parent.parent
+VARIANT = '''"""Mean: gives back the mean of all pixels; the example of a variant of one's own."""
+
+import torch
+from torch import Tensor
+
+from autoencoders.base import Autoencoder, Losses, Shape
+
+
+class Mean(Autoencoder):
+    """One number for each image, times `gain`."""
+
+    def __init__(self, image: Shape, *, gain: float) -> None:
+        super().__init__(image)
+        self.gain = torch.nn.Parameter(torch.tensor(gain))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x.flatten(1).mean(1, keepdim=True)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return (self.gain * z).clamp(0, 1)[:, :, None, None].expand(-1, *self.image)
+
+    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:
+        return {"loss": (targets - self.reconstruct(inputs)).square().mean()}
+'''
+
+
+class Project:
+    """A copy of the repository with parameters that make it fast."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=REPOSITORY, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        for name in listed.stdout.splitlines():
+            source = REPOSITORY / name
+            if source.exists() and not name.startswith(("reports/", "dvc.lock")):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, folder / name)
+        self.git("init", "--quiet")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "start")
+        params = self.params()
+        params["dataset"]["name"] = "digits"
+        params["seeds"] = [0]
+        params["training"]["steps"] = 30
+        for section in params["variants"].values():
+            section.pop("training", None)
+        params["variants"]["vqvae"]["prior"]["training"]["steps"] = 15
+        self.write_params(params)
+
+    def git(self, *arguments: str) -> None:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=self.folder, check=True)
+
+    def params(self) -> dict[str, Any]:
+        params: dict[str, Any] = YAML(typ="safe", pure=True).load(self.folder / "params.yaml")
+        return params
+
+    def write_params(self, params: dict[str, Any]) -> None:
+        YAML().dump(params, self.folder / "params.yaml")
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        own = {"PATH": path, "PYTHONPATH": str(self.folder / "src"), "DVC_NO_ANALYTICS": "true"}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DVC"))}
+        return subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, check=False, env=inherited | own | environment
+        )
+
+    def repro(self, *arguments: str) -> list[str]:
+        """The stages that `dvc repro` ran."""
+        done = self.run("dvc", "repro", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+    def lock(self) -> dict[str, Any]:
+        """The hash of every output in `dvc.lock`."""
+        stages = YAML(typ="safe", pure=True).load(self.folder / "dvc.lock")["stages"]
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("project"))
+    ran = project.repro()
+    assert len(ran) == 2 + 2 * 4 + 1
+    return project
+
+
+def test_reports_hold_every_variant_and_say_what_is_undefined(project: Project) -> None:
+    reports = project.folder / "reports"
+    rows = pd.read_csv(reports / "comparison.csv", keep_default_na=False).set_index("variant")
+    assert rows.index.tolist() == ["ae", "dae", "vae", "vqvae"]
+    columns = (
+        "seed mse psnr ssim neg_elbo rate distortion bits_per_dim perplexity codes_used active_units denoising_mse"
+    )
+    assert set(columns.split()) <= set(rows.columns)
+    assert rows.loc["ae", "neg_elbo"] == "n/a"
+    assert rows.loc["vae", "perplexity"] == "n/a"
+    assert float(rows.loc["vqvae", "perplexity"]) > 1
+    assert float(rows.loc["vae", "neg_elbo"]) > 0
+    page, text = ((reports / f"comparison.{kind}").read_text() for kind in ("html", "md"))
+    for name in rows.index:
+        assert f"## {name}" in text
+        assert f'id="{name}"' in page
+    assert "the code is a point" in text
+    for figure in (line.split("](")[1][:-1] for line in text.splitlines() if line.startswith("![")):
+        assert (reports / figure).exists(), figure
+
+
+def test_every_number_can_be_traced(project: Project) -> None:
+    row = pd.read_csv(project.folder / "reports" / "comparison.csv").iloc[0]
+    done = project.run("git", "rev-parse", "HEAD")
+    assert row["commit"] == done.stdout.strip()
+    assert row["uncommitted_changes"] == "params.yaml"
+    assert row["data"] == project.lock()["data/clean/train.safetensors"]
+    assert row["device"] in {"cpu", "cuda"}
+    assert row["precision"] == "float32"
+
+
+def test_metrics_are_shown_by_dvc(project: Project) -> None:
+    done = project.run("dvc", "metrics", "show", "--json")
+    metrics = json.loads(done.stdout)[""]["data"]
+    assert metrics["reports/metrics/vae.json"]["data"]["neg_elbo"] > 0
+    assert "neg_elbo" not in metrics["reports/metrics/ae.json"]["data"]
+
+
+def test_nothing_to_do_runs_nothing(project: Project) -> None:
+    assert project.repro() == []
+
+
+def test_runs_are_in_mlflow(project: Project) -> None:
+    script = "import mlflow; print(*sorted(mlflow.search_runs(search_all_experiments=True)['tags.mlflow.runName']))"
+    done = project.run(sys.executable, "-W", "ignore", "-c", script)
+    assert done.stdout.split() == ["ae-seed0", "dae-seed0", "vae-seed0", "vqvae-seed0"], done.stderr
+
+
+def test_an_mlflow_that_is_away_is_a_warning(project: Project) -> None:
+    done = project.run(
+        sys.executable, "-m", "pipeline.track",
+        MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "warning: the runs could not be written to MLflow" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("dvc", "repro"), ("dvc", "repro", "--force", "train@vae")])
+def test_bad_parameters_lose_nothing(project: Project, command: tuple[str, ...]) -> None:
+    before, contents = (project.folder / "params.yaml").read_text(), _contents(project.folder)
+    params = project.params()
+    params["variants"]["vae"]["beta"] = -1.0
+    params["dataset"]["validation"] = 0.0
+    project.write_params(params)
+    done = project.run(*command)
+    (project.folder / "params.yaml").write_text(before)
+    assert done.returncode != 0
+    assert "params.yaml: variants.vae.beta is -1.0: must be greater than or equal to 0" in done.stderr
+    assert "params.yaml: dataset.validation is 0.0: must be greater than or equal to 0.01" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert _contents(project.folder) == contents
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    places = ("data", "models", "evaluation", "provenance", "reports")
+    files = [path for place in places for path in (folder / place).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_name_in_the_parameters_never_reaches_a_shell(project: Project) -> None:
+    before = (project.folder / "params.yaml").read_text()
+    params = project.params()
+    params["variants"]["x'$(touch pwned)'"] = {"inputs": "clean"}
+    project.write_params(params)
+    done = project.run("dvc", "repro", "--force", "--single-item", "train@x'$(touch pwned)'")
+    (project.folder / "params.yaml").write_text(before)
+    assert done.returncode != 0
+    assert not list(project.folder.rglob("pwned"))
+
+
+def test_a_changed_variant_reruns_alone(project: Project) -> None:
+    before = project.lock()
+    params = project.params()
+    params["variants"]["vae"]["beta"] = 4.0
+    project.write_params(params)
+    assert project.repro() == ["train@vae", "evaluate@vae", "report"]
+    changed = {path for path, digest in project.lock().items() if before[path] != digest}
+    assert not [path for path in changed if "vae" not in path and not path.startswith("reports/comparison")]
+
+
+def test_a_new_variant_is_one_file_and_one_entry(project: Project) -> None:
+    (project.folder / "src/autoencoders/variants/mean.py").write_text(VARIANT)
+    params = project.params()
+    params["variants"]["mean"] = {"inputs": "corrupted", "gain": 1.0}
+    project.write_params(params)
+    assert project.repro() == ["train@mean", "evaluate@mean", "report"]
+    rows = pd.read_csv(project.folder / "reports" / "comparison.csv", keep_default_na=False)
+    assert rows["variant"].tolist()[-1] == "mean"
+    assert rows["perplexity"].tolist()[-1] == "n/a"
+
+
+def test_a_diverged_run_says_so_and_does_not_rank(project: Project) -> None:
+    params = project.params()
+    params["variants"]["mean"]["gain"] = 1e30
+    project.write_params(params)
+    project.repro()
+    row = pd.read_csv(project.folder / "reports" / "comparison.csv", keep_default_na=False).iloc[-1]
+    assert row["status"] == "autoencoder diverged in epoch 1"
+    assert row["mse"] == "n/a"
+    text = (project.folder / "reports" / "comparison.md").read_text()
+    assert "**mean, seed 0: autoencoder diverged in epoch 1; it counts nowhere below**" in text
+    assert "| mean |" not in text
+
+
+def test_a_removed_variant_leaves_the_report(project: Project) -> None:
+    params = project.params()
+    del params["variants"]["mean"]
+    params["variants"]["vae"]["beta"] = 1.0
+    project.write_params(params)
+    assert project.repro() == ["report"]  # the earlier beta comes back from the run cache
+    assert "mean" not in pd.read_csv(project.folder / "reports" / "comparison.csv")["variant"].tolist()
+
+
+def test_from_scratch_everything_but_times_and_provenance_has_the_same_hash(project: Project) -> None:
+    before = project.lock()
+    project.repro("--force")
+    after = project.lock()
+    same = {path for path in after if not path.startswith(("provenance", "reports/comparison"))}
+    assert {path: after[path] for path in same} == {path: before[path] for path in same}
+    assert len(same) > 15

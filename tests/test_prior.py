@@ -1,0 +1,62 @@
+import itertools
+
+import pytest
+import torch
+
+from autoencoders.modules import prior
+from autoencoders.modules.prior import CausalPrior
+
+K, GRID = 3, (2, 2)
+
+
+@pytest.fixture
+def model() -> CausalPrior:
+    torch.manual_seed(0)
+    model = CausalPrior(GRID, K, width=8, layers=2, heads=2)
+    for parameter in model.parameters():  # far from the uniform distribution that it starts near
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model.eval()
+
+
+def test_normalises_at_every_position(model: CausalPrior) -> None:
+    probabilities = model(torch.tensor([[0, 1, 2, 0]])).softmax(2)
+    torch.testing.assert_close(probabilities.sum(2), torch.ones(1, 4))
+
+
+def test_probabilities_of_all_grids_sum_to_one(model: CausalPrior) -> None:
+    grids = torch.tensor(list(itertools.product(range(K), repeat=4))).view(-1, *GRID)
+    assert model.nll(grids).neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def _leaks(model: CausalPrior) -> bool:
+    """Whether any position's distribution depends on the code at that position or after it."""
+    codes = torch.tensor([[0, 1, 2, 0]])
+    for i in range(4):
+        changed = codes.clone()
+        changed[:, i:] = (changed[:, i:] + 1) % K
+        if not torch.allclose(model(codes)[:, : i + 1], model(changed)[:, : i + 1], atol=1e-6):
+            return True
+    return False
+
+
+def test_never_sees_the_future(model: CausalPrior) -> None:
+    assert not _leaks(model)
+
+
+def test_leak_is_noticed_without_the_causal_mask(model: CausalPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = prior.F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        prior.F,
+        "scaled_dot_product_attention",
+        lambda q, k, v, is_causal: attention(q, k, v),  # noqa: ARG005
+    )
+    assert _leaks(model)
+
+
+def test_samples_follow_the_distribution(model: CausalPrior, generator: torch.Generator) -> None:
+    with torch.no_grad():
+        samples = model.sample(20_000, generator).flatten(1)
+        expected = model(torch.zeros(1, 4, dtype=torch.int64))[0, 0].softmax(0)
+    found = torch.bincount(samples[:, 0], minlength=K) / len(samples)
+    torch.testing.assert_close(found, expected, atol=0.015, rtol=0)
+    assert samples.shape == (20_000, 4)

@@ -1,0 +1,164 @@
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from autoencoders import training, variants
+from autoencoders.base import Autoencoder, Learner, Losses
+from autoencoders.checkpoint import build
+from autoencoders.training import Budget, Pairs, fit, represent, validate
+from tests.conftest import IMAGE, PARAMETERS
+
+BUDGET = Budget(steps=10, batch_size=16, learning_rate=0.01)
+
+
+@pytest.fixture
+def images(pixels: NDArray[np.uint8]) -> Pairs:
+    stored = torch.from_numpy(pixels)
+    return Pairs(stored, stored)
+
+
+def trained(name: str, images: Pairs, budget: Budget = BUDGET, seed: int = 0) -> tuple[Autoencoder, training.Result]:
+    torch.manual_seed(seed)
+    model = build(name, IMAGE, PARAMETERS[name])
+    return model, fit(model, images, images, budget, seed=seed, precision="float32", label="test")
+
+
+class Recorder(Learner):
+    """Learns nothing; remembers what it was shown in training."""
+
+    def __init__(self, loss: Callable[[int], float] = lambda _: 1.0) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.value, self.seen, self.noise = loss, [], []  # type: ignore[var-annotated]
+
+    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> Losses:
+        if self.training:
+            self.seen.append((inputs, targets))
+            self.noise.append(torch.rand((), generator=generator).item())
+        return {"loss": self.weight * 1.0 + self.value(len(self.seen))}
+
+
+@pytest.mark.parametrize("name", variants.available())
+def test_same_seed_same_bits(name: str, images: Pairs) -> None:
+    (a, first), (b, second) = trained(name, images), trained(name, images)
+    assert all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
+    assert first.history == second.history
+
+
+@pytest.mark.parametrize("name", variants.available())
+def test_another_seed_other_bits(name: str, images: Pairs) -> None:
+    assert trained(name, images)[1].history != trained(name, images, seed=1)[1].history
+
+
+@pytest.mark.parametrize("name", variants.available())
+def test_loss_falls(name: str, images: Pairs) -> None:
+    _, result = trained(name, images, Budget(steps=60, batch_size=16, learning_rate=0.01))
+    assert result.history[-1]["validation_loss"] < 0.9 * result.history[0]["validation_loss"]
+
+
+def test_validating_more_often_changes_no_weight(images: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = trained("vae", images)
+
+    def twice(*arguments: object) -> dict[str, float]:
+        validate(*arguments)  # type: ignore[arg-type]
+        return validate(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "validate", twice)
+    again, _ = trained("vae", images)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_every_sample_once_per_epoch_in_an_order_of_its_own() -> None:
+    codes = torch.arange(64)
+    module = Recorder()
+    fit(module, Pairs(codes, codes), Pairs(codes, codes), Budget(steps=8, batch_size=16, learning_rate=0.01),
+        seed=0, precision="float32", label="test")  # fmt: skip
+    epochs = [torch.cat([x for x, _ in module.seen[i : i + 4]]) for i in (0, 4)]
+    assert all(torch.equal(epoch.sort().values, codes) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+    assert len(set(module.noise)) == 8
+
+
+def test_versions_of_a_sample_take_turns() -> None:
+    targets = torch.arange(8)
+    inputs = torch.cat([targets, targets + 100, targets + 200])  # three versions
+    module = Recorder()
+    fit(module, Pairs(inputs, targets), Pairs(targets, targets), Budget(steps=6, batch_size=4, learning_rate=0.01),
+        seed=0, precision="float32", label="test")  # fmt: skip
+    assert all(torch.equal(x % 100, y) for x, y in module.seen)
+    for sample in range(8):
+        versions = {int(x[y == sample]) // 100 for x, y in module.seen if (y == sample).any()}
+        assert versions == {0, 1, 2}
+
+
+def test_validation_picks_the_weights() -> None:
+    """The recorder's loss is lowest in its third epoch of five."""
+    losses = {4: 5.0, 8: 4.0, 12: 1.0, 16: 2.0, 20: 3.0}
+    module = Recorder(lambda seen: losses.get(seen, 9.0))
+    weights = []
+    codes = torch.arange(64)
+
+    def remember(*_: object) -> None:
+        weights.append(module.weight.item())
+
+    module.register_state_dict_pre_hook(remember)
+    result = fit(module, Pairs(codes, codes), Pairs(codes, codes), Budget(steps=20, batch_size=16, learning_rate=0.01),
+                 seed=0, precision="float32", label="test")  # fmt: skip
+    assert result.best_epoch == 3
+    assert module.weight.item() == weights[3]  # the untrained weights were copied first
+
+
+def test_divergence_is_said_and_the_last_good_weights_kept() -> None:
+    module = Recorder(lambda seen: math.nan if seen > 6 else 1.0)
+    codes = torch.arange(64)
+    result = fit(module, Pairs(codes, codes), Pairs(codes, codes), Budget(steps=20, batch_size=16, learning_rate=0.01),
+                 seed=0, precision="float32", label="test")  # fmt: skip
+    assert result.diverged_in_epoch == 2
+    assert len(result.history) == 2
+    assert module.weight.isfinite()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_budget_is_kept_to_the_step(steps: int) -> None:
+    module, codes = Recorder(), torch.arange(64)
+    fit(module, Pairs(codes, codes), Pairs(codes, codes), Budget(steps=steps, batch_size=16, learning_rate=0.01),
+        seed=0, precision="float32", label="test")  # fmt: skip
+    assert len(module.seen) == steps
+
+
+def test_stored_bytes_become_floats_between_0_and_1(pixels: NDArray[np.uint8]) -> None:
+    x = training.as_float(torch.from_numpy(pixels))
+    assert x.dtype == torch.float32
+    assert x.min() == 0
+    assert x.max() == pixels.max() / 255
+
+
+def test_prior_learns_from_the_codes_of_the_clean_images(images: Pairs) -> None:
+    model, _ = trained("vqvae", images)
+    phase = model.eval().phases()[1]
+    codes = represent(phase, Pairs(torch.zeros_like(images.inputs), images.targets))
+    assert codes.inputs is codes.targets
+    assert torch.equal(codes.targets, phase.represent(training.as_float(images.targets)))  # type: ignore[misc]
+
+
+def test_bfloat16_trains_too(images: Pairs) -> None:
+    torch.manual_seed(0)
+    model = build("vqvae", IMAGE, PARAMETERS["vqvae"])
+    result = fit(model, images, images, BUDGET, seed=0, precision="bfloat16", label="test")
+    assert math.isfinite(result.history[-1]["validation_loss"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", variants.available())
+def test_same_seed_same_bits_on_a_gpu(name: str, images: Pairs) -> None:
+    on_gpu = Pairs(images.inputs.cuda(), images.targets.cuda())
+    histories = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = build(name, IMAGE, PARAMETERS[name]).cuda()
+        histories.append(fit(model, on_gpu, on_gpu, BUDGET, seed=0, precision="float32", label="test").history)
+    assert histories[0] == histories[1]
