@@ -1,6 +1,7 @@
 """Project the results on disk to MLflow. A problem with MLflow is a warning: the results on disk are the truth."""
 
 import os
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,9 @@ def work(params: Params, _: stage.Provenance) -> None:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
     runs = [_run(result, params) for result in results.collect(params)]
     try:
-        written = tracking.project(runs, uri, root / "mlruns")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's hints about type hints
+            written = tracking.project(runs, uri, root / "mlruns")
     except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
         sentence = " ".join(str(error).split())
         print(f"warning: the runs could not be written to MLflow at {uri}: {sentence}")

@@ -39,6 +39,7 @@ def _train(
     section = params.variant(variant)
     torch.manual_seed(seed)
     model = checkpoint.build(variant, DATASETS[params.dataset.name].image, section.arguments()).to(device)
+    model.start_from(training.as_float(train.targets[:1000]))
     started, costs, histories, outcome = time.time(), {}, [], {}
     for phase in model.phases():
         model.eval()

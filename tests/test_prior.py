@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 import torch
+from torch.nn import functional
 
-from autoencoders.modules import prior
 from autoencoders.modules.prior import CausalPrior
 
 K, GRID = 3, (2, 2)
@@ -44,9 +44,9 @@ def test_never_sees_the_future(model: CausalPrior) -> None:
 
 
 def test_leak_is_noticed_without_the_causal_mask(model: CausalPrior, monkeypatch: pytest.MonkeyPatch) -> None:
-    attention = prior.F.scaled_dot_product_attention
+    attention = functional.scaled_dot_product_attention
     monkeypatch.setattr(
-        prior.F,
+        functional,
         "scaled_dot_product_attention",
         lambda q, k, v, is_causal: attention(q, k, v),  # noqa: ARG005
     )

@@ -78,3 +78,13 @@ def test_file_without_a_variant_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
             variants.find("empty")
     finally:
         (folder / "empty.py").unlink()
+
+
+@pytest.mark.parametrize("name", ["ae", "dae", "vae", "vqvae"])
+def test_training_starts_from_the_mean_colour(name: str, generator: torch.Generator) -> None:
+    x = torch.rand(50, 3, 8, 8, generator=generator) * torch.tensor([0.2, 0.6, 1.0]).view(3, 1, 1)
+    model = build(name, (3, 8, 8), PARAMETERS[name])
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    model.start_from(x)
+    torch.testing.assert_close(model.reconstruct(x).mean((0, 2, 3)), x.mean((0, 2, 3)))

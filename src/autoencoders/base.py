@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
+# What only some variants define: metrics, and figures ("samples", "code_usage").
 PROBABILISTIC_METRICS = ("neg_elbo", "rate", "distortion", "bits_per_dim", "active_units", "samples")
 CODEBOOK_METRICS = ("neg_elbo_uniform", "rate_uniform", "perplexity", "codes_used", "code_distance", "code_usage")
 
@@ -52,11 +53,16 @@ class Autoencoder(Learner):
         undefined: the metrics and figures that this variant has no definition of, each with the reason.
     """
 
-    undefined: ClassVar[Mapping[str, str]] = {}
+    undefined: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        (*PROBABILISTIC_METRICS, *CODEBOOK_METRICS), "the variant does not define it"
+    )
 
     def __init__(self, image: Shape) -> None:
         super().__init__()
         self.image = image
+
+    def start_from(self, x: Tensor) -> None:
+        """Set what is best set from training images x before the first step."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:

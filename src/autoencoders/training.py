@@ -196,7 +196,7 @@ class Progress:
     """A bar with throughput and time left on a terminal; elsewhere a plain line now and then."""
 
     def __init__(self, label: str, epochs: int, steps: int, batch: int) -> None:
-        self.label, self.epochs, self.batch = label, epochs, batch
+        self.label, self.epochs, self.steps, self.batch, self.done = label, epochs, steps, batch, 0
         self.live = sys.stderr.isatty()
         self.bar = tqdm(
             total=steps * batch, desc=label, unit=" img", unit_scale=True, disable=not self.live, leave=False
@@ -205,6 +205,7 @@ class Progress:
 
     def step(self) -> None:
         """One batch is done."""
+        self.done += 1
         self.bar.update(self.batch)
 
     def epoch(self, epoch: int, train: float, validation: float) -> None:
@@ -213,9 +214,10 @@ class Progress:
         ten_lines = max(1, self.epochs // 10)
         if not self.live and (epoch % ten_lines == 0 or epoch == self.epochs):
             seconds = time.perf_counter() - self.started
+            left = seconds / self.done * (self.steps - self.done)
             print(
                 f"{self.label}: epoch {epoch}/{self.epochs}, train {train:.5g}, validation {validation:.5g}, "
-                f"{seconds:.0f} s, {seconds / epoch * (self.epochs - epoch):.0f} s left",
+                f"{self.done * self.batch / seconds:,.0f} img/s, {left:.0f} s left",
                 flush=True,
             )
 

@@ -20,6 +20,10 @@ class Deterministic(Autoencoder):
         self.encoder = Encoder(image, width, code)
         self.decoder = Decoder(image, width, code)
 
+    def start_from(self, x: Tensor) -> None:
+        """Start with the mean colour of x as the output."""
+        self.decoder.output.start_at(x)
+
     def encode(self, x: Tensor) -> Tensor:
         """z, shape (B, code)."""
         return self.encoder(x)

@@ -46,6 +46,29 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
+class Output(nn.Module):
+    """Feature maps (B, F, h, w) to the logits of images (B, C, H, W)."""
+
+    def __init__(self, image: Shape, width: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(width, image[0] * PATCH**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(PATCH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, h, w) → (B, C, H, W)."""
+        return self.shuffle(self.convolution(x))
+
+    @torch.no_grad()
+    def start_at(self, x: Tensor) -> None:
+        """Make the mean colour of images x (B, C, H, W) what an untrained network gives back.
+
+        Otherwise the first steps all push mostly dark images the same way, at a high learning rate so far that the
+        sigmoid saturates and nothing is learned any more.
+        """
+        mean = x.mean((0, 2, 3)).clamp(0.01, 0.99)  # (C,)
+        self.convolution.bias = nn.Parameter(mean.logit().repeat_interleave(PATCH**2))
+
+
 class Encoder(nn.Module):
     """Images (B, C, H, W) to `features` numbers each (B, features)."""
 
@@ -78,13 +101,12 @@ class Decoder(nn.Module):
             nn.Unflatten(1, (width, height, breadth)),
             *(Residual(width, width // 2) for _ in range(2)),
             nn.ReLU(),
-            nn.Conv2d(width, image[0] * PATCH**2, 3, padding=1),
-            nn.PixelShuffle(PATCH),
         )
+        self.output = Output(image, width)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, d) → (B, C, H, W)."""
-        return self.layers(z).float()
+        return self.output(self.layers(z)).float()
 
 
 class GridEncoder(nn.Module):
@@ -117,10 +139,9 @@ class GridDecoder(nn.Module):
             nn.Conv2d(features, width, 3, padding=1),
             *(Residual(width, width) for _ in range(2)),
             nn.ReLU(),
-            nn.Conv2d(width, image[0] * PATCH**2, 3, padding=1),
-            nn.PixelShuffle(PATCH),
         )
+        self.output = Output(image, width)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, d, h, w) → (B, C, H, W)."""
-        return self.layers(z).float()
+        return self.output(self.layers(z)).float()

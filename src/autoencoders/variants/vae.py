@@ -47,6 +47,10 @@ class VAE(Autoencoder):
         mean, log_variance = self.encoder(x).float().chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
+    def start_from(self, x: Tensor) -> None:
+        """Start with the mean colour of x as the output."""
+        self.decoder.output.start_at(x)
+
     def encode(self, x: Tensor) -> Tensor:
         """μ, shape (B, code)."""
         return self.posterior(x)[0]

@@ -65,6 +65,10 @@ class VQVAE(Autoencoder):
         self.prior = CausalPrior(grid_of(image), codes, **size)
         self.prior_training = prior["training"]
 
+    def start_from(self, x: Tensor) -> None:
+        """Start with the mean colour of x as the output."""
+        self.decoder.output.start_at(x)
+
     def encode(self, x: Tensor) -> Tensor:
         """z_e, shape (B, code_size, h, w)."""
         return self.encoder(x).float()
