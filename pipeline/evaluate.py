@@ -1,5 +1,6 @@
 """evaluate@variant: measure every seed of one variant on the test split and draw its figures."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,13 @@ def _evaluate(params: Params, variant: str, seed: int, images: Images) -> dict[s
     model = checkpoint.load(paths.MODELS / variant / f"seed{seed}.safetensors", images.test.device)
     settings = {"batch_size": params.evaluation.batch_size, "seed": params.evaluation.seed}
     values = evaluation.evaluate(model, images.test, images.noisy, images.train, **settings)
+    infinite = {name: f"it is {value}" for name, value in values.items() if not math.isfinite(value)}
+    values = {name: value for name, value in values.items() if name not in infinite}
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     history = paths.MODELS / variant / f"seed{seed}.csv"
     best = {phase: end["best_epoch"] for phase, end in outcome.items()}
     _draw(params, model, images, best, history=history, folder=paths.EVALUATION / variant / f"seed{seed}")
-    return {"status": "finished", "metrics": values, "undefined": dict(model.undefined)}
+    return {"status": "finished", "metrics": values, "undefined": dict(model.undefined) | infinite}
 
 
 def _draw(
@@ -109,7 +112,7 @@ def _write_means(variant: str, results: dict[int, dict[str, Any]]) -> None:
     finished = {seed: result["metrics"] for seed, result in results.items() if result["metrics"]}
     means = pd.DataFrame(finished.values()).mean().to_dict()
     stage.write_json(paths.REPORTS / "metrics" / f"{variant}.json", means)
-    histories = pd.concat(pd.read_csv(paths.MODELS / variant / f"seed{seed}.csv") for seed in results)
+    histories = pd.concat(pd.read_csv(paths.MODELS / variant / f"seed{seed}.csv") for seed in finished or results)
     curves = histories.groupby(["phase", "epoch"], sort=False)[["train_loss", "validation_loss"]].mean().reset_index()
     curves = curves[curves["phase"] == curves["phase"].iloc[0]]
     path = paths.REPORTS / "curves" / f"{variant}.csv"

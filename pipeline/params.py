@@ -116,6 +116,9 @@ class Params(Section):
 
     def variant(self, name: str) -> VariantParams:
         """The section of variant `name`."""
+        if name not in self.variants:
+            msg = f"there is no variant {name!r} in params.yaml; there are {', '.join(self.variants)}"
+            raise UserError(msg)
         return cast("VariantParams", self.variants[name])
 
     def budget(self, *overrides: typing.Mapping[str, Any]) -> Budget:
@@ -137,7 +140,7 @@ def load(path: Path = PARAMS) -> Params:
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
         raise UserError(msg) from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01, or no UTF-8
         msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
         raise UserError(msg) from error
     return check(content, str(path))
@@ -167,20 +170,31 @@ def _check_variant(name: object, section: object, problems: list[str]) -> Varian
     """One variant's section against its constructor; what is wrong with it is added to `problems`."""
     try:
         variant = variants.find(str(name))
-    except (LookupError, ImportError, SyntaxError) as error:
+    except LookupError as error:
         problems.append(f"variants.{name}: {error}")
+        return None
+    except Exception as error:  # noqa: BLE001 - a variant's file may fail in any way when it is imported
+        problems.append(f"variants.{name}: src/autoencoders/variants/{name}.py cannot be imported: {error}")
         return None
     hints = typing.get_type_hints(variant.__init__, include_extras=True)
     arguments = [p for p in inspect.signature(variant).parameters.values() if p.name != "image"]
+    if bare := [p.name for p in arguments if p.name not in hints]:
+        problems.append(f"variants.{name}: give the constructor's arguments a type: {', '.join(bare)}")
+        return None
     fields: dict[str, Any] = {
         p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default) for p in arguments
     }
     model = create_model(f"{variant.__name__}Params", __base__=VariantParams, **fields)
     try:
-        return model.model_validate(section)
+        checked = model.model_validate(section)
     except ValidationError as error:
         problems += _sentences(error, model, ("variants", name))
         return None
+    if variant.inputs not in {None, checked.inputs}:
+        problems.append(
+            f'variants.{name}.inputs is "{checked.inputs}": this variant has to see {variant.inputs} images'
+        )
+    return checked
 
 
 def _contradictions(params: Params) -> list[str]:

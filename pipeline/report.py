@@ -1,7 +1,5 @@
 """report: set all variants side by side, as CSV, Markdown and one HTML file."""
 
-import hashlib
-import json
 import shutil
 from typing import Any
 
@@ -12,7 +10,7 @@ from safetensors.torch import load_file
 from autoencoders import figures, report, variants
 from autoencoders.report import Figure, Section
 from pipeline import paths, results, stage
-from pipeline.params import Params
+from pipeline.params import PARAMS, Params
 from pipeline.results import Result
 
 CAPTIONS = {
@@ -71,7 +69,6 @@ def _row(params: Params, result: Result) -> dict[str, Any]:
     metrics = {
         name: value for name, value in metrics.items() if not name.startswith("copying_") or name == "copying_mse"
     }
-    section = params.variant(result.variant).model_dump() | {"seed": result.seed}
     return {
         "variant": result.variant,
         "seed": result.seed,
@@ -83,7 +80,7 @@ def _row(params: Params, result: Result) -> dict[str, Any]:
         "commit": result.training["commit"],
         "uncommitted_changes": " ".join(result.training["uncommitted_changes"]) or "none",
         "data": result.data_digest,
-        "parameters_digest": hashlib.sha256(json.dumps(section, sort_keys=True).encode()).hexdigest()[:12],
+        "parameters_digest": results.parameters_digest(result),
         "device": result.training["device"],
         "hardware": result.training["hardware"],
         "precision": result.training["precision"],
@@ -102,7 +99,7 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
         return report.table(title, note, finished, columns, likelihoods)
 
     noise = {
-        name: report.Column(name.removeprefix("denoising_"), 5, "lower")
+        name: report.Column(name.removeprefix("denoising_").replace("_", " ").replace("-", " "), 5, "lower")
         for name in map(str, finished)
         if name.startswith("denoising_") and name != "denoising_mse"
     }
@@ -113,13 +110,12 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
         **report.CODES,
     }
     reference = params.corruption.train
-    training = collected[0].training
     return {
         "title": f"Autoencoders on {params.dataset.name}",
         "summary": (
             f"{len(params.variants)} variants, each trained with {len(params.seeds)} seeds. Weights were picked on the "
             "validation split; every number is from the test split. Mean ± standard deviation over the seeds; the best "
-            "mean in bold."
+            "mean in bold. No ± where all seeds agree."
         ),
         "problems": [
             f"{r.variant}, seed {r.seed}: {r.status}; it counts nowhere below"
@@ -136,28 +132,48 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
             table("Likelihood", "In nats per image: −ELBO = rate + distortion.", report.LIKELIHOOD),
             table("Codes", "Over the whole test set.", report.CODES),
             table("Denoising", "MSE between what the model makes of the corrupted image and the clean one.", noise),
-            table("Cost", "Of one seed.", report.COST),
+            table("Cost", "Of one seed; the memory is that of the whole process.", report.COST),
         ],
         "figures": _comparison(params, collected),
         "claims": CLAIMS,
         "claims_table": table("In numbers", f"Corrupted images: {reference.kind} at level {reference.level}.", claims),
         "sections": [_section(name, collected) for name in params.variants],
         "undefined": _undefined(collected),
-        "provenance": [
-            ("data", f"{params.dataset.name}, DVC hash {collected[0].data_digest}"),
-            *((key, training[key]) for key in ("commit", "hardware", "precision", "python")),
-        ],
+        "provenance": _provenance(params, collected),
+        "parameters": PARAMS.read_text(encoding="utf-8"),
         "folder": paths.REPORTS,
     }
 
 
+def _provenance(params: Params, collected: list[Result]) -> list[report.Table]:
+    """Where each variant's numbers come from, and what each stage took."""
+    trained = [
+        [
+            name,
+            training["commit"][:12],
+            ", ".join(training["uncommitted_changes"]) or "none",
+            training["started"],
+            training["hardware"],
+            training["precision"],
+            f"Python {training['python']}, torch {training['packages']['torch']}",
+        ]
+        for name, training in {result.variant: result.training for result in collected}.items()
+    ]
+    header = ["", "commit", "uncommitted changes", "trained at", "on", "precision", "with"]
+    data = f"Data: {params.dataset.name}, DVC hash {collected[0].data_digest} (training split)."
+    stages = ["download", "corrupt", *(f"{kind}/{name}" for name in params.variants for kind in ("train", "evaluate"))]
+    seconds = {name: stage.read_json(paths.PROVENANCE / f"{name}.json")["seconds"] for name in stages}
+    took = [[name.replace("/", "@"), f"{value:,.1f}"] for name, value in seconds.items()]
+    return [
+        report.Table("Trained", data, header, trained),
+        report.Table("Seconds", "Of each stage's own work, all seeds together.", ["", "seconds"], took),
+    ]
+
+
 def _comparison(params: Params, collected: list[Result]) -> list[Figure]:
-    """The same test images as every variant gives them back, clean and corrupted; of the first seed."""
-    examples = {
-        result.variant: load_file(result.folder / "examples.safetensors")
-        for result in collected
-        if result.seed == params.seeds[0] and result.status == "finished"
-    }
+    """The same test images as every variant gives them back, clean and corrupted."""
+    shown = [result for name in params.variants if (result := _shown(name, collected))]
+    examples = {result.variant: load_file(result.folder / "examples.safetensors") for result in shown}
     if not examples:
         return []
     reference = params.corruption.train
@@ -186,10 +202,15 @@ def _comparison(params: Params, collected: list[Result]) -> list[Figure]:
     return made
 
 
+def _shown(variant: str, collected: list[Result]) -> Result | None:
+    """The seed whose figures stand for a variant: its first one that finished."""
+    return next((r for r in collected if r.variant == variant and r.status == "finished"), None)
+
+
 def _section(variant: str, collected: list[Result]) -> Section:
     """A variant's own figures, of its first seed that finished."""
     about = (variants.find(variant).__doc__ or "").strip()
-    result = next((r for r in collected if r.variant == variant and r.status == "finished"), None)
+    result = _shown(variant, collected)
     if result is None:
         return Section(variant, f"{about} No seed finished.")
     shown = []

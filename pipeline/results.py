@@ -25,8 +25,9 @@ class Result:
     outcome: dict[str, dict[str, int]]  # phase → best_epoch, diverged_in_epoch
     training: dict[str, Any]  # where and how it was trained
     cost: dict[str, Any]  # of this seed's training: started, ended, phases, peak_memory_mib
-    data_digest: str  # DVC's hash of the clean images
-    fingerprint: str  # of everything the result depends on, and of the result
+    parameters: dict[str, Any]  # that it was made with, as `dvc.lock` holds them: dataset, corruption, training, …
+    data_digest: str  # DVC's hash of the clean training images
+    fingerprint: str  # of the code, data and parameters of the training, and of what it and the evaluation gave
     folder: Path  # of its figures
     weights: Path
     history: Path
@@ -36,6 +37,11 @@ def collect(params: Params) -> list[Result]:
     """Every variant and seed of the parameters, in their order."""
     lock = _lock()
     return [_result(lock, variant, seed) for variant in params.variants for seed in params.seeds]
+
+
+def parameters_digest(result: Result) -> str:
+    """A short name for the parameters that a result was made with."""
+    return _digest(result.parameters)[:12]
 
 
 def costs(result: Result) -> dict[str, float]:
@@ -49,11 +55,17 @@ def costs(result: Result) -> dict[str, float]:
 
 
 def _result(lock: dict[str, Any], variant: str, seed: int) -> Result:
-    train, evaluate = lock[f"train@{variant}"], lock[f"evaluate@{variant}"]
-    evaluated = stage.read_json(paths.EVALUATION / variant / "metrics.json")[str(seed)]
+    try:
+        train, download, corrupt = lock[f"train@{variant}"], lock["download"], lock["corrupt"]
+        evaluated = stage.read_json(paths.EVALUATION / variant / "metrics.json")[str(seed)]
+    except (KeyError, FileNotFoundError) as error:
+        msg = f"there are no results of {variant}, seed {seed}: run `dvc repro` first"
+        raise UserError(msg) from error
+    parameters = _params(download) | _params(corrupt) | _params(train) | {"seeds": seed}
     training = stage.read_json(paths.PROVENANCE / "train" / f"{variant}.json")
-    models, figures = paths.MODELS / variant, paths.EVALUATION / variant / f"seed{seed}"
-    depends_on = [train["deps"], train["params"], _out(train, models), _out(evaluate, paths.EVALUATION / variant), seed]
+    models = paths.MODELS / variant
+    weights = hashlib.sha256((models / f"seed{seed}.safetensors").read_bytes()).hexdigest()
+    depends_on = [train["deps"], parameters, weights, evaluated]
     return Result(
         variant=variant,
         seed=seed,
@@ -61,9 +73,10 @@ def _result(lock: dict[str, Any], variant: str, seed: int) -> Result:
         outcome=stage.read_json(models / f"seed{seed}.json"),
         training=training,
         cost=training["seeds"][str(seed)],
-        data_digest=_out(lock["download"], paths.CLEAN / "train.safetensors"),
-        fingerprint=hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest(),
-        folder=figures,
+        parameters=parameters,
+        data_digest=_out(download, paths.CLEAN / "train.safetensors"),
+        fingerprint=_digest(depends_on),
+        folder=paths.EVALUATION / variant / f"seed{seed}",
         weights=models / f"seed{seed}.safetensors",
         history=models / f"seed{seed}.csv",
     )
@@ -77,6 +90,15 @@ def _lock() -> dict[str, Any]:
         raise UserError(msg)
     stages: dict[str, Any] = YAML(typ="safe", pure=True).load(path)["stages"]
     return stages
+
+
+def _params(stage_lock: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a stage was last run with."""
+    return dict(stage_lock["params"]["params.yaml"])
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _out(stage_lock: dict[str, Any], path: Path) -> str:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from safetensors import SafetensorError
 
 from autoencoders.errors import UserError
@@ -39,13 +40,13 @@ def run(work: Callable[[params.Params, Provenance], None], provenance_file: Path
         provenance["seconds"] = round(time.perf_counter() - started, 2)
         if provenance_file is not None:
             write_json(provenance_file, provenance)
-    except UserError as error:
-        _give_up(str(error))
-    except (OSError, SafetensorError) as error:
-        sentence = _storage_problem(error)
+    except BaseException as error:
+        _restore_outputs()
+        sentence = _what_to_mend(error)
         if sentence is None:
             raise
-        _give_up(sentence)
+        print(f"\n{sentence}\n", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -60,11 +61,12 @@ def read_json(path: Path) -> Any:
 
 
 def _provenance() -> Provenance:
+    commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=all", "--", *CODE)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD") or "unknown",
-        "uncommitted_changes": sorted(line[3:] for line in changed.splitlines()),
+        "commit": commit or "unknown",
+        "uncommitted_changes": sorted(line[3:] for line in changed.splitlines()) if commit else ["unknown"],
         "experiment": os.environ.get("DVC_EXP_NAME", ""),
         "python": ".".join(map(str, sys.version_info[:3])),
         "packages": {name: version(name) for name in PACKAGES},
@@ -79,19 +81,17 @@ def _git(*arguments: str) -> str:
     return done.stdout.rstrip("\n")
 
 
-def _storage_problem(error: Exception) -> str | None:
-    """A full or read-only disk as a sentence, or None if `error` is something else."""
+def _what_to_mend(error: BaseException) -> str | None:
+    """A problem that the user can mend as a sentence; None if `error` is something else."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, or free some"
     if isinstance(error, OSError) and error.errno in NO_WRITING:
         return f"cannot write {error.filename or 'the results'}: {error.strerror}; make room or permit it and run again"
     if isinstance(error, SafetensorError) and "I/O error" in str(error):
         return f"cannot write the results: {error}; make room or permit it and run again"
     return None
-
-
-def _give_up(sentence: str) -> None:
-    print(f"\n{sentence}\n", file=sys.stderr, flush=True)
-    _restore_outputs()
-    sys.exit(1)
 
 
 def _restore_outputs() -> None:
@@ -104,7 +104,10 @@ def _restore_outputs() -> None:
         return
     from dvc.repo import Repo  # noqa: PLC0415 - slow to import, needed only here
 
-    with Repo() as repo:
-        for out in repo.stage.load_one(name=name).outs:
-            if out.use_cache and out.hash_info and not out.exists:
-                out.checkout(force=True, allow_missing=True)
+    try:
+        with Repo() as repo:
+            for out in repo.stage.load_one(name=name).outs:
+                if out.use_cache and out.hash_info:
+                    out.checkout(force=True, allow_missing=True)
+    except Exception as error:  # noqa: BLE001 - what went wrong first is what matters
+        print(f"the earlier results are still in the cache, `dvc checkout` brings them back ({error})", file=sys.stderr)

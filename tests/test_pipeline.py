@@ -59,7 +59,7 @@ class Project:
         self.git("commit", "--quiet", "--message", "start")
         params = self.params()
         params["dataset"]["name"] = "digits"
-        params["seeds"] = [0]
+        params["seeds"] = [0, 1]
         params["training"]["steps"] = 30
         for section in params["variants"].values():
             section.pop("training", None)
@@ -108,7 +108,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def test_reports_hold_every_variant_and_say_what_is_undefined(project: Project) -> None:
     reports = project.folder / "reports"
     rows: Any = pd.read_csv(reports / "comparison.csv", keep_default_na=False).set_index("variant")
-    assert rows.index.tolist() == ["ae", "dae", "vae", "vqvae"]
+    assert rows.index.tolist() == ["ae", "ae", "dae", "dae", "vae", "vae", "vqvae", "vqvae"]
+    rows = rows[rows["seed"] == 0]
     columns = (
         "seed mse psnr ssim neg_elbo rate distortion bits_per_dim perplexity codes_used active_units denoising_mse"
     )
@@ -150,7 +151,9 @@ def test_nothing_to_do_runs_nothing(project: Project) -> None:
 def test_runs_are_in_mlflow(project: Project) -> None:
     script = "import mlflow; print(*sorted(mlflow.search_runs(search_all_experiments=True)['tags.mlflow.runName']))"
     done = project.run(sys.executable, "-W", "ignore", "-c", script)
-    assert done.stdout.split() == ["ae-seed0", "dae-seed0", "vae-seed0", "vqvae-seed0"], done.stderr
+    assert done.stdout.split() == [f"{name}-seed{seed}" for name in ("ae", "dae", "vae", "vqvae") for seed in (0, 1)], (
+        done.stderr
+    )
 
 
 def test_an_mlflow_that_is_away_is_a_warning(project: Project) -> None:
@@ -162,7 +165,25 @@ def test_an_mlflow_that_is_away_is_a_warning(project: Project) -> None:
     assert "warning: the runs could not be written to MLflow" in done.stdout
 
 
-@pytest.mark.parametrize("command", [("dvc", "repro"), ("dvc", "repro", "--force", "train@vae")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dvc", "repro"),
+        ("dvc", "repro", "--force", "--single-item", "train@vae"),
+        ("dvc", "repro", "--force", "--single-item", "evaluate@vae"),
+    ],
+)
+def test_a_failure_in_the_middle_of_a_stage_loses_nothing(project: Project) -> None:
+    contents = _contents(project.folder)
+    path = "src/autoencoders/figures.py"
+    before = (project.folder / path).read_text()
+    (project.folder / path).write_text(before.replace("def code_usage(", "def renamed("))  # noticed after 2 figures
+    done = project.run("dvc", "repro", "--force", "--single-item", "evaluate@vqvae")
+    (project.folder / path).write_text(before)
+    assert done.returncode != 0
+    assert _contents(project.folder) == contents
+
+
 def test_bad_parameters_lose_nothing(project: Project, command: tuple[str, ...]) -> None:
     before, contents = (project.folder / "params.yaml").read_text(), _contents(project.folder)
     params = project.params()
@@ -192,6 +213,7 @@ def test_a_name_in_the_parameters_never_reaches_a_shell(project: Project) -> Non
     done = project.run("dvc", "repro", "--force", "--single-item", "train@x'$(touch pwned)'")
     (project.folder / "params.yaml").write_text(before)
     assert done.returncode != 0
+    assert "unknown variant" in done.stderr
     assert not list(project.folder.rglob("pwned"))
 
 

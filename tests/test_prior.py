@@ -55,8 +55,9 @@ def test_leak_is_noticed_without_the_causal_mask(model: CausalPrior, monkeypatch
 
 def test_samples_follow_the_distribution(model: CausalPrior, generator: torch.Generator) -> None:
     with torch.no_grad():
-        samples = model.sample(20_000, generator).flatten(1)
-        expected = model(torch.zeros(1, 4, dtype=torch.int64))[0, 0].softmax(0)
-    found = torch.bincount(samples[:, 0], minlength=K) / len(samples)
-    torch.testing.assert_close(found, expected, atol=0.015, rtol=0)
-    assert samples.shape == (20_000, 4)
+        samples = model.sample(40_000, generator)
+        grids = torch.tensor(list(itertools.product(range(K), repeat=4))).view(-1, *GRID)
+        expected = model.nll(grids).neg().exp()
+    assert samples.shape == (40_000, *GRID)
+    numbers = (samples.flatten(1) * torch.tensor([27, 9, 3, 1])).sum(1)  # each grid's place among all of them
+    torch.testing.assert_close(torch.bincount(numbers, minlength=81) / len(samples), expected, atol=0.01, rtol=0)

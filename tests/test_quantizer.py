@@ -90,6 +90,12 @@ def test_evaluation_changes_nothing(codebook: Codebook, z_e: torch.Tensor, gener
     assert all(torch.equal(before[name], value) for name, value in codebook.state_dict().items())
 
 
+def test_bfloat16_picks_the_same_codes(codebook: Codebook, z_e: torch.Tensor) -> None:
+    expected = codebook.nearest(z_e)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codebook.nearest(z_e), expected)
+
+
 def test_wrong_size_raises(codebook: Codebook, generator: torch.Generator) -> None:
     with pytest.raises(RuntimeError, match="shape"):
         codebook(torch.zeros(1, 5, 2, 2), generator)

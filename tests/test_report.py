@@ -28,7 +28,7 @@ def test_means_spreads_and_the_best_of_each_column() -> None:
     assert table.header == ["", "MSE ↓", "−ELBO ↓", "perplexity"]
     assert table.rows == [
         ["a", "**2.0 ± 1.4**", "101 ± 1", "n/a"],
-        ["b", "4.0 ± 0.0", "**91 ± 1**", "6.0 ± 1.4"],
+        ["b", "4.0", "**91 ± 1**", "6.0 ± 1.4"],
     ]
 
 
@@ -54,7 +54,8 @@ def _context(**changes: Any) -> dict[str, Any]:
         "claims_table": empty,
         "sections": [],
         "undefined": [("no codebook", ["perplexity (a)"])],
-        "provenance": [("commit", "abc")],
+        "provenance": [empty],
+        "parameters": "seeds: [0]\n",
         "folder": Path("reports"),
     } | changes
 
@@ -76,6 +77,6 @@ def test_page_needs_no_network(tmp_path: Path) -> None:
 def test_markdown_tables_have_as_many_cells_as_columns() -> None:
     lines = report.render("comparison.md.j2", _context()).splitlines()
     tables = [line for line in lines if line.startswith("|")]
-    assert len(tables) == 2 * 4
+    assert len(tables) == 3 * 4
     assert {line.count("|") for line in tables} == {5}
-    assert "| b | 4.0 ± 0.0 | **91 ± 1** | 6.0 ± 1.4 |" in tables
+    assert "| b | 4.0 | **91 ± 1** | 6.0 ± 1.4 |" in tables

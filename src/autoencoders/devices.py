@@ -12,6 +12,7 @@ def prepare(name: str) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms() is the same, but imports a compiler
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     # Nothing here reads memory before it writes it, so there is no need to fill it first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)  # subnormal numbers are two orders slower on a CPU

@@ -14,6 +14,7 @@ Rows: TypeAlias = list[tuple[str, Tensor]]
 Measure: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # of output, clean and seen images: one value each
 
 SAMPLE_ROWS = 6
+VECTORS = 2  # the number of dimensions of a batch of codes that are vectors, not grids
 TRAVERSED = 8  # dimensions of the code
 TRAVERSED_IMAGE = 4  # the images are in the order of their classes: MNIST's running example, a handwritten 4
 
@@ -98,7 +99,7 @@ def pictures(
     for name, corrupted in noisy.items():
         label = name.replace("_", " ").replace("-", " ")
         figures["denoising"] += [(label, corrupted), ("restored", model.reconstruct(corrupted))]
-    if "traversal" not in model.undefined:
+    if "traversal" not in model.undefined and model.encode(x).ndim == VECTORS:
         figures["traversal"] = _traversal(model, x, test, batch_size)
     if "samples" not in model.undefined:
         samples = model.sample(SAMPLE_ROWS * len(x), torch.Generator(x.device).manual_seed(seed))

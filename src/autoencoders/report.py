@@ -131,10 +131,10 @@ def table(
 
 
 def cell(mean: float, spread: float, digits: int, *, bold: bool) -> str:
-    """`mean ± spread`, or n/a where the metric is undefined; without a spread where there is one seed only."""
+    """`mean ± spread`, n/a where the metric is undefined; no spread where the seeds agree or there is only one."""
     if math.isnan(mean):
         return "n/a"
-    text = f"{mean:,.{digits}f}" + ("" if math.isnan(spread) else f" ± {spread:.{digits}f}")
+    text = f"{mean:,.{digits}f}" + ("" if math.isnan(spread) or spread == 0 else f" ± {spread:.{digits}f}")
     return f"**{text}**" if bold else text
 
 

@@ -58,6 +58,8 @@ def project(runs: list[Run], uri: str, local_artifacts: Path) -> int:
     """
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is away costs seconds, not minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     mlflow.set_tracking_uri(uri)
     client = MlflowClient()
     if client.get_experiment_by_name(EXPERIMENT) is None:
@@ -94,8 +96,8 @@ def _write(client: MlflowClient, experiment: str, run: Run) -> None:
         mlflow.log_input(data, context="training")
         if not run.diverged:
             _write_model(run)
-    client.set_tag(run_id, "complete", "yes")
     client.set_terminated(run_id, "FAILED" if run.diverged else "FINISHED", _milliseconds(run.ended))
+    client.set_tag(run_id, "complete", "yes")
 
 
 def _metrics(run: Run) -> list[Metric]:

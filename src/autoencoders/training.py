@@ -1,14 +1,14 @@
 """The training loop: one function for every variant and every phase.
 
 The order of the data comes from (seed, epoch), all other randomness from a generator that is seeded with
-(seed, epoch) too, so the state at the start of an epoch is the weights, the optimiser and the epoch's number.
+(seed, epoch) too: no epoch depends on how many random numbers an earlier one has drawn.
 """
 
 import math
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
-from autoencoders.base import Learner, Losses, Phase
+from autoencoders.base import Learner, Losses, Phase, Shape
 
+LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 VALIDATION_BATCH = 1000
@@ -31,7 +32,7 @@ class Budget(BaseModel):
 
     steps: PositiveInt
     batch_size: PositiveInt
-    learning_rate: float = Field(gt=0, le=1)
+    learning_rate: LearningRate
 
 
 class BudgetOverrides(TypedDict, total=False):
@@ -41,7 +42,7 @@ class BudgetOverrides(TypedDict, total=False):
 
     steps: PositiveInt
     batch_size: PositiveInt
-    learning_rate: float
+    learning_rate: LearningRate
 
 
 class Pairs(NamedTuple):
@@ -147,6 +148,12 @@ def validate(module: Learner, pairs: Pairs, precision: Precision) -> dict[str, f
     for x, y in zip(pairs.inputs.split(VALIDATION_BATCH), pairs.targets.split(VALIDATION_BATCH), strict=True):
         means.add(losses_of(module, x, y, generator, precision), weight=len(y))
     return means.values()
+
+
+def shape_of(images: Pairs) -> Shape:
+    """(C, H, W) of stored images."""
+    _, channels, height, width = images.targets.shape
+    return channels, height, width
 
 
 @torch.no_grad()

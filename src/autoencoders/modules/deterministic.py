@@ -4,7 +4,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from autoencoders.base import CODEBOOK_METRICS, PROBABILISTIC_METRICS, Autoencoder, Shape
-from autoencoders.modules.networks import Decoder, Encoder
+from autoencoders.modules.networks import Decoder, Encoder, Width
 
 
 class Deterministic(Autoencoder):
@@ -15,7 +15,7 @@ class Deterministic(Autoencoder):
         **dict.fromkeys(CODEBOOK_METRICS, "there is no codebook"),
     }
 
-    def __init__(self, image: Shape, *, code: PositiveInt, width: PositiveInt) -> None:
+    def __init__(self, image: Shape, *, code: PositiveInt, width: Width) -> None:
         super().__init__(image)
         self.encoder = Encoder(image, width, code)
         self.decoder = Decoder(image, width, code)

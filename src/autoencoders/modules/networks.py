@@ -1,4 +1,4 @@
-"""The convolutional networks that all variants share, so that a comparison compares the variants.
+"""The convolutional networks that the variants share, so that a comparison compares the variants.
 
 All work on a grid of 4×4-pixel patches: an image is taken apart into patches at the first layer and put together again
 after the last one, which spends the arithmetic where it pays, at low resolution.
@@ -7,14 +7,16 @@ Dimensions: B batch, C image channels, (H, W) image size, (h, w) = (H/4, W/4) gr
 Outputs are float32 whatever the precision of the arithmetic inside.
 """
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from autoencoders.base import Shape
 
 Grid: TypeAlias = tuple[int, int]
+Width: TypeAlias = Annotated[int, Field(ge=2)]  # feature maps F; residual blocks halve them
 
 PATCH = 4  # pixels, along each side
 

@@ -57,8 +57,9 @@ class Codebook(nn.Module):
     def nearest(self, z_e: Tensor) -> Tensor:
         """K = argmin_j ‖z_e − e_j‖ at every position (equation 1): (B, D, h, w) → (B, h, w)."""
         batch, _, height, width = z_e.shape
-        # ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖², whose first term is the same for every e
-        distances = torch.addmm(self.vectors.square().sum(1), _rows(z_e), self.vectors.T, alpha=-2)  # (B·h·w, K)
+        with torch.autocast(z_e.device.type, enabled=False):  # in bfloat16 another code could seem the nearest
+            # ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖², whose first term is the same for every e
+            distances = torch.addmm(self.vectors.square().sum(1), _rows(z_e), self.vectors.T, alpha=-2)  # (B·h·w, K)
         return distances.argmin(1).view(batch, height, width)
 
     def lookup(self, indices: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from autoencoders.modules.deterministic import Deterministic, squared_error
 class AE(Deterministic):
     """A plain autoencoder."""
 
+    inputs = "clean"
+
     def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:  # noqa: ARG002
         """The squared error of the copies; `inputs` and `targets` are the same images."""
         return squared_error(targets, self.reconstruct(inputs))

@@ -16,6 +16,8 @@ from autoencoders.modules.deterministic import Deterministic, squared_error
 class DAE(Deterministic):
     """A denoising autoencoder."""
 
+    inputs = "corrupted"
+
     def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:  # noqa: ARG002
         """The squared error between the output for x̃ (`inputs`) and x (`targets`)."""
         return squared_error(targets, self.reconstruct(inputs))

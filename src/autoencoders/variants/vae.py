@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autoencoders.base import CODEBOOK_METRICS, Autoencoder, Losses, Shape
 from autoencoders.modules.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
-from autoencoders.modules.networks import Decoder, Encoder
+from autoencoders.modules.networks import Decoder, Encoder, Width
 
 ACTIVE = 0.01  # a latent dimension is active when Var_x(E_q[z]) exceeds this (Burda et al. 2016, section 5.2)
 
@@ -32,7 +32,7 @@ class VAE(Autoencoder):
         image: Shape,
         *,
         code: PositiveInt,
-        width: PositiveInt,
+        width: Width,
         beta: NonNegativeFloat,
         likelihood: Likelihood,
     ) -> None:

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from autoencoders.base import Autoencoder, Losses, Phase, Shape
 from autoencoders.metrics import perplexity
 from autoencoders.modules.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
-from autoencoders.modules.networks import GridDecoder, GridEncoder, grid_of
+from autoencoders.modules.networks import GridDecoder, GridEncoder, Width, grid_of
 from autoencoders.modules.prior import CausalPrior
 from autoencoders.modules.quantizer import Codebook
 from autoencoders.training import BudgetOverrides
@@ -50,7 +50,7 @@ class VQVAE(Autoencoder):
         *,
         codes: PositiveInt,
         code_size: PositiveInt,
-        width: PositiveInt,
+        width: Width,
         beta: NonNegativeFloat,
         likelihood: Likelihood,
         prior: PriorParams,
