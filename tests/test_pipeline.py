@@ -165,14 +165,6 @@ def test_an_mlflow_that_is_away_is_a_warning(project: Project) -> None:
     assert "warning: the runs could not be written to MLflow" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("dvc", "repro"),
-        ("dvc", "repro", "--force", "--single-item", "train@vae"),
-        ("dvc", "repro", "--force", "--single-item", "evaluate@vae"),
-    ],
-)
 def test_a_failure_in_the_middle_of_a_stage_loses_nothing(project: Project) -> None:
     contents = _contents(project.folder)
     path = "src/autoencoders/figures.py"
@@ -184,6 +176,14 @@ def test_a_failure_in_the_middle_of_a_stage_loses_nothing(project: Project) -> N
     assert _contents(project.folder) == contents
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dvc", "repro"),
+        ("dvc", "repro", "--force", "--single-item", "train@vae"),
+        ("dvc", "repro", "--force", "--single-item", "evaluate@vae"),
+    ],
+)
 def test_bad_parameters_lose_nothing(project: Project, command: tuple[str, ...]) -> None:
     before, contents = (project.folder / "params.yaml").read_text(), _contents(project.folder)
     params = project.params()
@@ -248,7 +248,7 @@ def test_a_diverged_run_says_so_and_does_not_rank(project: Project) -> None:
     assert row["mse"] == "n/a"
     text = (project.folder / "reports" / "comparison.md").read_text()
     assert "**mean, seed 0: autoencoder diverged in epoch 1; it counts nowhere below**" in text
-    assert "| mean |" not in text
+    assert "| mean |" not in text.split("## Where the numbers come from")[0]
 
 
 def test_a_removed_variant_leaves_the_report(project: Project) -> None:

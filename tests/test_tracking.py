@@ -15,6 +15,8 @@ from autoencoders import checkpoint, tracking
 from autoencoders.tracking import Run
 from tests.conftest import IMAGE, PARAMETERS
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
+
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:

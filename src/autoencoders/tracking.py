@@ -7,6 +7,7 @@ undefined or not finite is ever logged as a number.
 import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -113,14 +114,15 @@ def _metrics(run: Run) -> list[Metric]:
 def _write_model(run: Run) -> None:
     """The model as code plus safetensors: loading it needs no pickle, logging it does not import torch."""
     images = TensorSpec(np.dtype(np.float32), (-1, *run.image))
-    mlflow.pyfunc.log_model(
-        name=run.name,
-        python_model=str(PACKAGE / "served.py"),
-        artifacts={"weights": str(run.weights)},
-        code_paths=[str(PACKAGE)],
-        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-        signature=ModelSignature(Schema([images]), Schema([images])),
-    )
+    with warnings.catch_warnings(record=True):  # hints to write type hints, which the signature makes superfluous
+        mlflow.pyfunc.log_model(
+            name=run.name,
+            python_model=str(PACKAGE / "served.py"),
+            artifacts={"weights": str(run.weights)},
+            code_paths=[str(PACKAGE)],
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+            signature=ModelSignature(Schema([images]), Schema([images])),
+        )
 
 
 def _milliseconds(seconds: float) -> int:
