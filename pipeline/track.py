@@ -44,6 +44,7 @@ def _run(result: results.Result) -> tracking.Run:
             "variant": result.variant,
             "status": result.status,
             "mlflow.source.git.commit": training["commit"],
+            "commit": training["commit"],  # MLflow shows its own tag only beside a source
             "uncommitted_changes": ", ".join(changed) or "none",
             "dvc_experiment": training["experiment"] or "none",
             "device": training["device"],
