@@ -6,6 +6,7 @@ below. Each problem becomes one sentence: key, value, what is allowed.
 
 import difflib
 import inspect
+import re
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
@@ -234,7 +235,7 @@ def _sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[obj
 
 def _allowed(problem: typing.Mapping[str, Any]) -> str:
     message: str = problem["msg"].removeprefix("Value error, ")
-    return message.replace("Input should be", "must be").replace(" instance", "")
+    return re.sub(r" or instance of \w+| after validation", "", message.replace("Input should be", "must be"))
 
 
 def _shown(value: object) -> str:
