@@ -29,7 +29,7 @@ def bare_steps(model: Learner, batch: torch.Tensor, optimiser: torch.optim.Optim
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-    float(loss)  # waits for a GPU
+    loss.item()  # waits for a GPU
     return STEPS * len(batch) / (time.perf_counter() - started)
 
 
