@@ -48,6 +48,15 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
+class Patches(nn.Module):
+    """The 4×4 patches of images, as `nn.PixelUnshuffle`, but laid out in memory as the convolutions want it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, 16·C, h, w), channels last."""
+        rows = x.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # (B, C, h, 4, w, 4)
+        return _channels_last(rows.permute(0, 2, 4, 1, 3, 5).flatten(3))
+
+
 class Output(nn.Module):
     """Feature maps (B, F, h, w) to the logits of images (B, C, H, W)."""
 
@@ -78,17 +87,15 @@ class Encoder(nn.Module):
         super().__init__()
         height, breadth = grid_of(image)
         self.layers = nn.Sequential(
-            nn.PixelUnshuffle(PATCH),  # (B, 16·C, h, w)
+            Patches(),  # (B, 16·C, h, w)
             nn.Conv2d(image[0] * PATCH**2, width, 3, padding=1),
-            Residual(width, width // 2),
             nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(width * height * breadth, features),
         )
+        self.head = nn.Linear(height * breadth * width, features)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, features)."""
-        return self.layers(x).float()
+        return self.head(self.layers(x).permute(0, 2, 3, 1).flatten(1)).float()  # channels last: flattened in place
 
 
 class Decoder(nn.Module):
@@ -98,9 +105,9 @@ class Decoder(nn.Module):
         super().__init__()
         height, breadth = grid_of(image)
         self.code = code
+        self.grid = height, breadth, width
+        self.stem = nn.Linear(code, height * breadth * width)
         self.layers = nn.Sequential(
-            nn.Linear(code, width * height * breadth),
-            nn.Unflatten(1, (width, height, breadth)),
             *(Residual(width, width // 2) for _ in range(2)),
             nn.ReLU(),
         )
@@ -108,7 +115,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, d) → (B, C, H, W)."""
-        return self.output(self.layers(z)).float()
+        return self.output(self.layers(_channels_last(self.stem(z).unflatten(1, self.grid)))).float()
 
 
 class GridEncoder(nn.Module):
@@ -121,7 +128,7 @@ class GridEncoder(nn.Module):
     def __init__(self, image: Shape, width: int, features: int) -> None:
         super().__init__()
         self.patches = nn.Sequential(
-            nn.PixelUnshuffle(PATCH),  # (B, 16·C, h, w)
+            Patches(),  # (B, 16·C, h, w)
             nn.Conv2d(image[0] * PATCH**2, 2 * width, 3, padding=1),
         )
         self.position = nn.Parameter(0.3 * torch.randn(2 * width, *grid_of(image)))
@@ -139,7 +146,7 @@ class GridDecoder(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(features, width, 3, padding=1),
-            *(Residual(width, width) for _ in range(2)),
+            *(Residual(width, width // 2) for _ in range(2)),
             nn.ReLU(),
         )
         self.output = Output(image, width)
@@ -147,3 +154,8 @@ class GridDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(B, d, h, w) → (B, C, H, W)."""
         return self.output(self.layers(z)).float()
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """(B, h, w, F) → (B, F, h, w), the same memory seen another way."""
+    return x.permute(0, 3, 1, 2)

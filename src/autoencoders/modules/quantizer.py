@@ -49,8 +49,8 @@ class Codebook(nn.Module):
         return Quantized(
             z_q=z_e + (e - z_e).detach(),  # straight-through: the value of e, the gradient of z_e
             indices=indices,
-            codebook_loss=(z_e.detach() - e).square().flatten(1).sum(1).mean(),
-            commitment_loss=(z_e - e.detach()).square().flatten(1).sum(1).mean(),
+            codebook_loss=(z_e.detach() - e).square().sum((1, 2, 3)).mean(),
+            commitment_loss=(z_e - e.detach()).square().sum((1, 2, 3)).mean(),
         )
 
     @torch.no_grad()
@@ -68,7 +68,9 @@ class Codebook(nn.Module):
 
     def counts(self, indices: Tensor) -> Tensor:
         """How often each code occurs in `indices`: (K,)."""
-        return torch.bincount(indices.flatten(), minlength=len(self.vectors))
+        flat = indices.flatten()
+        # torch.bincount would wait for a GPU. Whole numbers add up to the same in any order.
+        return torch.zeros_like(self.usage).index_add_(0, flat, torch.ones_like(flat, dtype=self.usage.dtype))
 
     @torch.no_grad()
     def _restart_dead(self, z_e: Tensor, generator: torch.Generator) -> None:
