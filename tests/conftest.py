@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from autoencoders import devices
 
-devices.prepare("cpu")
+devices.prepare("cpu", threads=1)
 
 IMAGE = (1, 8, 8)
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -30,8 +30,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture
-def pixels() -> NDArray[np.uint8]:
+def squares() -> NDArray[np.uint8]:
     """Toy images: a bright square on black at a random place, uint8 (64, 1, 8, 8)."""
     rng = np.random.default_rng(0)
     images = np.zeros((64, *IMAGE), np.uint8)
@@ -39,6 +38,11 @@ def pixels() -> NDArray[np.uint8]:
         top, left = rng.integers(0, 5, 2)
         image[0, top : top + 3, left : left + 3] = rng.integers(128, 256)
     return images
+
+
+@pytest.fixture
+def pixels() -> NDArray[np.uint8]:
+    return squares()
 
 
 @pytest.fixture

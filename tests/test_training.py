@@ -1,14 +1,17 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoencoders import training, variants
 from autoencoders.base import Autoencoder, Learner, Losses
 from autoencoders.checkpoint import build
+from autoencoders.errors import UserError
 from autoencoders.training import Budget, Pairs, fit, represent, validate
 from tests.conftest import IMAGE, PARAMETERS
 
@@ -24,7 +27,7 @@ def images(pixels: NDArray[np.uint8]) -> Pairs:
 def trained(name: str, images: Pairs, budget: Budget = BUDGET, seed: int = 0) -> tuple[Autoencoder, training.Result]:
     torch.manual_seed(seed)
     model = build(name, IMAGE, PARAMETERS[name])
-    return model, fit(model, images, images, budget, seed=seed, precision="float32", label="test")
+    return model, fit(model, images, images, budget, seed=seed, precision="float32", mode="eager", label="test")
 
 
 class Recorder(Learner):
@@ -40,6 +43,14 @@ class Recorder(Learner):
             self.seen.append((inputs, targets))
             self.noise.append(torch.rand((), generator=generator).item())
         return {"loss": self.weight * 1.0 + self.value(len(self.seen))}
+
+
+class Waits(Recorder):
+    """Reads a value in every step."""
+
+    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> Losses:
+        del targets, generator
+        return {"loss": self.weight * inputs.sum().item()}
 
 
 @pytest.mark.parametrize("name", variants.available())
@@ -76,7 +87,7 @@ def test_every_sample_once_per_epoch_in_an_order_of_its_own() -> None:
     codes = torch.arange(64)
     module = Recorder()
     fit(module, Pairs(codes, codes), Pairs(codes, codes), Budget(steps=8, batch_size=16, learning_rate=0.01),
-        seed=0, precision="float32", label="test")  # fmt: skip
+        seed=0, precision="float32", mode="eager", label="test")  # fmt: skip
     epochs = [torch.cat([x for x, _ in module.seen[i : i + 4]]) for i in (0, 4)]
     assert all(torch.equal(epoch.sort().values, codes) for epoch in epochs)
     assert not torch.equal(epochs[0], epochs[1])
@@ -88,7 +99,7 @@ def test_versions_of_a_sample_take_turns() -> None:
     inputs = torch.cat([targets, targets + 100, targets + 200])  # three versions
     module = Recorder()
     fit(module, Pairs(inputs, targets), Pairs(targets, targets), Budget(steps=6, batch_size=4, learning_rate=0.01),
-        seed=0, precision="float32", label="test")  # fmt: skip
+        seed=0, precision="float32", mode="eager", label="test")  # fmt: skip
     assert all(torch.equal(x % 100, y) for x, y in module.seen)
     for sample in range(8):
         versions = {int(x[y == sample]) // 100 for x, y in module.seen if (y == sample).any()}
@@ -107,7 +118,7 @@ def test_validation_picks_the_weights() -> None:
 
     module.register_state_dict_pre_hook(remember)
     result = fit(module, Pairs(codes, codes), Pairs(codes, codes), Budget(steps=20, batch_size=16, learning_rate=0.01),
-                 seed=0, precision="float32", label="test")  # fmt: skip
+                 seed=0, precision="float32", mode="eager", label="test")  # fmt: skip
     assert result.best_epoch == 3
     assert module.weight.item() == weights[3]  # the untrained weights were copied first
 
@@ -116,7 +127,7 @@ def test_divergence_is_said_and_the_last_good_weights_kept() -> None:
     module = Recorder(lambda seen: math.nan if seen > 6 else 1.0)
     codes = torch.arange(64)
     result = fit(module, Pairs(codes, codes), Pairs(codes, codes), Budget(steps=20, batch_size=16, learning_rate=0.01),
-                 seed=0, precision="float32", label="test")  # fmt: skip
+                 seed=0, precision="float32", mode="eager", label="test")  # fmt: skip
     assert result.diverged_in_epoch == 2
     assert len(result.history) == 2
     assert module.weight.isfinite()
@@ -126,7 +137,7 @@ def test_divergence_is_said_and_the_last_good_weights_kept() -> None:
 def test_budget_is_kept_to_the_step(steps: int) -> None:
     module, codes = Recorder(), torch.arange(64)
     fit(module, Pairs(codes, codes), Pairs(codes, codes), Budget(steps=steps, batch_size=16, learning_rate=0.01),
-        seed=0, precision="float32", label="test")  # fmt: skip
+        seed=0, precision="float32", mode="eager", label="test")  # fmt: skip
     assert len(module.seen) == steps
 
 
@@ -148,17 +159,70 @@ def test_prior_learns_from_the_codes_of_the_clean_images(images: Pairs) -> None:
 def test_bfloat16_trains_too(images: Pairs) -> None:
     torch.manual_seed(0)
     model = build("vqvae", IMAGE, PARAMETERS["vqvae"])
-    result = fit(model, images, images, BUDGET, seed=0, precision="bfloat16", label="test")
+    result = fit(model, images, images, BUDGET, seed=0, precision="bfloat16", mode="eager", label="test")
     assert math.isfinite(result.history[-1]["validation_loss"])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", variants.available())
-def test_same_seed_same_bits_on_a_gpu(name: str, images: Pairs) -> None:
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def history_on_gpu(name: str, images: Pairs, mode: training.Mode) -> list[dict[str, float]]:
     on_gpu = Pairs(images.inputs.cuda(), images.targets.cuda())
-    histories = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        model = build(name, IMAGE, PARAMETERS[name]).cuda()
-        histories.append(fit(model, on_gpu, on_gpu, BUDGET, seed=0, precision="float32", label="test").history)
-    assert histories[0] == histories[1]
+    torch.manual_seed(0)
+    model = build(name, IMAGE, PARAMETERS[name]).cuda()
+    rows = []
+    for phase in model.phases():
+        shown = represent(phase, on_gpu)
+        rows += fit(phase.module, shown, shown, BUDGET, seed=0, precision="float32", mode=mode, label="test").history
+    return rows
+
+
+@needs_gpu
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+@pytest.mark.parametrize("name", variants.available())
+def test_same_seed_same_bits_on_a_gpu(name: str, mode: training.Mode, images: Pairs) -> None:
+    assert history_on_gpu(name, images, mode) == history_on_gpu(name, images, mode)
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", variants.available())
+def test_a_recorded_step_is_the_same_step(name: str, images: Pairs) -> None:
+    for recorded, eager in zip(*(history_on_gpu(name, images, mode) for mode in ("graph", "eager")), strict=True):
+        assert recorded == pytest.approx(eager, rel=1e-4)
+
+
+@needs_gpu
+def test_a_step_that_waits_for_the_gpu_is_a_sentence(images: Pairs) -> None:
+    on_gpu = Pairs(images.inputs.cuda(), images.targets.cuda())
+    with pytest.raises(UserError, match=r"set training\.mode to eager"):
+        fit(Waits().cuda(), on_gpu, on_gpu, BUDGET, seed=0, precision="float32", mode="graph", label="test")
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses whatever would make the host wait for a GPU: reading values, results whose shape depends on values."""
+
+    waits = frozenset({"_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "item", "_to_copy"})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.split(".")[0]
+        if name in self.waits and not (name == "_to_copy" and "device" not in (kwargs or {})):
+            raise AssertionError(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", variants.available())
+def test_a_step_never_waits_for_the_device(name: str, images: Pairs) -> None:
+    model = build(name, IMAGE, PARAMETERS[name])
+    for phase in model.phases():
+        step = training.Step(phase.module, represent(phase, images), BUDGET, "float32")
+        step.start(1, torch.randperm(64), noise=0)
+        with NoWaiting():
+            step()
+            step()
+
+
+def test_waiting_would_be_noticed(images: Pairs) -> None:
+    step = training.Step(Waits(), images, BUDGET, "float32")
+    step.start(1, torch.randperm(64), noise=0)
+    with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        step()

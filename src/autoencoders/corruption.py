@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from autoencoders.data import Bytes
 
@@ -38,6 +37,8 @@ def masking(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
 
 def gaussian(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
     """Add normal noise with standard deviation `level`, in units of the pixel range, and clip to the range."""
+    from scipy.special import ndtri  # noqa: PLC0415 - every stage imports this module to check the parameters
+
     quantiles = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
     noise = np.rint(255 * level * quantiles).astype(np.int16)
     return np.clip(images + noise[draws], 0, 255).astype(np.uint8)
