@@ -10,9 +10,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-repro: .venv/ready  ## run the whole pipeline: whatever its results depend on and has changed
-	$(BIN)/python -m pipeline.params
-	$(BIN)/dvc repro
+repro: .venv/ready  ## run whatever has changed of the pipeline, several stages at a time
+	$(BIN)/python -m pipeline.repro
 
 test: .venv/ready  ## run the test suite
 	$(BIN)/pytest
@@ -25,12 +24,15 @@ lint: .venv/ready  ## check style and types
 ui: .venv/ready  ## browse the runs in MLflow
 	$(BIN)/mlflow ui
 
-bench: .venv/ready  ## measure the training loop against a bare step
-	$(BIN)/python -m benchmarks.loop
+bench: .venv/ready  ## measure the loop, the DAG and a peer: the tables of benchmarks/results.md
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r benchmarks/requirements.lock
+	$(BIN)/python -W ignore -m benchmarks
 
 lock:  ## pin the newest versions of all dependencies: names, versions and hashes only
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+	printf 'pythae==0.1.2\nimageio\n' | $(BIN)/uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file benchmarks/requirements.lock
 
 # uv itself comes out of the lock, by pip; then uv installs everything else in seconds.
 .venv/ready: requirements.lock pyproject.toml

@@ -23,10 +23,9 @@ def main(variant: str) -> None:
     variant = variant.rpartition("@")[2]
 
     def work(params: Params, provenance: stage.Provenance) -> None:
-        device = devices.prepare(params.training.device)
+        device = devices.prepare(params.training.device, params.training.threads)
         provenance |= {"device": device.type, "hardware": devices.describe(device)}
-        images = _load_images(params.evaluation.images, device)
-        results = {seed: _evaluate(params, variant, seed, images) for seed in params.seeds}
+        results = stage.for_each_seed(evaluate, params, variant)
         stage.write_json(paths.EVALUATION / variant / "metrics.json", results)
         _write_means(variant, results)
 
@@ -65,7 +64,7 @@ def _of_each_class(labels: Tensor, count: int) -> Tensor:
     return torch.tensor([index for _, _, index in sorted(order)[:count]])
 
 
-def _evaluate(params: Params, variant: str, seed: int, images: Images) -> dict[str, Any]:
+def evaluate(params: Params, variant: str, seed: int) -> dict[str, Any]:
     """Metrics and figures of one seed; for a diverged one nothing but the fact."""
     outcome = stage.read_json(paths.MODELS / variant / f"seed{seed}.json")
     diverged = [
@@ -75,7 +74,9 @@ def _evaluate(params: Params, variant: str, seed: int, images: Images) -> dict[s
     ]
     if diverged:
         return {"status": diverged[0], "metrics": {}, "undefined": {}}
-    model = checkpoint.load(paths.MODELS / variant / f"seed{seed}.safetensors", images.test.device)
+    device = devices.prepare(params.training.device, params.training.threads)
+    images = _load_images(params.evaluation.images, device)
+    model = checkpoint.load(paths.MODELS / variant / f"seed{seed}.safetensors", device)
     settings = {"batch_size": params.evaluation.batch_size, "seed": params.evaluation.seed}
     values = evaluation.evaluate(model, images.test, images.noisy, images.train, **settings)
     infinite = {name: f"it is {value}" for name, value in values.items() if not math.isfinite(value)}

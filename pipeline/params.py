@@ -16,12 +16,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from autoencoders import variants
+from autoencoders import devices, variants
 from autoencoders.checkpoint import build
 from autoencoders.corruption import KINDS
 from autoencoders.data import DATASETS
 from autoencoders.errors import UserError
-from autoencoders.training import Budget, BudgetOverrides, Precision
+from autoencoders.training import Budget, BudgetOverrides, Mode, Precision
 
 PARAMS = Path("params.yaml")
 
@@ -84,6 +84,8 @@ class TrainingParams(Budget):
 
     device: Literal["auto", "cpu", "cuda"]
     precision: Precision
+    mode: Mode
+    threads: PositiveInt
 
 
 class VariantParams(Section):
@@ -205,6 +207,8 @@ def _contradictions(params: Params) -> list[str]:
         problems.append(f"seeds is {params.seeds}: each seed may stand there only once")
     if params.training.device == "cuda" and not torch.cuda.is_available():
         problems.append('training.device is "cuda", but this machine has no usable GPU: take "auto" or "cpu"')
+    elif params.training.precision == "bfloat16" and not devices.fast_at_bfloat16(params.training.device):
+        problems.append('training.precision is "bfloat16", but this machine can only emulate it: take "float32"')
     image = DATASETS[params.dataset.name].image
     for name in params.variants:
         try:

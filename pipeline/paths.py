@@ -10,3 +10,4 @@ MODELS = Path("models")
 EVALUATION = Path("evaluation")
 PROVENANCE = Path("provenance")  # what differs between equal runs: times, hardware, versions
 REPORTS = Path("reports")
+LOGS = Path("logs")  # what each stage said when it last ran through `pipeline.repro`

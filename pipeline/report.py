@@ -1,4 +1,4 @@
-"""report: set all variants side by side, as CSV, Markdown and one HTML file."""
+"""report: set all variants side by side, as CSV, Markdown and one HTML file, and hand the results to MLflow."""
 
 import shutil
 from typing import Any
@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from autoencoders import figures, report, variants
 from autoencoders.report import Figure, Section
-from pipeline import paths, results, stage
+from pipeline import paths, results, stage, track
 from pipeline.params import PARAMS, Params
 from pipeline.results import Result
 
@@ -42,8 +42,8 @@ CLAIMS = (
 )
 
 
-def work(params: Params, _: stage.Provenance) -> None:
-    """Write the three reports and the figures that they show."""
+def work(params: Params, provenance: stage.Provenance) -> None:
+    """Write the three reports and the figures that they show, then MLflow's runs."""
     collected = results.collect(params)
     rows = pd.DataFrame([_row(params, result) for result in collected])
     paths.REPORTS.mkdir(exist_ok=True)
@@ -56,6 +56,7 @@ def work(params: Params, _: stage.Provenance) -> None:
         text = report.render(f"comparison.{extension}.j2", context)
         (paths.REPORTS / f"comparison.{extension}").write_text(text, encoding="utf-8")
     print((paths.REPORTS / "comparison.md").read_text(encoding="utf-8").split("### ")[1])
+    track.work(params, provenance)
 
 
 def _row(params: Params, result: Result) -> dict[str, Any]:
@@ -84,6 +85,7 @@ def _row(params: Params, result: Result) -> dict[str, Any]:
         "device": result.training["device"],
         "hardware": result.training["hardware"],
         "precision": result.training["precision"],
+        "mode": result.training["mode"],
         "python": result.training["python"],
         **result.training["packages"],
     }
@@ -154,12 +156,12 @@ def _provenance(params: Params, collected: list[Result]) -> list[report.Table]:
             ", ".join(training["uncommitted_changes"]) or "none",
             training["started"],
             training["hardware"],
-            training["precision"],
+            f"{training['precision']}, {training['mode']}",
             f"Python {training['python']}, torch {training['packages']['torch']}",
         ]
         for name, training in {result.variant: result.training for result in collected}.items()
     ]
-    header = ["", "commit", "uncommitted changes", "trained at", "on", "precision", "with"]
+    header = ["", "commit", "uncommitted changes", "trained at", "on", "precision, mode", "with"]
     data = f"Data: {params.dataset.name}, DVC hash {collected[0].data_digest} (training split)."
     stages = ["download", "corrupt", *(f"{kind}/{name}" for name in params.variants for kind in ("train", "evaluate"))]
     seconds = {name: stage.read_json(paths.PROVENANCE / f"{name}.json")["seconds"] for name in stages}

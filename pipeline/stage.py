@@ -5,22 +5,27 @@ what a user can mend into one sentence with nothing lost.
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError
 
 from autoencoders.errors import UserError
-from pipeline import params
+from pipeline import params, resources
 
 Provenance: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 
 CODE = ("dvc.yaml", "params.yaml", "pipeline", "src", "requirements.lock")
 PACKAGES = ("torch", "numpy", "mlflow", "dvc")
@@ -33,8 +38,9 @@ def run(work: Callable[[params.Params, Provenance], None], provenance_file: Path
     `work` may add to the provenance. It goes to a file of its own, since it differs between equal runs.
     """
     try:
+        imported = time.process_time()
         checked = params.load()
-        provenance = _provenance()
+        provenance = _provenance() | {"import_seconds": round(imported, 2)}
         started = time.perf_counter()
         work(checked, provenance)
         provenance["seconds"] = round(time.perf_counter() - started, 2)
@@ -47,6 +53,23 @@ def run(work: Callable[[params.Params, Provenance], None], provenance_file: Path
             raise
         print(f"\n{sentence}\n", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def for_each_seed(work: Callable[[params.Params, str, int], T], checked: params.Params, variant: str) -> dict[int, T]:
+    """`work(parameters, variant, seed)` for every seed: on a CPU several at once, each in a process of its own."""
+    on_gpu = checked.training.device != "cpu" and torch.cuda.is_available()
+    workers = 1 if on_gpu else min(len(checked.seeds), resources.cpus() // checked.training.threads)
+    if workers <= 1:
+        return {seed: work(checked, variant, seed) for seed in checked.seeds}
+    # A fresh process: a forked one could inherit locks of threads that it does not have.
+    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
+        content = checked.model_dump()
+        done = {seed: pool.submit(_in_worker, work, content, variant, seed) for seed in checked.seeds}
+        return {seed: future.result() for seed, future in done.items()}
+
+
+def _in_worker(work: Callable[[params.Params, str, int], T], content: dict[str, Any], variant: str, seed: int) -> T:
+    return work(params.check(content), variant, seed)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -87,6 +110,8 @@ def _what_to_mend(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, or free some"
+    if isinstance(error, BrokenProcessPool):
+        return f"a process was killed, most likely for want of memory: try fewer at once, with {resources.CPUS}=1"
     if isinstance(error, OSError) and error.errno in NO_WRITING:
         return f"cannot write {error.filename or 'the results'}: {error.strerror}; make room or permit it and run again"
     if isinstance(error, SafetensorError) and "I/O error" in str(error):

@@ -50,6 +50,7 @@ def _run(result: results.Result) -> tracking.Run:
             "device": training["device"],
             "hardware": training["hardware"],
             "precision": training["precision"],
+            "mode": training["mode"],
             "data_digest": result.data_digest,
             **{f"undefined.{name}": reason for name, reason in result.undefined.items()},
             **{f"version.{name}": number for name, number in training["packages"].items()},

@@ -7,6 +7,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from autoencoders import devices
 from autoencoders.errors import UserError
 from pipeline import params
 
@@ -110,6 +111,8 @@ BROKEN = [
         "training.precision is \"float16\": must be 'float32' or 'bfloat16'",
         "",
     ),
+    (with_value("training.mode", "fast"), "training.mode is \"fast\": must be 'graph' or 'eager'", ""),
+    (with_value("training.threads", 0), "training.threads is 0: must be greater than 0", ""),
     (with_value("variants.vqvae.prior.heads", 3), "variants.vqvae cannot be built", "multiple of heads"),
     (without("evaluation"), "evaluation is missing", ""),
     (without("variants.vae.code"), "variants.vae.code is missing", ""),
@@ -158,15 +161,24 @@ def test_a_file_that_is_no_yaml_is_refused(text: str, sentence: str, tmp_path: P
         params.load(tmp_path / "params.yaml")
 
 
+def test_bfloat16_wants_hardware_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = with_value("training.precision", "bfloat16")
+    monkeypatch.setattr(devices, "fast_at_bfloat16", lambda _: True)
+    assert params.check(content).training.precision == "bfloat16"
+    monkeypatch.setattr(devices, "fast_at_bfloat16", lambda _: False)
+    with pytest.raises(UserError, match=r'training\.precision is "bfloat16", but this machine can only emulate it'):
+        params.check(content)
+
+
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: No such file"):
         params.load(tmp_path / "params.yaml")
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
-    text = (REPOSITORY / "params.yaml").read_text().replace("learning_rate: 0.006", "learning_rate: 6e-3", 1)
+    text = (REPOSITORY / "params.yaml").read_text().replace("learning_rate: 0.008", "learning_rate: 8e-3", 1)
     (tmp_path / "params.yaml").write_text(text)
-    assert params.load(tmp_path / "params.yaml").training.learning_rate == 0.006
+    assert params.load(tmp_path / "params.yaml").training.learning_rate == 0.008
 
 
 def test_budgets_are_overridden_from_the_outside_in() -> None:

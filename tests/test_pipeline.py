@@ -1,18 +1,23 @@
 """The real DAG, end to end, on the embedded digits in a copy of the repository. The tests build on each other."""
 
+import concurrent.futures
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
 REPOSITORY = Path(__file__).parent.parent
+SIDE_BY_SIDE = (sys.executable, "-m", "pipeline.repro", "--jobs", "2")
 VARIANT = '''"""Mean: gives back the mean of all pixels; the example of a variant of one's own."""
 
 import torch
@@ -91,16 +96,38 @@ class Project:
         assert done.returncode == 0, done.stdout + done.stderr
         return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
 
+    def side_by_side(self) -> list[str]:
+        """The stages that `pipeline.repro` ran, two at a time."""
+        done = self.run(*SIDE_BY_SIDE)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return outcomes(done.stdout, "done")
+
+    def processes(self, stage: str) -> list[psutil.Process]:
+        """What runs in this project for a stage, DVC's own process aside."""
+        return [p for p in psutil.process_iter() if self._works_at(p, stage)]
+
+    def _works_at(self, process: psutil.Process, stage: str) -> bool:
+        try:
+            command = process.cmdline()
+            return "pipeline.train" in command and stage in command and process.cwd() == str(self.folder.resolve())
+        except psutil.Error:  # over, or not ours
+            return False
+
     def lock(self) -> dict[str, Any]:
         """The hash of every output in `dvc.lock`."""
         stages = YAML(typ="safe", pure=True).load(self.folder / "dvc.lock")["stages"]
         return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
 
 
+def outcomes(output: str, what: str) -> list[str]:
+    """The stages of which `pipeline.repro` says `what`, in order."""
+    return re.findall(rf"^ *\d+:\d\d  {what} +(\S+)", output, re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("project"))
-    ran = project.repro()
+    ran = project.side_by_side()
     assert len(ran) == 2 + 2 * 4 + 1
     return project
 
@@ -135,6 +162,7 @@ def test_every_number_can_be_traced(project: Project) -> None:
     assert row["data"] == project.lock()["data/clean/train.safetensors"]
     assert row["device"] in {"cpu", "cuda"}
     assert row["precision"] == "float32"
+    assert row["mode"] == ("graph" if row["device"] == "cuda" else "eager")
 
 
 def test_metrics_are_shown_by_dvc(project: Project) -> None:
@@ -146,6 +174,8 @@ def test_metrics_are_shown_by_dvc(project: Project) -> None:
 
 def test_nothing_to_do_runs_nothing(project: Project) -> None:
     assert project.repro() == []
+    done = project.run(*SIDE_BY_SIDE)
+    assert done.stdout == "Data and pipelines are up to date.\n"
 
 
 def test_runs_are_in_mlflow(project: Project) -> None:
@@ -179,6 +209,7 @@ def test_a_failure_in_the_middle_of_a_stage_loses_nothing(project: Project) -> N
 @pytest.mark.parametrize(
     "command",
     [
+        (sys.executable, "-m", "pipeline.repro", "--jobs", "2"),
         ("dvc", "repro"),
         ("dvc", "repro", "--force", "--single-item", "train@vae"),
         ("dvc", "repro", "--force", "--single-item", "evaluate@vae"),
@@ -260,7 +291,31 @@ def test_a_removed_variant_leaves_the_report(project: Project) -> None:
     assert "mean" not in pd.read_csv(project.folder / "reports" / "comparison.csv")["variant"].tolist()
 
 
-def test_from_scratch_everything_but_times_and_provenance_has_the_same_hash(project: Project) -> None:
+def test_a_killed_stage_leaves_the_others_results_and_a_clean_rerun(project: Project) -> None:
+    params = project.params()
+    for name in ("ae", "vae"):
+        params["variants"][name]["width"] = 16
+    project.write_params(params)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        running = pool.submit(project.run, *SIDE_BY_SIDE)
+        while not (victims := project.processes("train@vae")):
+            assert not running.done(), running.result().stdout
+            time.sleep(0.05)
+        victims[0].kill()
+    done = running.result()
+    assert done.returncode == 1
+    assert outcomes(done.stdout, "done") == ["train@ae", "evaluate@ae"]
+    assert outcomes(done.stdout, "failed") == ["train@vae"]
+    assert "train@vae failed. Its output" in done.stderr
+    assert "failed: train@vae; not run for that reason: evaluate@vae, report" in done.stderr
+    assert not project.processes("train@vae")
+    assert sorted(project.side_by_side()) == ["evaluate@vae", "report", "train@vae"]
+    assert project.repro() == []
+
+
+def test_one_after_the_other_from_scratch_gives_the_same_hashes(
+    project: Project,
+) -> None:
     before = project.lock()
     project.repro("--force")
     after = project.lock()

@@ -1,0 +1,30 @@
+"""What this machine has to offer, without importing torch."""
+
+import os
+import subprocess
+import sys
+
+CPUS = "AUTOENCODERS_CPUS"
+
+
+def cpus() -> int:
+    """How many CPUs this process may keep busy: its share where stages run side by side, else all."""
+    share = os.environ.get(CPUS)
+    if share:
+        return int(share)
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """The GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name not in {"", "-1"}]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],  # noqa: S607
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return listed.stdout.split()

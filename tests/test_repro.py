@@ -1,0 +1,115 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import params, resources, stage
+from pipeline.params import Params
+from pipeline.repro import Plan, _work
+from tests.test_params import DEFAULT
+
+UPSTREAM = {
+    "download": set[str](),
+    "train@ae": {"download"},
+    "train@vqvae": {"download"},
+    "evaluate@ae": {"train@ae"},
+    "evaluate@vqvae": {"train@vqvae"},
+    "report": {"evaluate@ae", "evaluate@vqvae"},
+}
+
+
+def plan(*changed: str) -> Plan:
+    return Plan(UPSTREAM, set(changed), {name: _work(name, DEFAULT) for name in UPSTREAM})
+
+
+def run(plan: Plan) -> list[str]:
+    """The order in which a plan runs, one stage at a time."""
+    order = []
+    while ready := plan.ready():
+        plan.waiting.discard(ready[0])
+        plan.unfinished.discard(ready[0])
+        order.append(ready[0])
+    return order
+
+
+def test_the_longest_way_to_the_end_goes_first() -> None:
+    order = ["download", "train@vqvae", "train@ae", "evaluate@vqvae", "evaluate@ae", "report"]
+    assert run(plan("download")) == order
+
+
+def test_only_what_depends_on_a_change_runs() -> None:
+    assert run(plan("train@ae")) == ["train@ae", "evaluate@ae", "report"]
+    assert run(plan()) == []
+
+
+def test_nothing_begins_before_what_it_depends_on() -> None:
+    begun = plan("download")
+    assert begun.ready() == ["download"]
+    begun.waiting.discard("download")
+    assert begun.ready() == []  # it runs
+    begun.unfinished.discard("download")
+    assert begun.ready() == ["train@vqvae", "train@ae"]
+
+
+@pytest.mark.parametrize("broken", [{}, {"variants": None}, {"variants": {"ae": {"training": 3}}, "training": [1]}])
+def test_broken_parameters_do_not_break_the_plan(broken: dict[str, object]) -> None:
+    assert _work("train@ae", broken) > 0
+
+
+def test_cpus_are_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(resources.CPUS, "3")
+    assert resources.cpus() == 3
+    monkeypatch.delenv(resources.CPUS)
+    assert resources.cpus() >= 1
+
+
+def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-1")
+    assert resources.gpus() == ["0", "GPU-1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert resources.gpus() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs an executable script")
+def test_gpus_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert resources.gpus() == []
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho GPU-a\necho GPU-b\n")
+    tool.chmod(0o755)
+    assert resources.gpus() == ["GPU-a", "GPU-b"]
+
+
+def _where(checked: Params, variant: str, seed: int) -> tuple[int, str, int, int]:
+    return os.getpid(), variant, seed, checked.training.steps
+
+
+@pytest.mark.parametrize(("cpus", "others"), [("1", 0), ("2", 2)])
+def test_seeds_share_the_cpus(cpus: str, others: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(resources.CPUS, cpus)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    checked = params.check(DEFAULT)
+    done = stage.for_each_seed(_where, checked, "ae")
+    assert list(done) == checked.seeds
+    assert [(each[1], each[2], each[3]) for each in done.values()] == [("ae", seed, 1500) for seed in checked.seeds]
+    elsewhere = {each[0] for each in done.values()} - {os.getpid()}
+    assert len(elsewhere) <= others
+    assert bool(elsewhere) == bool(others)
+
+
+def _die(_: Params, __: str, ___: int) -> None:
+    os.kill(os.getpid(), 9)
+
+
+def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv(resources.CPUS, "2")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def work(checked: Params, _: stage.Provenance) -> None:
+        stage.for_each_seed(_die, checked, "ae")
+
+    with pytest.raises(SystemExit):
+        stage.run(work, None)
+    assert "a process was killed, most likely for want of memory" in capsys.readouterr().err
