@@ -1,67 +1,78 @@
-"""Images per second of the training loop beside a bare step: the same model, optimiser and precision, but one batch
-that is already there, no data order, no schedule, no bookkeeping. The two take turns in one process.
+"""(a) The training loop beside a bare step and beside the machine's matrix products.
 
-    python -m benchmarks.loop
+A bare step is the same model and precision under `torch.optim.Adam(fused=True)`, on one batch that is already there as
+floats, without any order of the data, schedule or bookkeeping.
 """
 
-import contextlib
-import io
 import statistics
-import time
 
 import torch
 
-from autoencoders import checkpoint, devices, training
+from autoencoders import checkpoint, training
 from autoencoders.base import Learner
+from benchmarks.measure import Table, Value, flops, peak_flops, quiet, ratio, seconds, take_turns
 from pipeline import params
 
 IMAGE = (1, 28, 28)
-STEPS = 100  # of each turn
-TURNS = 7  # the first one warms up
+STEPS = 60  # of each turn
+TURNS = 7
 
 
-def bare_steps(model: Learner, batch: torch.Tensor, optimiser: torch.optim.Optimizer) -> float:
+def bare_steps(model: Learner, batch: torch.Tensor, steps: int) -> float:
     """Images per second of bare optimiser steps on one batch of floats."""
-    generator = torch.Generator(batch.device).manual_seed(0)
-    started = time.perf_counter()
-    for _ in range(STEPS):
-        loss = model.loss(batch, batch, generator)["loss"]
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-    loss.item()  # waits for a GPU
-    return STEPS * len(batch) / (time.perf_counter() - started)
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+
+    def work() -> None:
+        for _ in range(steps):
+            optimiser.zero_grad()
+            model.loss(batch, batch, generator)["loss"].backward()
+            optimiser.step()
+
+    model.train()
+    return steps * len(batch) / seconds(work)
 
 
-def loop_steps(model: Learner, images: training.Pairs, budget: training.Budget) -> float:
+def loop_steps(model: Learner, images: torch.Tensor, steps: int, batch_size: int) -> float:
     """Images per second of the training loop, validation not counted."""
-    one = training.Pairs(images.inputs[:1], images.targets[:1])
-    with contextlib.redirect_stdout(io.StringIO()):
-        result = training.fit(model, images, one, budget, seed=0, precision="float32", label="")
+    budget = training.Budget(steps=steps, batch_size=batch_size, learning_rate=1e-4)
+    pairs, one = training.Pairs(images, images), training.Pairs(images[:2], images[:2])
+    with quiet():
+        result = training.fit(model, pairs, one, budget, seed=0, precision="float32", mode="eager", label="")
     return result.images / result.seconds
 
 
-def main() -> None:
-    """Print a table: the medians of both over the turns, and the median of their ratios."""
+def run() -> Table:
+    """Both for every training of the default parameters, on as many threads as they say."""
     checked = params.load()
-    device = devices.prepare(checked.training.device)
-    print(f"{devices.describe(device)}, torch {torch.__version__}, float32")
-    print("| variant | loop (images/s) | bare step (images/s) | loop / bare |")
-    print("|---|--:|--:|--:|")
+    torch.set_num_threads(checked.training.threads)
+    peak = peak_flops()
+    rows: list[list[Value]] = []
     for name in checked.variants:
         section = checked.variant(name)
-        batch_size = checked.budget(section.training).batch_size
-        stored = torch.randint(256, (STEPS * batch_size, *IMAGE), dtype=torch.uint8, device=device)
-        images = training.Pairs(stored, stored)
-        budget = training.Budget(steps=STEPS, batch_size=batch_size, learning_rate=1e-4)
-        model = checkpoint.build(name, IMAGE, section.arguments()).to(device)
-        optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-        batch = training.as_float(stored[:batch_size])
-        turns = [(loop_steps(model, images, budget), bare_steps(model, batch, optimiser)) for _ in range(TURNS)]
-        loop, bare = zip(*turns[1:], strict=True)
-        ratio = statistics.median(a / b for a, b in turns[1:])
-        print(f"| {name} | {statistics.median(loop):,.0f} | {statistics.median(bare):,.0f} | {ratio:.3f} |")
-
-
-if __name__ == "__main__":
-    main()
+        model = checkpoint.build(name, IMAGE, section.arguments())
+        for phase in model.phases():
+            size = checked.budget(section.training, phase.training).batch_size
+            stored = torch.randint(256, (STEPS * size, *IMAGE), dtype=torch.uint8)
+            stored = training.represent(phase, training.Pairs(stored, stored)).targets
+            batch, learner = training.as_float(stored[:size]), phase.module
+            loop, bare = take_turns(
+                [
+                    lambda m=learner, s=stored, n=size: loop_steps(m, s, STEPS, n),  # type: ignore[misc]
+                    lambda m=learner, b=batch: bare_steps(m, b, STEPS),  # type: ignore[misc]
+                ],
+                TURNS,
+            )
+            work = flops(lambda m=learner, b=batch: bare_steps(m, b, 1)) / size  # type: ignore[misc]
+            share, spread = ratio(loop, bare)
+            speed = statistics.median(loop)
+            rows.append([f"{name}, {phase.name}", speed, statistics.median(bare), share, spread,
+                         work / 1e6, speed * work / 1e9, 100 * max(loop) * work / peak])  # fmt: skip
+    note = (
+        f"Images per second on {checked.training.threads} thread(s), batch {checked.training.batch_size}, float32; "
+        f"medians of {TURNS} turns of {STEPS} steps. Large matrix products: {peak / 1e9:.0f} GFLOP/s, the best of "
+        "several, beside which the best turn stands."
+    )
+    columns = {"training": 0, "loop": 0, "bare step": 0, "loop ÷ bare": 3, "least to greatest": 0,
+               "MFLOP an image": 1, "GFLOP/s": 0, "% of the matrix products": 0}  # fmt: skip
+    return Table("(a) The loop beside a bare step and the matrix products", note, columns, rows)

@@ -1,0 +1,98 @@
+"""(d) The whole DAG on the embedded digits with one seed, in a fresh clone: cold, with nothing to do, with one variant
+changed, restored from DVC's cache; and where the time of each stage goes.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmarks.measure import Table, Value, seconds
+
+REPOSITORY = Path(__file__).parent.parent
+PARALLEL = (sys.executable, "-m", "pipeline.repro")
+SEQUENTIAL = (sys.executable, "-m", "dvc", "repro")
+
+
+class Clone:
+    """A fresh clone of the repository's last commit, on digits."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.folder = folder
+        subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(folder)], check=True)  # noqa: S603, S607
+        self.change(**{"dataset.name": "digits", "seeds": [0]} | changes)
+
+    def change(self, **changes: Any) -> None:
+        """Set parameters, named by dotted keys."""
+        path = self.folder / "params.yaml"
+        content = YAML(typ="safe", pure=True).load(path)
+        for key, value in changes.items():
+            *sections, last = key.split(".")
+            section = content
+            for name in sections:
+                section = section[name]
+            section[last] = value
+        YAML().dump(content, path)
+
+    def keep_variants(self, names: list[str]) -> None:
+        """Take the other variants out of the parameters."""
+        path = self.folder / "params.yaml"
+        content = YAML(typ="safe", pure=True).load(path)
+        content["variants"] = {name: content["variants"][name] for name in names}
+        YAML().dump(content, path)
+
+    def time(self, *command: str) -> float:
+        """Seconds that a command takes in the clone."""
+        return seconds(lambda: subprocess.run(command, cwd=self.folder, check=True, capture_output=True))  # noqa: S603
+
+    def provenance(self, name: str) -> dict[str, Any]:
+        """What a stage noted of its run, e.g. train/vae."""
+        content: dict[str, Any] = json.loads((self.folder / "provenance" / f"{name}.json").read_text())
+        return content
+
+
+def run() -> list[Table]:
+    """The DAG's times, and each stage's."""
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Clone(Path(folder) / "clone")
+        rows: list[list[Value]] = [["cold, stages side by side", clone.time(*PARALLEL)]]
+        stages = _stages(clone)
+        rows.append(["nothing to do, stages side by side", clone.time(*PARALLEL)])
+        rows.append(["nothing to do, dvc repro", clone.time(*SEQUENTIAL)])
+        clone.change(**{"variants.vae.beta": 4.0})
+        rows.append(["one variant changed", clone.time(*PARALLEL)])
+        training = sum(seed["seconds"]["training"] for seed in clone.provenance("train/vae")["seeds"].values())
+        rows.append(["… of which its training", training])
+        clone.change(**{"variants.vae.beta": 1.0})
+        rows.append(["restored from the cache", clone.time(*PARALLEL)])
+        rows.append(["cold, dvc repro --force", clone.time(*SEQUENTIAL, "--force")])
+    title = "(d) The DAG on digits, one seed"
+    return [
+        Table(title, "Seconds for the whole command, in a fresh clone.", {"": 0, "seconds": 1}, rows),
+        Table(
+            "(d) Where the time of its stages goes",
+            "Seconds, the stages run one after the other; imports are CPU seconds from the start of the process to the "
+            "first line of work, validation counts as arithmetic, "
+            "the rest is reading parameters and git, writing results and figures.",
+            {"stage": 0, "imports": 1, "data": 1, "arithmetic": 1, "the rest": 1, "work altogether": 1},
+            stages,
+        ),
+    ]
+
+
+def _stages(clone: Clone) -> list[list[Value]]:
+    variants = YAML(typ="safe", pure=True).load(clone.folder / "params.yaml")["variants"]
+    names = ["download", "corrupt", *(f"{kind}/{name}" for kind in ("train", "evaluate") for name in variants)]
+    rows: list[list[Value]] = []
+    for name in names:
+        noted = clone.provenance(name)
+        spent = [seed["seconds"] for seed in noted.get("seeds", {}).values()]
+        data = sum(each["data"] for each in spent) if spent else noted["seconds"] if "/" not in name else 0.0
+        arithmetic = sum(each["training"] + each["validation"] for each in spent) if spent else 0.0
+        rest = noted["seconds"] - data - arithmetic
+        rows.append([name.replace("/", "@"), noted["import_seconds"], data, arithmetic, rest, noted["seconds"]])
+    return rows

@@ -1,0 +1,128 @@
+"""(b) The same networks, batch size and data in our loop, as bare steps, and in Pythae 0.1.2, taking turns."""
+
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from autoencoders.base import Learner, Losses
+from autoencoders.modules.quantizer import Codebook
+from autoencoders.variants.vae import kl_to_standard_normal, reparameterise
+from benchmarks.loop import IMAGE, bare_steps, loop_steps
+from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
+
+BATCH = 64  # Pythae's default
+TURNS = 5
+SECONDS = 3.0  # of a turn, about
+
+
+class PeerVAE(Learner):
+    """Pythae's encoder and decoder under our loop, with its loss: half the squared error, and the KL divergence."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder, self.decoder = model.encoder, model.decoder
+
+    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:
+        """Pythae's VAE.loss_function."""
+        encoded = self.encoder(inputs)
+        mean, log_variance = encoded.embedding, encoded.log_covariance
+        output = self.decoder(reparameterise(mean, log_variance, generator)).reconstruction
+        error = 0.5 * (output - targets).square().flatten(1).sum(1)
+        return {"loss": (error + kl_to_standard_normal(mean, log_variance)).mean()}
+
+
+class PeerVQVAE(Learner):
+    """Pythae's encoder and decoder around our codebook, with its loss."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder, self.decoder = model.encoder, model.decoder
+        self.codebook = Codebook(model.model_config.num_embeddings, model.model_config.embedding_dim)
+
+    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:
+        """Pythae's VQVAE.loss_function, its quantisation losses summed per image instead of averaged."""
+        quantized = self.codebook(self.encoder(inputs).embedding, generator)
+        error = F.mse_loss(self.decoder(quantized.z_q).reconstruction, targets, reduction="none").flatten(1).sum(1)
+        return {"loss": error.mean() + quantized.codebook_loss + 0.25 * quantized.commitment_loss}
+
+
+def networks() -> dict[str, tuple[Callable[[], Any], type[Learner]]]:
+    """Pythae's models by name, each with the learner that puts its networks under our loop."""
+    warnings.filterwarnings("ignore", module="pythae")
+    from pythae import models  # noqa: PLC0415 - of this benchmark alone
+    from pythae.models.nn.benchmarks import mnist as nets  # noqa: PLC0415
+
+    vae = models.VAEConfig(input_dim=IMAGE, latent_dim=16)
+    vq = models.VQVAEConfig(input_dim=IMAGE, latent_dim=16)
+    return {
+        "VAE, its default MLP": (lambda: models.VAE(vae), PeerVAE),
+        "VAE, its ResNet for MNIST": (
+            lambda: models.VAE(vae, nets.Encoder_ResNet_VAE_MNIST(vae), nets.Decoder_ResNet_AE_MNIST(vae)), PeerVAE),
+        "VAE, its convolutions for MNIST": (
+            lambda: models.VAE(vae, nets.Encoder_Conv_VAE_MNIST(vae), nets.Decoder_Conv_AE_MNIST(vae)), PeerVAE),
+        "VQ-VAE, its ResNet for MNIST": (
+            lambda: models.VQVAE(vq, nets.Encoder_ResNet_VQVAE_MNIST(vq), nets.Decoder_ResNet_VQVAE_MNIST(vq)),
+            PeerVQVAE),
+    }  # fmt: skip
+
+
+def trainer(model: Any, images: Tensor) -> Any:
+    """Pythae's trainer with its default configuration, ready to `train_step`."""
+    from pythae.data.datasets import BaseDataset  # noqa: PLC0415
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig  # noqa: PLC0415
+
+    folder = tempfile.mkdtemp()
+    configuration = BaseTrainerConfig(output_dir=folder, per_device_train_batch_size=BATCH, no_cuda=True)
+    made = BaseTrainer(model, BaseDataset(images, torch.zeros(len(images))), training_config=configuration)
+    made.prepare_training()
+    return made
+
+
+def pythae_steps(model: Any, images: Tensor) -> float:
+    """Images per second of one epoch of Pythae's training step."""
+    with quiet():
+        made = trainer(model, images)
+        started = time.perf_counter()
+        made.train_step(1)
+    return len(images) / (time.perf_counter() - started)
+
+
+def run() -> Table:
+    """All of Pythae's networks on all cores."""
+    torch.set_num_threads(cores())
+    rows: list[list[Value]] = []
+    for name, (build, learner) in networks().items():
+        torch.manual_seed(0)
+        theirs = build()
+        ours = learner(build()).to(memory_format=torch.channels_last)  # as the pipeline lays out its models
+        plain = learner(build())
+        parameters = sum(parameter.numel() for parameter in ours.parameters())
+        batch = torch.rand(BATCH, *IMAGE)
+        bare_steps(plain, batch, 2)
+        steps = max(3, int(SECONDS * bare_steps(plain, batch, 3) / BATCH))
+        stored = torch.randint(256, (steps * BATCH, *IMAGE), dtype=torch.uint8)
+        floats = stored.float() / 255
+        loop, bare, peer = take_turns(
+            [
+                lambda m=ours, s=stored, n=steps: loop_steps(m, s, n, BATCH),  # type: ignore[misc]
+                lambda m=ours, b=batch, n=steps: bare_steps(m, b, n),  # type: ignore[misc]
+                lambda m=theirs, f=floats: pythae_steps(m, f),  # type: ignore[misc]
+            ],
+            TURNS,
+        )
+        medians = [statistics.median(each) for each in (loop, bare, peer)]
+        rows.append([name, parameters / 1e6, *medians, ratio(loop, bare)[0], *ratio(loop, peer)])
+    note = (
+        f"Images per second on {cores()} threads, float32, batch {BATCH}; medians of {TURNS} turns of about "
+        f"{SECONDS:.0f} s. The networks are Pythae's own; ours are laid out channels last, as the pipeline does it."
+    )
+    columns = {"network": 0, "million parameters": 2, "our loop": 0, "bare step": 0, "Pythae": 0,
+               "ours ÷ bare": 3, "ours ÷ Pythae": 2, "least to greatest": 0}  # fmt: skip
+    return Table("(b) The same network in our loop and in Pythae", note, columns, rows)

@@ -1,0 +1,149 @@
+"""(c) Quality after the same time on the CPU: our defaults and Pythae's, each on one thread, side by side.
+
+One contestant is a process of its own: `python -m benchmarks.quality ours vae 60` prints what it came to as JSON.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import typer
+from torch import Tensor
+from torch.nn import functional as F
+
+from autoencoders import checkpoint, data, training
+from autoencoders.variants.vae import kl_to_standard_normal, reparameterise
+from benchmarks.measure import Table, Value, quiet
+from benchmarks.peer import trainer
+from pipeline import params, paths
+
+BUDGETS = (60.0, 180.0)  # seconds
+MEASURES = {"ae": "MSE", "vae": "−ELBO (nats)"}
+BATCH = 250
+MARGIN = 0.95  # of the time that the trial foretells is planned for, so that the budget is not overrun
+
+
+def splits() -> tuple[Tensor, Tensor, Tensor]:
+    """MNIST as the pipeline splits it: train, validation, test; uint8."""
+    checked = params.load().dataset
+    with quiet():
+        files, _ = data.fetch("mnist", paths.RAW / "mnist")
+    everything, test = data.DATASETS["mnist"].parse(files)
+    train, validation = data.hold_out(everything, checked.validation, checked.seed)
+    return tuple(torch.from_numpy(split["images"]) for split in (train, validation, test))  # type: ignore[return-value]
+
+
+def ours(variant: str, seconds: float) -> dict[str, float]:
+    """Train our variant with its default parameters but for the steps, as many as fit into the time."""
+    checked = params.load()
+    train, validation, test = splits()
+    pairs, held_out = training.Pairs(train, train), training.Pairs(validation, validation)
+
+    def fit(steps: int) -> tuple[Any, float]:
+        torch.manual_seed(0)
+        model = checkpoint.build(variant, data.DATASETS["mnist"].image, checked.variant(variant).arguments())
+        model.start_from(training.as_float(train[:1000]))
+        budget = checked.budget(checked.variant(variant).training, {"steps": steps})
+        started = time.process_time()
+        with quiet():
+            training.fit(model, pairs, held_out, budget, seed=0, precision="float32", mode="eager", label="")
+        return model.eval(), time.process_time() - started
+
+    fit(10)
+    trial = 100
+    model, took = fit(int(trial * seconds * MARGIN / fit(trial)[1]))
+    generator = torch.Generator().manual_seed(0)
+
+    def measure(x: Tensor) -> Tensor:
+        if variant == "ae":
+            return F.mse_loss(model.reconstruct(x), x)
+        distortion, rate = model.bound(x, x, generator)
+        return (distortion + rate).mean()
+
+    return {"seconds": took, "value": over(test, measure)}
+
+
+def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
+    """Train Pythae's model with its default networks and trainer; measured after the first epoch past each budget."""
+    from pythae import models  # noqa: PLC0415 - of this benchmark alone
+
+    train, _, test = splits()
+    size = {"input_dim": data.DATASETS["mnist"].image, "latent_dim": params.load().variant(variant).arguments()["code"]}
+    torch.manual_seed(0)
+    model = (models.AE(models.AEConfig(**size)) if variant == "ae"
+             else models.VAE(models.VAEConfig(**size, reconstruction_loss="bce")))  # fmt: skip
+
+    def measure(x: Tensor) -> Tensor:
+        encoded = model.encoder(x)
+        if variant == "ae":
+            return F.mse_loss(model.decoder(encoded.embedding).reconstruction, x)
+        mean, log_variance = encoded.embedding, encoded.log_covariance
+        output = model.decoder(reparameterise(mean, log_variance, torch.Generator().manual_seed(0))).reconstruction
+        distortion = F.binary_cross_entropy(output, x, reduction="none").flatten(1).sum(1)
+        return (distortion + kl_to_standard_normal(mean, log_variance)).mean()
+
+    with quiet():
+        made = trainer(model, train.float() / 255)
+    results, took, epoch = [], 0.0, 0
+    for budget in budgets:
+        while took < budget:
+            epoch += 1
+            started = time.process_time()
+            with quiet():
+                made.train_step(epoch)
+            took += time.process_time() - started
+        model.eval()
+        results.append({"seconds": took, "value": over(test, measure)})
+        model.train()
+    return results
+
+
+@torch.no_grad()
+def over(test: Tensor, measure: Callable[[Tensor], Tensor]) -> float:
+    """The mean of a measure over the test images."""
+    values = [measure(training.as_float(x)) for x in test.split(BATCH)]
+    return float(torch.stack(values).double().mean())
+
+
+def run() -> Table:
+    """All pairs; the two contestants of a pair run side by side."""
+    rows: list[list[Value]] = []
+    for variant, name in MEASURES.items():
+        theirs = _contestant("pythae", variant, *BUDGETS)
+        mine = [_result(_contestant("ours", variant, budget))[0] for budget in BUDGETS]
+        for budget, a, b in zip(BUDGETS, mine, _result(theirs), strict=True):
+            rows.append([f"{variant}, {budget:.0f} s: {name}", a["value"], b["value"], a["seconds"], b["seconds"]])
+    note = (
+        "On MNIST's test images, less is better; one thread each. Ours are the default parameters with as many steps "
+        "as fit; Pythae's are its default networks and trainer with the same size of the code (MLP, batch 64, Adam at "
+        "0.0001), the VAE with the same Bernoulli likelihood, measured after the first whole epoch past the time."
+    )
+    columns = {"": 0, "ours": 5, "Pythae": 5, "seconds, ours": 0, "seconds, Pythae": 0}
+    return Table("(c) Quality after the same time on the CPU", note, columns, rows)
+
+
+def _contestant(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.quality", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+
+
+def _result(contestant: subprocess.Popen[str]) -> list[dict[str, float]]:
+    output, _ = contestant.communicate()
+    if contestant.returncode:
+        sys.exit(f"a contestant failed: {contestant.args!r}")
+    result: list[dict[str, float]] = json.loads(output.splitlines()[-1])
+    return result
+
+
+def main(who: str, variant: str, budgets: list[float]) -> None:
+    """One contestant."""
+    torch.set_num_threads(1)
+    print(json.dumps(pythae(variant, *budgets) if who == "pythae" else [ours(variant, each) for each in budgets]))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,69 @@
+"""(e) Cost against work: what doubling one thing does to the time, the others as in the default parameters.
+
+A slope is that of the time in a double-logarithmic plot, from one row to the next: 0 costs nothing more, 1 is
+proportional; it bends where the slope changes.
+"""
+
+import math
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoencoders import checkpoint
+from benchmarks.dag import PARALLEL, Clone
+from benchmarks.loop import IMAGE, loop_steps
+from benchmarks.measure import Table, Value
+from pipeline import params
+
+STEPS = 30
+TURNS = 3
+SCALES: dict[str, list[int]] = {
+    "images in a batch": [1, 4, 16, 64, 256, 1024],
+    "feature maps": [4, 16, 64, 128, 256],
+    "numbers in the code": [2, 32, 256, 1024, 4096],
+    "pixels along a side": [8, 28, 64, 128],
+}
+
+
+def run() -> list[Table]:
+    """Steps of the AE, then whole DAGs with more seeds and more variants."""
+    return [_steps(), _dags()]
+
+
+def _steps() -> Table:
+    checked = params.load()
+    torch.set_num_threads(checked.training.threads)
+    arguments = checked.variant("ae").arguments()
+    rows: list[list[Value]] = []
+    for what, sizes in SCALES.items():
+        previous: tuple[int, float] | None = None
+        for size in sizes:
+            batch = size if what == "images in a batch" else checked.training.batch_size
+            image = (1, size, size) if what == "pixels along a side" else IMAGE
+            changed: dict[str, Any] = {"feature maps": {"width": size}, "numbers in the code": {"code": size}}
+            model = checkpoint.build("ae", image, arguments | changed.get(what, {}))
+            stored = torch.randint(256, (STEPS * batch, *image), dtype=torch.uint8)
+            loop_steps(model, stored, 3, batch)
+            took = 1000 * batch / statistics.median(loop_steps(model, stored, STEPS, batch) for _ in range(TURNS))
+            slope = math.log(took / previous[1]) / math.log(size / previous[0]) if previous else None
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            rows.append([what, float(size), float(parameters), took, 1000 * batch / took, slope])
+            previous = size, took
+    note = f"The AE's training loop on one thread, medians of {TURNS} turns of {STEPS} steps."
+    columns = {"what": 0, "how much": 0, "parameters": 0, "ms a step": 2, "images a second": 0, "slope": 2}
+    return Table("(e) Cost of a step against work", note, columns, rows)
+
+
+def _dags() -> Table:
+    every = list(params.load().variants)
+    rows: list[list[Value]] = []
+    for seeds, variants in ((1, 1), (4, 1), (1, len(every))):
+        with tempfile.TemporaryDirectory() as folder:
+            clone = Clone(Path(folder) / "clone", seeds=list(range(seeds)), **{"training.steps": 100})
+            clone.keep_variants(every[:variants])
+            rows.append([f"{seeds} seed(s), {variants} variant(s)", clone.time(*PARALLEL)])
+    note = "Seconds for the whole DAG on digits, cold, stages and seeds side by side, 100 steps for each training."
+    return Table("(e) Cost of the DAG against seeds and variants", note, {"": 0, "seconds": 1}, rows)
