@@ -12,6 +12,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -147,6 +148,7 @@ class Runner:
             errors="replace", start_new_session=True,
         ) as process:  # fmt: skip
             CHILDREN.add(process.pid)
+            threading.Thread(target=_clean_up, args=[process]).start()
             for line in process.stdout or ():
                 file.write(line)
                 if line.startswith("Running stage"):
@@ -156,9 +158,7 @@ class Runner:
                 elif line.startswith("To track the changes"):
                     ran = False  # what follows is DVC's advice
                 elif ran and line.strip() and not line.startswith(("> ", "Updating lock")):
-                    print(f"{name} | {line}", end="", flush=True)
-        CHILDREN.discard(process.pid)
-        _kill(process.pid, signal.SIGKILL)  # a killed DVC leaves its stage running
+                    _print(f"{name} | {line}")
         self.slots.put(gpu)
         what = what if process.returncode == 0 else "failed"
         self._say(what, name, f"{time.monotonic() - began:.1f} s")
@@ -166,10 +166,21 @@ class Runner:
 
     def _say(self, what: str, name: str, remark: str) -> None:
         seconds = int(time.monotonic() - self.started)
-        print(f"{seconds // 60:3d}:{seconds % 60:02d}  {what:9}  {name}  ({remark})", flush=True)
+        _print(f"{seconds // 60:3d}:{seconds % 60:02d}  {what:9}  {name}  ({remark})\n")
 
 
-CHILDREN: set[int] = set()
+CHILDREN: set[int] = set()  # the process groups of what runs
+
+
+def _clean_up(process: subprocess.Popen[str]) -> None:
+    """Once DVC is over nothing of its stage may go on: a killed DVC leaves it running, and waited for."""
+    process.wait()
+    CHILDREN.discard(process.pid)
+    _kill(process.pid, signal.SIGKILL)
+
+
+def _print(line: str) -> None:
+    print(line, end="", flush=True)  # in one piece: other threads print, too
 
 
 @contextmanager

@@ -102,14 +102,14 @@ class Project:
         assert done.returncode == 0, done.stdout + done.stderr
         return outcomes(done.stdout, "done")
 
-    def processes(self, stage: str) -> list[psutil.Process]:
-        """What runs in this project for a stage, DVC's own process aside."""
-        return [p for p in psutil.process_iter() if self._works_at(p, stage)]
+    def processes(self, stage: str, module: str) -> list[psutil.Process]:
+        """What runs in this project for a stage: `python -m module … stage`."""
+        return [p for p in psutil.process_iter() if self._works_at(p, stage, module)]
 
-    def _works_at(self, process: psutil.Process, stage: str) -> bool:
+    def _works_at(self, process: psutil.Process, stage: str, module: str) -> bool:
         try:
             command = process.cmdline()
-            return "pipeline.train" in command and stage in command and process.cwd() == str(self.folder.resolve())
+            return {"-m", module, stage} <= set(command) and process.cwd() == str(self.folder.resolve())
         except psutil.Error:  # over, or not ours
             return False
 
@@ -291,24 +291,25 @@ def test_a_removed_variant_leaves_the_report(project: Project) -> None:
     assert "mean" not in pd.read_csv(project.folder / "reports" / "comparison.csv")["variant"].tolist()
 
 
-def test_a_killed_stage_leaves_the_others_results_and_a_clean_rerun(project: Project) -> None:
+@pytest.mark.parametrize(("victim", "width"), [("pipeline.train", 16), ("dvc", 24)])
+def test_a_killed_stage_leaves_the_others_results_and_a_clean_rerun(project: Project, victim: str, width: int) -> None:
     params = project.params()
     for name in ("ae", "vae"):
-        params["variants"][name]["width"] = 16
+        params["variants"][name]["width"] = width
     project.write_params(params)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = pool.submit(project.run, *SIDE_BY_SIDE)
-        while not (victims := project.processes("train@vae")):
+        while not project.processes("train@vae", "pipeline.train"):
             assert not running.done(), running.result().stdout
             time.sleep(0.05)
-        victims[0].kill()
+        project.processes("train@vae", victim)[0].kill()
     done = running.result()
     assert done.returncode == 1
     assert outcomes(done.stdout, "done") == ["train@ae", "evaluate@ae"]
     assert outcomes(done.stdout, "failed") == ["train@vae"]
     assert "train@vae failed. Its output" in done.stderr
     assert "failed: train@vae; not run for that reason: evaluate@vae, report" in done.stderr
-    assert not project.processes("train@vae")
+    assert not project.processes("train@vae", "pipeline.train")
     assert sorted(project.side_by_side()) == ["evaluate@vae", "report", "train@vae"]
     assert project.repro() == []
 
