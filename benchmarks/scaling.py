@@ -18,7 +18,7 @@ from benchmarks.loop import IMAGE, loop_steps
 from benchmarks.measure import Table, Value
 from pipeline import params
 
-STEPS = 30
+STEPS = 10
 TURNS = 3
 SCALES: dict[str, list[int]] = {
     "images in a batch": [1, 4, 16, 64, 256, 1024],
