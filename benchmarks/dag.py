@@ -75,8 +75,8 @@ def run() -> list[Table]:
         Table(title, "Seconds for the whole command, in a fresh clone.", {"": 0, "seconds": 1}, rows),
         Table(
             "(d) Where the time of its stages goes",
-            "Seconds, in the cold run with stages side by side; imports are CPU seconds from the start of the process to the "
-            "first line of work, validation counts as arithmetic, "
+            "Seconds, in the cold run with stages side by side; imports are CPU seconds from the start of the process "
+            "to the first line of work, validation counts as arithmetic, "
             "the rest is reading parameters and git, writing results and figures.",
             {"stage": 0, "imports": 1, "data": 1, "arithmetic": 1, "the rest": 1, "work altogether": 1},
             stages,
