@@ -26,24 +26,25 @@ class Clone:
         subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(folder)], check=True)  # noqa: S603, S607
         self.change(**{"dataset.name": "digits", "seeds": [0]} | changes)
 
+    def parameters(self) -> Any:
+        """What stands in its params.yaml."""
+        return YAML(typ="safe", pure=True).load(self.folder / "params.yaml")
+
     def change(self, **changes: Any) -> None:
         """Set parameters, named by dotted keys."""
-        path = self.folder / "params.yaml"
-        content = YAML(typ="safe", pure=True).load(path)
+        content = self.parameters()
         for key, value in changes.items():
             *sections, last = key.split(".")
             section = content
             for name in sections:
                 section = section[name]
             section[last] = value
-        YAML().dump(content, path)
+        YAML().dump(content, self.folder / "params.yaml")
 
     def keep_variants(self, names: list[str]) -> None:
         """Take the other variants out of the parameters."""
-        path = self.folder / "params.yaml"
-        content = YAML(typ="safe", pure=True).load(path)
-        content["variants"] = {name: content["variants"][name] for name in names}
-        YAML().dump(content, path)
+        variants = self.parameters()["variants"]
+        self.change(variants={name: variants[name] for name in names})
 
     def time(self, *command: str) -> float:
         """Seconds that a command takes in the clone."""
@@ -85,7 +86,7 @@ def run() -> list[Table]:
 
 
 def _stages(clone: Clone) -> list[list[Value]]:
-    variants = YAML(typ="safe", pure=True).load(clone.folder / "params.yaml")["variants"]
+    variants = clone.parameters()["variants"]
     names = ["download", "corrupt", *(f"{kind}/{name}" for kind in ("train", "evaluate") for name in variants)]
     rows: list[list[Value]] = []
     for name in names:
