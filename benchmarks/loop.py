@@ -10,6 +10,7 @@ import torch
 
 from autoencoders import checkpoint, training
 from autoencoders.base import Learner
+from autoencoders.budget import Budget
 from benchmarks.measure import Table, Value, flops, peak_flops, quiet, ratio, seconds, take_turns
 from pipeline import params
 
@@ -35,7 +36,7 @@ def bare_steps(model: Learner, batch: torch.Tensor, steps: int) -> float:
 
 def loop_steps(model: Learner, images: torch.Tensor, steps: int, batch_size: int) -> float:
     """Images per second of the training loop, validation not counted."""
-    budget = training.Budget(steps=steps, batch_size=batch_size, learning_rate=1e-4)
+    budget = Budget(steps=steps, batch_size=batch_size, learning_rate=1e-4)
     pairs, one = training.Pairs(images, images), training.Pairs(images[:2], images[:2])
     with quiet():
         result = training.fit(model, pairs, one, budget, seed=0, precision="float32", mode="eager", label="")

@@ -1,17 +1,19 @@
 """evaluate@variant: measure every seed of one variant on the test split and draw its figures."""
 
+import itertools
 import math
+import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import typer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autoencoders import checkpoint, devices, evaluation, figures
+from autoencoders import checkpoint, devices, evaluation, figures, variants
 from autoencoders.base import Autoencoder
 from autoencoders.training import as_float
 from pipeline import paths, stage
@@ -66,6 +68,7 @@ def _of_each_class(labels: Tensor, count: int) -> Tensor:
 
 def evaluate(params: Params, variant: str, seed: int) -> dict[str, Any]:
     """Metrics and figures of one seed; for a diverged one nothing but the fact."""
+    about = (variants.find(variant).__doc__ or "").strip()
     outcome = stage.read_json(paths.MODELS / variant / f"seed{seed}.json")
     diverged = [
         f"{phase} diverged in epoch {end['diverged_in_epoch']}"
@@ -73,7 +76,7 @@ def evaluate(params: Params, variant: str, seed: int) -> dict[str, Any]:
         if end["diverged_in_epoch"]
     ]
     if diverged:
-        return {"status": diverged[0], "metrics": {}, "undefined": {}}
+        return {"status": diverged[0], "about": about, "metrics": {}, "undefined": {}}
     device = devices.prepare(params.training.device, params.training.threads)
     images = _load_images(params.evaluation.images, device)
     model = checkpoint.load(paths.MODELS / variant / f"seed{seed}.safetensors", device)
@@ -85,7 +88,7 @@ def evaluate(params: Params, variant: str, seed: int) -> dict[str, Any]:
     history = paths.MODELS / variant / f"seed{seed}.csv"
     best = {phase: end["best_epoch"] for phase, end in outcome.items()}
     _draw(params, model, images, best, history=history, folder=paths.EVALUATION / variant / f"seed{seed}")
-    return {"status": "finished", "metrics": values, "undefined": dict(model.undefined) | infinite}
+    return {"status": "finished", "about": about, "metrics": values, "undefined": dict(model.undefined) | infinite}
 
 
 def _draw(
@@ -96,11 +99,11 @@ def _draw(
     x = as_float(images.test[images.shown])
     noisy = {name: as_float(copies[images.shown]) for name, copies in images.noisy.items()}
     for name, rows in evaluation.pictures(model, x, noisy, images.test, **settings).items():
-        figures.images(rows, folder / f"{name}.png")
+        figures.images([(label, row.cpu().numpy()) for label, row in rows], folder / f"{name}.png")
     if "code_usage" not in model.undefined:
         batches = evaluation.batches(images.test, params.evaluation.batch_size)
-        figures.code_usage(model.code_counts(batches), folder / "code_usage.png")
-    figures.learning_curves(pd.read_csv(history), best, folder / "learning_curves.png")
+        figures.code_usage(model.code_counts(batches).cpu().numpy(), folder / "code_usage.png")
+    figures.learning_curves(stage.read_history(history), best, folder / "learning_curves.png")
     corrupted = noisy[params.corruption.train.name]
     with torch.no_grad():
         examples = {"original": x, "reconstruction": model.reconstruct(x)}
@@ -111,14 +114,23 @@ def _draw(
 def _write_means(variant: str, results: dict[int, dict[str, Any]]) -> None:
     """What `dvc metrics` and `dvc plots` show: means over the seeds that finished."""
     finished = {seed: result["metrics"] for seed, result in results.items() if result["metrics"]}
-    means = pd.DataFrame(finished.values()).mean().to_dict()
+    measured = dict.fromkeys(name for metrics in finished.values() for name in metrics)
+    means = {name: _mean(finished.values(), name) for name in measured}
     stage.write_json(paths.REPORTS / "metrics" / f"{variant}.json", means)
-    histories = pd.concat(pd.read_csv(paths.MODELS / variant / f"seed{seed}.csv") for seed in finished or results)
-    curves = histories.groupby(["phase", "epoch"], sort=False)[["train_loss", "validation_loss"]].mean().reset_index()
-    curves = curves[curves["phase"] == curves["phase"].iloc[0]]
-    path = paths.REPORTS / "curves" / f"{variant}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    curves.drop(columns="phase").to_csv(path, index=False)
+    histories = [stage.read_history(paths.MODELS / variant / f"seed{seed}.csv") for seed in finished or results]
+    first_phase = histories[0][0]["phase"]
+    epochs: dict[int, list[dict[str, Any]]] = {}
+    for row in itertools.chain(*histories):
+        if row["phase"] == first_phase:
+            epochs.setdefault(row["epoch"], []).append(row)
+    losses = ("train_loss", "validation_loss")
+    curves = [{"epoch": epoch} | {name: _mean(rows, name) for name in losses} for epoch, rows in epochs.items()]
+    stage.write_csv(curves, paths.REPORTS / "curves" / f"{variant}.csv")
+
+
+def _mean(rows: Iterable[Mapping[str, float]], name: str) -> float:
+    """The mean of one value over the rows that have it."""
+    return statistics.fmean(row[name] for row in rows if name in row)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""report: set all variants side by side, as CSV, Markdown and one HTML file, and hand the results to MLflow."""
+"""report: set all variants side by side, as CSV, Markdown and one HTML file."""
 
 import shutil
 from typing import Any
 
 import pandas as pd
 import typer
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 
-from autoencoders import figures, report, variants
+from autoencoders import figures, report
 from autoencoders.report import Figure, Section
-from pipeline import paths, results, stage, track
+from pipeline import paths, results, stage
 from pipeline.params import PARAMS, Params
 from pipeline.results import Result
 
@@ -42,8 +42,8 @@ CLAIMS = (
 )
 
 
-def work(params: Params, provenance: stage.Provenance) -> None:
-    """Write the three reports and the figures that they show, then MLflow's runs."""
+def work(params: Params, _: stage.Provenance) -> None:
+    """Write the three reports and the figures that they show."""
     collected = results.collect(params)
     rows = pd.DataFrame([_row(params, result) for result in collected])
     paths.REPORTS.mkdir(exist_ok=True)
@@ -56,7 +56,6 @@ def work(params: Params, provenance: stage.Provenance) -> None:
         text = report.render(f"comparison.{extension}.j2", context)
         (paths.REPORTS / f"comparison.{extension}").write_text(text, encoding="utf-8")
     print((paths.REPORTS / "comparison.md").read_text(encoding="utf-8").split("### ")[1])
-    track.work(params, provenance)
 
 
 def _row(params: Params, result: Result) -> dict[str, Any]:
@@ -94,8 +93,7 @@ def _row(params: Params, result: Result) -> dict[str, Any]:
 def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dict[str, Any]:
     """What the templates show."""
     finished = rows[rows["status"] == "finished"]
-    arguments = [params.variant(name).arguments() for name in params.variants]
-    likelihoods = [each["likelihood"] for each in arguments if "likelihood" in each]
+    likelihoods = [section["likelihood"] for section in params.variants.values() if "likelihood" in section]
 
     def table(title: str, note: str, columns: dict[str, report.Column]) -> report.Table:
         return report.table(title, note, finished, columns, likelihoods)
@@ -211,7 +209,7 @@ def _shown(variant: str, collected: list[Result]) -> Result | None:
 
 def _section(variant: str, collected: list[Result]) -> Section:
     """A variant's own figures, of its first seed that finished."""
-    about = (variants.find(variant).__doc__ or "").strip()
+    about = next(result.about for result in collected if result.variant == variant)
     result = _shown(variant, collected)
     if result is None:
         return Section(variant, f"{about} No seed finished.")
@@ -238,4 +236,4 @@ def _undefined(collected: list[Result]) -> list[tuple[str, list[str]]]:
 
 
 if __name__ == "__main__":
-    typer.run(lambda: stage.run(work, None))
+    typer.run(lambda: stage.run(work, None, variants=False))

@@ -20,6 +20,7 @@ class Result:
     variant: str
     seed: int
     status: str  # "finished", or what went wrong
+    about: str  # the variant, in a sentence
     metrics: dict[str, float]
     undefined: dict[str, str]  # metric or figure → why there is none
     outcome: dict[str, dict[str, int]]  # phase → best_epoch, diverged_in_epoch

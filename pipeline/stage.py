@@ -2,6 +2,7 @@
 what a user can mend into one sentence with nothing lost.
 """
 
+import csv
 import errno
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
@@ -18,7 +19,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-import torch
 from safetensors import SafetensorError
 
 from autoencoders.errors import UserError
@@ -32,14 +32,17 @@ PACKAGES = ("torch", "numpy", "mlflow", "dvc")
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def run(work: Callable[[params.Params, Provenance], None], provenance_file: Path | None) -> None:
+def run(
+    work: Callable[[params.Params, Provenance], None], provenance_file: Path | None, *, variants: bool = True
+) -> None:
     """Do a stage's `work` on the checked parameters and write down where and how it was done.
 
-    `work` may add to the provenance. It goes to a file of its own, since it differs between equal runs.
+    `work` may add to the provenance. It goes to a file of its own, since it differs between equal runs. Without
+    `variants`, their sections are left as they are: checking them means importing torch.
     """
     try:
         imported = time.process_time()
-        checked = params.load()
+        checked = params.load(variants=variants)
         provenance = _provenance() | {"import_seconds": round(imported, 2)}
         started = time.perf_counter()
         work(checked, provenance)
@@ -57,12 +60,15 @@ def run(work: Callable[[params.Params, Provenance], None], provenance_file: Path
 
 def for_each_seed(work: Callable[[params.Params, str, int], T], checked: params.Params, variant: str) -> dict[int, T]:
     """`work(parameters, variant, seed)` for every seed: on a CPU several at once, each in a process of its own."""
+    import torch  # noqa: PLC0415 - `work` has imported it; the stages that need none of it come here, too
+
     on_gpu = checked.training.device != "cpu" and torch.cuda.is_available()
     workers = 1 if on_gpu else min(len(checked.seeds), resources.cpus() // checked.training.threads)
     if workers <= 1:
         return {seed: work(checked, variant, seed) for seed in checked.seeds}
-    # A fresh process: a forked one could inherit locks of threads that it does not have.
-    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
+    # A fork saves importing torch again, and is safe while no thread of ours has run. Apple's libraries have their own.
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
         content = checked.model_dump()
         done = {seed: pool.submit(_in_worker, work, content, variant, seed) for seed in checked.seeds}
         return {seed: future.result() for seed, future in done.items()}
@@ -81,6 +87,25 @@ def write_json(path: Path, content: object) -> None:
 def read_json(path: Path) -> Any:
     """The content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows that need not all have the same columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list({name: None for row in rows for name in row}), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The rows of a training's history: phase, epoch, and the losses that the phase has."""
+    kinds: dict[str, type] = {"phase": str, "epoch": int}
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            {name: kinds.get(name, float)(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]
 
 
 def _provenance() -> Provenance:
@@ -108,7 +133,7 @@ def _what_to_mend(error: BaseException) -> str | None:
     """A problem that the user can mend as a sentence; None if `error` is something else."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
         return "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, or free some"
     if isinstance(error, BrokenProcessPool):
         return f"a process was killed, most likely for want of memory: try fewer at once, with {resources.CPUS}=1"

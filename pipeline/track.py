@@ -1,9 +1,10 @@
-"""Project the results on disk to MLflow. A problem with MLflow is a warning: the results on disk are the truth."""
+"""track: project the results on disk to MLflow. A problem with it is a warning: the results on disk are the truth."""
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import typer
 
 from autoencoders import tracking
@@ -30,7 +31,7 @@ def work(params: Params, _: stage.Provenance) -> None:
 
 def _run(result: results.Result) -> tracking.Run:
     training = result.training
-    parameters = pd.json_normalize(result.parameters).iloc[0].to_dict()
+    parameters = dict(_flat(result.parameters))
     name = str(parameters["dataset.name"])
     changed = training["uncommitted_changes"]
     return tracking.Run(
@@ -39,7 +40,7 @@ def _run(result: results.Result) -> tracking.Run:
         started=result.cost["started"],
         ended=result.cost["ended"],
         diverged=result.status != "finished",
-        parameters={str(key).replace("seeds", "seed"): value for key, value in parameters.items()},
+        parameters={key.replace("seeds", "seed"): value for key, value in parameters.items()},
         tags={
             "variant": result.variant,
             "status": result.status,
@@ -55,7 +56,7 @@ def _run(result: results.Result) -> tracking.Run:
             **{f"undefined.{name}": reason for name, reason in result.undefined.items()},
             **{f"version.{name}": number for name, number in training["packages"].items()},
         },
-        history=pd.read_csv(result.history),
+        history=stage.read_history(result.history),
         metrics=result.metrics | results.costs(result),
         figures=sorted(result.folder.glob("*.png")),
         weights=result.weights,
@@ -65,5 +66,14 @@ def _run(result: results.Result) -> tracking.Run:
     )
 
 
+def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings by dotted keys."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 if __name__ == "__main__":
-    typer.run(lambda: stage.run(work, None))
+    typer.run(lambda: stage.run(work, None, variants=False))

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from autoencoders import training
+from autoencoders.budget import Budget
 from autoencoders.checkpoint import build
-from autoencoders.training import Budget, Pairs, fit, represent
+from autoencoders.training import Pairs, fit, represent
 from tests.conftest import IMAGE, PARAMETERS, squares
 
 FILE = Path(__file__).with_name("golden.json")

@@ -1,5 +1,7 @@
 import errno
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,23 @@ def test_bad_parameters_stop_before_the_work(folder: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         _raise(AssertionError("the work began"))
     assert "params.yaml: dataset is 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "unused"),
+    [
+        ("train", {"pandas", "matplotlib", "mlflow"}),
+        ("evaluate", {"pandas", "mlflow"}),
+        ("report", {"torch", "mlflow"}),
+        ("track", {"torch", "matplotlib"}),
+        ("repro", {"torch", "pandas", "matplotlib", "mlflow"}),
+    ],
+)
+def test_a_stage_imports_what_it_uses(stage: str, unused: set[str]) -> None:
+    script = f"import sys, pipeline.{stage}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert f"pipeline.{stage}" in done.stdout.split()
+    assert not unused & set(done.stdout.split())
 
 
 def test_undefined_numbers_are_never_written(folder: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -37,7 +36,9 @@ def run(tmp_path: Path) -> Run:
         diverged=False,
         parameters={"ae.code": 4},
         tags={"device": "cpu"},
-        history=pd.DataFrame({"phase": ["autoencoder"] * 2, "epoch": [1, 2], "train_loss": [3.0, math.nan]}),
+        history=[
+            {"phase": "autoencoder", "epoch": epoch, "train_loss": loss} for epoch, loss in ((1, 3.0), (2, math.nan))
+        ],
         metrics={"mse": 0.5, "neg_elbo": math.nan, "psnr": math.inf},
         figures=[figure],
         weights=weights,

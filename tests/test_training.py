@@ -10,9 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoencoders import training, variants
 from autoencoders.base import Autoencoder, Learner, Losses
+from autoencoders.budget import Budget, Mode
 from autoencoders.checkpoint import build
 from autoencoders.errors import UserError
-from autoencoders.training import Budget, Pairs, fit, represent, validate
+from autoencoders.training import Pairs, fit, represent, validate
 from tests.conftest import IMAGE, PARAMETERS
 
 BUDGET = Budget(steps=10, batch_size=16, learning_rate=0.01)
@@ -166,7 +167,7 @@ def test_bfloat16_trains_too(images: Pairs) -> None:
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def history_on_gpu(name: str, images: Pairs, mode: training.Mode) -> list[dict[str, float]]:
+def history_on_gpu(name: str, images: Pairs, mode: Mode) -> list[dict[str, float]]:
     on_gpu = Pairs(images.inputs.cuda(), images.targets.cuda())
     torch.manual_seed(0)
     model = build(name, IMAGE, PARAMETERS[name]).cuda()
@@ -180,7 +181,7 @@ def history_on_gpu(name: str, images: Pairs, mode: training.Mode) -> list[dict[s
 @needs_gpu
 @pytest.mark.parametrize("mode", ["graph", "eager"])
 @pytest.mark.parametrize("name", variants.available())
-def test_same_seed_same_bits_on_a_gpu(name: str, mode: training.Mode, images: Pairs) -> None:
+def test_same_seed_same_bits_on_a_gpu(name: str, mode: Mode, images: Pairs) -> None:
     assert history_on_gpu(name, images, mode) == history_on_gpu(name, images, mode)
 
 

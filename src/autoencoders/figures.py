@@ -1,21 +1,20 @@
 """Figures as PNG files: the same data give the same bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from torch import Tensor
-
-from autoencoders.evaluation import Rows
 
 mpl.use("Agg")
+
+Rows: TypeAlias = Sequence[tuple[str, NDArray[np.float32]]]  # labels, and images (n, C, H, W) in [0, 1]
+History: TypeAlias = Sequence[Mapping[str, Any]]  # phase, epoch and losses; one row per epoch
 
 INK, GRID, ACCENT = "#1f2937", "#e5e7eb", "#2563eb"
 COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2")
@@ -36,7 +35,7 @@ STYLE: Any = {
 
 
 def images(rows: Rows, path: Path) -> None:
-    """Labelled rows of images (n, C, H, W) in [0, 1], on one sheet."""
+    """Labelled rows of images on one sheet."""
     sheet = np.concatenate([_strip(row) for _, row in rows])
     height, width = sheet.shape[:2]
     row_height = height / len(rows)
@@ -54,26 +53,29 @@ def images(rows: Rows, path: Path) -> None:
         _save(figure, path)
 
 
-def learning_curves(history: pd.DataFrame, best: Mapping[str, int], path: Path) -> None:
+def learning_curves(history: History, best: Mapping[str, int], path: Path) -> None:
     """Training and validation loss per epoch, one panel per phase; a dot marks the epoch that was picked."""
-    phases = history["phase"].unique()
+    phases = list(dict.fromkeys(row["phase"] for row in history))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.2 * len(phases), 2.8), dpi=120, layout="constrained")
         for axes, phase in zip(np.atleast_1d(figure.subplots(1, len(phases))), phases, strict=True):
-            rows = history[history["phase"] == phase]
-            axes.plot(rows["epoch"], rows["train_loss"], label="training")
-            axes.plot(rows["epoch"], rows["validation_loss"], label="validation")
-            picked = rows[rows["epoch"] == best[phase]]
-            axes.plot(picked["epoch"], picked["validation_loss"], "o", color=COLOURS[1])
+            rows = [row for row in history if row["phase"] == phase]
+            epochs = [row["epoch"] for row in rows]
+            axes.plot(epochs, [row["train_loss"] for row in rows], label="training")
+            axes.plot(epochs, [row["validation_loss"] for row in rows], label="validation")
+            picked = [row for row in rows if row["epoch"] == best[phase]]
+            axes.plot(
+                [row["epoch"] for row in picked], [row["validation_loss"] for row in picked], "o", color=COLOURS[1]
+            )
             axes.set(title=phase, xlabel="epoch", ylabel="loss")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.legend()
         _save(figure, path)
 
 
-def code_usage(counts: Tensor, path: Path) -> None:
-    """How often each code is used, most used first, beside uniform use."""
-    shares = np.sort(counts.double().cpu().numpy() / counts.sum().item())[::-1]
+def code_usage(counts: NDArray[np.float32], path: Path) -> None:
+    """How often each code is used, most used first, beside uniform use; counts of shape (K,)."""
+    shares = np.sort(counts.astype(np.float64) / counts.sum(dtype=np.float64))[::-1]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.8), dpi=120, layout="constrained")
         axes = figure.subplots()
@@ -86,9 +88,9 @@ def code_usage(counts: Tensor, path: Path) -> None:
         _save(figure, path)
 
 
-def _strip(row: Tensor) -> NDArray[np.float32]:
+def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
     """Images (n, C, H, W) side by side on white with a gap of about a fourteenth: (H + gap, n·(W + gap), 3)."""
-    pixels = row.detach().float().cpu().numpy().transpose(0, 2, 3, 1)  # (n, H, W, C)
+    pixels = row.transpose(0, 2, 3, 1)  # (n, H, W, C)
     pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
     gap = max(1, pixels.shape[1] // 14)
     padded = np.pad(pixels, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1.0)

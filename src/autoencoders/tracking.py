@@ -8,15 +8,14 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlflow
 import numpy as np
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
@@ -24,7 +23,7 @@ from mlflow.entities import Metric, Param
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from autoencoders.base import Shape
+Shape: TypeAlias = tuple[int, int, int]  # (C, H, W); to take it from `base` would import torch
 
 EXPERIMENT = "autoencoders"
 BATCH = 500  # metrics per call
@@ -43,7 +42,7 @@ class Run:
     diverged: bool
     parameters: Mapping[str, Any]
     tags: Mapping[str, str]
-    history: pd.DataFrame  # phase, epoch, and the losses of each epoch
+    history: Sequence[Mapping[str, Any]]  # phase, epoch, and the losses of each epoch
     metrics: Mapping[str, float]
     figures: list[Path]
     weights: Path
@@ -105,9 +104,9 @@ def _metrics(run: Run) -> list[Metric]:
     """The final metrics, and the losses of every epoch as "phase/loss" with the epoch as the step."""
     end = _milliseconds(run.ended)
     metrics = [Metric(name, value, end, 0) for name, value in run.metrics.items()]
-    for row in run.history.to_dict("records"):
-        phase, epoch = row.pop("phase"), row.pop("epoch")
-        metrics += [Metric(f"{phase}/{name}", value, end, epoch) for name, value in row.items()]
+    for row in run.history:
+        losses = {name: value for name, value in row.items() if name not in {"phase", "epoch"}}
+        metrics += [Metric(f"{row['phase']}/{name}", value, end, row["epoch"]) for name, value in losses.items()]
     return [metric for metric in metrics if math.isfinite(metric.value)]
 
 

@@ -9,45 +9,20 @@ import sys
 import time
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from tqdm import tqdm
-from typing_extensions import TypedDict
 
 from autoencoders.base import Learner, Losses, Phase, Shape
+from autoencoders.budget import Budget, Mode, Precision
 from autoencoders.errors import UserError
 from autoencoders.optimiser import Adam, one_cycle
 
-LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1)]
-Precision: TypeAlias = Literal["float32", "bfloat16"]
-Mode: TypeAlias = Literal["graph", "eager"]
-
 VALIDATION_BATCH = 1000
 EAGER_STEPS = 3  # before a step is recorded
-
-
-class Budget(BaseModel):
-    """How long and how fast a phase is trained; the keys under `training` in `params.yaml`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    steps: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: LearningRate
-
-
-class BudgetOverrides(TypedDict, total=False):
-    """The keys of `Budget` that a variant or a phase sets for itself."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[misc]
-
-    steps: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: LearningRate
 
 
 class Pairs(NamedTuple):

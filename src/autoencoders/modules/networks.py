@@ -34,13 +34,21 @@ def grid_of(image: Shape) -> Grid:
     return height // PATCH, width // PATCH
 
 
+class Pointwise(nn.Linear):
+    """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), as the matrix product that it is: on channels last a view."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, h, w) → (B, G, h, w)."""
+        return _channels_last(super().forward(x.permute(0, 2, 3, 1)))
+
+
 class Residual(nn.Module):
     """x + f(x) with a 3×3 and a 1×1 convolution, as in van den Oord et al. 2017, section 4.1: (B, F, h, w) both."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(width, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, width, 1)
+            nn.ReLU(), nn.Conv2d(width, hidden, 3, padding=1), nn.ReLU(), Pointwise(hidden, width)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,7 +140,7 @@ class GridEncoder(nn.Module):
             nn.Conv2d(image[0] * PATCH**2, 2 * width, 3, padding=1),
         )
         self.position = nn.Parameter(0.3 * torch.randn(2 * width, *grid_of(image)))
-        self.layers = nn.Sequential(nn.ReLU(), nn.Conv2d(2 * width, width, 1), nn.ReLU(), nn.Conv2d(width, features, 1))
+        self.layers = nn.Sequential(nn.ReLU(), Pointwise(2 * width, width), nn.ReLU(), Pointwise(width, features))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, d, h, w)."""

@@ -17,12 +17,12 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from autoencoders.base import Autoencoder, Losses, Phase, Shape
+from autoencoders.budget import BudgetOverrides
 from autoencoders.metrics import perplexity
 from autoencoders.modules.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
 from autoencoders.modules.networks import GridDecoder, GridEncoder, Width, grid_of
 from autoencoders.modules.prior import CausalPrior
 from autoencoders.modules.quantizer import Codebook
-from autoencoders.training import BudgetOverrides
 
 
 class PriorParams(TypedDict):
