@@ -1,6 +1,8 @@
-"""report: set all variants side by side, as CSV, Markdown and one HTML file."""
+"""report: set all variants side by side, as CSV, Markdown and one HTML file, and hand the results to MLflow."""
 
 import shutil
+import subprocess
+import sys
 from typing import Any
 
 import pandas as pd
@@ -43,6 +45,15 @@ CLAIMS = (
 
 
 def work(params: Params, _: stage.Provenance) -> None:
+    """Write the reports; beside it, in a process of its own because MLflow is slow to import, MLflow's runs."""
+    with subprocess.Popen([sys.executable, "-m", "pipeline.track"]) as track:
+        write(params)
+    if track.returncode:
+        msg = "the runs could not be written to MLflow"
+        raise RuntimeError(msg)
+
+
+def write(params: Params) -> None:
     """Write the three reports and the figures that they show."""
     collected = results.collect(params)
     rows = pd.DataFrame([_row(params, result) for result in collected])
