@@ -12,7 +12,7 @@ def _with_gradients(layer: nn.Module, x: Tensor) -> list[Tensor]:
     x = x.clone().requires_grad_()
     y = layer(x)
     (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
-    return [y, x.grad, *(parameter.grad for parameter in layer.parameters())]  # type: ignore[list-item]
+    return [y, x.grad, *(parameter.grad for parameter in layer.parameters())]
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (7, 7)])
