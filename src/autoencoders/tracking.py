@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -22,8 +22,6 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Param
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-
-Shape: TypeAlias = tuple[int, int, int]  # (C, H, W); to take it from `base` would import torch
 
 EXPERIMENT = "autoencoders"
 BATCH = 500  # metrics per call
@@ -48,7 +46,7 @@ class Run:
     weights: Path
     data: str  # name of the data set
     data_digest: str
-    image: Shape
+    image: tuple[int, int, int]  # (C, H, W)
 
 
 def project(runs: list[Run], uri: str, local_artifacts: Path) -> int:
