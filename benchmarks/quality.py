@@ -54,7 +54,7 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
         return model.eval(), time.process_time() - started
 
     fit(10)
-    trial = 100
+    trial = len(train) // checked.training.batch_size  # an epoch, which ends with a validation as all others do
     model, took = fit(int(trial * seconds * MARGIN / fit(trial)[1]))
     generator = torch.Generator().manual_seed(0)
 
