@@ -1,22 +1,59 @@
-"""download: fetch the data set, verify it, hold out a validation split, write one packed tensor file per split."""
+"""download: fetch or read the data set, verify it, split it, and write every split as arrays."""
+
+import os
+from pathlib import Path
 
 import typer
 
-from autoencoders import data
+from autoencoders import data, storage
+from autoencoders.errors import UserError
 from pipeline import paths, stage
-from pipeline.params import Params
+from pipeline.params import FOLDER, DatasetParams, Params
+
+SHOWN = 20  # left-out files that are named on the terminal; the provenance has them all
 
 
 def work(params: Params, provenance: stage.Provenance) -> None:
-    """Write the splits; the source that delivered the data goes into the provenance."""
-    name = params.dataset.name
-    files, provenance["source"] = data.fetch(name, paths.RAW / name)
-    print(f"{name}: from {provenance['source']}, verified")
-    everything, test = data.DATASETS[name].parse(files)
-    train, validation = data.hold_out(everything, params.dataset.validation, params.dataset.seed)
-    for split, content in (("train", train), ("validation", validation), ("test", test)):
-        data.save_split(content, paths.CLEAN / f"{split}.safetensors")
+    """Write the splits; where the data came from goes into the provenance."""
+    wanted = params.dataset
+    if wanted.name == FOLDER:
+        loaded = _folder(wanted, provenance)
+    else:
+        raw = paths.RAW / wanted.name
+        loaded = data.load(wanted.name, raw, validation=wanted.validation, seed=wanted.seed)
+    provenance["source"] = loaded.source
+    sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
+    print(f"{wanted.name}: from {loaded.source}; images: {sizes}")
+    loaded.save(paths.CLEAN)
+
+
+def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> data.Data:
+    """The user's own images."""
+    from autoencoders import folder  # noqa: PLC0415 - Pillow, for this data set alone
+
+    settings = wanted.folder
+    decoded = paths.RAW / FOLDER / "images.npy"
+    found = folder.read(
+        Path(settings.path), wanted.image, fit=settings.fit, out=decoded, workers=len(os.sched_getaffinity(0))
+    )
+    left_out = {each.path: each.reason for each in found.left_out}
+    provenance["left_out"] = left_out
+    total = len(found.labels) + len(left_out)
+    listed = "".join(f"\n  {path} {reason}" for path, reason in list(left_out.items())[:SHOWN])
+    more = f"\n  … and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+    if left_out:
+        print(f"left out of {settings.path}, {len(left_out)} of {total} files:{listed}{more}")
+    if len(left_out) > settings.broken * total:
+        msg = (
+            f"{len(left_out)} of the {total} files in {settings.path} cannot be used, more than the share "
+            f"dataset.folder.broken, {settings.broken}, allows; take them out or allow more:{listed}{more}"
+        )
+        raise UserError(msg)
+    everything = data.Split(storage.read(found.images), found.labels)
+    return data.divide(
+        everything, f"folder {settings.path}", validation=wanted.validation, test=settings.test, seed=wanted.seed
+    )
 
 
 if __name__ == "__main__":
-    typer.run(lambda: stage.run(work, paths.PROVENANCE / "download.json"))
+    typer.run(lambda: stage.run(work, paths.PROVENANCE / "download.json", variants=False))

@@ -1,8 +1,8 @@
 """`params.yaml`, checked as a whole before any stage works.
 
-The variants' sections are checked against the arguments of their constructors, everything else against the models
-below. Each problem becomes one sentence: key, value, what is allowed. Only the variants need torch: without them
-a stage starts in a third of the time.
+The entries of `variants` are checked against the constructors of the models and parts that they name, everything else
+against the classes below. Each problem becomes one sentence: key, value, what is allowed. Only the entries need torch:
+without them a stage starts in a third of the time.
 """
 
 import difflib
@@ -16,10 +16,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from autoencoders.budget import Budget, BudgetOverrides, Mode, Precision
+from autoencoders.budget import Budget, BudgetOverrides, How
 from autoencoders.corruption import KINDS
-from autoencoders.data import DATASETS
+from autoencoders.data import DATASETS, Shape
 from autoencoders.errors import UserError
+from autoencoders.parts import Kind, keys_of, kind_of
 
 PARAMS = Path("params.yaml")
 
@@ -37,9 +38,20 @@ def one_of(allowed: typing.Iterable[str]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def entry_name(value: object) -> object:
+    """A name that files, stages and MLflow can carry."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(value)):
+        msg = "an entry's name is made of letters, digits, - and _"
+        raise ValueError(msg)
+    return value
+
+
+FOLDER = "folder"  # the data set that is a user's own images
+EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
+Share: TypeAlias = Annotated[float, Field(ge=0.01, le=0.5)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
 Level: TypeAlias = Annotated[float, Field(gt=0, le=1)]
-Kind: TypeAlias = Annotated[str, one_of(KINDS)]
+CorruptionKind: TypeAlias = Annotated[str, one_of(KINDS)]
 
 
 class Section(BaseModel):
@@ -48,18 +60,37 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class FolderParams(Section):
+    """`dataset.folder`."""
+
+    path: Annotated[str, Field(min_length=1)]
+    size: Annotated[int, Field(ge=2, le=1024)]
+    channels: Literal[1, 3]
+    fit: Literal["crop", "pad", "stretch"]
+    test: Share
+    broken: Annotated[float, Field(ge=0, le=1)]
+
+
 class DatasetParams(Section):
     """`dataset`."""
 
-    name: Annotated[str, one_of(DATASETS)]
-    validation: Annotated[float, Field(ge=0.01, le=0.5)]
+    name: Annotated[str, one_of([*DATASETS, FOLDER])]
+    validation: Share
     seed: Seed
+    folder: FolderParams
+
+    @property
+    def image(self) -> Shape:
+        """(C, H, W) of the images."""
+        if self.name == FOLDER:
+            return self.folder.channels, self.folder.size, self.folder.size
+        return DATASETS[self.name].image
 
 
 class TrainCorruption(Section):
     """`corruption.train`."""
 
-    kind: Kind
+    kind: CorruptionKind
     level: Level
     copies: Annotated[int, Field(ge=1, le=100)]
 
@@ -74,27 +105,39 @@ class CorruptionParams(Section):
 
     seed: Seed
     train: TrainCorruption
-    test: Annotated[dict[Kind, Annotated[list[Level], Field(min_length=1)]], Field(min_length=1)]
+    test: Annotated[dict[CorruptionKind, Annotated[list[Level], Field(min_length=1)]], Field(min_length=1)]
+
+    @property
+    def tested(self) -> set[tuple[str, float]]:
+        """The kinds and levels that all entries are tested on, the one that denoising entries learn from included."""
+        return {(self.train.kind, self.train.level)} | {
+            (k, each) for k, several in self.test.items() for each in several
+        }
 
 
-class TrainingParams(Budget):
-    """`training`: the budget that variants may override, and how every training runs."""
+class TrainingParams(Budget, How):
+    """`training`: the budget that entries may override, and how every training runs."""
 
     device: Literal["auto", "cpu", "cuda"]
-    precision: Precision
-    mode: Mode
     threads: PositiveInt
 
 
-class VariantParams(Section):
-    """One entry of `variants`: the keys of every variant; the constructor's arguments are added per variant."""
+class Entry(Section):
+    """One entry of `variants`: the keys of every entry; the constructor's arguments are added per model."""
 
+    model: str
     inputs: Literal["clean", "corrupted"]
     training: BudgetOverrides = Field(default_factory=BudgetOverrides)
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the variant's constructor."""
-        return self.model_dump(exclude=set(VariantParams.model_fields))
+        """The arguments of the model's constructor."""
+        return self.model_dump(exclude=set(Entry.model_fields))
+
+
+class Part(Section):
+    """A part that an entry names, such as its network."""
+
+    name: str
 
 
 class EvaluationParams(Section):
@@ -112,22 +155,15 @@ class Params(Section):
     corruption: CorruptionParams
     seeds: Annotated[list[Seed], Field(min_length=1)]
     training: TrainingParams
-    variants: Annotated[dict[str, Any], Field(min_length=1)]
+    variants: Annotated[dict[EntryName, Any], Field(min_length=1)]
     evaluation: EvaluationParams
 
-    def variant(self, name: str) -> VariantParams:
-        """The section of variant `name`."""
+    def entry(self, name: str) -> Entry:
+        """The entry `name` of `variants`."""
         if name not in self.variants:
-            msg = f"there is no variant {name!r} in params.yaml; there are {', '.join(self.variants)}"
+            msg = f"there is no entry {name!r} among the variants of params.yaml; there are {', '.join(self.variants)}"
             raise UserError(msg)
-        return cast("VariantParams", self.variants[name])
-
-    def budget(self, *overrides: typing.Mapping[str, Any]) -> Budget:
-        """The training budget after `overrides`, the last one counting most."""
-        values = {key: getattr(self.training, key) for key in Budget.model_fields}
-        for override in overrides:
-            values |= override
-        return Budget(**values)
+        return cast("Entry", self.variants[name])
 
 
 def load(path: Path = PARAMS, *, variants: bool = True) -> Params:
@@ -156,7 +192,7 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
         problems += _sentences(error, Params)
     sections = content.get("variants") if isinstance(content, dict) and variants else None
     checked = {
-        name: _check_variant(name, section, problems)
+        name: _check_entry(name, section, problems)
         for name, section in (sections if isinstance(sections, dict) else {}).items()
     }
     if variants and not problems:
@@ -167,37 +203,79 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
     return params
 
 
-def _check_variant(name: object, section: object, problems: list[str]) -> VariantParams | None:
-    """One variant's section against its constructor; what is wrong with it is added to `problems`."""
-    from autoencoders import variants  # noqa: PLC0415 - imports torch
+def _check_entry(name: object, section: object, problems: list[str]) -> Entry | None:
+    """One entry against the constructor of its model; what is wrong with it is added to `problems`."""
+    from autoencoders.variants import VARIANTS  # noqa: PLC0415 - imports torch
 
-    try:
-        variant = variants.find(str(name))
-    except LookupError as error:
-        problems.append(f"variants.{name}: {error}")
+    location = ("variants", name)
+    if not isinstance(section, dict):
+        problems.append(f"variants.{name} is {_shown(section)}: must be a mapping of keys to values")
         return None
-    except Exception as error:  # noqa: BLE001 - a variant's file may fail in any way when it is imported
-        problems.append(f"variants.{name}: src/autoencoders/variants/{name}.py cannot be imported: {error}")
+    variant = _find(VARIANTS, section, "model", location, problems)
+    if variant is None:
         return None
-    hints = typing.get_type_hints(variant.__init__, include_extras=True)
-    arguments = [p for p in inspect.signature(variant).parameters.values() if p.name != "image"]
-    if bare := [p.name for p in arguments if p.name not in hints]:
-        problems.append(f"variants.{name}: give the constructor's arguments a type: {', '.join(bare)}")
-        return None
-    fields: dict[str, Any] = {
-        p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default) for p in arguments
-    }
-    model = create_model(f"{variant.__name__}Params", __base__=VariantParams, **fields)
-    try:
-        checked = model.model_validate(section)
-    except ValidationError as error:
-        problems += _sentences(error, model, ("variants", name))
-        return None
-    if variant.inputs not in {None, checked.inputs}:
+    checked = cast("Entry | None", _check_keys(variant, section, Entry, location, problems))
+    if checked is not None and variant.inputs not in {None, checked.inputs}:
         problems.append(
-            f'variants.{name}.inputs is "{checked.inputs}": this variant has to see {variant.inputs} images'
+            f'variants.{name}.inputs is "{checked.inputs}": the model {checked.model} has to see '
+            f"{variant.inputs} images"
         )
     return checked
+
+
+def _find(kind: Kind[Any], section: dict[str, Any], key: str, location: tuple[object, ...], problems: list[str]) -> Any:
+    """The class of the part that `section` names under `key`."""
+    where = ".".join(map(str, (*location, key)))
+    if key not in section:
+        problems.append(f"{where} is missing; there are {', '.join(kind.available())}")
+        return None
+    try:
+        return kind.find(str(section[key]))
+    except LookupError as error:
+        problems.append(f"{where}: {error}")
+    except Exception as error:  # noqa: BLE001 - a part's file may fail in any way when it is imported
+        folder = f"src/{kind.package.replace('.', '/')}"
+        problems.append(f"{where}: {folder}/{section[key]}.py cannot be imported: {error}")
+    return None
+
+
+def _check_keys(
+    part: type, section: dict[str, Any], base: type[Section], location: tuple[object, ...], problems: list[str]
+) -> Section | None:
+    """A section against the constructor of the part that it names, the parts inside it included."""
+    keys = list(keys_of(part))
+    if bare := [key.name for key in keys if key.annotation is inspect.Parameter.empty]:
+        problems.append(f"{'.'.join(map(str, location))}: give the constructor's arguments a type: {', '.join(bare)}")
+        return None
+    before, inner = len(problems), {}
+    for key in keys:
+        kind = kind_of(key.annotation)
+        if kind is not None and key.name in section:
+            inner[key.name] = _check_part(kind, section[key.name], (*location, key.name), problems)
+    fields: dict[str, Any] = {
+        key.name: (key.annotation, ... if key.default is inspect.Parameter.empty else key.default) for key in keys
+    }
+    model = create_model(f"{part.__name__}Keys", __base__=base, **fields)
+    try:
+        checked = model.model_validate(section | {name: {} for name in inner})
+    except ValidationError as error:
+        problems += _sentences(error, model, location)
+        return None
+    return checked.model_copy(update=inner) if len(problems) == before else None
+
+
+def _check_part(kind: Kind[Any], section: object, location: tuple[object, ...], problems: list[str]) -> Any:
+    """A part as a mapping of its name and all its keys."""
+    named = {"name": section} if isinstance(section, str) else section
+    if not isinstance(named, dict):
+        problems.append(
+            f"{'.'.join(map(str, location))} is {_shown(section)}: must be the name of a {kind.title} or a mapping "
+            f"with its name; there are {', '.join(kind.available())}"
+        )
+        return None
+    part = _find(kind, named, "name", location, problems)
+    checked = None if part is None else _check_keys(part, named, Part, location, problems)
+    return None if checked is None else checked.model_dump()
 
 
 def _contradictions(params: Params) -> list[str]:
@@ -214,10 +292,12 @@ def _contradictions(params: Params) -> list[str]:
         problems.append('training.device is "cuda", but this machine has no usable GPU: take "auto" or "cpu"')
     elif params.training.precision == "bfloat16" and not devices.fast_at_bfloat16(params.training.device):
         problems.append('training.precision is "bfloat16", but this machine can only emulate it: take "float32"')
-    image = DATASETS[params.dataset.name].image
+    image = params.dataset.image
     for name in params.variants:
+        entry = params.entry(name)
         try:
-            build(name, image, params.variant(name).arguments())
+            with torch.device("meta"):  # shapes alone: arithmetic on real tensors would start threads before a fork
+                build(entry.model, image, entry.arguments())
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:
             problems.append(f"variants.{name} cannot be built for images of shape {image}: {error}")
     return problems

@@ -11,3 +11,28 @@ EVALUATION = Path("evaluation")
 PROVENANCE = Path("provenance")  # what differs between equal runs: times, hardware, versions
 REPORTS = Path("reports")
 LOGS = Path("logs")  # what each stage said when it last ran through `pipeline.repro`
+
+
+def images(folder: Path, split: str) -> Path:
+    """The images of a split: uint8 (N, C, H, W)."""
+    return folder / split / "images.npy"
+
+
+def labels(split: str) -> Path:
+    """The labels of a split: (N,)."""
+    return CLEAN / split / "labels.npy"
+
+
+def noisy(corruption: str) -> Path:
+    """The test images under a corruption."""
+    return NOISY / f"{corruption}.npy"
+
+
+def live(entry: str, seed: int) -> Path:
+    """The points of a training's curve, one JSON object on each line, written while it runs."""
+    return PROVENANCE / "train" / entry / f"seed{seed}.jsonl"
+
+
+def training(entry: str) -> Path:
+    """Where, how and at what cost an entry was trained."""
+    return PROVENANCE / "train" / entry / "training.json"

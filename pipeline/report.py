@@ -1,16 +1,18 @@
-"""report: set all variants side by side, as CSV, Markdown and one HTML file, and hand the results to MLflow."""
+"""report: set all entries side by side, as CSV, Markdown and one HTML file, and hand the results to MLflow."""
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 import typer
 from safetensors.numpy import load_file
 
-from autoencoders import figures, report
-from autoencoders.report import Figure, Section
+from autoencoders import comparison, figures, metrics
+from autoencoders.comparison import Figure, Section
 from pipeline import paths, results, stage
 from pipeline.params import PARAMS, Params
 from pipeline.results import Result
@@ -22,7 +24,7 @@ CAPTIONS = {
     "traversal": "The dial: one number of one image's code turned over ±3 standard deviations, the rest left alone.",
     "samples": "Images drawn from the model's prior.",
     "code_usage": "How often each code of the codebook is used over the whole test set.",
-    "learning_curves": "Loss per epoch; the dot marks the epoch whose weights validation picked.",
+    "learning_curves": "Loss by step, and by seconds above; the large dot marks the weights that validation picked.",
 }
 CLAIMS = (
     (
@@ -39,7 +41,7 @@ CLAIMS = (
     ),
     (
         "The encoder's output stays close to the codebook.",
-        "How far is it from its code, relative to its own length (last column)?",
+        "How large is its squared distance to its code, as a share of its own square (last column)?",
     ),
 )
 
@@ -54,39 +56,37 @@ def work(params: Params, _: stage.Provenance) -> None:
 
 
 def write(params: Params) -> None:
-    """Write the three reports and the figures that they show."""
+    """Write the three reports, the curves, and the figures that the reports show."""
     collected = results.collect(params)
-    rows = pd.DataFrame([_row(params, result) for result in collected])
+    rows = pd.DataFrame([_row(result) for result in collected])
     paths.REPORTS.mkdir(exist_ok=True)
     rows.to_csv(paths.REPORTS / "comparison.csv", index=False, na_rep="n/a")
+    _write_curves(params, collected)
 
     folder = paths.REPORTS / "figures"
     shutil.rmtree(folder, ignore_errors=True)
     context = _context(params, collected, rows)
     for extension in ("md", "html"):
-        text = report.render(f"comparison.{extension}.j2", context)
+        text = comparison.render(f"comparison.{extension}.j2", context)
         (paths.REPORTS / f"comparison.{extension}").write_text(text, encoding="utf-8")
     print((paths.REPORTS / "comparison.md").read_text(encoding="utf-8").split("### ")[1])
 
 
-def _row(params: Params, result: Result) -> dict[str, Any]:
-    """One row of the CSV: what was measured, what it cost, where it comes from."""
-    reference = params.corruption.train.name
-    metrics = dict.fromkeys((*report.RECONSTRUCTION, *report.LIKELIHOOD, *report.CODES), float("nan")) | result.metrics
-    if result.metrics:
-        metrics["denoising_mse"] = metrics[f"denoising_{reference}"]
-        metrics["copying_mse"] = metrics[f"copying_{reference}"]
-        metrics["generalisation"] = metrics["mse"] / metrics["train_mse"]
-    metrics = {
-        name: value for name, value in metrics.items() if not name.startswith("copying_") or name == "copying_mse"
-    }
+def _row(result: Result) -> dict[str, Any]:
+    """One row of the CSV: what was measured (on the test split unless named), its cost, where it comes from."""
+    listed = (*metrics.RECONSTRUCTION, *metrics.LIKELIHOOD, *metrics.CODES)
+    validation = {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
     return {
-        "variant": result.variant,
+        "entry": result.entry,
+        "model": result.parameters[f"variants.{result.entry}"]["model"],
         "seed": result.seed,
         "status": result.status,
-        **metrics,
+        **dict.fromkeys(listed, float("nan")),
+        **result.metrics.get("test", {}),
+        **validation,
+        "pixels": result.pixels or "n/a",
         **results.costs(result),
-        "best_epochs": "/".join(str(phase["best_epoch"]) for phase in result.outcome.values()),
+        "best_steps": "/".join(str(phase["best_step"]) for phase in result.outcome.values()),
         "started": result.training["started"],
         "commit": result.training["commit"],
         "uncommitted_changes": " ".join(result.training["uncommitted_changes"]) or "none",
@@ -101,63 +101,107 @@ def _row(params: Params, result: Result) -> dict[str, Any]:
     }
 
 
+def _write_curves(params: Params, collected: list[Result]) -> None:
+    """What `dvc plots` shows: the loss by step of every entry's phases, and the seconds after which each step was
+    reached; means over the seeds.
+    """
+    folder = paths.REPORTS / "curves"
+    shutil.rmtree(folder, ignore_errors=True)
+    for entry in params.variants:
+        curves = [result.curve for result in collected if result.entry == entry]
+        for phase in dict.fromkeys(point["phase"] for curve in curves for point in curve):
+            for split, name in (("train", "training"), ("validation", "validation")):
+                points: dict[int, list[tuple[float, float]]] = {}
+                for curve in curves:
+                    mine = [point for point in curve if point["phase"] == phase]
+                    for point in mine:
+                        if f"{split}_loss" in point:
+                            reached = point["time"] - mine[0]["time"], point[f"{split}_loss"]
+                            points.setdefault(point["step"], []).append(reached)
+                rows = [
+                    {"step": step, "seconds": round(fmean(seconds), 2), "loss": fmean(losses)}
+                    for step, (seconds, losses) in ((s, zip(*r, strict=True)) for s, r in sorted(points.items()))
+                ]
+                stage.write_csv(rows, folder / name / f"{entry}-{phase}.csv")
+
+
 def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dict[str, Any]:
     """What the templates show."""
     finished = rows[rows["status"] == "finished"]
-    likelihoods = [section["likelihood"] for section in params.variants.values() if "likelihood" in section]
+    pixels = sorted({result.pixels for result in collected if result.pixels})
 
-    def table(title: str, note: str, columns: dict[str, report.Column]) -> report.Table:
-        return report.table(title, note, finished, columns, likelihoods)
+    def table(title: str, note: str, names: Iterable[str]) -> comparison.Table:
+        return comparison.table(title, note, finished, names, pixels)
 
-    noise = {
-        name: report.Column(name.removeprefix("denoising_").replace("_", " ").replace("-", " "), 5, "lower")
-        for name in map(str, finished)
-        if name.startswith("denoising_") and name != "denoising_mse"
-    }
-    claims = {
-        "denoising_mse": report.Column("to the clean image", 5),
-        "copying_mse": report.Column("to the corrupted image", 5),
-        "generalisation": report.Column("test ÷ training MSE", 3),
-        **report.CODES,
-    }
+    noise = [name for name in map(str, finished) if name.startswith("denoising_") and name != "denoising_mse"]
     reference = params.corruption.train
+    seeds = f"{len(params.seeds)} seeds" if len(params.seeds) > 1 else "one seed"
     return {
         "title": f"Autoencoders on {params.dataset.name}",
         "summary": (
-            f"{len(params.variants)} variants, each trained with {len(params.seeds)} seeds. Weights were picked on the "
-            "validation split; every number is from the test split. Mean ± standard deviation over the seeds; the best "
-            "mean in bold. No ± where all seeds agree."
+            f"{len(params.variants)} entries, each trained with {seeds}. Weights were picked on the validation split; "
+            "numbers are from the test split where they don't say otherwise. Mean ± standard deviation over the seeds; "
+            "the best mean in bold. No ± where all seeds agree."
         ),
         "problems": [
-            f"{r.variant}, seed {r.seed}: {r.status}; it counts nowhere below"
+            f"{r.entry}, seed {r.seed}: {r.status}; it counts nowhere below"
             for r in collected
             if r.status != "finished"
         ],
+        "differences": comparison.differences(_sections(params, collected)),
         "tables": [
-            table("At a glance", f"Denoising MSE: {reference.kind} at level {reference.level}.", report.HEADLINE),
+            table("At a glance", f"Denoising MSE: {reference.kind} at level {reference.level}.", metrics.HEADLINE),
             table(
-                "Reconstruction",
-                "Per image, over all its dimensions; PSNR is the mean of the images' PSNRs.",
-                report.RECONSTRUCTION,
+                "The same on the validation split",
+                "By these, settings and budgets are picked.",
+                [f"validation_{name}" for name in metrics.HEADLINE],
             ),
-            table("Likelihood", "In nats per image: −ELBO = rate + distortion.", report.LIKELIHOOD),
-            table("Codes", "Over the whole test set.", report.CODES),
+            table(
+                "Likelihood",
+                f"Per image: −ELBO = rate + distortion. Of {' or '.join(pixels) or 'no'} pixels"
+                f"{': bounds on different pixels are not comparable' * (len(pixels) > 1)}.",
+                metrics.LIKELIHOOD,
+            ),
+            table("Codes", "Over the whole test set.", metrics.CODES),
             table("Denoising", "MSE between what the model makes of the corrupted image and the clean one.", noise),
-            table("Cost", "Of one seed; the memory is that of the whole process.", report.COST),
+            table("Cost", "Of one seed; the memory is that of the whole process.", metrics.COST),
         ],
         "figures": _comparison(params, collected),
         "claims": CLAIMS,
-        "claims_table": table("In numbers", f"Corrupted images: {reference.kind} at level {reference.level}.", claims),
+        "claims_table": table(
+            "In numbers",
+            f"Corrupted images: {reference.kind} at level {reference.level}. Denoising MSE: to the clean image; "
+            "copying MSE: to the corrupted one.",
+            ("denoising_mse", "copying_mse", "generalisation", *metrics.CODES),
+        ),
         "sections": [_section(name, collected) for name in params.variants],
         "undefined": _undefined(collected),
+        "metrics": _metrics(finished),
         "provenance": _provenance(params, collected),
         "parameters": PARAMS.read_text(encoding="utf-8"),
         "folder": paths.REPORTS,
     }
 
 
-def _provenance(params: Params, collected: list[Result]) -> list[report.Table]:
-    """Where each variant's numbers come from, and what each stage took."""
+def _sections(params: Params, collected: list[Result]) -> dict[str, dict[str, Any]]:
+    """Every entry's section of the parameters, as it was trained with."""
+    used = {result.entry: result.parameters[f"variants.{result.entry}"] for result in collected}
+    return {name: used[name] for name in params.variants}
+
+
+def _metrics(finished: pd.DataFrame) -> comparison.Table:
+    """What every metric means that is shown."""
+    rows = [
+        [comparison.heading(each), each.definition, each.source or "–"]
+        for name, each in metrics.METRICS.items()
+        if name in finished
+    ]
+    note = "An arrow says which way is better; without one no value is best."
+    return comparison.Table("Metrics", note, ["", "what it is", "source"], rows)
+
+
+def _provenance(params: Params, collected: list[Result]) -> list[comparison.Table]:
+    """Where each entry's numbers come from, and what each stage took."""
     trained = [
         [
             name,
@@ -168,23 +212,28 @@ def _provenance(params: Params, collected: list[Result]) -> list[report.Table]:
             f"{training['precision']}, {training['mode']}",
             f"Python {training['python']}, torch {training['packages']['torch']}",
         ]
-        for name, training in {result.variant: result.training for result in collected}.items()
+        for name, training in {result.entry: result.training for result in collected}.items()
     ]
     header = ["", "commit", "uncommitted changes", "trained at", "on", "precision, mode", "with"]
     data = f"Data: {params.dataset.name}, DVC hash {collected[0].data_digest} (training split)."
-    stages = ["download", "corrupt", *(f"{kind}/{name}" for name in params.variants for kind in ("train", "evaluate"))]
-    seconds = {name: stage.read_json(paths.PROVENANCE / f"{name}.json")["seconds"] for name in stages}
-    took = [[name.replace("/", "@"), f"{value:,.1f}"] for name, value in seconds.items()]
+    files = {name: paths.PROVENANCE / f"{name}.json" for name in ("download", "corrupt")}
+    for name in params.variants:
+        files[f"train@{name}"] = paths.training(name)
+        files[f"evaluate@{name}"] = paths.PROVENANCE / "evaluate" / f"{name}.json"
+    took = [[name, f"{stage.read_json(file)['seconds']:,.1f}"] for name, file in files.items()]
+    left_out = stage.read_json(files["download"]).get("left_out", {})
+    if left_out:
+        data += f" {len(left_out)} files were left out; {files['download']} lists them with the reasons."
     return [
-        report.Table("Trained", data, header, trained),
-        report.Table("Seconds", "Of each stage's own work, all seeds together.", ["", "seconds"], took),
+        comparison.Table("Trained", data, header, trained),
+        comparison.Table("Seconds", "Of each stage's own work, all seeds together.", ["", "seconds"], took),
     ]
 
 
 def _comparison(params: Params, collected: list[Result]) -> list[Figure]:
-    """The same test images as every variant gives them back, clean and corrupted."""
+    """The same test images as every entry gives them back, clean and corrupted."""
     shown = [result for name in params.variants if (result := _shown(name, collected))]
-    examples = {result.variant: load_file(result.folder / "examples.safetensors") for result in shown}
+    examples = {result.entry: load_file(result.folder / "examples.safetensors") for result in shown}
     if not examples:
         return []
     reference = params.corruption.train
@@ -194,45 +243,48 @@ def _comparison(params: Params, collected: list[Result]) -> list[Figure]:
             "Reconstructions",
             "original",
             "reconstruction",
-            "Test images, and what each variant gives back.",
+            "Test images, and what each entry gives back.",
         ),
         (
             "denoising",
             "Denoising",
             "corrupted",
             "restored",
-            f"Test images after {reference.kind} at level {reference.level}, and what each variant makes of them.",
+            f"Test images after {reference.kind} at level {reference.level}, and what each entry makes of them.",
         ),
     )
     made = []
     for name, title, above, below, caption in sheets:
         path = paths.REPORTS / "figures" / f"{name}.png"
         first = next(iter(examples.values()))
-        figures.images([(above, first[above]), *((variant, each[below]) for variant, each in examples.items())], path)
+        figures.images([(above, first[above]), *((entry, each[below]) for entry, each in examples.items())], path)
         made.append(Figure(title, path, caption))
     return made
 
 
-def _shown(variant: str, collected: list[Result]) -> Result | None:
-    """The seed whose figures stand for a variant: its first one that finished."""
-    return next((r for r in collected if r.variant == variant and r.status == "finished"), None)
+def _shown(entry: str, collected: list[Result]) -> Result | None:
+    """The seed whose figures stand for an entry: its first one that finished."""
+    return next((r for r in collected if r.entry == entry and r.status == "finished"), None)
 
 
-def _section(variant: str, collected: list[Result]) -> Section:
-    """A variant's own figures, of its first seed that finished."""
-    about = next(result.about for result in collected if result.variant == variant)
-    result = _shown(variant, collected)
+def _section(entry: str, collected: list[Result]) -> Section:
+    """An entry's own figures, of its first seed that finished."""
+    about = next(result.about for result in collected if result.entry == entry)
+    result = _shown(entry, collected)
     if result is None:
-        return Section(variant, f"{about} No seed finished.")
-    shown = []
-    for name, caption in CAPTIONS.items():
-        source = result.folder / f"{name}.png"
-        if source.exists():
-            path = paths.REPORTS / "figures" / variant / source.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, path)
-            shown.append(Figure(name.replace("_", " ").capitalize(), path, caption))
-    return Section(variant, f"{about} Figures of seed {result.seed}.", shown)
+        return Section(entry, f"{about} No seed finished.")
+    folder = paths.REPORTS / "figures" / entry
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in result.folder.glob("*.png"):
+        shutil.copyfile(source, folder / source.name)
+    best = {phase: end["best_step"] for phase, end in result.outcome.items()}
+    figures.learning_curves(result.curve, best, folder / "learning_curves.png")
+    shown = [
+        Figure(name.replace("_", " ").capitalize(), folder / f"{name}.png", caption)
+        for name, caption in CAPTIONS.items()
+        if (folder / f"{name}.png").exists()
+    ]
+    return Section(entry, f"{about} Figures of seed {result.seed}.", shown)
 
 
 def _undefined(collected: list[Result]) -> list[tuple[str, list[str]]]:
@@ -240,9 +292,10 @@ def _undefined(collected: list[Result]) -> list[tuple[str, list[str]]]:
     reasons: dict[str, dict[str, list[str]]] = {}
     for result in collected:
         for name, reason in result.undefined.items():
-            variants_of = reasons.setdefault(reason, {}).setdefault(name.replace("_", " "), [])
-            if result.variant not in variants_of:
-                variants_of.append(result.variant)
+            title = metrics.METRICS[name].title if name in metrics.METRICS else name.replace("_", " ")
+            entries = reasons.setdefault(reason, {}).setdefault(title, [])
+            if result.entry not in entries:
+                entries.append(result.entry)
     return [(reason, [f"{name} ({', '.join(names)})" for name, names in of.items()]) for reason, of in reasons.items()]
 
 

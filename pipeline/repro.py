@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from ruamel.yaml import YAML
@@ -32,6 +32,7 @@ def main(
     jobs: Annotated[int | None, typer.Option(min=1, help="Stages at a time; one per GPU or CPU by default.")] = None,
 ) -> None:
     """Run every stage whose results are out of date, several at a time, and say what came of each."""
+    _use_this_python()
     from dvc.exceptions import DvcException  # noqa: PLC0415 - all of DVC; --help does without
     from dvc.repo import Repo  # noqa: PLC0415
 
@@ -43,6 +44,7 @@ def main(
                         for stage in repo.index.graph}  # fmt: skip
     except DvcException as error:
         _explain(error)
+    _check_params(whole=False)
     parameters = _parameters()
     plan = Plan(upstream, changed, {name: _work(name, parameters) for name in upstream})
     if not plan.waiting:
@@ -59,15 +61,25 @@ def main(
         sys.exit(1)
 
 
-def _explain(error: Exception) -> None:
-    """Say what is wrong with the parameters if that is why DVC cannot even plan, else what DVC says."""
+def _use_this_python() -> None:
+    """Have the stages' `python` be the one that runs this, be its environment active or not."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+def _check_params(*, whole: bool) -> None:
+    """Stop with a sentence if the parameters are wrong: the `whole` of them, or all but the entries without torch."""
     from autoencoders.errors import UserError  # noqa: PLC0415
-    from pipeline import params  # noqa: PLC0415 - imports torch
+    from pipeline import params  # noqa: PLC0415
 
     try:
-        params.load()
+        params.load(variants=whole)
     except UserError as problem:
         sys.exit(f"\n{problem}\n")
+
+
+def _explain(error: Exception) -> NoReturn:
+    """Say what is wrong with the parameters if that is why DVC cannot even plan, else what DVC says."""
+    _check_params(whole=True)
     sys.exit(f"{error}: {error.__cause__ or ''}")
 
 
@@ -228,14 +240,14 @@ def _get(section: Any, *keys: str, default: Any) -> Any:
 
 
 def _work(name: str, parameters: dict[str, Any]) -> float:
-    """A guess at a stage's work: the training steps of its variant, an eighth of them for evaluating it."""
-    kind, _, variant = name.partition("@")
+    """A guess at a stage's work: the training steps of its entry, an eighth of them for evaluating it."""
+    kind, _, entry = name.partition("@")
 
     def steps(section: dict[str, Any], default: int) -> int:
         inner = [value for key, value in section.items() if isinstance(value, dict) and key != "training"]
         return _get(section, "training", "steps", default=default) + sum(steps(each, 0) for each in inner)
 
-    section = _get(parameters, "variants", variant, default={})
+    section = _get(parameters, "variants", entry, default={})
     return steps(section, _get(parameters, "training", "steps", default=1)) * (1.0 if kind == "train" else 0.125)
 
 

@@ -1,5 +1,6 @@
 """What this machine has to offer, without importing torch."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -19,7 +20,8 @@ def gpus() -> list[str]:
     """The GPUs, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name for name in visible.split(",") if name not in {"", "-1"}]
+        # CUDA reads the list up to the first name that is no device.
+        return list(itertools.takewhile(lambda name: name and not name.startswith("-"), visible.split(",")))
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],  # noqa: S607

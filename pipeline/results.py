@@ -15,15 +15,16 @@ from pipeline.params import Params
 
 @dataclass(frozen=True)
 class Result:
-    """One trained seed of one variant."""
+    """One trained seed of one entry."""
 
-    variant: str
+    entry: str
     seed: int
     status: str  # "finished", or what went wrong
-    about: str  # the variant, in a sentence
-    metrics: dict[str, float]
+    about: str  # the model, in a sentence
+    pixels: str | None  # what a pixel is to the model's likelihood, if it has one
+    metrics: dict[str, dict[str, float]]  # by split, "validation" and "test"; empty if it did not finish
     undefined: dict[str, str]  # metric or figure → why there is none
-    outcome: dict[str, dict[str, int]]  # phase → best_epoch, diverged_in_epoch
+    outcome: dict[str, dict[str, int]]  # phase → best_step, diverged_at_step
     training: dict[str, Any]  # where and how it was trained
     cost: dict[str, Any]  # of this seed's training: started, ended, phases, peak_memory_mib
     parameters: dict[str, Any]  # that it was made with, as `dvc.lock` holds them: dataset, corruption, training, …
@@ -31,13 +32,13 @@ class Result:
     fingerprint: str  # of the code, data and parameters of the training, and of what it and the evaluation gave
     folder: Path  # of its figures
     weights: Path
-    history: Path
+    curve: list[dict[str, Any]]  # phase, step, time and losses of every point
 
 
 def collect(params: Params) -> list[Result]:
-    """Every variant and seed of the parameters, in their order."""
+    """Every entry and seed of the parameters, in their order."""
     lock = _lock()
-    return [_result(lock, variant, seed) for variant in params.variants for seed in params.seeds]
+    return [_result(lock, entry, seed) for entry in params.variants for seed in params.seeds]
 
 
 def parameters_digest(result: Result) -> str:
@@ -55,31 +56,31 @@ def costs(result: Result) -> dict[str, float]:
     }
 
 
-def _result(lock: dict[str, Any], variant: str, seed: int) -> Result:
+def _result(lock: dict[str, Any], entry: str, seed: int) -> Result:
     try:
-        train, download, corrupt = lock[f"train@{variant}"], lock["download"], lock["corrupt"]
-        evaluated = stage.read_json(paths.EVALUATION / variant / "metrics.json")[str(seed)]
+        train, download, corrupt = lock[f"train@{entry}"], lock["download"], lock["corrupt"]
+        evaluated = stage.read_json(paths.EVALUATION / entry / "metrics.json")[str(seed)]
     except (KeyError, FileNotFoundError) as error:
-        msg = f"there are no results of {variant}, seed {seed}: run `dvc repro` first"
+        msg = f"there are no results of {entry}, seed {seed}: run `dvc repro` first"
         raise UserError(msg) from error
     parameters = _params(download) | _params(corrupt) | _params(train) | {"seeds": seed}
-    training = stage.read_json(paths.PROVENANCE / "train" / f"{variant}.json")
-    models = paths.MODELS / variant
+    training = stage.read_json(paths.training(entry))
+    models = paths.MODELS / entry
     weights = hashlib.sha256((models / f"seed{seed}.safetensors").read_bytes()).hexdigest()
     depends_on = [train["deps"], parameters, weights, evaluated]
     return Result(
-        variant=variant,
+        entry=entry,
         seed=seed,
         **evaluated,
         outcome=stage.read_json(models / f"seed{seed}.json"),
         training=training,
         cost=training["seeds"][str(seed)],
         parameters=parameters,
-        data_digest=_out(download, paths.CLEAN / "train.safetensors"),
+        data_digest=_out(download, paths.CLEAN / "train"),
         fingerprint=_digest(depends_on),
-        folder=paths.EVALUATION / variant / f"seed{seed}",
+        folder=paths.EVALUATION / entry / f"seed{seed}",
         weights=models / f"seed{seed}.safetensors",
-        history=models / f"seed{seed}.csv",
+        curve=stage.read_lines(paths.live(entry, seed)),
     )
 
 

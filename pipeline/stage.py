@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from safetensors import SafetensorError
 
@@ -38,7 +38,7 @@ def run(
     """Do a stage's `work` on the checked parameters and write down where and how it was done.
 
     `work` may add to the provenance. It goes to a file of its own, since it differs between equal runs. Without
-    `variants`, their sections are left as they are: checking them means importing torch.
+    `variants`, the entries are left as they are: checking them means importing torch.
     """
     try:
         checked = params.load(variants=variants)  # imports the variants, and with them torch
@@ -57,24 +57,52 @@ def run(
         sys.exit(1)
 
 
-def for_each_seed(work: Callable[[params.Params, str, int], T], checked: params.Params, variant: str) -> dict[int, T]:
-    """`work(parameters, variant, seed)` for every seed: on a CPU several at once, each in a process of its own."""
+def for_each_seed(work: Callable[[params.Params, str, int], T], checked: params.Params, entry: str) -> dict[int, T]:
+    """`work(parameters, entry, seed)` for every seed, several at once, each in a process of its own: small models leave
+    a GPU idle, and a training on a CPU uses few of its cores.
+    """
     import torch  # noqa: PLC0415 - `work` has imported it; the stages that need none of it come here, too
 
     on_gpu = checked.training.device != "cpu" and torch.cuda.is_available()
-    workers = 1 if on_gpu else min(len(checked.seeds), resources.cpus() // checked.training.threads)
+    workers = min(len(checked.seeds), resources.cpus() // checked.training.threads)
     if workers <= 1:
-        return {seed: work(checked, variant, seed) for seed in checked.seeds}
-    # A fork saves importing torch again, and is safe while no thread of ours has run. Apple's libraries have their own.
-    context = get_context("fork" if sys.platform == "linux" else "spawn")
+        return {seed: work(checked, entry, seed) for seed in checked.seeds}
+    # A fork saves importing torch again. It is safe while no thread of torch's has run: the parameters are checked on
+    # the meta device for that reason. A GPU cannot be shared with a fork, and Apple's libraries have their own threads.
+    context = get_context("fork" if sys.platform == "linux" and not on_gpu else "spawn")
     with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
         content = checked.model_dump()
-        done = {seed: pool.submit(_in_worker, work, content, variant, seed) for seed in checked.seeds}
+        done = {seed: pool.submit(_in_worker, work, content, entry, seed) for seed in checked.seeds}
         return {seed: future.result() for seed, future in done.items()}
 
 
-def _in_worker(work: Callable[[params.Params, str, int], T], content: dict[str, Any], variant: str, seed: int) -> T:
-    return work(params.check(content), variant, seed)
+def _in_worker(work: Callable[[params.Params, str, int], T], content: dict[str, Any], entry: str, seed: int) -> T:
+    return work(params.check(content), entry, seed)
+
+
+class Lines:
+    """A file of one JSON object on each line, flushed line by line so that it can be followed while it grows."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("w", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, content: object) -> None:
+        """Add a line."""
+        self.file.write(json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n")
+        self.file.flush()
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The objects of a file of JSON lines; a last line that is being written is left for later."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
 
 
 def write_json(path: Path, content: object) -> None:
@@ -95,16 +123,6 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer = csv.DictWriter(file, list({name: None for row in rows for name in row}), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The rows of a training's history: phase, epoch, and the losses that the phase has."""
-    kinds: dict[str, type] = {"phase": str, "epoch": int}
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            {name: kinds.get(name, float)(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
 
 
 def _provenance() -> Provenance:
@@ -133,7 +151,10 @@ def _what_to_mend(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's
-        return "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, or free some"
+        return (
+            "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, free some, or let "
+            f"trainings take turns on it with {resources.CPUS}=1"
+        )
     if isinstance(error, BrokenProcessPool):
         return f"a process was killed, most likely for want of memory: try fewer at once, with {resources.CPUS}=1"
     if isinstance(error, OSError) and error.errno in NO_WRITING:

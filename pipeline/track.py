@@ -1,16 +1,21 @@
 """track: project the results on disk to MLflow. A problem with it is a warning: the results on disk are the truth."""
 
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from autoencoders import tracking
-from autoencoders.data import DATASETS
+from autoencoders.comparison import flattened
+from autoencoders.metrics import METRICS
 from pipeline import results, stage
 from pipeline.params import Params
+
+DESCRIPTION = """One run for each entry of `variants` in `params.yaml` and each seed. `test/…` was measured on the test
+split, `validation/…` on the one that weights and settings are picked by, `cost/…` is what the training took.
+`autoencoder/…` and `prior/…` are the losses of the training's phases by step.
+
+"""
 
 
 def work(params: Params, _: stage.Provenance) -> None:
@@ -18,9 +23,9 @@ def work(params: Params, _: stage.Provenance) -> None:
     # DVC runs queued experiments in a folder of their own and names the repository's root here.
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    runs = [_run(result) for result in results.collect(params)]
+    runs = [_run(result, params) for result in results.collect(params)]
     try:
-        written = tracking.project(runs, uri, root / "mlruns")
+        written = tracking.project(runs, uri, root / "mlruns", description=DESCRIPTION + METRICS_TABLE)
     except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
         sentence = " ".join(str(error).split())
         print(f"warning: the runs could not be written to MLflow at {uri}: {sentence}")
@@ -29,20 +34,29 @@ def work(params: Params, _: stage.Provenance) -> None:
         print(f"MLflow at {uri}: {written} runs written, {len(runs) - written} were there already")
 
 
-def _run(result: results.Result) -> tracking.Run:
+METRICS_TABLE = "| metric | unit | what it is |\n|---|---|---|\n" + "\n".join(
+    f"| `{name}` | {each.unit or '–'} | {each.definition.replace('|', '∣')} |" for name, each in METRICS.items()
+)
+
+
+def _run(result: results.Result, params: Params) -> tracking.Run:
     training = result.training
-    parameters = dict(_flat(result.parameters))
+    parameters = dict(flattened(result.parameters))
     name = str(parameters["dataset.name"])
     changed = training["uncommitted_changes"]
+    metrics = {f"{split}/{key}": value for split, values in result.metrics.items() for key, value in values.items()}
+    costs = {f"cost/{key}": value for key, value in results.costs(result).items()}
     return tracking.Run(
-        name=f"{result.variant}-seed{result.seed}",
+        name=f"{result.entry}-seed{result.seed}",
+        about=f"{result.about} Entry `{result.entry}`, seed {result.seed}: {result.status}.",
         fingerprint=result.fingerprint,
         started=result.cost["started"],
         ended=result.cost["ended"],
         diverged=result.status != "finished",
         parameters={key.replace("seeds", "seed"): value for key, value in parameters.items()},
         tags={
-            "variant": result.variant,
+            "entry": result.entry,
+            "model": str(parameters[f"variants.{result.entry}.model"]),
             "status": result.status,
             "mlflow.source.git.commit": training["commit"],
             "commit": training["commit"],  # MLflow shows its own tag only beside a source
@@ -56,23 +70,14 @@ def _run(result: results.Result) -> tracking.Run:
             **{f"undefined.{name}": reason for name, reason in result.undefined.items()},
             **{f"version.{name}": number for name, number in training["packages"].items()},
         },
-        history=stage.read_history(result.history),
-        metrics=result.metrics | results.costs(result),
+        history=result.curve,
+        metrics=metrics | costs,
         figures=sorted(result.folder.glob("*.png")),
         weights=result.weights,
         data=name,
         data_digest=result.data_digest,
-        image=DATASETS[name].image,
+        image=params.dataset.image,
     )
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings by dotted keys."""
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 if __name__ == "__main__":

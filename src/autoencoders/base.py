@@ -11,26 +11,39 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
-# What only some variants define: metrics, and figures ("samples", "code_usage").
-PROBABILISTIC_METRICS = ("neg_elbo", "rate", "distortion", "bits_per_dim", "active_units", "samples")
-CODEBOOK_METRICS = ("neg_elbo_uniform", "rate_uniform", "perplexity", "codes_used", "code_distance", "code_usage")
+from autoencoders.metrics import CODEBOOK, PROBABILISTIC
 
+Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
+Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # several tensors where a model has several stochastic layers
 Losses: TypeAlias = dict[str, Tensor]  # "loss" is what is minimised, the rest its named parts; each a batch mean
+# What only some variants define, metrics and figures
+NEEDS_PRIOR = (*PROBABILISTIC, "samples")
+NEEDS_CODEBOOK = (*CODEBOOK, "code_usage")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss is computed from. All of it lies on the device: a recorded step would go on using any number that a
+    loss took from the host when it was recorded.
+    """
+
+    inputs: Tensor  # what the module sees
+    targets: Tensor  # what it is to give back; the same as `inputs` unless they were corrupted
+    generator: torch.Generator  # the source of all randomness
+    step: Tensor  # optimiser steps done before this one, () int64; all of them in validation
+    steps: int  # of the whole training
+
+    def ramp(self, share: float) -> Tensor:
+        """A weight that grows from 0 to 1 over the first `share` of the training and stays there, shape ()."""
+        return ((self.step + 1) / max(share * self.steps, 1.0)).clamp(max=1.0)
 
 
 class Learner(nn.Module, ABC):
     """Something that `training.fit` can train."""
 
     @abstractmethod
-    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:
-        """The named losses of one batch.
-
-        Args:
-            inputs: what the module sees.
-            targets: what it is to give back; the same as `inputs` unless they were corrupted.
-            generator: the source of all randomness, on the device of `inputs`.
-        """
+    def loss(self, batch: Batch) -> Losses:
+        """The named losses of one batch."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +53,26 @@ class Phase:
     name: str
     module: Learner
     represent: Callable[[Tensor], Tensor] | None = None  # None: the images themselves, (B, C, H, W)
-    training: Mapping[str, Any] = field(default_factory=dict)  # overrides of the variant's training parameters
+    training: Mapping[str, Any] = field(default_factory=dict)  # overrides of the entry's training parameters
 
 
 class Autoencoder(Learner):
     """An encoder and a decoder of images x with values in [0, 1], shape (B, C, H, W).
 
-    A variant is one file in `autoencoders.variants` with one subclass. The arguments of its constructor after `image`
-    are its keys in `params.yaml`; their annotations say what is allowed there.
+    A variant is one file in `autoencoders.variants` with one subclass. The keyword arguments of its constructor are
+    its keys in `params.yaml`; their annotations say what is allowed there.
 
     Attributes:
         inputs: what it has to see in training, "clean" or "corrupted" images; None leaves it to the parameters.
         undefined: the metrics and figures that this variant has no definition of, each with the reason.
+        pixels: what one dimension of an image is to the likelihood, which bits per dimension depend on.
     """
 
     inputs: ClassVar[str | None] = None
     undefined: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        (*PROBABILISTIC_METRICS, *CODEBOOK_METRICS), "the variant does not define it"
+        (*NEEDS_PRIOR, *NEEDS_CODEBOOK), "the variant does not define it"
     )
+    pixels: str | None = None
 
     def __init__(self, image: Shape) -> None:
         super().__init__()
@@ -67,11 +82,11 @@ class Autoencoder(Learner):
         """Set what is best set from training images x before the first step."""
 
     @abstractmethod
-    def encode(self, x: Tensor) -> Tensor:
-        """The code of each image before any noise or rounding: (B, d) or, on a grid, (B, D, h, w)."""
+    def encode(self, x: Tensor) -> Latent:
+        """The code of each image before any noise or rounding: (B, d) or, on a grid, (B, D, h, w); or several."""
 
     @abstractmethod
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Any) -> Tensor:
         """The image of each code, values in [0, 1], shape (B, C, H, W)."""
 
     def reconstruct(self, x: Tensor) -> Tensor:

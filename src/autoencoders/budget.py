@@ -1,6 +1,7 @@
 """How long, how fast and how exactly to train, as `params.yaml` says it; without importing torch."""
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from typing_extensions import TypedDict
@@ -11,7 +12,7 @@ Mode: TypeAlias = Literal["graph", "eager"]
 
 
 class Budget(BaseModel):
-    """How long and how fast a phase is trained; the keys under `training` in `params.yaml`."""
+    """How long and how fast a phase is trained; the keys under `training` that entries may override."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -19,12 +20,31 @@ class Budget(BaseModel):
     batch_size: PositiveInt
     learning_rate: LearningRate
 
+    def override(self, *overrides: Mapping[str, Any]) -> "Budget":
+        """The budget after `overrides`, the last one counting most."""
+        values = {key: getattr(self, key) for key in Budget.model_fields}
+        for override in overrides:
+            values |= override
+        return Budget(**values)
+
 
 class BudgetOverrides(TypedDict, total=False):
-    """The keys of `Budget` that a variant or a phase sets for itself."""
+    """The keys of `Budget` that an entry or a phase sets for itself."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[misc]
 
     steps: PositiveInt
     batch_size: PositiveInt
     learning_rate: LearningRate
+
+
+class How(BaseModel):
+    """How every phase is trained; more keys under `training`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    precision: Precision = "float32"
+    mode: Mode = "graph"
+    points: Annotated[int, Field(ge=1, le=10_000)] = 100
+    validations: Annotated[int, Field(ge=1, le=10_000)] = 10
+    validation_images: PositiveInt = 2000

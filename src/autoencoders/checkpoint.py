@@ -9,13 +9,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from autoencoders import variants
 from autoencoders.base import Autoencoder, Shape
 from autoencoders.errors import UserError
+from autoencoders.variants import VARIANTS
 
 
 def save(model: Autoencoder, variant: str, parameters: Mapping[str, Any], path: Path) -> None:
-    """Write `model`, which was built as `variant` with constructor arguments `parameters`."""
+    """Write `model`, a `variant` with constructor arguments `parameters`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     configuration = {"variant": variant, "image": model.image, "parameters": parameters}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -41,5 +41,5 @@ def load(path: Path, device: torch.device | str = "cpu") -> Autoencoder:
 
 
 def build(variant: str, image: Shape, parameters: Mapping[str, Any]) -> Autoencoder:
-    """A new model of `variant`; its weights come from torch's global generator."""
-    return variants.find(variant)(image, **parameters).to(memory_format=torch.channels_last)
+    """A new model of `variant`, constructed with `parameters`; its weights come from torch's global generator."""
+    return VARIANTS.find(variant)(image, **parameters).to(memory_format=torch.channels_last)

@@ -5,29 +5,39 @@ the floating-point arithmetic of one machine: the same parameters give the same 
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoencoders import storage
 from autoencoders.data import Bytes
 
 DRAWS = 2**16
 
 
 def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
-    """A corrupted copy of `images`.
+    """A corrupted copy of `images`; the arguments are those of `corrupted`."""
+    return np.concatenate(list(corrupted(images, kind, level, seed=seed, name=name)))
+
+
+def corrupted(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Iterator[Bytes]:
+    """A corrupted copy of `images`, piece by piece.
 
     Args:
-        images: uint8, any shape; left unchanged.
+        images: uint8 (N, …); left unchanged.
         kind: a key of `KINDS`.
         level: see the function of that kind.
         seed: the noise is drawn from (seed, kind, level, name) alone.
         name: which copy this is; two names give independent noise.
     """
     key = zlib.crc32(f"{kind}/{level}/{name}".encode())
-    draws = np.random.default_rng([seed, key]).integers(0, DRAWS, images.shape, dtype=np.uint16)
-    return KINDS[kind](images, draws, level)
+    rng = np.random.default_rng([seed, key])
+    # Two draws of 16 bits come out of one of 32: pieces of evenly many rows give what one call for all of them would.
+    for piece in storage.pieces(len(images), 8 * images[:1].nbytes):
+        clean = images[piece]
+        yield KINDS[kind](clean, rng.integers(0, DRAWS, clean.shape, dtype=np.uint16), level)
+        storage.release(images)
 
 
 def masking(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:

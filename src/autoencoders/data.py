@@ -1,8 +1,8 @@
 """Image data sets: where they come from, how they are verified, and how they lie on disk.
 
-Every data set is a few named files whose decompressed content is pinned by SHA-256. They are fetched from the first
-source that delivers exactly that content, parsed without loading a pickle, and kept as one packed uint8 tensor file
-per split.
+Every published data set is a few named files whose decompressed content is pinned by SHA-256. They are fetched from
+the first source that delivers exactly that content, and parsed without loading a pickle. A user's own images come from
+a folder (`folder.py`). Either way a split is kept as two arrays, images and labels.
 """
 
 import contextlib
@@ -22,17 +22,18 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
+from autoencoders import storage
 from autoencoders.errors import UserError
 
 Bytes: TypeAlias = NDArray[np.uint8]
+Labels: TypeAlias = NDArray[np.unsignedinteger]  # (N,)
 Files: TypeAlias = dict[str, bytes]
-Split: TypeAlias = dict[str, Bytes]  # "images" (N, C, H, W) and "labels" (N,)
+Shape: TypeAlias = tuple[int, int, int]  # (C, H, W)
 
 # What a source may raise; anything else is a bug of ours.
 ANSWERS = (
@@ -45,6 +46,50 @@ ANSWERS = (
     EOFError,  # truncated
 )
 NETWORK_TIMEOUT = 20.0  # seconds without an answer before a mirror counts as unreachable
+
+
+class Split(NamedTuple):
+    """Images with their labels."""
+
+    images: Bytes  # (N, C, H, W)
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split. A split is a selection of rows, so that images on disk need not be read to be split."""
+
+    image: Shape
+    splits: dict[str, tuple[Split, NDArray[np.int64]]]  # by name: where its images are, and which of them it has
+    source: str = ""
+
+    def split(self, name: str) -> Split:
+        """The split "train", "validation" or "test", in memory."""
+        everything, rows = self.splits[name]
+        return Split(everything.images[rows], everything.labels[rows])
+
+    @property
+    def train(self) -> Bytes:
+        """The images to learn from, uint8 (N, C, H, W)."""
+        return self.split("train").images
+
+    @property
+    def validation(self) -> Bytes:
+        """The images to pick weights and settings by."""
+        return self.split("validation").images
+
+    @property
+    def test(self) -> Bytes:
+        """The images to report on."""
+        return self.split("test").images
+
+    def save(self, folder: Path) -> None:
+        """Write every split into a folder of its own: images.npy and labels.npy."""
+        for name, (everything, rows) in self.splits.items():
+            shape = (len(rows), *self.image)
+            storage.write(folder / name / "images.npy", shape, storage.select(everything.images, rows))
+            labels = everything.labels[rows]
+            storage.write(folder / name / "labels.npy", labels.shape, [labels], labels.dtype)
 
 
 @dataclass(frozen=True)
@@ -61,8 +106,8 @@ class Dataset:
 
     files: dict[str, str]
     sources: Callable[[], Iterator[Source]]
-    parse: Callable[[Files], tuple[Split, Split]]
-    image: tuple[int, int, int]  # (C, H, W)
+    parse: Callable[[Files], tuple["Split", "Split"]]
+    image: Shape
 
 
 def fetch(name: str, cache: Path) -> tuple[Files, str]:
@@ -112,19 +157,39 @@ def verify(files: Files, pinned: dict[str, str]) -> None:
             raise RuntimeError(msg)
 
 
-def hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Split `train` into what is learned from and a validation split of `fraction` of it, drawn by `seed`."""
-    count = len(train["images"])
-    order = np.random.default_rng(seed).permutation(count)
-    held = round(count * fraction)
-    validation, rest = np.sort(order[:held]), np.sort(order[held:])
-    return {k: v[rest] for k, v in train.items()}, {k: v[validation] for k, v in train.items()}
+def load(name: str, cache: Path, *, validation: float = 0.1, seed: int = 0) -> Data:
+    """The published data set `name`, split into train, validation and test.
+
+    Args:
+        name: a key of `DATASETS`.
+        cache: the folder that keeps its files.
+        validation: share of the training images that are held out.
+        seed: of that split.
+    """
+    files, source = fetch(name, cache)
+    everything, test = DATASETS[name].parse(files)
+    train, held = hold_out(np.arange(len(everything.labels)), validation, seed)
+    splits = {"train": (everything, train), "validation": (everything, held)}
+    return Data(DATASETS[name].image, splits | {"test": (test, np.arange(len(test.labels)))}, source)
 
 
-def save_split(split: Split, path: Path) -> None:
-    """Write a split as one packed tensor file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: np.ascontiguousarray(value) for key, value in split.items()}, path)
+def divide(everything: Split, source: str, *, validation: float, test: float, seed: int) -> Data:
+    """A user's images, split by chance: a share of all for the test, then one of the rest for the validation."""
+    rest, tested = hold_out(np.arange(len(everything.labels)), test, seed)
+    train, held = hold_out(rest, validation, seed)
+    splits = {"train": (everything, train), "validation": (everything, held), "test": (everything, tested)}
+    if empty := [name for name, (_, rows) in splits.items() if not len(rows)]:
+        msg = f"{source} has {len(everything.labels)} images, too few: none would be left for {' and '.join(empty)}"
+        raise UserError(msg)
+    _, *shape = everything.images.shape
+    return Data((shape[0], shape[1], shape[2]), splits, source)
+
+
+def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split `rows` into what remains and a `fraction` of them, drawn by `seed`; both in the order of `rows`."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    held = round(len(rows) * fraction)
+    return rows[np.sort(order[held:])], rows[np.sort(order[:held])]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -287,7 +352,7 @@ def _parse_idx(files: Files) -> tuple[Split, Split]:
     def split(prefix: str) -> Split:
         images = np.frombuffer(files[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16)
         labels = np.frombuffer(files[f"{prefix}-labels-idx1-ubyte"], np.uint8, offset=8)
-        return {"images": images.reshape(len(labels), 1, 28, 28), "labels": labels}
+        return Split(images.reshape(len(labels), 1, 28, 28), labels)
 
     return split("train"), split("t10k")
 
@@ -297,7 +362,7 @@ def _parse_cifar10(files: Files) -> tuple[Split, Split]:
 
     def split(*names: str) -> Split:
         records = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, 3073)
-        return {"images": records[:, 1:].reshape(-1, 3, 32, 32), "labels": records[:, 0]}
+        return Split(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0])
 
     return split(*(f"data_batch_{i}.bin" for i in range(1, 6))), split("test_batch.bin")
 
@@ -305,8 +370,8 @@ def _parse_cifar10(files: Files) -> tuple[Split, Split]:
 def _parse_digits(files: Files) -> tuple[Split, Split]:
     """The last 360 of the 1797 digits are the test split: other writers than the first ones, as in MNIST."""
     labels = np.frombuffer(files["labels"], np.uint8)
-    everything = {"images": np.frombuffer(files["images"], np.uint8).reshape(-1, 1, 8, 8), "labels": labels}
-    return {k: v[:-360] for k, v in everything.items()}, {k: v[-360:] for k, v in everything.items()}
+    images = np.frombuffer(files["images"], np.uint8).reshape(-1, 1, 8, 8)
+    return Split(images[:-360], labels[:-360]), Split(images[-360:], labels[-360:])
 
 
 DATASETS = {

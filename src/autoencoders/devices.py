@@ -4,9 +4,13 @@ import ctypes
 import os
 import platform
 import resource
+import time
+from typing import Any
 
+import psutil
 import torch
 
+MEMORY = "AUTOENCODERS_MEMORY"
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # what glibc's malloc.h calls them
 
 
@@ -56,12 +60,57 @@ def describe(device: torch.device) -> str:
     return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin anew, as far as the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> float:
     """The most memory that this process has held so far, in MiB: on the GPU where it works there, else in RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def room(device: torch.device) -> int:
+    """Bytes of images that a training may keep on `device`: what MEMORY says, in MiB, else a quarter of what is free,
+    since several trainings run side by side.
+    """
+    if limit := os.environ.get(MEMORY):
+        return int(limit) * 2**20
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 4
+    return psutil.virtual_memory().available // 4
+
+
+class Stopwatch:
+    """The time that a device spends on what is done inside of `with` blocks; only reading it waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.gpu = device.type == "cuda"
+        self.laps: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> None:
+        self.laps.append((self._now(), None))
+
+    def __exit__(self, *_: object) -> None:
+        self.laps[-1] = self.laps[-1][0], self._now()
+
+    def seconds(self) -> float:
+        """Of all blocks together."""
+        if self.gpu:
+            torch.cuda.synchronize()
+            return sum(began.elapsed_time(ended) for began, ended in self.laps) / 1000
+        return sum(ended - began for began, ended in self.laps)
+
+    def _now(self) -> Any:
+        if not self.gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 def _processor() -> str:

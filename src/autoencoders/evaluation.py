@@ -1,92 +1,113 @@
 """What a trained model is measured by, on images it has not learned from. All of it in batches, without gradients."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import metrics
-from autoencoders.base import Autoencoder
-from autoencoders.training import as_float
+from autoencoders import measures, storage
+from autoencoders.base import Autoencoder, Latent
+from autoencoders.training import as_float, device_of
 
+Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk
 Rows: TypeAlias = list[tuple[str, Tensor]]
 Measure: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # of output, clean and seen images: one value each
 
+BATCH = 100  # images; bounds the memory, and small ones stay in a CPU's cache
 SAMPLE_ROWS = 6
 VECTORS = 2  # the number of dimensions of a batch of codes that are vectors, not grids
 TRAVERSED = 8  # dimensions of the code
 TRAVERSED_IMAGE = 4  # the images are in the order of their classes: MNIST's running example, a handwritten 4
 
 
-def batches(images: Tensor, size: int) -> Iterator[Tensor]:
-    """Stored images (N, C, H, W) as batches of floats."""
-    return map(as_float, images.split(size))
+def batches(images: Images, size: int, device: torch.device) -> Iterator[Tensor]:
+    """Stored images as batches of floats (B, C, H, W) on `device`."""
+    for start in range(0, len(images), size):
+        yield as_float(torch.from_numpy(np.asarray(images[start : start + size])).to(device))
+        storage.release(images)
 
 
 @torch.no_grad()
 def evaluate(
-    model: Autoencoder, test: Tensor, noisy: Mapping[str, Tensor], train: Tensor, *, batch_size: int, seed: int
+    model: Autoencoder,
+    images: Images,
+    noisy: Mapping[str, Images] | None = None,
+    *,
+    batch_size: int = BATCH,
+    seed: int = 0,
 ) -> dict[str, float]:
-    """Every metric that is defined for `model`.
+    """Every metric of a split that is defined for `model`; `metrics.METRICS` says what each is.
 
     Args:
-        model: in evaluation mode, on the device of the images.
-        test: the clean test images, uint8 (N, C, H, W).
-        noisy: corrupted copies of `test`, by the name of the corruption.
-        train: training images, to see how much better the model does on what it has learned from.
+        model: in evaluation mode, on any device.
+        images: the clean images of the split.
+        noisy: corrupted copies of them, by the name of the corruption, each for the metrics "denoising_<name>" and
+            "copying_<name>".
         batch_size: images per batch.
         seed: of the sampling in the bound.
-
-    Returns:
-        mse, psnr, ssim: of the reconstructions, means over the images.
-        denoising_<corruption>: mean squared error of what the model makes of the corrupted image, to the clean one.
-        copying_<corruption>: the same output's mean squared error to the corrupted image.
-        train_mse: of the reconstructions of the training images.
-        Whatever the variant measures itself.
     """
-
-    def means(inputs: Tensor, references: Tensor, measures: Mapping[str, Measure]) -> dict[str, float]:
-        sums = dict.fromkeys(measures, 0.0)
-        for seen, clean in zip(batches(inputs, batch_size), batches(references, batch_size), strict=True):
-            output = model.reconstruct(seen)
-            for name, measure in measures.items():
-                sums[name] += measure(output, clean, seen).double().sum().item()
-        return {name: value / len(inputs) for name, value in sums.items()}
-
-    values = means(
-        test,
-        test,
+    device = device_of(model)
+    values = _means(
+        model,
+        images,
+        images,
         {
-            "mse": lambda output, clean, _: metrics.mse(output, clean),
-            "psnr": lambda output, clean, _: metrics.psnr(output, clean),
-            "ssim": lambda output, clean, _: metrics.ssim(output, clean),
+            "mse": lambda output, clean, _: measures.mse(output, clean),
+            "psnr": lambda output, clean, _: measures.psnr(output, clean),
+            "ssim": lambda output, clean, _: measures.ssim(output, clean),
         },
+        batch_size,
     )
-    values |= means(train, train, {"train_mse": lambda output, clean, _: metrics.mse(output, clean)})
-    for name, corrupted in noisy.items():
-        values |= means(
+    for name, corrupted in (noisy or {}).items():
+        values |= _means(
+            model,
             corrupted,
-            test,
+            images,
             {
-                f"denoising_{name}": lambda output, clean, _: metrics.mse(output, clean),
-                f"copying_{name}": lambda output, _, seen: metrics.mse(output, seen),
+                f"denoising_{name}": lambda output, clean, _: measures.mse(output, clean),
+                f"copying_{name}": lambda output, _, seen: measures.mse(output, seen),
             },
+            batch_size,
         )
-    generator = torch.Generator(test.device).manual_seed(seed)
-    return values | model.measure(batches(test, batch_size), generator)
+    generator = torch.Generator(device).manual_seed(seed)
+    return values | model.measure(batches(images, batch_size, device), generator)
+
+
+@torch.no_grad()
+def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = BATCH) -> float:
+    """The mean squared error alone."""
+    return _means(model, images, images, {"mse": lambda output, clean, _: measures.mse(output, clean)}, batch_size)[
+        "mse"
+    ]
+
+
+def _means(
+    model: Autoencoder, inputs: Images, references: Images, wanted: Mapping[str, Measure], size: int
+) -> dict[str, float]:
+    """Means over all images of what is measured of the model's outputs for `inputs`."""
+    means = {name: measures.Mean() for name in wanted}
+    device = device_of(model)
+    for seen, clean in zip(batches(inputs, size, device), batches(references, size, device), strict=True):
+        output = model.reconstruct(seen)
+        for name, measure in wanted.items():
+            means[name].add(measure(output, clean, seen))
+    return {name: mean.value for name, mean in means.items()}
 
 
 @torch.no_grad()
 def pictures(
-    model: Autoencoder, x: Tensor, noisy: Mapping[str, Tensor], test: Tensor, *, batch_size: int, seed: int
+    model: Autoencoder, x: Tensor, noisy: Mapping[str, Tensor], test: Images, *, batch_size: int, seed: int
 ) -> dict[str, Rows]:
     """What there is to see, by figure: labelled rows of images (n, C, H, W) in [0, 1].
 
     Args:
         model: as for `evaluate`.
-        x: n test images (n, C, H, W), floats.
-        noisy: the same images corrupted, by the name of the corruption.
+        x: n test images (n, C, H, W), floats on the model's device.
+        noisy: the same images corrupted, by the name of the corruption in words.
         test: all test images, to see over which range a code varies.
         batch_size: images per batch.
         seed: of the samples.
@@ -97,9 +118,8 @@ def pictures(
         "interpolation": _interpolation(model, x),
     }
     for name, corrupted in noisy.items():
-        label = name.replace("_", " ").replace("-", " ")
-        figures["denoising"] += [(label, corrupted), ("restored", model.reconstruct(corrupted))]
-    if "traversal" not in model.undefined and model.encode(x).ndim == VECTORS:
+        figures["denoising"] += [(name, corrupted), ("restored", model.reconstruct(corrupted))]
+    if "traversal" not in model.undefined and all(part.ndim == VECTORS for part in parts(model.encode(x))):
         figures["traversal"] = _traversal(model, x, test, batch_size)
     if "samples" not in model.undefined:
         samples = model.sample(SAMPLE_ROWS * len(x), torch.Generator(x.device).manual_seed(seed))
@@ -107,24 +127,43 @@ def pictures(
     return figures
 
 
+def parts(z: Latent) -> tuple[Tensor, ...]:
+    """The tensors of a latent, be it one or several."""
+    return (z,) if isinstance(z, Tensor) else z
+
+
+def of_parts(z: Latent, function: Callable[[Tensor], Any]) -> Any:
+    """A latent of the same structure, each of its tensors after `function`."""
+    return function(z) if isinstance(z, Tensor) else tuple(map(function, z))
+
+
 def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
     """Each row moves in a straight line from one image's code to the next image's."""
     z = model.encode(x)
-    t = torch.linspace(0, 1, len(x), device=x.device).view(-1, *[1] * (z.ndim - 1))
-    return [("", model.decode(torch.lerp(z[i : i + 1], z[i + 1 : i + 2], t))) for i in range(0, len(x) - 1, 2)]
+
+    def line(part: Tensor, i: int) -> Tensor:
+        t = torch.linspace(0, 1, len(x), device=x.device).view(-1, *[1] * (part.ndim - 1))
+        return torch.lerp(part[i : i + 1], part[i + 1 : i + 2], t)
+
+    return [("", model.decode(of_parts(z, partial(line, i=i)))) for i in range(0, len(x) - 1, 2)]
 
 
-def _traversal(model: Autoencoder, x: Tensor, test: Tensor, batch_size: int) -> Rows:
+def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> Rows:
     """The dial: one dimension of one image's code turned at a time, the others left as they are.
 
     The dimensions are those that vary most over the test images, each turned over ±3 standard deviations.
     """
-    codes = torch.cat([model.encode(batch) for batch in batches(test, batch_size)])
-    mean, deviation = codes.mean(0), codes.std(0)
+    codes = measures.Variance()
+    for batch in batches(test, batch_size, x.device):
+        codes.add(torch.cat(parts(model.encode(batch)), 1))
+    mean, deviation = codes.mean.float(), codes.value.sqrt().float()
     dial = torch.linspace(-3, 3, len(x), device=x.device)
+    latent = model.encode(x[TRAVERSED_IMAGE % len(x)].unsqueeze(0))
+    sizes = [part.shape[1] for part in parts(latent)]
     rows = []
     for dimension in deviation.argsort(descending=True)[:TRAVERSED].tolist():
-        z = model.encode(x[TRAVERSED_IMAGE % len(x)].unsqueeze(0)).repeat(len(x), 1)
+        z = torch.cat(parts(latent), 1).repeat(len(x), 1)
         z[:, dimension] = mean[dimension] + dial * deviation[dimension]
-        rows.append((f"z{dimension}", model.decode(z)))
+        split = z.split(sizes, 1)
+        rows.append((f"z{dimension}", model.decode(z if isinstance(latent, Tensor) else split)))
     return rows

@@ -7,15 +7,16 @@ from typing import Any, TypeAlias
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 mpl.use("Agg")
 
 Rows: TypeAlias = Sequence[tuple[str, NDArray[np.float32]]]  # labels, and images (n, C, H, W) in [0, 1]
-History: TypeAlias = Sequence[Mapping[str, Any]]  # phase, epoch and losses; one row per epoch
+Curve: TypeAlias = Sequence[Mapping[str, Any]]  # points: phase, step, time, and losses of training or validation
 
+CURVE = 10  # points from which on a curve is one
 INK, GRID, ACCENT = "#1f2937", "#e5e7eb", "#2563eb"
 COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2")
 STYLE: Any = {
@@ -53,24 +54,66 @@ def images(rows: Rows, path: Path) -> None:
         _save(figure, path)
 
 
-def learning_curves(history: History, best: Mapping[str, int], path: Path) -> None:
-    """Training and validation loss per epoch, one panel per phase; a dot marks the epoch that was picked."""
-    phases = list(dict.fromkeys(row["phase"] for row in history))
+def learning_curves(curve: Curve, best: Mapping[str, int], path: Path) -> None:
+    """Training and validation loss by step, and above by seconds, one panel per phase; a dot marks the step whose
+    weights were picked.
+    """
+    phases = list(dict.fromkeys(point["phase"] for point in curve))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.2 * len(phases), 2.8), dpi=120, layout="constrained")
+        figure = Figure(figsize=(4.6 * len(phases), 3.2), dpi=120, layout="constrained")
         for axes, phase in zip(np.atleast_1d(figure.subplots(1, len(phases))), phases, strict=True):
-            rows = [row for row in history if row["phase"] == phase]
-            epochs = [row["epoch"] for row in rows]
-            axes.plot(epochs, [row["train_loss"] for row in rows], label="training")
-            axes.plot(epochs, [row["validation_loss"] for row in rows], label="validation")
-            picked = [row for row in rows if row["epoch"] == best[phase]]
+            points = [point for point in curve if point["phase"] == phase]
+            for split, name in (("train", "training"), ("validation", "validation")):
+                reached = [point for point in points if f"{split}_loss" in point]
+                axes.plot(
+                    [point["step"] for point in reached],
+                    [point[f"{split}_loss"] for point in reached],
+                    label=name,
+                    marker="o" if split == "validation" else "",
+                    markersize=3,
+                )
+            picked = [point for point in points if point["step"] == best[phase] and "validation_loss" in point]
             axes.plot(
-                [row["epoch"] for row in picked], [row["validation_loss"] for row in picked], "o", color=COLOURS[1]
+                [point["step"] for point in picked],
+                [point["validation_loss"] for point in picked],
+                "o",
+                color=COLOURS[1],
+                markersize=8,
             )
-            axes.set(title=phase, xlabel="epoch", ylabel="loss")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set(title=phase, xlabel="step", ylabel="loss", ylim=_without_the_start(points))
+            _seconds_above(axes, points)
             axes.legend()
         _save(figure, path)
+
+
+def _without_the_start(points: Curve) -> tuple[float, float]:
+    """Limits that show the training after its first twentieth: the losses before would flatten all that follows."""
+    last = points[-1]["step"]
+    losses = [
+        value
+        for point in points
+        for name, value in point.items()
+        if name in {"train_loss", "validation_loss"} and (point["step"] > last / 20 or len(points) < CURVE)
+    ]
+    margin = 0.05 * (max(losses) - min(losses)) or 1.0
+    return min(losses) - margin, max(losses) + margin
+
+
+def _seconds_above(axes: Axes, points: Curve) -> None:
+    """A second axis above a panel: how many seconds after the first point each step was reached."""
+    steps = np.array([point["step"] for point in points], np.float64)
+    seconds = np.array([point["time"] for point in points], np.float64) - points[0]["time"]
+    if len(points) < CURVE or seconds[-1] <= 0 or (np.diff(seconds) < 0).any():  # a clock that was set back
+        return
+    seconds += np.arange(len(seconds)) * 1e-9  # strictly rising, so that it can be inverted
+    above = axes.secondary_xaxis(
+        "top",
+        functions=(
+            lambda x: np.interp(np.asarray(x), steps, seconds),
+            lambda x: np.interp(np.asarray(x), seconds, steps),
+        ),
+    )
+    above.set_xlabel("seconds")
 
 
 def code_usage(counts: NDArray[np.float32], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""MLflow as a projection of what is on disk: one run per variant and seed, written once per result.
+"""MLflow as a projection of what is on disk: one run per trained model, written once per result.
 
 A run is recognised by its fingerprint, so that projecting the same results again adds nothing. Nothing that is
 undefined or not finite is ever logged as a number.
@@ -24,24 +24,28 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 EXPERIMENT = "autoencoders"
-BATCH = 500  # metrics per call
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # what MLflow's page calls model training
+NOTE = "mlflow.note.content"  # the description of an experiment or a run, in Markdown
+RUNS = "#/experiments/{}/runs?workflowType=machine_learning"  # the page of an experiment's runs, on any server
+METRICS, PARAMETERS = 500, 100  # per call; MLflow takes at most 1000 and 100
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # what a logged model imports
 PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Run:
-    """What there is to know about one trained seed of one variant."""
+    """What there is to know about one trained model."""
 
-    name: str
+    name: str  # of the run and of its model: letters, digits, "-" and "_"
+    about: str  # what it is, in Markdown
     fingerprint: str  # of the data, code, parameters and results
     started: float  # seconds since the epoch
     ended: float
     diverged: bool
     parameters: Mapping[str, Any]
     tags: Mapping[str, str]
-    history: Sequence[Mapping[str, Any]]  # phase, epoch, and the losses of each epoch
-    metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, Any]]  # points: phase, step, time in seconds since the epoch, and its losses
+    metrics: Mapping[str, float]  # by the names that MLflow shows
     figures: list[Path]
     weights: Path
     data: str  # name of the data set
@@ -49,10 +53,11 @@ class Run:
     image: tuple[int, int, int]  # (C, H, W)
 
 
-def project(runs: list[Run], uri: str, local_artifacts: Path) -> int:
+def project(runs: list[Run], uri: str, local_artifacts: Path, description: str) -> int:
     """Write those of `runs` to the MLflow at `uri` that it does not hold yet; returns how many that were.
 
     Without a server the artifacts go to the folder `local_artifacts`; a server has a place of its own for them.
+    `description` is the experiment's, in Markdown.
     """
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
@@ -60,10 +65,8 @@ def project(runs: list[Run], uri: str, local_artifacts: Path) -> int:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     mlflow.set_tracking_uri(uri)
     client = MlflowClient()
-    if client.get_experiment_by_name(EXPERIMENT) is None:
-        location = local_artifacts.as_uri() if uri.startswith("sqlite:") else None
-        client.create_experiment(EXPERIMENT, location)
-    experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
+    location = local_artifacts.as_uri() if uri.startswith("sqlite:") else None
+    experiment = _experiment(client, location, description)
     found = mlflow.search_runs([experiment], output_format="list")
     tagged = {run.data.tags["fingerprint"]: run for run in found if "fingerprint" in run.data.tags}
     written = 0
@@ -78,14 +81,38 @@ def project(runs: list[Run], uri: str, local_artifacts: Path) -> int:
     return written
 
 
+def page(uri: str) -> str:
+    """The address of the runs' table; for a database, where `mlflow ui` shows it by default.
+
+    A click on an experiment does not lead there: MLflow 3.17 goes by what the browser was used for last, or else GenAI.
+    """
+    experiment = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
+    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    return f"{server}/{RUNS.format(experiment.experiment_id if experiment else 0)}"
+
+
+def _experiment(client: MlflowClient, location: str | None, description: str) -> str:
+    """The experiment's id. An older one gets today's description, and the kind that it lacks."""
+    if client.get_experiment_by_name(EXPERIMENT) is None:
+        client.create_experiment(EXPERIMENT, location)
+    experiment = mlflow.set_experiment(EXPERIMENT)
+    name = str(experiment.experiment_id)
+    note = f"[Show the runs]({RUNS.format(name)})\n\n{description}"  # the first line shows when the rest is folded
+    wanted = KIND | experiment.tags | {NOTE: note}
+    for key, value in wanted.items() - experiment.tags.items():
+        client.set_experiment_tag(name, key, value)
+    return name
+
+
 def _write(client: MlflowClient, experiment: str, run: Run) -> None:
-    tags = {**run.tags, "fingerprint": run.fingerprint, "complete": "no"}
+    tags = {**run.tags, NOTE: run.about, "fingerprint": run.fingerprint, "complete": "no"}
     run_id = client.create_run(experiment, _milliseconds(run.started), tags, run.name).info.run_id
     parameters = [Param(key, str(value)) for key, value in run.parameters.items()]
-    client.log_batch(run_id, params=parameters)
+    for start in range(0, len(parameters), PARAMETERS):
+        client.log_batch(run_id, params=parameters[start : start + PARAMETERS])
     metrics = _metrics(run)
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+    for start in range(0, len(metrics), METRICS):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS])
     for figure in run.figures:
         client.log_artifact(run_id, str(figure), "figures")
     source = CodeDatasetSource({"mlflow.source.name": "dvc stage download"})
@@ -99,13 +126,14 @@ def _write(client: MlflowClient, experiment: str, run: Run) -> None:
 
 
 def _metrics(run: Run) -> list[Metric]:
-    """The final metrics, and the losses of every epoch as "phase/loss" with the epoch as the step."""
+    """The final metrics, and the losses at each point as "phase/loss", at the step and the time of the point."""
     end = _milliseconds(run.ended)
     metrics = [Metric(name, value, end, 0) for name, value in run.metrics.items()]
     for row in run.history:
-        losses = {name: value for name, value in row.items() if name not in {"phase", "epoch"}}
-        metrics += [Metric(f"{row['phase']}/{name}", value, end, row["epoch"]) for name, value in losses.items()]
-    return [metric for metric in metrics if math.isfinite(metric.value)]
+        time = _milliseconds(row["time"])
+        losses = {name: value for name, value in row.items() if name not in {"phase", "step", "time"}}
+        metrics += [Metric(f"{row['phase']}/{name}", value, time, row["step"]) for name, value in losses.items()]
+    return [metric for metric in metrics if metric.value is not None and math.isfinite(metric.value)]
 
 
 def _write_model(run: Run) -> None:

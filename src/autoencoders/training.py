@@ -7,41 +7,86 @@ The order of the data comes from (seed, epoch), all other randomness from a gene
 import math
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
-from typing import NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from autoencoders.base import Learner, Losses, Phase, Shape
-from autoencoders.budget import Budget, Mode, Precision
+from autoencoders import devices, storage
+from autoencoders.base import Autoencoder, Batch, Learner, Losses, Phase
+from autoencoders.budget import Budget, How, Precision
 from autoencoders.errors import UserError
 from autoencoders.optimiser import Adam, one_cycle
+from autoencoders.sources import Pairs, Source, source
 
-VALIDATION_BATCH = 1000
+Point: TypeAlias = dict[str, Any]  # step, time, and "train_…" or "validation_…" losses
+BATCH = 100  # samples at a time where nothing is learned
 EAGER_STEPS = 3  # before a step is recorded
-
-
-class Pairs(NamedTuple):
-    """What is seen and what is to be given back; images as uint8, codes as integers of 64 bits."""
-
-    inputs: Tensor
-    targets: Tensor
 
 
 @dataclass
 class Result:
-    """What a phase's training leaves: one row per epoch, and how it ended."""
+    """What a phase's training leaves: its curve, and how it ended."""
 
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    diverged_in_epoch: int = 0  # 0: it did not
+    curve: list[Point] = field(default_factory=list)
+    best_step: int = 0
+    diverged_at_step: int = 0  # 0: it did not
     images: int = 0  # seen in training
     seconds: float = 0.0  # of training, validation not counted
     validation_seconds: float = 0.0
+
+
+def train(
+    model: Autoencoder,
+    images: Pairs,
+    validation: Pairs,
+    budget: Budget,
+    *,
+    seed: int,
+    how: How | None = None,
+    label: str = "",
+    follow: Callable[[str, Point], None] = lambda *_: None,
+) -> dict[str, Result]:
+    """Train a new `model` through all its phases, on the device that it is on; leaves it with the picked weights.
+
+    Args:
+        model: with its initial weights.
+        images: as for `fit`.
+        validation: likewise.
+        budget: of every phase that does not override it.
+        seed: of the data's order and the noise.
+        how: precision, mode, how often to validate.
+        label: what the progress is shown under.
+        follow: called with the phase's name and each point of its curve as soon as it is known.
+
+    Returns:
+        The result of each phase by name; a phase that diverges is the last one.
+    """
+    model.start_from(as_float(torch.from_numpy(images.targets[:1000])).to(device_of(model)))
+    results = {}
+    for phase in model.phases():
+        model.eval()
+        results[phase.name] = fit(
+            phase.module,
+            represent(phase, images),
+            represent(phase, validation.thinned((how or How()).validation_images)),
+            budget.override(phase.training),
+            seed=seed,
+            how=how or How(),
+            label=f"{label} {phase.name}".strip(),
+            follow=lambda point, name=phase.name: follow(name, point),  # type: ignore[misc]
+        )
+        if results[phase.name].diverged_at_step:
+            break
+    model.eval()
+    return results
 
 
 def fit(
@@ -51,106 +96,106 @@ def fit(
     budget: Budget,
     *,
     seed: int,
-    precision: Precision,
-    mode: Mode,
-    label: str,
+    how: How,
+    label: str = "",
+    follow: Callable[[Point], None] = lambda _: None,
+    room: int | None = None,
 ) -> Result:
-    """Train `module` and leave it with the weights of the epoch whose validation loss was lowest.
+    """Train `module` and leave it with the weights whose validation loss was lowest.
 
-    The learning rate follows one cosine cycle (Smith & Topin 2019) over the whole budget. Every batch is full; the last
-    epoch ends with the budget.
+    The learning rate follows one cosine cycle (Smith & Topin 2019) over the whole budget. Every batch is full. Nothing
+    on the way waits for the device: losses are read when they have arrived, and the device itself compares the
+    validation losses and keeps the best weights.
 
     Args:
-        module: on the device of the tensors.
+        module: on the device to train on.
         train: inputs (R·N, …) in R versions, targets (N, …); sample i of epoch t is seen in version (i + t) mod R.
         validation: likewise with R = 1.
         budget: how many steps, of how many samples, at what peak learning rate.
         seed: of the data's order and the noise.
-        precision: of the arithmetic; the losses are always reduced in float32.
-        mode: on a GPU, whether a step is recorded once and replayed or launched operation by operation.
+        how: precision, mode, how many points the curve has and how often to validate.
         label: what the progress is shown under.
+        follow: called with each point of the curve as soon as it is known.
+        room: bytes of samples that may lie on the device; more than that are read from disk on the way.
     """
-    device, count = train.targets.device, len(train.targets)
+    device, count, steps = device_of(module), len(train.targets), budget.steps
     batch = min(budget.batch_size, count)
     per_epoch = count // batch  # steps
-    epochs = math.ceil(budget.steps / per_epoch)
-    step = Step(module, train, budget, precision)
-    run = Recorded(step) if mode == "graph" and device.type == "cuda" else step
-    result, best_loss = Result(), math.inf
-    best = copy_of(module)
-    progress = Progress(label, epochs, budget.steps, batch)
-    for epoch in range(1, epochs + 1):
-        rng = np.random.default_rng([seed, epoch])
-        order = torch.from_numpy(rng.permutation(count)).to(device)
-        module.train()
-        started = time.perf_counter()
-        steps = min(per_epoch, budget.steps - (epoch - 1) * per_epoch)
-        step.start(epoch, order, noise=int(rng.integers(2**62)))
-        for _ in range(steps):
-            run()
-            progress.step()
-        trained = step.means.values(steps)
-        result.seconds += time.perf_counter() - started
-        result.images += steps * batch
-        started = time.perf_counter()
-        validated = validate(module, validation, precision)
-        result.validation_seconds += time.perf_counter() - started
-        result.history.append(
-            {"epoch": epoch}
-            | {f"train_{name}": value for name, value in trained.items()}
-            | {f"validation_{name}": value for name, value in validated.items()}
-        )
-        progress.epoch(epoch, trained["loss"], validated["loss"])
-        if not math.isfinite(trained["loss"] + validated["loss"]):
-            result.diverged_in_epoch = epoch
+    batches = source(train, batch, device, devices.room(device) if room is None else room)
+    step = Step(module, batches, budget, how.precision)
+    run = Recorded(step) if how.mode == "graph" and device.type == "cuda" else step
+    check = Validation(module, validation, steps, how.precision)
+    every = max(1, steps // how.points)
+    checks = {math.ceil(steps * (i + 1) / how.validations) for i in range(how.validations)}
+    curve = Curve(Progress(label, steps, batch), device, follow)
+    started = time.perf_counter()
+    for done in range(1, steps + 1):
+        if (done - 1) % per_epoch == 0:
+            epoch = (done - 1) // per_epoch + 1
+            rng = np.random.default_rng([seed, epoch])
+            batches.start(epoch, rng.permutation(count))
+            step.generator.manual_seed(int(rng.integers(2**62)))
+        batches.fetch()
+        run()
+        if done % every == 0 or done == steps:
+            means = step.means.take((done - 1) % every + 1)
+            check.alive &= means["loss"].isfinite()
+            curve.put("train", done, means)
+        if done in checks:
+            curve.put("validation", done, check(done))
+        if curve.collect():
             break
-        if validated["loss"] < best_loss:
-            best_loss, result.best_epoch = validated["loss"], epoch
-            best = copy_of(module)
-    progress.close()
-    module.load_state_dict(best)
-    return result
+    curve.collect(wait=True)
+    validation_seconds = check.watch.seconds()
+    seconds = time.perf_counter() - started - validation_seconds
+    module.eval().load_state_dict(check.best)
+    return Result(curve.points, int(check.best_step), curve.diverged, done * batch, seconds, validation_seconds)
 
 
 class Step:
-    """A training step that finds all it needs on the device, in tensors that stay where they are: the data and their
-    order, the learning rates, where it stands in both, the sums of the losses. So it never waits for the device, and a
-    GPU can replay it.
+    """A training step that finds all it needs on the device, in tensors that stay where they are: the batches, the
+    learning rates, where it stands, the sums of the losses. So it never waits for the device, and a GPU can replay it.
+
+    Raises:
+        UserError: the module counts on the host, which a recorded step would not do.
     """
 
-    def __init__(self, module: Learner, train: Pairs, budget: Budget, precision: Precision) -> None:
-        device, count = train.targets.device, len(train.targets)
-        batch = min(budget.batch_size, count)
-        self.module, self.train, self.precision = module, train, precision
+    def __init__(self, module: Learner, batches: Source, budget: Budget, precision: Precision) -> None:
+        device = device_of(module)
+        self.module, self.batches, self.precision, self.steps = module.train(), batches, precision, budget.steps
         self.optimiser = Adam(module.parameters())
         self.generator = torch.Generator(device)
         self.rates = one_cycle(budget.steps, budget.learning_rate).float().to(device)
-        self.batches = torch.zeros(count // batch, batch, dtype=torch.int64, device=device)  # of this epoch, indices
-        self.epoch, self.position, self.done = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(3))
+        self.done = torch.zeros(1, dtype=torch.int64, device=device)
         self.means = Means()
-
-    def start(self, epoch: int, order: Tensor, noise: int) -> None:
-        """Begin an epoch with the samples in `order`, (N,), and all noise seeded by `noise`."""
-        self.batches.copy_(order[: self.batches.numel()].view_as(self.batches))
-        self.generator.manual_seed(noise)
-        self.epoch.fill_(epoch)
-        self.position.zero_()
-        self.means.reset()
+        self.calls = 0
+        self.host: dict[str, Any] = {}
 
     def __call__(self) -> None:
-        """Learn from the next batch of the epoch."""
-        inputs, targets = self.train
-        count, versions = len(targets), len(inputs) // len(targets)
-        chosen = self.batches.index_select(0, self.position)[0]
-        y = targets[chosen]
-        x = y if versions == 1 else inputs[(chosen + self.epoch) % versions * count + chosen]
-        losses = losses_of(self.module, x, y, self.generator, self.precision)
+        """Learn from the next batch."""
+        inputs, targets = self.batches()
+        batch = Batch(as_float(inputs), as_float(targets), self.generator, self.done[0], self.steps)
+        losses = losses_of(self.module, batch, self.precision)
         self.optimiser.zero_grad()
         losses["loss"].backward()
         self.optimiser.step(self.rates.index_select(0, self.done)[0])
         self.means.add(losses)
-        self.position += 1
         self.done += 1
+        self._forbid_counting()
+
+    def _forbid_counting(self) -> None:
+        """Compare the module's numbers on the host after the second and the third step; the first may set things up."""
+        self.calls += 1
+        if self.calls == EAGER_STEPS - 1:
+            self.host = host_numbers(self.module)
+        elif self.calls == EAGER_STEPS:
+            for name, value in host_numbers(self.module).items():
+                if self.host.get(name) != value:
+                    msg = (
+                        f"{type(self.module).__name__}.{name} changes in a training step: a recorded step would go on "
+                        "using its value of now; make it a buffer (a tensor), or use the batch's step"
+                    )
+                    raise UserError(msg)
 
 
 class Recorded:
@@ -184,51 +229,145 @@ class Recorded:
         try:
             with torch.cuda.graph(self.graph):
                 self.step()
+        except torch.OutOfMemoryError:
+            raise  # a sentence of its own: less memory, not another mode, is what mends it
         except RuntimeError as error:
             msg = f"a training step cannot be recorded as a CUDA graph; set training.mode to eager ({error})"
             raise UserError(msg) from error
 
 
-@torch.no_grad()
-def validate(module: Learner, pairs: Pairs, precision: Precision) -> dict[str, float]:
-    """The named losses over a whole split, with the same noise at every call; changes no state of the training."""
-    module.eval()
-    generator = torch.Generator(pairs.targets.device).manual_seed(0)
-    means = Means()
-    for x, y in zip(pairs.inputs.split(VALIDATION_BATCH), pairs.targets.split(VALIDATION_BATCH), strict=True):
-        means.add(losses_of(module, x, y, generator, precision), weight=len(y))
-    return means.values(len(pairs.targets))
+class Validation:
+    """The losses over a validation split, with the same noise every time and any schedule at its end; keeps the weights
+    of the least loss. It all happens on the device, and changes no state of the training.
+    """
+
+    def __init__(self, module: Learner, pairs: Pairs, steps: int, precision: Precision) -> None:
+        device = device_of(module)
+        self.module, self.precision, self.steps, self.count = module, precision, steps, len(pairs.targets)
+        self.batches = [
+            (y, y) if pairs.inputs is pairs.targets else (x.to(device), y)
+            for x, y in ((x, y.to(device)) for x, y in pairs.split(BATCH))
+        ]
+        self.end = torch.tensor(steps, device=device)
+        self.generator = torch.Generator(device)
+        self.best = copy_of(module)
+        self.best_loss = torch.tensor(math.inf, device=device)
+        self.best_step = torch.tensor(0, device=device)
+        self.alive = torch.tensor(True, device=device)  # no loss of the training was infinite so far
+        self.watch = devices.Stopwatch(device)
+
+    @torch.no_grad()
+    def __call__(self, step: int) -> Losses:
+        """The mean losses after `step` steps."""
+        with self.watch:
+            self.module.eval()
+            self.generator.manual_seed(0)
+            means = Means()
+            for x, y in self.batches:
+                batch = Batch(as_float(x), as_float(y), self.generator, self.end, self.steps)
+                means.add(losses_of(self.module, batch, self.precision), weight=len(y))
+            losses = means.take(self.count)
+            better = (losses["loss"] < self.best_loss) & self.alive
+            self.best_loss = torch.where(better, losses["loss"], self.best_loss)
+            self.best_step = torch.where(better, step, self.best_step)
+            for name, value in self.module.state_dict().items():
+                self.best[name].copy_(torch.where(better, value, self.best[name]))
+            self.module.train()
+        return losses
 
 
-def shape_of(images: Pairs) -> Shape:
-    """(C, H, W) of stored images."""
-    _, channels, height, width = images.targets.shape
-    return channels, height, width
+class Curve:
+    """The points of a training's curve, each with the time when it was reached.
+
+    Losses are on their way from the device when they are `put`; `collect` takes what has arrived, in order, and hands
+    it on. The first point that is not finite ends the curve.
+    """
+
+    def __init__(self, progress: "Progress", device: torch.device, follow: Callable[[Point], None]) -> None:
+        self.progress, self.follow = progress, follow
+        self.gpu = device.type == "cuda"
+        self.coming: deque[tuple[str, int, list[str], Tensor, torch.cuda.Event | None]] = deque()
+        self.points: list[Point] = []
+        self.diverged = 0  # the step, 0: it did not
+
+    def put(self, split: str, step: int, losses: Losses) -> None:
+        """Send the losses of a split, as of `step`, on their way."""
+        values, event = torch.stack(list(losses.values())), None
+        if self.gpu:
+            event = torch.cuda.Event()
+            values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+            event.record()
+        self.coming.append((split, step, list(losses), values, event))
+
+    def collect(self, *, wait: bool = False) -> bool:
+        """Take what has arrived, or wait for all of it; returns whether the training has diverged."""
+        while self.coming and not self.diverged:
+            split, step, names, values, event = self.coming[0]
+            if event is not None and wait:
+                event.synchronize()
+            elif event is not None and not event.query():
+                break
+            self.coming.popleft()
+            losses = dict(zip(names, values.tolist(), strict=True))
+            if not all(map(math.isfinite, losses.values())):
+                self.diverged = step
+                break
+            point = {"step": step, "time": time.time(), **{f"{split}_{name}": value for name, value in losses.items()}}
+            self.points.append(point)
+            self.follow(point)
+            self.progress.reached(step, split, losses["loss"])
+        if wait or self.diverged:
+            self.progress.close()
+        return bool(self.diverged)
 
 
 @torch.no_grad()
 def represent(phase: Phase, images: Pairs) -> Pairs:
-    """What the module of `phase` learns from: the images, or a representation of the clean ones."""
+    """What the module of `phase` learns from: the images, or codes of the clean ones, on disk where they are many."""
     if phase.represent is None:
         return images
-    represented = torch.cat([phase.represent(as_float(x)) for x in images.targets.split(VALIDATION_BATCH)])
-    return Pairs(represented, represented)
+    device = device_of(phase.module)
+
+    def codes(x: Tensor) -> NDArray[np.int32]:
+        return phase.represent(as_float(x.to(device))).to("cpu", torch.int32).numpy()  # type: ignore[misc]
+
+    shape = codes(torch.from_numpy(images.targets[:1])).shape[1:]
+    found = storage.scratch((len(images.targets), *shape), np.int32)
+    for start, (x, _) in enumerate(Pairs(images.targets, images.targets).split(BATCH)):
+        found[start * BATCH : (start + 1) * BATCH] = codes(x)
+    storage.release(found)
+    return Pairs(found, found)
 
 
-def losses_of(module: Learner, x: Tensor, y: Tensor, generator: torch.Generator, precision: Precision) -> Losses:
-    """The module's losses on a stored batch, its arithmetic in `precision`."""
-    with torch.autocast(y.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return module.loss(as_float(x), as_float(y), generator)
+def losses_of(module: Learner, batch: Batch, precision: Precision) -> Losses:
+    """The module's losses on a batch, its arithmetic in `precision`."""
+    with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return module.loss(batch)
 
 
 def as_float(stored: Tensor) -> Tensor:
-    """Images are stored as uint8 and become floats in [0, 1]; codes are integers of 64 bits and stay as they are."""
-    return stored.float() / 255 if stored.dtype == torch.uint8 else stored
+    """Images are stored as uint8 and become floats in [0, 1]; codes become indices, which torch wants in 64 bits."""
+    return stored.float() / 255 if stored.dtype == torch.uint8 else stored.long()
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:
     """The module's state, detached from what training goes on to change."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters are."""
+    return next(module.parameters()).device
+
+
+def host_numbers(module: nn.Module) -> dict[str, Any]:
+    """The numbers that a module keeps outside of tensors, by dotted name."""
+    return {
+        f"{name}.{key}".lstrip("."): value
+        for name, part in module.named_modules()
+        for key, value in vars(part).items()
+        if isinstance(value, int | float) and key != "training"
+    }
 
 
 class Means:
@@ -240,46 +379,44 @@ class Means:
     def add(self, losses: Losses, weight: int = 1) -> None:
         """Count `losses` with `weight`."""
         for name, value in losses.items():
-            self.sums.setdefault(name, torch.zeros_like(value)).add_(value.detach(), alpha=weight)
+            if name not in self.sums:
+                self.sums[name] = torch.zeros_like(value, dtype=torch.float32)
+            self.sums[name].add_(value.detach(), alpha=weight)
 
-    def values(self, weight: int) -> dict[str, float]:
-        """The means over what has been added, `weight` altogether."""
-        return {name: value.item() / weight for name, value in self.sums.items()}
-
-    def reset(self) -> None:
-        """Start anew."""
+    def take(self, weight: int) -> Losses:
+        """The means over what has been added, `weight` altogether; then begin anew."""
+        means = {name: value / weight for name, value in self.sums.items()}
         for value in self.sums.values():
             value.zero_()
+        return means
 
 
 class Progress:
-    """A bar with throughput and time left on a terminal; a plain line now and then elsewhere, and where several
-    processes share the terminal.
+    """A bar with throughput and time left on a terminal or in a notebook; a plain line at each validation elsewhere,
+    and where several processes share the terminal.
     """
 
-    def __init__(self, label: str, epochs: int, steps: int, batch: int) -> None:
-        self.label, self.epochs, self.steps, self.batch, self.done = label, epochs, steps, batch, 0
-        self.live = sys.stderr.isatty() and parent_process() is None
+    def __init__(self, label: str, steps: int, batch: int) -> None:
+        self.label, self.steps, self.batch = label, steps, batch
+        self.losses: dict[str, float] = {}
+        alone = parent_process() is None
+        self.live = alone and (sys.stderr.isatty() or tqdm.__module__ == "tqdm.notebook")
         self.bar = tqdm(
             total=steps * batch, desc=label, unit=" img", unit_scale=True, disable=not self.live, leave=False
         )
         self.started = time.perf_counter()
 
-    def step(self) -> None:
-        """One batch is done."""
-        self.done += 1
-        self.bar.update(self.batch)
-
-    def epoch(self, epoch: int, train: float, validation: float) -> None:
-        """One epoch is done, with these losses."""
-        self.bar.set_postfix_str(f"train {train:.5g}, validation {validation:.5g}")
-        ten_lines = max(1, self.epochs // 10)
-        if not self.live and (epoch % ten_lines == 0 or epoch == self.epochs):
+    def reached(self, step: int, split: str, loss: float) -> None:
+        """`step` steps are done, with this loss."""
+        self.losses[split] = loss
+        self.bar.set_postfix_str(", ".join(f"{name} {value:.5g}" for name, value in self.losses.items()), refresh=False)
+        self.bar.update(step * self.batch - self.bar.n)
+        if split == "validation" and not self.live and self.label:
             seconds = time.perf_counter() - self.started
-            left = seconds / self.done * (self.steps - self.done)
+            left = seconds / step * (self.steps - step)
             print(
-                f"{self.label}: epoch {epoch}/{self.epochs}, train {train:.5g}, validation {validation:.5g}, "
-                f"{self.done * self.batch / seconds:,.0f} img/s, {left:.0f} s left",
+                f"{self.label}: step {step:,}/{self.steps:,}, train {self.losses.get('train', math.nan):.5g}, "
+                f"validation {loss:.5g}, {step * self.batch / seconds:,.0f} img/s, {left:.0f} s left",
                 flush=True,
             )
 

@@ -3,26 +3,28 @@
 from pydantic import PositiveInt
 from torch import Tensor
 
-from autoencoders.base import CODEBOOK_METRICS, PROBABILISTIC_METRICS, Autoencoder, Shape
-from autoencoders.modules.networks import Decoder, Encoder, Width
+from autoencoders.base import NEEDS_CODEBOOK, NEEDS_PRIOR, Autoencoder, Shape
+from autoencoders.modules.layers import mean_colour
+from autoencoders.networks import NETWORKS, NetworkSection
 
 
 class Deterministic(Autoencoder):
-    """z = g_φ(x), x′ = f_θ(z), with a code of `code` numbers and `width` feature maps."""
+    """z = g_φ(x), x′ = f_θ(z), with a code of `code` numbers."""
 
     undefined = {
-        **dict.fromkeys(PROBABILISTIC_METRICS, "the code is a point: there is no q(z|x) and no prior p(z)"),
-        **dict.fromkeys(CODEBOOK_METRICS, "there is no codebook"),
+        **dict.fromkeys(NEEDS_PRIOR, "the code is a point: there is no q(z|x) and no prior p(z)"),
+        **dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook"),
     }
 
-    def __init__(self, image: Shape, *, code: PositiveInt, width: Width) -> None:
+    def __init__(self, image: Shape, *, network: NetworkSection, code: PositiveInt) -> None:
         super().__init__(image)
-        self.encoder = Encoder(image, width, code)
-        self.decoder = Decoder(image, width, code)
+        built = NETWORKS.build(network, image)
+        self.encoder = built.encoder(code)
+        self.decoder = built.decoder(code)
 
     def start_from(self, x: Tensor) -> None:
         """Start with the mean colour of x as the output."""
-        self.decoder.output.start_at(x)
+        self.decoder.start_at(mean_colour(x).logit())
 
     def encode(self, x: Tensor) -> Tensor:
         """z, shape (B, code)."""

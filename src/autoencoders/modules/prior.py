@@ -6,15 +6,17 @@ transformer (Vaswani et al. 2017, pre-norm) instead of the paper's PixelCNN.
 Dimensions: B batch, (h, w) latent grid, L = h·w positions, K codes, d width.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoencoders.base import Learner, Losses
+from autoencoders.base import Batch, Learner, Losses
 
 
 class CausalPrior(Learner):
-    """A distribution over grids of codes that is normalised at every position and never looks ahead."""
+    """A distribution over grids of codes: at each position a softmax over all codes, given those before it alone."""
 
     def __init__(self, grid: tuple[int, int], codes: int, *, width: int, layers: int, heads: int) -> None:
         super().__init__()
@@ -25,7 +27,7 @@ class CausalPrior(Learner):
         self.start = codes  # the index that stands before the first code
         self.embedding = nn.Embedding(codes + 1, width)
         self.position = nn.Parameter(torch.empty(grid[0] * grid[1], width))
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, codes)
         for table in (self.embedding.weight, self.position):
@@ -35,7 +37,9 @@ class CausalPrior(Learner):
         """Logits of every code given those before it: (B, L) → (B, L, K)."""
         before = F.pad(codes[:, :-1], (1, 0), value=self.start)
         hidden = self.embedding(before) + self.position[: codes.shape[1]]
-        return self.head(self.norm(self.blocks(hidden))).float()
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.head(self.norm(hidden)).float()
 
     def nll(self, indices: Tensor) -> Tensor:
         """−log p(k) in nats per image: (B, h, w) → (B,)."""
@@ -43,18 +47,23 @@ class CausalPrior(Learner):
         # A row per position, not (B, K, L): a softmax over neighbours in memory is several times faster.
         return F.cross_entropy(self(codes).flatten(0, 1), codes.flatten(), reduction="none").view_as(codes).sum(1)
 
-    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:  # noqa: ARG002
-        """The rate of the codes `targets`, which are also the inputs."""
-        return {"loss": self.nll(targets).mean()}
+    def loss(self, batch: Batch) -> Losses:
+        """The rate of the codes, which are the batch's targets, and its inputs too."""
+        return {"loss": self.nll(batch.targets).mean()}
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` grids drawn code by code: (count, h, w)."""
+        """`count` grids drawn code by code: (count, h, w). Each block keeps its keys and values of the codes before."""
         length = len(self.position)
-        codes = torch.zeros(count, length, dtype=torch.int64, device=self.position.device)
+        codes = torch.full((count, length + 1), self.start, device=self.position.device)
+        blocks = cast("list[Block]", list(self.blocks))
+        memories = [block.memory(count, length) for block in blocks]
         for i in range(length):
-            probabilities = self(codes[:, : i + 1])[:, i].softmax(1)
-            codes[:, i] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-        return codes.view(count, *self.grid)
+            hidden = self.embedding(codes[:, i : i + 1]) + self.position[i]
+            for block, memory in zip(blocks, memories, strict=True):
+                hidden = block.next(hidden, memory, i)
+            probabilities = self.head(self.norm(hidden)).float()[:, 0].softmax(1)
+            codes[:, i + 1] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        return codes[:, 1:].reshape(count, *self.grid)
 
 
 class Block(nn.Module):
@@ -72,8 +81,27 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, d) → (B, L, d)."""
+        query, key, value = self._query_key_value(x)
+        return self._add(x, F.scaled_dot_product_attention(query, key, value, is_causal=True))
+
+    def memory(self, batch: int, length: int) -> Tensor:
+        """Room for the keys and values of `length` positions: (2, B, heads, L, d/heads)."""
+        width = self.out.in_features
+        return self.out.weight.new_zeros(2, batch, self.heads, length, width // self.heads)
+
+    def next(self, x: Tensor, memory: Tensor, i: int) -> Tensor:
+        """Position i alone, (B, 1, d) → (B, 1, d); `memory` holds the positions before it, and then this one too."""
+        query, key, value = self._query_key_value(x)
+        memory[0, :, :, i], memory[1, :, :, i] = key[:, :, 0], value[:, :, 0]
+        keys, values = memory[:, :, :, : i + 1]
+        return self._add(x, F.scaled_dot_product_attention(query, keys, values, is_causal=False))
+
+    def _query_key_value(self, x: Tensor) -> Tensor:
+        """(B, L, d) → (3, B, heads, L, d/heads)."""
         qkv = self.qkv(self.attention_norm(x))  # (B, L, 3·d)
-        query, key, value = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, L, d/heads) each
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Both residual connections: x (B, L, d) and what it attended to (B, heads, L, d/heads) → (B, L, d)."""
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(x)

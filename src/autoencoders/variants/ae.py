@@ -5,10 +5,7 @@
 Hinton & Salakhutdinov 2006. Nothing but the size of the code keeps it from learning the identity.
 """
 
-import torch
-from torch import Tensor
-
-from autoencoders.base import Losses
+from autoencoders.base import Batch, Losses
 from autoencoders.modules.deterministic import Deterministic, squared_error
 
 
@@ -17,6 +14,6 @@ class AE(Deterministic):
 
     inputs = "clean"
 
-    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:  # noqa: ARG002
-        """The squared error of the copies; `inputs` and `targets` are the same images."""
-        return squared_error(targets, self.reconstruct(inputs))
+    def loss(self, batch: Batch) -> Losses:
+        """The squared error of the copies; the batch's inputs and targets are the same images."""
+        return squared_error(batch.targets, self.reconstruct(batch.inputs))

@@ -6,10 +6,7 @@ Vincent et al. 2008. The stage `corrupt` applies the corruption C before trainin
 `params.yaml` makes its copies what this variant sees. Copying the input is no solution any more.
 """
 
-import torch
-from torch import Tensor
-
-from autoencoders.base import Losses
+from autoencoders.base import Batch, Losses
 from autoencoders.modules.deterministic import Deterministic, squared_error
 
 
@@ -18,6 +15,6 @@ class DAE(Deterministic):
 
     inputs = "corrupted"
 
-    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:  # noqa: ARG002
-        """The squared error between the output for x̃ (`inputs`) and x (`targets`)."""
-        return squared_error(targets, self.reconstruct(inputs))
+    def loss(self, batch: Batch) -> Losses:
+        """The squared error between the output for x̃ (the batch's inputs) and x (its targets)."""
+        return squared_error(batch.targets, self.reconstruct(batch.inputs))

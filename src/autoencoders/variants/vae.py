@@ -10,37 +10,43 @@ al. 2017. log p(x) itself is intractable: loss = −log p(x) + KL(q_φ(z|x) ‖ 
 """
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from autoencoders.base import CODEBOOK_METRICS, Autoencoder, Losses, Shape
-from autoencoders.modules.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
-from autoencoders.modules.networks import Decoder, Encoder, Width
+from autoencoders.base import NEEDS_CODEBOOK, Autoencoder, Batch, Losses, Shape
+from autoencoders.likelihoods import LIKELIHOODS, LikelihoodSection, bits_per_dim
+from autoencoders.measures import Mean, Variance
+from autoencoders.modules.layers import mean_colour
+from autoencoders.networks import NETWORKS, NetworkSection
 
 ACTIVE = 0.01  # a latent dimension is active when Var_x(E_q[z]) exceeds this (Burda et al. 2016, section 5.2)
 
 
 class VAE(Autoencoder):
-    """A variational autoencoder with `code` latent dimensions and `width` feature maps."""
+    """A variational autoencoder with `code` latent dimensions; β grows from 0 over the share `warm_up` of the steps."""
 
-    undefined = dict.fromkeys(CODEBOOK_METRICS, "there is no codebook")
+    undefined = dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook")
 
     def __init__(
         self,
         image: Shape,
         *,
+        network: NetworkSection,
         code: PositiveInt,
-        width: Width,
         beta: NonNegativeFloat,
-        likelihood: Likelihood,
+        likelihood: LikelihoodSection,
+        warm_up: Annotated[float, Field(ge=0, le=1)] = 0.0,
     ) -> None:
         super().__init__(image)
-        self.beta = beta
-        self.encoder = Encoder(image, width, 2 * code)
-        self.decoder = Decoder(image, width, code)
-        self.likelihood = LIKELIHOODS[likelihood]()
+        self.code, self.beta, self.warm_up = code, beta, warm_up
+        built, p_x = NETWORKS.build(network, image), LIKELIHOODS.build(likelihood)
+        self.encoder = built.encoder(2 * code)
+        self.decoder = built.decoder(code, p_x.channels)
+        self.likelihood = p_x
+        self.pixels = p_x.pixels
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """μ and log σ² of q(z|x), each (B, code); log σ² is clamped so that neither σ² nor 1/σ² overflows."""
@@ -49,7 +55,7 @@ class VAE(Autoencoder):
 
     def start_from(self, x: Tensor) -> None:
         """Start with the mean colour of x as the output."""
-        self.decoder.output.start_at(x)
+        self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
 
     def encode(self, x: Tensor) -> Tensor:
         """μ, shape (B, code)."""
@@ -59,42 +65,45 @@ class VAE(Autoencoder):
         """E[x|z], shape (B, C, H, W)."""
         return self.likelihood.mean(self.decoder(z))
 
+    def distortion(self, mean: Tensor, log_variance: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+        """−log p(x|z) at one z ~ N(μ, diag σ²), in nats per image: (B,)."""
+        return -self.likelihood.log_prob(self.decoder(reparameterise(mean, log_variance, generator)), x)
+
     def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Distortion −log p(targets|z) at one z ~ q(z|inputs), and rate KL(q ‖ p), in nats per image: (B,) each."""
-        mean, log_variance = self.posterior(inputs)
-        z = reparameterise(mean, log_variance, generator)
-        return self.likelihood.nll(self.decoder(z), targets), kl_to_standard_normal(mean, log_variance)
+        q = self.posterior(inputs)
+        return self.distortion(*q, targets, generator), kl_to_standard_normal(*q)
 
-    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:
+    def loss(self, batch: Batch) -> Losses:
         """−ELBO in nats per image, its rate weighted by β."""
-        distortion, rate = (term.mean() for term in self.bound(inputs, targets, generator))
-        return {"loss": distortion + self.beta * rate, "distortion": distortion, "rate": rate}
+        distortion, rate = (term.mean() for term in self.bound(batch.inputs, batch.targets, batch.generator))
+        beta = self.beta * batch.ramp(self.warm_up)
+        return {"loss": distortion + beta * rate, "distortion": distortion, "rate": rate}
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Images decoded from z ~ N(0, I)."""
-        code = self.decoder.code
-        return self.decode(torch.randn(count, code, generator=generator, device=generator.device))
+        return self.decode(torch.randn(count, self.code, generator=generator, device=generator.device))
 
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> dict[str, float]:
         """−ELBO (β = 1 whatever the training's) and its parts in nats per image; active units."""
-        distortions, rates, means = [], [], []
+        distortion, rate, means = Mean(), Mean(), Variance()
         for x in batches:
-            distortion, rate = self.bound(x, x, generator)
-            distortions.append(distortion)
-            rates.append(rate)
-            means.append(self.encode(x))
-        mean_distortion, mean_rate = (torch.cat(parts).double().mean().item() for parts in (distortions, rates))
+            q = self.posterior(x)
+            distortion.add(self.distortion(*q, x, generator))
+            rate.add(kl_to_standard_normal(*q))
+            means.add(q[0])
+        neg_elbo = distortion.value + rate.value
         return {
-            "neg_elbo": mean_distortion + mean_rate,
-            "rate": mean_rate,
-            "distortion": mean_distortion,
-            "bits_per_dim": bits_per_dim(mean_distortion + mean_rate, self.image),
-            "active_units": float((torch.cat(means).double().var(0) > ACTIVE).sum()),
+            "neg_elbo": neg_elbo,
+            "rate": rate.value,
+            "distortion": distortion.value,
+            "bits_per_dim": bits_per_dim(neg_elbo, self.image),
+            "active_units": float((means.value > ACTIVE).sum()),
         }
 
 
 def reparameterise(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """Z = μ + σ·ε with ε ~ N(0, I); all (B, d)."""
+    """z = μ + σ·ε with ε ~ N(0, I); all (B, d)."""
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     return mean + (log_variance / 2).exp() * noise
 

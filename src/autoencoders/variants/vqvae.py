@@ -16,13 +16,14 @@ from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from autoencoders.base import Autoencoder, Losses, Phase, Shape
+from autoencoders.base import Autoencoder, Batch, Losses, Phase, Shape
 from autoencoders.budget import BudgetOverrides
-from autoencoders.metrics import perplexity
-from autoencoders.modules.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
-from autoencoders.modules.networks import GridDecoder, GridEncoder, Width, grid_of
+from autoencoders.likelihoods import LIKELIHOODS, LikelihoodSection, bits_per_dim
+from autoencoders.measures import Mean, perplexity
+from autoencoders.modules.layers import mean_colour
 from autoencoders.modules.prior import CausalPrior
-from autoencoders.modules.quantizer import Codebook
+from autoencoders.networks import NETWORKS, NetworkSection
+from autoencoders.quantizers import QUANTIZERS, QuantizerSection
 
 
 class PriorParams(TypedDict):
@@ -37,7 +38,7 @@ class PriorParams(TypedDict):
 
 
 class VQVAE(Autoencoder):
-    """`codes` vectors of size `code_size`, one for every 4×4 pixels of the image; `width` feature maps."""
+    """One code of the quantiser for every place of the network's grid."""
 
     undefined = {
         "active_units": "a discrete code has no E_q[z] to vary",
@@ -48,47 +49,49 @@ class VQVAE(Autoencoder):
         self,
         image: Shape,
         *,
-        codes: PositiveInt,
-        code_size: PositiveInt,
-        width: Width,
+        network: NetworkSection,
+        quantizer: QuantizerSection,
         beta: NonNegativeFloat,
-        likelihood: Likelihood,
+        likelihood: LikelihoodSection,
         prior: PriorParams,
     ) -> None:
         super().__init__(image)
         self.beta = beta
-        self.encoder = GridEncoder(image, width, code_size)
-        self.codebook = Codebook(codes, code_size)
-        self.decoder = GridDecoder(image, width, code_size)
-        self.likelihood = LIKELIHOODS[likelihood]()
+        built, p_x, codes = NETWORKS.build(network, image), LIKELIHOODS.build(likelihood), QUANTIZERS.build(quantizer)
+        grid = built.grid
+        self.encoder = built.grid_encoder(codes.size)
+        self.quantizer = codes
+        self.decoder = built.grid_decoder(codes.size, p_x.channels)
+        self.likelihood = p_x
+        self.pixels = p_x.pixels
         size = {"width": prior["width"], "layers": prior["layers"], "heads": prior["heads"]}
-        self.prior = CausalPrior(grid_of(image), codes, **size)
+        self.prior = CausalPrior(grid, codes.codes, **size)
         self.prior_training = prior["training"]
 
     def start_from(self, x: Tensor) -> None:
         """Start with the mean colour of x as the output."""
-        self.decoder.output.start_at(x)
+        self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
 
     def encode(self, x: Tensor) -> Tensor:
-        """z_e, shape (B, code_size, h, w)."""
+        """z_e, shape (B, D, h, w)."""
         return self.encoder(x).float()
 
     def decode(self, z: Tensor) -> Tensor:
-        """E[x|z_q] of the codes nearest to z, shape (B, C, H, W)."""
-        return self.decode_indices(self.codebook.nearest(z))
+        """E[x|z_q] of the codes of z, shape (B, C, H, W)."""
+        return self.decode_indices(self.quantizer.quantise(z))
 
     def indices(self, x: Tensor) -> Tensor:
         """k, shape (B, h, w)."""
-        return self.codebook.nearest(self.encode(x))
+        return self.quantizer.quantise(self.encode(x))
 
     def decode_indices(self, indices: Tensor) -> Tensor:
         """E[x|z_q] of codes (B, h, w): images, shape (B, C, H, W)."""
-        return self.likelihood.mean(self.decoder(self.codebook.lookup(indices)))
+        return self.likelihood.mean(self.decoder(self.quantizer.look_up(indices)))
 
-    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:
+    def loss(self, batch: Batch) -> Losses:
         """Equation 3, each term summed over the image."""
-        quantized = self.codebook(self.encode(inputs), generator)
-        distortion = self.likelihood.nll(self.decoder(quantized.z_q), targets).mean()
+        quantized = self.quantizer(self.encode(batch.inputs), batch.generator)
+        distortion = -self.likelihood.log_prob(self.decoder(quantized.z_q), batch.targets).mean()
         return {
             "loss": distortion + quantized.codebook_loss + self.beta * quantized.commitment_loss,
             "distortion": distortion,
@@ -104,32 +107,35 @@ class VQVAE(Autoencoder):
         return self.decode_indices(self.prior.sample(count, generator))
 
     def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
-        """How often each code is used, shape (codes,)."""
-        return torch.stack([self.codebook.counts(self.indices(x)) for x in batches]).sum(0)
+        """How often each code is used, shape (K,)."""
+        counts = torch.zeros(self.quantizer.codes, device=self.prior.position.device)
+        for x in batches:
+            counts += self.quantizer.counts(self.indices(x))
+        return counts
 
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> dict[str, float]:  # noqa: ARG002
         """−ELBO in nats per image under the learned and the uniform prior; use of the codebook; ‖z_e − e‖²/‖z_e‖²."""
-        distortions, rates, counts, distances, norms = [], [], [], [], []
+        distortion, rate, distance, norm = Mean(), Mean(), Mean(), Mean()
+        usage = torch.zeros(self.quantizer.codes, device=self.prior.position.device)
         for x in batches:
             z_e = self.encode(x)
-            indices = self.codebook.nearest(z_e)
-            e = self.codebook.lookup(indices)
-            distortions.append(self.likelihood.nll(self.decoder(e), x))
-            rates.append(self.prior.nll(indices))
-            counts.append(self.codebook.counts(indices))
-            distances.append((z_e - e).square().sum())
-            norms.append(z_e.square().sum())
-        distortion, rate = (torch.cat(parts).double().mean().item() for parts in (distortions, rates))
-        usage = torch.stack(counts).sum(0)
-        rate_uniform = math.prod(self.prior.grid) * math.log(len(usage))
+            indices = self.quantizer.quantise(z_e)
+            e = self.quantizer.look_up(indices)
+            distortion.add(-self.likelihood.log_prob(self.decoder(e), x))
+            rate.add(self.prior.nll(indices))
+            usage += self.quantizer.counts(indices)
+            distance.add((z_e - e).square().sum((1, 2, 3)))
+            norm.add(z_e.square().sum((1, 2, 3)))
+        neg_elbo = distortion.value + rate.value
+        rate_uniform = math.prod(self.prior.grid) * math.log(self.quantizer.codes)
         return {
-            "neg_elbo": distortion + rate,
-            "rate": rate,
-            "distortion": distortion,
-            "bits_per_dim": bits_per_dim(distortion + rate, self.image),
-            "neg_elbo_uniform": distortion + rate_uniform,
+            "neg_elbo": neg_elbo,
+            "rate": rate.value,
+            "distortion": distortion.value,
+            "bits_per_dim": bits_per_dim(neg_elbo, self.image),
+            "neg_elbo_uniform": distortion.value + rate_uniform,
             "rate_uniform": rate_uniform,
             "perplexity": perplexity(usage),
             "codes_used": float((usage > 0).sum()),
-            "code_distance": (torch.stack(distances).sum() / torch.stack(norms).sum()).item(),
+            "code_distance": distance.value / norm.value,
         }

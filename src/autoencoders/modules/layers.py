@@ -1,0 +1,97 @@
+"""Layers that networks are made of, laid out channels last from end to end.
+
+Dimensions: B batch, C image channels, (H, W) image size, p pixels along each side of a patch, (h, w) grid, F and G
+feature maps.
+"""
+
+from typing import Annotated, TypeAlias
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Width: TypeAlias = Annotated[int, Field(ge=2)]  # feature maps; residual blocks halve them
+LARGEST = 8  # along each side of a grid that a fully connected layer still sees as a whole
+
+
+class Pointwise(nn.Linear):
+    """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), as the matrix product that it is: on channels last a view."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, h, w) → (B, G, h, w)."""
+        return channels_last(super().forward(x.permute(0, 2, 3, 1)))
+
+
+class Convolution(nn.Conv2d):
+    """A 3×3 convolution that keeps the size of the grid: (B, F, h, w) → (B, G, h, w)."""
+
+    def __init__(self, features: int, outputs: int) -> None:
+        super().__init__(features, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, h, w) → (B, G, h, w)."""
+        _, _, height, width = x.shape
+        if max(height, width) > 2:  # noqa: PLR2004
+            return super().forward(x)
+        # Every place of so small a grid sees all others, so this is one matrix product: several times as fast as what
+        # libraries do, which are made for large grids. A place further down or to the right sees the kernel shifted.
+        kernel = self.weight.permute(0, 2, 3, 1)  # (G, 3, 3, F), as channels last lays it out
+        seen = [
+            kernel[:, 1 - row : 1 - row + height, 1 - column : 1 - column + width]
+            for row in range(height)
+            for column in range(width)
+        ]
+        matrix = torch.stack(seen).flatten(2).flatten(0, 1)  # (h·w·G, h·w·F)
+        bias = None if self.bias is None else self.bias.repeat(height * width)
+        product = F.linear(x.permute(0, 2, 3, 1).flatten(1), matrix, bias)
+        return channels_last(product.unflatten(1, (height, width, -1)))
+
+
+class Residual(nn.Module):
+    """x + f(x) with a 3×3 and a 1×1 convolution, as in van den Oord et al. 2017, section 4.1: (B, F, h, w) both."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.ReLU(), Convolution(width, hidden), nn.ReLU(), Pointwise(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x + f(x), shape (B, F, h, w)."""
+        return x + self.layers(x)
+
+
+class Patches(nn.Module):
+    """The p×p patches of images, as `nn.PixelUnshuffle`, but laid out in memory as the convolutions want it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, p²·C, h, w)."""
+        patches = x.unflatten(3, (-1, self.size)).unflatten(2, (-1, self.size))  # (B, C, h, p, w, p)
+        return channels_last(patches.permute(0, 2, 4, 1, 3, 5).flatten(3))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, h, w, F) → (B, F, h, w), the same memory seen another way."""
+    return x.permute(0, 3, 1, 2)
+
+
+def halvings(grid: tuple[int, int]) -> int:
+    """How often a grid is to be halved until a fully connected layer can see it as a whole."""
+    count = 0
+    while max(grid) > LARGEST and not any(side % 2 for side in grid):
+        grid = grid[0] // 2, grid[1] // 2
+        count += 1
+    return count
+
+
+def set_bias(layer: nn.Module, bias: Tensor) -> None:
+    """Replace the bias of a layer."""
+    layer.bias = nn.Parameter(bias.clone())
+
+
+def mean_colour(x: Tensor) -> Tensor:
+    """The mean of each channel of images x (B, C, H, W), neither black nor white: (C,)."""
+    return x.mean((0, 2, 3)).clamp(0.01, 0.99)

@@ -1,0 +1,76 @@
+"""Parts that `params.yaml` chooses by name: each kind of part is a package, each part one file in it.
+
+The file's name is the part's name, its only subclass of the kind's base class is the part, and the keyword arguments
+of that class's constructor are the part's keys in `params.yaml`.
+"""
+
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """A kind of part. As an annotation, `Annotated[dict[str, Any], kind]`, it marks a key whose value is such a part:
+    a name, or a mapping of `name` and the part's own keys.
+    """
+
+    package: str
+    base: type[T]
+
+    @property
+    def title(self) -> str:
+        """What one part of this kind is called."""
+        return self.base.__name__.lower()
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return Path(next(iter(importlib.import_module(self.package).__path__)))
+
+    def available(self) -> list[str]:
+        """The names of all parts."""
+        return sorted(path.stem for path in self.folder.glob("*.py") if path.stem != "__init__")
+
+    def find(self, name: str) -> type[T]:
+        """The class of the part `name`.
+
+        Raises:
+            LookupError: there is no such part, or its file does not define exactly one.
+        """
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name not in self.available():
+            msg = f"unknown {self.title} {name!r}; there are {', '.join(self.available())}"
+            raise LookupError(msg)
+        module = importlib.import_module(f"{self.package}.{name}")
+        classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+        found = [c for c in classes if issubclass(c, self.base)]
+        if len(found) != 1:
+            msg = f"{module.__name__} must define exactly one subclass of {self.base.__name__}, not {len(found)}"
+            raise LookupError(msg)
+        return found[0]
+
+    def build(self, section: str | Mapping[str, Any], *arguments: Any) -> T:
+        """The part that a section names, from its positional `arguments` and the section's other keys."""
+        keys = {"name": section} if isinstance(section, str) else dict(section)
+        return self.find(keys.pop("name"))(*arguments, **keys)
+
+
+def keys_of(part: type) -> Iterator[inspect.Parameter]:
+    """The keyword arguments of a part's constructor, each with its type as annotated."""
+    hints = typing.get_type_hints(part.__init__, include_extras=True)  # type: ignore[misc]
+    for key in inspect.signature(part).parameters.values():
+        if key.kind is inspect.Parameter.KEYWORD_ONLY:
+            yield key.replace(annotation=hints.get(key.name, inspect.Parameter.empty))
+
+
+def kind_of(annotation: Any) -> Kind[Any] | None:
+    """The kind of part that an annotation asks for, if it does."""
+    marks = typing.get_args(annotation)[1:] if typing.get_origin(annotation) is typing.Annotated else ()
+    return next((mark for mark in marks if isinstance(mark, Kind)), None)

@@ -1,0 +1,173 @@
+"""Where a training step finds its batches: on the device, or read ahead from disk where the images do not fit there.
+
+Both give the same batches, and a recorded step can use either.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autoencoders import storage
+
+AHEAD = 2  # batches that are read before they are needed
+RELEASED = 2**26  # bytes read from disk after which their pages are let go of
+
+
+class Pairs(NamedTuple):
+    """What is seen and what is to be given back, in memory or on disk: images as uint8, codes as integers."""
+
+    inputs: storage.Array
+    targets: storage.Array
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both, counted once where they are one."""
+        return self.targets.nbytes + (0 if self.inputs is self.targets else self.inputs.nbytes)
+
+    def thinned(self, count: int) -> "Pairs":
+        """`count` of the pairs at most, evenly spread over all."""
+        if count >= len(self.targets):
+            return self
+        chosen = np.linspace(0, len(self.targets) - 1, count).round().astype(np.int64)
+        targets = self.targets[chosen]
+        return Pairs(targets if self.inputs is self.targets else self.inputs[chosen], targets)
+
+    def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of it in batches of `size`, on the CPU."""
+        for start in range(0, len(self.targets), size):
+            x, y = (torch.from_numpy(np.asarray(each[start : start + size])) for each in self)
+            yield x, y
+        for each in self:
+            storage.release(each)
+
+
+class Source(Protocol):
+    """Batches of the samples of an epoch, as stored."""
+
+    def start(self, epoch: int, order: NDArray[np.int64]) -> None:
+        """Begin an epoch whose samples come in `order`."""
+
+    def fetch(self) -> None:
+        """Have the next batch ready; outside of what is recorded."""
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the next batch, on the device; inside of what is recorded."""
+
+
+def source(pairs: Pairs, batch: int, device: torch.device, room: int) -> Source:
+    """A source of batches of `batch` samples, which keeps all pairs on the device if they take at most `room` bytes.
+
+    The inputs (R·N, …) are R versions of the samples; sample i of epoch t is seen in version (i + t) mod R.
+    """
+    return (Resident if pairs.nbytes <= room else Streamed)(pairs, batch, device)
+
+
+class Resident:
+    """All pairs on the device, where each batch is picked out."""
+
+    def __init__(self, pairs: Pairs, batch: int, device: torch.device) -> None:
+        self.targets = torch.from_numpy(pairs.targets).to(device)
+        self.inputs = self.targets if pairs.inputs is pairs.targets else torch.from_numpy(pairs.inputs).to(device)
+        per_epoch = len(pairs.targets) // batch
+        self.batches = torch.zeros(per_epoch, batch, dtype=torch.int64, device=device)  # of this epoch, indices
+        self.seen = torch.zeros_like(self.batches)  # the same among the versions
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def start(self, epoch: int, order: NDArray[np.int64]) -> None:
+        """Begin an epoch."""
+        chosen = order[: self.batches.numel()].reshape(self.batches.shape)
+        self.batches.copy_(torch.from_numpy(chosen))
+        self.seen.copy_(torch.from_numpy(version(chosen, epoch, len(self.targets), len(self.inputs))))
+        self.position.zero_()
+
+    def fetch(self) -> None:
+        """Nothing is left to do."""
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        """The batch at the position, which moves on."""
+        y = self.targets[self.batches.index_select(0, self.position)[0]]
+        x = y if self.inputs is self.targets else self.inputs[self.seen.index_select(0, self.position)[0]]
+        self.position += 1
+        return x, y
+
+
+class Streamed:
+    """Batches that a thread reads from disk while the one before is learned from."""
+
+    def __init__(self, pairs: Pairs, batch: int, device: torch.device) -> None:
+        self.pairs, self.batch = pairs, batch
+        self.one = pairs.inputs is pairs.targets
+        self.reader = ThreadPoolExecutor(1, "reader")
+        self.free = deque(self._buffers(device) for _ in range(AHEAD + 1))
+        self.coming: deque[Future[Buffers]] = deque()
+        self.todo: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]] = iter(())
+        self.x, self.y = (torch.empty_like(tensor, device=device) for tensor in self.free[0].tensors)
+        self.read = 0
+
+    def start(self, epoch: int, order: NDArray[np.int64]) -> None:
+        """Begin an epoch."""
+        while self.coming:  # what an epoch that broke off had asked for
+            self.free.append(self.coming.popleft().result())
+        count = len(order) // self.batch
+        chosen = order[: count * self.batch].reshape(count, self.batch)
+        seen = version(chosen, epoch, len(self.pairs.targets), len(self.pairs.inputs))
+        self.todo = zip(chosen, seen, strict=True)
+        for _ in range(AHEAD):
+            self._ask()
+
+    def fetch(self) -> None:
+        """Move the batch that was read first to the device, and have another one read."""
+        buffers = self.coming.popleft().result()
+        self.y.copy_(buffers.tensors[1], non_blocking=True)
+        if not self.one:
+            self.x.copy_(buffers.tensors[0], non_blocking=True)
+        if buffers.moved is not None:
+            buffers.moved.record()
+        self.free.append(buffers)
+        self._ask()
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        """What was fetched."""
+        return (self.y if self.one else self.x), self.y
+
+    def _ask(self) -> None:
+        if (rows := next(self.todo, None)) is not None:
+            buffers = self.free.popleft()
+            if buffers.moved is not None:
+                buffers.moved.synchronize()  # the device may still be reading what was fetched last from it
+            self.coming.append(self.reader.submit(self._fill, buffers, *rows))
+
+    def _fill(self, buffers: "Buffers", chosen: NDArray[np.int64], seen: NDArray[np.int64]) -> "Buffers":
+        wanted = zip(buffers.tensors[self.one :], self.pairs[self.one :], (seen, chosen)[self.one :], strict=True)
+        for tensor, array, rows in wanted:
+            np.take(array, rows, axis=0, out=tensor.numpy(), mode="clip")  # "raise" would copy once more
+            self.read += tensor.nbytes
+            if self.read > RELEASED:
+                storage.release(array)
+        if self.read > RELEASED:
+            self.read = 0
+        return buffers
+
+    def _buffers(self, device: torch.device) -> "Buffers":
+        gpu = device.type == "cuda"
+        like = [torch.from_numpy(np.empty((self.batch, *each.shape[1:]), each.dtype)) for each in self.pairs]
+        tensors = tuple(tensor.pin_memory() if gpu else tensor for tensor in like)
+        return Buffers(tensors, torch.cuda.Event() if gpu else None)
+
+
+class Buffers(NamedTuple):
+    """One batch on the host: inputs and targets, and when the device has taken them."""
+
+    tensors: tuple[Tensor, ...]
+    moved: torch.cuda.Event | None
+
+
+def version(chosen: NDArray[np.int64], epoch: int, count: int, rows: int) -> NDArray[np.int64]:
+    """Where the inputs of the samples `chosen` of `count` lie among the `rows` = R·count of all versions."""
+    return (chosen + epoch) % (rows // count) * count + chosen

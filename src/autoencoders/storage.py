@@ -1,0 +1,59 @@
+"""Arrays on disk as `.npy` files, written and read piece by piece: neither needs memory for the whole array."""
+
+import math
+import mmap
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+CHUNK = 2**24  # bytes of a piece
+LARGE = 2**28  # bytes from which on an array is kept on disk
+
+
+def write(path: Path, shape: tuple[int, ...], pieces: Iterable[Array], dtype: DTypeLike = np.uint8) -> None:
+    """Write an array of `shape` that comes in `pieces`, one below the other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for piece in pieces:
+            file.write(np.ascontiguousarray(piece, dtype).data)
+
+
+def read(path: Path) -> Array:
+    """An array on disk, mapped into memory; writing into it changes no file, and torch takes it without a copy."""
+    return np.load(path, mmap_mode="c")
+
+
+def pieces(count: int, row_bytes: int) -> Iterator[slice]:
+    """The slices of `count` rows that make pieces of about `CHUNK` bytes, each but the last of evenly many rows."""
+    rows = max(2, CHUNK // max(1, row_bytes) // 2 * 2)
+    for start in range(0, count, rows):
+        yield slice(start, min(start + rows, count))
+
+
+def select(array: Array, indices: NDArray[np.int64]) -> Iterator[Array]:
+    """The rows of `array` at `indices`, in pieces."""
+    for piece in pieces(len(indices), array[:1].nbytes):
+        yield array[indices[piece]]
+        release(array)
+
+
+def release(array: Array) -> None:
+    """Let go of the memory that pages of a mapped array take; they are read again when they are needed."""
+    if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined] # noqa: SLF001 - numpy has no name for it
+
+
+def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """An array to be filled; a large one lies in a temporary file that goes with it."""
+    if math.prod(shape) * np.dtype(dtype).itemsize < LARGE:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
