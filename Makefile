@@ -22,7 +22,8 @@ lint: .venv/ready  ## check style and types
 	$(BIN)/mypy
 
 ui: .venv/ready  ## browse the runs in MLflow
-	$(BIN)/mlflow ui
+	@echo "The runs: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=results"
+	$(BIN)/mlflow ui --host 127.0.0.1
 
 bench: .venv/ready  ## measure the loop, the DAG and a peer: the tables of benchmarks/results.md
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r benchmarks/requirements.lock

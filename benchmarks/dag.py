@@ -3,6 +3,7 @@ changed, restored from DVC's cache; and where the time of each stage goes.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -48,10 +49,11 @@ class Clone:
 
     def time(self, *command: str) -> float:
         """Seconds that a command takes in the clone."""
-        return seconds(lambda: subprocess.run(command, cwd=self.folder, check=True, capture_output=True))  # noqa: S603
+        own = os.environ | {"PYTHONPATH": str(self.folder / "src")}  # the installed library may have changed since
+        return seconds(lambda: subprocess.run(command, cwd=self.folder, env=own, check=True, capture_output=True))  # noqa: S603
 
     def provenance(self, name: str) -> dict[str, Any]:
-        """What a stage noted of its run, e.g. train/vae."""
+        """What a stage noted of its run, e.g. evaluate/vae."""
         content: dict[str, Any] = json.loads((self.folder / "provenance" / f"{name}.json").read_text())
         return content
 
@@ -66,7 +68,7 @@ def run() -> list[Table]:
         rows.append(["nothing to do, dvc repro", clone.time(*SEQUENTIAL)])
         clone.change(**{"variants.vae.beta": 4.0})
         rows.append(["one variant changed", clone.time(*PARALLEL)])
-        training = sum(seed["seconds"]["training"] for seed in clone.provenance("train/vae")["seeds"].values())
+        training = sum(seed["seconds"]["training"] for seed in clone.provenance("train/vae/training")["seeds"].values())
         rows.append(["… of which its training", training])
         clone.change(**{"variants.vae.beta": 1.0})
         rows.append(["restored from the cache", clone.time(*PARALLEL)])
@@ -87,13 +89,15 @@ def run() -> list[Table]:
 
 def _stages(clone: Clone) -> list[list[Value]]:
     variants = clone.parameters()["variants"]
-    names = ["download", "corrupt", *(f"{kind}/{name}" for kind in ("train", "evaluate") for name in variants)]
+    names = {"download": "download", "corrupt": "corrupt"}
+    names |= {f"train@{name}": f"train/{name}/training" for name in variants}
+    names |= {f"evaluate@{name}": f"evaluate/{name}" for name in variants}
     rows: list[list[Value]] = []
-    for name in names:
+    for stage, name in names.items():
         noted = clone.provenance(name)
         spent = [seed["seconds"] for seed in noted.get("seeds", {}).values()]
         data = sum(each["data"] for each in spent) if spent else noted["seconds"] if "/" not in name else 0.0
         arithmetic = sum(each["training"] + each["validation"] for each in spent) if spent else 0.0
         rest = noted["seconds"] - data - arithmetic
-        rows.append([name.replace("/", "@"), noted["import_seconds"], data, arithmetic, rest, noted["seconds"]])
+        rows.append([stage, noted["import_seconds"], data, arithmetic, rest, noted["seconds"]])
     return rows

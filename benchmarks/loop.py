@@ -6,40 +6,48 @@ floats, without any order of the data, schedule or bookkeeping.
 
 import statistics
 
+import numpy as np
 import torch
 
-from autoencoders import checkpoint, training
-from autoencoders.base import Learner
-from autoencoders.budget import Budget
-from benchmarks.measure import Table, Value, flops, peak_flops, quiet, ratio, seconds, take_turns
+from autoencoders import checkpoint, storage, training
+from autoencoders.base import Batch, Learner, Shape
+from autoencoders.budget import Budget, How
+from autoencoders.data import Bytes
+from autoencoders.sources import Pairs
+from benchmarks.measure import Table, Value, flops, peak_flops, ratio, seconds, take_turns
 from pipeline import params
 
 IMAGE = (1, 28, 28)
 STEPS = 60  # of each turn
 TURNS = 7
+HOW = How(points=4, validations=1, mode="eager")  # as many points as the default parameters have in so many steps
+
+
+def noise(count: int, image: Shape = IMAGE) -> Bytes:
+    """`count` images that are as good as any for taking time."""
+    return np.random.default_rng(0).integers(256, size=(count, *image), dtype=np.uint8)
 
 
 def bare_steps(model: Learner, batch: torch.Tensor, steps: int) -> float:
     """Images per second of bare optimiser steps on one batch of floats."""
-    generator = torch.Generator().manual_seed(0)
+    seen = Batch(batch, batch, torch.Generator().manual_seed(0), torch.tensor(0), steps)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
     def work() -> None:
         for _ in range(steps):
             optimiser.zero_grad()
-            model.loss(batch, batch, generator)["loss"].backward()
+            model.loss(seen)["loss"].backward()
             optimiser.step()
 
     model.train()
     return steps * len(batch) / seconds(work)
 
 
-def loop_steps(model: Learner, images: torch.Tensor, steps: int, batch_size: int) -> float:
-    """Images per second of the training loop, validation not counted."""
+def loop_steps(model: Learner, samples: storage.Array, steps: int, batch_size: int) -> float:
+    """Samples per second of the training loop, validation not counted."""
     budget = Budget(steps=steps, batch_size=batch_size, learning_rate=1e-4)
-    pairs, one = training.Pairs(images, images), training.Pairs(images[:2], images[:2])
-    with quiet():
-        result = training.fit(model, pairs, one, budget, seed=0, precision="float32", mode="eager", label="")
+    two = samples[:2]
+    result = training.fit(model, Pairs(samples, samples), Pairs(two, two), budget, seed=0, how=HOW)
     return result.images / result.seconds
 
 
@@ -50,13 +58,13 @@ def run() -> Table:
     peak = peak_flops()
     rows: list[list[Value]] = []
     for name in checked.variants:
-        section = checked.variant(name)
-        model = checkpoint.build(name, IMAGE, section.arguments())
+        entry = checked.entry(name)
+        model = checkpoint.build(entry.model, IMAGE, entry.arguments())
         for phase in model.phases():
-            size = checked.budget(section.training, phase.training).batch_size
-            stored = torch.randint(256, (STEPS * size, *IMAGE), dtype=torch.uint8)
-            stored = training.represent(phase, training.Pairs(stored, stored)).targets
-            batch, learner = training.as_float(stored[:size]), phase.module
+            size = checked.training.override(entry.training, phase.training).batch_size
+            images = noise(STEPS * size)
+            stored = training.represent(phase, Pairs(images, images)).targets
+            batch, learner = training.as_float(torch.from_numpy(stored[:size])), phase.module
             loop, bare = take_turns(
                 [
                     lambda m=learner, s=stored, n=size: loop_steps(m, s, STEPS, n),  # type: ignore[misc]

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autoencoders.base import Learner, Losses
-from autoencoders.modules.quantizer import Codebook
+from autoencoders import training
+from autoencoders.base import Batch, Learner, Losses
+from autoencoders.quantizers.codebook import Codebook
 from autoencoders.variants.vae import kl_to_standard_normal, reparameterise
-from benchmarks.loop import IMAGE, bare_steps, loop_steps
+from benchmarks.loop import IMAGE, bare_steps, loop_steps, noise
 from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
 
 MODELS: dict[str, Any] = {}  # in Pythae's process, from one turn to the next
@@ -35,12 +36,12 @@ class PeerVAE(Learner):
         super().__init__()
         self.encoder, self.decoder = model.encoder, model.decoder
 
-    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:
+    def loss(self, batch: Batch) -> Losses:
         """Pythae's VAE.loss_function."""
-        encoded = self.encoder(inputs)
+        encoded = self.encoder(batch.inputs)
         mean, log_variance = encoded.embedding, encoded.log_covariance
-        output = self.decoder(reparameterise(mean, log_variance, generator)).reconstruction
-        error = 0.5 * (output - targets).square().flatten(1).sum(1)
+        output = self.decoder(reparameterise(mean, log_variance, batch.generator)).reconstruction
+        error = 0.5 * (output - batch.targets).square().flatten(1).sum(1)
         return {"loss": (error + kl_to_standard_normal(mean, log_variance)).mean()}
 
 
@@ -50,12 +51,13 @@ class PeerVQVAE(Learner):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.encoder, self.decoder = model.encoder, model.decoder
-        self.codebook = Codebook(model.model_config.num_embeddings, model.model_config.embedding_dim)
+        self.codebook = Codebook(codes=model.model_config.num_embeddings, size=model.model_config.embedding_dim)
 
-    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:
+    def loss(self, batch: Batch) -> Losses:
         """Pythae's VQVAE.loss_function, its quantisation losses summed per image instead of averaged."""
-        quantized = self.codebook(self.encoder(inputs).embedding, generator)
-        error = F.mse_loss(self.decoder(quantized.z_q).reconstruction, targets, reduction="none").flatten(1).sum(1)
+        quantized = self.codebook(self.encoder(batch.inputs).embedding, batch.generator)
+        output = self.decoder(quantized.z_q).reconstruction
+        error = F.mse_loss(output, batch.targets, reduction="none").flatten(1).sum(1)
         return {"loss": error.mean() + quantized.codebook_loss + 0.25 * quantized.commitment_loss}
 
 
@@ -95,7 +97,7 @@ def pythae_steps(name: str, steps: int) -> float:
     """Images per second of one epoch of Pythae's training step."""
     torch.set_num_threads(cores())
     model = MODELS.get(name) or MODELS.setdefault(name, networks()[name][0]())
-    images = torch.randint(256, (steps * BATCH, *IMAGE), dtype=torch.uint8).float() / 255
+    images = training.as_float(torch.from_numpy(noise(steps * BATCH)))
     with quiet():
         made = trainer(model, images)
         started = time.perf_counter()
@@ -120,7 +122,7 @@ def _table(pythae: Callable[[str, int], float]) -> Table:
         batch = torch.rand(BATCH, *IMAGE)
         bare_steps(plain, batch, 2)
         steps = max(3, int(SECONDS * bare_steps(plain, batch, 3) / BATCH))
-        stored = torch.randint(256, (steps * BATCH, *IMAGE), dtype=torch.uint8)
+        stored = noise(steps * BATCH)
         loop, bare, peer = take_turns(
             [
                 lambda m=ours, s=stored, n=steps: loop_steps(m, s, n, BATCH),  # type: ignore[misc]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autoencoders import checkpoint, data, training
+from autoencoders.sources import Pairs
 from autoencoders.variants.vae import kl_to_standard_normal, reparameterise
 from benchmarks.measure import Table, Value, quiet
 from benchmarks.peer import trainer
@@ -24,38 +25,34 @@ from pipeline import params, paths
 BUDGETS = (60.0, 180.0)  # seconds
 MEASURES = {"ae": "MSE", "vae": "−ELBO (nats)"}
 BATCH = 250
+TRIAL = 800  # steps, about an epoch
 MARGIN = 0.95  # of the time that the trial foretells is planned for, so that the budget is not overrun
 
 
-def splits() -> tuple[Tensor, Tensor, Tensor]:
-    """MNIST as the pipeline splits it: train, validation, test; uint8."""
+def mnist() -> data.Data:
+    """MNIST as the pipeline splits it."""
     checked = params.load().dataset
     with quiet():
-        files, _ = data.fetch("mnist", paths.RAW / "mnist")
-    everything, test = data.DATASETS["mnist"].parse(files)
-    train, validation = data.hold_out(everything, checked.validation, checked.seed)
-    return tuple(torch.from_numpy(split["images"]) for split in (train, validation, test))  # type: ignore[return-value]
+        return data.load("mnist", paths.RAW / "mnist", validation=checked.validation, seed=checked.seed)
 
 
 def ours(variant: str, seconds: float) -> dict[str, float]:
     """Train our variant with its default parameters but for the steps, as many as fit into the time."""
-    checked = params.load()
-    train, validation, test = splits()
-    pairs, held_out = training.Pairs(train, train), training.Pairs(validation, validation)
+    checked, images = params.load(), mnist()
+    entry, how = checked.entry(variant), checked.training
+    pairs, held_out = (Pairs(split, split) for split in (images.train, images.validation))
 
     def fit(steps: int) -> tuple[Any, float]:
         torch.manual_seed(0)
-        model = checkpoint.build(variant, data.DATASETS["mnist"].image, checked.variant(variant).arguments())
-        model.start_from(training.as_float(train[:1000]))
-        budget = checked.budget(checked.variant(variant).training, {"steps": steps})
+        model = checkpoint.build(entry.model, images.image, entry.arguments())
         started = time.process_time()
-        with quiet():
-            training.fit(model, pairs, held_out, budget, seed=0, precision="float32", mode="eager", label="")
-        return model.eval(), time.process_time() - started
+        training.train(model, pairs, held_out, how.override(entry.training, {"steps": steps}), seed=0, how=how)
+        return model, time.process_time() - started
 
-    fit(10)
-    trial = len(train) // checked.training.batch_size  # an epoch, which ends with a validation as all others do
-    model, took = fit(int(trial * seconds * MARGIN / fit(trial)[1]))
+    fit(how.validations)
+    fixed = fit(how.validations)[1]  # the validations, which are as many in any training
+    a_step = (fit(how.validations + TRIAL)[1] - fixed) / TRIAL
+    model, took = fit(int((seconds * MARGIN - fixed) / a_step))
     generator = torch.Generator().manual_seed(0)
 
     def measure(x: Tensor) -> Tensor:
@@ -64,15 +61,15 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
         distortion, rate = model.bound(x, x, generator)
         return (distortion + rate).mean()
 
-    return {"seconds": took, "value": over(test, measure)}
+    return {"seconds": took, "value": over(images.test, measure)}
 
 
 def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
     """Train Pythae's model with its default networks and trainer; measured after the first epoch past each budget."""
     from pythae import models  # noqa: PLC0415 - of this benchmark alone
 
-    train, _, test = splits()
-    size = {"input_dim": data.DATASETS["mnist"].image, "latent_dim": params.load().variant(variant).arguments()["code"]}
+    images = mnist()
+    size = {"input_dim": images.image, "latent_dim": params.load().entry(variant).arguments()["code"]}
     torch.manual_seed(0)
     model = (models.AE(models.AEConfig(**size)) if variant == "ae"
              else models.VAE(models.VAEConfig(**size, reconstruction_loss="bce")))  # fmt: skip
@@ -87,7 +84,7 @@ def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
         return (distortion + kl_to_standard_normal(mean, log_variance)).mean()
 
     with quiet():
-        made = trainer(model, train.float() / 255)
+        made = trainer(model, training.as_float(torch.from_numpy(images.train)))
     results, took, epoch = [], 0.0, 0
     for budget in budgets:
         while took < budget:
@@ -97,15 +94,15 @@ def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
                 made.train_step(epoch)
             took += time.process_time() - started
         model.eval()
-        results.append({"seconds": took, "value": over(test, measure)})
+        results.append({"seconds": took, "value": over(images.test, measure)})
         model.train()
     return results
 
 
 @torch.no_grad()
-def over(test: Tensor, measure: Callable[[Tensor], Tensor]) -> float:
+def over(test: data.Bytes, measure: Callable[[Tensor], Tensor]) -> float:
     """The mean of a measure over the test images."""
-    values = [measure(training.as_float(x)) for x in test.split(BATCH)]
+    values = [measure(training.as_float(x)) for x in torch.from_numpy(test).split(BATCH)]
     return float(torch.stack(values).double().mean())
 
 

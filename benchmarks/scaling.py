@@ -14,7 +14,7 @@ import torch
 
 from autoencoders import checkpoint
 from benchmarks.dag import PARALLEL, Clone
-from benchmarks.loop import IMAGE, loop_steps
+from benchmarks.loop import IMAGE, loop_steps, noise
 from benchmarks.measure import Table, Value
 from pipeline import params
 
@@ -36,16 +36,17 @@ def run() -> list[Table]:
 def _steps() -> Table:
     checked = params.load()
     torch.set_num_threads(checked.training.threads)
-    arguments = checked.variant("ae").arguments()
+    arguments = checked.entry("ae").arguments()
     rows: list[list[Value]] = []
     for what, sizes in SCALES.items():
         previous: tuple[int, float] | None = None
         for size in sizes:
             batch = size if what == "images in a batch" else checked.training.batch_size
             image = (1, size, size) if what == "pixels along a side" else IMAGE
-            changed: dict[str, Any] = {"feature maps": {"width": size}, "numbers in the code": {"code": size}}
+            network = arguments["network"] | {"width": size}
+            changed: dict[str, Any] = {"feature maps": {"network": network}, "numbers in the code": {"code": size}}
             model = checkpoint.build("ae", image, arguments | changed.get(what, {}))
-            stored = torch.randint(256, (STEPS * batch, *image), dtype=torch.uint8)
+            stored = noise(STEPS * batch, image)
             loop_steps(model, stored, 3, batch)
             took = 1000 * batch / statistics.median(loop_steps(model, stored, STEPS, batch) for _ in range(TURNS))
             slope = math.log(took / previous[1]) / math.log(size / previous[0]) if previous else None

@@ -25,4 +25,4 @@ def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
 
 
 if __name__ == "__main__":
-    typer.run(lambda: stage.run(work, paths.PROVENANCE / "corrupt.json", variants=False))
+    typer.run(lambda: stage.run(work, paths.PROVENANCE / "corrupt.json"))

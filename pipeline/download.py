@@ -56,4 +56,4 @@ def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> data.Data:
 
 
 if __name__ == "__main__":
-    typer.run(lambda: stage.run(work, paths.PROVENANCE / "download.json", variants=False))
+    typer.run(lambda: stage.run(work, paths.PROVENANCE / "download.json"))

@@ -1,7 +1,6 @@
 """evaluate@entry: measure every seed of one entry on the validation and the test split and draw its figures."""
 
 import math
-import statistics
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 from autoencoders import checkpoint, devices, evaluation, figures, storage
 from autoencoders.base import Autoencoder
 from autoencoders.data import Labels
-from autoencoders.metrics import DECIDING, readable
+from autoencoders.metrics import readable
 from autoencoders.training import as_float
 from autoencoders.variants import VARIANTS
 from pipeline import paths, stage
@@ -29,7 +28,6 @@ def main(name: str) -> None:
         provenance |= {"device": device.type, "hardware": devices.describe(device)}
         results = stage.for_each_seed(evaluate, params, name)
         stage.write_json(paths.EVALUATION / name / "metrics.json", results)
-        stage.write_json(paths.REPORTS / "metrics" / f"{name}.json", _means(results))
 
     stage.run(work, paths.PROVENANCE / "evaluate" / f"{name}.json")
 
@@ -133,19 +131,6 @@ def _of_each_class(labels: Labels, count: int) -> list[int]:
         seen[label] = seen.get(label, 0) + 1
         order.append((seen[label], label, index))
     return [index for _, _, index in sorted(order)[:count]]
-
-
-def _means(results: dict[int, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """What `dvc metrics` shows, by split: means over the seeds that finished, of the metrics that decide first."""
-    finished = [result["metrics"] for result in results.values() if result["metrics"]]
-    return {
-        split: {
-            name: statistics.fmean(metrics[split][name] for metrics in finished)
-            for name in DECIDING
-            if finished and all(name in metrics[split] for metrics in finished)
-        }
-        for split in ("validation", "test")
-    }
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class CorruptionParams(Section):
         }
 
 
-class TrainingParams(Budget, How):
+class TrainingParams(How, Budget):
     """`training`: the budget that entries may override, and how every training runs."""
 
     device: Literal["auto", "cpu", "cuda"]

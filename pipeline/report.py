@@ -56,12 +56,13 @@ def work(params: Params, _: stage.Provenance) -> None:
 
 
 def write(params: Params) -> None:
-    """Write the three reports, the curves, and the figures that the reports show."""
+    """Write the three reports, the metrics and curves for DVC, and the figures that the reports show."""
     collected = results.collect(params)
     rows = pd.DataFrame([_row(result) for result in collected])
     paths.REPORTS.mkdir(exist_ok=True)
     rows.to_csv(paths.REPORTS / "comparison.csv", index=False, na_rep="n/a")
     _write_curves(params, collected)
+    _write_metrics(params, collected)
 
     folder = paths.REPORTS / "figures"
     shutil.rmtree(folder, ignore_errors=True)
@@ -125,6 +126,23 @@ def _write_curves(params: Params, collected: list[Result]) -> None:
                 stage.write_csv(rows, folder / name / f"{entry}-{phase}.csv")
 
 
+def _write_metrics(params: Params, collected: list[Result]) -> None:
+    """What `dvc metrics` shows, by split: means over the seeds that finished, of the metrics that decide first."""
+    folder = paths.REPORTS / "metrics"
+    shutil.rmtree(folder, ignore_errors=True)
+    for entry in params.variants:
+        finished = [result.metrics for result in collected if result.entry == entry and result.metrics]
+        means = {
+            split: {
+                name: fmean(measured[split][name] for measured in finished)
+                for name in metrics.DECIDING
+                if finished and all(name in measured[split] for measured in finished)
+            }
+            for split in ("validation", "test")
+        }
+        stage.write_json(folder / f"{entry}.json", means)
+
+
 def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dict[str, Any]:
     """What the templates show."""
     finished = rows[rows["status"] == "finished"]
@@ -148,7 +166,7 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
             for r in collected
             if r.status != "finished"
         ],
-        "differences": comparison.differences(_sections(params, collected)),
+        "differences": comparison.differences(params.variants),
         "tables": [
             table("At a glance", f"Denoising MSE: {reference.kind} at level {reference.level}.", metrics.HEADLINE),
             table(
@@ -181,12 +199,6 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
         "parameters": PARAMS.read_text(encoding="utf-8"),
         "folder": paths.REPORTS,
     }
-
-
-def _sections(params: Params, collected: list[Result]) -> dict[str, dict[str, Any]]:
-    """Every entry's section of the parameters, as it was trained with."""
-    used = {result.entry: result.parameters[f"variants.{result.entry}"] for result in collected}
-    return {name: used[name] for name in params.variants}
 
 
 def _metrics(finished: pd.DataFrame) -> comparison.Table:

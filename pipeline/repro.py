@@ -67,13 +67,17 @@ def _use_this_python() -> None:
 
 
 def _check_params(*, whole: bool) -> None:
-    """Stop with a sentence if the parameters are wrong: the `whole` of them, or all but the entries without torch."""
+    """Stop with a sentence for each parameter that is wrong; the entries are looked at, with torch, for the `whole` or
+    where something else is wrong.
+    """
     from autoencoders.errors import UserError  # noqa: PLC0415
     from pipeline import params  # noqa: PLC0415
 
     try:
         params.load(variants=whole)
     except UserError as problem:
+        if not whole:
+            _check_params(whole=True)
         sys.exit(f"\n{problem}\n")
 
 

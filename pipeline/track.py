@@ -32,8 +32,11 @@ def work(params: Params, _: stage.Provenance) -> None:
         print("The results on disk are complete; `python -m pipeline.track` writes them later.")
     else:
         print(f"MLflow at {uri}: {written} runs written, {len(runs) - written} were there already")
+        print(f"`make ui` shows them at {tracking.page(uri)}")
 
 
+# Okabe & Ito 2008: told apart by colour-blind eyes too; the seeds of an entry share one.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
 METRICS_TABLE = "| metric | unit | what it is |\n|---|---|---|\n" + "\n".join(
     f"| `{name}` | {each.unit or '–'} | {each.definition.replace('|', '∣')} |" for name, each in METRICS.items()
 )
@@ -58,8 +61,10 @@ def _run(result: results.Result, params: Params) -> tracking.Run:
             "entry": result.entry,
             "model": str(parameters[f"variants.{result.entry}.model"]),
             "status": result.status,
+            "mlflow.source.name": "dvc repro",  # without a source MLflow hides the commit
+            "mlflow.source.type": "PROJECT",
             "mlflow.source.git.commit": training["commit"],
-            "commit": training["commit"],  # MLflow shows its own tag only beside a source
+            "mlflow.runColor": COLOURS[list(params.variants).index(result.entry) % len(COLOURS)],
             "uncommitted_changes": ", ".join(changed) or "none",
             "dvc_experiment": training["experiment"] or "none",
             "device": training["device"],

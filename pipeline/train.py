@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-import torch
 import typer
 
 from autoencoders import checkpoint, devices, storage, training
@@ -33,9 +32,7 @@ def train(params: Params, name: str, seed: int) -> dict[str, Any]:
     device = devices.prepare(how.device, how.threads)
     devices.forget_peak_memory(device)
     images, validation = (pairs(split, entry.inputs) for split in ("train", "validation"))
-    _, channels, height, width = images.targets.shape
-    torch.manual_seed(seed)
-    model = checkpoint.build(entry.model, (channels, height, width), entry.arguments()).to(device)
+    model = checkpoint.build(entry.model, images.targets.shape[1:], entry.arguments(), seed).to(device)
     took = {"data": time.time() - started}
     with stage.Lines(paths.live(name, seed)) as curve:
         results = training.train(
@@ -52,7 +49,7 @@ def train(params: Params, name: str, seed: int) -> dict[str, Any]:
         if result.diverged_at_step:
             print(f"{name}-seed{seed}: the {phase} diverged at step {result.diverged_at_step}", flush=True)
     folder = paths.MODELS / name
-    checkpoint.save(model, entry.model, entry.arguments(), folder / f"seed{seed}.safetensors")
+    checkpoint.save(model, folder / f"seed{seed}.safetensors")
     stage.write_csv(
         [
             {"phase": phase} | {key: value for key, value in point.items() if key != "time"}

@@ -4,25 +4,32 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from autoencoders import devices
+from autoencoders.base import Batch
 
 devices.prepare("cpu", threads=1)
 
 IMAGE = (1, 8, 8)
+NETWORK = {"name": "patches", "width": 8}
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "ae": {"code": 4, "width": 8},
-    "dae": {"code": 4, "width": 8},
-    "vae": {"code": 4, "width": 8, "beta": 1.0, "likelihood": "bernoulli"},
+    "ae": {"network": NETWORK, "code": 4},
+    "dae": {"network": NETWORK, "code": 4},
+    "vae": {"network": NETWORK, "code": 4, "beta": 1.0, "likelihood": "bernoulli"},
     "vqvae": {
-        "codes": 16,
-        "code_size": 4,
-        "width": 8,
+        "network": NETWORK,
+        "quantizer": {"name": "codebook", "codes": 16, "size": 4},
         "beta": 0.25,
         "likelihood": "bernoulli",
         "prior": {"width": 16, "layers": 1, "heads": 2, "training": {"steps": 4}},
     },
 }
+
+
+def batch(inputs: Tensor, targets: Tensor, generator: torch.Generator, step: int = 10, steps: int = 10) -> Batch:
+    """What a loss sees; after the last step, unless it is said otherwise."""
+    return Batch(inputs, targets, generator, torch.tensor(step), steps)
 
 
 @pytest.fixture

@@ -6,16 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from autoencoders import checkpoint, variants
+from autoencoders import checkpoint
 from autoencoders.errors import UserError
+from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS
 
 
-@pytest.mark.parametrize("name", variants.available())
+@pytest.mark.parametrize("name", VARIANTS.available())
 def test_a_loaded_model_is_the_saved_one(name: str, x: torch.Tensor, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = checkpoint.build(name, IMAGE, PARAMETERS[name])
-    checkpoint.save(model, name, PARAMETERS[name], tmp_path / "model.safetensors")
+    checkpoint.save(model, tmp_path / "model.safetensors")
     loaded = checkpoint.load(tmp_path / "model.safetensors")
     assert not loaded.training
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
@@ -26,7 +27,7 @@ def test_equal_models_are_equal_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         torch.manual_seed(0)
         model = checkpoint.build("vae", IMAGE, PARAMETERS["vae"])
-        checkpoint.save(model, "vae", PARAMETERS["vae"], tmp_path / name)
+        checkpoint.save(model, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -53,13 +54,21 @@ def test_what_is_no_model_is_refused_and_never_run(
         {},
         {"autoencoder": "no json"},
         {"autoencoder": json.dumps({"variant": "os", "image": [1, 8, 8], "parameters": {}})},
-        {"autoencoder": json.dumps({"variant": "ae", "image": [1, 8, 8], "parameters": {"code": 4, "width": 9}})},
+        {
+            "autoencoder": json.dumps(
+                {
+                    "variant": "ae",
+                    "image": [1, 8, 8],
+                    "parameters": {"network": {"name": "patches", "width": 9}, "code": 4},
+                }
+            )
+        },
         {"autoencoder": json.dumps({"variant": "ae", "image": [1, 8, 8], "parameters": {"unknown": 1}})},
     ],
 )
 def test_a_wrong_header_is_refused(header: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    checkpoint.save(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), "ae", PARAMETERS["ae"], path)
+    checkpoint.save(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), path)
     save_file(load_file(path), path, metadata=header)
     with pytest.raises(UserError, match="is not a trained model"):
         checkpoint.load(path)
@@ -67,7 +76,7 @@ def test_a_wrong_header_is_refused(header: dict[str, str], tmp_path: Path) -> No
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    checkpoint.save(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), "ae", PARAMETERS["ae"], path)
+    checkpoint.save(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="is not a trained model"):
         checkpoint.load(path)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autoencoders.corruption import KINDS, corrupt
+from autoencoders import storage
+from autoencoders.corruption import KINDS, corrupt, corrupted
 
 GREY = np.full((200, 1, 28, 28), 128, np.uint8)
 
@@ -50,3 +51,13 @@ def test_copies_are_repeatable_and_independent(kind: str) -> None:
 def test_same_bytes_on_every_machine(kind: str, digest: str) -> None:
     corrupted = corrupt(GREY, kind, 0.3, seed=7, name="golden")
     assert hashlib.sha256(corrupted.tobytes()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_are_the_same_noise(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.full((7, 3, 5, 5), 128, np.uint8)  # an odd number of bytes each
+    whole = corrupt(images, kind, 0.5, seed=0, name="a")
+    monkeypatch.setattr(storage, "CHUNK", 2 * 8 * 75)
+    pieces = list(corrupted(images, kind, 0.5, seed=0, name="a"))
+    assert [len(piece) for piece in pieces] == [2, 2, 2, 1]
+    assert np.array_equal(np.concatenate(pieces), whole)

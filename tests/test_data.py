@@ -11,9 +11,8 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
-from autoencoders import data
+from autoencoders import data, storage
 from autoencoders.data import Files, Source
 from autoencoders.errors import UserError
 
@@ -144,9 +143,9 @@ def test_archive_members_cannot_write_anywhere(tmp_path: Path) -> None:
 def test_digits_need_no_network(tmp_path: Path) -> None:
     files, _ = data.fetch("digits", tmp_path)
     train, test = data.DATASETS["digits"].parse(files)
-    assert train["images"].shape == (1437, 1, 8, 8)
-    assert test["images"].shape == (360, 1, 8, 8)
-    assert train["images"].max() == 255
+    assert train.images.shape == (1437, 1, 8, 8)
+    assert test.images.shape == (360, 1, 8, 8)
+    assert train.images.max() == 255
 
 
 def test_idx_files_are_parsed() -> None:
@@ -157,33 +156,52 @@ def test_idx_files_are_parsed() -> None:
         for name, header, content in (("images-idx3-ubyte", 16, images), ("labels-idx1-ubyte", 8, labels))
     }
     train, _ = data.DATASETS["mnist"].parse(files)
-    assert np.array_equal(train["images"], images.reshape(2, 1, 28, 28))
-    assert np.array_equal(train["labels"], labels)
+    assert np.array_equal(train.images, images.reshape(2, 1, 28, 28))
+    assert np.array_equal(train.labels, labels)
 
 
 def test_cifar10_records_are_parsed() -> None:
     record = np.concatenate([[9], np.arange(3072) % 256]).astype(np.uint8).tobytes()
     files = {f"data_batch_{i}.bin": record for i in range(1, 6)} | {"test_batch.bin": record * 2}
     train, test = data.DATASETS["cifar10"].parse(files)
-    assert train["images"].shape == (5, 3, 32, 32)
-    assert test["labels"].tolist() == [9, 9]
-    assert train["images"][0, 1, 0, 0] == 1024 % 256
+    assert train.images.shape == (5, 3, 32, 32)
+    assert test.labels.tolist() == [9, 9]
+    assert train.images[0, 1, 0, 0] == 1024 % 256
 
 
 def test_validation_is_held_out_by_seed() -> None:
-    train = {"images": np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1), "labels": np.arange(100, dtype=np.uint8)}
-    rest, validation = data.hold_out(train, 0.2, seed=0)
-    assert len(validation["images"]) == 20
-    assert sorted([*rest["labels"], *validation["labels"]]) == list(range(100))
-    assert np.array_equal(rest["images"].ravel(), rest["labels"])
-    assert np.array_equal(data.hold_out(train, 0.2, seed=0)[1]["labels"], validation["labels"])
-    assert not np.array_equal(data.hold_out(train, 0.2, seed=1)[1]["labels"], validation["labels"])
+    rows = np.arange(100)
+    rest, held = data.hold_out(rows, 0.2, seed=0)
+    assert len(held) == 20
+    assert sorted([*rest, *held]) == list(range(100))
+    assert np.array_equal(held, np.sort(held))
+    assert np.array_equal(data.hold_out(rows, 0.2, seed=0)[1], held)
+    assert not np.array_equal(data.hold_out(rows, 0.2, seed=1)[1], held)
 
 
-def test_splits_are_packed_bytes(tmp_path: Path) -> None:
-    images = np.ones((3, 1, 4, 4), np.uint8)
-    data.save_split({"images": images[:, :, ::2]}, tmp_path / "folder" / "split.safetensors")
-    assert load_file(tmp_path / "folder" / "split.safetensors")["images"].shape == (3, 1, 2, 4)
+def test_a_data_set_is_split_once_and_saved_as_arrays(tmp_path: Path) -> None:
+    loaded = data.load("digits", tmp_path / "raw", validation=0.1, seed=0)
+    assert [len(each) for each in (loaded.train, loaded.validation, loaded.test)] == [1293, 144, 360]
+    loaded.save(tmp_path / "clean")
+    for name in ("train", "validation", "test"):
+        images, labels = (storage.read(tmp_path / "clean" / name / f"{each}.npy") for each in ("images", "labels"))
+        assert np.array_equal(images, loaded.split(name).images)
+        assert np.array_equal(labels, loaded.split(name).labels)
+
+
+def test_a_users_images_are_divided_into_three() -> None:
+    everything = data.Split(np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(100, dtype=np.uint8))
+    divided = data.divide(everything, "folder x", validation=0.1, test=0.2, seed=0)
+    parts = [divided.split(name).labels.tolist() for name in ("train", "validation", "test")]
+    assert [len(part) for part in parts] == [72, 8, 20]
+    assert sorted(label for part in parts for label in part) == list(range(100))
+    assert divided.image == (1, 1, 1)
+
+
+def test_too_few_images_are_a_sentence() -> None:
+    everything = data.Split(np.zeros((3, 1, 2, 2), np.uint8), np.zeros(3, np.uint8))
+    with pytest.raises(UserError, match="folder x has 3 images, too few: none would be left for validation and test"):
+        data.divide(everything, "folder x", validation=0.1, test=0.1, seed=0)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

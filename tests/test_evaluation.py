@@ -3,24 +3,24 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from autoencoders import evaluation, metrics, variants
-from autoencoders.base import Autoencoder
+from autoencoders import evaluation, measures
+from autoencoders.base import Autoencoder, Batch, Losses, Shape
 from autoencoders.checkpoint import build
 from autoencoders.training import as_float
-from tests.conftest import IMAGE, PARAMETERS
+from autoencoders.variants import VARIANTS
+from tests.conftest import IMAGE, PARAMETERS, batch
 
 
-@pytest.fixture(params=variants.available())
+@pytest.fixture(params=VARIANTS.available())
 def model(request: pytest.FixtureRequest, x: torch.Tensor, generator: torch.Generator) -> Autoencoder:
     torch.manual_seed(0)
     model = build(request.param, IMAGE, PARAMETERS[request.param])
-    model.loss(x, x, generator)
+    model.loss(batch(x, x, generator))
     return model.eval()
 
 
 def _evaluate(model: Autoencoder, pixels: NDArray[np.uint8], batch_size: int) -> dict[str, float]:
-    test = torch.from_numpy(pixels)
-    return evaluation.evaluate(model, test, {"dark": test // 2}, test[:10], batch_size=batch_size, seed=0)
+    return evaluation.evaluate(model, pixels, {"dark": pixels // 2}, batch_size=batch_size, seed=0)
 
 
 def test_means_over_all_images(model: Autoencoder, pixels: NDArray[np.uint8], x: torch.Tensor) -> None:
@@ -28,9 +28,10 @@ def test_means_over_all_images(model: Autoencoder, pixels: NDArray[np.uint8], x:
     dark = as_float(torch.from_numpy(pixels // 2))
     with torch.no_grad():
         assert values["mse"] == pytest.approx((model.reconstruct(x) - x).square().mean().item(), rel=1e-5)
-        assert values["psnr"] == pytest.approx(metrics.psnr(model.reconstruct(x), x).mean().item(), rel=1e-5)
-        assert values["ssim"] == pytest.approx(metrics.ssim(model.reconstruct(x), x).mean().item(), rel=1e-5)
-        assert values["train_mse"] == pytest.approx(metrics.mse(model.reconstruct(x), x)[:10].mean().item(), rel=1e-5)
+        assert values["psnr"] == pytest.approx(measures.psnr(model.reconstruct(x), x).mean().item(), rel=1e-5)
+        assert values["ssim"] == pytest.approx(measures.ssim(model.reconstruct(x), x).mean().item(), rel=1e-5)
+        some = evaluation.reconstruction_error(model, pixels[:10])
+        assert some == pytest.approx(measures.mse(model.reconstruct(x), x)[:10].mean().item(), rel=1e-5)
         restored = model.reconstruct(dark)
     assert values["denoising_dark"] == pytest.approx((restored - x).square().mean().item(), rel=1e-5)
     assert values["copying_dark"] == pytest.approx((restored - dark).square().mean().item(), rel=1e-5)
@@ -50,7 +51,7 @@ def test_a_metric_is_either_measured_or_undefined_for_a_reason(model: Autoencode
 
 
 def test_pictures_are_images_in_rows(model: Autoencoder, pixels: NDArray[np.uint8], x: torch.Tensor) -> None:
-    figures = evaluation.pictures(model, x[:6], {"dark": x[:6] / 2}, torch.from_numpy(pixels), batch_size=16, seed=0)
+    figures = evaluation.pictures(model, x[:6], {"dark": x[:6] / 2}, pixels, batch_size=16, seed=0)
     assert {"reconstructions", "denoising", "interpolation"} <= figures.keys()
     for name in ("samples", "traversal"):
         assert (name in figures) != (name in model.undefined), name
@@ -62,3 +63,33 @@ def test_interpolation_ends_at_the_reconstructions(model: Autoencoder, x: torch.
     with torch.no_grad():
         row = evaluation._interpolation(model, x[:4])[0][1]
         torch.testing.assert_close(row[[0, -1]], model.reconstruct(x[:2]))
+
+
+class TwoLayers(Autoencoder):
+    """A code of two tensors: the mean of the left and of the right half, and the mean of all."""
+
+    undefined = {"samples": "a toy", "code_usage": "a toy"}
+
+    def __init__(self, image: Shape) -> None:
+        super().__init__(image)
+        self.gain = torch.nn.Parameter(torch.ones(()))
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        halves = torch.stack([half.flatten(1).mean(1) for half in x.chunk(2, 3)], 1)
+        return halves * self.gain, halves.mean(1, keepdim=True)
+
+    def decode(self, z: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        halves, mean = z
+        rows = ((halves + mean) / 2).repeat_interleave(4, 1)[:, None, None]
+        return rows.expand(-1, 1, 8, -1)
+
+    def loss(self, batch: Batch) -> Losses:
+        return {"loss": (batch.targets - self.reconstruct(batch.inputs)).square().mean()}
+
+
+def test_a_latent_may_be_several_tensors(pixels: NDArray[np.uint8], x: torch.Tensor) -> None:
+    model = TwoLayers(IMAGE).eval()
+    figures = evaluation.pictures(model, x[:6], {}, pixels, batch_size=16, seed=0)
+    assert figures["interpolation"][0][1].shape == (6, *IMAGE)
+    assert sorted(label for label, _ in figures["traversal"]) == ["z0", "z1", "z2"]
+    assert evaluation.evaluate(model, pixels)["mse"] > 0

@@ -1,38 +1,27 @@
-import math
-
-import numpy as np
-import pytest
-import torch
+from pathlib import Path
 
 from autoencoders import metrics
+from autoencoders.metrics import METRICS, metric
+
+GROUPS = ("RECONSTRUCTION", "LIKELIHOOD", "CODES", "COST", "HEADLINE", "DECIDING", "PROBABILISTIC", "CODEBOOK")
+DOCUMENTATION = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 
-def test_mse_and_psnr_of_a_constant_difference() -> None:
-    x, y = torch.zeros(2, 1, 8, 8), torch.full((2, 1, 8, 8), 0.1)
-    torch.testing.assert_close(metrics.mse(x, y), torch.full((2,), 0.01))
-    torch.testing.assert_close(metrics.psnr(x, y), torch.full((2,), 20.0))
+def test_every_metric_that_is_listed_is_defined() -> None:
+    assert {name for group in GROUPS for name in getattr(metrics, group)} <= METRICS.keys()
 
 
-def test_ssim_of_equal_images_is_one(x: torch.Tensor) -> None:
-    torch.testing.assert_close(metrics.ssim(x, x), torch.ones(len(x)))
+def test_each_is_defined_in_words() -> None:
+    assert all(each.title and each.definition for each in METRICS.values())
+    assert len({each.title for each in METRICS.values()}) == len(METRICS)
 
 
-def test_ssim_is_equation_13(generator: torch.Generator) -> None:
-    a, b = torch.rand(2, 1, 10, 9, generator=generator).double().unbind(0)
-    values = []
-    for top in range(10 - 6):
-        for left in range(9 - 6):
-            p, q = (image[0, top : top + 7, left : left + 7].numpy() for image in (a, b))
-            covariance = np.cov(p.ravel(), q.ravel())
-            numerator = (2 * p.mean() * q.mean() + 0.0001) * (2 * covariance[0, 1] + 0.0009)
-            spread = covariance[0, 0] + covariance[1, 1] + 0.0009
-            values.append(numerator / ((p.mean() ** 2 + q.mean() ** 2 + 0.0001) * spread))
-    assert metrics.ssim(a[None], b[None]).item() == pytest.approx(np.mean(values))
+def test_a_corruption_is_a_metric_too() -> None:
+    found = metric("denoising_salt_and_pepper-0.2")
+    assert found.title == "salt and pepper 0.2"
+    assert found.better == "lower"
 
 
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [([5, 5, 5, 5], 4), ([0, 9, 0, 0], 1), ([1, 1, 0, 0], 2), ([3, 1], math.exp(2 * math.log(2) - 0.75 * math.log(3)))],
-)
-def test_perplexity_of_known_distributions(counts: list[int], expected: float) -> None:
-    assert metrics.perplexity(torch.tensor(counts)) == pytest.approx(expected)
+def test_the_documentation_is_up_to_date() -> None:
+    """After a change: python -m autoencoders.metrics > docs/metrics.md"""
+    assert DOCUMENTATION.read_text(encoding="utf-8") == metrics.page()

@@ -1,5 +1,7 @@
 import copy
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,8 @@ def without(key: str) -> dict[str, Any]:
 def test_the_default_is_valid() -> None:
     checked = params.check(DEFAULT)
     assert list(checked.variants) == ["ae", "dae", "vae", "vqvae"]
-    assert checked.variant("vae").arguments()["beta"] == 1.0
+    assert checked.entry("vae").arguments()["beta"] == 1.0
+    assert checked.entry("vae").arguments()["likelihood"] == {"name": "bernoulli"}
 
 
 BROKEN = [
@@ -72,17 +75,62 @@ BROKEN = [
     (with_value("dataset.name", "imagenet"), 'dataset.name is "imagenet": must be one of mnist, fashion-mnist,', ""),
     (with_value("dataset.validation", 0), "dataset.validation is 0: must be greater than or equal to 0.01", ""),
     (
-        with_value("variants.gan", {"inputs": "clean"}),
-        "variants.gan: unknown variant 'gan'; there are ae, dae, vae",
+        with_value("variants.gan", {"model": "gan", "inputs": "clean"}),
+        "variants.gan.model: unknown model 'gan'; there are ae, dae, vae",
         "",
     ),
+    (with_value("variants.new", {"inputs": "clean"}), "variants.new.model is missing; there are ae, dae, vae", ""),
+    (with_value("variants.vae beta", DEFAULT["variants"]["vae"]), "variants.vae beta is", "letters, digits, - and _"),
+    (with_value("variants.$(ls)", DEFAULT["variants"]["vae"]), "variants.$(ls) is", "letters, digits, - and _"),
+    (without("variants.vae.network"), "variants.vae.network is missing", ""),
+    (without("variants.vae.network.name"), "variants.vae.network.name is missing; there are conv, mlp, patches", ""),
+    (
+        with_value("variants.vae.network", 3),
+        "variants.vae.network is 3: must be the name of a network or a mapping",
+        "",
+    ),
+    (
+        with_value("variants.vae.network", {"name": "unet"}),
+        "variants.vae.network.name: unknown network 'unet'; there are conv, mlp, patches",
+        "",
+    ),
+    (
+        with_value("variants.vae.network.wdith", 3),
+        "variants.vae.network.wdith is an unknown key; known here: name, width, downsampling",
+        "did you mean width?",
+    ),
+    (with_value("variants.vae.network.width", 1), "variants.vae.network.width is 1: must be greater than or equal", ""),
+    (
+        with_value("variants.vae.network.downsampling", 5),
+        "variants.vae cannot be built for images of shape (1, 28, 28): both sides must be multiples of downsampling, 5",
+        "",
+    ),
+    (
+        with_value("variants.vqvae.network", {"name": "mlp", "hidden": [10]}),
+        "variants.vqvae cannot be built for images of shape (1, 28, 28): the network mlp has no grid to put codes on",
+        "",
+    ),
+    (
+        with_value("variants.vae.network", {"name": "mlp", "hidden": []}),
+        "variants.vae.network.hidden is []:",
+        "at least 1 item",
+    ),
+    (
+        with_value("variants.vqvae.quantizer.codes", 0),
+        "variants.vqvae.quantizer.codes is 0: must be greater than 0",
+        "",
+    ),
+    (with_value("variants.vae.warm_up", 2), "variants.vae.warm_up is 2: must be less than or equal to 1", ""),
+    (with_value("training.points", 0), "training.points is 0: must be greater than or equal to 1", ""),
+    (with_value("dataset.folder.fit", "squeeze"), "dataset.folder.fit is \"squeeze\": must be 'crop', 'pad' or", ""),
+    (with_value("dataset.folder.channels", 2), "dataset.folder.channels is 2: must be 1 or 3", ""),
     (with_value("variants", {}), "variants is {}:", "at least 1 item"),
     (with_value("variants", ["vae"]), "variants is ['vae']: must be a valid dictionary", ""),
-    (with_value("variants.vae", None), "variants.vae is None: must be a valid dictionary", ""),
+    (with_value("variants.vae", None), "variants.vae is None: must be a mapping of keys to values", ""),
     (with_value("variants.ae.inputs", "noisy"), "variants.ae.inputs is \"noisy\": must be 'clean' or 'corrupted'", ""),
     (
         with_value("variants.vae.likelihood", "poisson"),
-        "variants.vae.likelihood is \"poisson\": must be 'bernoulli'",
+        "variants.vae.likelihood.name: unknown likelihood 'poisson'; there are bernoulli, logistic",
         "",
     ),
     (with_value("variants.ae.training", {"steps": -1}), "variants.ae.training.steps is -1: must be greater than 0", ""),
@@ -93,7 +141,7 @@ BROKEN = [
     ),
     (
         with_value("variants.dae.inputs", "clean"),
-        'variants.dae.inputs is "clean": this variant has to see',
+        'variants.dae.inputs is "clean": the model dae has to see',
         "corrupted",
     ),
     (
@@ -101,7 +149,6 @@ BROKEN = [
         "variants.vqvae.prior.training.learning_rate",
         "",
     ),
-    (with_value("variants.vae.width", 1), "variants.vae.width is 1: must be greater than or equal to 2", ""),
     (with_value("seeds", []), "seeds is []:", "at least 1 item"),
     (with_value("seeds", 0), "seeds is 0: must be a valid list", ""),
     (with_value("seeds", [0, 0]), "seeds is [0, 0]: each seed may stand there only once", ""),
@@ -183,6 +230,52 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
 
 def test_budgets_are_overridden_from_the_outside_in() -> None:
     checked = params.check(DEFAULT)
-    budget = checked.budget({"steps": 7}, {"batch_size": 3, "steps": 8})
+    budget = checked.training.override({"steps": 7}, {"batch_size": 3, "steps": 8})
     assert (budget.steps, budget.batch_size) == (8, 3)
     assert budget.learning_rate == checked.training.learning_rate
+
+
+def test_entries_of_one_model_by_anchors_and_merges(tmp_path: Path) -> None:
+    text = (REPOSITORY / "params.yaml").read_text()
+    head, tail = text.split("\n  vqvae:\n")
+    entries = """
+  vae-beta4: {<<: *vae, beta: 4.0}
+  vae-mlp:
+    <<: *vae
+    network: {name: mlp, hidden: [200, 200], activation: tanh}
+"""
+    (tmp_path / "params.yaml").write_text(head + entries + "\n  vqvae:\n" + tail)
+    checked = params.load(tmp_path / "params.yaml")
+    assert list(checked.variants) == ["ae", "dae", "vae", "vae-beta4", "vae-mlp", "vqvae"]
+    vae, beta4, mlp = (checked.entry(name) for name in ("vae", "vae-beta4", "vae-mlp"))
+    assert vae.model == beta4.model == mlp.model == "vae"
+    assert beta4.arguments() == vae.arguments() | {"beta": 4.0}
+    assert mlp.arguments()["network"] == {"name": "mlp", "hidden": [200, 200], "activation": "tanh"}
+    assert mlp.training == vae.training
+
+
+def test_a_folders_images_have_the_size_that_is_asked_for() -> None:
+    content = with_value("dataset.name", "folder")
+    content["dataset"]["folder"] |= {"size": 128, "channels": 3}
+    assert params.check(content).dataset.image == (3, 128, 128)
+
+
+def test_no_noise_comes_twice_in_the_default_and_none_is_made_in_vain() -> None:
+    """Epoch t sees copy t: with as many copies as epochs each is seen, and no noise comes again."""
+    checked = params.check(DEFAULT)
+    for name, entry in checked.variants.items():
+        if entry.inputs == "corrupted":
+            budget = checked.training.override(entry.training)
+            assert checked.corruption.train.copies == math.ceil(budget.steps * budget.batch_size / 54_000), name
+
+
+def test_without_the_entries_no_torch_is_needed_and_other_keys_are_checked() -> None:
+    with pytest.raises(UserError, match="experiment is an unknown key"):
+        params.check(with_value("experiment", 1), variants=False)
+    script = "import sys; from pipeline import params; params.load(variants=False); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=False).returncode == 0
+
+
+def test_large_models_are_checked_without_memory_for_their_weights() -> None:
+    checked = params.check(with_value("variants.ae.code", 10**9))  # 3 TB of weights
+    assert checked.entry("ae").arguments()["code"] == 10**9

@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 REPOSITORY = Path(__file__).parent.parent
@@ -23,13 +25,14 @@ VARIANT = '''"""Mean: gives back the mean of all pixels; the example of a varian
 import torch
 from torch import Tensor
 
-from autoencoders.base import Autoencoder, Losses, Shape
+from autoencoders.base import Autoencoder, Batch, Losses, Shape
+from autoencoders.networks import NetworkSection
 
 
 class Mean(Autoencoder):
     """One number for each image, times `gain`."""
 
-    def __init__(self, image: Shape, *, gain: float) -> None:
+    def __init__(self, image: Shape, *, network: NetworkSection, gain: float) -> None:
         super().__init__(image)
         self.gain = torch.nn.Parameter(torch.tensor(gain))
 
@@ -39,8 +42,8 @@ class Mean(Autoencoder):
     def decode(self, z: Tensor) -> Tensor:
         return (self.gain * z).clamp(0, 1)[:, :, None, None].expand(-1, *self.image)
 
-    def loss(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Losses:
-        error = (targets - self.reconstruct(inputs)).square().mean()
+    def loss(self, batch: Batch) -> Losses:
+        error = (batch.targets - self.reconstruct(batch.inputs)).square().mean()
         return {"loss": error + 0 * self.gain.square()}  # a gain of 1e30 makes it NaN
 '''
 
@@ -82,12 +85,17 @@ class Project:
     def write_params(self, params: dict[str, Any]) -> None:
         YAML().dump(params, self.folder / "params.yaml")
 
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         own = {"PATH": path, "PYTHONPATH": str(self.folder / "src"), "DVC_NO_ANALYTICS": "true"}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DVC"))}
         return subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, check=False, env=inherited | own | environment
+            command,
+            cwd=folder or self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=inherited | own | environment,
         )
 
     def repro(self, *arguments: str) -> list[str]:
@@ -134,7 +142,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def test_reports_hold_every_variant_and_say_what_is_undefined(project: Project) -> None:
     reports = project.folder / "reports"
-    rows: Any = pd.read_csv(reports / "comparison.csv", keep_default_na=False).set_index("variant")
+    rows: Any = pd.read_csv(reports / "comparison.csv", keep_default_na=False).set_index("entry")
     assert rows.index.tolist() == ["ae", "ae", "dae", "dae", "vae", "vae", "vqvae", "vqvae"]
     rows = rows[rows["seed"] == 0]
     columns = (
@@ -159,7 +167,7 @@ def test_every_number_can_be_traced(project: Project) -> None:
     done = project.run("git", "rev-parse", "HEAD")
     assert row["commit"] == done.stdout.strip()
     assert row["uncommitted_changes"] == "params.yaml"
-    assert row["data"] == project.lock()["data/clean/train.safetensors"]
+    assert row["data"] == project.lock()["data/clean/train"]
     assert row["device"] in {"cpu", "cuda"}
     assert row["precision"] == "float32"
     assert row["mode"] == ("graph" if row["device"] == "cuda" else "eager")
@@ -168,8 +176,41 @@ def test_every_number_can_be_traced(project: Project) -> None:
 def test_metrics_are_shown_by_dvc(project: Project) -> None:
     done = project.run("dvc", "metrics", "show", "--json")
     metrics = json.loads(done.stdout)[""]["data"]
-    assert metrics["reports/metrics/vae.json"]["data"]["neg_elbo"] > 0
-    assert "neg_elbo" not in metrics["reports/metrics/ae.json"]["data"]
+    vae, ae = (metrics[f"reports/metrics/{name}.json"]["data"] for name in ("vae", "ae"))
+    assert list(vae) == list(ae) == ["validation", "test"]
+    assert list(vae["test"]) == ["mse", "denoising_mse", "neg_elbo"]
+    assert list(ae["validation"]) == ["mse", "denoising_mse"]
+
+
+def test_curves_can_be_followed_and_have_the_time_of_every_point(project: Project) -> None:
+    lines = (project.folder / "provenance/train/vqvae/seed1.jsonl").read_text().splitlines()
+    points = [json.loads(line) for line in lines]
+    assert {point["phase"] for point in points} == {"autoencoder", "prior"}
+    assert sum("validation_loss" in point for point in points) == 20
+    times = [point["time"] for point in points]
+    assert times == sorted(times)
+
+
+def test_dvc_shows_the_curves_by_step(project: Project) -> None:
+    done = project.run("dvc", "plots", "show", "--json")
+    shown = json.loads(done.stdout)["data"]
+    assert "reports/curves/training/vqvae-prior.csv" in shown
+    (curve,) = shown["reports/curves/validation/vae-autoencoder.csv"]
+    points = curve["content"]["data"]["values"]
+    assert [int(point["step"]) for point in points] == list(range(3, 31, 3))
+    assert [float(point["seconds"]) for point in points] == sorted(float(point["seconds"]) for point in points)
+
+
+def test_a_fresh_clone_has_metrics_and_curves(project: Project, tmp_path: Path) -> None:
+    """As in git, without DVC's cache."""
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "results")
+    project.git("clone", "--quiet", str(project.folder), str(tmp_path / "clone"))
+    shown = project.run("dvc", "metrics", "show", "--json", "--all-commits", folder=tmp_path / "clone").stdout
+    (metrics,) = [each["data"] for name, each in json.loads(shown).items() if name == "workspace"]
+    assert metrics["reports/metrics/vae.json"]["data"]["test"]["mse"] > 0
+    diff = project.run("dvc", "plots", "diff", "HEAD", "--json", folder=tmp_path / "clone").stdout
+    assert "reports/curves/training/vae-autoencoder.csv" in json.loads(diff)["data"]
 
 
 def test_nothing_to_do_runs_nothing(project: Project) -> None:
@@ -230,6 +271,17 @@ def test_bad_parameters_lose_nothing(project: Project, command: tuple[str, ...])
     assert _contents(project.folder) == contents
 
 
+@pytest.mark.parametrize("command", [SIDE_BY_SIDE, ("dvc", "repro")])
+def test_an_unknown_key_is_said_even_if_nothing_else_changed(project: Project, command: tuple[str, ...]) -> None:
+    before, contents = (project.folder / "params.yaml").read_text(), _contents(project.folder)
+    (project.folder / "params.yaml").write_text(before + "experiment: 3\n")
+    done = project.run(*command)
+    (project.folder / "params.yaml").write_text(before)
+    assert done.returncode != 0
+    assert "params.yaml: experiment is an unknown key; known here: dataset," in done.stderr
+    assert _contents(project.folder) == contents
+
+
 def _contents(folder: Path) -> dict[str, bytes]:
     places = ("data", "models", "evaluation", "provenance", "reports")
     files = [path for place in places for path in (folder / place).rglob("*") if path.is_file()]
@@ -239,13 +291,51 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def test_a_name_in_the_parameters_never_reaches_a_shell(project: Project) -> None:
     before = (project.folder / "params.yaml").read_text()
     params = project.params()
-    params["variants"]["x'$(touch pwned)'"] = {"inputs": "clean"}
+    params["variants"]["x'$(touch pwned)'"] = params["variants"]["ae"]
     project.write_params(params)
     done = project.run("dvc", "repro", "--force", "--single-item", "train@x'$(touch pwned)'")
     (project.folder / "params.yaml").write_text(before)
     assert done.returncode != 0
-    assert "unknown variant" in done.stderr
+    assert "an entry's name is made of letters, digits, - and _" in done.stderr
     assert not list(project.folder.rglob("pwned"))
+
+
+def test_own_images_run_through_the_whole_dag(tmp_path: Path) -> None:
+    """Photographs of odd sizes and kinds, two of them broken, in an experiment of its own."""
+    own = Project(tmp_path)
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        size = (int(rng.integers(20, 60)), int(rng.integers(20, 60)))
+        pixels = np.clip(rng.normal(128, 60, (*size, 3)), 0, 255).astype(np.uint8)
+        folder = own.folder / "images" / ("cats" if i % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).convert("L" if i % 5 == 0 else "RGB").save(folder / f"{i}.{'png' if i % 3 else 'jpg'}")
+    (own.folder / "images" / "notes.txt").write_text("no image")
+    (own.folder / "images" / "empty.png").write_bytes(b"")
+    params = own.params()
+    params["dataset"]["name"] = "folder"
+    params["dataset"]["folder"] |= {"size": 32, "broken": 0.01}
+    params["seeds"] = [0]
+    params["variants"] = {name: params["variants"][name] for name in ("ae", "vqvae")}
+    own.write_params(params)
+    done = own.run(*SIDE_BY_SIDE)
+    assert done.returncode == 1
+    assert "2 of the 32 files in images cannot be used, more than the share dataset.folder.broken, 0.01" in done.stderr
+    params["dataset"]["folder"]["broken"] = 0.1
+    own.write_params(params)
+    ran = own.side_by_side()
+    assert ran[0] == "download"
+    assert ran[-1] == "report"
+    noted = json.loads((own.folder / "provenance" / "download.json").read_text())
+    assert noted["left_out"] == {
+        "empty.png": "is empty",
+        "notes.txt": "is not a PNG, JPEG, WebP, BMP or TIFF image",
+    }
+    assert "2 files were left out" in (own.folder / "reports" / "comparison.md").read_text()
+    assert set(np.load(own.folder / "data/clean/train/labels.npy")) == {0, 1}
+    assert own.side_by_side() == []
+    (own.folder / "images" / "dogs" / "0.jpg").unlink()
+    assert own.repro("--dry")[0] == "download"
 
 
 def test_a_changed_variant_reruns_alone(project: Project) -> None:
@@ -258,14 +348,37 @@ def test_a_changed_variant_reruns_alone(project: Project) -> None:
     assert not [path for path in changed if "vae" not in path and not path.startswith("reports/")]
 
 
+def test_settings_of_one_model_stand_side_by_side(project: Project) -> None:
+    before = project.params()
+    params = project.params()
+    vae = params["variants"]["vae"]
+    params["variants"] = {
+        "vae": vae,
+        "vae-beta4": vae | {"beta": 4.0},
+        "vae-mlp": vae | {"network": {"name": "mlp", "hidden": [20, 10], "activation": "tanh"}},
+    }
+    project.write_params(params)
+    ran = set(project.side_by_side())
+    assert ran == {"train@vae-beta4", "evaluate@vae-beta4", "train@vae-mlp", "evaluate@vae-mlp", "report"}
+    rows = pd.read_csv(project.folder / "reports" / "comparison.csv")
+    assert rows["entry"].unique().tolist() == ["vae", "vae-beta4", "vae-mlp"]
+    assert rows["model"].unique().tolist() == ["vae"]
+    text = (project.folder / "reports" / "comparison.md").read_text()
+    assert "|  | model | network.name | network.width | network.downsampling | beta | network.hidden |" in text
+    assert "| vae-beta4 | vae | patches | 64 | 4 | 4.0 | – | – |" in text
+    project.write_params(before)
+    assert project.repro() == ["report"]
+
+
 def test_a_new_variant_is_one_file_and_one_entry(project: Project) -> None:
     (project.folder / "src/autoencoders/variants/mean.py").write_text(VARIANT)
     params = project.params()
-    params["variants"]["mean"] = {"inputs": "corrupted", "gain": 1.0}
+    params["variants"]["mean"] = params["variants"]["dae"] | {"model": "mean", "gain": 1.0}
+    del params["variants"]["mean"]["code"]
     project.write_params(params)
     assert project.repro() == ["train@mean", "evaluate@mean", "report"]
     rows = pd.read_csv(project.folder / "reports" / "comparison.csv", keep_default_na=False)
-    assert rows["variant"].tolist()[-1] == "mean"
+    assert rows["entry"].tolist()[-1] == "mean"
     assert rows["perplexity"].tolist()[-1] == "n/a"
 
 
@@ -275,10 +388,10 @@ def test_a_diverged_run_says_so_and_does_not_rank(project: Project) -> None:
     project.write_params(params)
     project.repro()
     row = pd.read_csv(project.folder / "reports" / "comparison.csv", keep_default_na=False).iloc[-1]
-    assert row["status"] == "autoencoder diverged in epoch 1"
+    assert row["status"] == "autoencoder diverged at step 1"
     assert row["mse"] == "n/a"
     text = (project.folder / "reports" / "comparison.md").read_text()
-    assert "**mean, seed 0: autoencoder diverged in epoch 1; it counts nowhere below**" in text
+    assert "**mean, seed 0: autoencoder diverged at step 1; it counts nowhere below**" in text
     assert "| mean |" not in text.split("## Where the numbers come from")[0]
 
 
@@ -288,14 +401,14 @@ def test_a_removed_variant_leaves_the_report(project: Project) -> None:
     params["variants"]["vae"]["beta"] = 1.0
     project.write_params(params)
     assert project.repro() == ["report"]  # the earlier beta comes back from the run cache
-    assert "mean" not in pd.read_csv(project.folder / "reports" / "comparison.csv")["variant"].tolist()
+    assert "mean" not in pd.read_csv(project.folder / "reports" / "comparison.csv")["entry"].tolist()
 
 
 @pytest.mark.parametrize(("victim", "width"), [("pipeline.train", 16), ("dvc", 24)])
 def test_a_killed_stage_leaves_the_others_results_and_a_clean_rerun(project: Project, victim: str, width: int) -> None:
     params = project.params()
     for name in ("ae", "vae"):
-        params["variants"][name]["width"] = width
+        params["variants"][name]["network"]["width"] = width
     project.write_params(params)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = pool.submit(project.run, *SIDE_BY_SIDE)
@@ -320,6 +433,10 @@ def test_one_after_the_other_from_scratch_gives_the_same_hashes(
     before = project.lock()
     project.repro("--force")
     after = project.lock()
-    same = {path for path in after if not path.startswith(("provenance", "reports/comparison."))}
+    same = {
+        path
+        for path in after
+        if not path.startswith(("provenance", "reports/comparison.", "reports/curves", "reports/figures"))
+    }
     assert {path: after[path] for path in same} == {path: before[path] for path in same}
     assert len(same) > 15

@@ -61,3 +61,26 @@ def test_samples_follow_the_distribution(model: CausalPrior, generator: torch.Ge
     assert samples.shape == (40_000, *GRID)
     numbers = (samples.flatten(1) * torch.tensor([27, 9, 3, 1])).sum(1)  # each grid's place among all of them
     torch.testing.assert_close(torch.bincount(numbers, minlength=81) / len(samples), expected, atol=0.01, rtol=0)
+
+
+def test_sampling_position_by_position_gives_the_logits_of_a_full_pass(model: CausalPrior) -> None:
+    codes = torch.randint(K, (5, 4), generator=torch.Generator().manual_seed(1))
+    memories = [block.memory(5, 4) for block in model.blocks]  # type: ignore[operator]
+    before = torch.cat([torch.full((5, 1), K), codes[:, :-1]], 1)
+    with torch.no_grad():
+        for i in range(4):
+            hidden = model.embedding(before[:, i : i + 1]) + model.position[i]
+            for block, memory in zip(model.blocks, memories, strict=True):
+                hidden = block.next(hidden, memory, i)  # type: ignore[operator]
+            torch.testing.assert_close(model.head(model.norm(hidden))[:, 0], model(codes)[:, i])
+
+
+def test_sampling_makes_no_full_passes(
+    model: CausalPrior, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(CausalPrior, "forward", forward)
+    with torch.no_grad():
+        assert model.sample(2, generator).shape == (2, *GRID)

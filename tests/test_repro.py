@@ -1,13 +1,15 @@
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline import params, resources, stage
+from pipeline import params, repro, resources, stage
 from pipeline.params import Params
 from pipeline.repro import Plan, _work
-from tests.test_params import DEFAULT
+from tests.test_params import DEFAULT, REPOSITORY
 
 UPSTREAM = {
     "download": set[str](),
@@ -71,6 +73,14 @@ def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> Non
     assert resources.gpus() == []
 
 
+@pytest.mark.parametrize(("visible", "found"), [("0,-1,1", ["0"]), ("-1", []), ("1,,0", ["1"]), ("2,3", ["2", "3"])])
+def test_gpus_behind_one_that_is_none_are_not_seen(
+    visible: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert resources.gpus() == found
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs an executable script")
 def test_gpus_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -82,8 +92,8 @@ def test_gpus_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert resources.gpus() == ["GPU-a", "GPU-b"]
 
 
-def _where(checked: Params, variant: str, seed: int) -> tuple[int, str, int, int]:
-    return os.getpid(), variant, seed, checked.training.steps
+def _where(checked: Params, entry: str, seed: int) -> tuple[int, str, int, int]:
+    return os.getpid(), entry, seed, checked.training.steps
 
 
 @pytest.mark.parametrize(("cpus", "others"), [("1", 0), ("2", 2)])
@@ -113,3 +123,42 @@ def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit):
         stage.run(work, None)
     assert "a process was killed, most likely for want of memory" in capsys.readouterr().err
+
+
+SCRIPT = """
+import os, sys, torch
+from pipeline import params, stage
+from tests.test_params import with_value
+
+def multiply(*_):
+    return (torch.ones(512, 512) @ torch.ones(512, 512)).sum().item()
+
+content = with_value("training.threads", 2) | {"seeds": [0, 1]}
+content["variants"]["ae"]["code"] = 2000
+os.environ["AUTOENCODERS_CPUS"] = "4"
+torch.set_num_threads(2)
+checked = params.check(content)
+if sys.argv[1] == "real":
+    multiply()  # as a check that built models with weights would start threads
+print(stage.for_each_seed(multiply, checked, "ae"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no fork")
+def test_checking_large_models_starts_no_threads_that_a_fork_would_miss() -> None:
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run([*command, "meta"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "{0: 134217728.0, 1: 134217728.0}\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no fork")
+def test_a_fork_after_threads_would_be_noticed() -> None:
+    command = [sys.executable, "-c", SCRIPT, "real"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=15, check=True, start_new_session=True)
+
+
+def test_stages_run_with_the_python_of_the_runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    repro._use_this_python()
+    assert shutil.which("python") == str(Path(sys.executable).parent / "python")

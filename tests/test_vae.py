@@ -6,7 +6,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from autoencoders.checkpoint import build
 from autoencoders.variants.vae import VAE, kl_to_standard_normal, reparameterise
-from tests.conftest import IMAGE, PARAMETERS
+from tests.conftest import IMAGE, PARAMETERS, batch
 
 
 @pytest.fixture
@@ -83,14 +83,14 @@ def test_distortion_is_the_bernoulli_log_likelihood(generator: torch.Generator, 
 
 def test_beta_weighs_the_rate(generator: torch.Generator, x: torch.Tensor) -> None:
     model = build("vae", IMAGE, PARAMETERS["vae"] | {"beta": 4.0})
-    losses = model.loss(x, x, generator)
+    losses = model.loss(batch(x, x, generator))
     torch.testing.assert_close(losses["loss"], losses["distortion"] + 4 * losses["rate"])
 
 
 def test_extreme_log_variance_stays_finite(generator: torch.Generator, x: torch.Tensor) -> None:
     model = build("vae", IMAGE, PARAMETERS["vae"])
     torch.nn.init.constant_(model.get_parameter("encoder.head.bias"), 1e4)  # what gives μ and log σ²
-    loss = model.loss(x, x, generator)["loss"]
+    loss = model.loss(batch(x, x, generator))["loss"]
     loss.backward()
     assert loss > 1e7
     assert loss.isfinite()

@@ -5,7 +5,7 @@ import torch
 
 from autoencoders.checkpoint import build
 from autoencoders.variants.vqvae import VQVAE
-from tests.conftest import IMAGE, PARAMETERS
+from tests.conftest import IMAGE, PARAMETERS, batch
 
 
 @pytest.fixture
@@ -14,20 +14,20 @@ def model(x: torch.Tensor, generator: torch.Generator) -> VQVAE:
     torch.manual_seed(0)
     model = build("vqvae", IMAGE, PARAMETERS["vqvae"])
     assert isinstance(model, VQVAE)
-    model.loss(x, x, generator)
+    model.loss(batch(x, x, generator))
     return model.eval()
 
 
 def test_loss_is_equation_3(model: VQVAE, x: torch.Tensor, generator: torch.Generator) -> None:
-    losses = model.loss(x, x, generator)
-    quantized = model.codebook(model.encode(x), generator)
-    distortion = model.likelihood.nll(model.decoder(quantized.z_q), x).mean()
+    losses = model.loss(batch(x, x, generator))
+    quantized = model.quantizer(model.encode(x), generator)
+    distortion = -model.likelihood.log_prob(model.decoder(quantized.z_q), x).mean()
     expected = distortion + quantized.codebook_loss + 0.25 * quantized.commitment_loss
     torch.testing.assert_close(losses["loss"], expected)
 
 
 def test_prior_learns_nothing_with_the_autoencoder(model: VQVAE, x: torch.Tensor, generator: torch.Generator) -> None:
-    model.loss(x, x, generator)["loss"].backward()
+    model.loss(batch(x, x, generator))["loss"].backward()
     assert all(parameter.grad is None for parameter in model.prior.parameters())
     assert all(parameter.grad is not None for parameter in model.decoder.parameters())
 
@@ -48,7 +48,7 @@ def test_measures_use_of_the_codebook_and_both_priors(
 
 def test_decoding_quantises(model: VQVAE, x: torch.Tensor) -> None:
     z_e = model.encode(x)
-    nearest = model.codebook.lookup(model.codebook.nearest(z_e))
+    nearest = model.quantizer.look_up(model.quantizer.quantise(z_e))
     assert torch.equal(model.decode(z_e), model.decode(nearest))
 
 
@@ -60,9 +60,9 @@ def test_samples_are_images(model: VQVAE, generator: torch.Generator) -> None:
 
 
 def test_colour_images_of_128_pixels_get_a_grid_of_32_by_32(generator: torch.Generator) -> None:
-    model = build("vqvae", (3, 128, 128), PARAMETERS["vqvae"] | {"codes": 512, "likelihood": "logistic"})
+    model = build("vqvae", (3, 128, 128), PARAMETERS["vqvae"] | {"likelihood": "logistic"})
     assert isinstance(model, VQVAE)
     x = torch.rand(2, 3, 128, 128, generator=generator)
-    assert model.loss(x, x, generator)["loss"].isfinite()
+    assert model.loss(batch(x, x, generator))["loss"].isfinite()
     assert model.indices(x).shape == (2, 32, 32)
     assert model.reconstruct(x).shape == x.shape

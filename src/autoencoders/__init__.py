@@ -1,1 +1,39 @@
-"""Autoencoders: the models, their training and their evaluation. Knows no path and no parameter file."""
+"""Autoencoders: the models, their training and their evaluation. Knows no path and no parameter file.
+
+What a notebook needs is here by short names, imported when it is first used; docs/library.md shows it at work.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoencoders.budget import Budget, How
+    from autoencoders.checkpoint import build, load, save
+    from autoencoders.corruption import corrupt
+    from autoencoders.data import load as load_data
+    from autoencoders.evaluation import evaluate
+    from autoencoders.sources import Pairs
+    from autoencoders.training import as_float, train
+
+__all__ = ["Budget", "How", "Pairs", "as_float", "build", "corrupt", "evaluate", "load", "load_data", "save", "train"]
+HOMES = {
+    "Budget": "budget",
+    "How": "budget",
+    "Pairs": "sources",
+    "as_float": "training",
+    "build": "checkpoint",
+    "corrupt": "corruption",
+    "evaluate": "evaluation",
+    "load": "checkpoint",
+    "load_data": "data.load",
+    "save": "checkpoint",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(HOMES)}"
+        raise AttributeError(msg)
+    home, _, renamed = HOMES[name].partition(".")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), renamed or name)

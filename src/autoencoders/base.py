@@ -66,6 +66,7 @@ class Autoencoder(Learner):
         inputs: what it has to see in training, "clean" or "corrupted" images; None leaves it to the parameters.
         undefined: the metrics and figures that this variant has no definition of, each with the reason.
         pixels: what one dimension of an image is to the likelihood, which bits per dimension depend on.
+        configuration: what `checkpoint.build` made it from.
     """
 
     inputs: ClassVar[str | None] = None
@@ -73,6 +74,7 @@ class Autoencoder(Learner):
         (*NEEDS_PRIOR, *NEEDS_CODEBOOK), "the variant does not define it"
     )
     pixels: str | None = None
+    configuration: dict[str, Any]
 
     def __init__(self, image: Shape) -> None:
         super().__init__()

@@ -157,7 +157,7 @@ def verify(files: Files, pinned: dict[str, str]) -> None:
             raise RuntimeError(msg)
 
 
-def load(name: str, cache: Path, *, validation: float = 0.1, seed: int = 0) -> Data:
+def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, seed: int = 0) -> Data:
     """The published data set `name`, split into train, validation and test.
 
     Args:
@@ -166,7 +166,7 @@ def load(name: str, cache: Path, *, validation: float = 0.1, seed: int = 0) -> D
         validation: share of the training images that are held out.
         seed: of that split.
     """
-    files, source = fetch(name, cache)
+    files, source = fetch(name, Path(cache))
     everything, test = DATASETS[name].parse(files)
     train, held = hold_out(np.arange(len(everything.labels)), validation, seed)
     splits = {"train": (everything, train), "validation": (everything, held)}

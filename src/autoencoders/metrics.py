@@ -54,7 +54,7 @@ METRICS = {
     ),
     "distortion": Metric("distortion", "−log p(x|z), at one z drawn from q(z|x)", 2, unit="nats"),
     "bits_per_dim": Metric(
-        "bits/dim", "−ELBO in bits, divided by the dimensions of an image", 4, "lower", unit="bits", likelihood=True
+        "bits/dim", "−ELBO in bits, divided by the dimensions of an image", 4, "lower", likelihood=True
     ),
     "neg_elbo_uniform": Metric("−ELBO, uniform prior", "−ELBO if all codes were equally likely", 2, unit="nats"),
     "rate_uniform": Metric("rate, uniform prior", "number of positions · log K", 2, unit="nats"),
@@ -113,10 +113,20 @@ def readable(corruption: str) -> str:
     return corruption.replace("_", " ").replace("-", " ")
 
 
-def table() -> str:
-    """All metrics as a Markdown table, for the documentation."""
+def page() -> str:
+    """The page of the documentation about metrics, as Markdown."""
     rows = [
-        f"| `{name}` | {each.title}{each.arrow} | {each.unit or '–'} | {each.definition} | {each.source or '–'} |"
+        f"| `{name}` | {each.title}{each.arrow} | {each.unit or '–'} | {each.definition.replace('|', '∣')} "
+        f"| {each.source or '–'} |"
         for name, each in METRICS.items()
     ]
-    return "\n".join(["| name | shown as | unit | definition | source |", "|---|---|---|---|---|", *rows]) + "\n"
+    head = ["| name | shown as | unit | what it is | source |", "|---|---|---|---|---|"]
+    return "\n".join([
+        "# Metrics", "",
+        "Made by `python -m autoencoders.metrics` from `src/autoencoders/metrics.py`, which the report",
+        "and MLflow read too. An arrow says which way is better; without one no value is best.", "", *head, *rows, "",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(page(), end="")

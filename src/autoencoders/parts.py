@@ -24,11 +24,7 @@ class Kind(Generic[T]):
 
     package: str
     base: type[T]
-
-    @property
-    def title(self) -> str:
-        """What one part of this kind is called."""
-        return self.base.__name__.lower()
+    title: str  # what one part of this kind is called
 
     @property
     def folder(self) -> Path:

@@ -25,6 +25,11 @@ class Pairs(NamedTuple):
     inputs: storage.Array
     targets: storage.Array
 
+    @classmethod
+    def of(cls, images: "Pairs | storage.Array") -> "Pairs":
+        """Pairs as they are; images as pairs with themselves."""
+        return images if isinstance(images, Pairs) else cls(images, images)
+
     @property
     def nbytes(self) -> int:
         """Bytes of both, counted once where they are one."""

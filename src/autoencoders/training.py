@@ -45,8 +45,8 @@ class Result:
 
 def train(
     model: Autoencoder,
-    images: Pairs,
-    validation: Pairs,
+    images: Pairs | storage.Array,
+    validation: Pairs | storage.Array,
     budget: Budget,
     *,
     seed: int,
@@ -58,7 +58,7 @@ def train(
 
     Args:
         model: with its initial weights.
-        images: as for `fit`.
+        images: uint8 (N, C, H, W), or pairs as for `fit` of what the model sees and what it is to give back.
         validation: likewise.
         budget: of every phase that does not override it.
         seed: of the data's order and the noise.
@@ -69,17 +69,18 @@ def train(
     Returns:
         The result of each phase by name; a phase that diverges is the last one.
     """
-    model.start_from(as_float(torch.from_numpy(images.targets[:1000])).to(device_of(model)))
+    how, images, validation = how or How(), Pairs.of(images), Pairs.of(validation)
+    model.start_from(as_float(images.targets[:1000]).to(device_of(model)))
     results = {}
     for phase in model.phases():
         model.eval()
         results[phase.name] = fit(
             phase.module,
             represent(phase, images),
-            represent(phase, validation.thinned((how or How()).validation_images)),
+            represent(phase, validation.thinned(how.validation_images)),
             budget.override(phase.training),
             seed=seed,
-            how=how or How(),
+            how=how,
             label=f"{label} {phase.name}".strip(),
             follow=lambda point, name=phase.name: follow(name, point),  # type: ignore[misc]
         )
@@ -345,8 +346,10 @@ def losses_of(module: Learner, batch: Batch, precision: Precision) -> Losses:
         return module.loss(batch)
 
 
-def as_float(stored: Tensor) -> Tensor:
+def as_float(stored: Tensor | storage.Array) -> Tensor:
     """Images are stored as uint8 and become floats in [0, 1]; codes become indices, which torch wants in 64 bits."""
+    if not isinstance(stored, Tensor):
+        stored = torch.from_numpy(np.ascontiguousarray(stored))
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored.long()
 
 

@@ -42,7 +42,7 @@ class Likelihood(nn.Module, ABC):
         """The decoder's output for which `mean` is about E[x|z]: (C,) → (C·P,)."""
 
 
-LIKELIHOODS: Kind[Likelihood] = Kind(__name__, Likelihood)  # type: ignore[type-abstract]
+LIKELIHOODS: Kind[Likelihood] = Kind(__name__, Likelihood, "likelihood")  # type: ignore[type-abstract]
 LikelihoodSection: TypeAlias = Annotated[dict[str, Any], LIKELIHOODS]
 
 

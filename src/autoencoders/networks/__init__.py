@@ -63,5 +63,5 @@ class Network(ABC):
         raise NotImplementedError
 
 
-NETWORKS: Kind[Network] = Kind(__name__, Network)  # type: ignore[type-abstract]
+NETWORKS: Kind[Network] = Kind(__name__, Network, "network")  # type: ignore[type-abstract]
 NetworkSection: TypeAlias = Annotated[dict[str, Any], NETWORKS]

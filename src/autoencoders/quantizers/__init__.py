@@ -72,7 +72,7 @@ class Quantizer(nn.Module, ABC):
         )
 
 
-QUANTIZERS: Kind[Quantizer] = Kind(__name__, Quantizer)  # type: ignore[type-abstract]
+QUANTIZERS: Kind[Quantizer] = Kind(__name__, Quantizer, "quantiser")  # type: ignore[type-abstract]
 QuantizerSection: TypeAlias = Annotated[dict[str, Any], QUANTIZERS]
 
 

@@ -3,4 +3,4 @@
 from autoencoders.base import Autoencoder
 from autoencoders.parts import Kind
 
-VARIANTS: Kind[Autoencoder] = Kind(__name__, Autoencoder)  # type: ignore[type-abstract]
+VARIANTS: Kind[Autoencoder] = Kind(__name__, Autoencoder, "model")  # type: ignore[type-abstract]

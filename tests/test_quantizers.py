@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoders.modules.quantizer import DEAD, Codebook
+from autoencoders.quantizers.codebook import DEAD, Codebook
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def codebook(z_e: torch.Tensor, generator: torch.Generator) -> Codebook:
 def test_codes_are_the_nearest_in_l2(codebook: Codebook, z_e: torch.Tensor) -> None:
     vectors, rows = codebook.vectors.detach().numpy(), z_e.detach().numpy().transpose(0, 2, 3, 1)
     distances = np.linalg.norm(rows[..., None, :] - vectors, axis=-1)
-    assert np.array_equal(codebook.nearest(z_e).numpy(), distances.argmin(-1))
+    assert np.array_equal(codebook.quantise(z_e).numpy(), distances.argmin(-1))
 
 
 def test_straight_through_copies_values_from_the_code_and_gradients_to_the_encoder(
     codebook: Codebook, z_e: torch.Tensor, generator: torch.Generator
 ) -> None:
     quantized = codebook(z_e, generator)
-    torch.testing.assert_close(quantized.z_q, codebook.lookup(quantized.indices))
+    torch.testing.assert_close(quantized.z_q, codebook.look_up(quantized.indices))
     weights = torch.randn(z_e.shape, generator=generator)
     (quantized.z_q * weights).sum().backward()
     assert z_e.grad is not None
@@ -58,7 +58,7 @@ def test_both_losses_are_the_squared_distance_summed_per_image(
     codebook: Codebook, z_e: torch.Tensor, generator: torch.Generator
 ) -> None:
     quantized = codebook(z_e, generator)
-    expected = (z_e - codebook.lookup(quantized.indices)).square().sum() / len(z_e)
+    expected = (z_e - codebook.look_up(quantized.indices)).square().sum() / len(z_e)
     torch.testing.assert_close(quantized.codebook_loss, expected)
     torch.testing.assert_close(quantized.commitment_loss, expected)
 
@@ -70,6 +70,16 @@ def test_first_training_batch_initialises_every_code_with_an_encoder_output(
     codebook(z_e, generator)
     rows = z_e.detach().permute(0, 2, 3, 1).reshape(-1, 3)
     assert (codebook.vectors[:, None] == rows).all(2).any(1).all()
+
+
+@pytest.mark.parametrize("codes", [50, 120, 150])
+def test_every_code_restarts_as_another_output(codes: int, z_e: torch.Tensor, generator: torch.Generator) -> None:
+    """There are 120 outputs: with more codes than that, the rest waits for the next batch."""
+    codebook = Codebook(codes=codes, size=3)
+    codebook(z_e, generator)
+    assert len(codebook.vectors.detach().unique(dim=0)) == min(codes, 120 + 1)  # those that wait are all zero
+    codebook(z_e.detach() + 1, generator)
+    assert len(codebook.vectors.detach().unique(dim=0)) == codes
 
 
 def test_dead_codes_restart_and_living_ones_stay(
@@ -91,9 +101,9 @@ def test_evaluation_changes_nothing(codebook: Codebook, z_e: torch.Tensor, gener
 
 
 def test_bfloat16_picks_the_same_codes(codebook: Codebook, z_e: torch.Tensor) -> None:
-    expected = codebook.nearest(z_e)
+    expected = codebook.quantise(z_e)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(codebook.nearest(z_e), expected)
+        assert torch.equal(codebook.quantise(z_e), expected)
 
 
 def test_wrong_size_raises(codebook: Codebook, generator: torch.Generator) -> None:
