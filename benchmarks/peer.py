@@ -97,7 +97,7 @@ def pythae_steps(name: str, steps: int) -> float:
     """Images per second of one epoch of Pythae's training step."""
     torch.set_num_threads(cores())
     model = MODELS.get(name) or MODELS.setdefault(name, networks()[name][0]())
-    images = training.as_float(torch.from_numpy(noise(steps * BATCH)))
+    images = training.as_float(noise(steps * BATCH))
     with quiet():
         made = trainer(model, images)
         started = time.perf_counter()

@@ -46,7 +46,8 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
         torch.manual_seed(0)
         model = checkpoint.build(entry.model, images.image, entry.arguments())
         started = time.process_time()
-        training.train(model, pairs, held_out, how.override(entry.training, {"steps": steps}), seed=0, how=how)
+        with quiet():
+            training.train(model, pairs, held_out, how.override(entry.training, {"steps": steps}), seed=0, how=how)
         return model, time.process_time() - started
 
     fit(how.validations)
@@ -84,7 +85,7 @@ def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
         return (distortion + kl_to_standard_normal(mean, log_variance)).mean()
 
     with quiet():
-        made = trainer(model, training.as_float(torch.from_numpy(images.train)))
+        made = trainer(model, training.as_float(images.train))
     results, took, epoch = [], 0.0, 0
     for budget in budgets:
         while took < budget:

@@ -112,7 +112,8 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
     x, noisy = floats(test), {name: floats(images) for name, images in _noisy(params).items()}
     named = {readable(name): images for name, images in noisy.items()}
     for figure, rows in evaluation.pictures(model, x, named, test, **_settings(params)).items():
-        figures.images([(label, row.cpu().numpy()) for label, row in rows], folder / f"{figure}.png")
+        halves = ("originals", "reconstructions") if figure == "reconstructions" else None
+        figures.images([(label, row.cpu().numpy()) for label, row in rows], folder / f"{figure}.png", halves)
     with torch.no_grad():
         if "code_usage" not in model.undefined:
             batches = evaluation.batches(test, params.evaluation.batch_size, device)

@@ -18,7 +18,7 @@ from pipeline.params import PARAMS, Params
 from pipeline.results import Result
 
 CAPTIONS = {
-    "reconstructions": "Test images above, what the model gives back below.",
+    "reconstructions": "Test images on the left, what the model gives back on the right.",
     "denoising": "Each corruption of the test images, and what the model makes of it.",
     "interpolation": "Straight lines from one image's code to another's.",
     "traversal": "The dial: one number of one image's code turned over ±3 standard deviations, the rest left alone.",

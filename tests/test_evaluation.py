@@ -55,6 +55,9 @@ def test_pictures_are_images_in_rows(model: Autoencoder, pixels: NDArray[np.uint
     assert {"reconstructions", "denoising", "interpolation"} <= figures.keys()
     for name in ("samples", "traversal"):
         assert (name in figures) != (name in model.undefined), name
+    left = figures.pop("reconstructions")
+    assert [row.shape for _, row in left] == [(10, *IMAGE)]
+    torch.testing.assert_close(left[0][1], torch.cat([x[:5], model.reconstruct(x[:5])]))
     for rows in figures.values():
         assert all(row.shape == (6, *IMAGE) for _, row in rows)
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from autoencoders import figures
 
@@ -23,6 +24,16 @@ def test_same_data_same_bytes(x: torch.Tensor, tmp_path: Path) -> None:
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_halves_stand_apart(x: torch.Tensor, tmp_path: Path) -> None:
+    rows = [("", x[:6].numpy()), ("", x[6:12].numpy())]
+    figures.images(rows, tmp_path / "whole.png")
+    figures.images(rows, tmp_path / "halves.png", ("left", "right"))
+    with Image.open(tmp_path / "whole.png") as whole, Image.open(tmp_path / "halves.png") as halves:
+        middle = np.array(halves.convert("L"))[-40:, halves.width // 2 - 2 : halves.width // 2 + 2]
+        assert (middle == 255).all()
+        assert (np.array(whole.convert("L"))[-40:, whole.width // 2 - 20 : whole.width // 2 + 20] < 255).any()
 
 
 def test_colour_images_are_drawn(tmp_path: Path) -> None:

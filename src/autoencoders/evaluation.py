@@ -18,6 +18,7 @@ Rows: TypeAlias = list[tuple[str, Tensor]]
 Measure: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # of output, clean and seen images: one value each
 
 BATCH = 100  # images; bounds the memory, and small ones stay in a CPU's cache
+LEFT = 5  # images in the left half of a row
 SAMPLE_ROWS = 6
 VECTORS = 2  # the number of dimensions of a batch of codes that are vectors, not grids
 TRAVERSED = 8  # dimensions of the code
@@ -102,7 +103,8 @@ def _means(
 def pictures(
     model: Autoencoder, x: Tensor, noisy: Mapping[str, Tensor], test: Images, *, batch_size: int, seed: int
 ) -> dict[str, Rows]:
-    """What there is to see, by figure: labelled rows of images (n, C, H, W) in [0, 1].
+    """What there is to see, by figure: labelled rows of images (n, C, H, W) in [0, 1]; those of "reconstructions" have
+    originals in their left half and reconstructions in their right half.
 
     Args:
         model: as for `evaluate`.
@@ -113,7 +115,7 @@ def pictures(
         seed: of the samples.
     """
     figures = {
-        "reconstructions": [("original", x), ("reconstruction", model.reconstruct(x))],
+        "reconstructions": _left_and_right(x, model.reconstruct(x)),
         "denoising": [("original", x)],
         "interpolation": _interpolation(model, x),
     }
@@ -125,6 +127,13 @@ def pictures(
         samples = model.sample(SAMPLE_ROWS * len(x), torch.Generator(x.device).manual_seed(seed))
         figures["samples"] = [("", row) for row in samples.split(len(x))]
     return figures
+
+
+def _left_and_right(left: Tensor, right: Tensor) -> Rows:
+    """Rows of both, `LEFT` of the first and then `LEFT` of the second; what does not fill a row is left out."""
+    count = min(LEFT, len(left))
+    pairs = zip(left.split(count), right.split(count), strict=True)
+    return [("", torch.cat(pair)) for pair in pairs if len(pair[0]) == count]
 
 
 def parts(z: Latent) -> tuple[Tensor, ...]:

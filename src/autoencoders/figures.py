@@ -35,9 +35,13 @@ STYLE: Any = {
 }
 
 
-def images(rows: Rows, path: Path) -> None:
-    """Labelled rows of images on one sheet."""
+def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> None:
+    """Labelled rows of images on one sheet; with `halves`, its left and its right half stand apart under these names."""
     sheet = np.concatenate([_strip(row) for _, row in rows])
+    if halves:
+        left, right = np.split(sheet, 2, axis=1)
+        apart = np.ones((len(sheet), sheet.shape[0] // len(rows) // 4, 3), np.float32)
+        sheet = np.concatenate([left, apart, right], axis=1)
     height, width = sheet.shape[:2]
     row_height = height / len(rows)
     inch = 2 * row_height  # pixels: a row is half an inch high
@@ -47,8 +51,8 @@ def images(rows: Rows, path: Path) -> None:
         axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         labelled = [(label, (i + 0.5) * row_height - 0.5) for i, (label, _) in enumerate(rows) if label]
         axes.set_yticks([place for _, place in labelled], [label for label, _ in labelled])
-        axes.set_xticks([])
-        axes.tick_params(length=0)
+        axes.set_xticks([width / 4, 3 * width / 4] if halves else [], halves or ())
+        axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
         for spine in axes.spines.values():
             spine.set_visible(False)
         _save(figure, path)

@@ -1,0 +1,230 @@
+"""(f) Peak memory with a data set ten times larger than a limit, and what reading it from disk costs.
+
+Each thing measured is a process of its own: `python -m benchmarks.memory FOLDER streamed` prints what it came to as
+JSON. A process may take what the limit leaves beside its imports: more makes it fail. Pages of mapped files are not in
+that, for the kernel takes them back when it needs them; the peak, the kernel's VmHWM, counts them all the same.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+
+from autoencoders import checkpoint, corruption, devices, evaluation, storage, training
+from autoencoders.base import Autoencoder
+from autoencoders.budget import Budget, How
+from autoencoders.data import Bytes
+from autoencoders.sources import Pairs
+from benchmarks.measure import Table, Value, ratio
+
+LIMIT = 2**30  # bytes, of which importing torch takes half
+TIMES = 10
+PART = 1.25  # times the limit: what is evaluated and represented; all of it would take minutes
+IMAGE = (3, 64, 64)
+STEPS = 200  # of each turn
+TURNS = 3
+HELD_OUT = 200  # images
+FEW = 1000  # images
+NETWORK = {"name": "patches", "width": 16, "downsampling": 8}  # small, so that reading has to be fast
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "vae": {"network": NETWORK, "code": 16, "beta": 1.0, "likelihood": "bernoulli"},
+    "vqvae": {
+        "network": NETWORK | {"width": 8, "downsampling": 2},  # a fine grid: the codes are too many for memory, too
+        "quantizer": {"name": "codebook", "codes": 16, "size": 4},
+        "beta": 0.25,
+        "likelihood": "bernoulli",
+        "prior": {"width": 8, "layers": 1, "heads": 1, "training": {}},
+    },
+}
+
+Result = dict[str, Any]
+
+
+def noise(count: int) -> Iterator[Bytes]:
+    """`count` images, in pieces: one of random bytes, each time inverted in other bits."""
+    base: Bytes | None = None
+    for number, piece in enumerate(storage.pieces(count, int(np.prod(IMAGE)))):
+        if base is None:
+            base = np.random.default_rng(0).integers(256, size=(piece.stop, *IMAGE), dtype=np.uint8)
+        yield base[: piece.stop - piece.start] ^ np.uint8(number % 256)
+
+
+def model(variant: str) -> Autoencoder:
+    """The same every time."""
+    torch.manual_seed(0)
+    return checkpoint.build(variant, IMAGE, PARAMETERS[variant])
+
+
+def train(pairs: Pairs, room: int) -> Result:
+    """Steps of the VAE: images per second, and a hash of the weights."""
+    held_out = Pairs(*(np.array(each[:HELD_OUT]) for each in pairs))
+    budget = Budget(steps=STEPS, batch_size=64, learning_rate=0.001)
+    learner = model("vae")
+    result = training.fit(learner, pairs, held_out, budget, seed=0, how=How(points=10, validations=1), room=room)
+    weights = hashlib.sha256()
+    for tensor in learner.state_dict().values():
+        weights.update(tensor.numpy().tobytes())
+    return {"images": result.images, "seconds": result.seconds, "weights": weights.hexdigest()}
+
+
+def streamed(folder: Path) -> Result:
+    """Training from disk."""
+    images = storage.read(folder / "images.npy")
+    limit()
+    return train(Pairs(images, images), 0)
+
+
+def cold(folder: Path) -> Result:
+    """Training from disk, nothing of which the kernel has at hand."""
+    forget(folder / "images.npy")
+    return streamed(folder)
+
+
+def in_memory(folder: Path) -> Result:
+    """Training from memory, without a limit."""
+    images = np.load(folder / "images.npy")
+    return train(Pairs(images, images), images.nbytes)
+
+
+def denoising(folder: Path) -> Result:
+    """Training from disk, inputs and targets."""
+    pairs = Pairs(*(storage.read(folder / f"{name}.npy") for name in ("corrupted", "images")))
+    limit()
+    return train(pairs, 0)
+
+
+def corrupt(folder: Path) -> Result:
+    """A corrupted copy of all images."""
+    images = storage.read(folder / "images.npy")
+    limit()
+    copy = corruption.corrupted(images, "masking", 0.5, seed=0, name="train")
+    return timed(len(images), lambda: storage.write(folder / "corrupted.npy", images.shape, copy))
+
+
+def evaluate(folder: Path) -> Result:
+    """Every metric of the VAE on a few images, then one of them on many: SSIM is ten times slower than the rest."""
+    images, vae = part(folder), model("vae").eval()
+    limit()
+    evaluation.evaluate(vae, images[:FEW])
+    return timed(len(images), lambda: evaluation.reconstruction_error(vae, images))
+
+
+def represent(folder: Path) -> Result:
+    """The codes of a VQ-VAE and a few steps of its prior."""
+    images = part(folder)
+    limit()
+    _, phase = model("vqvae").eval().phases()
+
+    def work() -> None:
+        codes = training.represent(phase, Pairs(images, images))
+        held_out = codes.thinned(16)
+        budget = Budget(steps=5, batch_size=8, learning_rate=0.001)
+        training.fit(phase.module, codes, held_out, budget, seed=0, how=How(points=1, validations=1), room=0)
+
+    return timed(len(images), work)
+
+
+def part(folder: Path) -> Bytes:
+    """More of the images than the limit."""
+    images = storage.read(folder / "images.npy")
+    return images[: int(PART * LIMIT / images[:1].nbytes)]
+
+
+def timed(count: int, work: Callable[[], object]) -> Result:
+    """Do work on so many images."""
+    started = time.perf_counter()
+    work()
+    return {"images": count, "seconds": time.perf_counter() - started}
+
+
+def limit() -> None:
+    """Let this process take as much memory as the limit leaves; what it has reserved by now does not count anew."""
+    allowed = status("VmData") + LIMIT - status("VmRSS")
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+
+
+def status(name: str) -> int:
+    """Bytes, as the kernel counts them for this process."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 2**10
+
+
+def forget(path: Path) -> None:
+    """Have the kernel keep nothing of a file in memory."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+WORK = {each.__name__: each for each in (streamed, cold, in_memory, denoising, corrupt, evaluate, represent)}
+
+
+def run() -> Table:
+    """All of it, training in turns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        count = TIMES * LIMIT // int(np.prod(IMAGE))
+        storage.write(folder / "images.npy", (count, *IMAGE), noise(count))
+        turns = [[_process(folder, each) for each in ("in_memory", "streamed", "cold")] for _ in range(TURNS)]
+        others = [_process(folder, each) for each in ("corrupt", "denoising", "evaluate", "represent")]
+    memory, *disk = (list(each) for each in zip(*turns, strict=True))
+    rows = [
+        _row("training, in memory, no limit", memory),
+        _row("training, from disk", disk[0], memory),
+        _row("training, from disk, nothing cached", disk[1], memory),
+        _row("corruption, written to disk", others[:1]),
+        _row("training, from disk, inputs corrupted", others[1:2]),
+        _row(f"evaluation of {PART:.2f} times the limit", others[2:3]),
+        _row(f"codes of {PART:.2f} times the limit, steps of their prior", others[3:]),
+    ]
+    note = (
+        f"{count:,} images of {'×'.join(map(str, IMAGE))} bytes, {TIMES} times the limit of {LIMIT / 2**20:,.0f} MiB; "
+        f"one thread. Peaks are resident sets with pages of mapped files, the greatest of all turns; images a second "
+        f"are medians of {TURNS} turns of {STEPS} steps of 64 images, validation not counted. Weights are the same if "
+        "every turn ended with those of the first one in memory, bit for bit."
+    )
+    columns = {"": 0, "peak, MiB": 0, "peak ÷ limit": 2, "images a second": 0, "MB a second": 0, "÷ in memory": 3,
+               "least to greatest": 0, "same weights": 0}  # fmt: skip
+    return Table("(f) Peak memory with a data set ten times larger than a limit", note, columns, rows)
+
+
+def _row(what: str, turns: list[Result], beside: list[Result] | None = None) -> list[Value]:
+    speeds = [turn["images"] / turn["seconds"] for turn in turns]
+    speed, peak = statistics.median(speeds), max(turn["peak"] for turn in turns)
+    row: list[Value] = [what, peak / 2**20, peak / LIMIT, speed, speed * np.prod(IMAGE) / 1e6]
+    if beside is None:
+        return [*row, None, None, None]
+    same = {turn["weights"] for turn in turns + beside} == {beside[0]["weights"]}
+    return [*row, *ratio(speeds, [turn["images"] / turn["seconds"] for turn in beside]), "yes" if same else "no"]
+
+
+def _process(folder: Path, what: str) -> Result:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.memory", str(folder), what]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        sys.exit(f"{what} failed, perhaps for want of memory")
+    result: Result = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def main(folder: Path, what: str) -> None:
+    """One thing to measure."""
+    devices.prepare("cpu", 1)
+    result = WORK[what](folder)
+    print(json.dumps(result | {"peak": status("VmHWM")}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
