@@ -109,6 +109,13 @@ def test_seeds_share_the_cpus(cpus: str, others: int, monkeypatch: pytest.Monkey
     assert bool(elsewhere) == bool(others)
 
 
+def test_seeds_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(resources.CPUS, "2")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    done = stage.for_each_seed(_where, params.check(DEFAULT), "ae")
+    assert os.getpid() not in {each[0] for each in done.values()}
+
+
 def _die(_: Params, __: str, ___: int) -> None:
     os.kill(os.getpid(), 9)
 

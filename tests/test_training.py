@@ -230,6 +230,32 @@ def test_bfloat16_trains_too(images: Pairs) -> None:
     assert math.isfinite(result.curve[-1]["validation_loss"])
 
 
+class Arrives:
+    """Stands for the event that says that a GPU has come so far."""
+
+    def __init__(self) -> None:
+        self.arrived = False
+
+    def query(self) -> bool:
+        return self.arrived
+
+
+def test_a_point_counts_when_the_device_has_reached_it_not_when_it_was_told_to() -> None:
+    progress = training.Progress("", 10, 16)
+    curve = training.Curve(progress, torch.device("cpu"), lambda _: None)
+    events = [Arrives(), Arrives()]
+    for step, event in enumerate(events, start=1):
+        curve.coming.append(("train", step, ["loss"], torch.ones(1), event))  # type: ignore[arg-type]
+    assert not curve.collect()
+    assert curve.points == []
+    assert progress.losses == {}
+    events[0].arrived = True
+    before = time.time()
+    curve.collect()
+    assert [point["step"] for point in curve.points] == [1]
+    assert curve.points[0]["time"] >= before
+
+
 class Scheduled(Recorder):
     """Its loss is a weight that grows over the first half of the training."""
 

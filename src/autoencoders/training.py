@@ -403,7 +403,7 @@ class Progress:
         self.label, self.steps, self.batch = label, steps, batch
         self.losses: dict[str, float] = {}
         alone = parent_process() is None
-        self.live = alone and (sys.stderr.isatty() or tqdm.__module__ == "tqdm.notebook")
+        self.live = alone and (sys.stderr.isatty() or tqdm.__module__ == "tqdm.auto")
         self.bar = tqdm(
             total=steps * batch, desc=label, unit=" img", unit_scale=True, disable=not self.live, leave=False
         )
