@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,9 @@ from autoencoders.data import Bytes
 from autoencoders.sources import Pairs
 from benchmarks.measure import Table, Value, ratio
 
-LIMIT = 768 * 2**20  # bytes, of which importing torch takes more than 500 MiB
+LIMIT = 896 * 2**20  # bytes, of which importing torch takes more than 500 MiB
 TIMES = 10
-PART = 1.25  # times the limit: what is corrupted, evaluated and represented; all of it would take minutes
+PART = 1.1  # times the limit: what is corrupted, evaluated and represented; all of it would take minutes
 IMAGE = (3, 64, 64)
 STEPS = 200  # of each turn
 TURNS = 3
@@ -48,6 +50,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "prior": {"width": 8, "layers": 1, "heads": 1, "training": {}},
     },
 }
+
+KEPT: dict[Path, Bytes] = {}  # in one process, from one turn to the next
 
 Result = dict[str, Any]
 
@@ -93,9 +97,12 @@ def cold(folder: Path) -> Result:
 
 
 def in_memory(folder: Path) -> Result:
-    """Training from memory, without a limit."""
-    images = np.load(folder / "images.npy")
-    return train(Pairs(images, images), images.nbytes)
+    """Training from memory, without a limit, in a process that keeps the images for the next turn."""
+    devices.prepare("cpu", 1)
+    if folder not in KEPT:
+        KEPT[folder] = np.load(folder / "images.npy")
+    images = KEPT[folder]
+    return train(Pairs(images, images), images.nbytes) | {"peak": status("VmHWM")}
 
 
 def denoising(folder: Path) -> Result:
@@ -168,7 +175,7 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-WORK = {each.__name__: each for each in (streamed, cold, in_memory, denoising, corrupt, evaluate, represent)}
+WORK = {each.__name__: each for each in (streamed, cold, denoising, corrupt, evaluate, represent)}
 
 
 def run() -> Table:
@@ -177,13 +184,17 @@ def run() -> Table:
         folder = Path(name)
         count = TIMES * LIMIT // int(np.prod(IMAGE))
         storage.write(folder / "images.npy", (count, *IMAGE), noise(count))
-        turns = [[_process(folder, each) for each in ("in_memory", "streamed", "cold")] for _ in range(TURNS)]
+        with ProcessPoolExecutor(1, get_context("spawn")) as memory:
+            turns = [
+                [memory.submit(in_memory, folder).result(), _process(folder, "streamed"), _process(folder, "cold")]
+                for _ in range(TURNS)
+            ]
         others = [_process(folder, each) for each in ("corrupt", "denoising", "evaluate", "represent")]
-    memory, *disk = (list(each) for each in zip(*turns, strict=True))
+    loaded, cached, uncached = (list(each) for each in zip(*turns, strict=True))
     rows = [
-        _row("training, in memory, no limit", memory),
-        _row("training, from disk", disk[0], memory),
-        _row("training, from disk, nothing cached", disk[1], memory),
+        _row("training, in memory, no limit", loaded),
+        _row("training, from disk", cached, loaded),
+        _row("training, from disk, nothing cached", uncached, loaded),
         _row("corruption of a part, written to disk", others[:1]),
         _row("training, from disk, on that part", others[1:2]),
         _row("evaluation of a part", others[2:3]),
@@ -191,9 +202,10 @@ def run() -> Table:
     ]
     note = (
         f"{count:,} images of {'×'.join(map(str, IMAGE))} bytes, {TIMES} times the limit of {LIMIT / 2**20:,.0f} MiB; "
-        f"a part is {PART:.2f} times the limit; one thread. Peaks are resident sets with pages of mapped files, the greatest of all turns; images a second "
-        f"are medians of {TURNS} turns of {STEPS} steps of 64 images, validation not counted. Weights are the same if "
-        "every turn ended with those of the first one in memory, bit for bit."
+        f"a part is {PART:.2f} times the limit; one thread. Peaks are resident sets with pages of mapped files, the "
+        f"greatest of all turns; images a second are medians of {TURNS} turns of {STEPS} steps of 64 images, "
+        "validation not counted. Weights are the same if every turn ended with those of the turns in memory, bit for "
+        "bit."
     )
     columns = {"": 0, "peak, MiB": 0, "peak ÷ limit": 2, "images a second": 0, "MB a second": 0, "÷ in memory": 3,
                "least to greatest": 0, "same weights": 0}  # fmt: skip

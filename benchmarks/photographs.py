@@ -73,7 +73,7 @@ def make(folder: Path, count: int, size: int) -> int:
         UserError: `folder` is not empty, Debian's tools or packages are not to be had, or the photographs are too
             small for so many crops.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         msg = f"{folder} is not empty"
         raise UserError(msg)
     files = dict(photographs())

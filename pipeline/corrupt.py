@@ -1,4 +1,4 @@
-"""corrupt: write the corrupted copies, those that denoising variants learn from and those that all are tested on."""
+"""corrupt: write the corrupted copies, those that denoising entries learn from and those that all are tested on."""
 
 import typer
 

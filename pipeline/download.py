@@ -1,13 +1,12 @@
 """download: fetch or read the data set, verify it, split it, and write every split as arrays."""
 
-import os
 from pathlib import Path
 
 import typer
 
 from autoencoders import data, storage
 from autoencoders.errors import UserError
-from pipeline import paths, stage
+from pipeline import paths, resources, stage
 from pipeline.params import FOLDER, DatasetParams, Params
 
 SHOWN = 20  # left-out files that are named on the terminal; the provenance has them all
@@ -19,8 +18,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     if wanted.name == FOLDER:
         loaded = _folder(wanted, provenance)
     else:
-        raw = paths.RAW / wanted.name
-        loaded = data.load(wanted.name, raw, validation=wanted.validation, seed=wanted.seed)
+        loaded = data.load(wanted.name, paths.RAW, validation=wanted.validation, seed=wanted.seed)
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
     print(f"{wanted.name}: from {loaded.source}; images: {sizes}")
@@ -33,11 +31,9 @@ def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> data.Data:
 
     settings = wanted.folder
     decoded = paths.RAW / FOLDER / "images.npy"
-    found = folder.read(
-        Path(settings.path), wanted.image, fit=settings.fit, out=decoded, workers=len(os.sched_getaffinity(0))
-    )
+    found = folder.read(Path(settings.path), wanted.image, fit=settings.fit, out=decoded, workers=resources.cpus())
     left_out = {each.path: each.reason for each in found.left_out}
-    provenance["left_out"] = left_out
+    provenance |= {"left_out": left_out, "classes": found.classes}
     total = len(found.labels) + len(left_out)
     listed = "".join(f"\n  {path} {reason}" for path, reason in list(left_out.items())[:SHOWN])
     more = f"\n  … and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""

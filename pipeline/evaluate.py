@@ -13,6 +13,7 @@ from autoencoders import checkpoint, devices, evaluation, figures, storage
 from autoencoders.base import Autoencoder
 from autoencoders.data import Labels
 from autoencoders.metrics import readable
+from autoencoders.sources import Pairs
 from autoencoders.training import as_float
 from autoencoders.variants import VARIANTS
 from pipeline import paths, stage
@@ -77,8 +78,9 @@ def _test(params: Params, model: Autoencoder) -> dict[str, float]:
     """What is reported."""
     images, train = (storage.read(paths.images(paths.CLEAN, split)) for split in ("test", "train"))
     values = evaluation.evaluate(model, images, _noisy(params), **_settings(params))
-    values["train_mse"] = evaluation.reconstruction_error(model, train[: len(images)], params.evaluation.batch_size)
-    values["generalisation"] = values["mse"] / values["train_mse"]
+    learned_from = Pairs.of(train).thinned(len(images)).targets
+    values["train_mse"] = evaluation.reconstruction_error(model, learned_from, params.evaluation.batch_size)
+    values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     return _with_reference(values, params.corruption.train.name)
 
@@ -125,13 +127,18 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
 
 
 def _of_each_class(labels: Labels, count: int) -> list[int]:
-    """Indices of `count` images in the order of their classes: the first of each class, then the second, …"""
-    seen: dict[int, int] = {}
-    order = []
-    for index, label in enumerate(labels.tolist()):
-        seen[label] = seen.get(label, 0) + 1
-        order.append((seen[label], label, index))
-    return [index for _, _, index in sorted(order)[:count]]
+    """Indices of `count` images in the order of their classes, one of each class after the other, and then again; each
+    class's are spread over all that it has, beginning with its first.
+    """
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    turns = math.ceil(count / len(classes))
+    order = [
+        int(members[len(members) * turn // turns])
+        for turn in range(turns)
+        for members in classes
+        if turn < len(members)
+    ]
+    return order[:count]
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class FolderParams(Section):
     """`dataset.folder`."""
 
     path: Annotated[str, Field(min_length=1)]
-    size: Annotated[int, Field(ge=2, le=1024)]
+    size: Annotated[int, Field(ge=8, le=1024)]
     channels: Literal[1, 3]
     fit: Literal["crop", "pad", "stretch"]
     test: Share
@@ -210,6 +210,12 @@ def _check_entry(name: object, section: object, problems: list[str]) -> Entry | 
     location = ("variants", name)
     if not isinstance(section, dict):
         problems.append(f"variants.{name} is {_shown(section)}: must be a mapping of keys to values")
+        return None
+    if isinstance(section.get("network"), str):
+        problems.append(
+            f'variants.{name}.network is "{section["network"]}": write {{name: {section["network"]}}}, since dvc.yaml '
+            "reads the name there"
+        )
         return None
     variant = _find(VARIANTS, section, "model", location, problems)
     if variant is None:

@@ -21,18 +21,18 @@ CAPTIONS = {
     "reconstructions": "Test images on the left, what the model gives back on the right.",
     "denoising": "Each corruption of the test images, and what the model makes of it.",
     "interpolation": "Straight lines from one image's code to another's.",
-    "traversal": "The dial: one number of one image's code turned over ±3 standard deviations, the rest left alone.",
+    "traversal": "One dimension of one image's code turned like a dial, over ±3 standard deviations, the rest left alone.",
     "samples": "Images drawn from the model's prior.",
     "code_usage": "How often each code of the codebook is used over the whole test set.",
     "learning_curves": "Loss by step, and by seconds above; the large dot marks the weights that validation picked.",
 }
 CLAIMS = (
     (
-        "A plain autoencoder drifts to the identity, denoising cures it.",
+        "A plain autoencoder drifts to the identity; denoising cures it.",
         "Is the output for a corrupted image nearer to the clean one (first column) or to the corrupted one (second)?",
     ),
     (
-        "It memorises its input.",
+        "An autoencoder memorises what it was trained on.",
         "How much larger is the error on test images than on training images (third column; 1 is no memorising)?",
     ),
     (
@@ -103,8 +103,8 @@ def _row(result: Result) -> dict[str, Any]:
 
 
 def _write_curves(params: Params, collected: list[Result]) -> None:
-    """What `dvc plots` shows: the loss by step of every entry's phases, and the seconds after which each step was
-    reached; means over the seeds.
+    """What `dvc plots` shows: the loss by step of every entry's phases, and the seconds from the curve's first point to
+    each step; means over the seeds.
     """
     folder = paths.REPORTS / "curves"
     shutil.rmtree(folder, ignore_errors=True)
@@ -158,8 +158,8 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
         "title": f"Autoencoders on {params.dataset.name}",
         "summary": (
             f"{len(params.variants)} entries, each trained with {seeds}. Weights were picked on the validation split; "
-            "numbers are from the test split where they don't say otherwise. Mean ± standard deviation over the seeds; "
-            "the best mean in bold. No ± where all seeds agree."
+            "numbers are from the test split unless they say otherwise. Mean ± standard deviation over the seeds, no ± "
+            "where there is one seed or all agree; the best mean in bold."
         ),
         "problems": [
             f"{r.entry}, seed {r.seed}: {r.status}; it counts nowhere below"
@@ -176,13 +176,14 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
             ),
             table(
                 "Likelihood",
-                f"Per image: −ELBO = rate + distortion. Of {' or '.join(pixels) or 'no'} pixels"
-                f"{': bounds on different pixels are not comparable' * (len(pixels) > 1)}.",
+                "Per image: −ELBO = rate + distortion"
+                + (f", of {' or '.join(pixels)} pixels" if pixels else "")
+                + (": bounds on different pixels are not comparable." if len(pixels) > 1 else "."),
                 metrics.LIKELIHOOD,
             ),
             table("Codes", "Over the whole test set.", metrics.CODES),
             table("Denoising", "MSE between what the model makes of the corrupted image and the clean one.", noise),
-            table("Cost", "Of one seed; the memory is that of the whole process.", metrics.COST),
+            table("Cost", "Of one seed.", metrics.COST),
         ],
         "figures": _comparison(params, collected),
         "claims": CLAIMS,

@@ -158,9 +158,10 @@ def _what_to_mend(error: BaseException) -> str | None:
     if isinstance(error, BrokenProcessPool):
         return f"a process was killed, most likely for want of memory: try fewer at once, with {resources.CPUS}=1"
     if isinstance(error, OSError) and error.errno in NO_WRITING:
-        return f"cannot write {error.filename or 'the results'}: {error.strerror}; make room or permit it and run again"
+        where = error.filename or "the results"
+        return f"cannot write {where}: {error.strerror}; free space or permit writing there, then run again"
     if isinstance(error, SafetensorError) and "I/O error" in str(error):
-        return f"cannot write the results: {error}; make room or permit it and run again"
+        return f"cannot write the results: {error}; free space or permit writing there, then run again"
     return None
 
 

@@ -32,7 +32,7 @@ def work(params: Params, _: stage.Provenance) -> None:
         print("The results on disk are complete; `python -m pipeline.track` writes them later.")
     else:
         print(f"MLflow at {uri}: {written} runs written, {len(runs) - written} were there already")
-        print(f"`make ui` shows them at {tracking.page(uri)}")
+        print(f"The runs: {tracking.page(uri)}" + (" (`make ui` serves them)" if uri.startswith("sqlite:") else ""))
 
 
 # Okabe & Ito 2008: told apart by colour-blind eyes too; the seeds of an entry share one.

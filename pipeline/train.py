@@ -1,5 +1,6 @@
-"""train@entry: train every seed of one entry; write its weights, histories and outcomes."""
+"""train@entry: train every seed of one entry; write its weights, curves and outcomes."""
 
+import tempfile
 import time
 from typing import Any
 
@@ -29,6 +30,7 @@ def train(params: Params, name: str, seed: int) -> dict[str, Any]:
     """Train one seed through all its phases and write it down; returns what the training cost."""
     started = time.time()
     entry, how = params.entry(name), params.training
+    tempfile.tempdir = str(paths.CLEAN)  # codes may be too many for the memory, in which some systems keep /tmp
     device = devices.prepare(how.device, how.threads)
     devices.forget_peak_memory(device)
     images, validation = (pairs(split, entry.inputs) for split in ("train", "validation"))
@@ -50,14 +52,6 @@ def train(params: Params, name: str, seed: int) -> dict[str, Any]:
             print(f"{name}-seed{seed}: the {phase} diverged at step {result.diverged_at_step}", flush=True)
     folder = paths.MODELS / name
     checkpoint.save(model, folder / f"seed{seed}.safetensors")
-    stage.write_csv(
-        [
-            {"phase": phase} | {key: value for key, value in point.items() if key != "time"}
-            for phase, result in results.items()
-            for point in result.curve
-        ],
-        folder / f"seed{seed}.csv",
-    )
     outcome = {
         phase: {"best_step": result.best_step, "diverged_at_step": result.diverged_at_step}
         for phase, result in results.items()

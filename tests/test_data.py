@@ -200,7 +200,9 @@ def test_a_users_images_are_divided_into_three() -> None:
 
 def test_too_few_images_are_a_sentence() -> None:
     everything = data.Split(np.zeros((3, 1, 2, 2), np.uint8), np.zeros(3, np.uint8))
-    with pytest.raises(UserError, match="folder x has 3 images, too few: none would be left for validation and test"):
+    with pytest.raises(
+        UserError, match="folder x has 3 images, too few: fewer than 2 would be left for validation and test"
+    ):
         data.divide(everything, "folder x", validation=0.1, test=0.1, seed=0)
 
 

@@ -51,10 +51,11 @@ def runs(stage: str) -> set[str]:
         waiting += [path for kind in KINDS for path in kind.folder.glob("*.py")]
     while waiting:
         path = waiting.pop()
-        if path not in seen and (models or not needs_torch(path)):
+        without_effect = path.relative_to(REPOSITORY).as_posix() in WITHOUT_EFFECT
+        if path not in seen and not without_effect and (models or not needs_torch(path)):
             seen.add(path)
             waiting += imports(path)
-    return {path.relative_to(REPOSITORY).as_posix() for path in seen} - WITHOUT_EFFECT.keys()
+    return {path.relative_to(REPOSITORY).as_posix() for path in seen}
 
 
 def needs_torch(path: Path) -> bool:

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from autoencoders import folder
+from autoencoders.data import Bytes, Shape
 from autoencoders.errors import UserError
-from autoencoders.folder import Bytes, Fit, Folder, LeftOut, Shape
+from autoencoders.folder import Fit, Folder, LeftOut
 
 NOT_AN_IMAGE = "is not a PNG, JPEG, WebP, BMP or TIFF image"
 GREY, RGB = (1, 8, 8), (3, 8, 8)

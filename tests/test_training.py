@@ -375,7 +375,7 @@ def test_a_step_never_waits_for_the_device(name: str, images: Pairs) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS.available())
 def test_validating_and_keeping_the_best_never_wait_for_the_device(name: str, images: Pairs) -> None:
-    check = training.Validation(build(name, IMAGE, PARAMETERS[name]), images, 10, "float32")
+    check = training.Validation(build(name, IMAGE, PARAMETERS[name]), images, 10, "float32", room=2**30)
     with NoWaiting():
         check(5)
         check(10)

@@ -11,11 +11,25 @@ if TYPE_CHECKING:
     from autoencoders.checkpoint import build, load, save
     from autoencoders.corruption import corrupt
     from autoencoders.data import load as load_data
+    from autoencoders.devices import prepare
     from autoencoders.evaluation import evaluate
     from autoencoders.sources import Pairs
     from autoencoders.training import as_float, train
 
-__all__ = ["Budget", "How", "Pairs", "as_float", "build", "corrupt", "evaluate", "load", "load_data", "save", "train"]
+__all__ = [
+    "Budget",
+    "How",
+    "Pairs",
+    "as_float",
+    "build",
+    "corrupt",
+    "evaluate",
+    "load",
+    "load_data",
+    "prepare",
+    "save",
+    "train",
+]
 HOMES = {
     "Budget": "budget",
     "How": "budget",
@@ -26,6 +40,7 @@ HOMES = {
     "evaluate": "evaluation",
     "load": "checkpoint",
     "load_data": "data.load",
+    "prepare": "devices",
     "save": "checkpoint",
     "train": "training",
 }

@@ -23,8 +23,8 @@ NEEDS_CODEBOOK = (*CODEBOOK, "code_usage")
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss is computed from. All of it lies on the device: a recorded step would go on using any number that a
-    loss took from the host when it was recorded.
+    """What a loss is computed from. All of it lies on the device: a CUDA graph freezes any number that a loss reads on
+    the host.
     """
 
     inputs: Tensor  # what the module sees
@@ -65,7 +65,8 @@ class Autoencoder(Learner):
     Attributes:
         inputs: what it has to see in training, "clean" or "corrupted" images; None leaves it to the parameters.
         undefined: the metrics and figures that this variant has no definition of, each with the reason.
-        pixels: what one dimension of an image is to the likelihood, which bits per dimension depend on.
+        pixels: the support of one pixel under the likelihood, "binary" or "8-bit"; bounds on different supports are not
+            comparable.
         configuration: what `checkpoint.build` made it from.
     """
 

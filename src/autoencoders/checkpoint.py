@@ -48,6 +48,10 @@ def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], see
         image: (C, H, W) of the images.
         parameters: the arguments of its constructor.
         seed: of its weights; without one they come from torch's global generator as it is.
+
+    Raises:
+        LookupError: there is no such variant, or no such part of it.
+        TypeError, ValueError: the parameters do not fit its constructor, or the images.
     """
     if seed is not None:
         torch.manual_seed(seed)

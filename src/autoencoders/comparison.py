@@ -39,7 +39,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """One variant's part of the report."""
+    """One entry's part of the report."""
 
     title: str
     about: str

@@ -17,7 +17,7 @@ DRAWS = 2**16
 
 
 def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
-    """A corrupted copy of `images`; the arguments are those of `corrupted`."""
+    """A corrupted copy of `images`, same shape; the arguments are those of `corrupted`."""
     return np.concatenate(list(corrupted(images, kind, level, seed=seed, name=name)))
 
 
@@ -26,14 +26,14 @@ def corrupted(images: Bytes, kind: str, level: float, *, seed: int, name: str) -
 
     Args:
         images: uint8 (N, …); left unchanged.
-        kind: a key of `KINDS`.
-        level: see the function of that kind.
+        kind: "masking", "gaussian" or "salt_and_pepper".
+        level: above 0; the probability of a value to be hit, or the standard deviation in units of the pixel range.
         seed: the noise is drawn from (seed, kind, level, name) alone.
         name: which copy this is; two names give independent noise.
     """
     key = zlib.crc32(f"{kind}/{level}/{name}".encode())
     rng = np.random.default_rng([seed, key])
-    # Two draws of 16 bits come out of one of 32: pieces of evenly many rows give what one call for all of them would.
+    # NumPy takes two 16-bit draws from one 32-bit one: pieces with an even number of rows give the noise of one call.
     for piece in storage.pieces(len(images), 8 * images[:1].nbytes):
         clean = images[piece]
         yield KINDS[kind](clean, rng.integers(0, DRAWS, clean.shape, dtype=np.uint16), level)

@@ -6,6 +6,7 @@ a folder (`folder.py`). Either way a split is kept as two arrays, images and lab
 """
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -45,6 +46,7 @@ ANSWERS = (
     zlib.error,
     EOFError,  # truncated
 )
+FEWEST = 2  # images of a split: an interpolation needs two, a variance too
 NETWORK_TIMEOUT = 20.0  # seconds without an answer before a mirror counts as unreachable
 
 
@@ -68,17 +70,17 @@ class Data:
         everything, rows = self.splits[name]
         return Split(everything.images[rows], everything.labels[rows])
 
-    @property
+    @functools.cached_property
     def train(self) -> Bytes:
         """The images to learn from, uint8 (N, C, H, W)."""
         return self.split("train").images
 
-    @property
+    @functools.cached_property
     def validation(self) -> Bytes:
         """The images to pick weights and settings by."""
         return self.split("validation").images
 
-    @property
+    @functools.cached_property
     def test(self) -> Bytes:
         """The images to report on."""
         return self.split("test").images
@@ -162,11 +164,15 @@ def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, 
 
     Args:
         name: a key of `DATASETS`.
-        cache: the folder that keeps its files.
+        cache: the folder that keeps its files, in a folder of their own.
         validation: share of the training images that are held out.
         seed: of that split.
+
+    Raises:
+        KeyError: there is no such data set.
+        UserError: no source delivers it.
     """
-    files, source = fetch(name, Path(cache))
+    files, source = fetch(name, Path(cache) / name)
     everything, test = DATASETS[name].parse(files)
     train, held = hold_out(np.arange(len(everything.labels)), validation, seed)
     splits = {"train": (everything, train), "validation": (everything, held)}
@@ -178,8 +184,11 @@ def divide(everything: Split, source: str, *, validation: float, test: float, se
     rest, tested = hold_out(np.arange(len(everything.labels)), test, seed)
     train, held = hold_out(rest, validation, seed)
     splits = {"train": (everything, train), "validation": (everything, held), "test": (everything, tested)}
-    if empty := [name for name, (_, rows) in splits.items() if not len(rows)]:
-        msg = f"{source} has {len(everything.labels)} images, too few: none would be left for {' and '.join(empty)}"
+    if short := [name for name, (_, rows) in splits.items() if len(rows) < FEWEST]:
+        msg = (
+            f"{source} has {len(everything.labels)} images, too few: fewer than {FEWEST} would be left for "
+            f"{' and '.join(short)}"
+        )
         raise UserError(msg)
     _, *shape = everything.images.shape
     return Data((shape[0], shape[1], shape[2]), splits, source)

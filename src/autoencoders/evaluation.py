@@ -11,13 +11,12 @@ from torch import Tensor
 
 from autoencoders import measures, storage
 from autoencoders.base import Autoencoder, Latent
-from autoencoders.training import as_float, device_of
+from autoencoders.training import BATCH, as_float, device_of
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk
 Rows: TypeAlias = list[tuple[str, Tensor]]
 Measure: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # of output, clean and seen images: one value each
 
-BATCH = 100  # images; bounds the memory, and small ones stay in a CPU's cache
 LEFT = 5  # images in the left half of a row
 SAMPLE_ROWS = 6
 VECTORS = 2  # the number of dimensions of a batch of codes that are vectors, not grids
@@ -41,7 +40,9 @@ def evaluate(
     batch_size: int = BATCH,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Every metric of a split that is defined for `model`; `metrics.METRICS` says what each is.
+    """The reconstruction metrics of a split, the errors on its corrupted copies, and what the model itself measures.
+
+    By name; `metrics.METRICS` says what each is.
 
     Args:
         model: in evaluation mode, on any device.
@@ -158,7 +159,7 @@ def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
 
 
 def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> Rows:
-    """The dial: one dimension of one image's code turned at a time, the others left as they are.
+    """Latent traversal: one dimension of one image's code is turned at a time, as a dial, the others left as they are.
 
     The dimensions are those that vary most over the test images, each turned over ±3 standard deviations.
     """

@@ -36,7 +36,7 @@ STYLE: Any = {
 
 
 def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> None:
-    """Labelled rows of images on one sheet; with `halves`, its left and its right half stand apart under these names."""
+    """Labelled rows of images on one sheet; with `halves`, its left and right half stand apart under these names."""
     sheet = np.concatenate([_strip(row) for _, row in rows])
     if halves:
         left, right = np.split(sheet, 2, axis=1)

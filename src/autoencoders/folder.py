@@ -33,10 +33,9 @@ from PIL import (
 from PIL.Image import Resampling, Transpose
 from tqdm.auto import tqdm
 
+from autoencoders.data import Bytes, Shape
 from autoencoders.errors import UserError
 
-Shape: TypeAlias = tuple[int, int, int]  # (C, H, W); `base` has it too, but imports torch
-Bytes: TypeAlias = NDArray[np.uint8]
 # "crop": the shorter side to size, then the centre; "pad": the longer side to size, then black around it;
 # "stretch": both sides to size, whatever the aspect.
 Fit: TypeAlias = Literal["crop", "pad", "stretch"]

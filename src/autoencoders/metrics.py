@@ -69,7 +69,7 @@ METRICS = {
     ),
     "codes_used": Metric("codes used", "codes of the codebook that are used at least once over the whole split", 1),
     "code_distance": Metric(
-        "‖z_e − e‖² / ‖z_e‖²", "squared distance between encoder outputs and their codes, as a share of their own", 4
+        "‖z_e − e‖² / ‖z_e‖²", "mean squared distance of encoder outputs to their codes ÷ mean squared norm of the outputs", 4
     ),
     "denoising_mse": Metric(
         "denoising MSE",
@@ -80,9 +80,9 @@ METRICS = {
         source="Vincent et al. 2010",
     ),
     "copying_mse": Metric("copying MSE", "the same output's squared error to the corrupted image itself", 5),
-    "train_mse": Metric("training MSE", "MSE on training images, as many as the split has", 5),
-    "generalisation": Metric("test ÷ training MSE", "1 where nothing is memorised", 3),
-    "parameters": Metric("parameters", "trainable numbers of the whole model, its prior included", 0),
+    "train_mse": Metric("training MSE", "MSE on as many training images as the test split has", 5),
+    "generalisation": Metric("test ÷ training MSE", "the ratio of both; 1 where nothing is memorised", 3),
+    "parameters": Metric("parameters", "trainable parameters of the whole model, its prior included", 0),
     "train_seconds": Metric("training", "time of the training steps of all phases, without validation", 1, unit="s"),
     "images_per_second": Metric("images/s", "images seen in the first phase per second of training", 0),
     "peak_memory_mib": Metric(

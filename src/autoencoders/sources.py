@@ -40,8 +40,8 @@ class Pairs(NamedTuple):
         if count >= len(self.targets):
             return self
         chosen = np.linspace(0, len(self.targets) - 1, count).round().astype(np.int64)
-        targets = self.targets[chosen]
-        return Pairs(targets if self.inputs is self.targets else self.inputs[chosen], targets)
+        targets = storage.selected(self.targets, chosen)
+        return Pairs(targets if self.inputs is self.targets else storage.selected(self.inputs, chosen), targets)
 
     def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All of it in batches of `size`, on the CPU."""
@@ -87,8 +87,12 @@ class Resident:
     def start(self, epoch: int, order: NDArray[np.int64]) -> None:
         """Begin an epoch."""
         chosen = order[: self.batches.numel()].reshape(self.batches.shape)
-        self.batches.copy_(torch.from_numpy(chosen))
-        self.seen.copy_(torch.from_numpy(version(chosen, epoch, len(self.targets), len(self.inputs))))
+        for tensor, rows in (
+            (self.batches, chosen),
+            (self.seen, version(chosen, epoch, len(self.targets), len(self.inputs))),
+        ):
+            host = torch.from_numpy(rows)
+            tensor.copy_(host.pin_memory() if tensor.is_cuda else host, non_blocking=True)
         self.position.zero_()
 
     def fetch(self) -> None:

@@ -32,7 +32,7 @@ def read(path: Path) -> Array:
 
 
 def pieces(count: int, row_bytes: int) -> Iterator[slice]:
-    """The slices of `count` rows that make pieces of about `CHUNK` bytes, each but the last of evenly many rows."""
+    """Slices of `count` rows that make pieces of about `CHUNK` bytes, all but the last of an even number of rows."""
     rows = max(2, CHUNK // max(1, row_bytes) // 2 * 2)
     for start in range(0, count, rows):
         yield slice(start, min(start + rows, count))
@@ -45,6 +45,17 @@ def select(array: Array, indices: NDArray[np.int64]) -> Iterator[Array]:
         release(array)
 
 
+def selected(array: Array, indices: NDArray[np.int64]) -> Array:
+    """The rows of `array` at `indices`; on disk where they are many."""
+    found = scratch((len(indices), *array.shape[1:]), array.dtype)
+    start = 0
+    for piece in select(array, indices):
+        found[start : start + len(piece)] = piece
+        start += len(piece)
+    release(found)
+    return found
+
+
 def release(array: Array) -> None:
     """Let go of the memory that pages of a mapped array take; they are read again when they are needed."""
     if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
@@ -52,7 +63,7 @@ def release(array: Array) -> None:
 
 
 def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """An array to be filled; a large one lies in a temporary file that goes with it."""
+    """An array to be filled; a large one lies in a temporary file, where `tempfile.tempdir` says, that goes with it."""
     if math.prod(shape) * np.dtype(dtype).itemsize < LARGE:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from typing import Any, TypeAlias
@@ -27,7 +27,7 @@ from autoencoders.optimiser import Adam, one_cycle
 from autoencoders.sources import Pairs, Source, source
 
 Point: TypeAlias = dict[str, Any]  # step, time, and "train_…" or "validation_…" losses
-BATCH = 100  # samples at a time where nothing is learned
+BATCH = 100  # samples at a time where nothing is learned: bounds the memory, and small ones stay in a CPU's cache
 EAGER_STEPS = 3  # before a step is recorded
 
 
@@ -54,7 +54,9 @@ def train(
     label: str = "",
     follow: Callable[[str, Point], None] = lambda *_: None,
 ) -> dict[str, Result]:
-    """Train a new `model` through all its phases, on the device that it is on; leaves it with the picked weights.
+    """Train a new `model` through all its phases, on the device that it is on.
+
+    It is changed in place: to the weights with the lowest validation loss, in evaluation mode.
 
     Args:
         model: with its initial weights.
@@ -68,9 +70,12 @@ def train(
 
     Returns:
         The result of each phase by name; a phase that diverges is the last one.
+
+    Raises:
+        UserError: a training step cannot be recorded on a GPU.
     """
     how, images, validation = how or How(), Pairs.of(images), Pairs.of(validation)
-    model.start_from(as_float(images.targets[:1000]).to(device_of(model)))
+    model.start_from(as_float(Pairs.of(images.targets).thinned(1000).targets).to(device_of(model)))
     results = {}
     for phase in model.phases():
         model.eval()
@@ -104,9 +109,9 @@ def fit(
 ) -> Result:
     """Train `module` and leave it with the weights whose validation loss was lowest.
 
-    The learning rate follows one cosine cycle (Smith & Topin 2019) over the whole budget. Every batch is full. Nothing
-    on the way waits for the device: losses are read when they have arrived, and the device itself compares the
-    validation losses and keeps the best weights.
+    The learning rate follows one cycle (`optimiser.one_cycle`) over the whole budget. Every batch is full. Nothing on
+    the way waits for the device: losses are read when they have arrived, and the device itself compares the validation
+    losses and keeps the best weights.
 
     Args:
         module: on the device to train on.
@@ -122,10 +127,11 @@ def fit(
     device, count, steps = device_of(module), len(train.targets), budget.steps
     batch = min(budget.batch_size, count)
     per_epoch = count // batch  # steps
-    batches = source(train, batch, device, devices.room(device) if room is None else room)
+    room = devices.room(device) if room is None else room
+    batches = source(train, batch, device, room)
     step = Step(module, batches, budget, how.precision)
     run = Recorded(step) if how.mode == "graph" and device.type == "cuda" else step
-    check = Validation(module, validation, steps, how.precision)
+    check = Validation(module, validation, steps, how.precision, room)
     every = max(1, steps // how.points)
     checks = {math.ceil(steps * (i + 1) / how.validations) for i in range(how.validations)}
     curve = Curve(Progress(label, steps, batch), device, follow)
@@ -158,7 +164,8 @@ class Step:
     learning rates, where it stands, the sums of the losses. So it never waits for the device, and a GPU can replay it.
 
     Raises:
-        UserError: the module counts on the host, which a recorded step would not do.
+        UserError: a number that the module keeps outside of tensors changes from step to step, which a CUDA graph would
+            freeze.
     """
 
     def __init__(self, module: Learner, batches: Source, budget: Budget, precision: Precision) -> None:
@@ -242,13 +249,11 @@ class Validation:
     of the least loss. It all happens on the device, and changes no state of the training.
     """
 
-    def __init__(self, module: Learner, pairs: Pairs, steps: int, precision: Precision) -> None:
-        device = device_of(module)
+    def __init__(self, module: Learner, pairs: Pairs, steps: int, precision: Precision, room: int) -> None:
+        self.device, self.pairs = device_of(module), pairs
         self.module, self.precision, self.steps, self.count = module, precision, steps, len(pairs.targets)
-        self.batches = [
-            (y, y) if pairs.inputs is pairs.targets else (x.to(device), y)
-            for x, y in ((x, y.to(device)) for x, y in pairs.split(BATCH))
-        ]
+        device = self.device
+        self.resident = list(self._batches()) if pairs.nbytes <= room else None
         self.end = torch.tensor(steps, device=device)
         self.generator = torch.Generator(device)
         self.best = copy_of(module)
@@ -264,7 +269,7 @@ class Validation:
             self.module.eval()
             self.generator.manual_seed(0)
             means = Means()
-            for x, y in self.batches:
+            for x, y in self.resident or self._batches():
                 batch = Batch(as_float(x), as_float(y), self.generator, self.end, self.steps)
                 means.add(losses_of(self.module, batch, self.precision), weight=len(y))
             losses = means.take(self.count)
@@ -275,6 +280,12 @@ class Validation:
                 self.best[name].copy_(torch.where(better, value, self.best[name]))
             self.module.train()
         return losses
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets, on the device."""
+        for x, y in self.pairs.split(BATCH):
+            target = y.to(self.device)
+            yield (target if self.pairs.inputs is self.pairs.targets else x.to(self.device)), target
 
 
 class Curve:
@@ -347,9 +358,16 @@ def losses_of(module: Learner, batch: Batch, precision: Precision) -> Losses:
 
 
 def as_float(stored: Tensor | storage.Array) -> Tensor:
-    """Images are stored as uint8 and become floats in [0, 1]; codes become indices, which torch wants in 64 bits."""
+    """What is stored as a model sees it, same shape: uint8 becomes floats in [0, 1], codes become indices of 64 bits.
+
+    Raises:
+        TypeError: it holds floats already.
+    """
     if not isinstance(stored, Tensor):
         stored = torch.from_numpy(np.ascontiguousarray(stored))
+    if stored.is_floating_point():
+        msg = "images are stored as uint8, from 0 to 255; these are floats already"
+        raise TypeError(msg)
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored.long()
 
 

@@ -36,6 +36,6 @@ class Deterministic(Autoencoder):
 
 
 def squared_error(x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """1/n · Σ ‖x_i − y_i‖² as "loss", and the same per image dimension as "mse"."""
+    """1/n · Σ ‖x_i − y_i‖² as "loss", and the same per image dimension as "mse": (B, C, H, W) both → ()."""
     error = (x - y).square().flatten(1)
     return {"loss": error.sum(1).mean(), "mse": error.mean()}

@@ -22,8 +22,8 @@ class Decoder(nn.Module, ABC):
     def start_at(self, output: Tensor) -> None:
         """Make `output`, shape (C·P,), what the untrained decoder gives for every pixel.
 
-        Otherwise the first steps all push mostly dark images the same way, at a high learning rate so far that the
-        sigmoid saturates and nothing is learned any more.
+        Without it, on mostly dark images, the first steps all push the output's bias the same way; at a high learning
+        rate the sigmoid then saturates and learning stops.
         """
 
 

@@ -1,4 +1,4 @@
-"""The variants, one file each: a variant's name in `params.yaml` is its file's, its only subclass the model."""
+"""The variants, one file each: an entry of `params.yaml` names the file as its `model`."""
 
 from autoencoders.base import Autoencoder
 from autoencoders.parts import Kind

@@ -137,5 +137,5 @@ class VQVAE(Autoencoder):
             "rate_uniform": rate_uniform,
             "perplexity": perplexity(usage),
             "codes_used": float((usage > 0).sum()),
-            "code_distance": distance.value / norm.value,
+            "code_distance": distance.value / norm.value if norm.value else math.nan,
         }
