@@ -21,7 +21,7 @@ CAPTIONS = {
     "reconstructions": "Test images on the left, what the model gives back on the right.",
     "denoising": "Each corruption of the test images, and what the model makes of it.",
     "interpolation": "Straight lines from one image's code to another's.",
-    "traversal": "One dimension of one image's code turned like a dial, over ±3 standard deviations, the rest left alone.",
+    "traversal": "One dimension of one image's code is turned over ±3 standard deviations, the rest left alone.",
     "samples": "Images drawn from the model's prior.",
     "code_usage": "How often each code of the codebook is used over the whole test set.",
     "learning_curves": "Loss by step, and by seconds above; the large dot marks the weights that validation picked.",

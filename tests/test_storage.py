@@ -15,10 +15,21 @@ def test_what_is_written_in_pieces_is_read_as_one(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "new" / "a.npy"), whole)
 
 
-def test_writing_into_what_was_read_changes_no_file(tmp_path: Path) -> None:
+def test_what_was_read_cannot_be_written_to_but_a_copy_can(tmp_path: Path) -> None:
     storage.write(tmp_path / "a.npy", (3,), [np.arange(3, dtype=np.uint8)])
-    storage.read(tmp_path / "a.npy")[0] = 9
+    read = storage.read(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match="read-only"):
+        read[0] = 9
+    storage.writable(read)[0] = 9
     assert storage.read(tmp_path / "a.npy").tolist() == [0, 1, 2]
+
+
+def test_rows_that_are_expected_are_still_the_same(tmp_path: Path) -> None:
+    whole = np.arange(2**16, dtype=np.uint8).reshape(64, -1)
+    storage.write(tmp_path / "a.npy", whole.shape, [whole])
+    read = storage.read(tmp_path / "a.npy")
+    storage.expect(read, np.array([63, 0, 5]))
+    assert np.array_equal(read, whole)
 
 
 def test_released_pages_are_read_again(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ TRAVERSED_IMAGE = 4  # the images are in the order of their classes: MNIST's run
 def batches(images: Images, size: int, device: torch.device) -> Iterator[Tensor]:
     """Stored images as batches of floats (B, C, H, W) on `device`."""
     for start in range(0, len(images), size):
-        yield as_float(torch.from_numpy(np.asarray(images[start : start + size])).to(device))
+        yield as_float(torch.from_numpy(storage.writable(np.asarray(images[start : start + size]))).to(device))
         storage.release(images)
 
 

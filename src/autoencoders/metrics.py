@@ -69,7 +69,7 @@ METRICS = {
     ),
     "codes_used": Metric("codes used", "codes of the codebook that are used at least once over the whole split", 1),
     "code_distance": Metric(
-        "‖z_e − e‖² / ‖z_e‖²", "mean squared distance of encoder outputs to their codes ÷ mean squared norm of the outputs", 4
+        "‖z_e − e‖² / ‖z_e‖²", "mean squared distance of encoder outputs to their codes ÷ their mean squared norm", 4
     ),
     "denoising_mse": Metric(
         "denoising MSE",

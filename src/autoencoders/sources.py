@@ -16,7 +16,7 @@ from torch import Tensor
 from autoencoders import storage
 
 AHEAD = 2  # batches that are read before they are needed
-RELEASED = 2**26  # bytes read from disk after which their pages are let go of
+AT_ONCE = 16  # rows read before their pages are let go of: with each the kernel may map 2 MiB that it has at hand
 
 
 class Pairs(NamedTuple):
@@ -46,10 +46,10 @@ class Pairs(NamedTuple):
     def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All of it in batches of `size`, on the CPU."""
         for start in range(0, len(self.targets), size):
-            x, y = (torch.from_numpy(np.asarray(each[start : start + size])) for each in self)
+            x, y = (torch.from_numpy(storage.writable(each[start : start + size])) for each in self)
+            for each in self:
+                storage.release(each)
             yield x, y
-        for each in self:
-            storage.release(each)
 
 
 class Source(Protocol):
@@ -77,8 +77,10 @@ class Resident:
     """All pairs on the device, where each batch is picked out."""
 
     def __init__(self, pairs: Pairs, batch: int, device: torch.device) -> None:
-        self.targets = torch.from_numpy(pairs.targets).to(device)
-        self.inputs = self.targets if pairs.inputs is pairs.targets else torch.from_numpy(pairs.inputs).to(device)
+        self.targets = torch.from_numpy(storage.writable(pairs.targets)).to(device)
+        self.inputs = self.targets
+        if pairs.inputs is not pairs.targets:
+            self.inputs = torch.from_numpy(storage.writable(pairs.inputs)).to(device)
         per_epoch = len(pairs.targets) // batch
         self.batches = torch.zeros(per_epoch, batch, dtype=torch.int64, device=device)  # of this epoch, indices
         self.seen = torch.zeros_like(self.batches)  # the same among the versions
@@ -117,7 +119,6 @@ class Streamed:
         self.coming: deque[Future[Buffers]] = deque()
         self.todo: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]] = iter(())
         self.x, self.y = (torch.empty_like(tensor, device=device) for tensor in self.free[0].tensors)
-        self.read = 0
 
     def start(self, epoch: int, order: NDArray[np.int64]) -> None:
         """Begin an epoch."""
@@ -153,14 +154,14 @@ class Streamed:
             self.coming.append(self.reader.submit(self._fill, buffers, *rows))
 
     def _fill(self, buffers: "Buffers", chosen: NDArray[np.int64], seen: NDArray[np.int64]) -> "Buffers":
-        wanted = zip(buffers.tensors[self.one :], self.pairs[self.one :], (seen, chosen)[self.one :], strict=True)
+        wanted = list(zip(buffers.tensors, self.pairs, (seen, chosen), strict=True))[self.one :]
+        for _, array, rows in wanted:
+            storage.expect(array, rows)
         for tensor, array, rows in wanted:
-            np.take(array, rows, axis=0, out=tensor.numpy(), mode="clip")  # "raise" would copy once more
-            self.read += tensor.nbytes
-            if self.read > RELEASED:
+            out = tensor.numpy()
+            for part in (slice(start, start + AT_ONCE) for start in range(0, len(rows), AT_ONCE)):
+                np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # "raise" would copy once more
                 storage.release(array)
-        if self.read > RELEASED:
-            self.read = 0
         return buffers
 
     def _buffers(self, device: torch.device) -> "Buffers":

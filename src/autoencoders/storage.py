@@ -27,8 +27,8 @@ def write(path: Path, shape: tuple[int, ...], pieces: Iterable[Array], dtype: DT
 
 
 def read(path: Path) -> Array:
-    """An array on disk, mapped into memory; writing into it changes no file, and torch takes it without a copy."""
-    return np.load(path, mmap_mode="c")
+    """An array on disk, mapped into memory, read-only: for one to write to the kernel would set memory aside."""
+    return np.load(path, mmap_mode="r")
 
 
 def pieces(count: int, row_bytes: int) -> Iterator[slice]:
@@ -58,8 +58,30 @@ def selected(array: Array, indices: NDArray[np.int64]) -> Array:
 
 def release(array: Array) -> None:
     """Let go of the memory that pages of a mapped array take; they are read again when they are needed."""
-    if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-        array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined] # noqa: SLF001 - numpy has no name for it
+    if (mapped := _mapped(array)) is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def expect(array: Array, rows: NDArray[np.int64]) -> None:
+    """Have the kernel read `rows` of a mapped array, all at once; touched one by one, each would be waited for."""
+    if (mapped := _mapped(array)) is None or not hasattr(mmap, "MADV_WILLNEED"):
+        return
+    first = array.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+    size = array[:1].nbytes
+    for row in rows.tolist():
+        start = first + row * size
+        page = start - start % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+
+def writable(array: Array) -> Array:
+    """An array that torch takes: a read-only one is copied into memory."""
+    return array if array.flags.writeable else np.array(array)
+
+
+def _mapped(array: Array) -> mmap.mmap | None:
+    """What numpy has no name for; a copy of a mapped array is of the same class without being mapped."""
+    return getattr(array, "_mmap", None) if isinstance(array, np.memmap) else None
 
 
 def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -343,11 +343,11 @@ def represent(phase: Phase, images: Pairs) -> Pairs:
     def codes(x: Tensor) -> NDArray[np.int32]:
         return phase.represent(as_float(x.to(device))).to("cpu", torch.int32).numpy()  # type: ignore[misc]
 
-    shape = codes(torch.from_numpy(images.targets[:1])).shape[1:]
+    shape = codes(torch.from_numpy(storage.writable(images.targets[:1]))).shape[1:]
     found = storage.scratch((len(images.targets), *shape), np.int32)
     for start, (x, _) in enumerate(Pairs(images.targets, images.targets).split(BATCH)):
         found[start * BATCH : (start + 1) * BATCH] = codes(x)
-    storage.release(found)
+        storage.release(found)
     return Pairs(found, found)
 
 
@@ -364,7 +364,7 @@ def as_float(stored: Tensor | storage.Array) -> Tensor:
         TypeError: it holds floats already.
     """
     if not isinstance(stored, Tensor):
-        stored = torch.from_numpy(np.ascontiguousarray(stored))
+        stored = torch.from_numpy(storage.writable(np.ascontiguousarray(stored)))
     if stored.is_floating_point():
         msg = "images are stored as uint8, from 0 to 255; these are floats already"
         raise TypeError(msg)
