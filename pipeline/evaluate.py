@@ -27,7 +27,7 @@ def main(name: str) -> None:
     def work(params: Params, provenance: stage.Provenance) -> None:
         device = devices.prepare(params.training.device, params.training.threads)
         provenance |= {"device": device.type, "hardware": devices.describe(device)}
-        results = stage.for_each_seed(evaluate, params, name)
+        results = stage.for_each_seed(evaluate, params, name, timed=False)
         stage.write_json(paths.EVALUATION / name / "metrics.json", results)
 
     stage.run(work, paths.PROVENANCE / "evaluate" / f"{name}.json")

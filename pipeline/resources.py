@@ -13,6 +13,11 @@ def cpus() -> int:
     share = os.environ.get(CPUS)
     if share:
         return int(share)
+    return all_cpus()
+
+
+def all_cpus() -> int:
+    """How many CPUs there are for this process and what runs beside it."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

@@ -21,7 +21,7 @@ def main(name: str) -> None:
         device = devices.prepare(how.device, how.threads)
         provenance |= {"device": device.type, "hardware": devices.describe(device), "precision": how.precision}
         provenance |= {"mode": how.mode if device.type == "cuda" else "eager"}
-        provenance["seeds"] = stage.for_each_seed(train, params, name)
+        provenance["seeds"] = stage.for_each_seed(train, params, name, timed=True)
 
     stage.run(work, paths.training(name))
 

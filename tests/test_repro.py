@@ -101,7 +101,7 @@ def test_seeds_share_the_cpus(cpus: str, others: int, monkeypatch: pytest.Monkey
     monkeypatch.setenv(resources.CPUS, cpus)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     checked = params.check(DEFAULT)
-    done = stage.for_each_seed(_where, checked, "ae")
+    done = stage.for_each_seed(_where, checked, "ae", timed=True)
     assert list(done) == checked.seeds
     assert [(each[1], each[2], each[3]) for each in done.values()] == [("ae", seed, 1500) for seed in checked.seeds]
     elsewhere = {each[0] for each in done.values()} - {os.getpid()}
@@ -112,8 +112,23 @@ def test_seeds_share_the_cpus(cpus: str, others: int, monkeypatch: pytest.Monkey
 def test_seeds_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(resources.CPUS, "2")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    done = stage.for_each_seed(_where, params.check(DEFAULT), "ae")
+    done = stage.for_each_seed(_where, params.check(DEFAULT), "ae", timed=True)
     assert os.getpid() not in {each[0] for each in done.values()}
+
+
+def _how_nice(_: Params, __: str, ___: int) -> tuple[int, int]:
+    return os.getpid(), os.nice(0)
+
+
+def test_what_nobody_times_runs_on_all_cores_behind_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(resources.CPUS, "1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(resources, "all_cpus", lambda: 2)
+    monkeypatch.setattr(os, "nice", lambda more, _nice=os.nice: _nice(more) if more == 0 else asked.append(more))
+    asked: list[int] = []
+    done = stage.for_each_seed(_how_nice, params.check(DEFAULT), "ae", timed=False)
+    assert asked == [stage.BEHIND]
+    assert os.getpid() not in {pid for pid, _ in done.values()}
 
 
 def _die(_: Params, __: str, ___: int) -> None:
@@ -125,7 +140,7 @@ def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
     def work(checked: Params, _: stage.Provenance) -> None:
-        stage.for_each_seed(_die, checked, "ae")
+        stage.for_each_seed(_die, checked, "ae", timed=True)
 
     with pytest.raises(SystemExit):
         stage.run(work, None)
@@ -147,7 +162,7 @@ torch.set_num_threads(2)
 checked = params.check(content)
 if sys.argv[1] == "real":
     multiply()  # as a check that built models with weights would start threads
-print(stage.for_each_seed(multiply, checked, "ae"))
+print(stage.for_each_seed(multiply, checked, "ae", timed=True))
 """
 
 
