@@ -354,19 +354,19 @@ def test_settings_of_one_model_stand_side_by_side(project: Project) -> None:
     vae = params["variants"]["vae"]
     params["variants"] = {
         "vae": vae,
-        "vae-beta4": vae | {"beta": 4.0},
+        "vae-beta05": vae | {"beta": 0.5},
         "vae-mlp": vae | {"network": {"name": "mlp", "hidden": [20, 10], "activation": "tanh"}},
     }
     project.write_params(params)
     ran = set(project.side_by_side())
-    assert ran == {"train@vae-beta4", "evaluate@vae-beta4", "train@vae-mlp", "evaluate@vae-mlp", "report"}
+    assert ran == {"train@vae-beta05", "evaluate@vae-beta05", "train@vae-mlp", "evaluate@vae-mlp", "report"}
     rows = pd.read_csv(project.folder / "reports" / "comparison.csv")
-    assert rows["entry"].unique().tolist() == ["vae", "vae-beta4", "vae-mlp"]
+    assert rows["entry"].unique().tolist() == ["vae", "vae-beta05", "vae-mlp"]
     assert rows["model"].unique().tolist() == ["vae"]
     text = (project.folder / "reports" / "comparison.md").read_text()
     network = "network.name | network.width | network.downsampling"
     assert f"|  | model | {network} | beta | network.hidden | network.activation |" in text
-    assert "| vae-beta4 | vae | patches | 64 | 4 | 4.0 | – | – |" in text
+    assert "| vae-beta05 | vae | patches | 64 | 4 | 0.5 | – | – |" in text
     project.write_params(before)
     assert project.repro() == ["report"]
 
