@@ -27,6 +27,10 @@ def main(name: str) -> None:
     def work(params: Params, provenance: stage.Provenance) -> None:
         device = devices.prepare(params.training.device, params.training.threads)
         provenance |= {"device": device.type, "hardware": devices.describe(device)}
+        for split in ("train", "validation", "test"):
+            storage.check(paths.CLEAN / split)
+        storage.check(paths.CORRUPTED / "validation")
+        storage.check(paths.NOISY)
         results = stage.for_each_seed(evaluate, params, name, timed=False)
         stage.write_json(paths.EVALUATION / name / "metrics.json", results)
 
@@ -38,7 +42,7 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
     about = (VARIANTS.find(params.entry(name).model).__doc__ or "").strip()
     outcome = stage.read_json(paths.MODELS / name / f"seed{seed}.json")
     diverged = [
-        f"{phase} diverged at step {end['diverged_at_step']}"
+        f"{phase} diverged at step {end['diverged_at_step']}: {end['cause']}"
         for phase, end in outcome.items()
         if end["diverged_at_step"]
     ]

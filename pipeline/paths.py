@@ -1,5 +1,6 @@
 """Where everything lies, relative to the repository's root."""
 
+import os
 from pathlib import Path
 
 RAW = Path("data/raw")  # downloaded files, kept between runs; no output of any stage
@@ -11,6 +12,11 @@ EVALUATION = Path("evaluation")
 PROVENANCE = Path("provenance")  # what differs between equal runs: times, hardware, versions
 REPORTS = Path("reports")
 LOGS = Path("logs")  # what each stage said when it last ran through `pipeline.repro`
+
+
+def inputs(kind: str) -> Path:
+    """What an entry with these `inputs` sees: "clean" or "corrupted"."""
+    return {"clean": CLEAN, "corrupted": CORRUPTED}[kind]
 
 
 def images(folder: Path, split: str) -> Path:
@@ -28,8 +34,18 @@ def noisy(corruption: str) -> Path:
     return NOISY / f"{corruption}.npy"
 
 
-def live(entry: str, seed: int) -> Path:
-    """The points of a training's curve, one JSON object on each line, written while it runs."""
+def root() -> Path:
+    """The repository's root; DVC runs queued experiments in a folder of their own and names the root in DVC_ROOT."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def checkpoints() -> Path:
+    """A folder for every training, with its curve while it runs: see `store`. No output of any stage."""
+    return root() / "checkpoints"
+
+
+def curve(entry: str, seed: int) -> Path:
+    """The points of a training's curve, one JSON object on each line."""
     return PROVENANCE / "train" / entry / f"seed{seed}.jsonl"
 
 

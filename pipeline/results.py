@@ -80,7 +80,7 @@ def _result(lock: dict[str, Any], entry: str, seed: int) -> Result:
         fingerprint=_digest(depends_on),
         folder=paths.EVALUATION / entry / f"seed{seed}",
         weights=models / f"seed{seed}.safetensors",
-        curve=stage.read_lines(paths.live(entry, seed)),
+        curve=stage.read_lines(paths.curve(entry, seed)),
     )
 
 

@@ -5,20 +5,22 @@ what a user can mend into one sentence with nothing lost.
 import csv
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+import psutil
 from safetensors import SafetensorError
 
 from autoencoders.errors import UserError
@@ -33,14 +35,31 @@ PACKAGES = ("torch", "numpy", "mlflow", "dvc")
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
+GRACE = 3.0  # seconds in which work that polls `asked_to_stop` is to leave of itself
+
+
+class Interrupted(BaseException):
+    """SIGTERM, Ctrl-C, or the end of the process that this one works for."""
+
+    def __init__(self, number: int, *, orphaned: bool = False) -> None:
+        super().__init__(number)
+        self.number, self.orphaned = number, orphaned
+
+
 def run(
-    work: Callable[[params.Params, Provenance], None], provenance_file: Path | None, *, variants: bool = True
+    work: Callable[[params.Params, Provenance], None],
+    provenance_file: Path | None,
+    *,
+    variants: bool = True,
+    polls: bool = False,
 ) -> None:
     """Do a stage's `work` on the checked parameters and write down where and how it was done.
 
     `work` may add to the provenance. It goes to a file of its own, since it differs between equal runs. Without
-    `variants`, the entries are left as they are: checking them means importing torch.
+    `variants`, the entries are left as they are: checking them means importing torch. Work that `polls` is given a
+    moment to leave in order when it is to stop.
     """
+    LISTENER.listen(polls=polls)
     try:
         checked = params.load(variants=variants)  # imports the variants, and with them torch
         provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
@@ -49,13 +68,91 @@ def run(
         provenance["seconds"] = round(time.perf_counter() - started, 2)
         if provenance_file is not None:
             write_json(provenance_file, provenance)
+        LISTENER.rest()
     except BaseException as error:
-        _restore_outputs()
+        asked = LISTENER.asked
+        LISTENER.rest()
+        if asked is None or not asked.orphaned:  # else another run may be at work there
+            _restore_outputs()
+        if asked is not None:
+            print("\ninterrupted: the next run goes on from here\n", file=sys.stderr, flush=True)
+            sys.exit(128 + asked.number)
         sentence = _what_to_mend(error)
         if sentence is None:
             raise
         print(f"\n{sentence}\n", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+class Listener:
+    """Ends this process and its children in order, when it is asked to or when nobody waits for it any more.
+
+    A killed DVC leaves its stage running, and a killed stage its processes; a second writer must not live on in them.
+    """
+
+    def __init__(self) -> None:
+        self.asked: Interrupted | None = None
+        self.polls = False
+        self.over: list[psutil.Process] = []  # whom this process works for
+
+    def listen(self, *, polls: bool) -> None:
+        """Begin; `polls` says whether the work looks at `asked_to_stop`."""
+        self.polls, self.over = polls, _over()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: self._ask(Interrupted(number)))
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, self._look)
+            signal.siginterrupt(signal.SIGALRM, False)
+            signal.setitimer(signal.ITIMER_REAL, 1, 1)
+
+    def rest(self) -> None:
+        """Let what is left to do be done."""
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _look(self, *_: object) -> None:
+        if self.asked is None:
+            if not all(process.is_running() for process in self.over):
+                self._ask(Interrupted(signal.SIGTERM, orphaned=True))
+            return
+        for child in multiprocessing.active_children():
+            child.kill()
+        raise self.asked  # what polls had its moment
+
+    def _ask(self, asked: Interrupted) -> None:
+        if self.asked is not None:
+            return
+        self.asked = asked
+        children = multiprocessing.active_children()
+        for child in children:
+            child.terminate()
+        if not self.polls:
+            raise asked
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, GRACE + bool(children))
+
+
+def _over() -> list[psutil.Process]:
+    """The processes that this one works for: those between it and the DVC that asked for it, or its parent."""
+    parents = psutil.Process().parents()
+    for i, parent in enumerate(parents):
+        try:
+            command = parent.cmdline()
+        except psutil.Error:
+            continue
+        if "DVC_STAGE" in os.environ and any(Path(word).stem == "dvc" for word in command[:4]):
+            return parents[: i + 1]
+    return parents[:1]
+
+
+LISTENER = Listener()
+
+
+def asked_to_stop() -> bool:
+    """Whether this process is to leave as soon as it has kept what it has."""
+    return LISTENER.asked is not None
 
 
 def for_each_seed(
@@ -78,33 +175,29 @@ def for_each_seed(
     # A fork saves importing torch again. It is safe while no thread of torch's has run: the parameters are checked on
     # the meta device for that reason. A GPU cannot be shared with a fork, and Apple's libraries have their own threads.
     context = get_context("fork" if sys.platform == "linux" and not on_gpu else "spawn")
-    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
+    with ProcessPoolExecutor(workers, context, _begin, (LISTENER.polls,)) as pool:
         content = checked.model_dump()
         done = {seed: pool.submit(_in_worker, work, content, entry, seed) for seed in checked.seeds}
-        return {seed: future.result() for seed, future in done.items()}
+        try:
+            return _results(done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _results(done: Mapping[int, Future[T]]) -> dict[int, T]:
+    """What came of every seed; if one failed, once all the others are done."""
+    wait(done.values())
+    return {seed: future.result() for seed, future in done.items()}
+
+
+def _begin(polls: bool) -> None:  # noqa: FBT001 - ProcessPoolExecutor passes by position
+    LISTENER.__init__()  # type: ignore[misc]
+    LISTENER.listen(polls=polls)
 
 
 def _in_worker(work: Callable[[params.Params, str, int], T], content: dict[str, Any], entry: str, seed: int) -> T:
     return work(params.check(content), entry, seed)
-
-
-class Lines:
-    """A file of one JSON object on each line, flushed line by line so that it can be followed while it grows."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("w", encoding="utf-8")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def write(self, content: object) -> None:
-        """Add a line."""
-        self.file.write(json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n")
-        self.file.flush()
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -116,7 +209,12 @@ def read_lines(path: Path) -> list[Any]:
 def write_json(path: Path, content: object) -> None:
     """Write `content` as JSON; NaN and infinity are errors."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(as_json(content))
+
+
+def as_json(content: object) -> bytes:
+    """`content` as the text of a JSON file; NaN and infinity are errors."""
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def read_json(path: Path) -> Any:

@@ -97,15 +97,3 @@ def test_a_stage_imports_what_it_uses(stage: str, unused: set[str]) -> None:
 def test_undefined_numbers_are_never_written(folder: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         stage.write_json(folder / "x.json", {"mse": float("nan")})
-
-
-def test_lines_can_be_followed_while_they_are_written(folder: Path) -> None:
-    path = folder / "new" / "curve.jsonl"
-    with stage.Lines(path) as lines:
-        lines.write({"step": 1, "train_loss": 0.5})
-        assert stage.read_lines(path) == [{"step": 1, "train_loss": 0.5}]
-        lines.file.write('{"step": 2, "tra')
-        lines.file.flush()
-        assert len(stage.read_lines(path)) == 1
-        with pytest.raises(ValueError, match="not JSON compliant"):
-            lines.write({"train_loss": float("nan")})

@@ -1,14 +1,12 @@
-"""A trained variant as one safetensors file: its weights, and in the header the configuration that rebuilds it."""
+"""A trained variant as one sealed file: its weights, and with them the configuration that rebuilds it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from autoencoders import sealed
 from autoencoders.base import Autoencoder
 from autoencoders.errors import UserError
 from autoencoders.variants import VARIANTS
@@ -16,25 +14,20 @@ from autoencoders.variants import VARIANTS
 
 def save(model: Autoencoder, path: Path | str) -> None:
     """Write a `model` that `build` or `load` made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, metadata={"autoencoder": json.dumps(model.configuration, sort_keys=True)})
+    sealed.write(Path(path), model.state_dict(), model.configuration)
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
     """The model in `path`, in evaluation mode on `device`. Loading runs no code from the file.
 
     Raises:
-        UserError: the file is not a model of this package.
+        UserError: the file is not a model of this package, or not as it was written.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            configuration = json.loads((file.metadata() or {})["autoencoder"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        tensors, configuration = sealed.read(Path(path))
         model = build(configuration["variant"], configuration["image"], configuration["parameters"])
         model.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (UserError, LookupError, TypeError, ValueError, RuntimeError) as error:
         msg = f"{path} is not a trained model of this project: {error}"
         raise UserError(msg) from error
     return model.to(device).eval()

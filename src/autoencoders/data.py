@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import itertools
-import os
 import shutil
 import socket
 import subprocess
@@ -86,12 +85,13 @@ class Data:
         return self.split("test").images
 
     def save(self, folder: Path) -> None:
-        """Write every split into a folder of its own: images.npy and labels.npy."""
+        """Write every split into a folder of its own: images.npy, labels.npy and their hashes."""
         for name, (everything, rows) in self.splits.items():
             shape = (len(rows), *self.image)
             storage.write(folder / name / "images.npy", shape, storage.select(everything.images, rows))
             labels = everything.labels[rows]
             storage.write(folder / name / "labels.npy", labels.shape, [labels], labels.dtype)
+            storage.seal(folder / name)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def fetch(name: str, cache: Path) -> tuple[Files, str]:
                 continue
         if source is not kept:
             for file in dataset.files:
-                write_atomically(cache / file, files[file])
+                storage.write_atomically(cache / file, files[file])
         return files, source.name
     msg = (
         f"data set {name!r} could not be had from any source:\n" + "\n".join(answers) + "\n"
@@ -199,20 +199,6 @@ def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArr
     order = np.random.default_rng(seed).permutation(len(rows))
     held = round(len(rows) * fraction)
     return rows[np.sort(order[held:])], rows[np.sort(order[:held])]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either all of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The message is written for the user: what is wrong, where, and what to do.
     """
+
+
+class Damaged(UserError):  # noqa: N818 - what the file is
+    """A file is not what was written."""

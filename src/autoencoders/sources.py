@@ -55,8 +55,8 @@ class Pairs(NamedTuple):
 class Source(Protocol):
     """Batches of the samples of an epoch, as stored."""
 
-    def start(self, epoch: int, order: NDArray[np.int64]) -> None:
-        """Begin an epoch whose samples come in `order`."""
+    def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
+        """Begin an epoch whose samples come in `order`; or go on with it after `done` batches."""
 
     def fetch(self) -> None:
         """Have the next batch ready; outside of what is recorded."""
@@ -86,8 +86,8 @@ class Resident:
         self.seen = torch.zeros_like(self.batches)  # the same among the versions
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
 
-    def start(self, epoch: int, order: NDArray[np.int64]) -> None:
-        """Begin an epoch."""
+    def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
+        """Begin an epoch, or go on with it."""
         chosen = order[: self.batches.numel()].reshape(self.batches.shape)
         for tensor, rows in (
             (self.batches, chosen),
@@ -95,7 +95,7 @@ class Resident:
         ):
             host = torch.from_numpy(rows)
             tensor.copy_(host.pin_memory() if tensor.is_cuda else host, non_blocking=True)
-        self.position.zero_()
+        self.position.fill_(done)
 
     def fetch(self) -> None:
         """Nothing is left to do."""
@@ -120,14 +120,14 @@ class Streamed:
         self.todo: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]] = iter(())
         self.x, self.y = (torch.empty_like(tensor, device=device) for tensor in self.free[0].tensors)
 
-    def start(self, epoch: int, order: NDArray[np.int64]) -> None:
-        """Begin an epoch."""
+    def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
+        """Begin an epoch, or go on with it."""
         while self.coming:  # what an epoch that broke off had asked for
             self.free.append(self.coming.popleft().result())
         count = len(order) // self.batch
         chosen = order[: count * self.batch].reshape(count, self.batch)
         seen = version(chosen, epoch, len(self.pairs.targets), len(self.pairs.inputs))
-        self.todo = zip(chosen, seen, strict=True)
+        self.todo = zip(chosen[done:], seen[done:], strict=True)
         for _ in range(AHEAD):
             self._ask()
 

@@ -1,17 +1,18 @@
 """The training loop: one function for every variant and every phase.
 
 The order of the data comes from (seed, epoch), all other randomness from a generator that is seeded with
-(seed, epoch) too: no epoch depends on how many random numbers an earlier one has drawn.
+(seed, epoch) too: no epoch depends on how many random numbers an earlier one has drawn. All that a training is at a
+moment is a `Snapshot`: from it the training goes on, in another process, to the same bits.
 """
 
 import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from multiprocessing import parent_process
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from autoencoders.sources import Pairs, Source, source
 Point: TypeAlias = dict[str, Any]  # step, time, and "train_…" or "validation_…" losses
 BATCH = 100  # samples at a time where nothing is learned: bounds the memory, and small ones stay in a CPU's cache
 EAGER_STEPS = 3  # before a step is recorded
+RISE = 1.5  # how many times its least a loss has to be for a divergence to have announced itself
 
 
 @dataclass
@@ -38,9 +40,35 @@ class Result:
     curve: list[Point] = field(default_factory=list)
     best_step: int = 0
     diverged_at_step: int = 0  # 0: it did not
+    cause: str = ""  # of the divergence, as far as the numbers tell
     images: int = 0  # seen in training
     seconds: float = 0.0  # of training, validation not counted
     validation_seconds: float = 0.0
+
+
+@dataclass
+class Snapshot:
+    """A training at one moment, complete: what its tensors hold, and everything else as JSON has it."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+class Keeper(Protocol):
+    """Where a training leaves its snapshots, and who may ask it to stop."""
+
+    def latest(self) -> Snapshot | None:
+        """The snapshot to go on from."""
+
+    def due(self) -> bool:
+        """Whether it is time for one; asked after every step."""
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Keep it; raises `Stopped` if the training is to end here."""
+
+
+class Stopped(Exception):  # noqa: N818 - as asked
+    """The training was asked to stop, and its snapshot is kept."""
 
 
 def train(
@@ -53,6 +81,7 @@ def train(
     how: How | None = None,
     label: str = "",
     follow: Callable[[str, Point], None] = lambda *_: None,
+    keeper: Keeper | None = None,
 ) -> dict[str, Result]:
     """Train a new `model` through all its phases, on the device that it is on.
 
@@ -66,18 +95,32 @@ def train(
         seed: of the data's order and the noise.
         how: precision, mode, how often to validate.
         label: what the progress is shown under.
-        follow: called with the phase's name and each point of its curve as soon as it is known.
+        follow: called with the phase's name and each point of its curve as soon as it is known; after a snapshot, with
+            those that are new since.
+        keeper: of snapshots; the training goes on from the one that it has.
 
     Returns:
         The result of each phase by name; a phase that diverges is the last one.
 
     Raises:
         UserError: a training step cannot be recorded on a GPU.
+        Stopped: the keeper said so.
     """
     how, images, validation = how or How(), Pairs.of(images), Pairs.of(validation)
     model.start_from(as_float(Pairs.of(images.targets).thinned(1000).targets).to(device_of(model)))
-    results = {}
-    for phase in model.phases():
+    results: dict[str, Result] = {}
+    snapshot = keeper.latest() if keeper else None
+    if snapshot:
+        results = {name: Result(**result) for name, result in snapshot.values["results"].items()}
+        model.load_state_dict(_under("model", snapshot.tensors))
+
+    def whole(here: Snapshot) -> Snapshot:
+        """What a phase is, with the weights of all of them and the results of those before."""
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        ended = {name: asdict(result) for name, result in results.items()}
+        return Snapshot(tensors | here.tensors, {"results": ended, **here.values})
+
+    for phase in model.phases()[len(results) :]:
         model.eval()
         results[phase.name] = fit(
             phase.module,
@@ -88,9 +131,15 @@ def train(
             how=how,
             label=f"{label} {phase.name}".strip(),
             follow=lambda point, name=phase.name: follow(name, point),  # type: ignore[misc]
+            snapshot=snapshot if snapshot and "step" in snapshot.values else None,
+            due=keeper.due if keeper else lambda: False,
+            keep=lambda here: keeper.keep(whole(here)) if keeper else None,
         )
+        snapshot = None
         if results[phase.name].diverged_at_step:
             break
+        if keeper and len(results) < len(model.phases()):
+            keeper.keep(whole(Snapshot({}, {})))
     model.eval()
     return results
 
@@ -106,6 +155,9 @@ def fit(
     label: str = "",
     follow: Callable[[Point], None] = lambda _: None,
     room: int | None = None,
+    snapshot: Snapshot | None = None,
+    due: Callable[[], bool] = lambda: False,
+    keep: Callable[[Snapshot], None] = lambda _: None,
 ) -> Result:
     """Train `module` and leave it with the weights whose validation loss was lowest.
 
@@ -123,6 +175,9 @@ def fit(
         label: what the progress is shown under.
         follow: called with each point of the curve as soon as it is known.
         room: bytes of samples that may lie on the device; more than that are read from disk on the way.
+        snapshot: of this training, to go on from; `module` has the weights of that moment.
+        due: asked after every step whether a snapshot is wanted.
+        keep: called with it.
     """
     device, count, steps = device_of(module), len(train.targets), budget.steps
     batch = min(budget.batch_size, count)
@@ -135,13 +190,14 @@ def fit(
     every = max(1, steps // how.points)
     checks = {math.ceil(steps * (i + 1) / how.validations) for i in range(how.validations)}
     curve = Curve(Progress(label, steps, batch), device, follow)
-    started = time.perf_counter()
-    for done in range(1, steps + 1):
-        if (done - 1) % per_epoch == 0:
-            epoch = (done - 1) // per_epoch + 1
-            rng = np.random.default_rng([seed, epoch])
-            batches.start(epoch, rng.permutation(count))
-            step.generator.manual_seed(int(rng.integers(2**62)))
+    state = State(step, check, curve, before=snapshot)
+    for done in range(state.done + 1, steps + 1):
+        epoch, batches_done = divmod(done - 1, per_epoch)
+        if batches_done == 0 or done == state.done + 1:
+            rng = np.random.default_rng([seed, epoch + 1])
+            batches.start(epoch + 1, rng.permutation(count), batches_done)
+            if batches_done == 0:
+                step.generator.manual_seed(int(rng.integers(2**62)))
         batches.fetch()
         run()
         if done % every == 0 or done == steps:
@@ -152,11 +208,73 @@ def fit(
             curve.put("validation", done, check(done))
         if curve.collect():
             break
+        if due() and done < steps:
+            keep(state.snapshot(done))
     curve.collect(wait=True)
-    validation_seconds = check.watch.seconds()
-    seconds = time.perf_counter() - started - validation_seconds
+    curve.progress.close()
+    seconds, validation_seconds = state.seconds()
     module.eval().load_state_dict(check.best)
-    return Result(curve.points, int(check.best_step), curve.diverged, done * batch, seconds, validation_seconds)
+    return Result(
+        curve.points, int(check.best_step), curve.diverged, curve.cause, done * batch, seconds, validation_seconds
+    )
+
+
+class State:
+    """What changes in the course of a phase's training, as one thing that can be read and written."""
+
+    def __init__(self, step: "Step", check: "Validation", curve: "Curve", before: Snapshot | None) -> None:
+        self.step, self.check, self.curve = step, check, curve
+        self.done, self.before, self.started = 0, (0.0, 0.0), time.perf_counter()
+        if before:
+            self._load(before)
+
+    def seconds(self) -> tuple[float, float]:
+        """Of training and of validation, those before the snapshot included."""
+        validation = self.check.watch.seconds()
+        return (
+            self.before[0] + time.perf_counter() - self.started - validation,
+            self.before[1] + validation,
+        )
+
+    def snapshot(self, done: int) -> Snapshot:
+        """The training after `done` steps; the module's own weights are not in it."""
+        self.curve.collect(wait=True)
+        sums = self.step.means.sums
+        return Snapshot(
+            {
+                **self._tensors(),
+                **{f"sum.{name}": value for name, value in sums.items()},
+                "generator": self.step.generator.get_state(),
+            },
+            {"step": done, "sums": list(sums), "curve": self.curve.points, "seconds": self.seconds()},
+        )
+
+    def _load(self, snapshot: Snapshot) -> None:
+        for name, tensor in self._tensors().items():
+            tensor.copy_(snapshot.tensors[name])
+        self.step.generator.set_state(snapshot.tensors["generator"])
+        device = self.step.done.device
+        self.step.means.sums = {name: snapshot.tensors[f"sum.{name}"].to(device) for name in snapshot.values["sums"]}
+        self.done, self.before = snapshot.values["step"], tuple(snapshot.values["seconds"])
+        self.step.done.fill_(self.done)
+        self.curve.go_on(snapshot.values["curve"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors that stay where they are."""
+        adam, check = self.step.optimiser, self.check
+        moments = {"mean": adam.means, "square": adam.squares, "count": adam.counts}
+        return {
+            **{f"{name}.{i}": tensor for name, tensors in moments.items() for i, tensor in enumerate(tensors)},
+            **{f"best.{name}": tensor for name, tensor in check.best.items()},
+            "best_loss": check.best_loss,
+            "best_step": check.best_step,
+            "alive": check.alive,
+        }
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of `tensors` whose names begin with `prefix` and a dot, without it."""
+    return {name.removeprefix(f"{prefix}."): each for name, each in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 class Step:
@@ -274,8 +392,8 @@ class Validation:
                 means.add(losses_of(self.module, batch, self.precision), weight=len(y))
             losses = means.take(self.count)
             better = (losses["loss"] < self.best_loss) & self.alive
-            self.best_loss = torch.where(better, losses["loss"], self.best_loss)
-            self.best_step = torch.where(better, step, self.best_step)
+            self.best_loss.copy_(torch.where(better, losses["loss"], self.best_loss))
+            self.best_step.copy_(torch.where(better, step, self.best_step))
             for name, value in self.module.state_dict().items():
                 self.best[name].copy_(torch.where(better, value, self.best[name]))
             self.module.train()
@@ -301,6 +419,12 @@ class Curve:
         self.coming: deque[tuple[str, int, list[str], Tensor, torch.cuda.Event | None]] = deque()
         self.points: list[Point] = []
         self.diverged = 0  # the step, 0: it did not
+        self.cause = ""
+
+    def go_on(self, points: list[Point]) -> None:
+        """Begin after `points`, which have been handed on already."""
+        self.points = points
+        self.progress.go_on(points[-1]["step"] if points else 0)
 
     def put(self, split: str, step: int, losses: Losses) -> None:
         """Send the losses of a split, as of `step`, on their way."""
@@ -322,15 +446,26 @@ class Curve:
             self.coming.popleft()
             losses = dict(zip(names, values.tolist(), strict=True))
             if not all(map(math.isfinite, losses.values())):
-                self.diverged = step
+                self.diverged, self.cause = step, self._cause(split, losses)
                 break
             point = {"step": step, "time": time.time(), **{f"{split}_{name}": value for name, value in losses.items()}}
             self.points.append(point)
             self.follow(point)
             self.progress.reached(step, split, losses["loss"])
-        if wait or self.diverged:
-            self.progress.close()
         return bool(self.diverged)
+
+    def _cause(self, split: str, losses: Mapping[str, float]) -> str:
+        """What the numbers before say about losses that are not finite."""
+        which = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
+        before = [point[f"{split}_loss"] for point in self.points if f"{split}_loss" in point]
+        if not before:
+            return f"{which} from the start: the initial weights, an input or a parameter of the model is too large"
+        if before[-1] > RISE * min(before):
+            return (
+                f"{which} after a loss of {before[-1]:.3g} that had been {min(before):.3g}: the learning rate is "
+                "probably too high"
+            )
+        return f"{which} after a loss of {before[-1]:.3g}: an overflow, a division by zero or the logarithm of one"
 
 
 @torch.no_grad()
@@ -425,7 +560,12 @@ class Progress:
         self.bar = tqdm(
             total=steps * batch, desc=label, unit=" img", unit_scale=True, disable=not self.live, leave=False
         )
-        self.started = time.perf_counter()
+        self.started, self.before = time.perf_counter(), 0
+
+    def go_on(self, step: int) -> None:
+        """Another process has done the first `step` steps."""
+        self.before = step
+        self.bar.update(step * self.batch)
 
     def reached(self, step: int, split: str, loss: float) -> None:
         """`step` steps are done, with this loss."""
@@ -434,10 +574,10 @@ class Progress:
         self.bar.update(step * self.batch - self.bar.n)
         if split == "validation" and not self.live and self.label:
             seconds = time.perf_counter() - self.started
-            left = seconds / step * (self.steps - step)
+            speed = (step - self.before) / seconds
             print(
                 f"{self.label}: step {step:,}/{self.steps:,}, train {self.losses.get('train', math.nan):.5g}, "
-                f"validation {loss:.5g}, {step * self.batch / seconds:,.0f} img/s, {left:.0f} s left",
+                f"validation {loss:.5g}, {speed * self.batch:,.0f} img/s, {(self.steps - step) / speed:.0f} s left",
                 flush=True,
             )
 

@@ -1,0 +1,68 @@
+"""Where a training's snapshots lie: two sealed files in a folder, so that one is whole whatever happens.
+
+A new snapshot is written beside the others before the last one becomes the previous one, and it the last one.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoencoders import sealed
+from autoencoders.errors import Damaged
+from autoencoders.training import Snapshot, Stopped
+
+INTERVAL = "AUTOENCODERS_CHECKPOINT"
+SECONDS = 10.0  # between two checkpoints, unless INTERVAL says otherwise
+SHARE = 0.01  # of the time that writing them may take at most: slow disks and large models get fewer
+LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+
+
+def interval() -> float:
+    """Seconds between two checkpoints of a training."""
+    return float(os.environ.get(INTERVAL) or SECONDS)
+
+
+@dataclass
+class Snapshots:
+    """A `training.Keeper` of the snapshots in `folder`."""
+
+    folder: Path
+    every: float = field(default_factory=interval)  # seconds
+    stop: Callable[[], bool] = lambda: False  # whether the training is to end after the next snapshot
+
+    def __post_init__(self) -> None:
+        self.next = time.monotonic() + self.every
+
+    def latest(self) -> Snapshot | None:
+        """The last snapshot, or the previous one if that is damaged; None if there is none that is whole."""
+        for path in (self.folder / LAST, self.folder / PREVIOUS):
+            if path.exists():
+                try:
+                    return Snapshot(*sealed.read(path))
+                except Damaged as damaged:
+                    print(f"{damaged}; the training goes on from an earlier point", flush=True)
+        return None
+
+    def due(self) -> bool:
+        """Whether the time is over, or the training is to stop."""
+        return time.monotonic() >= self.next or self.stop()
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Write the snapshot; raises `Stopped` if it is to be the last."""
+        began = time.monotonic()
+        new, last = self.folder / "new.safetensors", self.folder / LAST
+        sealed.write(new, snapshot.tensors, snapshot.values)
+        if last.exists():
+            last.replace(self.folder / PREVIOUS)
+        new.replace(last)
+        took = time.monotonic() - began
+        self.next = time.monotonic() + max(self.every, took / SHARE)
+        if self.stop():
+            raise Stopped
+
+    def clear(self) -> None:
+        """Remove them: the training is over."""
+        for name in ("new.safetensors", LAST, PREVIOUS):
+            (self.folder / name).unlink(missing_ok=True)
