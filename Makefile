@@ -5,7 +5,7 @@ export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint ui bench lock
+.PHONY: help repro test lint ui track doctor bench faults lock
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,15 @@ lint: .venv/ready  ## check style and types
 ui: .venv/ready  ## browse the runs in MLflow
 	@echo "The runs: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=results"
 	$(BIN)/mlflow ui --host 127.0.0.1
+
+track: .venv/ready  ## have MLflow show what is on disk, at MLFLOW_TRACKING_URI or in mlflow.db
+	$(BIN)/python -m pipeline.track
+
+doctor: .venv/ready  ## check data, cache, models, checkpoints and locks; say what is wrong and what mends it
+	$(BIN)/python -m pipeline.doctor
+
+faults: .venv/ready  ## kill, flip, fill and fuzz at full size: the table of faults/results.md
+	$(BIN)/python -W ignore -m faults
 
 bench: .venv/ready  ## measure the loop, the DAG and a peer: the tables of benchmarks/results.md
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r benchmarks/requirements.lock

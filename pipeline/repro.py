@@ -2,7 +2,8 @@
 
     python -m pipeline.repro --jobs 2
 
-It leaves what a plain `dvc repro` leaves: a stage's results do not depend on what runs beside it.
+It leaves what a plain `dvc repro` leaves: a stage's results do not depend on what runs beside it. While trainings run,
+`pipeline.track --follow` shows their curves in MLflow.
 """
 
 import concurrent.futures
@@ -21,10 +22,12 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from pipeline import paths, resources
+from pipeline import locks, paths, resources
 
+LEAVES_WITHIN = 5.0  # seconds
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item")
 
 
@@ -33,9 +36,15 @@ def main(
 ) -> None:
     """Run every stage whose results are out of date, several at a time, and say what came of each."""
     _use_this_python()
+    with _alone():
+        _main(jobs)
+
+
+def _main(jobs: int | None) -> None:
     from dvc.exceptions import DvcException  # noqa: PLC0415 - all of DVC; --help does without
     from dvc.repo import Repo  # noqa: PLC0415
 
+    locks.mend()
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # what it plans is said below, once it is done
     try:
         with Repo() as repo:
@@ -50,7 +59,7 @@ def main(
     if not plan.waiting:
         print("Data and pipelines are up to date.")
         return
-    with _interruptible():
+    with _interruptible(), _follower(plan):
         failed = Runner(plan, parameters, jobs).run()
     for name in failed:
         log = _log(name)
@@ -59,6 +68,44 @@ def main(
         skipped = f"; not run for that reason: {', '.join(sorted(plan.waiting))}" if plan.waiting else ""
         print(f"failed: {', '.join(failed)}{skipped}; the other results are kept", file=sys.stderr)
         sys.exit(1)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let two of these take turns: each would find the other's stages busy."""
+    lock = FileLock(Path(".dvc/tmp/pipeline.lock"))
+    lock_folder = Path(lock.lock_file).parent
+    lock_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("another `make repro` is at work here: waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _follower(plan: "Plan") -> Iterator[None]:
+    """Show the curves of trainings in MLflow while they run, if any are to run."""
+    if not any(name.startswith("train@") for name in plan.waiting):
+        yield
+        return
+    paths.LOGS.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pipeline.track", "--follow"]
+    with _log("track").open("w", encoding="utf-8") as file, subprocess.Popen(  # noqa: S603
+        command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:  # fmt: skip
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(LEAVES_WITHIN)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _use_this_python() -> None:

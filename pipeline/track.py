@@ -1,16 +1,25 @@
-"""track: project the results on disk to MLflow. A problem with it is a warning: the results on disk are the truth."""
+"""track: project what is on disk to MLflow. A problem with it is a warning: what is on disk is the truth.
+
+python -m pipeline.track             # everything, once
+python -m pipeline.track --follow    # the curves of trainings while they grow, until it is ended
+"""
 
 import os
-from pathlib import Path
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
+from filelock import FileLock, Timeout
 
 from autoencoders import tracking
 from autoencoders.comparison import flattened
 from autoencoders.metrics import METRICS
-from pipeline import results, stage
+from pipeline import paths, results, stage
 from pipeline.params import Params
 
+POLL = 4.0  # seconds between two looks at the curves
+PATIENCE = {"sqlite": 60.0, "other": 15.0}  # seconds that a locked database or a server is given to answer
 DESCRIPTION = """One run for each entry of `variants` in `params.yaml` and each seed. `test/…` was measured on the test
 split, `validation/…` on the one that weights and settings are picked by, `cost/…` is what the training took.
 `autoencoder/…` and `prior/…` are the losses of the training's phases by step.
@@ -18,21 +27,80 @@ split, `validation/…` on the one that weights and settings are picked by, `cos
 """
 
 
-def work(params: Params, _: stage.Provenance) -> None:
-    """Write every result that MLflow does not hold yet."""
-    # DVC runs queued experiments in a folder of their own and names the repository's root here.
-    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    runs = [_run(result, params) for result in results.collect(params)]
-    try:
-        written = tracking.project(runs, uri, root / "mlruns", description=DESCRIPTION + METRICS_TABLE)
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
-        sentence = " ".join(str(error).split())
-        print(f"warning: the runs could not be written to MLflow at {uri}: {sentence}")
-        print("The results on disk are complete; `python -m pipeline.track` writes them later.")
-    else:
-        print(f"MLflow at {uri}: {written} runs written, {len(runs) - written} were there already")
-        print(f"The runs: {tracking.page(uri)}" + (" (`make ui` serves them)" if uri.startswith("sqlite:") else ""))
+def main(
+    *, follow: Annotated[bool, typer.Option(help="Show the curves of trainings while they grow, until ended.")] = False
+) -> None:
+    """Have MLflow show what is on disk: at $MLFLOW_TRACKING_URI, or in mlflow.db."""
+    stage.run(_follow if follow else _once, None, variants=False, polls=follow)
+
+
+def _once(params: Params, _: stage.Provenance) -> None:
+    projector = tracking.Projector(_uri(), paths.root() / "mlruns")
+    collected = results.collect(params)
+    runs = [_result(result, params) for result in collected] + [run for _, run in _trainings(params)]
+    shown = list(dict.fromkeys(name for run in runs if run.result for name in run.result.metrics))
+    saved = max((result.cost["ended"] for result in collected), default=0.0)
+    until = time.monotonic() + PATIENCE["sqlite" if projector.uri.startswith("sqlite") else "other"]
+    done: dict[str, bool] = {}
+    while True:
+        problem = None
+        try:
+            projector.open(DESCRIPTION + METRICS_TABLE, shown, saved)
+            for run in runs:
+                if run.training not in done and (new := projector.project(run)) is not None:
+                    done[run.training] = new
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
+            problem = " ".join(str(error).split())
+        if (problem is None and len(done) == len(runs)) or time.monotonic() > until:
+            break
+        time.sleep(1)
+    if problem is not None:
+        print(f"warning: the runs could not be written to MLflow at {projector.uri}: {problem}")
+        print("The results on disk are complete; `make track` writes them later.")
+        return
+    count, left = sum(done.values()), len(runs) - len(done)
+    others = f", {left} are being written by another process" if left else ""
+    print(f"MLflow at {projector.uri}: {count} runs written, {len(done) - count} were there already{others}")
+    print(f"The runs: {tracking.page(projector.uri)}" + (" (`make ui` serves them)" if "sqlite:" in _uri() else ""))
+
+
+def _follow(params: Params, _: stage.Provenance) -> None:
+    os.nice(stage.BEHIND)
+    projector = tracking.Projector(_uri(), paths.root() / "mlruns")
+    before = {folder for folder, run in _trainings(params, finished=True) if run.status == tracking.FINISHED}
+    shown: dict[str, tuple[str, int]] = {}  # of each training: its status, how many points
+    told = ""
+    while True:
+        last = stage.asked_to_stop()
+        try:
+            _show(projector, params, before, shown)
+            told = ""
+        except Exception as error:  # noqa: BLE001 - it is tried again
+            problem = " ".join(str(error).split())
+            if problem != told:
+                print(f"MLflow at {projector.uri} does not answer, it is tried again: {problem}", flush=True)
+            told = problem
+        if last:
+            break
+        until = time.monotonic() + POLL
+        while time.monotonic() < until and not stage.asked_to_stop():
+            time.sleep(0.2)
+    for training in list(projector.held):
+        projector.leave(training)
+
+
+def _show(projector: tracking.Projector, params: Params, before: set[str], shown: dict[str, tuple[str, int]]) -> None:
+    """Have MLflow show the trainings as they are now, but those that were over `before`."""
+    if not projector.number:
+        projector.open(DESCRIPTION + METRICS_TABLE, [])
+    for folder, run in _trainings(params, finished=True):
+        now = run.status, len(run.history)
+        if folder not in before and shown.get(folder) != now and projector.project(run) is not None:
+            shown[folder] = now
+
+
+def _uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.root() / 'mlflow.db'}"
 
 
 # Okabe & Ito 2008: told apart by colour-blind eyes too; the seeds of an entry share one.
@@ -42,30 +110,85 @@ METRICS_TABLE = "| metric | unit | what it is |\n|---|---|---|\n" + "\n".join(
 )
 
 
-def _run(result: results.Result, params: Params) -> tracking.Run:
+def _trainings(params: Params, *, finished: bool = False) -> Iterator[tuple[str, tracking.Run]]:
+    """The trainings in the store, by their folders: those that run or were broken off, and those that are `finished`,
+    which may not be evaluated yet.
+    """
+    for folder in sorted(paths.checkpoints().glob("*-seed*")):
+        over = (folder / "finished.json").exists()
+        try:
+            about = stage.read_json(folder / "about.json")
+            curve = stage.read_lines(folder / "curve.jsonl")
+        except (OSError, ValueError):  # it begins or goes just now
+            continue
+        if over and not finished:
+            continue
+        status = tracking.FINISHED if over else tracking.RUNNING if _locked(FileLock(folder / "lock")) else "KILLED"
+        entry, seed = about["entry"], about["seed"]
+        how = {key: about[key] for key in ("device", "hardware", "precision", "mode")}
+        yield (
+            folder.name,
+            tracking.Run(
+                name=f"{entry}-seed{seed}",
+                about=f"Entry `{entry}`, seed {seed}: " + PROGRESS[status],
+                training=about["fingerprint"],
+                status=status,
+                started=about["begun"][0],
+                parameters=_parameters(about["parameters"] | {"seeds": seed}),
+                tags={**_tags(entry, about["parameters"], params), **how, "status": PROGRESS[status]},
+                history=curve,
+            ),
+        )
+
+
+PROGRESS = {
+    tracking.RUNNING: "in training",
+    tracking.KILLED: "broken off; `make repro` goes on from its last checkpoint",
+    tracking.FINISHED: "trained, not evaluated yet",
+}
+
+
+def _locked(lock: FileLock) -> bool:
+    """Whether a process holds the lock."""
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _parameters(sections: dict[str, Any]) -> dict[str, Any]:
+    return {key.replace("seeds", "seed"): value for key, value in flattened(sections)}
+
+
+def _tags(entry: str, parameters: dict[str, Any], params: Params) -> dict[str, str]:
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(params.variants)}
+    return {
+        "entry": entry,
+        "model": str(parameters[f"variants.{entry}"]["model"]),
+        "mlflow.source.name": "dvc repro",  # without a source MLflow hides the commit
+        "mlflow.source.type": "PROJECT",
+        "mlflow.runColor": colours.get(entry, COLOURS[-1]),
+    }
+
+
+def _result(result: results.Result, params: Params) -> tracking.Run:
     training = result.training
-    parameters = dict(flattened(result.parameters))
-    name = str(parameters["dataset.name"])
-    changed = training["uncommitted_changes"]
     metrics = {f"{split}/{key}": value for split, values in result.metrics.items() for key, value in values.items()}
     costs = {f"cost/{key}": value for key, value in results.costs(result).items()}
+    diverged = result.status != "finished"
     return tracking.Run(
         name=f"{result.entry}-seed{result.seed}",
         about=f"{result.about} Entry `{result.entry}`, seed {result.seed}: {result.status}.",
-        fingerprint=result.fingerprint,
+        training=result.cost["fingerprint"],
+        status=tracking.FAILED if diverged else tracking.FINISHED,
         started=result.cost["started"],
-        ended=result.cost["ended"],
-        diverged=result.status != "finished",
-        parameters={key.replace("seeds", "seed"): value for key, value in parameters.items()},
+        parameters=_parameters(result.parameters),
         tags={
-            "entry": result.entry,
-            "model": str(parameters[f"variants.{result.entry}.model"]),
+            **_tags(result.entry, result.parameters, params),
             "status": result.status,
-            "mlflow.source.name": "dvc repro",  # without a source MLflow hides the commit
-            "mlflow.source.type": "PROJECT",
             "mlflow.source.git.commit": training["commit"],
-            "mlflow.runColor": COLOURS[list(params.variants).index(result.entry) % len(COLOURS)],
-            "uncommitted_changes": ", ".join(changed) or "none",
+            "uncommitted_changes": ", ".join(training["uncommitted_changes"]) or "none",
             "dvc_experiment": training["experiment"] or "none",
             "device": training["device"],
             "hardware": training["hardware"],
@@ -76,14 +199,18 @@ def _run(result: results.Result, params: Params) -> tracking.Run:
             **{f"version.{name}": number for name, number in training["packages"].items()},
         },
         history=result.curve,
-        metrics=metrics | costs,
-        figures=sorted(result.folder.glob("*.png")),
-        weights=result.weights,
-        data=name,
-        data_digest=result.data_digest,
-        image=params.dataset.image,
+        result=tracking.Result(
+            fingerprint=result.fingerprint,
+            ended=result.cost["ended"],
+            metrics=metrics | costs,
+            figures=sorted(result.folder.glob("*.png")),
+            weights=None if diverged else result.weights,
+            data=str(result.parameters["dataset"]["name"]),
+            data_digest=result.data_digest,
+            image=params.dataset.image,
+        ),
     )
 
 
 if __name__ == "__main__":
-    typer.run(lambda: stage.run(work, None, variants=False))
+    typer.run(main)

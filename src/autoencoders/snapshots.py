@@ -14,7 +14,7 @@ from autoencoders.errors import Damaged
 from autoencoders.training import Snapshot, Stopped
 
 INTERVAL = "AUTOENCODERS_CHECKPOINT"
-SECONDS = 10.0  # between two checkpoints, unless INTERVAL says otherwise
+SECONDS = 5.0  # between two checkpoints, unless INTERVAL says otherwise
 SHARE = 0.01  # of the time that writing them may take at most: slow disks and large models get fewer
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 

@@ -1,0 +1,51 @@
+"""What a DVC that was killed in the middle of a write leaves behind: what is wrong with it, and what mends it."""
+
+import json
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+DVC_LOCK, BUSY = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
+TORN = (
+    "dvc.lock is damaged: it broke off while it was being written; `git checkout dvc.lock` or `rm dvc.lock` mends it, and "
+    "what was trained is not trained again"
+)
+
+
+def torn() -> bool:
+    """Whether `dvc.lock` is there but cannot be what DVC wrote."""
+    try:
+        content = YAML(typ="safe", pure=True).load(DVC_LOCK.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (YAMLError, ValueError):
+        return True
+    stages = content.get("stages") if isinstance(content, dict) else None
+    return not isinstance(stages, dict) or not all(
+        isinstance(stage, dict) and "cmd" in stage and "outs" in stage for stage in stages.values()
+    )
+
+
+def busy_list_torn() -> bool:
+    """Whether DVC's list of busy files broke off while it was being written, which stops every DVC."""
+    try:
+        json.loads(BUSY.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
+
+
+def mend() -> None:
+    """Mend what can be mended without a loss; stop with a sentence where someone has to choose.
+
+    Only for one who is alone with the repository: see `repro`.
+    """
+    if torn():
+        sys.exit(f"\n{TORN}\n")
+    if busy_list_torn():
+        BUSY.unlink(missing_ok=True)
+        print(f"removed {BUSY}, which a killed DVC had left unfinished", flush=True)
