@@ -2,15 +2,17 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
+import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 DVC_LOCK, BUSY = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
 TORN = (
-    "dvc.lock is damaged: it broke off while it was being written; `git checkout dvc.lock` or `rm dvc.lock` mends it, and "
-    "what was trained is not trained again"
+    "dvc.lock is damaged: it broke off while it was being written; `git checkout dvc.lock` or `rm dvc.lock` mends it, "
+    "and what was trained is not trained again"
 )
 
 
@@ -39,11 +41,27 @@ def busy_list_torn() -> bool:
     return False
 
 
+def at_work() -> list[int]:
+    """The process numbers of DVCs that are writing outputs here."""
+    try:
+        writing = json.loads(BUSY.read_text(encoding="utf-8"))["write"].values()
+    except (OSError, ValueError, LookupError, AttributeError):
+        return []
+    return sorted({int(each["pid"]) for each in writing if psutil.pid_exists(int(each["pid"]))})
+
+
 def mend() -> None:
     """Mend what can be mended without a loss; stop with a sentence where someone has to choose.
 
     Only for one who is alone with the repository: see `repro`.
     """
+    told = False
+    while running := at_work():
+        if not told:
+            numbers = ", ".join(map(str, running))
+            print(f"waiting for another DVC that is at work here, process {numbers}", flush=True)
+        told = True
+        time.sleep(0.2)
     if torn():
         sys.exit(f"\n{TORN}\n")
     if busy_list_torn():

@@ -24,7 +24,7 @@ import psutil
 from safetensors import SafetensorError
 
 from autoencoders.errors import UserError
-from pipeline import params, resources
+from pipeline import PARENT, params, resources
 
 Provenance: TypeAlias = dict[str, Any]
 T = TypeVar("T")
@@ -61,6 +61,7 @@ def run(
     """
     LISTENER.listen(polls=polls)
     try:
+        LISTENER.check(os.getppid() == PARENT)
         checked = params.load(variants=variants)  # imports the variants, and with them torch
         provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
         started = time.perf_counter()
@@ -105,6 +106,12 @@ class Listener:
             signal.siginterrupt(signal.SIGALRM, False)
             signal.setitimer(signal.ITIMER_REAL, 1, 1)
 
+    def check(self, wanted: bool) -> None:  # noqa: FBT001 - as an assertion
+        """Leave at once if this process is not wanted any more."""
+        if not wanted:
+            self.asked = Interrupted(signal.SIGTERM, orphaned=True)
+            raise self.asked
+
     def rest(self) -> None:
         """Let what is left to do be done."""
         if hasattr(signal, "setitimer"):
@@ -135,16 +142,22 @@ class Listener:
 
 
 def _over() -> list[psutil.Process]:
-    """The processes that this one works for: those between it and the DVC that asked for it, or its parent."""
+    """The processes that this one works for: its parent, or all up to the DVC that runs it and the runner of that."""
     parents = psutil.Process().parents()
-    for i, parent in enumerate(parents):
-        try:
-            command = parent.cmdline()
-        except psutil.Error:
-            continue
-        if "DVC_STAGE" in os.environ and any(Path(word).stem == "dvc" for word in command[:4]):
-            return parents[: i + 1]
-    return parents[:1]
+    asked_for = [i for i, parent in enumerate(parents) if _is_dvc(parent) or "pipeline.repro" in _command(parent)]
+    in_stage = "DVC_STAGE" in os.environ
+    return parents[: asked_for[-1] + 1 if asked_for and in_stage else 1]
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    return any(Path(word).stem == "dvc" for word in _command(process)[:4])
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 LISTENER = Listener()

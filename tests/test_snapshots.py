@@ -212,7 +212,7 @@ def test_snapshots_take_a_hundredth_of_the_time(tmp_path: Path, monkeypatch: pyt
     now = [0.0]
     monkeypatch.setattr("autoencoders.snapshots.time.monotonic", lambda: now[0])
     monkeypatch.setattr(sealed, "write", lambda path, *_: (now.__setitem__(0, now[0] + 2.0), path.touch()))
-    keeper = Snapshots(tmp_path, every=10.0)
+    keeper = Snapshots(tmp_path)
     assert not keeper.due()
     now[0] = 10.0
     assert keeper.due()

@@ -6,7 +6,7 @@ A new snapshot is written beside the others before the last one becomes the prev
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoders import sealed
@@ -15,13 +15,8 @@ from autoencoders.training import Snapshot, Stopped
 
 INTERVAL = "AUTOENCODERS_CHECKPOINT"
 SECONDS = 5.0  # between two checkpoints, unless INTERVAL says otherwise
-SHARE = 0.01  # of the time that writing them may take at most: slow disks and large models get fewer
+SHARE = 0.01  # of the time that writing them takes then at most: slow disks and large models get fewer
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
-
-
-def interval() -> float:
-    """Seconds between two checkpoints of a training."""
-    return float(os.environ.get(INTERVAL) or SECONDS)
 
 
 @dataclass
@@ -29,11 +24,13 @@ class Snapshots:
     """A `training.Keeper` of the snapshots in `folder`."""
 
     folder: Path
-    every: float = field(default_factory=interval)  # seconds
+    every: float | None = None  # seconds
     stop: Callable[[], bool] = lambda: False  # whether the training is to end after the next snapshot
 
     def __post_init__(self) -> None:
-        self.next = time.monotonic() + self.every
+        if self.every is None and (wanted := os.environ.get(INTERVAL)):
+            self.every = float(wanted)
+        self.next = time.monotonic() + (SECONDS if self.every is None else self.every)
 
     def latest(self) -> Snapshot | None:
         """The last snapshot, or the previous one if that is damaged; None if there is none that is whole."""
@@ -57,8 +54,8 @@ class Snapshots:
         if last.exists():
             last.replace(self.folder / PREVIOUS)
         new.replace(last)
-        took = time.monotonic() - began
-        self.next = time.monotonic() + max(self.every, took / SHARE)
+        ended = time.monotonic()
+        self.next = ended + (max(SECONDS, (ended - began) / SHARE) if self.every is None else self.every)
         if self.stop():
             raise Stopped
 

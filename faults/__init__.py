@@ -1,0 +1,1 @@
+"""What a user's machine may do to a run, done on purpose: `python -m faults`."""

@@ -1,0 +1,72 @@
+"""SIGKILL of whatever runs, at a random moment; the next run has to end in the same bits."""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from faults.rig import ENTRIES, Rig, moments
+from faults.table import Counts
+
+EARLY, IMPORTS = 0.1, 2.0  # share of the kills before a training has begun; seconds that takes
+LONGEST = {"ae": 1.5, "dae": 1.5, "vae": 1.5, "vqvae": 3.0}  # seconds of 600 steps, roughly
+TRAINS = tuple(f"train@{entry}" for entry in ENTRIES)
+
+
+def trainers(folder: Path, seed: int, count: int) -> Iterator[Counts]:
+    """`count` kills of every model's training, all models in each round; then one run, and all bits compared."""
+    rig = Rig(folder)
+    rounds = moments((seed, "trainers"), 1.0)
+    counts = {entry: Counts(f"SIGKILL of the trainer: {entry}", "same weights, metrics, report", count)
+              for entry in ENTRIES}  # fmt: skip
+    for _ in range(count):
+        rig.forget(*TRAINS)
+        hits = {entry: _kill_training(rig, entry, next(rounds)) for entry in ENTRIES}
+        rig.must(rig.start("dvc", "repro"))
+        wrong = rig.differs()
+        for entry, hit in hits.items():
+            mine = [name for name in wrong if entry in name or name == "comparison.csv"]
+            counts[entry].add(hit and not mine, f"{mine or 'never hit'}")
+    yield from counts.values()
+
+
+def _kill_training(rig: Rig, entry: str, moment: float) -> bool:
+    """Kill the training of an entry: one time in ten while it is still importing, else on its way."""
+    stage = f"train@{entry}"
+    command, early = ("dvc", "repro", "--single-item", stage), moment < EARLY
+    delay = moment / EARLY * IMPORTS if early else moment * LONGEST[entry]
+    when = (lambda: rig.of("pipeline.train", stage)) if early else (lambda: rig.training(entry))
+    return rig.hit(command, (stage,), when, delay, lambda: rig.of("pipeline.train")) and not rig.left_over()
+
+
+def stages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
+    """Kills of the other stages, of DVC, of the runner, and between two phases."""
+    rig = Rig(folder)
+    rounds = moments((seed, "stages"), 1.0)
+
+    def counted(what: str, *arguments: Any, again: tuple[str, ...] = ("dvc", "repro")) -> Counts:
+        counts = Counts(f"SIGKILL {what}", "same weights, metrics, report; nothing lives on", count)
+        command, forgotten, when, longest, whom = arguments
+        for moment in itertools.islice(rounds, count):
+            hit = rig.hit(command, forgotten, when, moment * longest, whom)
+            left = rig.left_over()
+            rig.must(rig.start(*again))
+            wrong = rig.differs()
+            counts.add(hit and not wrong and not left, f"{wrong or left or 'never hit'}")
+        return counts
+
+    for stage, longest in {"download": 3.0, "corrupt": 2.0, "evaluate@vqvae": 5.0, "report": 5.0}.items():
+        module = f"pipeline.{stage.partition('@')[0]}"
+        here = functools.partial(rig.of, module)
+        yield counted(f"during {stage}", ("dvc", "repro", "--single-item", stage), (stage,), here, longest, here)
+    trainer, trains = functools.partial(rig.of, "pipeline.train"), ("train@vae", "train@ae")
+    single = ("dvc", "repro", "--single-item", "train@vqvae")
+    yield counted("between autoencoder and prior", single, ("train@vqvae",), rig.in_prior, 0.05, trainer)
+    dvc = functools.partial(rig.of, "dvc", "repro")
+    yield counted("of DVC alone", ("dvc", "repro"), trains, trainer, 4.0, dvc)
+    side_by_side, runner = (
+        ("python", "-m", "pipeline.repro", "--jobs", "2"),
+        functools.partial(rig.of, "pipeline.repro"),
+    )
+    yield counted("of the runner alone", side_by_side, trains, trainer, 4.0, runner, again=side_by_side)

@@ -1,0 +1,193 @@
+"""A project that has run through, stages of which are taken back, broken off and run again."""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import psutil
+from ruamel.yaml import YAML
+
+from faults.project import Project
+
+EVERY = "0.1"  # seconds between two checkpoints: many, so that many kills hit one
+LEAVES_WITHIN = 5.0  # seconds
+PROVENANCE = {"started", "train_seconds", "images_per_second", "peak_memory_mib"}  # columns that differ by nature
+ENTRIES = ("ae", "dae", "vae", "vqvae")
+
+
+class Rig:
+    """The finished project, and what it must come back to."""
+
+    def __init__(self, folder: Path, *, steps: int = 600, seeds: int = 1) -> None:
+        self.project = Project(folder)
+        params = self.project.params()
+        params["training"]["steps"] = steps
+        params["seeds"] = list(range(seeds))
+        params["variants"]["vqvae"]["prior"]["training"]["steps"] = steps
+        self.project.write_params(params)
+        self.must(self.start("dvc", "repro"))
+        self.whole = self.digests()
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """What commands run with."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "DVC"))}
+        own = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.project.folder / "src"),
+            "DVC_NO_ANALYTICS": "true",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "AUTOENCODERS_CHECKPOINT": EVERY,
+        }
+        return kept | own | more
+
+    def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
+        """A command in the project, in a session of its own; what it says goes to a file."""
+        log = self.project.folder.parent / f"{self.project.folder.name}.log"
+        with log.open("w", encoding="utf-8") as file:
+            return subprocess.Popen(
+                command, cwd=self.project.folder, env=self.environment(**environment), text=True,
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def said(self) -> str:
+        """What the last command said."""
+        return (self.project.folder.parent / f"{self.project.folder.name}.log").read_text(encoding="utf-8")
+
+    def must(self, process: "subprocess.Popen[str]") -> None:
+        """Wait for a command that has to succeed."""
+        if process.wait(600) != 0:
+            msg = f"a run failed:\n{self.said()}"
+            raise RuntimeError(msg)
+
+    def forget(self, *stages: str) -> None:
+        """Take stages back: their outputs, what `dvc.lock` and DVC's run cache know of them, their checkpoints."""
+        lock = self.project.folder / "dvc.lock"
+        content = YAML(typ="safe", pure=True).load(lock)
+        for stage in stages:
+            for out in content["stages"].pop(stage, {}).get("outs", []):
+                if not out["path"].startswith("reports"):
+                    place = self.project.folder / out["path"]
+                    shutil.rmtree(place, ignore_errors=True)
+                    if place.is_file():
+                        place.unlink()
+        YAML().dump(content, lock)
+        shutil.rmtree(self.project.folder / ".dvc/cache/runs", ignore_errors=True)
+        for slot in (self.project.folder / "checkpoints").glob("*"):
+            shutil.rmtree(slot, ignore_errors=True)
+
+    def digests(self) -> dict[str, str]:
+        """What must be the same after every disturbance: data, weights, metrics, and the report but for its times."""
+        folder, found = self.project.folder, dict[str, str]()
+        for out, digest in self.project.lock().items():
+            if not out.startswith(("provenance", "reports")):
+                found[out] = digest
+        for path in sorted((folder / "reports").rglob("*")):
+            if path.suffix == ".json" or (path.suffix == ".png" and path.stem != "learning_curves"):
+                found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        table = pd.read_csv(folder / "reports/comparison.csv")
+        found["comparison.csv"] = table.drop(columns=list(PROVENANCE)).to_csv()
+        for curve in sorted((folder / "reports/curves").rglob("*.csv")):
+            found[str(curve.relative_to(folder))] = pd.read_csv(curve).drop(columns="seconds").to_csv()
+        return found
+
+    def differs(self) -> list[str]:
+        """What is not as it was, models rehashed from disk; empty if all is."""
+        now = self.digests()
+        return sorted(name for name in self.whole.keys() | now.keys() if self.whole.get(name) != now.get(name))
+
+    def at_work(self) -> list[psutil.Process]:
+        """All processes that work in the project."""
+        return [each for each in psutil.process_iter() if self._is_here(each)]
+
+    def _is_here(self, process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return process.cwd() == str(self.project.folder.resolve()) and process.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    def left_over(self) -> list[str]:
+        """The commands of what still works in the project when it should have left."""
+        until = time.monotonic() + LEAVES_WITHIN
+        while (here := self.at_work()) and time.monotonic() < until:
+            time.sleep(0.1)
+        names = []
+        for process in here:
+            with contextlib.suppress(psutil.Error):
+                names.append(" ".join(process.cmdline()))
+        return names
+
+    def of(self, *words: str) -> list[psutil.Process]:
+        """The processes in the project with all these words in their commands."""
+        found = []
+        for process in self.at_work():
+            with contextlib.suppress(psutil.Error):
+                if all(any(word in part for part in process.cmdline()) for word in words):
+                    found.append(process)
+        return found
+
+    def training(self, entry: str) -> bool:
+        """Whether the training of an entry has begun."""
+        return any((self.project.folder / "checkpoints").glob(f"{entry}-seed*/curve.jsonl"))
+
+    def in_prior(self) -> bool:
+        """Whether the autoencoder of the VQ-VAE is done and its prior has not got far."""
+        for curve in (self.project.folder / "checkpoints").glob("vqvae-seed*/curve.jsonl"):
+            lines = curve.read_text(encoding="utf-8").splitlines()
+            steps = [json.loads(line)["step"] for line in lines if line.endswith("}") and "autoencoder" in line]
+            return bool(steps) and steps[-1] == self.project.params()["training"]["steps"]
+        return False
+
+    def break_off(
+        self,
+        command: tuple[str, ...],
+        when: Callable[[], object],
+        delay: float,
+        whom: Callable[[], list[psutil.Process]],
+        number: signal.Signals = signal.SIGKILL,
+    ) -> bool:
+        """Run a command and, `delay` seconds after `when`, send a signal to `whom`.
+
+        Returns:
+            Whether it hit: the command had not ended.
+        """
+        process = self.start(*command)
+        while process.poll() is None and not when():
+            time.sleep(0.01)
+        time.sleep(delay)
+        victims = whom() if process.poll() is None else []
+        for victim in victims:
+            with contextlib.suppress(psutil.Error):
+                victim.send_signal(number)
+        process.wait(600)
+        return bool(victims)
+
+    def hit(
+        self,
+        command: tuple[str, ...],
+        forgotten: tuple[str, ...],
+        when: Callable[[], object],
+        delay: float,
+        whom: Callable[[], list[psutil.Process]],
+    ) -> bool:
+        """Take stages back and break the command off; one that was over by then is repeated and broken off earlier."""
+        for attempt in range(12):
+            self.forget(*forgotten)
+            if self.break_off(command, when, delay * 0.7**attempt, whom):
+                return True
+        return False
+
+
+def moments(seed: object, longest: float) -> Iterator[float]:
+    """Random delays up to `longest` seconds."""
+    rng = random.Random(str(seed))
+    while True:
+        yield rng.uniform(0, longest)
