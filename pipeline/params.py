@@ -8,6 +8,7 @@ without them a stage starts in a third of the time.
 import difflib
 import inspect
 import re
+import reprlib
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
@@ -23,6 +24,9 @@ from autoencoders.errors import UserError
 from autoencoders.parts import Kind, keys_of, kind_of
 
 PARAMS = Path("params.yaml")
+SHORT = reprlib.Repr()  # what of a value is shown
+SHORT.maxother, SHORT.maxlevel = 60, 3
+COPIES = 5  # of the weights in training: themselves, the best ones, gradients, two moments
 
 
 def one_of(allowed: typing.Iterable[str]) -> BeforeValidator:
@@ -119,7 +123,7 @@ class TrainingParams(How, Budget):
     """`training`: the budget that entries may override, and how every training runs."""
 
     device: Literal["auto", "cpu", "cuda"]
-    threads: PositiveInt
+    threads: Annotated[int, Field(ge=1, le=1024)]
 
 
 class Entry(Section):
@@ -199,7 +203,7 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
         params = params.model_copy(update={"variants": checked})
         problems += _contradictions(params)
     if problems:
-        raise UserError("\n".join(f"{source}: {problem}" for problem in problems))
+        raise UserError("\n".join(f"{source}: {_printable(problem)}" for problem in problems))
     return params
 
 
@@ -291,7 +295,7 @@ def _contradictions(params: Params) -> list[str]:
     from autoencoders import devices  # noqa: PLC0415
     from autoencoders.checkpoint import build  # noqa: PLC0415
 
-    problems = []
+    free, problems = devices.free_memory(), []
     if len(set(params.seeds)) < len(params.seeds):
         problems.append(f"seeds is {params.seeds}: each seed may stand there only once")
     if params.training.device == "cuda" and not torch.cuda.is_available():
@@ -303,10 +307,22 @@ def _contradictions(params: Params) -> list[str]:
         entry = params.entry(name)
         try:
             with torch.device("meta"):  # shapes alone: arithmetic on real tensors would start threads before a fork
-                build(entry.model, image, entry.arguments())
-        except (ValueError, TypeError, AssertionError, RuntimeError) as error:
-            problems.append(f"variants.{name} cannot be built for images of shape {image}: {error}")
+                model = build(entry.model, image, entry.arguments())
+        except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, MemoryError) as error:
+            problems.append(f"variants.{name} cannot be built for images of shape {image}: {_first(error)}")
+            continue
+        needed = COPIES * sum(each.numel() * each.element_size() for each in model.state_dict().values())
+        if needed > free:
+            problems.append(
+                f"variants.{name} is too large: to train it takes {needed / 2**30:,.0f} GiB for its weights alone, and "
+                f"{free / 2**30:,.1f} GiB are free"
+            )
     return problems
+
+
+def _first(error: BaseException) -> str:
+    """The first line of what torch says."""
+    return str(error).split("\n", 1)[0]
 
 
 def _sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[object, ...] = ()) -> list[str]:
@@ -334,8 +350,15 @@ def _allowed(problem: typing.Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, dict | list):
+        return SHORT.repr(value)  # a few lines of YAML can stand for more than a memory holds
     text = f'"{value}"' if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"  # noqa: PLR2004 - what fits on a line
+    return text if len(text) <= SHORT.maxother else text[: SHORT.maxother - 3] + "…"
+
+
+def _printable(text: str) -> str:
+    """On one line, with nothing that a terminal would obey."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _hint(value: object) -> str:

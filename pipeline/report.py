@@ -1,5 +1,6 @@
 """report: set all entries side by side, as CSV, Markdown and one HTML file, and hand the results to MLflow."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def _row(result: Result) -> dict[str, Any]:
     """One row of the CSV: what was measured (on the test split unless named), its cost, where it comes from."""
     listed = (*metrics.RECONSTRUCTION, *metrics.LIKELIHOOD, *metrics.CODES)
     validation = {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
-    return {
+    row = {
         "entry": result.entry,
         "model": result.parameters[f"variants.{result.entry}"]["model"],
         "seed": result.seed,
@@ -100,6 +101,7 @@ def _row(result: Result) -> dict[str, Any]:
         "python": result.training["python"],
         **result.training["packages"],
     }
+    return {name: comparison.spreadsheet(value) for name, value in row.items()}
 
 
 def _write_curves(params: Params, collected: list[Result]) -> None:
@@ -198,6 +200,7 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
         "metrics": _metrics(finished),
         "provenance": _provenance(params, collected),
         "parameters": PARAMS.read_text(encoding="utf-8"),
+        "fence": "`" * max(3, 1 + max(map(len, re.findall("`+", PARAMS.read_text(encoding="utf-8"))), default=0)),
         "folder": paths.REPORTS,
     }
 

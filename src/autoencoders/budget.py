@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from typing_extensions import TypedDict
 
 LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+Steps: TypeAlias = Annotated[int, Field(ge=1, le=100_000_000)]  # each has its learning rate in memory
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 Mode: TypeAlias = Literal["graph", "eager"]
 
@@ -16,7 +17,7 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    steps: PositiveInt
+    steps: Steps
     batch_size: PositiveInt
     learning_rate: LearningRate
 
@@ -33,7 +34,7 @@ class BudgetOverrides(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[misc]
 
-    steps: PositiveInt
+    steps: Steps
     batch_size: PositiveInt
     learning_rate: LearningRate
 

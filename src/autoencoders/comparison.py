@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from autoencoders.metrics import Metric, metric
 
@@ -127,13 +128,25 @@ def cell(mean: float, spread: float, digits: int, *, bold: bool) -> str:
 
 
 def render(name: str, context: Mapping[str, Any]) -> str:
-    """The template `name` filled with `context`; everything in an HTML template is escaped."""
+    """The template `name` filled with `context`: no value becomes markup, in HTML or in Markdown."""
     environment = Environment(
         loader=PackageLoader("autoencoders"),
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
+        finalize=None if name.endswith(".html.j2") else _no_html,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["verbatim"] = Markup
     return environment.get_template(name).render(context)
+
+
+def spreadsheet(value: Any) -> Any:
+    """A cell of a CSV file that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _no_html(value: Any) -> Any:
+    """Markdown hands HTML on as it is."""
+    return value.replace("<", "&lt;") if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -46,6 +46,7 @@ ANSWERS = (
     EOFError,  # truncated
 )
 FEWEST = 2  # images of a split: an interpolation needs two, a variance too
+LARGEST = 2**28  # bytes of a file of a published data set; one that unpacks to more is none
 NETWORK_TIMEOUT = 20.0  # seconds without an answer before a mirror counts as unreachable
 
 
@@ -307,15 +308,20 @@ def _read_tar(path: Path) -> Files:
     """The regular files of an archive by base name, read in memory: no member can write anywhere."""
     with tarfile.open(path) as archive:
         members = [member for member in archive if member.isfile()]
-        contents = {Path(m.name).name: file.read() for m in members if (file := archive.extractfile(m))}
-    wanted = {file for dataset in DATASETS.values() for file in dataset.files}
-    return dict(
-        _decompressed(name, content) for name, content in contents.items() if name.removesuffix(".gz") in wanted
-    )
+        named = [(Path(m.name).name, m) for m in members if m.size <= LARGEST]
+        wanted = [(name, m) for name, m in named if name.removesuffix(".gz") in KNOWN]
+        return dict(_decompressed(name, file.read()) for name, m in wanted if (file := archive.extractfile(m)))
 
 
 def _decompressed(name: str, content: bytes) -> tuple[str, bytes]:
-    return (name[:-3], gzip.decompress(content)) if name.endswith(".gz") else (name, content)
+    if not name.endswith(".gz"):
+        return name, content
+    with gzip.open(io.BytesIO(content)) as file:
+        plain = file.read(LARGEST + 1)
+    if len(plain) > LARGEST:
+        msg = f"{name} unpacks to more than {LARGEST / 2**20:.0f} MiB"
+        raise RuntimeError(msg)
+    return name[:-3], plain
 
 
 @contextlib.contextmanager
@@ -415,3 +421,4 @@ DATASETS = {
         parse=_parse_digits,
     ),
 }
+KNOWN = {file for dataset in DATASETS.values() for file in dataset.files}

@@ -82,7 +82,12 @@ def room(device: torch.device) -> int:
         return int(limit) * 2**20
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 4
-    return psutil.virtual_memory().available // 4
+    return free_memory() // 4
+
+
+def free_memory() -> int:
+    """Bytes of RAM that this machine has free."""
+    return psutil.virtual_memory().available
 
 
 class Stopwatch:

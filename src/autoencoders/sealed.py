@@ -19,6 +19,16 @@ from autoencoders.storage import write_atomically
 
 ENTRY = "autoencoder"  # of the header
 BLANK = "0" * 64
+UNREADABLE = (
+    OSError,
+    safetensors.SafetensorError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -45,6 +55,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             msg = f"{path} is damaged: its content does not have the SHA-256 that it states"
             raise Damaged(msg)
         return codec.load(content), about
-    except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         msg = f"{path} cannot be read: {' '.join(str(error).split())}"
         raise Damaged(msg) from error

@@ -10,9 +10,10 @@ under the uniform prior of the training, less under the prior that is learned af
 
 import math
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -32,7 +33,7 @@ class PriorParams(TypedDict):
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
     width: PositiveInt
-    layers: PositiveInt
+    layers: Annotated[int, Field(ge=1, le=100)]
     heads: PositiveInt
     training: BudgetOverrides
 

@@ -1,0 +1,121 @@
+"""Parameters that nobody would write: refused by key before any work, or accepted and able to run."""
+
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as with_seed
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from autoencoders import checkpoint, training
+from autoencoders.budget import Budget, How
+from autoencoders.errors import UserError
+from autoencoders.sources import Pairs
+from faults.project import REPOSITORY
+from faults.table import Counts
+from pipeline import params
+
+DEFAULT: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
+SENTENCE = re.compile(r"params\.yaml: .+")
+ODD: tuple[Any, ...] = (
+    None, True, False, 0, 1, 2, 3, 5, 7, 32, -1, 10**6, 10**12, 10**30, 2**31, 2**63, 0.0, -0.0, 1e-300, 1e300, 0.5, 1.0,
+    float("nan"), float("inf"), -float("inf"), "", " ", "1e-3", "0.5", "nan", "auto", "cpu", "cuda", "ae", "vqvae",
+    "mlp", "patches", "conv", "codebook", "logistic", "bernoulli", "digits", "cifar10", "../../etc", "$(touch pwned)",
+    "`id`", "<script>alert(1)</script>", "=1+1", "| |", "\x00", "ü" * 300, [], [[]], [0, 0], [1, 2], {}, {"name": "mlp"},
+    {"name": "patches", "width": 8}, {"a": {"b": {"c": 1}}},
+)  # fmt: skip
+
+
+def places(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where in nested mappings and lists there is something to change."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        yield (*at, key)
+        yield from places(value, (*at, key))
+
+
+@st.composite
+def changed(draw: st.DrawFn) -> Any:
+    """The default parameters after one to three changes: another value, a key gone, a key too many."""
+    content = copy.deepcopy(DEFAULT)
+    for _ in range(draw(st.integers(1, 3))):
+        there = list(places(content))
+        if not there:
+            break
+        *above, key = draw(st.sampled_from(there))
+        section = content
+        for each in above:
+            section = section[each]
+        what = draw(st.sampled_from(["near", "near", "value", "value", "gone", "more"]))
+        if what == "gone":
+            del section[key]
+        elif what == "near" and type(section[key]) is int:
+            section[key] = draw(st.integers(1, 40))
+        elif what == "near" and type(section[key]) is float:
+            section[key] = draw(st.floats(0.01, 1.0))
+        else:
+            value = draw(st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=20))
+            new = draw(st.text(max_size=10)) if what == "more" and isinstance(section, dict) else key
+            section[new] = copy.deepcopy(value)
+    return content
+
+
+def fuzz(folder: Path, seed: int, count: int) -> Iterator[Counts]:
+    """Parameters made up by hypothesis; those that are accepted are trained with for two steps."""
+    counts = Counts("fuzzed params.yaml", "refused by key before any stage, or accepted and runs", count)
+    accepted: set[str] = set()
+    folder.mkdir(exist_ok=True)
+
+    @with_seed(seed)
+    @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(changed())
+    def one(content: Any) -> None:
+        if counts.tried < count:
+            counts.add(*outcome(content, accepted))
+
+    while counts.tried < count:  # hypothesis stops early where it thinks that it has seen all
+        one()
+        seed += 1
+        one = with_seed(seed)(one)
+    counts.remark = f"{len(accepted)} different ones were accepted, and trained with"
+    yield counts
+
+
+def outcome(content: Any, accepted: set[str]) -> tuple[bool, str]:
+    """Whether parameters are refused in sentences, or can be trained with; and what happened instead."""
+    try:
+        checked = params.check(content)
+    except UserError as error:
+        lines = str(error).splitlines()
+        return all(SENTENCE.fullmatch(line) for line in lines), f"refused as {error}"
+    except Exception as error:  # noqa: BLE001 - that is what is counted
+        return False, f"{content}: {type(error).__name__}: {error}"
+    try:
+        for name in checked.variants:
+            _run(checked, name, accepted)
+    except UserError:
+        return True, ""
+    except Exception as error:  # noqa: BLE001
+        return False, f"accepted, and then {type(error).__name__}: {error} in {content}"
+    return True, ""
+
+
+def _run(checked: params.Params, name: str, accepted: set[str]) -> None:
+    """Train one entry for two steps, unless it was the same in another case."""
+    entry, image = checked.entry(name), checked.dataset.image
+    key = repr((entry, image))
+    if key in accepted:
+        return
+    accepted.add(key)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *image), dtype=np.uint8)
+    model = checkpoint.build(entry.model, image, entry.arguments(), 0)
+    budget = Budget(steps=2, batch_size=2, learning_rate=min(checked.training.learning_rate, 0.01))
+    phase = model.phases()[0]
+    training.fit(phase.module, Pairs(pixels, pixels), Pairs(pixels, pixels), budget, seed=0,
+                 how=How(mode="eager"))  # fmt: skip

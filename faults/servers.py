@@ -1,0 +1,121 @@
+"""A real `mlflow server` with proxied artifacts, on SQLite or PostgreSQL, that can be killed, frozen and started again."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STARTS_WITHIN = 120.0  # seconds, on a busy machine
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """`mlflow server` on loopback, with its artifacts in a folder."""
+
+    def __init__(self, folder: Path, database: str | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.port = folder, free_port()
+        self.database = database or f"sqlite:///{folder.resolve() / 'server.db'}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        """What MLFLOW_TRACKING_URI is set to."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, and wait until it answers."""
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+                   "--workers", "1", "--backend-store-uri", self.database,
+                   "--artifacts-destination", str(self.folder.resolve() / "artifacts")]  # fmt: skip
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")} | {"PATH": path}
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
+                env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            )  # fmt: skip
+        until = time.monotonic() + STARTS_WITHIN
+        while wait and not self.answers():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError((self.folder / "server.log").read_text(encoding="utf-8")[-2000:])
+            time.sleep(0.1)
+
+    def answers(self) -> bool:
+        """Whether it does."""
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes: SIGKILL, or SIGSTOP to let it hang and SIGCONT to let it go on."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            if number == signal.SIGKILL:
+                self.process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.signal(signal.SIGKILL)
+
+
+@contextmanager
+def serving(folder: Path, database: str | None = None) -> Iterator[Server]:
+    """A server that runs for as long as the block."""
+    server = Server(folder, database)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def postgresql_programs() -> Path | None:
+    """Where Debian has PostgreSQL's programs, or the PATH; None if it is not installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    there = shutil.which("initdb")
+    return found[-1].parent if found else Path(there).parent if there else None
+
+
+@contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """A PostgreSQL of its own on loopback; yields its address. It refuses to run as root: then the user postgres does."""
+    programs = postgresql_programs()
+    assert programs is not None
+    folder.mkdir(parents=True)
+    place, port, as_user = folder / "postgres", free_port(), list[str]()
+    place.mkdir()
+    if os.geteuid() == 0:
+        user = pwd.getpwnam("postgres")
+        os.chown(place, user.pw_uid, user.pw_gid)
+        for parent in (place, *place.parents):
+            parent.chmod(parent.stat().st_mode | 0o111)
+        as_user = ["runuser", "-u", "postgres", "--"]
+
+    def run(*command: str) -> None:
+        subprocess.run([*as_user, *command], cwd="/", check=True, capture_output=True)
+
+    run(str(programs / "initdb"), "--auth=trust", "--username=mlflow", "--no-sync", "-D", str(place / "data"))
+    options = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories={place} -c fsync=off"
+    control = [str(programs / "pg_ctl"), "-D", str(place / "data"), "-w"]
+    run(*control, "-l", str(place / "log"), "-o", options, "start")
+    try:
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        run(*control, "-m", "immediate", "stop")

@@ -1,0 +1,77 @@
+"""A tracking server that is killed and started again while trainings run."""
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from faults.rig import ENTRIES, Rig
+from faults.servers import Server, serving
+from faults.table import Counts
+from pipeline import stage
+
+TRAINS = tuple(f"train@{entry}" for entry in ENTRIES)
+
+
+def outages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
+    """SIGKILL of the server every few seconds; nothing may be lost, nothing doubled, no training end."""
+    rng = random.Random(f"{seed} tracker")
+    rig = Rig(folder, steps=2500, seeds=2)
+    lost = Counts("tracker killed and restarted: trainings lost", "none", count)
+    points = Counts("tracker killed and restarted: points lost or doubled", "none", count)
+    rounds = 0
+    while lost.tried < count:
+        rounds += 1
+        rig.forget(*TRAINS, "report")
+        with serving(folder.parent / f"server{rounds}") as server:
+            outages = _disturbed(rig, server, rng, count - lost.tried)
+            rig.must(rig.start("python", "-m", "pipeline.track", MLFLOW_TRACKING_URI=server.uri))
+            wrong, differs = compare(rig, server.uri), rig.differs()
+        for _ in range(outages):
+            lost.add(not differs, f"{differs}")
+            points.add(not wrong, f"{wrong}")
+    lost.remark = points.remark = f"in {rounds} runs of the pipeline, 8 trainings each"
+    yield lost
+    yield points
+
+
+def _disturbed(rig: Rig, server: Server, rng: random.Random, most: int) -> int:
+    """A run of the pipeline during which the server is killed again and again; how often."""
+    process = rig.start("python", "-m", "pipeline.repro", "--jobs", "2", MLFLOW_TRACKING_URI=server.uri)
+    outages = 0
+    while process.poll() is None and outages < most:
+        time.sleep(rng.uniform(1, 5))
+        server.kill()
+        outages += 1
+        time.sleep(rng.uniform(0, 4))
+        server.start()
+    rig.must(process)
+    return outages
+
+
+def compare(rig: Rig, uri: str) -> list[str]:
+    """What MLflow shows otherwise than the files have it: runs and points that lack, that are too many, that differ."""
+    client, wrong = MlflowClient(uri), list[str]()
+    experiment = client.get_experiment_by_name("autoencoders")
+    if experiment is None:
+        return ["there is no experiment"]
+    for file in sorted((rig.project.folder / "provenance/train").glob("*/seed*.jsonl")):
+        name = f"{file.parent.name}-{file.stem}"
+        runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+        if [run.info.status for run in runs] != ["FINISHED"]:
+            wrong.append(f"{name}: {[run.info.status for run in runs]}")
+            continue
+        expected: dict[str, list[tuple[int, float, int]]] = {}
+        for point in stage.read_lines(file):
+            for loss, value in point.items():
+                if loss not in {"phase", "step", "time"}:
+                    at = point["step"], value, round(point["time"] * 1000)
+                    expected.setdefault(f"{point['phase']}/{loss}", []).append(at)
+        for loss, points in expected.items():
+            history = client.get_metric_history(runs[0].info.run_id, loss)
+            found = sorted((point.step, point.value, point.timestamp) for point in history)
+            if found != sorted(points):
+                wrong.append(f"{name} {loss}: {len(found)} points, {len(points)} on disk")
+    return wrong
