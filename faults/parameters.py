@@ -23,11 +23,11 @@ from pipeline import params
 DEFAULT: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
 SENTENCE = re.compile(r"params\.yaml: .+")
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, 1, 2, 3, 5, 7, 32, -1, 10**6, 10**12, 10**30, 2**31, 2**63, 0.0, -0.0, 1e-300, 1e300, 0.5, 1.0,
-    float("nan"), float("inf"), -float("inf"), "", " ", "1e-3", "0.5", "nan", "auto", "cpu", "cuda", "ae", "vqvae",
+    None, True, False, 0, 1, 2, 3, 5, 7, 32, -1, 10**6, 10**12, 10**30, 2**31, 2**63, 0.0, -0.0, 1e-300, 1e300, 0.5,
+    1.0, float("nan"), float("inf"), -float("inf"), "", " ", "1e-3", "0.5", "nan", "auto", "cpu", "cuda", "ae", "vqvae",
     "mlp", "patches", "conv", "codebook", "logistic", "bernoulli", "digits", "cifar10", "../../etc", "$(touch pwned)",
-    "`id`", "<script>alert(1)</script>", "=1+1", "| |", "\x00", "ü" * 300, [], [[]], [0, 0], [1, 2], {}, {"name": "mlp"},
-    {"name": "patches", "width": 8}, {"a": {"b": {"c": 1}}},
+    "`id`", "<script>alert(1)</script>", "=1+1", "| |", "\x00", "ü" * 300, [], [[]], [0, 0], [1, 2], {},
+    {"name": "mlp"}, {"name": "patches", "width": 8}, {"a": {"b": {"c": 1}}},
 )  # fmt: skip
 
 

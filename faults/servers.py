@@ -1,4 +1,4 @@
-"""A real `mlflow server` with proxied artifacts, on SQLite or PostgreSQL, that can be killed, frozen and started again."""
+"""A real `mlflow server` with proxied artifacts, on SQLite or PostgreSQL, that can be killed, frozen and restarted."""
 
 import contextlib
 import os
@@ -95,7 +95,7 @@ def postgresql_programs() -> Path | None:
 
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL of its own on loopback; yields its address. It refuses to run as root: then the user postgres does."""
+    """A PostgreSQL of its own on loopback; yields its address. It refuses to run as root, so the user postgres does."""
     programs = postgresql_programs()
     assert programs is not None
     folder.mkdir(parents=True)

@@ -1,0 +1,125 @@
+"""The fault suite at full size, or a share of it: a table of promises, how often each was tried and how often kept.
+
+python -m faults                     # everything: about an hour and a half on 2 cores
+python -m faults --share 0.1         # a tenth of every family
+python -m faults --only trainers --only flips
+"""
+
+import json
+import math
+import multiprocessing
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from autoencoders import devices
+from faults import files, hostile, kills, parameters, tracker
+from faults.table import Counts
+from pipeline import resources
+
+Family = Callable[[Path, int, int], Iterator[Counts]]
+FAMILIES: dict[str, tuple[Family, int, int]] = {  # how often at full size, and in how many parts
+    "trainers": (kills.trainers, 50, 2),
+    "stages": (kills.stages, 10, 2),
+    "fuzz": (parameters.fuzz, 10_000, 2),
+    "two": (files.two_at_once, 20, 1),
+    "tracker": (tracker.outages, 20, 1),
+    "repeats": (files.repeats, 10, 1),
+    "disk": (files.full_disk, 10, 1),
+    "writes": (files.writes, 100, 1),
+    "flips": (files.flips, 1000, 1),
+    "hostile": (hostile.attacks, 1, 1),
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(
+    *,
+    seed: Annotated[int, typer.Option(help="Of the moments, bytes and parameters.")] = 0,
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="Of the full size.")] = 1.0,
+    only: Annotated[list[str] | None, typer.Option(help=f"Families: {', '.join(FAMILIES)}.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Families at a time; one per CPU by default.")] = None,
+) -> None:
+    """Disturb the pipeline in every way that is promised to do no harm, and count."""
+    wanted = list(dict.fromkeys(only or FAMILIES))
+    if unknown := set(wanted) - set(FAMILIES):
+        sys.exit(f"there is no family {', '.join(sorted(unknown))}; there are {', '.join(FAMILIES)}")
+    began, rows = time.monotonic(), dict[str, Counts]()
+    place = Path(tempfile.mkdtemp(prefix="faults-"))
+    pool = ProcessPoolExecutor(jobs or resources.cpus(), multiprocessing.get_context("spawn"), max_tasks_per_child=1)
+    with pool:
+        running = {}
+        for name in wanted:
+            _, full, parts = FAMILIES[name]
+            for part in range(parts):
+                count = math.ceil(full * share / parts)
+                running[pool.submit(_run, name, place / f"{name}{part}", seed * 100 + part, count)] = (
+                    f"{name} {part + 1}"
+                )
+        for future in as_completed(running):
+            for counts in future.result():
+                rows[counts.fault] = _sum(rows.get(counts.fault), counts)
+            print(f"{(time.monotonic() - began) / 60:.0f} min: {running[future]} is done", flush=True)
+    shutil.rmtree(place, ignore_errors=True)
+    text = _table(list(rows.values()), seed, share, time.monotonic() - began)
+    print(text)
+    if share == 1.0 and not only:
+        RESULTS.with_suffix(".md").write_text(text, encoding="utf-8")
+        content = json.dumps([asdict(row) for row in rows.values()], indent=2)
+        RESULTS.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
+    sys.exit(any(row.kept < row.tried for row in rows.values()))
+
+
+def _run(name: str, folder: Path, seed: int, count: int) -> list[Counts]:
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True)
+    family, *_ = FAMILIES[name]
+    try:
+        return list(family(folder / "project" if name in NEED_A_PROJECT else folder, seed, count))
+    except Exception as error:  # noqa: BLE001 - the other families go on
+        return [Counts(name, "runs at all", count, tried=1, broken=[f"{type(error).__name__}: {error}"])]
+
+
+NEED_A_PROJECT = {"trainers", "stages", "two", "tracker", "repeats", "disk"}
+
+
+def _sum(before: Counts | None, more: Counts) -> Counts:
+    if before is None:
+        return more
+    return replace(
+        more,
+        full=before.full + more.full,
+        kept=before.kept + more.kept,
+        tried=before.tried + more.tried,
+        broken=before.broken + more.broken,
+    )
+
+
+def _table(rows: list[Counts], seed: int, share: float, seconds: float) -> str:
+    lines = [
+        "# What was done to it, and what came of it",
+        "",
+        (
+            f"`python -m faults{'' if share == 1 else f' --share {share}'} --seed {seed}` on {resources.cpus()} cores "
+            f"of {devices.describe(torch.device('cpu')).partition(',')[0]}, {platform.system()}, Python "
+            f"{platform.python_version()}, torch {torch.__version__}; {seconds / 60:.0f} minutes. The pipeline runs on "
+            "the embedded digits, with a checkpoint every 0.1 s."
+        ),
+        "",
+        "| fault | promise | kept | |",
+        "|---|---|---:|---|",
+    ]
+    for row in sorted(rows, key=lambda row: row.fault):
+        broken = f" broken: {row.broken[0][:200]}" if row.broken else ""
+        lines.append(f"| {row.fault} | {row.promise} | {row.kept:,} of {row.tried:,} | {row.remark}{broken} |")
+    return "\n".join([*lines, ""])
