@@ -47,7 +47,7 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
         if end["diverged_at_step"]
     ]
     if diverged:
-        return {"status": diverged[0], "about": about, "pixels": None, "metrics": {}, "undefined": {}}
+        return {"status": diverged[0], "about": about, "pixels": None, "metrics": {}, "undefined": {}, "symptoms": []}
     device = devices.prepare(params.training.device, params.training.threads)
     model = checkpoint.load(paths.MODELS / name / f"seed{seed}.safetensors", device)
     measured = {"validation": _validation(params, model), "test": _test(params, model)}
@@ -63,6 +63,7 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
         "pixels": model.pixels,
         "metrics": finite,
         "undefined": dict(model.undefined) | infinite,
+        "symptoms": model.symptoms(measured["validation"]),
     }
 
 

@@ -1,9 +1,11 @@
 """What a DVC that was killed in the middle of a write leaves behind: what is wrong with it, and what mends it."""
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 from ruamel.yaml import YAML
@@ -25,8 +27,13 @@ def torn() -> bool:
     except (YAMLError, ValueError):
         return True
     stages = content.get("stages") if isinstance(content, dict) else None
-    return not isinstance(stages, dict) or not all(
-        isinstance(stage, dict) and "cmd" in stage and "outs" in stage for stage in stages.values()
+    return not isinstance(stages, dict) or not all(map(_whole, stages.values()))
+
+
+def _whole(stage: Any) -> bool:
+    outs = stage.get("outs") if isinstance(stage, dict) and "cmd" in stage else None
+    return isinstance(outs, list) and all(
+        isinstance(out, dict) and re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(out.get("md5"))) for out in outs
     )
 
 

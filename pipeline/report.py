@@ -147,14 +147,17 @@ def _write_metrics(params: Params, collected: list[Result]) -> None:
 
 def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dict[str, Any]:
     """What the templates show."""
-    finished = rows[rows["status"] == "finished"]
+    finished, reference = rows[rows["status"] == "finished"], params.corruption.train
     pixels = sorted({result.pixels for result in collected if result.pixels})
 
     def table(title: str, note: str, names: Iterable[str]) -> comparison.Table:
         return comparison.table(title, note, finished, names, pixels)
 
+    glance = table("At a glance", f"Denoising MSE: {reference.kind} at level {reference.level}.", metrics.HEADLINE)
+    for name in params.variants:
+        if name not in set(finished["entry"]):
+            glance.rows.append([name, *["diverged"] * (len(glance.header) - 1)])
     noise = [name for name in map(str, finished) if name.startswith("denoising_") and name != "denoising_mse"]
-    reference = params.corruption.train
     seeds = f"{len(params.seeds)} seeds" if len(params.seeds) > 1 else "one seed"
     return {
         "title": f"Autoencoders on {params.dataset.name}",
@@ -164,13 +167,16 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
             "where there is one seed or all agree; the best mean in bold."
         ),
         "problems": [
-            f"{r.entry}, seed {r.seed}: {r.status}; it counts nowhere below"
-            for r in collected
-            if r.status != "finished"
+            *(f"{r.entry}, seed {r.seed}: {symptom}" for r in collected for symptom in r.symptoms),
+            *(
+                f"{r.entry}, seed {r.seed}: {r.status}; it counts nowhere below"
+                for r in collected
+                if r.status != "finished"
+            ),
         ],
         "differences": comparison.differences(params.variants),
         "tables": [
-            table("At a glance", f"Denoising MSE: {reference.kind} at level {reference.level}.", metrics.HEADLINE),
+            glance,
             table(
                 "The same on the validation split",
                 "By these, settings and budgets are picked.",

@@ -24,6 +24,7 @@ class Result:
     pixels: str | None  # what a pixel is to the model's likelihood, if it has one
     metrics: dict[str, dict[str, float]]  # by split, "validation" and "test"; empty if it did not finish
     undefined: dict[str, str]  # metric or figure → why there is none
+    symptoms: list[str]  # what is wrong with a model that finished
     outcome: dict[str, dict[str, int]]  # phase → best_step, diverged_at_step
     training: dict[str, Any]  # where and how it was trained
     cost: dict[str, Any]  # of this seed's training: started, ended, phases, peak_memory_mib

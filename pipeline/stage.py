@@ -103,7 +103,6 @@ class Listener:
             signal.signal(number, lambda number, _: self._ask(Interrupted(number)))
         if hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, self._look)
-            signal.siginterrupt(signal.SIGALRM, False)
             signal.setitimer(signal.ITIMER_REAL, 1, 1)
 
     def check(self, wanted: bool) -> None:  # noqa: FBT001 - as an assertion

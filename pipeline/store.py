@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
@@ -134,6 +134,12 @@ class Log:
         self.known = {_name(json.loads(line)) for line in whole.splitlines()}
         self.file = path.open("ab")
         self.file.truncate(len(whole))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
     def write(self, point: Mapping[str, Any]) -> None:
         """Add a point that is not there yet, for everyone to see."""

@@ -187,6 +187,7 @@ def _result(result: results.Result, params: Params) -> tracking.Run:
         tags={
             **_tags(result.entry, result.parameters, params),
             "status": result.status,
+            "symptoms": "; ".join(result.symptoms) or "none",
             "mlflow.source.git.commit": training["commit"],
             "uncommitted_changes": ", ".join(training["uncommitted_changes"]) or "none",
             "dvc_experiment": training["experiment"] or "none",

@@ -77,23 +77,25 @@ def _train(params: Params, name: str, seed: int, slot: Slot, about: Mapping[str,
     raw = store.raw_parameters(name)
     storage.write_atomically(slot.about, stage.as_json({**about, "begun": begun, "parameters": raw}))
     snapshots = Snapshots(slot.folder, stop=stage.asked_to_stop)
-    log = store.Log(slot.curve)
-    if latest := snapshots.latest():
-        print(f"{name}-seed{seed} goes on from step {latest.values.get('step', 0):,} of its phase", flush=True)
-    results = training.train(
-        model,
-        images,
-        validation,
-        how.override(entry.training),
-        seed=seed,
-        how=how,
-        label=f"{name}-seed{seed}",
-        follow=lambda phase, point: log.write({"phase": phase} | point),
-        keeper=snapshots,
-    )
+    with store.Log(slot.curve) as log:
+        if latest := snapshots.latest():
+            print(
+                f"{name}-seed{seed} goes on from step {latest.values.get('step', 0):,} of the {latest.values['phase']}"
+            )
+            for phase, point in latest.points():  # a power cut may have taken some of them
+                log.write({"phase": phase} | point)
+        results = training.train(
+            model,
+            images,
+            validation,
+            how.override(entry.training),
+            seed=seed,
+            how=how,
+            label=f"{name}-seed{seed}",
+            follow=lambda phase, point: log.write({"phase": phase} | point),
+            keeper=snapshots,
+        )
     for phase, result in results.items():
-        for point in result.curve:  # a power cut may have taken points that a snapshot remembers
-            log.write({"phase": phase} | point)
         if result.diverged_at_step:
             print(f"{name}-seed{seed}: the {phase} diverged at step {result.diverged_at_step}: {result.cause}")
     checkpoint.save(model, slot.model)

@@ -1,8 +1,18 @@
+import concurrent.futures
+import contextlib
 import json
 import math
+import multiprocessing
+import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +23,8 @@ import torch
 from mlflow import MlflowClient
 
 from autoencoders import checkpoint, tracking
-from autoencoders.tracking import Run
+from autoencoders.tracking import FAILED, FINISHED, KILLED, RUNNING, Projector, Result, Run
+from faults import servers
 from tests.conftest import IMAGE, PARAMETERS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
@@ -33,10 +44,9 @@ def run(tmp_path: Path) -> Run:
     return Run(
         name="ae_wide-beta4-seed0",
         about="The **plain** one.",
-        fingerprint="f",
+        training="t",
+        status=FINISHED,
         started=1000.0,
-        ended=1060.0,
-        diverged=False,
         parameters={"ae.code": 4},
         tags={"device": "cpu"},
         history=[
@@ -45,22 +55,44 @@ def run(tmp_path: Path) -> Run:
             {"phase": "autoencoder", "step": 100, "time": 1020.0, "train_loss": 2.0},
             {"phase": "autoencoder", "step": 150, "time": 1030.0, "train_loss": math.nan},
         ],
-        metrics={"test/mse": 0.5, "test/neg_elbo": math.nan, "test/psnr": math.inf, "cost/train_seconds": 60.0},
-        figures=[figure],
-        weights=weights,
-        data="toy",
-        data_digest="0123456789abcdef0123456789abcdef",
-        image=IMAGE,
+        result=Result(
+            fingerprint="f",
+            ended=1060.0,
+            metrics={"test/mse": 0.5, "test/neg_elbo": math.nan, "test/psnr": math.inf, "cost/train_seconds": 60.0},
+            figures=[figure],
+            weights=weights,
+            data="toy",
+            data_digest="0123456789abcdef0123456789abcdef",
+            image=IMAGE,
+        ),
     )
+
+
+def other(run: Run, **changes: Any) -> Run:
+    """The run with another result."""
+    assert run.result is not None
+    return replace(run, result=replace(run.result, **changes))
+
+
+def unfinished(run: Run, points: int = 2, status: str = RUNNING) -> Run:
+    """The run while it was in training."""
+    return replace(run, status=status, history=run.history[:points], result=None)
 
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_write_model", lambda _: None)
+    monkeypatch.setattr(tracking, "_write_model", lambda *_: None)
 
 
-def _project(runs: list[Run], uri: str, tmp_path: Path, description: str = "columns") -> int:
-    return tracking.project(runs, uri, tmp_path / "mlruns", description)
+def _projector(uri: str, tmp_path: Path) -> Projector:
+    projector = Projector(uri, tmp_path / "mlruns")
+    projector.open("columns", ["test/mse"])
+    return projector
+
+
+def _project(runs: list[Run], uri: str, tmp_path: Path) -> int:
+    projector = _projector(uri, tmp_path)
+    return sum(projector.project(run) is True for run in runs)
 
 
 def _experiment(uri: str) -> mlflow.entities.Experiment:
@@ -95,7 +127,7 @@ def test_a_run_is_all_there_and_its_model_reconstructs(run: Run, uri: str, tmp_p
     assert found.data.tags["mlflow.note.content"] == "The **plain** one."
     assert found.inputs is not None
     (data,) = found.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest) == ("toy", run.data_digest)
+    assert (data.dataset.name, data.dataset.digest) == ("toy", "0123456789abcdef0123456789abcdef")
     figures = MlflowClient(uri).list_artifacts(found.info.run_id, "figures")
     assert [figure.path for figure in figures] == ["figures/figure.png"]
 
@@ -111,7 +143,9 @@ def test_a_run_is_all_there_and_its_model_reconstructs(run: Run, uri: str, tmp_p
     arguments = [logged.artifact_location, str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
     subprocess.run([sys.executable, "-W", "ignore", "-c", script, *arguments], check=True)
     with torch.no_grad():
-        expected = checkpoint.load(run.weights).reconstruct(torch.from_numpy(x)).numpy()
+        assert run.result is not None
+        assert run.result.weights is not None
+        expected = checkpoint.load(run.result.weights).reconstruct(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-6)
     assert not list(Path(tmp_path / "mlruns").rglob("*.pkl"))
 
@@ -147,7 +181,7 @@ def test_the_experiment_is_model_training_and_leads_to_its_runs(run: Run, uri: s
     address = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=results"
     assert (link, description) == (f"[Show the runs]({address})", "columns")
     assert tracking.page(uri) == f"http://127.0.0.1:5000/{address}"
-    assert _view(experiment)["selectedColumns"] == [f"metrics.`{name}`" for name in run.metrics]
+    assert _view(experiment)["selectedColumns"] == ["metrics.`test/mse`"]
 
 
 @pytest.mark.usefixtures("no_model")
@@ -157,7 +191,7 @@ def test_an_older_experiment_gets_what_it_lacks(run: Run, uri: str, tmp_path: Pa
     tags = _experiment(uri).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert tags["team"] == "x"
-    _project([replace(run, metrics={"test/fid": 1.0})], uri, tmp_path, "today's columns")
+    Projector(uri, tmp_path / "mlruns").open("today's columns", ["test/fid"])
     assert _experiment(uri).tags["mlflow.note.content"].endswith("today's columns")
     assert _view(_experiment(uri))["selectedColumns"] == ["metrics.`test/fid`"]
 
@@ -173,29 +207,261 @@ def test_a_kind_that_someone_chose_stays(run: Run, uri: str, tmp_path: Path) -> 
 @pytest.mark.usefixtures("no_model")
 def test_projecting_again_adds_nothing(run: Run, uri: str, tmp_path: Path) -> None:
     _project([run], uri, tmp_path)
-    assert _project([run, replace(run, fingerprint="g")], uri, tmp_path) == 1
+    assert _project([run, other(run, fingerprint="g")], uri, tmp_path) == 1
+    assert _project([run, other(run, fingerprint="g"), unfinished(run)], uri, tmp_path) == 0
     assert len(_runs(uri)) == 2
 
 
-def test_a_projection_that_broke_off_is_done_again(
+def test_a_projection_that_broke_off_is_taken_up(
     run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(_: Run) -> None:
+    def away(*_: object) -> None:
         raise ConnectionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "_write_model", away)
+        patch.setattr(MlflowClient, "set_terminated", away)
         with pytest.raises(ConnectionError):
             _project([run], uri, tmp_path)
+    assert _project([run], uri, tmp_path) == 0  # the one that broke off still has its lease
+    monkeypatch.setattr("autoencoders.tracking.psutil.pid_exists", lambda _: False)
     assert _project([run], uri, tmp_path) == 1
     (found,) = _runs(uri)
     assert found.info.status == "FINISHED"
     assert found.data.tags["complete"] == "yes"
+    assert len(MlflowClient(uri).search_logged_models([found.info.experiment_id])) == 1
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
 
 
 def test_a_diverged_run_is_failed_and_has_no_model(run: Run, uri: str, tmp_path: Path) -> None:
-    _project([replace(run, diverged=True, metrics={"cost/train_seconds": 60.0})], uri, tmp_path)
+    diverged = replace(other(run, weights=None, metrics={"cost/train_seconds": 60.0}), status=FAILED)
+    _project([diverged], uri, tmp_path)
     (found,) = _runs(uri)
     assert found.info.status == "FAILED"
     assert found.data.metrics["cost/train_seconds"] == 60.0
     assert not MlflowClient(uri).search_logged_models([found.info.experiment_id])
+
+
+def history(uri: str, key: str) -> list[tuple[int, float]]:
+    """The points of the only run."""
+    (found,) = _runs(uri)
+    return [(point.step, point.value) for point in MlflowClient(uri).get_metric_history(found.info.run_id, key)]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_killed_training_that_goes_on_is_one_run_and_one_curve(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    for points in (1, 2):
+        projector.project(unfinished(run, points))
+        assert _runs(uri)[0].info.status == "RUNNING"
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0)]
+    projector.project(unfinished(run, 2, KILLED))
+    assert _runs(uri)[0].info.status == "KILLED"
+    later = _projector(uri, tmp_path)
+    later.project(unfinished(run, 3))
+    assert _runs(uri)[0].info.status == "RUNNING"
+    later.leave("t")
+    _project([run], uri, tmp_path)
+    assert _runs(uri)[0].info.status == "FINISHED"
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+    assert history(uri, "autoencoder/validation_loss") == [(50, 4.0)]
+    assert not [key for key in _runs(uri)[0].data.tags if key.startswith(tracking.LEASE)]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_begun_with_other_parameters_it_begins_anew(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    projector.project(unfinished(run, 2, KILLED))
+    _project([replace(run, parameters={"ae.code": 5})], uri, tmp_path)
+    assert _runs(uri)[0].data.params == {"ae.code": "5"}
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("lease", "taken"),
+    [
+        ("elsewhere.77.a {later}", None),
+        ("elsewhere.77.a {over}", True),
+        ("{here}.4194304.a {later}", True),  # no process of this machine has such a number
+        ("{here}.1.a {later}", None),
+    ],
+)
+def test_a_run_that_another_projector_writes_is_left_to_it(
+    lease: str, taken: object, run: Run, uri: str, tmp_path: Path
+) -> None:
+    projector = _projector(uri, tmp_path)
+    projector.project(unfinished(run))
+    projector.leave("t")
+    now = time.time()
+    key, until = lease.format(here=projector.host, later=f"{now + 50:.0f}", over=f"{now - 1:.0f}").split()
+    MlflowClient(uri).set_tag(_runs(uri)[0].info.run_id, tracking.LEASE + key, until)
+    assert _projector(uri, tmp_path).project(run) is taken
+    assert _runs(uri)[0].data.tags["complete"] == ("yes" if taken else "no")
+    assert len(_runs(uri)) == 1
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_long_projection_renews_its_lease(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projector = _projector(uri, tmp_path)
+    projector.project(unfinished(run, 1))
+    before = _runs(uri)[0].data.tags[projector.me]
+    now = time.time()
+    monkeypatch.setattr("autoencoders.tracking.time.time", lambda: now + 40)
+    projector.project(unfinished(run, 2))
+    assert float(_runs(uri)[0].data.tags[projector.me]) > float(before) + 30
+
+
+def _write_ten(uri: str, folder: Path) -> None:
+    run = Run("n", "a", "t", FINISHED, 1000.0, {"p": 1}, {}, [], None)
+    runs = [replace(run, training=f"t{i}", name=f"n{i}") for i in range(10)]
+    left = list(runs)
+    until = time.monotonic() + 60
+    projector = Projector(uri, folder / "mlruns")
+    while left and time.monotonic() < until:
+        with contextlib.suppress(Exception):
+            projector.open("columns", [])
+            left = [run for run in left if projector.project(replace(run, status=RUNNING)) is None]
+            for each in runs:
+                projector.leave(each.training)
+        time.sleep(0.05)
+
+
+def first_time_writers(uri: str, folder: Path) -> list[str | None]:
+    """The names of the runs after several processes wrote the same ten to a database that was not there."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(3, context) as pool:
+        wait = [pool.submit(_write_ten, uri, folder) for _ in range(3)]
+        for each in wait:
+            each.result()
+    return [found.info.run_name for found in _runs(uri)]
+
+
+def test_several_first_time_writers_write_each_run_once(uri: str, tmp_path: Path) -> None:
+    assert sorted(map(str, first_time_writers(uri, tmp_path))) == [f"n{i}" for i in range(10)]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_without_leases_a_run_would_be_written_twice(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two look before either has created: with leases the second to create notices the first."""
+
+    def race() -> list[bool | None]:
+        projectors = [_projector(uri, tmp_path) for _ in range(2)]
+        found = Projector._found
+        blind = [True, True]
+
+        def first_look(self: Projector, of: Run) -> Any:
+            at = projectors.index(self)
+            if blind[at]:
+                blind[at] = False
+                return []
+            return found(self, of)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Projector, "_found", first_look)
+            return [projector.project(unfinished(run)) for projector in projectors]
+
+    assert race() == [True, None]
+    assert len(_runs(uri)) == 1
+    MlflowClient(uri).delete_run(_runs(uri)[0].info.run_id)
+    monkeypatch.setattr(Projector, "_others", lambda *_: [])
+    assert race() == [True, True]
+    assert len(_runs(uri)) == 2
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_locked_database_is_waited_for(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    locked = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None, check_same_thread=False)
+    locked.execute("begin exclusive")
+    threading.Timer(3.0, lambda: locked.execute("rollback")).start()
+    until = time.monotonic() + 60
+    done = False
+    while not done and time.monotonic() < until:
+        with contextlib.suppress(Exception):
+            done = projector.project(run) is True
+    assert done
+    locked.close()
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+class Broken(BaseHTTPRequestHandler):
+    """Answers 500 to everything."""
+
+    def _answer(self) -> None:
+        self.send_response(500)
+        self.end_headers()
+        self.wfile.write(b"Internal Server Error")
+
+    do_GET = do_POST = _answer  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def broken_server() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_is_away_hangs_or_is_broken_is_an_exception_within_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging, broken_server() as broken:
+        for uri in (f"http://127.0.0.1:{servers.free_port()}", f"http://127.0.0.1:{hanging.getsockname()[1]}", broken):
+            began = time.monotonic()
+            with pytest.raises(Exception, match=r"."):
+                _projector(uri, tmp_path)
+            assert time.monotonic() - began < 20
+
+
+def _through_outages(run: Run, server: servers.Server, tmp_path: Path) -> None:
+    """A training that is followed while its server hangs and is killed."""
+    projector = _projector(server.uri, tmp_path)
+    projector.project(unfinished(run, 1))
+    server.signal(signal.SIGSTOP)
+    with pytest.raises(Exception, match=r"."):
+        projector.project(unfinished(run, 2))
+    server.signal(signal.SIGCONT)
+    projector.project(unfinished(run, 2))
+    server.kill()
+    with pytest.raises(Exception, match=r"."):
+        projector.project(unfinished(run, 3))
+    server.start()
+    projector.project(unfinished(run, 3))
+    projector.leave("t")
+    assert _projector(server.uri, tmp_path).project(run) is True
+    (found,) = _runs(server.uri)
+    assert found.info.status == "FINISHED"
+    assert history(server.uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+    assert history(server.uri, "autoencoder/validation_loss") == [(50, 4.0)]
+    figures = MlflowClient(server.uri).list_artifacts(found.info.run_id, "figures")
+    assert [figure.path for figure in figures] == ["figures/figure.png"]
+    assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, which alone has the folder
+    (logged,) = MlflowClient(server.uri).search_logged_models([found.info.experiment_id])
+    assert logged.name == "ae_wide-beta4-seed0"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_through_outages_of_a_server_on_sqlite(run: Run, tmp_path: Path) -> None:
+    with servers.serving(tmp_path / "server") as server:
+        _through_outages(run, server, tmp_path)
+
+
+@pytest.mark.skipif(servers.postgresql_programs() is None, reason="needs PostgreSQL: Debian's package postgresql")
+@pytest.mark.usefixtures("impatient")
+def test_through_outages_of_a_server_on_postgresql(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = tmp_path_factory.mktemp("postgresql")
+    with servers.postgresql(place / "database") as database, servers.serving(place / "server", database) as server:
+        _through_outages(run, server, place)

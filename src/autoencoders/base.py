@@ -104,6 +104,10 @@ class Autoencoder(Learner):
         """The metrics that only this variant defines, over a whole split given as `batches` of images."""
         return {}
 
+    def symptoms(self, values: Mapping[str, float]) -> list[str]:  # noqa: ARG002
+        """What is wrong with the model, in sentences, going by its metrics `values`."""
+        return []
+
     def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
         """How often each code of a codebook is used, shape (K,); only where "code_usage" is not undefined."""
         raise NotImplementedError

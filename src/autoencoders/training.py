@@ -53,6 +53,12 @@ class Snapshot:
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
+    def points(self) -> Iterator[tuple[str, Point]]:
+        """Every point of the curve so far, with the name of its phase."""
+        for phase, result in self.values["results"].items():
+            yield from ((phase, point) for point in result["curve"])
+        yield from ((self.values["phase"], point) for point in self.values.get("curve", []))
+
 
 class Keeper(Protocol):
     """Where a training leaves its snapshots, and who may ask it to stop."""
@@ -118,7 +124,8 @@ def train(
         """What a phase is, with the weights of all of them and the results of those before."""
         tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
         ended = {name: asdict(result) for name, result in results.items()}
-        return Snapshot(tensors | here.tensors, {"results": ended, **here.values})
+        phase = model.phases()[len(results)].name
+        return Snapshot(tensors | here.tensors, {"phase": phase, "results": ended, **here.values})
 
     for phase in model.phases()[len(results) :]:
         model.eval()

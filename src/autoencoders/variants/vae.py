@@ -9,7 +9,7 @@ Kingma & Welling 2014, equations 4 and 10; β = 1 is the bound −log p(x) ≤ l
 al. 2017. log p(x) itself is intractable: loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import torch
@@ -23,6 +23,8 @@ from autoencoders.modules.layers import mean_colour
 from autoencoders.networks import NETWORKS, NetworkSection
 
 ACTIVE = 0.01  # a latent dimension is active when Var_x(E_q[z]) exceeds this (Burda et al. 2016, section 5.2)
+
+COLLAPSED = 0.1  # the share of dimensions that are active is less than this
 
 
 class VAE(Autoencoder):
@@ -100,6 +102,13 @@ class VAE(Autoencoder):
             "bits_per_dim": bits_per_dim(neg_elbo, self.image),
             "active_units": float((means.value > ACTIVE).sum()),
         }
+
+    def symptoms(self, values: Mapping[str, float]) -> list[str]:
+        """Posterior collapse: q(z|x) is the prior for every x, and the code says (almost) nothing."""
+        active = values["active_units"]
+        if active >= COLLAPSED * self.code:
+            return []
+        return [f"the posterior has collapsed: {active:.0f} of {self.code} latent dimensions are active"]
 
 
 def reparameterise(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ under the uniform prior of the training, less under the prior that is learned af
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import torch
@@ -25,6 +25,8 @@ from autoencoders.modules.layers import mean_colour
 from autoencoders.modules.prior import CausalPrior
 from autoencoders.networks import NETWORKS, NetworkSection
 from autoencoders.quantizers import QUANTIZERS, QuantizerSection
+
+COLLAPSED = 0.05  # the perplexity, as a share of the codes, is less than this
 
 
 class PriorParams(TypedDict):
@@ -113,6 +115,13 @@ class VQVAE(Autoencoder):
         for x in batches:
             counts += self.quantizer.counts(self.indices(x))
         return counts
+
+    def symptoms(self, values: Mapping[str, float]) -> list[str]:
+        """Codebook collapse: (almost) all images share a few codes."""
+        perplexity, used, codes = values["perplexity"], values["codes_used"], self.quantizer.codes
+        if perplexity >= COLLAPSED * codes:
+            return []
+        return [f"the codebook has collapsed: {used:.0f} of {codes} codes in use, perplexity {perplexity:.1f}"]
 
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> dict[str, float]:  # noqa: ARG002
         """−ELBO in nats per image under the learned and the uniform prior; use of the codebook; ‖z_e − e‖²/‖z_e‖²."""

@@ -1,0 +1,165 @@
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoencoders import checkpoint, storage
+from autoencoders.training import Stopped
+from pipeline import params, paths, stage, store
+from pipeline.store import Log, Slot
+from tests.conftest import IMAGE, PARAMETERS
+from tests.test_params import DEFAULT, REPOSITORY
+
+MACHINE = {"hardware": "this one"}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a training depends on, in a folder of its own."""
+    for name in ("src/autoencoders", "pipeline"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml", "requirements.lock"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for place in (paths.CLEAN, paths.CORRUPTED):
+        for split in ("train", "validation"):
+            storage.write(paths.images(place, split), (4, 2), [np.arange(8).reshape(4, 2)])
+            storage.seal(place / split)
+    return tmp_path
+
+
+def fingerprint(entry: str = "vae", seed: int = 0, content: dict[str, Any] = DEFAULT, machine: Any = MACHINE) -> str:
+    return store.slot(entry, seed, params.check(content), machine)[1]
+
+
+def changed(at: str, value: object) -> dict[str, Any]:
+    content = json.loads(json.dumps(DEFAULT))
+    *above, key = at.split(".")
+    section = content
+    for each in above:
+        section = section[each]
+    section[key] = value
+    return dict(content)
+
+
+def test_the_same_training_has_the_same_fingerprint() -> None:
+    assert fingerprint() == fingerprint(content=changed("variants.ae.code", 5))
+    assert fingerprint() == fingerprint(content=changed("seeds", [0, 7]))
+    assert fingerprint() == fingerprint(content=changed("evaluation.images", 7))
+
+
+def test_another_training_has_another_fingerprint() -> None:
+    others = [
+        fingerprint(entry="ae"),
+        fingerprint(seed=1),
+        fingerprint(content=changed("variants.vae.beta", 2.0)),
+        fingerprint(content=changed("training.steps", 7)),
+        fingerprint(machine={"hardware": "another one"}),
+    ]
+    for path in ("src/autoencoders/variants/vae.py", "src/autoencoders/modules/layers.py", "requirements.lock"):
+        before = Path(path).read_text()
+        Path(path).write_text(before + "\n# changed\n")
+        others.append(fingerprint())
+        Path(path).write_text(before)
+    storage.write(paths.images(paths.CLEAN, "train"), (4, 2), [np.ones((4, 2))])
+    storage.seal(paths.CLEAN / "train")
+    others.append(fingerprint())
+    assert len({*others, fingerprint(seed=9)}) == len(others) + 1
+
+
+def test_code_of_other_entries_does_not_matter() -> None:
+    before = fingerprint()
+    Path("src/autoencoders/variants/vqvae.py").write_text("# nothing")
+    Path("src/autoencoders/networks/conv.py").write_text("# nothing")
+    assert store.slot("vae", 0, params.check(DEFAULT), MACHINE)[1] == before
+
+
+def a_result(folder: Path) -> Slot:
+    slot = Slot(folder / "vae-seed0-f")
+    slot.folder.mkdir()
+    checkpoint.save(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), slot.model)
+    slot.curve.write_text('{"phase": "autoencoder", "step": 1, "time": 1.0, "train_loss": 2.0}\n')
+    slot.finish({"outcome": {}, "cost": {"started": 1.0}})
+    return slot
+
+
+def test_a_result_is_found_again(folder: Path) -> None:
+    found = a_result(folder).result()
+    assert found is not None
+    assert found["cost"] == {"started": 1.0}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "curve.jsonl", "finished.json"])
+def test_a_damaged_result_is_none(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slot = a_result(folder)
+    path = slot.folder / name
+    path.write_bytes(path.read_bytes()[:-2])
+    assert slot.result() is None
+    assert "the training begins anew" in capsys.readouterr().out
+    assert not slot.finished.exists()
+
+
+def test_a_curve_keeps_its_points_and_when_they_were_reached(tmp_path: Path) -> None:
+    path = tmp_path / "curve.jsonl"
+    points = [{"phase": "a", "step": step, "time": float(step), "train_loss": 1.0 / step} for step in (1, 2, 3)]
+    with Log(path) as log:
+        for point in points:
+            log.write(point)
+        log.file.write(b'{"phase": "a", "step": 4, "ti')  # killed in the middle of a line
+    with Log(path) as log:
+        for point in points[1:]:
+            log.write({**point, "time": 100.0 + point["time"]})  # type: ignore[operator]
+        log.write({"phase": "a", "step": 3, "time": 103.0, "validation_loss": 1.0})
+        log.write({"phase": "b", "step": 3, "time": 104.0, "train_loss": 1.0})
+        assert len(stage.read_lines(path)) == 5  # at once
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            log.write({"phase": "a", "step": 9, "train_loss": float("nan")})
+    found = stage.read_lines(path)
+    assert found[:3] == points
+    assert [point["time"] for point in found[3:]] == [103.0, 104.0]
+
+
+def test_a_curve_that_forgot_its_points_would_have_them_twice(tmp_path: Path) -> None:
+    point = {"phase": "a", "step": 1, "time": 1.0, "train_loss": 2.0}
+    for _ in range(2):
+        with Log(tmp_path / "curve.jsonl") as log:
+            log.known.clear()
+            log.write(point)
+    assert len(stage.read_lines(tmp_path / "curve.jsonl")) == 2
+
+
+def test_only_one_trains_in_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slot, order = Slot(folder / "vae-seed0-f"), list[str]()
+
+    def second() -> None:
+        with slot.held(lambda: False):
+            order.append("second")
+
+    with slot.held(lambda: False):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        time.sleep(0.6)
+        with pytest.raises(Stopped), slot.held(lambda: True):
+            pass
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+    assert "another process is training in" in capsys.readouterr().out
+
+
+def test_what_nothing_has_touched_for_a_month_goes(folder: Path) -> None:
+    for name, days in (("ae-seed0-old", 31), ("ae-seed0-new", 29)):
+        slot = folder / "checkpoints" / name
+        slot.mkdir(parents=True)
+        (slot / "about.json").touch()
+        then = time.time() - days * 86400
+        os.utime(slot / "about.json", (then, then))
+    store.tidy()
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["ae-seed0-new"]
