@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
+from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 from autoencoders import data, sealed, storage
@@ -40,8 +41,9 @@ class Finding(NamedTuple):
 def main() -> None:
     """Say what is wrong with the files of this project, and what mends it."""
     findings = list(dict.fromkeys(finding for check in CHECKS for finding in check()))
+    here = f"{Path.cwd()}/"
     for what, mend in findings:
-        print(f"✗ {what}\n  → {mend}")
+        print(f"✗ {what}\n  → {mend}".replace(here, ""))
     if findings:
         sys.exit(1)
     print(f"✓ nothing is wrong with {_counted()}")
@@ -67,8 +69,12 @@ def _locks() -> Iterator[Finding]:
 
 def _outputs() -> Iterator[Finding]:
     """What stages have left, in the workspace and in DVC's cache, against the hashes in `dvc.lock`."""
+    absent = []
     for out in _locked():
         path, digest = Path(out["path"]), str(out["md5"])
+        if not path.exists() and not _object(digest).exists():
+            absent.append(str(path))
+            continue
         listing = [Listed(path, digest)]
         if digest.endswith(".dir"):
             index = _object(digest)
@@ -79,6 +85,8 @@ def _outputs() -> Iterator[Finding]:
                 continue
             listing = [Listed(path / relative, md5) for relative, md5 in listed]
         yield from _compare(path, listing)
+    if absent:
+        yield Finding(f"these results of dvc.lock are not here: {', '.join(absent)}", "make repro, or dvc pull")
 
 
 class Listed(NamedTuple):
@@ -192,14 +200,14 @@ def _database() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    locked = re.findall(
-        r"^([A-Za-z0-9_.-]+)==([^ ;\\]+)", Path("requirements.lock").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    lock = Path("requirements.lock").read_text(encoding="utf-8")
     wrong = []
-    for name, wanted in locked:
-        with contextlib.suppress(PackageNotFoundError):
-            if version(name).partition("+")[0] != wanted.partition("+")[0]:
-                wrong.append(f"{name} {version(name)} instead of {wanted}")
+    for line in re.findall(r"^[A-Za-z0-9][^\\\n]*==[^\\\n]*", lock, re.MULTILINE):
+        locked = Requirement(line.strip())
+        if locked.marker is None or locked.marker.evaluate():
+            with contextlib.suppress(PackageNotFoundError):
+                if not locked.specifier.contains(version(locked.name), prereleases=True):
+                    wrong.append(f"{locked.name} {version(locked.name)} instead of {str(locked.specifier)[2:]}")
     if wrong:
         what = f"other versions are installed than the lock has: {', '.join(wrong)}"
         yield Finding(what, "rm .venv/ready && make .venv/ready")

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
 from pipeline import locks, paths, resources
+from pipeline.stage import RUNNER
 
 LEAVES_WITHIN = 5.0  # seconds
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item")
@@ -201,7 +202,11 @@ class Runner:
     def _run(self, name: str, cpus: int) -> int:
         """Run one stage, in a session of its own so that nothing of it is left behind; returns DVC's exit code."""
         gpu = self.slots.get()
-        environment = os.environ | {resources.CPUS: str(cpus)} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        environment = (
+            os.environ
+            | {resources.CPUS: str(cpus), RUNNER: str(os.getpid())}
+            | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        )
         began, what, ran = time.monotonic(), "unchanged", False
         self._say("start", name, f"{cpus} CPU{'s' * (cpus > 1)}" + (f", GPU {gpu}" if gpu else ""))
         log = _log(name)

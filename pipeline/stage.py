@@ -35,6 +35,7 @@ PACKAGES = ("torch", "numpy", "mlflow", "dvc")
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
+RUNNER = "AUTOENCODERS_RUNNER"  # the process number of the `pipeline.repro` that a stage runs for
 GRACE = 3.0  # seconds in which work that polls `asked_to_stop` is to leave of itself
 
 
@@ -59,9 +60,9 @@ def run(
     `variants`, the entries are left as they are: checking them means importing torch. Work that `polls` is given a
     moment to leave in order when it is to stop.
     """
-    LISTENER.listen(polls=polls)
     try:
-        LISTENER.check(os.getppid() == PARENT)
+        LISTENER.listen(polls=polls)
+        LISTENER.check(wanted=os.getppid() == PARENT)
         checked = params.load(variants=variants)  # imports the variants, and with them torch
         provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
         started = time.perf_counter()
@@ -98,14 +99,18 @@ class Listener:
 
     def listen(self, *, polls: bool) -> None:
         """Begin; `polls` says whether the work looks at `asked_to_stop`."""
-        self.polls, self.over = polls, _over()
+        self.polls = polls
+        try:
+            self.over = _over()
+        except psutil.NoSuchProcess:
+            self.check(wanted=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _: self._ask(Interrupted(number)))
         if hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, self._look)
             signal.setitimer(signal.ITIMER_REAL, 1, 1)
 
-    def check(self, wanted: bool) -> None:  # noqa: FBT001 - as an assertion
+    def check(self, *, wanted: bool) -> None:
         """Leave at once if this process is not wanted any more."""
         if not wanted:
             self.asked = Interrupted(signal.SIGTERM, orphaned=True)
@@ -141,15 +146,15 @@ class Listener:
 
 
 def _over() -> list[psutil.Process]:
-    """The processes that this one works for: its parent, or all up to the DVC that runs it and the runner of that."""
+    """The processes that this one works for: its parent, or all up to the DVC that runs it, and the runner of that.
+
+    Raises:
+        psutil.NoSuchProcess: the runner is gone.
+    """
     parents = psutil.Process().parents()
-    asked_for = [i for i, parent in enumerate(parents) if _is_dvc(parent) or "pipeline.repro" in _command(parent)]
-    in_stage = "DVC_STAGE" in os.environ
-    return parents[: asked_for[-1] + 1 if asked_for and in_stage else 1]
-
-
-def _is_dvc(process: psutil.Process) -> bool:
-    return any(Path(word).stem == "dvc" for word in _command(process)[:4])
+    dvc = [i for i, parent in enumerate(parents) if any(Path(word).stem == "dvc" for word in _command(parent)[:4])]
+    runner = [psutil.Process(int(os.environ[RUNNER]))] if RUNNER in os.environ else []
+    return parents[: dvc[-1] + 1 if dvc and "DVC_STAGE" in os.environ else 1] + runner
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -112,8 +112,9 @@ def check(folder: Path) -> None:
         Damaged: one is missing or has changed, or the folder was never sealed.
     """
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-        expected = {name: found for found, _, name in (line.partition("  ") for line in lines)}
+        text = (folder / SUMS).read_text(encoding="utf-8")
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        expected = {name: found for found, _, name in (line.rstrip("\n").partition("  ") for line in whole)}
         there = {path.name for path in folder.iterdir()} - {SUMS}
     except (OSError, ValueError) as error:
         msg = f"{folder} cannot be checked: {error}"
