@@ -5,7 +5,7 @@ export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint ui track doctor bench faults lock
+.PHONY: help repro test lint ui track doctor audit bench faults lock
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ track: .venv/ready  ## have MLflow show what is on disk, at MLFLOW_TRACKING_URI 
 
 doctor: .venv/ready  ## check data, cache, models, checkpoints and locks; say what is wrong and what mends it
 	$(BIN)/python -m pipeline.doctor
+
+audit: .venv/ready  ## compare the lock with the known vulnerabilities
+	$(BIN)/uv tool run pip-audit -r requirements.lock --require-hashes --disable-pip
 
 faults: .venv/ready  ## kill, flip, fill and fuzz at full size: the table of faults/results.md
 	$(BIN)/python -W ignore -m faults

@@ -1,0 +1,79 @@
+"""(g) What surviving costs: the same training without checkpoints and curve files, with them at the default interval,
+and with a process that shows the curve in MLflow beside it.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from autoencoders import checkpoint, storage, training
+from autoencoders.budget import Budget, How
+from autoencoders.snapshots import SECONDS, Snapshots
+from benchmarks.loop import IMAGE, noise
+from benchmarks.measure import Table, Value, quiet, ratio, seconds, take_turns
+from pipeline import params, stage, store
+from pipeline.store import Slot
+
+STEPS = 900  # long enough for several checkpoints
+TURNS = 5
+
+
+def run() -> Table:
+    """All three in turns, for the AE of the default parameters."""
+    checked = params.load()
+    torch.set_num_threads(checked.training.threads)
+    how = How(mode="eager", points=100, validations=10)
+    budget = Budget(steps=STEPS, batch_size=checked.training.batch_size, learning_rate=1e-4)
+    images, held = noise(6400), noise(200)
+
+    def train(folder: Path | None) -> float:
+        model = checkpoint.build("ae", IMAGE, checked.entry("ae").arguments(), 0)
+        keeper = None if folder is None else Snapshots(folder)
+        with quiet(), contextlib.nullcontext() if folder is None else store.Log(Slot(folder).curve) as log:
+            follow = (lambda *_: None) if log is None else lambda phase, point: log.write({"phase": phase} | point)
+            return seconds(
+                lambda: training.train(model, images, held, budget, seed=0, how=how, follow=follow, keeper=keeper)
+            )
+
+    def kept(*, followed: bool) -> float:
+        with tempfile.TemporaryDirectory() as root:
+            slot = Slot(Path(root) / "checkpoints" / "ae-seed0-benchmark")
+            about = {
+                "entry": "ae", "seed": 0, "fingerprint": "benchmark", "device": "cpu", "hardware": "", "precision": "",
+                "mode": "eager", "begun": [time.time()], "parameters": store.raw_parameters("ae"),
+            }  # fmt: skip
+            storage.write_atomically(slot.about, stage.as_json(about))
+            with slot.held(lambda: False), _follower(root) if followed else contextlib.nullcontext():
+                return train(slot.folder)
+
+    plain, alone, watched = take_turns(
+        [lambda: train(None), lambda: kept(followed=False), lambda: kept(followed=True)], TURNS
+    )
+    rows: list[list[Value]] = [["nothing kept", min(plain), None, None]]
+    for name, took in (("checkpoints and curve", alone), ("and shown in MLflow", watched)):
+        share, spread = ratio(took, plain)
+        rows.append([name, min(took), share, spread])
+    note = f"Seconds of {STEPS} steps of the AE, a checkpoint every {SECONDS:g} s; {TURNS} turns, the shortest of each."
+    columns = {"training": 0, "seconds": 2, "÷ nothing kept": 3, "least to greatest": 0}
+    return Table("(g) What checkpoints and live curves cost", note, columns, rows)
+
+
+@contextmanager
+def _follower(root: str) -> Iterator[None]:
+    """`pipeline.track --follow`, which has begun to show what is there."""
+    database = Path(root) / "mlflow.db"
+    environment = os.environ | {"DVC_ROOT": root, "MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
+    with subprocess.Popen([sys.executable, "-m", "pipeline.track", "--follow"], env=environment) as process:
+        while not database.exists():
+            time.sleep(0.1)
+        time.sleep(15)  # its imports, and the tables of an empty database
+        yield
+        process.terminate()
