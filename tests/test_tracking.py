@@ -3,6 +3,7 @@ import contextlib
 import json
 import math
 import multiprocessing
+import shutil
 import signal
 import socket
 import sqlite3
@@ -30,8 +31,17 @@ from tests.conftest import IMAGE, PARAMETERS
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take seconds to make."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
+def uri(tmp_path: Path, empty: Path) -> str:
+    shutil.copy(empty, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
@@ -182,6 +192,14 @@ def test_the_experiment_is_model_training_and_leads_to_its_runs(run: Run, uri: s
     assert (link, description) == (f"[Show the runs]({address})", "columns")
     assert tracking.page(uri) == f"http://127.0.0.1:5000/{address}"
     assert _view(experiment)["selectedColumns"] == ["metrics.`test/mse`"]
+
+
+def test_the_link_leads_to_the_runs_from_the_first_point_on(uri: str, tmp_path: Path) -> None:
+    Projector(uri, tmp_path / "mlruns").open("columns", [])
+    assert _view(_experiment(uri))["selectedColumns"] == [f"metrics.`{name}`" for name in tracking.LOSSES]
+    Projector(uri, tmp_path / "mlruns").open("columns", ["test/mse"])
+    Projector(uri, tmp_path / "mlruns").open("columns", [])
+    assert _view(_experiment(uri))["selectedColumns"] == ["metrics.`test/mse`"]
 
 
 @pytest.mark.usefixtures("no_model")
@@ -338,7 +356,8 @@ def first_time_writers(uri: str, folder: Path) -> list[str | None]:
     return [found.info.run_name for found in _runs(uri)]
 
 
-def test_several_first_time_writers_write_each_run_once(uri: str, tmp_path: Path) -> None:
+def test_several_first_time_writers_write_each_run_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
     assert sorted(map(str, first_time_writers(uri, tmp_path))) == [f"n{i}" for i in range(10)]
 
 

@@ -40,6 +40,7 @@ RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey
 METRICS, PARAMETERS, LONGEST = 500, 100, 6000  # per call; MLflow takes at most 1000 and 100; characters of a parameter
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # what a model imports
 PACKAGE = Path(__file__).parent
+LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # of every model
 LEASE = "lease."  # and whose it is: the beginning of a tag whose value says until when
 SECONDS = 60.0  # that a lease is good for; renewed when half of them are over
 RUNNING, KILLED, FINISHED, FAILED = "RUNNING", "KILLED", "FINISHED", "FAILED"  # as MLflow has them
@@ -107,8 +108,8 @@ class Projector:
         self.number = ""
 
     def open(self, description: str, metrics: Sequence[str], saved: float = 0.0) -> None:
-        """Have the experiment there, with today's description, a view of `metrics` as of the time `saved`, and the kind
-        if it has none.
+        """Have the experiment there, with today's description, a view of `metrics` as of the time `saved` (without any,
+        of the losses, unless there is a view), and the kind if it has none.
         """
         client, location = MlflowClient(), self.local_artifacts.as_uri() if self.uri.startswith("sqlite:") else None
         if client.get_experiment_by_name(EXPERIMENT) is None:
@@ -120,9 +121,9 @@ class Projector:
         experiment = mlflow.set_experiment(EXPERIMENT)
         self.number = str(experiment.experiment_id)
         link = f"[Show the runs]({RUNS.format(self.number)})"  # first: MLflow folds a description to its first line
-        today = {NOTE: f"{link}\n\n{description}"}
-        if metrics:
-            today[f"mlflow.sharedViewState.{VIEW}"] = _view(metrics, saved)
+        today, view = {NOTE: f"{link}\n\n{description}"}, f"mlflow.sharedViewState.{VIEW}"
+        if metrics or view not in experiment.tags:  # the link leads nowhere without one
+            today[view] = _view(metrics or LOSSES, saved)
         for key, value in (KIND | experiment.tags | today).items() - experiment.tags.items():
             client.set_experiment_tag(self.number, key, value)
 
