@@ -40,33 +40,46 @@ def _kill_training(rig: Rig, entry: str, moment: float) -> bool:
     return rig.hit(command, (stage,), when, delay, lambda: rig.of("pipeline.train")) and not rig.left_over()
 
 
+def _counted(
+    rig: Rig,
+    what: str,
+    rounds: Iterator[float],
+    arguments: tuple[Any, ...],
+    again: tuple[str, ...] = ("dvc", "repro"),
+) -> Counts:
+    """One kill for each of `rounds`, and a run after it; `arguments` are those of `Rig.hit`, with the longest delay."""
+    counts = Counts(f"SIGKILL {what}", "same weights, metrics, report; nothing lives on", 0)
+    command, forgotten, when, longest, whom = arguments
+    for moment in rounds:
+        hit = rig.hit(command, forgotten, when, moment * longest, whom)
+        left = rig.left_over()
+        rig.must(rig.start(*again))
+        wrong = rig.differs()
+        counts.full += 1
+        counts.add(hit and not wrong and not left, f"{wrong or left or 'never hit'}")
+    return counts
+
+
 def stages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Kills of the other stages, of DVC, of the runner, and between two phases."""
-    rig = Rig(folder)
-    rounds = moments((seed, "stages"), 1.0)
-
-    def counted(what: str, *arguments: Any, again: tuple[str, ...] = ("dvc", "repro")) -> Counts:
-        counts = Counts(f"SIGKILL {what}", "same weights, metrics, report; nothing lives on", count)
-        command, forgotten, when, longest, whom = arguments
-        for moment in itertools.islice(rounds, count):
-            hit = rig.hit(command, forgotten, when, moment * longest, whom)
-            left = rig.left_over()
-            rig.must(rig.start(*again))
-            wrong = rig.differs()
-            counts.add(hit and not wrong and not left, f"{wrong or left or 'never hit'}")
-        return counts
-
+    """Kills of the other stages, and between two phases."""
+    rig, rounds = Rig(folder), moments((seed, "stages"), 1.0)
     for stage, longest in {"download": 3.0, "corrupt": 2.0, "evaluate@vqvae": 5.0, "report": 5.0}.items():
         module = f"pipeline.{stage.partition('@')[0]}"
         here = functools.partial(rig.of, module)
-        yield counted(f"during {stage}", ("dvc", "repro", "--single-item", stage), (stage,), here, longest, here)
+        single: Any = ("dvc", "repro", "--single-item", stage), (stage,), here, longest, here
+        yield _counted(rig, f"during {stage}", itertools.islice(rounds, count), single)
+    command, trainer = ("dvc", "repro", "--single-item", "train@vqvae"), functools.partial(rig.of, "pipeline.train")
+    between = command, ("train@vqvae",), rig.in_prior, 0.05, trainer
+    yield _counted(rig, "between autoencoder and prior", itertools.islice(rounds, count), between)
+
+
+def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
+    """Kills of DVC alone and of the runner alone, whose trainings must not live on."""
+    rig, rounds = Rig(folder), moments((seed, "runners"), 1.0)
     trainer, trains = functools.partial(rig.of, "pipeline.train"), ("train@vae", "train@ae")
-    single = ("dvc", "repro", "--single-item", "train@vqvae")
-    yield counted("between autoencoder and prior", single, ("train@vqvae",), rig.in_prior, 0.05, trainer)
     dvc = functools.partial(rig.of, "dvc", "repro")
-    yield counted("of DVC alone", ("dvc", "repro"), trains, trainer, 4.0, dvc)
-    side_by_side, runner = (
-        ("python", "-m", "pipeline.repro", "--jobs", "2"),
-        functools.partial(rig.of, "pipeline.repro"),
-    )
-    yield counted("of the runner alone", side_by_side, trains, trainer, 4.0, runner, again=side_by_side)
+    yield _counted(rig, "of DVC alone", itertools.islice(rounds, count), (("dvc", "repro"), trains, trainer, 4.0, dvc))
+    side_by_side = ("python", "-m", "pipeline.repro", "--jobs", "2")
+    runner = functools.partial(rig.of, "pipeline.repro")
+    alone = side_by_side, trains, trainer, 4.0, runner
+    yield _counted(rig, "of the runner alone", itertools.islice(rounds, count), alone, again=side_by_side)

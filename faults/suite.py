@@ -10,14 +10,15 @@ import math
 import multiprocessing
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -31,6 +32,7 @@ Family = Callable[[Path, int, int], Iterator[Counts]]
 FAMILIES: dict[str, tuple[Family, int, int]] = {  # how often at full size, and in how many parts
     "trainers": (kills.trainers, 50, 2),
     "stages": (kills.stages, 10, 2),
+    "runners": (kills.runners, 10, 1),
     "fuzz": (parameters.fuzz, 10_000, 2),
     "two": (files.two_at_once, 20, 1),
     "tracker": (tracker.outages, 20, 1),
@@ -40,7 +42,7 @@ FAMILIES: dict[str, tuple[Family, int, int]] = {  # how often at full size, and 
     "flips": (files.flips, 1000, 1),
     "hostile": (hostile.attacks, 1, 1),
 }
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results.json"
 
 
 def main(
@@ -71,13 +73,25 @@ def main(
                 rows[counts.fault] = _sum(rows.get(counts.fault), counts)
             print(f"{(time.monotonic() - began) / 60:.0f} min: {running[future]} is done", flush=True)
     shutil.rmtree(place, ignore_errors=True)
-    text = _table(list(rows.values()), seed, share, time.monotonic() - began)
-    print(text)
-    if share == 1.0 and not only:
-        RESULTS.with_suffix(".md").write_text(text, encoding="utf-8")
-        content = json.dumps([asdict(row) for row in rows.values()], indent=2)
-        RESULTS.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
+    made = {"seed": seed, "minutes": round((time.monotonic() - began) / 60), "machine": _machine(), "commit": _commit()}
+    found = {fault: asdict(row) | made for fault, row in rows.items()}
+    print(_table(found))
+    if share == 1.0:
+        kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() and only else {}
+        RESULTS.write_text(json.dumps(kept | found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        RESULTS.with_suffix(".md").write_text(_table(kept | found), encoding="utf-8")
     sys.exit(any(row.kept < row.tried for row in rows.values()))
+
+
+def _machine() -> str:
+    processor = devices.describe(torch.device("cpu")).partition(",")[0]
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{resources.cpus()} cores of {processor}, {platform.system()}, {versions}"
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
 
 
 def _run(name: str, folder: Path, seed: int, count: int) -> list[Counts]:
@@ -90,7 +104,7 @@ def _run(name: str, folder: Path, seed: int, count: int) -> list[Counts]:
         return [Counts(name, "runs at all", count, tried=1, broken=[f"{type(error).__name__}: {error}"])]
 
 
-NEED_A_PROJECT = {"trainers", "stages", "two", "tracker", "repeats", "disk"}
+NEED_A_PROJECT = {"trainers", "stages", "runners", "two", "tracker", "repeats", "disk"}
 
 
 def _sum(before: Counts | None, more: Counts) -> Counts:
@@ -105,21 +119,21 @@ def _sum(before: Counts | None, more: Counts) -> Counts:
     )
 
 
-def _table(rows: list[Counts], seed: int, share: float, seconds: float) -> str:
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         "# What was done to it, and what came of it",
         "",
-        (
-            f"`python -m faults{'' if share == 1 else f' --share {share}'} --seed {seed}` on {resources.cpus()} cores "
-            f"of {devices.describe(torch.device('cpu')).partition(',')[0]}, {platform.system()}, Python "
-            f"{platform.python_version()}, torch {torch.__version__}; {seconds / 60:.0f} minutes. The pipeline runs on "
-            "the embedded digits, with a checkpoint every 0.1 s."
-        ),
+        "By `make faults` (`python -m faults --only …` for some families): the embedded digits, a checkpoint every 0.1 s.",
         "",
-        "| fault | promise | kept | |",
-        "|---|---|---:|---|",
+        "| fault | promise | kept | | commit, seed |",
+        "|---|---|---:|---|---|",
     ]
-    for row in sorted(rows, key=lambda row: row.fault):
-        broken = f" broken: {row.broken[0][:200]}" if row.broken else ""
-        lines.append(f"| {row.fault} | {row.promise} | {row.kept:,} of {row.tried:,} | {row.remark}{broken} |")
-    return "\n".join([*lines, ""])
+    for fault, row in sorted(rows.items()):
+        broken = f" broken: {row['broken'][0][:200]}" if row["broken"] else ""
+        count = f"{row['kept']:,} of {row['tried']:,}"
+        made = f"{row['commit']}, {row['seed']}"
+        lines.append(f"| {fault} | {row['promise']} | {count} | {row['remark']}{broken} | {made} |")
+    machines = sorted(
+        {f"{row['machine']}: {row['minutes']} minutes at commit {row['commit']}" for row in rows.values()}
+    )
+    return "\n".join([*lines, "", *machines, ""])
