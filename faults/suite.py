@@ -123,7 +123,7 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         "# What was done to it, and what came of it",
         "",
-        "By `make faults` (`python -m faults --only …` for some families): the embedded digits, a checkpoint every 0.1 s.",
+        "By `make faults`, or `python -m faults --only …`: the embedded digits, a checkpoint every 0.1 s.",
         "",
         "| fault | promise | kept | | commit, seed |",
         "|---|---|---:|---|---|",
