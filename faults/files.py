@@ -1,5 +1,7 @@
 """Files that are flipped, truncated, cut off while they are written, or for which there is no room."""
 
+import contextlib
+import io
 import os
 import random
 import shutil
@@ -39,7 +41,8 @@ def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         return not source.startswith("folder")
 
     def falls_back() -> bool:
-        found = Snapshots(folder / "checkpoints").latest()
+        with contextlib.redirect_stdout(io.StringIO()):  # it says so every time
+            found = Snapshots(folder / "checkpoints").latest()
         return found is not None and found.values["step"] == 1
 
     kinds: dict[str, tuple[list[Path], Callable[[], bool]]] = {
@@ -111,6 +114,8 @@ def writes(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
         said += process.stdout.readlines()
+        process.stdout.close()
+        process.wait()
         done = int(said[-1])
         found = Snapshots(place).latest()
         kept = found is not None and found.values["step"] in {done, done + 1} and found.values["step"] > before

@@ -57,9 +57,9 @@ def changed(draw: st.DrawFn) -> Any:
         elif what == "near" and type(section[key]) is int:
             section[key] = draw(st.integers(1, 40))
         elif what == "near" and type(section[key]) is float:
-            section[key] = draw(st.floats(0.01, 1.0))
+            section[key] = draw(st.floats(0.01, 1.0, allow_subnormal=False))
         else:
-            value = draw(st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=20))
+            value = draw(st.sampled_from(ODD) | st.integers() | st.floats(allow_subnormal=False) | st.text(max_size=20))
             new = draw(st.text(max_size=10)) if what == "more" and isinstance(section, dict) else key
             section[new] = copy.deepcopy(value)
     return content

@@ -42,6 +42,18 @@ def collect(params: Params) -> list[Result]:
     return [_result(lock, entry, seed) for entry in params.variants for seed in params.seeds]
 
 
+def available(params: Params) -> tuple[list[Result], list[str]]:
+    """The results that there are, and a sentence for each that there is not."""
+    found, lacking = list[Result](), list[str]()
+    for entry in params.variants:
+        for seed in params.seeds:
+            try:
+                found.append(_result(_lock(), entry, seed))
+            except UserError as error:
+                lacking.append(str(error))
+    return found, lacking
+
+
 def parameters_digest(result: Result) -> str:
     """A short name for the parameters that a result was made with."""
     return _digest(result.parameters)[:12]
@@ -59,11 +71,15 @@ def costs(result: Result) -> dict[str, float]:
 
 def _result(lock: dict[str, Any], entry: str, seed: int) -> Result:
     try:
-        train, download, corrupt = lock[f"train@{entry}"], lock["download"], lock["corrupt"]
-        evaluated = stage.read_json(paths.EVALUATION / entry / "metrics.json")[str(seed)]
+        return _read(lock, entry, seed)
     except (KeyError, FileNotFoundError) as error:
         msg = f"there are no results of {entry}, seed {seed}: run `dvc repro` first"
         raise UserError(msg) from error
+
+
+def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
+    train, download, corrupt = lock[f"train@{entry}"], lock["download"], lock["corrupt"]
+    evaluated = stage.read_json(paths.EVALUATION / entry / "metrics.json")[str(seed)]
     parameters = _params(download) | _params(corrupt) | _params(train) | {"seeds": seed}
     training = stage.read_json(paths.training(entry))
     models = paths.MODELS / entry

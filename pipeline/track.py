@@ -36,7 +36,8 @@ def main(
 
 def _once(params: Params, _: stage.Provenance) -> None:
     projector = tracking.Projector(_uri(), paths.root() / "mlruns")
-    collected = results.collect(params)
+    collected, lacking = results.available(params)
+    print("\n".join(lacking), end="\n" * bool(lacking))
     runs = [_result(result, params) for result in collected] + [run for _, run in _trainings(params)]
     shown = list(dict.fromkeys(name for run in runs if run.result for name in run.result.metrics))
     saved = max((result.cost["ended"] for result in collected), default=0.0)

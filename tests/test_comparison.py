@@ -52,6 +52,7 @@ def _context(**changes: Any) -> dict[str, Any]:
         "sections": [],
         "undefined": [("no codebook", ["perplexity (a)"])],
         "provenance": [empty],
+        "fence": "```",
         "parameters": "seeds: [0]\n",
         "folder": Path("reports"),
     } | changes

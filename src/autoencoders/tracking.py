@@ -23,6 +23,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import psutil
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
@@ -111,6 +112,9 @@ class Projector:
         """Have the experiment there, with today's description, a view of `metrics` as of the time `saved` (without any,
         of the losses, unless there is a view), and the kind if it has none.
         """
+        if self.uri.startswith("sqlite:///"):  # two that make its tables at once leave half of them
+            with FileLock(self.uri.removeprefix("sqlite:///") + ".lock"):
+                MlflowClient().search_experiments(max_results=1)
         client, location = MlflowClient(), self.local_artifacts.as_uri() if self.uri.startswith("sqlite:") else None
         if client.get_experiment_by_name(EXPERIMENT) is None:
             try:
