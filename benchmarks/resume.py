@@ -23,7 +23,7 @@ from pipeline import params, stage, store
 from pipeline.store import Slot
 
 STEPS = 900  # long enough for several checkpoints
-TURNS = 5
+TURNS = 3
 
 
 def run() -> Table:
