@@ -59,10 +59,7 @@ def _parameters() -> Iterator[Finding]:
 
 def _locks() -> Iterator[Finding]:
     if locks.torn():
-        yield Finding(
-            "dvc.lock is damaged: it broke off while it was being written",
-            "git checkout dvc.lock, or rm dvc.lock; what was trained is not trained again",
-        )
+        yield Finding(locks.TORN, locks.REMEDY)
     if locks.busy_list_torn():
         yield Finding(f"{locks.BUSY} is damaged: it stops every DVC", f"rm {locks.BUSY}")
 

@@ -12,10 +12,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 DVC_LOCK, BUSY = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
-TORN = (
-    "dvc.lock is damaged: it broke off while it was being written; `git checkout dvc.lock` or `rm dvc.lock` mends it, "
-    "and what was trained is not trained again"
-)
+TORN = "dvc.lock is damaged: it broke off while it was being written"
+REMEDY = "git checkout dvc.lock, or rm dvc.lock; what was trained is not trained again"
 
 
 def torn() -> bool:
@@ -70,7 +68,7 @@ def mend() -> None:
         told = True
         time.sleep(0.2)
     if torn():
-        sys.exit(f"\n{TORN}\n")
+        sys.exit(f"\n{TORN}; what mends it: {REMEDY}\n")
     if busy_list_torn():
         BUSY.unlink(missing_ok=True)
         print(f"removed {BUSY}, which a killed DVC had left unfinished", flush=True)

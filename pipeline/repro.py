@@ -74,9 +74,9 @@ def _main(jobs: int | None) -> None:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Let two of these take turns: each would find the other's stages busy."""
-    lock = FileLock(Path(".dvc/tmp/pipeline.lock"))
-    lock_folder = Path(lock.lock_file).parent
-    lock_folder.mkdir(parents=True, exist_ok=True)
+    place = Path(".dvc/tmp")
+    place.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place / "pipeline.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

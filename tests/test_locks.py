@@ -38,7 +38,9 @@ def test_a_whole_lock_is_whole(folder: Path) -> None:
 @pytest.mark.parametrize("length", [0, 10, 30, 50, 80, 100])
 def test_a_torn_lock_is_a_sentence_with_a_remedy(length: int, folder: Path) -> None:
     (folder / "dvc.lock").write_text(WHOLE[:length])
-    with pytest.raises(SystemExit, match=r"dvc\.lock is damaged: .*`rm dvc\.lock` mends it"):
+    with pytest.raises(
+        SystemExit, match=r"dvc\.lock is damaged: .*what mends it: git checkout dvc\.lock, or rm dvc\.lock;"
+    ):
         locks.mend()
 
 
