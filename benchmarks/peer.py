@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from autoencoders import training
 from autoencoders.base import Batch, Learner, Losses
+from autoencoders.priors import reparameterise
+from autoencoders.priors.standard import kl_to_standard_normal
 from autoencoders.quantizers.codebook import Codebook
-from autoencoders.variants.vae import kl_to_standard_normal, reparameterise
 from benchmarks.loop import IMAGE, bare_steps, loop_steps, noise
 from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
 

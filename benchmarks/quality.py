@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autoencoders import checkpoint, data, training
+from autoencoders.priors import reparameterise
+from autoencoders.priors.standard import kl_to_standard_normal
 from autoencoders.sources import Pairs
-from autoencoders.variants.vae import kl_to_standard_normal, reparameterise
 from benchmarks.measure import Table, Value, quiet
 from benchmarks.peer import trainer
 from pipeline import params, paths

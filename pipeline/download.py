@@ -1,5 +1,6 @@
 """download: fetch or read the data set, verify it, split it, and write every split as arrays."""
 
+import dataclasses
 from pathlib import Path
 
 import typer
@@ -19,6 +20,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
         loaded = _folder(wanted, provenance)
     else:
         loaded = data.load(wanted.name, paths.RAW, validation=wanted.validation, seed=wanted.seed)
+    loaded = dataclasses.replace(loaded, binarised=wanted.binarised, seed=wanted.seed)
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
     print(f"{wanted.name}: from {loaded.source}; images: {sizes}")

@@ -81,7 +81,13 @@ class DatasetParams(Section):
     name: Annotated[str, one_of([*DATASETS, FOLDER])]
     validation: Share
     seed: Seed
+    binarize: Literal["none", "static", "dynamic"]
     folder: FolderParams
+
+    @property
+    def binarised(self) -> tuple[str, ...]:
+        """The splits that are written in black and white; the training's images are `dynamic`ally so in each step."""
+        return {"none": (), "static": ("train", "validation", "test"), "dynamic": ("validation", "test")}[self.binarize]
 
     @property
     def image(self) -> Shape:

@@ -112,7 +112,9 @@ def slot(entry: str, seed: int, params: Params, machine: Mapping[str, str]) -> t
         machine: what else the bits depend on: hardware, versions.
     """
     section, training = params.entry(entry).model_dump(), params.training.model_dump()
-    depends_on = [entry, seed, section, training, dict(machine), {d: _content(d) for d in _deps(entry, section)}]
+    dynamic = params.dataset.binarize == "dynamic"
+    contents = {dep: _content(dep) for dep in _deps(entry, section)}
+    depends_on = [entry, seed, section, training, dynamic, dict(machine), contents]
     fingerprint = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
     return Slot(paths.checkpoints() / f"{entry}-seed{seed}-{fingerprint}"), fingerprint
 

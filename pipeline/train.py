@@ -92,6 +92,7 @@ def _train(params: Params, name: str, seed: int, slot: Slot, about: Mapping[str,
             seed=seed,
             how=how,
             label=f"{name}-seed{seed}",
+            dynamic=params.dataset.binarize == "dynamic",
             follow=lambda phase, point: log.write({"phase": phase} | point),
             keeper=snapshots,
         )

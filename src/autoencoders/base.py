@@ -65,15 +65,13 @@ class Autoencoder(Learner):
     Attributes:
         inputs: what it has to see in training, "clean" or "corrupted" images; None leaves it to the parameters.
         undefined: the metrics and figures that this variant has no definition of, each with the reason.
-        pixels: the support of one pixel under the likelihood, "binary" or "8-bit"; bounds on different supports are not
-            comparable.
+        pixels: what a pixel is to the likelihood, "Bernoulli", "8-bit" or "continuous"; bounds on different ones cannot
+            be compared.
         configuration: what `checkpoint.build` made it from.
     """
 
     inputs: ClassVar[str | None] = None
-    undefined: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        (*NEEDS_PRIOR, *NEEDS_CODEBOOK), "the variant does not define it"
-    )
+    undefined: Mapping[str, str] = dict.fromkeys((*NEEDS_PRIOR, *NEEDS_CODEBOOK), "the variant does not define it")
     pixels: str | None = None
     configuration: dict[str, Any]
 
@@ -95,6 +93,12 @@ class Autoencoder(Learner):
     def reconstruct(self, x: Tensor) -> Tensor:
         """x′, shape (B, C, H, W)."""
         return self.decode(self.encode(x))
+
+    def log_weights(self, inputs: Tensor, targets: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """log of the importance weights p(targets, z)/q(z|inputs) at `samples` draws z ~ q(z|inputs), shape
+        (B, samples); only where "nll" is not undefined.
+        """
+        raise NotImplementedError
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` images from the model's prior, shape (count, C, H, W); only where "samples" is not undefined."""

@@ -10,6 +10,8 @@ LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=100_000_000)]  # each has its learning rate in memory
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 Mode: TypeAlias = Literal["graph", "eager"]
+Schedule: TypeAlias = Literal["one_cycle", "stairs", "constant"]
+Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 
 
 class Budget(BaseModel):
@@ -20,6 +22,8 @@ class Budget(BaseModel):
     steps: Steps
     batch_size: PositiveInt
     learning_rate: LearningRate
+    schedule: Schedule = "one_cycle"  # of the learning rate: see `optimiser`
+    epsilon: Epsilon = 1e-8  # of Adam
 
     def override(self, *overrides: Mapping[str, Any]) -> "Budget":
         """The budget after `overrides`, the last one counting most."""
@@ -37,6 +41,8 @@ class BudgetOverrides(TypedDict, total=False):
     steps: Steps
     batch_size: PositiveInt
     learning_rate: LearningRate
+    schedule: Schedule
+    epsilon: Epsilon
 
 
 class How(BaseModel):

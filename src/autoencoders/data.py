@@ -17,7 +17,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.metadata import distribution
@@ -47,6 +47,7 @@ ANSWERS = (
 )
 FEWEST = 2  # images of a split: an interpolation needs two, a variance too
 LARGEST = 2**28  # bytes of a file of a published data set; one that unpacks to more is none
+LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
 NETWORK_TIMEOUT = 20.0  # seconds without an answer before a mirror counts as unreachable
 
 
@@ -64,6 +65,8 @@ class Data:
     image: Shape
     splits: dict[str, tuple[Split, NDArray[np.int64]]]  # by name: where its images are, and which of them it has
     source: str = ""
+    binarised: Collection[str] = ()  # the splits whose images are written in black and white
+    seed: int = 0  # of that
 
     def split(self, name: str) -> Split:
         """The split "train", "validation" or "test", in memory."""
@@ -89,7 +92,10 @@ class Data:
         """Write every split into a folder of its own: images.npy, labels.npy and their hashes."""
         for name, (everything, rows) in self.splits.items():
             shape = (len(rows), *self.image)
-            storage.write(folder / name / "images.npy", shape, storage.select(everything.images, rows))
+            pieces = storage.select(everything.images, rows)
+            if name in self.binarised:
+                pieces = binarise(pieces, [self.seed, zlib.crc32(f"binarise/{name}".encode())])
+            storage.write(folder / name / "images.npy", shape, pieces)
             labels = everything.labels[rows]
             storage.write(folder / name / "labels.npy", labels.shape, [labels], labels.dtype)
             storage.seal(folder / name)
@@ -111,6 +117,7 @@ class Dataset:
     sources: Callable[[], Iterator[Source]]
     parse: Callable[[Files], tuple["Split", "Split"]]
     image: Shape
+    validation: int = 0  # so many of the training images, the last ones, are its own validation split; 0: it has none
 
 
 def fetch(name: str, cache: Path) -> tuple[Files, str]:
@@ -166,7 +173,7 @@ def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, 
     Args:
         name: a key of `DATASETS`.
         cache: the folder that keeps its files, in a folder of their own.
-        validation: share of the training images that are held out.
+        validation: share of the training images that are held out, unless the data set has a validation split.
         seed: of that split.
 
     Raises:
@@ -175,7 +182,9 @@ def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, 
     """
     files, source = fetch(name, Path(cache) / name)
     everything, test = DATASETS[name].parse(files)
-    train, held = hold_out(np.arange(len(everything.labels)), validation, seed)
+    rows = np.arange(len(everything.labels))
+    own = len(rows) - DATASETS[name].validation
+    train, held = (rows[:own], rows[own:]) if own < len(rows) else hold_out(rows, validation, seed)
     splits = {"train": (everything, train), "validation": (everything, held)}
     return Data(DATASETS[name].image, splits | {"test": (test, np.arange(len(test.labels)))}, source)
 
@@ -200,6 +209,17 @@ def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArr
     order = np.random.default_rng(seed).permutation(len(rows))
     held = round(len(rows) * fraction)
     return rows[np.sort(order[held:])], rows[np.sort(order[:held])]
+
+
+def binarise(pieces: Iterable[Bytes], seed: Sequence[int]) -> Iterator[Bytes]:
+    """Pieces of uint8 images in black (0) and white (255), each pixel white with its gray value as probability.
+
+    As with corruption, integers alone decide: the same seed gives the same bytes everywhere.
+    """
+    rng = np.random.default_rng(seed)
+    for gray in pieces:
+        drawn = rng.integers(0, 255, gray.shape, dtype=np.uint8)  # 0 … 254: 0 is never white, 255 always
+        yield np.where(drawn < gray, np.uint8(255), np.uint8(0))
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------
@@ -248,6 +268,17 @@ def _cifar10_sources() -> Iterator[Source]:
         return _read_tar(folder / "cifar.tar.gz")
 
     yield Source("torchvision, CIFAR-10's own site", fetch)
+
+
+def _larochelle_sources() -> Iterator[Source]:
+    def fetch(folder: Path) -> Files:
+        from torchvision.datasets import utils  # noqa: PLC0415 - 12 s of CPU
+
+        for file in DATASETS["binarized-mnist"].files:
+            utils.download_url(f"{LAROCHELLE}/{file}", folder, file)
+        return _read_all(folder)
+
+    yield Source("Hugo Larochelle's own site", fetch)
 
 
 def _digits_sources() -> Iterator[Source]:
@@ -368,6 +399,18 @@ def _parse_cifar10(files: Files) -> tuple[Split, Split]:
     return split(*(f"data_batch_{i}.bin" for i in range(1, 6))), split("test_batch.bin")
 
 
+def _parse_larochelle(files: Files) -> tuple[Split, Split]:
+    """A line of 784 digits 0 or 1, a space after each, for every image; the validation split follows the training."""
+
+    def split(*names: str) -> Split:
+        text = np.frombuffer(b"".join(files[f"binarized_mnist_{name}.amat"] for name in names), np.uint8)
+        white = text.reshape(-1, 784, 2)[:, :, 0] == ord("1")
+        images = np.where(white, np.uint8(255), np.uint8(0)).reshape(-1, 1, 28, 28)
+        return Split(images, np.zeros(len(images), np.uint8))
+
+    return split("train", "valid"), split("test")
+
+
 def _parse_digits(files: Files) -> tuple[Split, Split]:
     """The last 360 of the 1797 digits are the test split: other writers than the first ones, as in MNIST."""
     labels = np.frombuffer(files["labels"], np.uint8)
@@ -410,6 +453,17 @@ DATASETS = {
         },
         sources=_cifar10_sources,
         parse=_parse_cifar10,
+    ),
+    "binarized-mnist": Dataset(
+        image=(1, 28, 28),
+        files={
+            "binarized_mnist_train.amat": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+            "binarized_mnist_valid.amat": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+            "binarized_mnist_test.amat": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+        },
+        sources=_larochelle_sources,
+        parse=_parse_larochelle,
+        validation=10_000,
     ),
     "digits": Dataset(
         image=(1, 8, 8),

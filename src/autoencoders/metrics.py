@@ -49,6 +49,23 @@ METRICS = {
         source="Kingma & Welling 2014, equation 3",
         likelihood=True,
     ),
+    "neg_elbo_error": Metric(
+        "± of −ELBO", "standard error of −ELBO from the sampling of z, the images being given", 3, unit="nats"
+    ),
+    "nll": Metric(
+        "−log p(x)",
+        "importance-weighted upper bound on −log p(x) with k samples of q(z|x), `evaluation.importance` says how many; "
+        "mean over the images: from as many of them as stand there, as −ELBO of all minus the mean gap of those",
+        2,
+        "lower",
+        unit="nats",
+        source="Burda et al. 2016, equation 8",
+        likelihood=True,
+    ),
+    "nll_error": Metric(
+        "± of −log p(x)", "standard error of that from the sampling of z, and of the images where they are not all",
+        3, unit="nats",
+    ),
     "rate": Metric(
         "rate", "KL(q(z|x) ‖ p(z)); for discrete codes −log p(k) under the learned prior", 2, unit="nats"
     ),
@@ -91,12 +108,17 @@ METRICS = {
     ),
 }  # fmt: skip
 RECONSTRUCTION = ("mse", "psnr", "ssim")
-LIKELIHOOD = ("neg_elbo", "rate", "distortion", "bits_per_dim", "neg_elbo_uniform", "rate_uniform")
+LIKELIHOOD = (
+    "neg_elbo", "neg_elbo_error", "nll", "nll_error", "rate", "distortion", "bits_per_dim", "neg_elbo_uniform",
+    "rate_uniform",
+)  # fmt: skip
 CODES = ("active_units", "perplexity", "codes_used", "code_distance")
 COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows
-PROBABILISTIC = ("neg_elbo", "rate", "distortion", "bits_per_dim", "active_units")  # need q(z|x) and p(z)
+PROBABILISTIC = (  # need q(z|x) and p(z)
+    "neg_elbo", "neg_elbo_error", "nll", "nll_error", "rate", "distortion", "bits_per_dim", "active_units",
+)  # fmt: skip
 CODEBOOK = ("neg_elbo_uniform", "rate_uniform", "perplexity", "codes_used", "code_distance")  # need a codebook
 
 

@@ -24,7 +24,7 @@ from autoencoders import devices, storage
 from autoencoders.base import Autoencoder, Batch, Learner, Losses, Phase
 from autoencoders.budget import Budget, How, Precision
 from autoencoders.errors import UserError
-from autoencoders.optimiser import Adam, one_cycle
+from autoencoders.optimiser import SCHEDULES, Adam
 from autoencoders.sources import Pairs, Source, source
 
 Point: TypeAlias = dict[str, Any]  # step, time, and "train_…" or "validation_…" losses
@@ -86,6 +86,7 @@ def train(
     seed: int,
     how: How | None = None,
     label: str = "",
+    dynamic: bool = False,
     follow: Callable[[str, Point], None] = lambda *_: None,
     keeper: Keeper | None = None,
 ) -> dict[str, Result]:
@@ -101,6 +102,8 @@ def train(
         seed: of the data's order and the noise.
         how: precision, mode, how often to validate.
         label: what the progress is shown under.
+        dynamic: whether the training images are binarised anew in each step, white with the gray value as probability;
+            a later phase learns from one binarisation of each. The validation images are taken as they are.
         follow: called with the phase's name and each point of its curve as soon as it is known; after a snapshot, with
             those that are new since.
         keeper: of snapshots; the training goes on from the one that it has.
@@ -131,11 +134,12 @@ def train(
         model.eval()
         results[phase.name] = fit(
             phase.module,
-            represent(phase, images),
+            represent(phase, images, binarised=dynamic),
             represent(phase, validation.thinned(how.validation_images)),
             budget.override(phase.training),
             seed=seed,
             how=how,
+            dynamic=dynamic and phase.represent is None,
             label=f"{label} {phase.name}".strip(),
             follow=lambda point, name=phase.name: follow(name, point),  # type: ignore[misc]
             snapshot=snapshot if snapshot and "step" in snapshot.values else None,
@@ -159,6 +163,7 @@ def fit(
     *,
     seed: int,
     how: How,
+    dynamic: bool = False,
     label: str = "",
     follow: Callable[[Point], None] = lambda _: None,
     room: int | None = None,
@@ -168,9 +173,9 @@ def fit(
 ) -> Result:
     """Train `module` and leave it with the weights whose validation loss was lowest.
 
-    The learning rate follows one cycle (`optimiser.one_cycle`) over the whole budget. Every batch is full. Nothing on
-    the way waits for the device: losses are read when they have arrived, and the device itself compares the validation
-    losses and keeps the best weights.
+    The learning rate follows its schedule over the whole budget. Every batch is full. Nothing on the way waits for the
+    device: losses are read when they have arrived, and the device itself compares the validation losses and keeps the
+    best weights.
 
     Args:
         module: on the device to train on.
@@ -179,6 +184,7 @@ def fit(
         budget: how many steps, of how many samples, at what peak learning rate.
         seed: of the data's order and the noise.
         how: precision, mode, how many points the curve has and how often to validate.
+        dynamic: whether to binarise the training samples anew in each step.
         label: what the progress is shown under.
         follow: called with each point of the curve as soon as it is known.
         room: bytes of samples that may lie on the device; more than that are read from disk on the way.
@@ -191,7 +197,7 @@ def fit(
     per_epoch = count // batch  # steps
     room = devices.room(device) if room is None else room
     batches = source(train, batch, device, room)
-    step = Step(module, batches, budget, how.precision)
+    step = Step(module, batches, budget, how.precision, dynamic=dynamic)
     run = Recorded(step) if how.mode == "graph" and device.type == "cuda" else step
     check = Validation(module, validation, steps, how.precision, room)
     every = max(1, steps // how.points)
@@ -293,12 +299,15 @@ class Step:
             freeze.
     """
 
-    def __init__(self, module: Learner, batches: Source, budget: Budget, precision: Precision) -> None:
+    def __init__(
+        self, module: Learner, batches: Source, budget: Budget, precision: Precision, *, dynamic: bool = False
+    ) -> None:
         device = device_of(module)
         self.module, self.batches, self.precision, self.steps = module.train(), batches, precision, budget.steps
-        self.optimiser = Adam(module.parameters())
+        self.dynamic = dynamic
+        self.optimiser = Adam(module.parameters(), budget.epsilon)
         self.generator = torch.Generator(device)
-        self.rates = one_cycle(budget.steps, budget.learning_rate).float().to(device)
+        self.rates = SCHEDULES[budget.schedule](budget.steps, budget.learning_rate).float().to(device)
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
         self.means = Means()
         self.calls = 0
@@ -306,8 +315,10 @@ class Step:
 
     def __call__(self) -> None:
         """Learn from the next batch."""
-        inputs, targets = self.batches()
-        batch = Batch(as_float(inputs), as_float(targets), self.generator, self.done[0], self.steps)
+        inputs, targets = map(as_float, self.batches())
+        if self.dynamic:
+            inputs, targets = binarise(self.generator, inputs, targets)
+        batch = Batch(inputs, targets, self.generator, self.done[0], self.steps)
         losses = losses_of(self.module, batch, self.precision)
         self.optimiser.zero_grad()
         losses["loss"].backward()
@@ -476,14 +487,19 @@ class Curve:
 
 
 @torch.no_grad()
-def represent(phase: Phase, images: Pairs) -> Pairs:
-    """What the module of `phase` learns from: the images, or codes of the clean ones, on disk where they are many."""
+def represent(phase: Phase, images: Pairs, *, binarised: bool = False) -> Pairs:
+    """What the module of `phase` learns from: the images, or codes of the clean ones, on disk where they are many; with
+    `binarised`, of one binarisation of them.
+    """
     if phase.represent is None:
         return images
     device = device_of(phase.module)
+    generator = torch.Generator(device).manual_seed(0)
 
-    def codes(x: Tensor) -> NDArray[np.int32]:
-        return phase.represent(as_float(x.to(device))).to("cpu", torch.int32).numpy()  # type: ignore[misc]
+    def codes(stored: Tensor) -> NDArray[np.int32]:
+        x = as_float(stored.to(device))
+        (x,) = binarise(generator, x) if binarised else (x,)
+        return phase.represent(x).to("cpu", torch.int32).numpy()  # type: ignore[misc]
 
     shape = codes(torch.from_numpy(storage.writable(images.targets[:1]))).shape[1:]
     found = storage.scratch((len(images.targets), *shape), np.int32)
@@ -491,6 +507,15 @@ def represent(phase: Phase, images: Pairs) -> Pairs:
         found[start * BATCH : (start + 1) * BATCH] = codes(x)
         storage.release(found)
     return Pairs(found, found)
+
+
+def binarise(generator: torch.Generator, *images: Tensor) -> tuple[Tensor, ...]:
+    """Images (B, C, H, W) of gray values in [0, 1] as black and white ones, white with the gray value as probability.
+
+    One threshold for each pixel serves all `images`: a corrupted copy is binarised as the image itself is.
+    """
+    thresholds = torch.rand(images[0].shape, generator=generator, device=images[0].device)
+    return tuple((thresholds < x).float() for x in images)
 
 
 def losses_of(module: Learner, batch: Batch, precision: Precision) -> Losses:

@@ -5,6 +5,7 @@ Dimensions: B batch, C image channels, P outputs of the decoder for each image d
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
@@ -20,10 +21,12 @@ class Likelihood(nn.Module, ABC):
     Attributes:
         channels: P.
         pixels: what a pixel is to this distribution; likelihoods of different pixels cannot be compared.
+        undefined: the metrics that have no meaning under it, each with the reason.
     """
 
     channels: ClassVar[int] = 1
     pixels: ClassVar[str]
+    undefined: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:

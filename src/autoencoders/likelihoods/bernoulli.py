@@ -14,7 +14,7 @@ from autoencoders.likelihoods import Likelihood
 class Bernoulli(Likelihood):
     """The decoder's output is the log-odds of white."""
 
-    pixels = "binary"
+    pixels = "Bernoulli"
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
         """Σ x·log p + (1 − x)·log(1 − p), shape (B,)."""

@@ -4,6 +4,8 @@ Dimensions: B batch, C image channels, (H, W) image size, p pixels along each si
 feature maps.
 """
 
+import itertools
+from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Width: TypeAlias = Annotated[int, Field(ge=2)]  # feature maps; residual blocks halve them
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "gelu": nn.GELU}
 LARGEST = 8  # along each side of a grid that a fully connected layer still sees as a whole
 
 
@@ -76,6 +79,12 @@ class Patches(nn.Module):
 def channels_last(x: Tensor) -> Tensor:
     """(B, h, w, F) → (B, F, h, w), the same memory seen another way."""
     return x.permute(0, 3, 1, 2)
+
+
+def perceptron(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
+    """Fully connected layers of the given sizes, with activations in between: (…, first) → (…, last)."""
+    pairs = itertools.pairwise(sizes)
+    return nn.Sequential(*(layer for pair in pairs for layer in (nn.Linear(*pair), activation())))[:-1]
 
 
 def halvings(grid: tuple[int, int]) -> int:

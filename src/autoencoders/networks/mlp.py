@@ -3,7 +3,6 @@
 It sees an image as one vector, so it has no grid and a VQ-VAE cannot be built from it.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -12,10 +11,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from autoencoders.base import Shape
-from autoencoders.modules.layers import set_bias
+from autoencoders.modules.layers import ACTIVATIONS, perceptron, set_bias
 from autoencoders.networks import Decoder, Network
-
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "gelu": nn.GELU}
 
 
 class MLP(Network):
@@ -45,7 +42,7 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, sizes: Sequence[int], activation: type[nn.Module]) -> None:
         super().__init__()
-        self.layers = _layers(sizes, activation)
+        self.layers = perceptron(sizes, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, features)."""
@@ -57,7 +54,7 @@ class MLPDecoder(Decoder):
 
     def __init__(self, code: int, hidden: Sequence[int], output: Shape, activation: type[nn.Module]) -> None:
         super().__init__()
-        self.layers = _layers([code, *hidden, math.prod(output)], activation)
+        self.layers = perceptron([code, *hidden, math.prod(output)], activation)
         self.output = output
 
     def forward(self, z: Tensor) -> Tensor:
@@ -67,8 +64,3 @@ class MLPDecoder(Decoder):
     def start_at(self, output: Tensor) -> None:
         """Give the last layer that bias."""
         set_bias(self.layers[-1], output.repeat_interleave(self.output[1] * self.output[2]))
-
-
-def _layers(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
-    pairs = itertools.pairwise(sizes)
-    return nn.Sequential(*(layer for pair in pairs for layer in (nn.Linear(*pair), activation())))[:-1]

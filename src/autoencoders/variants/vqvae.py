@@ -44,6 +44,7 @@ class VQVAE(Autoencoder):
     """One code of the quantiser for every place of the network's grid."""
 
     undefined = {
+        **dict.fromkeys(("nll", "nll_error"), "q(z|x) is a single code: more samples of it are the same one"),
         "active_units": "a discrete code has no E_q[z] to vary",
         "traversal": "a discrete code has no direction to move along",
     }
@@ -67,6 +68,7 @@ class VQVAE(Autoencoder):
         self.decoder = built.grid_decoder(codes.size, p_x.channels)
         self.likelihood = p_x
         self.pixels = p_x.pixels
+        self.undefined = {**type(self).undefined, **p_x.undefined}
         size = {"width": prior["width"], "layers": prior["layers"], "heads": prior["heads"]}
         self.prior = CausalPrior(grid, codes.codes, **size)
         self.prior_training = prior["training"]
@@ -140,6 +142,7 @@ class VQVAE(Autoencoder):
         rate_uniform = math.prod(self.prior.grid) * math.log(self.quantizer.codes)
         return {
             "neg_elbo": neg_elbo,
+            "neg_elbo_error": 0.0,  # nothing is sampled
             "rate": rate.value,
             "distortion": distortion.value,
             "bits_per_dim": bits_per_dim(neg_elbo, self.image),

@@ -1,0 +1,51 @@
+"""Priors, one file each: the distribution p(z) over the codes of a variational autoencoder.
+
+Dimensions: B batch, d latent dimensions.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from autoencoders.parts import Kind
+
+
+class Prior(nn.Module, ABC):
+    """p(z) of vectors with `code` dimensions."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """log p(z) in nats: (…, d) → (…). Where it is intractable, the logarithm of an unbiased estimate of p(z)."""
+
+    @abstractmethod
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """z ~ p(z), shape (count, d)."""
+
+    def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
+        """KL(N(μ, diag σ²) ‖ p) in nats, here estimated at one z ~ N(μ, diag σ²): (B, d) each → (B,)."""
+        return log_normal(z, mean, log_variance) - self.log_prob(z, generator)
+
+
+PRIORS: Kind[Prior] = Kind(__name__, Prior, "prior")  # type: ignore[type-abstract]
+PriorSection: TypeAlias = Annotated[dict[str, Any], PRIORS]
+
+
+def reparameterise(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
+    """z = μ + σ·ε with ε ~ N(0, I); all (…, d)."""
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    return mean + (log_variance / 2).exp() * noise
+
+
+def moments(output: Tensor) -> tuple[Tensor, Tensor]:
+    """μ and log σ², (…, d) each, of a layer's output (…, 2d); log σ² is clamped: neither σ² nor 1/σ² overflows."""
+    mean, log_variance = output.float().chunk(2, dim=-1)
+    return mean, log_variance.clamp(-30.0, 20.0)
+
+
+def log_normal(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log N(z; μ, diag σ²) in nats: (…, d) each → (…)."""
+    square = (z - mean).square() * (-log_variance).exp()
+    return -0.5 * (square + log_variance + math.log(2 * math.pi)).sum(-1)
