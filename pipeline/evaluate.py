@@ -9,7 +9,7 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autoencoders import checkpoint, devices, evaluation, figures, storage
+from autoencoders import checkpoint, data, devices, evaluation, figures, storage
 from autoencoders.base import Autoencoder
 from autoencoders.data import Labels
 from autoencoders.metrics import readable
@@ -18,6 +18,12 @@ from autoencoders.training import as_float
 from autoencoders.variants import VARIANTS
 from pipeline import paths, stage
 from pipeline.params import Params
+
+BINARISATION = {
+    "none": "not binarised",
+    "static": "static binarisation",
+    "dynamic": "dynamic binarisation",
+}
 
 
 def main(name: str) -> None:
@@ -60,7 +66,7 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
     return {
         "status": "finished",
         "about": about,
-        "pixels": model.pixels,
+        "pixels": model.pixels and f"{model.pixels}, {BINARISATION[params.dataset.binarize]}",
         "metrics": finite,
         "undefined": dict(model.undefined) | infinite,
         "symptoms": model.symptoms(measured["validation"]),
@@ -83,7 +89,13 @@ def _test(params: Params, model: Autoencoder) -> dict[str, float]:
     """What is reported."""
     images, train = (storage.read(paths.images(paths.CLEAN, split)) for split in ("test", "train"))
     values = evaluation.evaluate(model, images, _noisy(params), **_settings(params))
+    wanted = params.evaluation.importance
+    values |= evaluation.importance_weighted(
+        model, images, values, samples=wanted.samples, count=wanted.images, seed=params.evaluation.seed
+    )
     learned_from = Pairs.of(train).thinned(len(images)).targets
+    if params.dataset.binarize == "dynamic":  # as the model saw them
+        learned_from = np.concatenate(list(data.binarise([learned_from], [params.evaluation.seed])))
     values["train_mse"] = evaluation.reconstruction_error(model, learned_from, params.evaluation.batch_size)
     values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))

@@ -150,12 +150,20 @@ class Part(Section):
     name: str
 
 
+class ImportanceParams(Section):
+    """`evaluation.importance`."""
+
+    samples: PositiveInt
+    images: Annotated[int, Field(ge=2)]
+
+
 class EvaluationParams(Section):
     """`evaluation`."""
 
     batch_size: PositiveInt
     images: Annotated[int, Field(ge=2, le=50)]
     seed: Seed
+    importance: ImportanceParams
 
 
 class Params(Section):

@@ -17,6 +17,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "ae": {"network": NETWORK, "code": 4},
     "dae": {"network": NETWORK, "code": 4},
     "vae": {"network": NETWORK, "code": 4, "beta": 1.0, "likelihood": "bernoulli"},
+    "iwae": {"network": NETWORK, "code": 4, "samples": 3, "likelihood": "bernoulli"},
     "vqvae": {
         "network": NETWORK,
         "quantizer": {"name": "codebook", "codes": 16, "size": 4},

@@ -218,3 +218,44 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
         storage.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_binarised_pixels_are_white_as_often_as_they_are_bright() -> None:
+    gray = np.tile(np.arange(256, dtype=np.uint8), (4000, 1))
+    (binary,) = data.binarise([gray], [0, 1])
+    assert set(np.unique(binary)) == {0, 255}
+    np.testing.assert_allclose((binary / 255).mean(0), gray[0] / 255, atol=0.05)
+    assert (binary[:, 0] == 0).all()
+    assert (binary[:, 255] == 255).all()
+
+
+def test_binarisation_is_its_seed_s() -> None:
+    gray = np.full((10, 1, 8, 8), 128, np.uint8)
+    once, again, other = (np.concatenate(list(data.binarise([gray], [seed]))) for seed in (0, 0, 1))
+    assert np.array_equal(once, again)
+    assert not np.array_equal(once, other)
+
+
+def test_only_the_splits_asked_for_are_binarised(tmp_path: Path) -> None:
+    digits = data.load("digits", tmp_path / "raw")
+    replace(digits, binarised=("validation", "test")).save(tmp_path / "clean")
+    gray = {
+        name: set(np.unique(storage.read(tmp_path / "clean" / name / "images.npy"))) - {0, 255}
+        for name in digits.splits
+    }
+    assert gray["train"]
+    assert not gray["validation"]
+    assert not gray["test"]
+
+
+def test_larochelles_files_are_parsed_with_their_own_validation_split() -> None:
+    def text(count: int, white: int) -> bytes:
+        row = ["0"] * 784
+        row[white] = "1"
+        return (" ".join(row) + " \n").replace(" \n", "\n").encode() * count
+
+    files = {f"binarized_mnist_{name}.amat": text(3, i) for i, name in enumerate(("train", "valid", "test"))}
+    everything, test = data.DATASETS["binarized-mnist"].parse(files)
+    assert everything.images.shape == (6, 1, 28, 28)
+    assert everything.images[:, 0, 0, :3].tolist() == [[255, 0, 0]] * 3 + [[0, 255, 0]] * 3
+    assert test.images[:, 0, 0, :3].tolist() == [[0, 0, 255]] * 3

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoencoders.optimiser import Adam, one_cycle
+from autoencoders.optimiser import SCHEDULES, Adam, one_cycle, stairs
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 14, 100])
@@ -35,3 +35,18 @@ def test_adam_is_torchs_to_the_bit() -> None:
         adam.step(torch.tensor(rate))
         reference.step()
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_stairs_are_those_of_the_paper() -> None:
+    """3,280 epochs: 3^i of them at 10^(−i/7) of the peak."""
+    rates = stairs(3280, 0.001).tolist()
+    expected = [0.001 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 100])
+def test_every_step_has_a_rate_below_the_peak(name: str, steps: int) -> None:
+    rates = SCHEDULES[name](steps, 0.01)
+    assert rates.shape == (steps,)
+    assert ((rates > 0) & (rates <= 0.01)).all()

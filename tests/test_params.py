@@ -76,10 +76,14 @@ BROKEN = [
     (with_value("dataset.validation", 0), "dataset.validation is 0: must be greater than or equal to 0.01", ""),
     (
         with_value("variants.gan", {"model": "gan", "inputs": "clean"}),
-        "variants.gan.model: unknown model 'gan'; there are ae, dae, vae",
+        "variants.gan.model: unknown model 'gan'; there are ae, dae, iwae, vae",
         "",
     ),
-    (with_value("variants.new", {"inputs": "clean"}), "variants.new.model is missing; there are ae, dae, vae", ""),
+    (
+        with_value("variants.new", {"inputs": "clean"}),
+        "variants.new.model is missing; there are ae, dae, iwae, vae",
+        "",
+    ),
     (with_value("variants.vae beta", DEFAULT["variants"]["vae"]), "variants.vae beta is", "letters, digits, - and _"),
     (with_value("variants.$(ls)", DEFAULT["variants"]["vae"]), "variants.$(ls) is", "letters, digits, - and _"),
     (without("variants.vae.network"), "variants.vae.network is missing", ""),
@@ -130,7 +134,7 @@ BROKEN = [
     (with_value("variants.ae.inputs", "noisy"), "variants.ae.inputs is \"noisy\": must be 'clean' or 'corrupted'", ""),
     (
         with_value("variants.vae.likelihood", "poisson"),
-        "variants.vae.likelihood.name: unknown likelihood 'poisson'; there are bernoulli, logistic",
+        "variants.vae.likelihood.name: unknown likelihood 'poisson'; there are bernoulli, categorical, gaussian, lo",
         "",
     ),
     (

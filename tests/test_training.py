@@ -17,6 +17,7 @@ from autoencoders.errors import UserError
 from autoencoders.sources import Pairs, Resident
 from autoencoders.training import fit, represent
 from autoencoders.variants import VARIANTS
+from autoencoders.variants.ae import AE
 from tests.conftest import IMAGE, PARAMETERS
 
 BUDGET = Budget(steps=10, batch_size=16, learning_rate=0.01)
@@ -402,3 +403,26 @@ def test_sums_of_losses_are_made_once(images: Pairs) -> None:
         step.means.add({"loss": torch.ones(())})
     with NoNewZeros(), pytest.raises(AssertionError):
         training.Means().add({"loss": torch.ones(())})
+
+
+def test_dynamic_binarisation_is_another_one_in_each_step_and_the_same_for_a_corrupted_copy() -> None:
+    gray = np.full((8, *IMAGE), 128, np.uint8)
+    pairs = Pairs(gray // 2, gray)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Watching(AE):
+        def loss(self, batch: Batch) -> Losses:
+            seen.append((batch.inputs, batch.targets))
+            return super().loss(batch)
+
+    model = Watching(IMAGE, **PARAMETERS["ae"])
+    budget = Budget(steps=3, batch_size=8, learning_rate=0.001)
+    training.train(model, pairs, Pairs.of(gray), budget, seed=0, dynamic=True)
+    steps = [each for each in seen if len(set(each[1].flatten().tolist())) == 2]  # validation's images stay gray
+    assert len(steps) == 3
+    for inputs, targets in steps:
+        assert ((inputs == 0) | (inputs == 1)).all()
+        assert (inputs <= targets).all()  # what is darker is white nowhere else
+        assert targets.mean().item() == pytest.approx(0.5, abs=0.1)
+        assert inputs.mean().item() == pytest.approx(0.25, abs=0.1)
+    assert not torch.equal(steps[0][1], steps[1][1])

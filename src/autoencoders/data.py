@@ -400,7 +400,7 @@ def _parse_cifar10(files: Files) -> tuple[Split, Split]:
 
 
 def _parse_larochelle(files: Files) -> tuple[Split, Split]:
-    """A line of 784 digits 0 or 1, a space after each, for every image; the validation split follows the training."""
+    """A line of 784 digits 0 or 1, a space or the line's end after each; the validation split follows the training."""
 
     def split(*names: str) -> Split:
         text = np.frombuffer(b"".join(files[f"binarized_mnist_{name}.amat"] for name in names), np.uint8)

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import measures, storage
+from autoencoders import bounds, measures, storage
 from autoencoders.base import Autoencoder, Latent
+from autoencoders.sources import Pairs
 from autoencoders.training import BATCH, as_float, device_of
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk
@@ -76,7 +77,31 @@ def evaluate(
             batch_size,
         )
     generator = torch.Generator(device).manual_seed(seed)
-    return values | model.measure(batches(images, batch_size, device), generator)
+    values |= model.measure(batches(images, batch_size, device), generator)
+    return {name: value for name, value in values.items() if name not in model.undefined}
+
+
+def importance_weighted(
+    model: Autoencoder, images: Images, values: Mapping[str, float], *, samples: int, count: int, seed: int
+) -> dict[str, float]:
+    """The bound on −log p(x) with `samples` samples, "nll", and its standard error; nothing where it is not defined.
+
+    Args:
+        model: as for `evaluate`.
+        images: the split that it is the mean over.
+        values: what `evaluate` said about them.
+        samples: k.
+        count: of the images that it is estimated from, evenly spread.
+        seed: of the sampling.
+    """
+    if "nll" in model.undefined:
+        return {}
+    device = device_of(model)
+    chosen = batches(Pairs.of(images).thinned(count).targets, BATCH, device)
+    generator = torch.Generator(device).manual_seed(seed)
+    bound = bounds.importance_weighted(model, chosen, samples, generator)
+    nll, error = bound.of_all(values["neg_elbo"], values["neg_elbo_error"], len(images))
+    return {"nll": nll, "nll_error": error}
 
 
 @torch.no_grad()
