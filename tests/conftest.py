@@ -18,6 +18,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "dae": {"network": NETWORK, "code": 4},
     "vae": {"network": NETWORK, "code": 4, "beta": 1.0, "likelihood": "bernoulli"},
     "iwae": {"network": NETWORK, "code": 4, "samples": 3, "likelihood": "bernoulli"},
+    "ladder": {"network": NETWORK, "width": 8, "code": 4, "layers": 2, "channels": 2, "likelihood": "bernoulli"},
     "vqvae": {
         "network": NETWORK,
         "quantizer": {"name": "codebook", "codes": 16, "size": 4},

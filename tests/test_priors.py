@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from autoencoders.priors.layer import Layer
 from autoencoders.priors.mixture import Mixture
 from autoencoders.priors.standard import StandardNormal
 
-SECTIONS = {
+SECTIONS: dict[str, Any] = {
     "layer": {"name": "layer", "code": 3, "hidden": [8]},
     "mixture": {"name": "mixture", "components": 5},
     "standard": "standard",
@@ -72,7 +73,7 @@ def test_mixture_is_torchs(generator: torch.Generator) -> None:
 
 def test_a_layer_may_stand_on_a_layer(generator: torch.Generator) -> None:
     above = {"name": "layer", "code": 2, "hidden": [4]}
-    prior = PRIORS.build(SECTIONS["layer"] | {"prior": above}, 2)  # type: ignore[operator]
+    prior = PRIORS.build(SECTIONS["layer"] | {"prior": above}, 2)
     assert isinstance(prior, Layer)
     assert isinstance(prior.prior, Layer)
     assert prior.log_prob(torch.zeros(3, 2), generator).isfinite().all()

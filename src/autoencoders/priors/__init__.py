@@ -39,9 +39,9 @@ def reparameterise(mean: Tensor, log_variance: Tensor, generator: torch.Generato
     return mean + (log_variance / 2).exp() * noise
 
 
-def moments(output: Tensor) -> tuple[Tensor, Tensor]:
+def moments(output: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     """μ and log σ², (…, d) each, of a layer's output (…, 2d); log σ² is clamped: neither σ² nor 1/σ² overflows."""
-    mean, log_variance = output.float().chunk(2, dim=-1)
+    mean, log_variance = output.float().chunk(2, dim=dim)
     return mean, log_variance.clamp(-30.0, 20.0)
 
 

@@ -1,0 +1,72 @@
+"""What the variants share whose code is a distribution: the bound, how it is measured, and its symptoms."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Annotated, TypeAlias
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from autoencoders.base import NEEDS_CODEBOOK, Autoencoder, Batch, Losses, Shape
+from autoencoders.likelihoods import Likelihood, bits_per_dim
+from autoencoders.measures import Mean, Variance
+
+ACTIVE = 0.01  # a latent dimension is active when Var_x(E_q[z]) exceeds this (Burda et al. 2016, section 5.2)
+COLLAPSED = 0.1  # the share of dimensions that are active is less than this
+
+WarmUp: TypeAlias = Annotated[float, Field(ge=0, le=1)]  # share of the training
+
+
+class Variational(Autoencoder):
+    """An autoencoder with q(z|x), p(z) and p(x|z), trained on −ELBO with the rate weighted by β.
+
+    β grows from 0 over the share `warm_up` of the steps. The code has `units` dimensions in all.
+    """
+
+    def __init__(self, image: Shape, likelihood: Likelihood, units: int, beta: float, warm_up: float) -> None:
+        super().__init__(image)
+        self.units = units
+        self.beta, self.warm_up = beta, warm_up
+        self.likelihood = likelihood
+        self.pixels = likelihood.pixels
+        self.undefined = {**dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook"), **likelihood.undefined}
+
+    @abstractmethod
+    def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Distortion −log p(targets|z) at one z ~ q(z|inputs), and rate KL(q ‖ p), in nats per image: (B,) each."""
+
+    def loss(self, batch: Batch) -> Losses:
+        """−ELBO in nats per image, its rate weighted by β."""
+        distortion, rate = (term.mean() for term in self.bound(batch.inputs, batch.targets, batch.generator))
+        beta = self.beta * batch.ramp(self.warm_up)
+        return {"loss": distortion + beta * rate, "distortion": distortion, "rate": rate}
+
+    def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> dict[str, float]:
+        """−ELBO (β = 1 whatever the training's) and its parts in nats per image, at two z each; active units."""
+        distortion, rate, spread, means = Mean(), Mean(), Mean(), Variance()
+        again = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 1)
+        for x in batches:
+            first, second = self.bound(x, x, generator), self.bound(x, x, again)
+            distortion.add((first[0] + second[0]) / 2)
+            rate.add((first[1] + second[1]) / 2)
+            # Half the difference of two draws, squared, estimates the variance of their mean.
+            spread.add((first[0] + first[1] - second[0] - second[1]).square() / 4)
+            z = self.encode(x)
+            means.add(torch.cat([part.flatten(1) for part in ((z,) if isinstance(z, Tensor) else z)], 1))
+        neg_elbo = distortion.value + rate.value
+        return {
+            "neg_elbo": neg_elbo,
+            "neg_elbo_error": (spread.value / spread.count) ** 0.5,
+            "rate": rate.value,
+            "distortion": distortion.value,
+            "bits_per_dim": bits_per_dim(neg_elbo, self.image),
+            "active_units": float((means.value > ACTIVE).sum()),
+        }
+
+    def symptoms(self, values: Mapping[str, float]) -> list[str]:
+        """Posterior collapse: q(z|x) is the prior for every x, and the code says (almost) nothing."""
+        active = values["active_units"]
+        if active >= COLLAPSED * self.units:
+            return []
+        return [f"the posterior has collapsed: {active:.0f} of {self.units} latent dimensions are active"]
