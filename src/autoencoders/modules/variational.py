@@ -30,7 +30,10 @@ class Variational(Autoencoder):
         self.beta, self.warm_up = beta, warm_up
         self.likelihood = likelihood
         self.pixels = likelihood.pixels
-        self.undefined = {**dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook"), **likelihood.undefined}
+        self.undefined: dict[str, str] = {
+            **dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook"),
+            **likelihood.undefined,
+        }
 
     @abstractmethod
     def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

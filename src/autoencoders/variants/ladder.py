@@ -47,6 +47,7 @@ class Ladder(Variational):
         height, breadth = built.grid
         units = code + layers * channels * height * breadth
         super().__init__(image, LIKELIHOODS.build(likelihood), units, beta, warm_up)
+        self.undefined |= {"traversal": "most of the code lies on a grid, where one number is a dial of one place"}
         self.encoder = nn.Sequential(built.grid_encoder(width), *(Residual(width, width // 2) for _ in range(2)))
         self.top = Top(built.grid, width, code)
         self.layers = nn.ModuleList(Layer(width, channels) for _ in range(layers))
@@ -57,8 +58,8 @@ class Ladder(Variational):
         self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
 
     def infer(self, e: Tensor, choose: Callable[[Gaussian], Tensor]) -> tuple[Tensor, "list[Inferred]"]:
-        """The feature maps h below the last layer, (B, F, h, w), and every layer on the way, from the encoder's output e,
-        (B, F, h, w); `choose` takes a code from each posterior.
+        """The feature maps h below the last layer, and every layer on the way, from the encoder's output e: (B, F, h, w)
+        both; `choose` takes a code from each posterior.
         """
         q = self.top.posterior(e)
         found = [Inferred(choose(q), q, (torch.zeros_like(q[0]), torch.zeros_like(q[1])))]
