@@ -58,8 +58,8 @@ class Ladder(Variational):
         self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
 
     def infer(self, e: Tensor, choose: Callable[[Gaussian], Tensor]) -> tuple[Tensor, "list[Inferred]"]:
-        """The feature maps h below the last layer, and every layer on the way, from the encoder's output e: (B, F, h, w)
-        both; `choose` takes a code from each posterior.
+        """The feature maps h below the last layer, and every layer on the way, from the encoder's output e, both of
+        shape (B, F, h, w); `choose` takes a code from each posterior.
         """
         q = self.top.posterior(e)
         found = [Inferred(choose(q), q, (torch.zeros_like(q[0]), torch.zeros_like(q[1])))]
