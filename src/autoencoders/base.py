@@ -32,6 +32,7 @@ class Batch:
     generator: torch.Generator  # the source of all randomness
     step: Tensor  # optimiser steps done before this one, () int64; all of them in validation
     steps: int  # of the whole training
+    samples: int  # that the training has to learn from (N), also in validation
 
     def ramp(self, share: float) -> Tensor:
         """A weight that grows from 0 to 1 over the first `share` of the training and stays there, shape ()."""
