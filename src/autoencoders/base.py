@@ -19,6 +19,7 @@ Losses: TypeAlias = dict[str, Tensor]  # "loss" is what is minimised, the rest i
 # What only some variants define, metrics and figures
 NEEDS_PRIOR = (*PROBABILISTIC, "samples")
 NEEDS_CODEBOOK = (*CODEBOOK, "code_usage")
+NEEDS_DIRECTION = ("dial", "traversal")
 
 
 @dataclass(frozen=True)
