@@ -30,7 +30,7 @@ def noise(count: int, image: Shape = IMAGE) -> Bytes:
 
 def bare_steps(model: Learner, batch: torch.Tensor, steps: int) -> float:
     """Images per second of bare optimiser steps on one batch of floats."""
-    seen = Batch(batch, batch, torch.Generator().manual_seed(0), torch.tensor(0), steps)
+    seen = Batch(batch, batch, torch.Generator().manual_seed(0), torch.tensor(0), steps, len(batch))
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
     def work() -> None:

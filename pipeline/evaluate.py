@@ -9,7 +9,7 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autoencoders import checkpoint, data, devices, evaluation, figures, storage
+from autoencoders import checkpoint, data, devices, evaluation, figures, geometry, storage
 from autoencoders.base import Autoencoder
 from autoencoders.data import Labels
 from autoencoders.metrics import readable
@@ -99,6 +99,7 @@ def _test(params: Params, model: Autoencoder) -> dict[str, float]:
     values["train_mse"] = evaluation.reconstruction_error(model, learned_from, params.evaluation.batch_size)
     values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
+    values |= geometry.measure(model, images, train, params.evaluation.batch_size)
     return _with_reference(values, params.corruption.train.name)
 
 

@@ -76,7 +76,7 @@ def write(params: Params) -> None:
 
 def _row(result: Result) -> dict[str, Any]:
     """One row of the CSV: what was measured (on the test split unless named), its cost, where it comes from."""
-    listed = (*metrics.RECONSTRUCTION, *metrics.LIKELIHOOD, *metrics.CODES)
+    listed = (*metrics.RECONSTRUCTION, *metrics.LIKELIHOOD, *metrics.CODES, *metrics.GEOMETRY)
     validation = {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
     row = {
         "entry": result.entry,
@@ -190,6 +190,7 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
                 metrics.LIKELIHOOD,
             ),
             table("Codes", "Over the whole test set.", metrics.CODES),
+            table("Geometry of the codes", "Codes of test images, mixed and turned.", metrics.GEOMETRY),
             table("Denoising", "MSE between what the model makes of the corrupted image and the clean one.", noise),
             table("Cost", "Of one seed.", metrics.COST),
         ],

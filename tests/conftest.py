@@ -15,7 +15,10 @@ IMAGE = (1, 8, 8)
 NETWORK = {"name": "patches", "width": 8}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "ae": {"network": NETWORK, "code": 4},
+    "contractive": {"network": NETWORK, "code": 4, "penalty": 0.1},
     "dae": {"network": NETWORK, "code": 4},
+    "sparse": {"network": NETWORK, "code": 4, "penalty": 0.1},
+    "tcvae": {"network": NETWORK, "code": 4, "beta": 4.0, "likelihood": "bernoulli"},
     "vae": {"network": NETWORK, "code": 4, "beta": 1.0, "likelihood": "bernoulli"},
     "iwae": {"network": NETWORK, "code": 4, "samples": 3, "likelihood": "bernoulli"},
     "ladder": {"network": NETWORK, "width": 8, "code": 4, "layers": 2, "channels": 2, "likelihood": "bernoulli"},
@@ -26,12 +29,15 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "likelihood": "bernoulli",
         "prior": {"width": 16, "layers": 1, "heads": 2, "training": {"steps": 4}},
     },
+    "wae": {"network": NETWORK, "code": 4, "penalty": 10.0},
 }
 
 
-def batch(inputs: Tensor, targets: Tensor, generator: torch.Generator, step: int = 10, steps: int = 10) -> Batch:
-    """What a loss sees; after the last step, unless it is said otherwise."""
-    return Batch(inputs, targets, generator, torch.tensor(step), steps)
+def batch(
+    inputs: Tensor, targets: Tensor, generator: torch.Generator, step: int = 10, steps: int = 10, samples: int = 0
+) -> Batch:
+    """What a loss sees; after the last step, and the whole of the training images, unless it is said otherwise."""
+    return Batch(inputs, targets, generator, torch.tensor(step), steps, samples or len(targets))
 
 
 @pytest.fixture

@@ -76,12 +76,12 @@ BROKEN = [
     (with_value("dataset.validation", 0), "dataset.validation is 0: must be greater than or equal to 0.01", ""),
     (
         with_value("variants.gan", {"model": "gan", "inputs": "clean"}),
-        "variants.gan.model: unknown model 'gan'; there are ae, dae, iwae, vae",
+        "variants.gan.model: unknown model 'gan'; there are ae, contractive, dae",
         "",
     ),
     (
         with_value("variants.new", {"inputs": "clean"}),
-        "variants.new.model is missing; there are ae, dae, iwae, vae",
+        "variants.new.model is missing; there are ae, contractive, dae",
         "",
     ),
     (with_value("variants.vae beta", DEFAULT["variants"]["vae"]), "variants.vae beta is", "letters, digits, - and _"),

@@ -273,7 +273,7 @@ def test_a_loss_sees_the_step_and_validation_the_end_of_its_schedule() -> None:
 
 def test_a_warm_up_ends_where_there_is_none() -> None:
     step = torch.arange(5)
-    ramps = [Batch(step, step, torch.Generator(), each, 5).ramp(0.0).item() for each in step]
+    ramps = [Batch(step, step, torch.Generator(), each, 5, 1).ramp(0.0).item() for each in step]
     assert ramps == [1.0] * 5
 
 
@@ -361,7 +361,7 @@ def step_of(module: Learner, images: Pairs) -> training.Step:
     """A step whose batches lie on the device."""
     batches = Resident(images, BUDGET.batch_size, torch.device("cpu"))
     batches.start(1, np.random.default_rng(0).permutation(64))
-    return training.Step(module, batches, BUDGET, "float32")
+    return training.Step(module, batches, BUDGET, "float32", samples=1)
 
 
 @pytest.mark.parametrize("name", VARIANTS.available())
@@ -376,7 +376,7 @@ def test_a_step_never_waits_for_the_device(name: str, images: Pairs) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS.available())
 def test_validating_and_keeping_the_best_never_wait_for_the_device(name: str, images: Pairs) -> None:
-    check = training.Validation(build(name, IMAGE, PARAMETERS[name]), images, 10, "float32", room=2**30)
+    check = training.Validation(build(name, IMAGE, PARAMETERS[name]), images, 10, "float32", room=2**30, samples=1)
     with NoWaiting():
         check(5)
         check(10)

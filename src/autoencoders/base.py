@@ -19,6 +19,7 @@ Losses: TypeAlias = dict[str, Tensor]  # "loss" is what is minimised, the rest i
 # What only some variants define, metrics and figures
 NEEDS_PRIOR = (*PROBABILISTIC, "samples")
 NEEDS_CODEBOOK = (*CODEBOOK, "code_usage")
+NEEDS_DIRECTION = ("dial", "traversal")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Batch:
     generator: torch.Generator  # the source of all randomness
     step: Tensor  # optimiser steps done before this one, () int64; all of them in validation
     steps: int  # of the whole training
+    samples: int  # that the training has to learn from (N), also in validation
 
     def ramp(self, share: float) -> Tensor:
         """A weight that grows from 0 to 1 over the first `share` of the training and stays there, shape ()."""

@@ -1,7 +1,6 @@
 """What a trained model is measured by, on images it has not learned from. All of it in batches, without gradients."""
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -175,12 +174,17 @@ def of_parts(z: Latent, function: Callable[[Tensor], Any]) -> Any:
 def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
     """Each row moves in a straight line from one image's code to the next image's."""
     z = model.encode(x)
+    return [("", model.decode(line(z, i, i + 1, len(x)))) for i in range(0, len(x) - 1, 2)]
 
-    def line(part: Tensor, i: int) -> Tensor:
-        t = torch.linspace(0, 1, len(x), device=x.device).view(-1, *[1] * (part.ndim - 1))
-        return torch.lerp(part[i : i + 1], part[i + 1 : i + 2], t)
 
-    return [("", model.decode(of_parts(z, partial(line, i=i)))) for i in range(0, len(x) - 1, 2)]
+def line(z: Latent, start: int, end: int, count: int) -> Latent:
+    """`count` codes, evenly along the straight line from one code of a batch to another, both of them included."""
+
+    def of_part(part: Tensor) -> Tensor:
+        t = torch.linspace(0, 1, count, device=part.device).view(-1, *[1] * (part.ndim - 1))
+        return torch.lerp(part[start], part[end], t)
+
+    return of_parts(z, of_part)
 
 
 def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> Rows:

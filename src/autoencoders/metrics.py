@@ -88,6 +88,28 @@ METRICS = {
     "code_distance": Metric(
         "‖z_e − e‖² / ‖z_e‖²", "mean squared distance of encoder outputs to their codes ÷ their mean squared norm", 4
     ),
+    "jump": Metric(
+        "jump",
+        "largest ÷ mean of the steps ‖x′_{t+1} − x′_t‖, decoded along the straight line between the codes of two test "
+        "images; 256 steps, mean over 16 lines: 1 is an even dial, 256 an on/off switch",
+        2,
+        "lower",
+    ),
+    "midpoint": Metric(
+        "midpoint",
+        "squared distance of the midpoints of 64 such lines, decoded, to the nearest of 5,000 training images ÷ that "
+        "of the reconstructions at their ends, means: 1 is as near to the data; blur brings nearer",
+        3,
+    ),
+    "dial": Metric(
+        "dial",
+        "a latent dimension is turned over ±2 standard deviations, decoded and encoded again: its share of the squared "
+        "change of the code, each dimension in its own standard deviations, mean over 32 test images and the 8 "
+        "dimensions that vary most; 1 is that dimension alone, 1/d is all d alike (of those with a tenth of the "
+        "largest standard deviation at least)",
+        3,
+        "higher",
+    ),
     "denoising_mse": Metric(
         "denoising MSE",
         "squared error of what the model makes of a corrupted image, to the clean one; the corruption is the one that "
@@ -113,6 +135,7 @@ LIKELIHOOD = (
     "rate_uniform",
 )  # fmt: skip
 CODES = ("active_units", "perplexity", "codes_used", "code_distance")
+GEOMETRY = ("jump", "midpoint", "dial")
 COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows

@@ -197,9 +197,9 @@ def fit(
     per_epoch = count // batch  # steps
     room = devices.room(device) if room is None else room
     batches = source(train, batch, device, room)
-    step = Step(module, batches, budget, how.precision, dynamic=dynamic)
+    step = Step(module, batches, budget, how.precision, samples=count, dynamic=dynamic)
     run = Recorded(step) if how.mode == "graph" and device.type == "cuda" else step
-    check = Validation(module, validation, steps, how.precision, room)
+    check = Validation(module, validation, steps, how.precision, room=room, samples=count)
     every = max(1, steps // how.points)
     checks = {math.ceil(steps * (i + 1) / how.validations) for i in range(how.validations)}
     curve = Curve(Progress(label, steps, batch), device, follow)
@@ -300,9 +300,17 @@ class Step:
     """
 
     def __init__(
-        self, module: Learner, batches: Source, budget: Budget, precision: Precision, *, dynamic: bool = False
+        self,
+        module: Learner,
+        batches: Source,
+        budget: Budget,
+        precision: Precision,
+        *,
+        samples: int,
+        dynamic: bool = False,
     ) -> None:
         device = device_of(module)
+        self.samples = samples
         self.module, self.batches, self.precision, self.steps = module.train(), batches, precision, budget.steps
         self.dynamic = dynamic
         self.optimiser = Adam(module.parameters(), budget.epsilon)
@@ -318,7 +326,7 @@ class Step:
         inputs, targets = map(as_float, self.batches())
         if self.dynamic:
             inputs, targets = binarise(self.generator, inputs, targets)
-        batch = Batch(inputs, targets, self.generator, self.done[0], self.steps)
+        batch = Batch(inputs, targets, self.generator, self.done[0], self.steps, self.samples)
         losses = losses_of(self.module, batch, self.precision)
         self.optimiser.zero_grad()
         losses["loss"].backward()
@@ -385,8 +393,10 @@ class Validation:
     of the least loss. It all happens on the device, and changes no state of the training.
     """
 
-    def __init__(self, module: Learner, pairs: Pairs, steps: int, precision: Precision, room: int) -> None:
-        self.device, self.pairs = device_of(module), pairs
+    def __init__(
+        self, module: Learner, pairs: Pairs, steps: int, precision: Precision, *, room: int, samples: int
+    ) -> None:
+        self.device, self.pairs, self.samples = device_of(module), pairs, samples
         self.module, self.precision, self.steps, self.count = module, precision, steps, len(pairs.targets)
         device = self.device
         self.resident = list(self._batches()) if pairs.nbytes <= room else None
@@ -406,7 +416,7 @@ class Validation:
             self.generator.manual_seed(0)
             means = Means()
             for x, y in self.resident or self._batches():
-                batch = Batch(as_float(x), as_float(y), self.generator, self.end, self.steps)
+                batch = Batch(as_float(x), as_float(y), self.generator, self.end, self.steps, self.samples)
                 means.add(losses_of(self.module, batch, self.precision), weight=len(y))
             losses = means.take(self.count)
             better = (losses["loss"] < self.best_loss) & self.alive

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from autoencoders.base import Autoencoder, Batch, Losses, Phase, Shape
+from autoencoders.base import NEEDS_DIRECTION, Autoencoder, Batch, Losses, Phase, Shape
 from autoencoders.budget import BudgetOverrides
 from autoencoders.likelihoods import LIKELIHOODS, LikelihoodSection, bits_per_dim
 from autoencoders.measures import Mean, perplexity
@@ -46,7 +46,7 @@ class VQVAE(Autoencoder):
     undefined = {
         **dict.fromkeys(("nll", "nll_error"), "q(z|x) is a single code: more samples of it are the same one"),
         "active_units": "a discrete code has no E_q[z] to vary",
-        "traversal": "a discrete code has no direction to move along",
+        **dict.fromkeys(NEEDS_DIRECTION, "a discrete code has no direction to move along"),
     }
 
     def __init__(
