@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoders.quantizers.codebook import DEAD, Codebook
+from autoencoders.modules.vectors import DEAD
+from autoencoders.quantizers.codebook import Codebook
 
 
 @pytest.fixture
