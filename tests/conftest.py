@@ -25,6 +25,12 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "prior": {"width": 16, "layers": 1, "heads": 2, "training": {"steps": 4}},
     },
 }
+SECTIONS: dict[str, dict[str, Any]] = {  # of every quantiser, for vectors of 3 numbers
+    "codebook": {"codes": 7, "size": 3},
+    "ema": {"codes": 7, "size": 3},
+    "fsq": {"levels": [8, 5, 4]},
+    "residual": {"codes": 7, "size": 3, "depth": 4},
+}
 
 
 def batch(inputs: Tensor, targets: Tensor, generator: torch.Generator, step: int = 10, steps: int = 10) -> Batch:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from autoencoders import checkpoint
 from autoencoders.checkpoint import build
@@ -15,14 +16,8 @@ from autoencoders.quantizers.codebook import Codebook
 from autoencoders.quantizers.ema import MovingAverages
 from autoencoders.quantizers.fsq import FiniteScalar
 from autoencoders.quantizers.residual import Residual
-from tests.conftest import IMAGE, PARAMETERS, batch
+from tests.conftest import IMAGE, PARAMETERS, SECTIONS, batch
 
-SECTIONS: dict[str, dict[str, Any]] = {
-    "codebook": {"codes": 7, "size": 3},
-    "ema": {"codes": 7, "size": 3},
-    "fsq": {"levels": [8, 5, 4]},
-    "residual": {"codes": 7, "size": 3, "depth": 4},
-}
 VECTORS = [Codebook, MovingAverages]
 
 
@@ -132,6 +127,20 @@ def test_its_state_is_all_there_is(quantizer: Quantizer, z_e: Tensor, generator:
         for shift in (0.0, 3.0):
             each(each.bound(z_e.detach() + shift), generator)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in quantizer.state_dict().items())
+
+
+@pytest.mark.parametrize("name", QUANTIZERS.available())
+def test_no_shape_and_no_number_of_the_host_depends_on_the_data(name: str, generator: torch.Generator) -> None:
+    """A GPU replays a recorded step; tensors without data refuse whatever would need to look into them."""
+    with FakeTensorMode():
+        for gradient in GRADIENTS if name != "fsq" else [None]:
+            keys = {"gradient": gradient} if gradient else {}
+            quantizer = QUANTIZERS.build({"name": name} | SECTIONS[name] | keys)
+            z = torch.empty(6, 3, 4, 5, requires_grad=True)
+            quantized = quantizer(quantizer.bound(z), generator)
+            (quantized.z_q.sum() + quantized.codebook_loss + quantized.commitment_loss).backward()
+        with pytest.raises(DynamicOutputShapeException):
+            quantized.indices.flatten().bincount()
 
 
 @pytest.mark.parametrize("name", QUANTIZERS.available())
