@@ -31,6 +31,12 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "wae": {"network": NETWORK, "code": 4, "penalty": 10.0},
 }
+SECTIONS: dict[str, dict[str, Any]] = {  # of every quantiser, for vectors of 3 numbers
+    "codebook": {"codes": 7, "size": 3},
+    "ema": {"codes": 7, "size": 3},
+    "fsq": {"levels": [8, 5, 4]},
+    "residual": {"codes": 7, "size": 3, "depth": 4},
+}
 
 
 def batch(

@@ -15,11 +15,12 @@ from autoencoders.base import Autoencoder
 from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
 from autoencoders.errors import Damaged
+from autoencoders.quantizers import QUANTIZERS
 from autoencoders.snapshots import Snapshots
 from autoencoders.sources import Pairs
 from autoencoders.training import Result, Snapshot, Stopped, train
 from autoencoders.variants import VARIANTS
-from tests.conftest import IMAGE, PARAMETERS
+from tests.conftest import IMAGE, PARAMETERS, SECTIONS
 
 BUDGET = Budget(steps=11, batch_size=16, learning_rate=0.01)  # epochs of 4 batches
 HOW = How(mode="eager", points=4, validations=3)
@@ -77,6 +78,15 @@ def test_stopped_after_every_step_it_ends_in_the_same_bits(
     for first in range(1, 11):
         assert broken_off(name, pixels, tmp_path / str(first), [first]) == undisturbed
     assert broken_off(name, pixels, tmp_path / "all", [1] * 10) == undisturbed
+
+
+@pytest.mark.parametrize("name", QUANTIZERS.available())
+def test_stopped_with_any_quantiser_it_ends_in_the_same_bits(
+    name: str, pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantizer = {"name": name} | SECTIONS[name]
+    monkeypatch.setitem(PARAMETERS, "vqvae", PARAMETERS["vqvae"] | {"quantizer": quantizer})
+    assert broken_off("vqvae", pixels, tmp_path, [1, 5, 7]) == ended(*run("vqvae", pixels, None))
 
 
 def test_fed_from_disk_it_goes_on_too(pixels: NDArray[np.uint8], tmp_path: Path) -> None:

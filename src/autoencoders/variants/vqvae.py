@@ -62,7 +62,6 @@ class VQVAE(Autoencoder):
         super().__init__(image)
         self.beta = beta
         built, p_x, codes = NETWORKS.build(network, image), LIKELIHOODS.build(likelihood), QUANTIZERS.build(quantizer)
-        grid = built.grid
         self.encoder = built.grid_encoder(codes.size)
         self.quantizer = codes
         self.decoder = built.grid_decoder(codes.size, p_x.channels)
@@ -70,7 +69,7 @@ class VQVAE(Autoencoder):
         self.pixels = p_x.pixels
         self.undefined = {**type(self).undefined, **p_x.undefined}
         size = {"width": prior["width"], "layers": prior["layers"], "heads": prior["heads"]}
-        self.prior = CausalPrior(grid, codes.codes, **size)
+        self.prior = CausalPrior(codes.grid(built.grid), codes.codes, **size)
         self.prior_training = prior["training"]
 
     def start_from(self, x: Tensor) -> None:
@@ -79,14 +78,14 @@ class VQVAE(Autoencoder):
 
     def encode(self, x: Tensor) -> Tensor:
         """z_e, shape (B, D, h, w)."""
-        return self.encoder(x).float()
+        return self.quantizer.bound(self.encoder(x).float())
 
     def decode(self, z: Tensor) -> Tensor:
         """E[x|z_q] of the codes of z, shape (B, C, H, W)."""
         return self.decode_indices(self.quantizer.quantise(z))
 
     def indices(self, x: Tensor) -> Tensor:
-        """k, shape (B, h, w)."""
+        """k, shape (B, h, w) on the quantiser's grid."""
         return self.quantizer.quantise(self.encode(x))
 
     def decode_indices(self, indices: Tensor) -> Tensor:
@@ -112,15 +111,15 @@ class VQVAE(Autoencoder):
         return self.decode_indices(self.prior.sample(count, generator))
 
     def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
-        """How often each code is used, shape (K,)."""
-        counts = torch.zeros(self.quantizer.codes, device=self.prior.position.device)
+        """How often each code is used, shape (K,); (K·levels,) where there are several codebooks."""
+        counts = torch.zeros(self.quantizer.entries, device=self.prior.position.device)
         for x in batches:
             counts += self.quantizer.counts(self.indices(x))
         return counts
 
     def symptoms(self, values: Mapping[str, float]) -> list[str]:
         """Codebook collapse: (almost) all images share a few codes."""
-        perplexity, used, codes = values["perplexity"], values["codes_used"], self.quantizer.codes
+        perplexity, used, codes = values["perplexity"], values["codes_used"], self.quantizer.entries
         if perplexity >= COLLAPSED * codes:
             return []
         return [f"the codebook has collapsed: {used:.0f} of {codes} codes in use, perplexity {perplexity:.1f}"]
@@ -128,7 +127,7 @@ class VQVAE(Autoencoder):
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> dict[str, float]:  # noqa: ARG002
         """−ELBO in nats per image under the learned and the uniform prior; use of the codebook; ‖z_e − e‖²/‖z_e‖²."""
         distortion, rate, distance, norm = Mean(), Mean(), Mean(), Mean()
-        usage = torch.zeros(self.quantizer.codes, device=self.prior.position.device)
+        usage = torch.zeros(self.quantizer.entries, device=self.prior.position.device)
         for x in batches:
             z_e = self.encode(x)
             indices = self.quantizer.quantise(z_e)

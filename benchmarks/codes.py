@@ -1,0 +1,95 @@
+"""(h) How much of a codebook is used: every quantiser of about 256 codes on Fashion-MNIST, 1,000 steps, three seeds.
+
+Published for 1,000 steps of another, smaller network with as many codes: about a quarter of the codes active with a
+plain straight-through gradient, all of them with the rotation trick (the README of vector-quantize-pytorch).
+"""
+
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, cast
+
+import torch
+
+from autoencoders import checkpoint, data, devices, evaluation, measures, training
+from autoencoders.sources import Pairs
+from autoencoders.variants.vqvae import VQVAE
+from benchmarks.measure import Table, Value, cores, quiet
+from pipeline import params, paths
+
+STEPS = 1000
+SEEDS = (0, 1, 2)
+VECTORS = {"codes": 256, "size": 16}
+QUANTIZERS: dict[str, dict[str, Any]] = {
+    "gradient": {"name": "codebook", "restarts": False},
+    "gradient, restarts": {"name": "codebook"},
+    "gradient, rotation": {"name": "codebook", "restarts": False, "gradient": "rotation"},
+    "gradient, rotation, restarts": {"name": "codebook", "gradient": "rotation"},
+    "moving averages": {"name": "ema", "restarts": False},
+    "moving averages, restarts": {"name": "ema"},
+    "finite scalars, 4·4·4·4": {"name": "fsq", "levels": [4, 4, 4, 4]},
+}
+METRICS = {"active": 1, "perplexity": 1, "mse": 5, "psnr": 2}  # digits
+
+
+def run() -> Table:
+    """Every quantiser with every seed, as many at a time as there are cores, each on one thread."""
+    load()
+    jobs = [(name, seed) for seed in SEEDS for name in QUANTIZERS]
+    with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
+        measured = dict(zip(jobs, pool.map(train, *zip(*jobs, strict=True)), strict=True))
+    rows: list[list[Value]] = []
+    for name in QUANTIZERS:
+        row: list[Value] = [name]
+        for metric in METRICS:
+            values = [measured[name, seed][metric] for seed in SEEDS]
+            row += [statistics.fmean(values), statistics.stdev(values)]
+        rows.append([*row, min(measured[name, seed]["active"] for seed in SEEDS)])
+    columns = {"codes": 0}
+    for title, digits in zip(("active (%)", "perplexity", "MSE", "PSNR (dB)"), METRICS.values(), strict=True):
+        columns |= {title: digits, f"± {title.split()[0]}": digits}
+    note = (
+        f"Mean and standard deviation of {len(SEEDS)} seeds over the whole test set of Fashion-MNIST, after {STEPS:,} "
+        "steps of the VQ-VAE of params.yaml, its first phase alone. Active: used at least once."
+    )
+    return Table("(h) Codes in use", note, columns | {"least active (%)": 1}, rows)
+
+
+def load() -> data.Data:
+    """Fashion-MNIST as the pipeline splits it."""
+    checked = params.load().dataset
+    with quiet():
+        return data.load("fashion-mnist", paths.RAW / "fashion-mnist", validation=checked.validation, seed=checked.seed)
+
+
+@torch.no_grad()
+def train(name: str, seed: int) -> dict[str, float]:
+    """What one training comes to on the test images; the prior is left out."""
+    devices.prepare("cpu", threads=1)
+    checked, images = params.load(), load()
+    entry, how = checked.entry("vqvae"), checked.training
+    chosen = QUANTIZERS[name]
+    arguments = entry.arguments() | {"quantizer": chosen if chosen["name"] == "fsq" else chosen | VECTORS}
+    model = cast("VQVAE", checkpoint.build(entry.model, images.image, arguments, seed))
+    pairs, held_out = (Pairs(split, split) for split in (images.train, images.validation))
+    model.start_from(training.as_float(pairs.thinned(1000).targets))
+    budget = how.override(entry.training, {"steps": STEPS})
+    with quiet(), torch.enable_grad():
+        training.fit(model, pairs, held_out.thinned(how.validation_images), budget, seed=seed, how=how)
+    counts, mse, psnr = torch.zeros(model.quantizer.entries), measures.Mean(), measures.Mean()
+    for x in evaluation.batches(images.test, training.BATCH, counts.device):
+        indices = model.indices(x)
+        output = model.decode_indices(indices)
+        counts += model.quantizer.counts(indices)
+        mse.add(measures.mse(output, x))
+        psnr.add(measures.psnr(output, x))
+    active = 100 * (counts > 0).float().mean().item()
+    values = {"active": active, "perplexity": measures.perplexity(counts), "mse": mse.value, "psnr": psnr.value}
+    print(name, seed, values, file=sys.stderr, flush=True)
+    return values
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(run().markdown())
