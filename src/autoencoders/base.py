@@ -92,7 +92,7 @@ class Autoencoder(Learner):
     def decode(self, z: Any) -> Tensor:
         """The image of each code, values in [0, 1], shape (B, C, H, W)."""
 
-    def code(self, x: Tensor) -> Latent:
+    def code_of(self, x: Tensor) -> Latent:
         """What the decoder is given of each image, without noise; probes look for the images' classes in it."""
         return self.encode(x)
 

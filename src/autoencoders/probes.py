@@ -56,7 +56,7 @@ def accuracies(
 
 def vectors(model: Autoencoder, stored: Tensor) -> Tensor:
     """The codes of stored images, all numbers of one in a row: (B, C, H, W) → (B, d)."""
-    z = model.code(as_float(stored.to(device_of(model))))
+    z = model.code_of(as_float(stored.to(device_of(model))))
     return torch.cat([part.flatten(1) for part in ((z,) if isinstance(z, Tensor) else z)], 1)
 
 

@@ -83,7 +83,7 @@ class VQVAE(Autoencoder):
         """E[x|z_q] of the codes of z, shape (B, C, H, W)."""
         return self.decode_indices(self.quantizer.quantise(z))
 
-    def code(self, x: Tensor) -> Tensor:
+    def code_of(self, x: Tensor) -> Tensor:
         """z_q, shape (B, D, h, w)."""
         return self.quantizer.look_up(self.indices(x))
 
