@@ -89,7 +89,7 @@ def run() -> list[Table]:
 
 def _stages(clone: Clone) -> list[list[Value]]:
     variants = clone.parameters()["variants"]
-    names = {"download": "download", "corrupt": "corrupt"}
+    names = {"download": "download", "corrupt": "corrupt", "classify": "classify"}
     names |= {f"train@{name}": f"train/{name}/training" for name in variants}
     names |= {f"evaluate@{name}": f"evaluate/{name}" for name in variants}
     rows: list[list[Value]] = []

@@ -35,7 +35,7 @@ class Project:
         params = self.params()
         params["dataset"]["name"] = "digits"
         params["seeds"] = [0, 1]
-        params["training"]["steps"] = 30
+        params["training"]["steps"] = params["evaluation"]["classifier"]["steps"] = 30
         for section in params["variants"].values():
             section.pop("training", None)
         params["variants"]["vqvae"]["prior"]["training"]["steps"] = 15

@@ -156,7 +156,7 @@ def _sealed_data() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    for path in sorted(paths.MODELS.glob("*/*.safetensors")):
+    for path in sorted([*paths.MODELS.glob("*/*.safetensors"), *paths.CLASSIFIER.glob("*.safetensors")]):
         yield from _whole(path, f"rm -rf {path.parent} && dvc checkout {path.parent}, or make repro")
 
 

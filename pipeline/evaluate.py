@@ -1,6 +1,7 @@
 """evaluate@entry: measure every seed of one entry on the validation and the test split and draw its figures."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,27 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autoencoders import checkpoint, data, devices, evaluation, figures, geometry, storage
+from autoencoders import (
+    checkpoint,
+    classifier,
+    data,
+    devices,
+    evaluation,
+    fidelity,
+    figures,
+    geometry,
+    probes,
+    sealed,
+    storage,
+)  # fmt: skip
 from autoencoders.base import Autoencoder
 from autoencoders.data import Labels
-from autoencoders.metrics import readable
+from autoencoders.metrics import CLASSIFIER, SAMPLES, readable
 from autoencoders.sources import Pairs
-from autoencoders.training import as_float
+from autoencoders.training import as_float, device_of
 from autoencoders.variants import VARIANTS
 from pipeline import paths, stage
+from pipeline.classify import labelled
 from pipeline.params import Params
 
 BINARISATION = {
@@ -56,7 +70,8 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
         return {"status": diverged[0], "about": about, "pixels": None, "metrics": {}, "undefined": {}, "symptoms": []}
     device = devices.prepare(params.training.device, params.training.threads)
     model = checkpoint.load(paths.MODELS / name / f"seed{seed}.safetensors", device)
-    measured = {"validation": _validation(params, model), "test": _test(params, model)}
+    undefined = _undefined(model)
+    measured = {"validation": _validation(params, model), "test": _test(params, model, undefined)}
     infinite = {name: f"it is {value}" for values in measured.values() for name, value in values.items() if _odd(value)}
     finite = {
         split: {name: value for name, value in values.items() if name not in infinite}
@@ -68,9 +83,16 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
         "about": about,
         "pixels": model.pixels and f"{model.pixels}, {BINARISATION[params.dataset.binarize]}",
         "metrics": finite,
-        "undefined": dict(model.undefined) | infinite,
+        "undefined": undefined | infinite,
         "symptoms": model.symptoms(measured["validation"]),
     }
+
+
+def _undefined(model: Autoencoder) -> dict[str, str]:
+    """The metrics and figures that this model, or any on these images, cannot have, each with the reason."""
+    of_images = stage.read_json(paths.CLASSIFIER / "metrics.json")["undefined"]
+    samples = dict.fromkeys(SAMPLES, model.undefined["samples"]) if "samples" in model.undefined else {}
+    return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | dict(model.undefined)
 
 
 def _odd(value: float) -> bool:
@@ -85,7 +107,7 @@ def _validation(params: Params, model: Autoencoder) -> dict[str, float]:
     return _with_reference(values, reference)
 
 
-def _test(params: Params, model: Autoencoder) -> dict[str, float]:
+def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> dict[str, float]:
     """What is reported."""
     images, train = (storage.read(paths.images(paths.CLEAN, split)) for split in ("test", "train"))
     values = evaluation.evaluate(model, images, _noisy(params), **_settings(params))
@@ -100,7 +122,24 @@ def _test(params: Params, model: Autoencoder) -> dict[str, float]:
     values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     values |= geometry.measure(model, images, train, params.evaluation.batch_size)
+    if "probe_accuracy" not in undefined:
+        values |= probes.accuracies(
+            model, *map(labelled, ("train", "validation", "test")), batch_size=params.evaluation.batch_size
+        )
+    if "frechet" not in undefined:
+        values |= _samples(params, model)
     return _with_reference(values, params.corruption.train.name)
+
+
+@torch.no_grad()
+def _samples(params: Params, model: Autoencoder) -> dict[str, float]:
+    """How like the test images as many samples are, in the classifier's features."""
+    device, settings = device_of(model), params.evaluation
+    images = sealed.read(paths.CLASSIFIER / "features.safetensors")[0]["test"]
+    seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device)
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    drawn = (model.sample(len(rows), generator) for rows in images.split(settings.batch_size))
+    return fidelity.compare(classifier.features(seen_by, drawn), images)
 
 
 def _with_reference(values: dict[str, float], reference: str) -> dict[str, float]:

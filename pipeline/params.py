@@ -162,8 +162,10 @@ class EvaluationParams(Section):
 
     batch_size: PositiveInt
     images: Annotated[int, Field(ge=2, le=50)]
+    samples: Annotated[int, Field(ge=4, le=100_000)]  # the 3rd nearest other one has to be there
     seed: Seed
     importance: ImportanceParams
+    classifier: Budget
 
 
 class Params(Section):

@@ -8,6 +8,7 @@ CLEAN = Path("data/clean")  # train, validation, test
 CORRUPTED = Path("data/corrupted")  # corrupted copies of train and validation, to learn from
 NOISY = Path("data/noisy")  # corrupted copies of test, to be tested on
 MODELS = Path("models")
+CLASSIFIER = Path("classifier")  # its weights, its features of the test images, its metrics
 EVALUATION = Path("evaluation")
 PROVENANCE = Path("provenance")  # what differs between equal runs: times, hardware, versions
 REPORTS = Path("reports")

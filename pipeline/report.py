@@ -191,6 +191,8 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
             ),
             table("Codes", "Over the whole test set.", metrics.CODES),
             table("Geometry of the codes", "Codes of test images, mixed and turned.", metrics.GEOMETRY),
+            table("Samples", _features(), metrics.SAMPLES),
+            table("Representation", "Of the codes of frozen models, for the images' classes.", metrics.REPRESENTATION),
             table("Denoising", "MSE between what the model makes of the corrupted image and the clean one.", noise),
             table("Cost", "Of one seed.", metrics.COST),
         ],
@@ -210,6 +212,18 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
         "fence": "`" * max(3, 1 + max(map(len, re.findall("`+", PARAMS.read_text(encoding="utf-8"))), default=0)),
         "folder": paths.REPORTS,
     }
+
+
+def _features() -> str:
+    """What the features are worth in which samples are compared with images."""
+    measured = stage.read_json(paths.CLASSIFIER / "metrics.json")["metrics"]
+    if not measured:
+        return "There is no classifier to take features from."
+    return (
+        f"In the features of a classifier that puts {measured['classifier_accuracy']:.2f} % of the test images into "
+        f"their class. Between as many training images and the test images the Fréchet distance is "
+        f"{measured['frechet_floor']:.2f}."
+    )
 
 
 def _metrics(finished: pd.DataFrame) -> comparison.Table:
@@ -239,7 +253,7 @@ def _provenance(params: Params, collected: list[Result]) -> list[comparison.Tabl
     ]
     header = ["", "commit", "uncommitted changes", "trained at", "on", "precision, mode", "with"]
     data = f"Data: {params.dataset.name}, DVC hash {collected[0].data_digest} (training split)."
-    files = {name: paths.PROVENANCE / f"{name}.json" for name in ("download", "corrupt")}
+    files = {name: paths.PROVENANCE / f"{name}.json" for name in ("download", "corrupt", "classify")}
     for name in params.variants:
         files[f"train@{name}"] = paths.training(name)
         files[f"evaluate@{name}"] = paths.PROVENANCE / "evaluate" / f"{name}.json"

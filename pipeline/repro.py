@@ -296,13 +296,17 @@ def _get(section: Any, *keys: str, default: Any) -> Any:
 
 
 def _work(name: str, parameters: dict[str, Any]) -> float:
-    """A guess at a stage's work: the training steps of its entry, an eighth of them for evaluating it."""
+    """A guess at a stage's work: the training steps of its entry, an eighth of them for evaluating it; the classifier's
+    own.
+    """
     kind, _, entry = name.partition("@")
 
     def steps(section: dict[str, Any], default: int) -> int:
         inner = [value for key, value in section.items() if isinstance(value, dict) and key != "training"]
         return _get(section, "training", "steps", default=default) + sum(steps(each, 0) for each in inner)
 
+    if kind == "classify":
+        return float(_get(parameters, "evaluation", "classifier", "steps", default=1))
     section = _get(parameters, "variants", entry, default={})
     return steps(section, _get(parameters, "training", "steps", default=1)) * (1.0 if kind == "train" else 0.125)
 

@@ -45,9 +45,9 @@ def imports(path: Path) -> Iterator[Path]:
 
 def runs(stage: str) -> set[str]:
     """All code that a stage runs, as far as imports tell; the parts that are chosen by name are all among it."""
-    models = stage in {"train", "evaluate"}  # the others at most check the entries
+    models = stage in {"classify", "train", "evaluate"}  # the others at most check the entries
     seen, waiting = set[Path](), [REPOSITORY / "pipeline" / f"{stage}.py"]
-    if models:
+    if models and stage != "classify":
         waiting += [path for kind in KINDS for path in kind.folder.glob("*.py")]
     while waiting:
         path = waiting.pop()
@@ -106,6 +106,8 @@ def test_a_stage_depends_on_its_packages(stage: str) -> None:
         ("train", "src/autoencoders/modules"),
         ("evaluate", "src/autoencoders/measures.py"),
         ("corrupt", "src/autoencoders/storage.py"),
+        ("classify", "src/autoencoders/training.py"),
+        ("evaluate", "src/autoencoders/probes.py"),
         ("report", "src/autoencoders/metrics.py"),
     ],
 )

@@ -5,6 +5,7 @@ from autoencoders.metrics import METRICS, metric
 
 GROUPS = (
     "RECONSTRUCTION", "LIKELIHOOD", "CODES", "GEOMETRY", "COST", "HEADLINE", "DECIDING", "PROBABILISTIC", "CODEBOOK",
+    "REPRESENTATION", "SAMPLES", "CLASSIFIER",
 )  # fmt: skip
 DOCUMENTATION = Path(__file__).parent.parent / "docs" / "metrics.md"
 

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from autoencoders.metrics import CODEBOOK, PROBABILISTIC
+from autoencoders.metrics import CODEBOOK, PROBABILISTIC, SAMPLES
 
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
 Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # several tensors where a model has several stochastic layers
 Losses: TypeAlias = dict[str, Tensor]  # "loss" is what is minimised, the rest its named parts; each a batch mean
 # What only some variants define, metrics and figures
-NEEDS_PRIOR = (*PROBABILISTIC, "samples")
+NEEDS_PRIOR = (*PROBABILISTIC, *SAMPLES, "samples")
 NEEDS_CODEBOOK = (*CODEBOOK, "code_usage")
 NEEDS_DIRECTION = ("dial", "traversal")
 
@@ -91,6 +91,10 @@ class Autoencoder(Learner):
     @abstractmethod
     def decode(self, z: Any) -> Tensor:
         """The image of each code, values in [0, 1], shape (B, C, H, W)."""
+
+    def code_of(self, x: Tensor) -> Latent:
+        """What the decoder is given of each image, without noise; probes look for the images' classes in it."""
+        return self.encode(x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x′, shape (B, C, H, W)."""

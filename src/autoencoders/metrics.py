@@ -121,6 +121,62 @@ METRICS = {
     "copying_mse": Metric("copying MSE", "the same output's squared error to the corrupted image itself", 5),
     "train_mse": Metric("training MSE", "MSE on as many training images as the test split has", 5),
     "generalisation": Metric("test ÷ training MSE", "the ratio of both; 1 where nothing is memorised", 3),
+    "probe_accuracy": Metric(
+        "linear probe",
+        "test images whose class a logistic regression finds from their codes as the decoder is given them, without "
+        "noise (a VQ-VAE's are its code vectors), all numbers of a code in a row; it learns from the codes of at most "
+        "10,000 training images, evenly spread, each dimension standardised; its L2 penalty is the one of three that "
+        "finds most on the validation split",
+        2,
+        "higher",
+        unit="%",
+        source="Alain & Bengio 2017",
+    ),
+    "knn_accuracy": Metric(
+        "5 nearest neighbours",
+        "test images whose class is that of most of the 5 nearest codes: those of the linear probe, not standardised, "
+        "at their Euclidean distance; of classes with equal votes the first",
+        2,
+        "higher",
+        unit="%",
+        source="Cover & Hart 1967",
+    ),
+    "frechet": Metric(
+        "Fréchet distance of features",
+        "squared Fréchet distance between normal distributions fitted to the features of samples and of equally many "
+        "test images. A feature is one of the 64 values before the last layer of a small classifier that learned this "
+        "data set's training split: the distance compares entries of one report, and is no FID, whose features are "
+        "those of Inception. Samples go in as the model draws them (means of pixels), images as they are stored",
+        2,
+        "lower",
+        source="Dowson & Landau 1982; Heusel et al. 2017",
+    ),
+    "precision": Metric(
+        "precision of samples",
+        "share of the samples whose features lie no farther from those of some test image than the 3rd nearest other "
+        "test image does; features, samples and images as for the Fréchet distance",
+        3,
+        "higher",
+        source="Kynkäänniemi et al. 2019, equation 2",
+    ),
+    "recall": Metric(
+        "recall of samples",
+        "share of the test images whose features lie no farther from those of some sample than the 3rd nearest other "
+        "sample does",
+        3,
+        "higher",
+        source="Kynkäänniemi et al. 2019, equation 2",
+    ),
+    "classifier_accuracy": Metric(
+        "classifier", "test images that the classifier whose features these are puts into their class", 2, "higher",
+        unit="%",
+    ),
+    "frechet_floor": Metric(
+        "Fréchet distance of training images",
+        "the same distance between as many training images, evenly spread, and the test images: what samples could "
+        "reach that are as good as images",
+        2,
+    ),
     "parameters": Metric("parameters", "trainable parameters of the whole model, its prior included", 0),
     "train_seconds": Metric("training", "time of the training steps of all phases, without validation", 1, unit="s"),
     "images_per_second": Metric("images/s", "images seen in the first phase per second of training", 0),
@@ -136,6 +192,9 @@ LIKELIHOOD = (
 )  # fmt: skip
 CODES = ("active_units", "perplexity", "codes_used", "code_distance")
 GEOMETRY = ("jump", "midpoint", "dial")
+REPRESENTATION = ("probe_accuracy", "knn_accuracy")  # need images of two classes
+SAMPLES = ("frechet", "precision", "recall")  # need a model that can sample, and the classifier
+CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
 COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows

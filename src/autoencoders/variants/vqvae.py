@@ -84,6 +84,10 @@ class VQVAE(Autoencoder):
         """E[x|z_q] of the codes of z, shape (B, C, H, W)."""
         return self.decode_indices(self.quantizer.quantise(z))
 
+    def code_of(self, x: Tensor) -> Tensor:
+        """z_q, shape (B, D, h, w)."""
+        return self.quantizer.look_up(self.indices(x))
+
     def indices(self, x: Tensor) -> Tensor:
         """k, shape (B, h, w) on the quantiser's grid."""
         return self.quantizer.quantise(self.encode(x))

@@ -1,0 +1,56 @@
+"""classify: train the classifier in whose features samples are compared with images; say where there can be none."""
+
+import numpy as np
+import typer
+
+from autoencoders import classifier, devices, evaluation, fidelity, sealed, storage
+from autoencoders.budget import How
+from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
+from autoencoders.sources import Pairs
+from pipeline import paths, stage
+from pipeline.params import Params
+
+
+def work(params: Params, provenance: stage.Provenance) -> None:
+    """Write the classifier, its features of the test images, its metrics, and the reasons for those that are n/a."""
+    device = devices.prepare(params.training.device, params.training.threads)
+    provenance |= {"device": device.type, "hardware": devices.describe(device)}
+    for split in ("train", "validation", "test"):
+        storage.check(paths.CLEAN / split)
+    train, validation, test = (labelled(split) for split in ("train", "validation", "test"))
+    paths.CLASSIFIER.mkdir(parents=True, exist_ok=True)
+
+    def write(metrics: dict[str, float], undefined: dict[str, str]) -> None:
+        stage.write_json(paths.CLASSIFIER / "metrics.json", {"metrics": metrics, "undefined": undefined})
+
+    if len(np.unique(train.targets)) == 1:
+        reason = "all training images are of one class: there is nothing to classify"
+        return write({}, dict.fromkeys((*REPRESENTATION, *SAMPLES, *CLASSIFIER), reason))
+    if len(test.targets) < fidelity.FEWEST:
+        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), f"there are fewer than {fidelity.FEWEST} test images"))
+    how, settings = How(mode=params.training.mode), params.evaluation
+    classes = 1 + max(int(each.targets.max()) for each in (train, validation, test))
+    model, result = classifier.train(
+        train, validation, classes, settings.classifier, seed=settings.seed, how=how, device=device
+    )
+    if result.diverged_at_step:
+        reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
+        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), reason))
+    count = min(settings.samples, len(test.targets))
+    seen, learned_from = (
+        classifier.features(model, evaluation.batches(each.thinned(count).inputs, settings.batch_size, device))
+        for each in (test, train)
+    )
+    classifier.save(model, paths.CLASSIFIER / "model.safetensors")
+    sealed.write(paths.CLASSIFIER / "features.safetensors", {"test": seen}, {})
+    floor = fidelity.frechet(learned_from, seen)
+    return write({"classifier_accuracy": classifier.accuracy(model, test), "frechet_floor": floor}, {})
+
+
+def labelled(split: str) -> Pairs:
+    """The images of a split with their classes, (N,) int64."""
+    return Pairs(storage.read(paths.images(paths.CLEAN, split)), storage.read(paths.labels(split)).astype(np.int64))
+
+
+if __name__ == "__main__":
+    typer.run(lambda: stage.run(work, paths.PROVENANCE / "classify.json"))
