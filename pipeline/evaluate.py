@@ -29,8 +29,8 @@ def main(name: str) -> None:
         provenance |= {"device": device.type, "hardware": devices.describe(device)}
         for split in ("train", "validation", "test"):
             storage.check(paths.CLEAN / split)
-        storage.check(paths.CORRUPTED / "validation")
-        storage.check(paths.NOISY)
+        for split in ("validation", "test"):
+            storage.check(paths.NOISY / split)
         results = stage.for_each_seed(evaluate, params, name, timed=False)
         stage.write_json(paths.EVALUATION / name / "metrics.json", results)
 
@@ -72,9 +72,10 @@ def _odd(value: float) -> bool:
 
 
 def _validation(params: Params, model: Autoencoder) -> dict[str, float]:
-    """What settings are picked by; under the corruption that denoising entries learn from."""
-    reference = params.corruption.train.name
-    images, corrupted = (storage.read(paths.images(each, "validation")) for each in (paths.CLEAN, paths.CORRUPTED))
+    """What settings are picked by; under the reference corruption alone."""
+    reference = params.corruption.reference.name
+    images = storage.read(paths.images(paths.CLEAN, "validation"))
+    corrupted = storage.read(paths.noisy(reference, "validation"))
     values = evaluation.evaluate(model, images, {reference: corrupted}, **_settings(params))
     return _with_reference(values, reference)
 
@@ -87,7 +88,7 @@ def _test(params: Params, model: Autoencoder) -> dict[str, float]:
     values["train_mse"] = evaluation.reconstruction_error(model, learned_from, params.evaluation.batch_size)
     values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
-    return _with_reference(values, params.corruption.train.name)
+    return _with_reference(values, params.corruption.reference.name)
 
 
 def _with_reference(values: dict[str, float], reference: str) -> dict[str, float]:
@@ -125,7 +126,7 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
         if "code_usage" not in model.undefined:
             batches = evaluation.batches(test, params.evaluation.batch_size, device)
             figures.code_usage(model.code_counts(batches).cpu().numpy(), folder / "code_usage.png")
-        corrupted = noisy[params.corruption.train.name]
+        corrupted = noisy[params.corruption.reference.name]
         examples = {"original": x, "reconstruction": model.reconstruct(x)}
         examples |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
     save_file({key: rows.contiguous() for key, rows in examples.items()}, folder / "examples.safetensors")
