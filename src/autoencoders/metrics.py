@@ -73,8 +73,8 @@ METRICS = {
     ),
     "denoising_mse": Metric(
         "denoising MSE",
-        "squared error of what the model makes of a corrupted image, to the clean one; the corruption is the reference, "
-        "the same for every entry",
+        "squared error of what the model makes of a corrupted image, to the clean one; under the reference corruption, "
+        "the same for all entries",
         5,
         "lower",
         source="Vincent et al. 2010",
