@@ -97,7 +97,9 @@ def _stages(clone: Clone) -> list[list[Value]]:
     for stage, name in names.items():
         noted = clone.provenance(name)
         spent = [seed["seconds"] for seed in noted.get("seeds", {}).values()]
-        data = sum(each["data"] for each in spent) if spent else 0.0 if stage.startswith("evaluate") else noted["seconds"]
+        data = (
+            sum(each["data"] for each in spent) if spent else 0.0 if stage.startswith("evaluate") else noted["seconds"]
+        )
         arithmetic = sum(each["training"] + each["validation"] for each in spent) if spent else 0.0
         rest = noted["seconds"] - data - arithmetic
         rows.append([stage, noted["import_seconds"], data, arithmetic, rest, noted["seconds"]])

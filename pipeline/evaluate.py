@@ -84,6 +84,7 @@ def _test(params: Params, model: Autoencoder) -> dict[str, float]:
     """What is reported."""
     images, train = (storage.read(paths.images(paths.CLEAN, split)) for split in ("test", "train"))
     values = evaluation.evaluate(model, images, _noisy(params), **_settings(params))
+    values |= evaluation.identity(model, **_settings(params))
     learned_from = Pairs.of(train).thinned(len(images)).targets
     values["train_mse"] = evaluation.reconstruction_error(model, learned_from, params.evaluation.batch_size)
     values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan

@@ -68,7 +68,11 @@ BROKEN = [
     (with_value("variants.vae.beta", -1.0), "variants.vae.beta is -1.0: must be greater than or equal to 0", ""),
     (with_value("variants.vae.beta", math.nan), "variants.vae.beta is nan: must be", ""),
     (with_value("training.learning_rate", math.inf), "training.learning_rate is inf: must be", ""),
-    (with_value("corruption.reference.level", 1.5), "corruption.reference.level is 1.5: must be less than or equal", ""),
+    (
+        with_value("corruption.reference.level", 1.5),
+        "corruption.reference.level is 1.5: must be less than or equal",
+        "",
+    ),
     (
         with_value("corruption.reference.kind", "blur"),
         'corruption.reference.kind is "blur": must be one of masking, gaussian',
@@ -79,7 +83,11 @@ BROKEN = [
     (with_value("corruption.train.mixed.noise", {}), "corruption.train.mixed.noise is {}:", "at least 1 item"),
     (without("corruption.train.mixed.copies"), "corruption.train.mixed.copies is missing", ""),
     *(
-        (with_value(f"corruption.train.{name}", MASKED), f"corruption.train.{name} is", f"data/{name} holds other images")
+        (
+            with_value(f"corruption.train.{name}", MASKED),
+            f"corruption.train.{name} is",
+            f"data/{name} holds other images",
+        )
         for name in ("clean", "noisy", "raw", "Raw")
     ),
     (with_value("corruption.train.$(ls)", MASKED), "corruption.train.$(ls) is", "letters, digits, - and _"),
@@ -303,7 +311,7 @@ def test_any_model_may_learn_from_any_corruption_and_no_order_of_keys_matters() 
 def test_inputs_that_nothing_writes_are_noticed_before_torch_is_needed() -> None:
     with pytest.raises(UserError, match=r'variants\.dae\.inputs is "maskd": must be clean or the name of a corruption'):
         params.check(with_value("variants.dae.inputs", "maskd"), variants=False)
-    with pytest.raises(UserError, match="there is no corruption 'maskd' in corruption.train"):
+    with pytest.raises(UserError, match=r"there is no corruption 'maskd' in corruption\.train"):
         params.check(DEFAULT).learned("maskd")
 
 

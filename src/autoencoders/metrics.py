@@ -80,6 +80,21 @@ METRICS = {
         source="Vincent et al. 2010",
     ),
     "copying_mse": Metric("copying MSE", "the same output's squared error to the corrupted image itself", 5),
+    "identity_noise": Metric(
+        "copied of noise",
+        "correlation of reconstruction and image over the values of an image of uniform noise, mean over 500 of them; "
+        "1 for the identity, 0 where nothing of it is given back",
+        3,
+        "lower",
+    ),
+    "identity_photographs": Metric(
+        "copied of photographs",
+        "the same on crops of two photographs that are part of no data set, resized to the images' size",
+        3,
+        "lower",
+    ),
+    "unlike_noise_mse": Metric("MSE, noise", "MSE on the images of uniform noise", 4),
+    "unlike_photographs_mse": Metric("MSE, photographs", "MSE on the crops of photographs", 4),
     "train_mse": Metric("training MSE", "MSE on as many training images as the test split has", 5),
     "generalisation": Metric("test ÷ training MSE", "the ratio of both; 1 where nothing is memorised", 3),
     "parameters": Metric("parameters", "trainable parameters of the whole model, its prior included", 0),
@@ -93,6 +108,7 @@ METRICS = {
 RECONSTRUCTION = ("mse", "psnr", "ssim")
 LIKELIHOOD = ("neg_elbo", "rate", "distortion", "bits_per_dim", "neg_elbo_uniform", "rate_uniform")
 CODES = ("active_units", "perplexity", "codes_used", "code_distance")
+IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlike_photographs_mse")
 COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows
