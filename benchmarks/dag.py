@@ -89,14 +89,17 @@ def run() -> list[Table]:
 
 def _stages(clone: Clone) -> list[list[Value]]:
     variants = clone.parameters()["variants"]
-    names = {"download": "download", "corrupt": "corrupt", "classify": "classify"}
+    names = {"download": "download", "noise": "noise", "classify": "classify"}
+    names |= {f"corrupt@{name}": f"corrupt/{name}" for name in clone.parameters()["corruption"]["train"]}
     names |= {f"train@{name}": f"train/{name}/training" for name in variants}
     names |= {f"evaluate@{name}": f"evaluate/{name}" for name in variants}
     rows: list[list[Value]] = []
     for stage, name in names.items():
         noted = clone.provenance(name)
         spent = [seed["seconds"] for seed in noted.get("seeds", {}).values()]
-        data = sum(each["data"] for each in spent) if spent else noted["seconds"] if "/" not in name else 0.0
+        data = (
+            sum(each["data"] for each in spent) if spent else 0.0 if stage.startswith("evaluate") else noted["seconds"]
+        )
         arithmetic = sum(each["training"] + each["validation"] for each in spent) if spent else 0.0
         rest = noted["seconds"] - data - arithmetic
         rows.append([stage, noted["import_seconds"], data, arithmetic, rest, noted["seconds"]])

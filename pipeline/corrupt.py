@@ -1,32 +1,33 @@
-"""corrupt: write the corrupted copies, those that denoising entries learn from and those that all are tested on."""
+"""corrupt@name: write the corrupted copies that the entries with these `inputs` learn from."""
 
 import typer
 
 from autoencoders import storage
-from autoencoders.corruption import corrupted
+from autoencoders.corruption import mixture
 from pipeline import paths, stage
 from pipeline.params import Params
 
 
-def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
-    """Write the copies of every split."""
-    for split in ("train", "validation", "test"):
-        storage.check(paths.CLEAN / split)
-    noise = params.corruption
-    seed, kind, level = noise.seed, noise.train.kind, noise.train.level
-    for split, copies in (("train", noise.train.copies), ("validation", 1)):
-        clean = storage.read(paths.images(paths.CLEAN, split))
-        names = [f"{split}-{copy}" for copy in range(copies)]
-        pieces = (piece for name in names for piece in corrupted(clean, kind, level, seed=seed, name=name))
-        storage.write(paths.images(paths.CORRUPTED, split), (copies * len(clean), *clean.shape[1:]), pieces)
-        storage.seal(paths.CORRUPTED / split)
+def main(name: str) -> None:
+    """Write the copies of NAME, one of `corruption.train` in params.yaml. The name of its stage means the same."""
+    name = name.rpartition("@")[2]
 
-    test = storage.read(paths.images(paths.CLEAN, "test"))
-    for each_kind, each_level in sorted(noise.tested):
-        noisy = corrupted(test, each_kind, each_level, seed=seed, name="test")
-        storage.write(paths.noisy(f"{each_kind}-{each_level}"), test.shape, noisy)
-    storage.seal(paths.NOISY)
+    def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
+        corruption = params.learned(name)
+        for split, copies in (("train", corruption.copies), ("validation", 1)):
+            storage.check(paths.CLEAN / split)
+            clean = storage.read(paths.images(paths.CLEAN, split))
+            pieces = (
+                piece
+                for copy in range(copies)
+                for piece in mixture(clean, corruption.mixed, seed=params.corruption.seed, name=f"{split}-{copy}")
+            )
+            folder = paths.inputs(name)
+            storage.write(paths.images(folder, split), (copies * len(clean), *clean.shape[1:]), pieces)
+            storage.seal(folder / split)
+
+    stage.run(work, paths.PROVENANCE / "corrupt" / f"{name}.json")
 
 
 if __name__ == "__main__":
-    typer.run(lambda: stage.run(work, paths.PROVENANCE / "corrupt.json"))
+    typer.run(main)

@@ -49,8 +49,8 @@ def main(name: str) -> None:
         provenance |= {"device": device.type, "hardware": devices.describe(device)}
         for split in ("train", "validation", "test"):
             storage.check(paths.CLEAN / split)
-        storage.check(paths.CORRUPTED / "validation")
-        storage.check(paths.NOISY)
+        for split in ("validation", "test"):
+            storage.check(paths.NOISY / split)
         results = stage.for_each_seed(evaluate, params, name, timed=False)
         stage.write_json(paths.EVALUATION / name / "metrics.json", results)
 
@@ -100,9 +100,10 @@ def _odd(value: float) -> bool:
 
 
 def _validation(params: Params, model: Autoencoder) -> dict[str, float]:
-    """What settings are picked by; under the corruption that denoising entries learn from."""
-    reference = params.corruption.train.name
-    images, corrupted = (storage.read(paths.images(each, "validation")) for each in (paths.CLEAN, paths.CORRUPTED))
+    """What settings are picked by; under the reference corruption alone."""
+    reference = params.corruption.reference.name
+    images = storage.read(paths.images(paths.CLEAN, "validation"))
+    corrupted = storage.read(paths.noisy(reference, "validation"))
     values = evaluation.evaluate(model, images, {reference: corrupted}, **_settings(params))
     return _with_reference(values, reference)
 
@@ -111,6 +112,7 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> d
     """What is reported."""
     images, train = (storage.read(paths.images(paths.CLEAN, split)) for split in ("test", "train"))
     values = evaluation.evaluate(model, images, _noisy(params), **_settings(params))
+    values |= evaluation.identity(model, **_settings(params))
     wanted = params.evaluation.importance
     values |= evaluation.importance_weighted(
         model, images, values, samples=wanted.samples, count=wanted.images, seed=params.evaluation.seed
@@ -123,12 +125,11 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> d
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     values |= geometry.measure(model, images, train, params.evaluation.batch_size)
     if "probe_accuracy" not in undefined:
-        values |= probes.accuracies(
-            model, *map(labelled, ("train", "validation", "test")), batch_size=params.evaluation.batch_size
-        )
+        splits = {split: labelled(split) for split in ("train", "validation", "test")}
+        values |= probes.accuracies(model, **splits, batch_size=params.evaluation.batch_size)
     if "frechet" not in undefined:
         values |= _samples(params, model)
-    return _with_reference(values, params.corruption.train.name)
+    return _with_reference(values, params.corruption.reference.name)
 
 
 @torch.no_grad()
@@ -177,7 +178,7 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
         if "code_usage" not in model.undefined:
             batches = evaluation.batches(test, params.evaluation.batch_size, device)
             figures.code_usage(model.code_counts(batches).cpu().numpy(), folder / "code_usage.png")
-        corrupted = noisy[params.corruption.train.name]
+        corrupted = noisy[params.corruption.reference.name]
         examples = {"original": x, "reconstruction": model.reconstruct(x)}
         examples |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
     save_file({key: rows.contiguous() for key, rows in examples.items()}, folder / "examples.safetensors")

@@ -42,20 +42,32 @@ def one_of(allowed: typing.Iterable[str]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def entry_name(value: object) -> object:
+def entry_name(value: object, whose: str = "an entry") -> object:
     """A name that files, stages and MLflow can carry."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(value)):
-        msg = "an entry's name is made of letters, digits, - and _"
+        msg = f"{whose}'s name is made of letters, digits, - and _"
         raise ValueError(msg)
     return value
 
 
+def corruption_name(value: object) -> object:
+    """A name that a folder in `data` can have beside those that are there already."""
+    if str(value).lower() in TAKEN:
+        msg = f"data/{value} holds other images: take another name than {', '.join(TAKEN)}"
+        raise ValueError(msg)
+    return entry_name(value, "a corruption")
+
+
+CLEAN = "clean"  # the `inputs` of an entry that sees the images as they are
+TAKEN = (CLEAN, "noisy", "raw")
 FOLDER = "folder"  # the data set that is a user's own images
 EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
+CorruptionName: TypeAlias = Annotated[str, BeforeValidator(corruption_name)]
 Share: TypeAlias = Annotated[float, Field(ge=0.01, le=0.5)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
 Level: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 CorruptionKind: TypeAlias = Annotated[str, one_of(KINDS)]
+Noise: TypeAlias = Annotated[dict[CorruptionKind, Annotated[list[Level], Field(min_length=1)]], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -97,12 +109,11 @@ class DatasetParams(Section):
         return DATASETS[self.name].image
 
 
-class TrainCorruption(Section):
-    """`corruption.train`."""
+class ReferenceCorruption(Section):
+    """`corruption.reference`."""
 
     kind: CorruptionKind
     level: Level
-    copies: Annotated[int, Field(ge=1, le=100)]
 
     @property
     def name(self) -> str:
@@ -110,18 +121,31 @@ class TrainCorruption(Section):
         return f"{self.kind}-{self.level}"
 
 
+class TrainCorruption(Section):
+    """One of `corruption.train`."""
+
+    noise: Noise
+    copies: Annotated[int, Field(ge=1, le=100)]
+
+    @property
+    def mixed(self) -> list[tuple[str, float]]:
+        """The kinds and levels that each copy is a mixture of; in an order of their own, since DVC knows none."""
+        return sorted({(kind, level) for kind, levels in self.noise.items() for level in levels})
+
+
 class CorruptionParams(Section):
     """`corruption`."""
 
     seed: Seed
-    train: TrainCorruption
-    test: Annotated[dict[CorruptionKind, Annotated[list[Level], Field(min_length=1)]], Field(min_length=1)]
+    reference: ReferenceCorruption
+    train: dict[CorruptionName, TrainCorruption]
+    test: Noise
 
     @property
     def tested(self) -> set[tuple[str, float]]:
-        """The kinds and levels that all entries are tested on, the one that denoising entries learn from included."""
-        return {(self.train.kind, self.train.level)} | {
-            (k, each) for k, several in self.test.items() for each in several
+        """The kinds and levels that all entries are tested on, the reference included."""
+        return {(self.reference.kind, self.reference.level)} | {
+            (kind, level) for kind, levels in self.test.items() for level in levels
         }
 
 
@@ -136,7 +160,7 @@ class Entry(Section):
     """One entry of `variants`: the keys of every entry; the constructor's arguments are added per model."""
 
     model: str
-    inputs: Literal["clean", "corrupted"]
+    inputs: str
     training: BudgetOverrides = Field(default_factory=BudgetOverrides)
 
     def arguments(self) -> dict[str, Any]:
@@ -185,6 +209,14 @@ class Params(Section):
             raise UserError(msg)
         return cast("Entry", self.variants[name])
 
+    def learned(self, name: str) -> TrainCorruption:
+        """The corruption `name` of `corruption.train`."""
+        if name not in self.corruption.train:
+            there = ", ".join(self.corruption.train) or "none"
+            msg = f"there is no corruption {name!r} in corruption.train of params.yaml; there are {there}"
+            raise UserError(msg)
+        return self.corruption.train[name]
+
 
 def load(path: Path = PARAMS, *, variants: bool = True) -> Params:
     """The checked parameters; without `variants`, their sections are left as they are, unchecked.
@@ -208,6 +240,7 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
     problems: list[str] = []
     try:
         params = Params.model_validate(content)
+        problems += _unknown_inputs(params)
     except ValidationError as error:
         problems += _sentences(error, Params)
     sections = content.get("variants") if isinstance(content, dict) and variants else None
@@ -221,6 +254,18 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
     if problems:
         raise UserError("\n".join(f"{source}: {_printable(problem)}" for problem in problems))
     return params
+
+
+def _unknown_inputs(params: Params) -> list[str]:
+    """What entries, not checked yet, want to see that nothing writes."""
+    known = [CLEAN, *params.corruption.train]
+    inputs = {name: section.get("inputs") for name, section in params.variants.items() if isinstance(section, dict)}
+    return [
+        f'variants.{name}.inputs is "{each}": must be {CLEAN} or the name of a corruption in corruption.train; known '
+        f"here: {', '.join(known)}"
+        for name, each in inputs.items()
+        if isinstance(each, str) and each not in known
+    ]
 
 
 def _check_entry(name: object, section: object, problems: list[str]) -> Entry | None:
@@ -241,7 +286,8 @@ def _check_entry(name: object, section: object, problems: list[str]) -> Entry | 
     if variant is None:
         return None
     checked = cast("Entry | None", _check_keys(variant, section, Entry, location, problems))
-    if checked is not None and variant.inputs not in {None, checked.inputs}:
+    seen = CLEAN if checked is None or checked.inputs == CLEAN else "corrupted"
+    if checked is not None and variant.inputs not in {None, seen}:
         problems.append(
             f'variants.{name}.inputs is "{checked.inputs}": the model {checked.model} has to see '
             f"{variant.inputs} images"

@@ -5,8 +5,7 @@ from pathlib import Path
 
 RAW = Path("data/raw")  # downloaded files, kept between runs; no output of any stage
 CLEAN = Path("data/clean")  # train, validation, test
-CORRUPTED = Path("data/corrupted")  # corrupted copies of train and validation, to learn from
-NOISY = Path("data/noisy")  # corrupted copies of test, to be tested on
+NOISY = Path("data/noisy")  # corrupted copies of validation and test, to be measured on
 MODELS = Path("models")
 CLASSIFIER = Path("classifier")  # its weights, its features of the test images, its metrics
 EVALUATION = Path("evaluation")
@@ -15,9 +14,9 @@ REPORTS = Path("reports")
 LOGS = Path("logs")  # what each stage said when it last ran through `pipeline.repro`
 
 
-def inputs(kind: str) -> Path:
-    """What an entry with these `inputs` sees: "clean" or "corrupted"."""
-    return {"clean": CLEAN, "corrupted": CORRUPTED}[kind]
+def inputs(name: str) -> Path:
+    """What an entry with these `inputs` sees: "clean", or copies of train and validation under a named corruption."""
+    return Path("data") / name
 
 
 def images(folder: Path, split: str) -> Path:
@@ -30,9 +29,9 @@ def labels(split: str) -> Path:
     return CLEAN / split / "labels.npy"
 
 
-def noisy(corruption: str) -> Path:
-    """The test images under a corruption."""
-    return NOISY / f"{corruption}.npy"
+def noisy(corruption: str, split: str = "test") -> Path:
+    """The images of a split under a corruption."""
+    return NOISY / split / f"{corruption}.npy"
 
 
 def root() -> Path:

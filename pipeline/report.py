@@ -147,7 +147,7 @@ def _write_metrics(params: Params, collected: list[Result]) -> None:
 
 def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dict[str, Any]:
     """What the templates show."""
-    finished, reference = rows[rows["status"] == "finished"], params.corruption.train
+    finished, reference = rows[rows["status"] == "finished"], params.corruption.reference
     pixels = sorted({result.pixels for result in collected if result.pixels})
 
     def table(title: str, note: str, names: Iterable[str]) -> comparison.Table:
@@ -253,7 +253,8 @@ def _provenance(params: Params, collected: list[Result]) -> list[comparison.Tabl
     ]
     header = ["", "commit", "uncommitted changes", "trained at", "on", "precision, mode", "with"]
     data = f"Data: {params.dataset.name}, DVC hash {collected[0].data_digest} (training split)."
-    files = {name: paths.PROVENANCE / f"{name}.json" for name in ("download", "corrupt", "classify")}
+    files = {name: paths.PROVENANCE / f"{name}.json" for name in ("download", "noise", "classify")}
+    files |= {f"corrupt@{name}": paths.PROVENANCE / "corrupt" / f"{name}.json" for name in params.corruption.train}
     for name in params.variants:
         files[f"train@{name}"] = paths.training(name)
         files[f"evaluate@{name}"] = paths.PROVENANCE / "evaluate" / f"{name}.json"
@@ -273,7 +274,7 @@ def _comparison(params: Params, collected: list[Result]) -> list[Figure]:
     examples = {result.entry: load_file(result.folder / "examples.safetensors") for result in shown}
     if not examples:
         return []
-    reference = params.corruption.train
+    reference = params.corruption.reference
     sheets = (
         (
             "reconstructions",

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from autoencoders.errors import UserError
 from pipeline import paths, stage
-from pipeline.params import Params
+from pipeline.params import CLEAN, Params
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,11 @@ def _result(lock: dict[str, Any], entry: str, seed: int) -> Result:
 
 
 def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
-    train, download, corrupt = lock[f"train@{entry}"], lock["download"], lock["corrupt"]
+    train, download, noise = lock[f"train@{entry}"], lock["download"], lock["noise"]
     evaluated = stage.read_json(paths.EVALUATION / entry / "metrics.json")[str(seed)]
-    parameters = _params(download) | _params(corrupt) | _params(train) | {"seeds": seed}
+    inputs = _params(train)[f"variants.{entry}"]["inputs"]
+    learned = {} if inputs == CLEAN else _params(lock[f"corrupt@{inputs}"])
+    parameters = _params(download) | _params(noise) | learned | _params(train) | {"seeds": seed}
     training = stage.read_json(paths.training(entry))
     models = paths.MODELS / entry
     weights = hashlib.sha256((models / f"seed{seed}.safetensors").read_bytes()).hexdigest()

@@ -23,7 +23,7 @@ from autoencoders import sealed, storage
 from autoencoders.errors import Damaged
 from autoencoders.training import Stopped
 from pipeline import paths, stage
-from pipeline.params import PARAMS, Params
+from pipeline.params import CLEAN, PARAMS, Params
 
 DAYS = 30  # after which a folder that nothing has touched goes, when the next training begins
 
@@ -154,8 +154,11 @@ class Log:
 def raw_parameters(entry: str) -> dict[str, Any]:
     """The sections of `params.yaml` that make up a training, as DVC will record them."""
     content = YAML(typ="safe", pure=True).load(PARAMS.read_text(encoding="utf-8"))
-    sections = {key: content[key] for key in ("dataset", "corruption", "training")}
-    return sections | {f"variants.{entry}": content["variants"][entry]}
+    section, corruption = content["variants"][entry], content["corruption"]
+    sections = {key: content[key] for key in ("dataset", "training")} | {f"variants.{entry}": section}
+    sections |= {f"corruption.{key}": corruption[key] for key in ("seed", "reference", "test")}
+    inputs = section["inputs"]
+    return sections if inputs == CLEAN else sections | {f"corruption.train.{inputs}": corruption["train"][inputs]}
 
 
 def _name(point: Mapping[str, Any]) -> tuple[object, ...]:

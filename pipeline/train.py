@@ -14,7 +14,7 @@ from autoencoders import checkpoint, devices, storage, training
 from autoencoders.snapshots import Snapshots
 from autoencoders.sources import Pairs
 from pipeline import paths, stage, store
-from pipeline.params import Params
+from pipeline.params import CLEAN, Params
 from pipeline.store import Slot
 
 
@@ -129,7 +129,7 @@ def _train(params: Params, name: str, seed: int, slot: Slot, about: Mapping[str,
 def pairs(split: str, inputs: str) -> Pairs:
     """What a model sees of a split and what it is to give back; one and the same array if it sees clean images."""
     targets = storage.read(paths.images(paths.CLEAN, split))
-    return Pairs(targets if inputs == "clean" else storage.read(paths.images(paths.inputs(inputs), split)), targets)
+    return Pairs(targets if inputs == CLEAN else storage.read(paths.images(paths.inputs(inputs), split)), targets)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from autoencoders import storage
-from autoencoders.corruption import KINDS, corrupt, corrupted
+from autoencoders.corruption import KINDS, corrupt, corrupted, mixture
 
 GREY = np.full((200, 1, 28, 28), 128, np.uint8)
 
@@ -59,5 +59,42 @@ def test_pieces_are_the_same_noise(kind: str, monkeypatch: pytest.MonkeyPatch) -
     whole = corrupt(images, kind, 0.5, seed=0, name="a")
     monkeypatch.setattr(storage, "CHUNK", 2 * 8 * 75)
     pieces = list(corrupted(images, kind, 0.5, seed=0, name="a"))
+    assert [len(piece) for piece in pieces] == [2, 2, 2, 1]
+    assert np.array_equal(np.concatenate(pieces), whole)
+
+
+def test_one_corruption_is_a_mixture_of_itself() -> None:
+    alone = corrupt(GREY, "masking", 0.5, seed=0, name="a")
+    assert np.array_equal(np.concatenate(list(mixture(GREY, [("masking", 0.5)], seed=0, name="a"))), alone)
+
+
+MIXED = (("masking", 0.25), ("masking", 0.75), ("salt_and_pepper", 0.5))
+
+
+def test_each_image_of_a_mixture_is_under_one_corruption_at_equal_odds() -> None:
+    grey = np.full((3000, 1, 16, 16), 128, np.uint8)
+    noisy = np.concatenate(list(mixture(grey, MIXED, seed=0, name="a"))).reshape(3000, -1)
+    black, white = (noisy == 0).mean(1), (noisy == 255).mean(1)
+    assert ((black > 0.1) | (white > 0.1)).all()
+    salted = white > 0
+    assert black[salted].mean() == pytest.approx(0.25, abs=0.01)
+    heavy = ~salted & (black > 0.5)
+    assert black[heavy].mean() == pytest.approx(0.75, abs=0.01)
+    assert black[~salted & ~heavy].mean() == pytest.approx(0.25, abs=0.01)
+    assert [salted.mean(), heavy.mean()] == pytest.approx([1 / 3, 1 / 3], abs=0.03)
+    again = np.concatenate(list(mixture(grey, MIXED, seed=0, name="b"))).reshape(3000, -1)
+    assert ((again == 255).any(1) & salted).mean() == pytest.approx(1 / 9, abs=0.03)  # another copy, another draw
+
+
+def test_same_mixture_on_every_machine() -> None:
+    noisy = np.concatenate(list(mixture(GREY, MIXED, seed=7, name="golden")))
+    assert hashlib.sha256(noisy.tobytes()).hexdigest()[:16] == "547b72f4335b8e84"
+
+
+def test_pieces_are_the_same_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.full((7, 3, 5, 5), 128, np.uint8)
+    (whole,) = mixture(images, MIXED, seed=0, name="a")
+    monkeypatch.setattr(storage, "CHUNK", 2 * 8 * 75)
+    pieces = list(mixture(images, MIXED, seed=0, name="a"))
     assert [len(piece) for piece in pieces] == [2, 2, 2, 1]
     assert np.array_equal(np.concatenate(pieces), whole)

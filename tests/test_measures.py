@@ -36,3 +36,11 @@ def test_ssim_is_equation_13(generator: torch.Generator) -> None:
 )
 def test_perplexity_of_known_distributions(counts: list[int], expected: float) -> None:
     assert measures.perplexity(torch.tensor(counts)) == pytest.approx(expected)
+
+
+def test_correlation_is_pearsons(generator: torch.Generator) -> None:
+    x, y = torch.rand(2, 5, 3, 8, 8, generator=generator)
+    expected = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(measures.correlation(x, y), expected, atol=1e-5)
+    torch.testing.assert_close(measures.correlation(x, 0.3 * x + 0.2), torch.ones(5))
+    assert measures.correlation(x, torch.full_like(x, 0.5)).abs().max() == 0

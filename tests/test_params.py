@@ -40,11 +40,14 @@ def without(key: str) -> dict[str, Any]:
 
 def test_the_default_is_valid() -> None:
     checked = params.check(DEFAULT)
-    assert list(checked.variants) == ["ae", "dae", "vae", "vqvae"]
+    assert list(checked.variants) == ["ae", "dae", "dae-mixed", "vae", "vqvae"]
+    assert checked.entry("dae-mixed").arguments() == checked.entry("dae").arguments()
+    assert checked.entry("dae-mixed").training == checked.entry("dae").training
     assert checked.entry("vae").arguments()["beta"] == 1.0
     assert checked.entry("vae").arguments()["likelihood"] == {"name": "bernoulli"}
 
 
+MASKED = {"noise": {"masking": [0.5]}, "copies": 1}
 BROKEN = [
     (with_value("training.step", 5), "training.step is an unknown key; known here: steps,", "did you mean steps?"),
     (with_value("variants.vae.betta", 1), "variants.vae.betta is an unknown key; known here:", "did you mean beta?"),
@@ -65,12 +68,30 @@ BROKEN = [
     (with_value("variants.vae.beta", -1.0), "variants.vae.beta is -1.0: must be greater than or equal to 0", ""),
     (with_value("variants.vae.beta", math.nan), "variants.vae.beta is nan: must be", ""),
     (with_value("training.learning_rate", math.inf), "training.learning_rate is inf: must be", ""),
-    (with_value("corruption.train.level", 1.5), "corruption.train.level is 1.5: must be less than or equal to 1", ""),
     (
-        with_value("corruption.train.kind", "blur"),
-        'corruption.train.kind is "blur": must be one of masking, gaussian',
+        with_value("corruption.reference.level", 1.5),
+        "corruption.reference.level is 1.5: must be less than or equal",
         "",
     ),
+    (
+        with_value("corruption.reference.kind", "blur"),
+        'corruption.reference.kind is "blur": must be one of masking, gaussian',
+        "",
+    ),
+    (with_value("corruption.train.mixed.noise.blur", [0.5]), "corruption.train.mixed.noise.blur is", "must be one of"),
+    (with_value("corruption.train.mixed.noise.masking", 0.5), "corruption.train.mixed.noise.masking is 0.5:", "list"),
+    (with_value("corruption.train.mixed.noise", {}), "corruption.train.mixed.noise is {}:", "at least 1 item"),
+    (without("corruption.train.mixed.copies"), "corruption.train.mixed.copies is missing", ""),
+    *(
+        (
+            with_value(f"corruption.train.{name}", MASKED),
+            f"corruption.train.{name} is",
+            f"data/{name} holds other images",
+        )
+        for name in ("clean", "noisy", "raw", "Raw")
+    ),
+    (with_value("corruption.train.$(ls)", MASKED), "corruption.train.$(ls) is", "letters, digits, - and _"),
+    (without("corruption.train.mixed"), 'variants.dae-mixed.inputs is "mixed": must be clean', "clean, masked"),
     (with_value("corruption.test.blur", [0.5]), "corruption.test.blur is", "must be one of masking"),
     (with_value("dataset.name", "imagenet"), 'dataset.name is "imagenet": must be one of mnist, fashion-mnist,', ""),
     (with_value("dataset.validation", 0), "dataset.validation is 0: must be greater than or equal to 0.01", ""),
@@ -131,7 +152,13 @@ BROKEN = [
     (with_value("variants", {}), "variants is {}:", "at least 1 item"),
     (with_value("variants", ["vae"]), "variants is ['vae']: must be a valid dictionary", ""),
     (with_value("variants.vae", None), "variants.vae is None: must be a mapping of keys to values", ""),
-    (with_value("variants.ae.inputs", "noisy"), "variants.ae.inputs is \"noisy\": must be 'clean' or 'corrupted'", ""),
+    (
+        with_value("variants.vae.inputs", "noisy"),
+        'variants.vae.inputs is "noisy": must be clean or the name of a corruption in corruption.train',
+        "known here: clean, masked, mixed",
+    ),
+    (with_value("variants.ae.inputs", "mixed"), 'variants.ae.inputs is "mixed": the model ae has to see clean', ""),
+    (with_value("variants.vae.inputs", 3), "variants.vae.inputs is 3: must be a valid string", ""),
     (
         with_value("variants.vae.likelihood", "poisson"),
         "variants.vae.likelihood.name: unknown likelihood 'poisson'; there are bernoulli, categorical, gaussian, lo",
@@ -254,7 +281,7 @@ def test_entries_of_one_model_by_anchors_and_merges(tmp_path: Path) -> None:
 """
     (tmp_path / "params.yaml").write_text(head + entries + "\n  vqvae:\n" + tail)
     checked = params.load(tmp_path / "params.yaml")
-    assert list(checked.variants) == ["ae", "dae", "vae", "vae-beta4", "vae-mlp", "vqvae"]
+    assert list(checked.variants) == ["ae", "dae", "dae-mixed", "vae", "vae-beta4", "vae-mlp", "vqvae"]
     vae, beta4, mlp = (checked.entry(name) for name in ("vae", "vae-beta4", "vae-mlp"))
     assert vae.model == beta4.model == mlp.model == "vae"
     assert beta4.arguments() == vae.arguments() | {"beta": 4.0}
@@ -272,9 +299,24 @@ def test_no_noise_comes_twice_in_the_default_and_none_is_made_in_vain() -> None:
     """Epoch t sees copy t: with as many copies as epochs each is seen, and no noise comes again."""
     checked = params.check(DEFAULT)
     for name, entry in checked.variants.items():
-        if entry.inputs == "corrupted":
+        if entry.inputs != params.CLEAN:
             budget = checked.training.override(entry.training)
-            assert checked.corruption.train.copies == math.ceil(budget.steps * budget.batch_size / 54_000), name
+            assert checked.learned(entry.inputs).copies == math.ceil(budget.steps * budget.batch_size / 54_000), name
+
+
+def test_any_model_may_learn_from_any_corruption_and_no_order_of_keys_matters() -> None:
+    content = with_value("variants.vae.inputs", "spoilt")
+    for noise in ({"masking": [0.5, 0.25], "gaussian": [0.1]}, {"gaussian": [0.1], "masking": [0.25, 0.5]}):
+        content["corruption"]["train"]["spoilt"] = {"noise": noise, "copies": 1}
+        learned = params.check(content).learned("spoilt")
+        assert learned.mixed == [("gaussian", 0.1), ("masking", 0.25), ("masking", 0.5)]
+
+
+def test_inputs_that_nothing_writes_are_noticed_before_torch_is_needed() -> None:
+    with pytest.raises(UserError, match=r'variants\.dae\.inputs is "maskd": must be clean or the name of a corruption'):
+        params.check(with_value("variants.dae.inputs", "maskd"), variants=False)
+    with pytest.raises(UserError, match=r"there is no corruption 'maskd' in corruption\.train"):
+        params.check(DEFAULT).learned("maskd")
 
 
 def test_without_the_entries_no_torch_is_needed_and_other_keys_are_checked() -> None:

@@ -48,14 +48,17 @@ class Mean(Autoencoder):
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("project"))
     ran = project.side_by_side()
-    assert len(ran) == 2 + 2 * 4 + 1
+    entries = project.params()["variants"]
+    inputs = project.params()["corruption"]["train"]
+    by_entry = [f"{stage}@{name}" for name in entries for stage in ("train", "evaluate")]
+    assert sorted(ran) == sorted(["download", "noise", "report", *(f"corrupt@{name}" for name in inputs), *by_entry])
     return project
 
 
 def test_reports_hold_every_variant_and_say_what_is_undefined(project: Project) -> None:
     reports = project.folder / "reports"
     rows: Any = pd.read_csv(reports / "comparison.csv", keep_default_na=False).set_index("entry")
-    assert rows.index.tolist() == ["ae", "ae", "dae", "dae", "vae", "vae", "vqvae", "vqvae"]
+    assert rows.index.tolist() == [name for name in project.params()["variants"] for _ in range(2)]
     rows = rows[rows["seed"] == 0]
     columns = (
         "seed mse psnr ssim neg_elbo rate distortion bits_per_dim perplexity codes_used active_units denoising_mse"
@@ -134,7 +137,7 @@ def test_nothing_to_do_runs_nothing(project: Project) -> None:
 def test_runs_are_in_mlflow(project: Project) -> None:
     script = "import mlflow; print(*sorted(mlflow.search_runs(search_all_experiments=True)['tags.mlflow.runName']))"
     done = project.run(sys.executable, "-W", "ignore", "-c", script)
-    assert done.stdout.split() == [f"{name}-seed{seed}" for name in ("ae", "dae", "vae", "vqvae") for seed in (0, 1)], (
+    assert done.stdout.split() == [f"{name}-seed{seed}" for name in project.params()["variants"] for seed in (0, 1)], (
         done.stderr
     )
 
@@ -281,6 +284,38 @@ def test_settings_of_one_model_stand_side_by_side(project: Project) -> None:
     assert "| vae-beta05 | vae | patches | 64 | 4 | 0.5 | – | – |" in text
     project.write_params(before)
     assert project.repro() == ["report"]
+
+
+def test_a_new_corruption_is_written_alone_and_only_its_entries_run(project: Project) -> None:
+    before = project.params()
+    params = project.params()
+    params["corruption"]["train"]["grainy"] = {"noise": {"gaussian": [0.1, 0.2]}, "copies": 3}
+    params["variants"] = {"dae": params["variants"]["dae"], "vae": params["variants"]["vae"] | {"inputs": "grainy"}}
+    project.write_params(params)
+    assert set(project.side_by_side()) == {"corrupt@grainy", "train@vae", "evaluate@vae", "report"}
+    clean, copies = (np.load(project.folder / "data" / name / "train/images.npy") for name in ("clean", "grainy"))
+    assert copies.shape == (3 * len(clean), *clean.shape[1:])
+    assert not any(np.array_equal(clean, copy) for copy in np.split(copies, 3))
+    row = pd.read_csv(project.folder / "reports" / "comparison.csv", keep_default_na=False).iloc[-1]
+    assert row["status"] == "finished"
+    params["corruption"]["train"]["masked"]["noise"] = {"masking": [0.6]}
+    project.write_params(params)
+    assert set(project.side_by_side()) == {"corrupt@masked", "train@dae", "evaluate@dae", "report"}
+    project.write_params(before)
+    assert project.repro() == ["report"]
+
+
+def test_inputs_that_nothing_writes_are_one_sentence(project: Project) -> None:
+    before, contents = (project.folder / "params.yaml").read_text(), _contents(project.folder)
+    params = project.params()
+    params["variants"]["dae"]["inputs"] = "maskd"
+    project.write_params(params)
+    done = project.run(*SIDE_BY_SIDE)
+    (project.folder / "params.yaml").write_text(before)
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith('params.yaml: variants.dae.inputs is "maskd": must be clean or the name of')
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert _contents(project.folder) == contents
 
 
 def test_a_new_variant_is_one_file_and_one_entry(project: Project) -> None:

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(REPOSITORY / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    for place in (paths.CLEAN, paths.CORRUPTED):
+    for place in map(paths.inputs, ("clean", "masked", "mixed")):
         for split in ("train", "validation"):
             storage.write(paths.images(place, split), (4, 2), [np.arange(8).reshape(4, 2)])
             storage.seal(place / split)
@@ -72,6 +72,18 @@ def test_another_training_has_another_fingerprint() -> None:
     storage.seal(paths.CLEAN / "train")
     others.append(fingerprint())
     assert len({*others, fingerprint(seed=9)}) == len(others) + 1
+
+
+def test_a_training_depends_on_the_corruption_that_it_sees_and_on_no_other() -> None:
+    names = ("vae", "dae", "dae-mixed")
+    before = {name: fingerprint(entry=name) for name in names}
+    place = paths.inputs("mixed")
+    storage.write(paths.images(place, "train"), (4, 2), [np.ones((4, 2))])
+    storage.seal(place / "train")
+    assert [name for name in names if fingerprint(entry=name) != before[name]] == ["dae-mixed"]
+    assert fingerprint(content=changed("variants.vae.inputs", "masked")) != before["vae"]
+    assert "corruption.train.mixed" in store.raw_parameters("dae-mixed")
+    assert not any(key.startswith("corruption.train") for key in store.raw_parameters("vae"))
 
 
 def test_code_of_other_entries_does_not_matter() -> None:

@@ -65,7 +65,8 @@ class Autoencoder(Learner):
     its keys in `params.yaml`; their annotations say what is allowed there.
 
     Attributes:
-        inputs: what it has to see in training, "clean" or "corrupted" images; None leaves it to the parameters.
+        inputs: what it has to see in training, "clean" or "corrupted" images, however corrupted; None leaves it to the
+            parameters.
         undefined: the metrics and figures that this variant has no definition of, each with the reason.
         pixels: what a pixel is to the likelihood, "Bernoulli", "8-bit" or "continuous"; bounds on different ones cannot
             be compared.

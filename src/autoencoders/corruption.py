@@ -1,11 +1,12 @@
 """Corruption of images: what a denoising autoencoder learns to undo, and what every variant is tested on.
 
 Each kind of noise draws one 16-bit integer per input dimension and looks the result up, so that nothing depends on
-the floating-point arithmetic of one machine: the same parameters give the same bytes everywhere.
+the floating-point arithmetic of one machine: the same parameters give the same bytes everywhere. A mixture draws for
+each image, at equal odds, which of several corruptions C_1 … C_K it comes under: C(x̃|x) = 1/K · Σ C_k(x̃|x).
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +32,23 @@ def corrupted(images: Bytes, kind: str, level: float, *, seed: int, name: str) -
         seed: the noise is drawn from (seed, kind, level, name) alone.
         name: which copy this is; two names give independent noise.
     """
-    key = zlib.crc32(f"{kind}/{level}/{name}".encode())
+    return mixture(images, [(kind, level)], seed=seed, name=name)
+
+
+def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: int, name: str) -> Iterator[Bytes]:
+    """A copy of `images`, each under one of `corruptions` (kind, level), piece by piece; otherwise as `corrupted`."""
+    key = zlib.crc32("/".join([*(f"{kind}/{level}" for kind, level in corruptions), name]).encode())
     rng = np.random.default_rng([seed, key])
+    which = np.random.default_rng([seed, key, 1]).integers(0, len(corruptions), len(images), dtype=np.uint16)
     # NumPy takes two 16-bit draws from one 32-bit one: pieces with an even number of rows give the noise of one call.
     for piece in storage.pieces(len(images), 8 * images[:1].nbytes):
         clean = images[piece]
-        yield KINDS[kind](clean, rng.integers(0, DRAWS, clean.shape, dtype=np.uint16), level)
+        draws = rng.integers(0, DRAWS, clean.shape, dtype=np.uint16)
+        noisy = np.empty_like(clean)
+        for k, (kind, level) in enumerate(corruptions):
+            hit = which[piece] == k
+            noisy[hit] = KINDS[kind](clean[hit], draws[hit], level)
+        yield noisy
         storage.release(images)
 
 

@@ -1,5 +1,6 @@
 """What a trained model is measured by, on images it has not learned from. All of it in batches, without gradients."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import bounds, measures, storage
+from autoencoders import bounds, measures, storage, unlike
 from autoencoders.base import Autoencoder, Latent
 from autoencoders.sources import Pairs
 from autoencoders.training import BATCH, as_float, device_of
@@ -19,6 +20,7 @@ Measure: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # of output, cl
 
 LEFT = 5  # images in the left half of a row
 SAMPLE_ROWS = 6
+UNLIKE = 500  # images of each kind that are unlike the data; fewer where they are large
 VECTORS = 2  # the number of dimensions of a batch of codes that are vectors, not grids
 TRAVERSED = 8  # dimensions of the code
 TRAVERSED_IMAGE = 4  # the images are in the order of their classes: MNIST's running example, a handwritten 4
@@ -109,6 +111,29 @@ def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = B
     return _means(model, images, images, {"mse": lambda output, clean, _: measures.mse(output, clean)}, batch_size)[
         "mse"
     ]
+
+
+@torch.no_grad()
+def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> dict[str, float]:
+    """How much of images that are unlike the data the model gives back, by name as in `metrics.IDENTITY`.
+
+    An identity function gives back all of them; what only knows the data gives back none.
+    """
+    count = min(UNLIKE, max(2, storage.CHUNK // math.prod(model.image)))
+    values: dict[str, float] = {}
+    for name, make in (("noise", unlike.noise), ("photographs", unlike.photographs)):
+        images = make(count, model.image, seed=seed)
+        values |= _means(
+            model,
+            images,
+            images,
+            {
+                f"identity_{name}": lambda output, clean, _: measures.correlation(output, clean),
+                f"unlike_{name}_mse": lambda output, clean, _: measures.mse(output, clean),
+            },
+            batch_size,
+        )
+    return values
 
 
 def _means(

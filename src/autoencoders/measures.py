@@ -37,6 +37,12 @@ def ssim(x: Tensor, y: Tensor, window: int = 7) -> Tensor:
     return similarity.flatten(1).mean(1)
 
 
+def correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson's correlation of two images over all their dimensions: (B,); 0 where one of them is constant."""
+    x, y = (each.flatten(1) - each.flatten(1).mean(1, keepdim=True) for each in (x, y))
+    return F.cosine_similarity(x, y)
+
+
 def perplexity(counts: Tensor) -> float:
     """exp of the entropy of how often each code is used, between 1 and K: `counts` (K,) over a whole data set."""
     p = counts.double() / counts.sum()

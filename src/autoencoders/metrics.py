@@ -112,13 +112,28 @@ METRICS = {
     ),
     "denoising_mse": Metric(
         "denoising MSE",
-        "squared error of what the model makes of a corrupted image, to the clean one; the corruption is the one that "
-        "denoising entries learn from",
+        "squared error of what the model makes of a corrupted image, to the clean one; under the reference corruption, "
+        "the same for all entries",
         5,
         "lower",
         source="Vincent et al. 2010",
     ),
     "copying_mse": Metric("copying MSE", "the same output's squared error to the corrupted image itself", 5),
+    "identity_noise": Metric(
+        "copied of noise",
+        "correlation of reconstruction and image over the values of an image of uniform noise, mean over 500 of them; "
+        "1 for the identity, 0 where nothing of it is given back",
+        3,
+        "lower",
+    ),
+    "identity_photographs": Metric(
+        "copied of photographs",
+        "the same on crops of two photographs that are part of no data set, resized to the images' size",
+        3,
+        "lower",
+    ),
+    "unlike_noise_mse": Metric("MSE, noise", "MSE on the images of uniform noise", 4),
+    "unlike_photographs_mse": Metric("MSE, photographs", "MSE on the crops of photographs", 4),
     "train_mse": Metric("training MSE", "MSE on as many training images as the test split has", 5),
     "generalisation": Metric("test ÷ training MSE", "the ratio of both; 1 where nothing is memorised", 3),
     "probe_accuracy": Metric(
@@ -195,6 +210,7 @@ GEOMETRY = ("jump", "midpoint", "dial")
 REPRESENTATION = ("probe_accuracy", "knn_accuracy")  # need images of two classes
 SAMPLES = ("frechet", "precision", "recall")  # need a model that can sample, and the classifier
 CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
+IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlike_photographs_mse")
 COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows

@@ -2,8 +2,8 @@
 
     x̃ ~ C(x̃|x),  z = g_φ(x̃),  x′ = f_θ(z),  loss = 1/n · Σ ‖x_i − f_θ(g_φ(x̃_i))‖²
 
-Vincent et al. 2008. The stage `corrupt` applies the corruption C before training; `inputs: corrupted` in
-`params.yaml` makes its copies what this variant sees. Copying the input is no solution any more.
+Vincent et al. 2008. The stage `corrupt` applies the corruption C before training; an entry's `inputs` in `params.yaml`
+names the one whose copies this variant sees. Copying the input is no solution any more.
 """
 
 from autoencoders.base import Batch, Losses

@@ -62,6 +62,7 @@ class VQVAE(Autoencoder):
         super().__init__(image)
         self.beta = beta
         built, p_x, codes = NETWORKS.build(network, image), LIKELIHOODS.build(likelihood), QUANTIZERS.build(quantizer)
+        grid = codes.grid(built.grid)
         self.encoder = built.grid_encoder(codes.size)
         self.quantizer = codes
         self.decoder = built.grid_decoder(codes.size, p_x.channels)
@@ -69,7 +70,7 @@ class VQVAE(Autoencoder):
         self.pixels = p_x.pixels
         self.undefined = {**type(self).undefined, **p_x.undefined}
         size = {"width": prior["width"], "layers": prior["layers"], "heads": prior["heads"]}
-        self.prior = CausalPrior(codes.grid(built.grid), codes.codes, **size)
+        self.prior = CausalPrior(grid, codes.codes, **size)
         self.prior_training = prior["training"]
 
     def start_from(self, x: Tensor) -> None:

@@ -1,0 +1,25 @@
+"""noise: write the corrupted copies that every entry is measured on."""
+
+import typer
+
+from autoencoders import storage
+from autoencoders.corruption import corrupted
+from pipeline import paths, stage
+from pipeline.params import Params
+
+
+def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
+    """Write the validation images under the reference corruption, and the test images under every one."""
+    noise = params.corruption
+    reference = noise.reference.kind, noise.reference.level
+    for split, corruptions in (("validation", [reference]), ("test", sorted(noise.tested))):
+        storage.check(paths.CLEAN / split)
+        clean = storage.read(paths.images(paths.CLEAN, split))
+        for kind, level in corruptions:
+            copy = corrupted(clean, kind, level, seed=noise.seed, name=split)
+            storage.write(paths.noisy(f"{kind}-{level}", split), clean.shape, copy)
+        storage.seal(paths.NOISY / split)
+
+
+if __name__ == "__main__":
+    typer.run(lambda: stage.run(work, paths.PROVENANCE / "noise.json"))
