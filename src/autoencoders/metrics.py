@@ -18,7 +18,7 @@ class Metric:
     better: Literal["lower", "higher"] | None = None  # None: no value of it is best
     unit: str = ""
     source: str = ""
-    likelihood: bool = False  # comparable only between entries with the same likelihood
+    likelihood: bool = False  # comparable only between entries with the same kind of pixels
 
     @property
     def arrow(self) -> str:
@@ -52,11 +52,13 @@ METRICS = {
     "rate": Metric(
         "rate", "KL(q(z|x) ‖ p(z)); for discrete codes −log p(k) under the learned prior", 2, unit="nats"
     ),
-    "distortion": Metric("distortion", "−log p(x|z), at one z drawn from q(z|x)", 2, unit="nats"),
+    "distortion": Metric("distortion", "−log p(x|z), at one z drawn from q(z|x)", 2, unit="nats", likelihood=True),
     "bits_per_dim": Metric(
         "bits/dim", "−ELBO in bits, divided by the dimensions of an image", 4, "lower", likelihood=True
     ),
-    "neg_elbo_uniform": Metric("−ELBO, uniform prior", "−ELBO if all codes were equally likely", 2, unit="nats"),
+    "neg_elbo_uniform": Metric(
+        "−ELBO, uniform prior", "−ELBO if all codes were equally likely", 2, unit="nats", likelihood=True
+    ),
     "rate_uniform": Metric("rate, uniform prior", "number of positions · log K", 2, unit="nats"),
     "active_units": Metric(
         "active units",
@@ -93,6 +95,10 @@ METRICS = {
 RECONSTRUCTION = ("mse", "psnr", "ssim")
 LIKELIHOOD = ("neg_elbo", "rate", "distortion", "bits_per_dim", "neg_elbo_uniform", "rate_uniform")
 CODES = ("active_units", "perplexity", "codes_used", "code_distance")
+IDENTITY: tuple[str, ...] = ()  # how much of inputs unlike the data is copied: 1 all, 0 none
+GEOMETRY: tuple[str, ...] = ()  # of the code: how evenly and independently it turns
+REPRESENTATION: tuple[str, ...] = ()  # what the code tells a simple classifier
+SAMPLES: tuple[str, ...] = ()  # how near images from the prior are to the data
 COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows
