@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -12,9 +12,12 @@ import pandas as pd
 import typer
 from safetensors.numpy import load_file
 
-from autoencoders import comparison, figures, metrics
+from autoencoders import claims, comparison, figures, metrics
+from autoencoders.claims import noises
 from autoencoders.comparison import Figure, Section
-from pipeline import paths, results, stage
+from autoencoders.evidence import Evidence
+from autoencoders.metrics import readable
+from pipeline import evidence, paths, results, stage
 from pipeline.params import PARAMS, Params
 from pipeline.results import Result
 
@@ -24,28 +27,10 @@ CAPTIONS = {
     "interpolation": "Straight lines from one image's code to another's.",
     "traversal": "One dimension of one image's code is turned over ±3 standard deviations, the rest left alone.",
     "samples": "Images drawn from the model's prior.",
+    "kl_per_dimension": "KL(q(z|x) ‖ p(z)) of each latent dimension, in nats; a dimension without any has collapsed.",
     "code_usage": "How often each code of the codebook is used over the whole test set.",
     "learning_curves": "Loss by step, and by seconds above; the large dot marks the weights that validation picked.",
 }
-CLAIMS = (
-    (
-        "A plain autoencoder drifts to the identity; denoising cures it.",
-        "Is the output for a corrupted image nearer to the clean one (first column) or to the corrupted one (second)?",
-    ),
-    (
-        "An autoencoder memorises what it was trained on.",
-        "How much larger is the error on test images than on training images (third column; 1 is no memorising)?",
-    ),
-    (
-        "Discrete codes avoid posterior collapse.",
-        "How many latent dimensions are active, how many codes in use?",
-    ),
-    (
-        "The encoder's output stays close to the codebook.",
-        "How large is its squared distance to its code, as a share of its own square (last column)?",
-    ),
-)
-
 
 def work(params: Params, _: stage.Provenance) -> None:
     """Write the reports; beside it, in a process of its own because MLflow is slow to import, MLflow's runs."""
@@ -147,25 +132,11 @@ def _write_metrics(params: Params, collected: list[Result]) -> None:
 
 def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dict[str, Any]:
     """What the templates show."""
-    finished, reference = rows[rows["status"] == "finished"], params.corruption.train
-    pixels = sorted({result.pixels for result in collected if result.pixels})
-
-    def table(title: str, note: str, names: Iterable[str]) -> comparison.Table:
-        return comparison.table(title, note, finished, names, pixels)
-
-    glance = table("At a glance", f"Denoising MSE: {reference.kind} at level {reference.level}.", metrics.HEADLINE)
-    for name in params.variants:
-        if name not in set(finished["entry"]):
-            glance.rows.append([name, *["diverged"] * (len(glance.header) - 1)])
-    noise = [name for name in map(str, finished) if name.startswith("denoising_") and name != "denoising_mse"]
-    seeds = f"{len(params.seeds)} seeds" if len(params.seeds) > 1 else "one seed"
+    finished, folder = rows[rows["status"] == "finished"], paths.REPORTS / "figures"
+    found = evidence.gather(params, collected, finished)
     return {
         "title": f"Autoencoders on {params.dataset.name}",
-        "summary": (
-            f"{len(params.variants)} entries, each trained with {seeds}. Weights were picked on the validation split; "
-            "numbers are from the test split unless they say otherwise. Mean ± standard deviation over the seeds, no ± "
-            "where there is one seed or all agree; the best mean in bold."
-        ),
+        "summary": _summary(params),
         "problems": [
             *(f"{r.entry}, seed {r.seed}: {symptom}" for r in collected for symptom in r.symptoms),
             *(
@@ -175,32 +146,9 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
             ),
         ],
         "differences": comparison.differences(params.variants),
-        "tables": [
-            glance,
-            table(
-                "The same on the validation split",
-                "By these, settings and budgets are picked.",
-                [f"validation_{name}" for name in metrics.HEADLINE],
-            ),
-            table(
-                "Likelihood",
-                "Per image: −ELBO = rate + distortion"
-                + (f", of {' or '.join(pixels)} pixels" if pixels else "")
-                + (": bounds on different pixels are not comparable." if len(pixels) > 1 else "."),
-                metrics.LIKELIHOOD,
-            ),
-            table("Codes", "Over the whole test set.", metrics.CODES),
-            table("Denoising", "MSE between what the model makes of the corrupted image and the clean one.", noise),
-            table("Cost", "Of one seed.", metrics.COST),
-        ],
-        "figures": _comparison(params, collected),
-        "claims": CLAIMS,
-        "claims_table": table(
-            "In numbers",
-            f"Corrupted images: {reference.kind} at level {reference.level}. Denoising MSE: to the clean image; "
-            "copying MSE: to the corrupted one.",
-            ("denoising_mse", "copying_mse", "generalisation", *metrics.CODES),
-        ),
+        "tables": list(_tables(params, finished)),
+        "figures": [*evidence.rate_distortion(found, folder), *_comparison(params, collected)],
+        "claims": list(_claims(found, finished, evidence.claimed(found, folder))),
         "sections": [_section(name, collected) for name in params.variants],
         "undefined": _undefined(collected),
         "metrics": _metrics(finished),
@@ -209,6 +157,67 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
         "fence": "`" * max(3, 1 + max(map(len, re.findall("`+", PARAMS.read_text(encoding="utf-8"))), default=0)),
         "folder": paths.REPORTS,
     }
+
+
+def _summary(params: Params) -> str:
+    """How to read all tables."""
+    text = f"{len(params.variants)} entries, each trained with "
+    picked = (
+        "Weights were picked on the validation split; numbers are from the test split unless they say otherwise. "
+    )
+    if len(params.seeds) == 1:
+        return f"{text}one seed. {picked}One seed gives no interval, so that nothing is best and nothing in bold."
+    return (
+        f"{text}{len(params.seeds)} seeds. {picked}Mean ± 95 % interval over the seeds (Student's t), no ± where there is "
+        "one seed or all agree. Bold: the best mean, and every entry that ties with it, which is to say that the interval "
+        "of its difference to the best, seed by seed, holds 0. An entry with one seed is not ranked."
+    )
+
+
+def _tables(params: Params, finished: pd.DataFrame) -> Iterator[comparison.Table]:
+    """The results; a table that has nothing to show is left out."""
+    reference = params.corruption.train
+    note = f"Denoising MSE: {reference.kind} at level {reference.level}."
+    glance = comparison.table("At a glance", note, finished, metrics.HEADLINE) or comparison.Table(
+        "At a glance", note, ["", "status"], []
+    )
+    for name in params.variants:
+        if name not in set(finished["entry"]):
+            glance.rows.append([name, *["diverged"] * (len(glance.header) - 1)])
+    validation = [f"validation_{name}" for name in metrics.HEADLINE]
+    others = [
+        comparison.table("The same on the validation split", "By these, settings are picked.", finished, validation)
+    ]
+    for pixels in finished.loc[finished["neg_elbo"].notna(), "pixels"].unique():
+        of_one_kind = finished[finished["pixels"] == pixels]
+        note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these."
+        others.append(
+            comparison.table(f"Likelihood: {pixels}", note, of_one_kind, metrics.LIKELIHOOD, say_pixels=False)
+        )
+    others.append(comparison.table("Codes", "Over the whole test set.", finished, metrics.CODES))
+    for title, names in (
+        ("Representation", metrics.REPRESENTATION),
+        ("Geometry", metrics.GEOMETRY),
+        ("Samples", metrics.SAMPLES),
+        ("Inputs unlike the data", metrics.IDENTITY),
+    ):
+        others.append(comparison.table(title, "Metrics are explained below.", finished, names))
+    for kind, names in noises(finished).items():
+        note = "MSE between what the model makes of the corrupted image and the clean one, by level; first without noise."
+        others.append(comparison.table(f"Denoising: {readable(kind)}", note, finished, [name for _, name in names]))
+    others.append(comparison.table("Cost", "Of one seed.", finished, metrics.COST))
+    return (table for table in (glance, *others) if table)
+
+
+def _claims(found: Evidence, finished: pd.DataFrame, drawn: Mapping[str, list[Figure]]) -> Iterator[dict[str, Any]]:
+    """Each claim with its numbers and figures."""
+    for claim in claims.claims(found):
+        mine = finished[finished["entry"].isin([entry.name for entry in claim.answering])]
+        yield {
+            "claim": claim,
+            "table": comparison.table(claim.title, "", mine, claim.metrics),
+            "figures": drawn.get(claim.key, []),
+        }
 
 
 def _metrics(finished: pd.DataFrame) -> comparison.Table:
