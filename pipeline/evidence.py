@@ -107,9 +107,7 @@ def _gaps(entry: Entry) -> Line:
     curves = [dict(gap(curve)) for curve in entry.curves]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     return [
-        (step / steps[-1], interval(curve[step] for curve in curves))
-        for step in steps
-        if step > SETTLED * steps[-1]
+        (step / steps[-1], interval(curve[step] for curve in curves)) for step in steps if step > SETTLED * steps[-1]
     ]
 
 

@@ -32,6 +32,7 @@ CAPTIONS = {
     "learning_curves": "Loss by step, and by seconds above; the large dot marks the weights that validation picked.",
 }
 
+
 def work(params: Params, _: stage.Provenance) -> None:
     """Write the reports; beside it, in a process of its own because MLflow is slow to import, MLflow's runs."""
     with subprocess.Popen([sys.executable, "-m", "pipeline.track"]) as track:
@@ -61,16 +62,15 @@ def write(params: Params) -> None:
 
 def _row(result: Result) -> dict[str, Any]:
     """One row of the CSV: what was measured (on the test split unless named), its cost, where it comes from."""
-    listed = (*metrics.RECONSTRUCTION, *metrics.LIKELIHOOD, *metrics.CODES)
+    groups = (metrics.RECONSTRUCTION, metrics.LIKELIHOOD, metrics.CODES, metrics.IDENTITY, metrics.GEOMETRY,
+              metrics.REPRESENTATION, metrics.SAMPLES)  # fmt: skip
     validation = {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
-    row = {
-        "entry": result.entry,
-        "model": result.parameters[f"variants.{result.entry}"]["model"],
-        "seed": result.seed,
-        "status": result.status,
-        **dict.fromkeys(listed, float("nan")),
+    measured = {
+        **{name: float("nan") for group in groups for name in group},
         **result.metrics.get("test", {}),
         **validation,
+    }
+    trained = {
         "pixels": result.pixels or "n/a",
         **results.costs(result),
         "best_steps": "/".join(str(phase["best_step"]) for phase in result.outcome.values()),
@@ -86,7 +86,16 @@ def _row(result: Result) -> dict[str, Any]:
         "python": result.training["python"],
         **result.training["packages"],
     }
-    return {name: comparison.spreadsheet(value) for name, value in row.items()}
+    if taken := measured.keys() & trained.keys():
+        msg = f"metrics with the name of another column: {', '.join(sorted(taken))}"
+        raise ValueError(msg)
+    which = {
+        "entry": result.entry,
+        "model": result.parameters[f"variants.{result.entry}"]["model"],
+        "seed": result.seed,
+        "status": result.status,
+    }
+    return {name: comparison.spreadsheet(value) for name, value in (which | measured | trained).items()}
 
 
 def _write_curves(params: Params, collected: list[Result]) -> None:
@@ -162,9 +171,7 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
 def _summary(params: Params) -> str:
     """How to read all tables."""
     text = f"{len(params.variants)} entries, each trained with "
-    picked = (
-        "Weights were picked on the validation split; numbers are from the test split unless they say otherwise. "
-    )
+    picked = "Weights were picked on the validation split; numbers are from the test split unless they say otherwise. "
     if len(params.seeds) == 1:
         return f"{text}one seed. {picked}One seed gives no interval, so that nothing is best and nothing in bold."
     return (
@@ -203,7 +210,9 @@ def _tables(params: Params, finished: pd.DataFrame) -> Iterator[comparison.Table
     ):
         others.append(comparison.table(title, "Metrics are explained below.", finished, names))
     for kind, names in noises(finished).items():
-        note = "MSE between what the model makes of the corrupted image and the clean one, by level; first without noise."
+        note = (
+            "MSE between what the model makes of the corrupted image and the clean one, by level; first without noise."
+        )
         others.append(comparison.table(f"Denoising: {readable(kind)}", note, finished, [name for _, name in names]))
     others.append(comparison.table("Cost", "Of one seed.", finished, metrics.COST))
     return (table for table in (glance, *others) if table)

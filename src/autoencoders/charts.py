@@ -1,13 +1,13 @@
 """What the report draws of all entries together: the same data give the same bytes.
 
-    rate and distortion   −ELBO = R + D: on the plane of both, bounds that are equal lie on lines of slope −1
-                          (Alemi et al. 2018, section 3)
+rate and distortion   −ELBO = R + D: on the plane of both, bounds that are equal lie on lines of slope −1
+                      (Alemi et al. 2018, section 3)
 """
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from autoencoders.figures import COLOURS, GRID, INK, STYLE, save
 from autoencoders.intervals import Interval
 
+Point: TypeAlias = tuple[float, float]
 Line: TypeAlias = Sequence[tuple[float, Interval]]  # where, and what was measured there
 
 MARKERS = "os^DvP"  # another one after each turn through the colours
 FAINT = "#6b7280"
 LABEL = 9  # points from a dot to its label
-PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a label, the first ones first
+PLACES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a label, the first ones first
 ALIGNED = {1: "left", 0: "center", -1: "right"}, {1: "bottom", 0: "center", -1: "top"}
 
 
@@ -41,6 +42,11 @@ class Spent:
     family: Hashable = None  # entries of one family are joined, in the order of
     beta: float = 1.0
 
+    @property
+    def mean(self) -> Point:
+        """Over the seeds."""
+        return float(self.rate.mean()), float(self.distortion.mean())
+
 
 def rate_distortion(spent: Sequence[Spent], path: Path) -> None:
     """Every entry's rate and distortion: seeds as small dots, the mean as a large one with its name."""
@@ -49,25 +55,27 @@ def rate_distortion(spent: Sequence[Spent], path: Path) -> None:
         axes = figure.subplots()
         axes.grid(visible=False)
         axes.set(xlabel="rate (nats)", ylabel="distortion (nats)")
+        axes.margins(0.14)
+        named: list[tuple[str, int, Point]] = []
+        joined: list[tuple[Point, Point]] = []
+        for each in spent:
+            _dots(axes, each.rate, each.distortion, each.style, filled=True)
+            named.append((each.label, each.style, each.mean))
+            if each.uniform is not None:
+                _dots(axes, each.uniform, each.distortion, each.style, filled=False)
+                start = float(each.uniform.mean()), each.mean[1]
+                named.append((f"{each.label}, uniform prior", each.style, start))
+                joined.append((start, each.mean))
+                arrow = {"arrowstyle": "->", "color": FAINT, "linewidth": 1, "shrinkA": 4, "shrinkB": 6}
+                axes.annotate("", each.mean, start, arrowprops=arrow)
         for family in dict.fromkeys(each.family for each in spent if each.family is not None):
             members = sorted((each for each in spent if each.family == family), key=lambda each: each.beta)
-            means = [(each.rate.mean(), each.distortion.mean()) for each in members]
+            means = [each.mean for each in members]
             axes.plot(*zip(*means, strict=True), color=FAINT, linewidth=1.2, zorder=2)
-        named = []
-        for each in spent:
-            end = each.rate.mean(), each.distortion.mean()
-            named.append((each.label, *end, each.style))
-            if each.uniform is not None:
-                start = each.uniform.mean(), end[1]
-                arrow = {"arrowstyle": "->", "color": FAINT, "linewidth": 1, "shrinkA": 4, "shrinkB": 6}
-                axes.annotate("", end, start, arrowprops=arrow)
-                _dots(axes, each.uniform, each.distortion, each.style, filled=False)
-                named.append((f"{each.label}, uniform prior", *start, each.style))
-            _dots(axes, each.rate, each.distortion, each.style, filled=True)
-        axes.margins(0.12)
+            joined += zip(means, means[1:], strict=False)
         figure.draw_without_rendering()
-        totals = _equal_totals(axes)
-        _name(figure, axes, named, totals)
+        dots = [_square(axes, at, 4) for each in spent for at in zip(each.rate, each.distortion, strict=True)]
+        _name(axes, named, [*_equal_totals(axes), *_along(axes, joined), *dots])
         save(figure, path)
 
 
@@ -94,31 +102,46 @@ def _equal_totals(axes: Axes) -> list[Bbox]:
             f"{total:g}", (ends[0], total - ends[0]), (3, -3), textcoords="offset points", va="top", ha="left",
             fontsize=7, color=FAINT, zorder=1,
         )  # fmt: skip
-        boxes.append(text.get_window_extent())
+        box = text.get_window_extent()
+        if box.x1 > axes.get_window_extent().x1 or box.y0 < axes.get_window_extent().y0:
+            text.remove()
+        else:
+            boxes.append(box)
     return boxes
 
 
-def _name(
-    figure: Figure, axes: Axes, named: Sequence[tuple[str, float, float, int]], taken: Sequence[Bbox]
-) -> None:
-    """A label at each point, where it covers no dot, no other label and stays on the axes."""
-    dots = [axes.transData.transform((x, y)) for _, x, y, _ in named]
-    reach = 6 * figure.dpi / 72
-    occupied = [*taken, *(Bbox.from_bounds(x - reach / 2, y - reach / 2, reach, reach) for x, y in dots)]
+def _along(axes: Axes, joined: Sequence[tuple[Point, Point]]) -> list[Bbox]:
+    """Small squares along lines, in pixels."""
+    return [
+        _square(axes, np.add(start, share * np.subtract(end, start)), 2)
+        for start, end in joined
+        for share in np.linspace(0, 1, 40)
+    ]
+
+
+def _square(axes: Axes, at: Any, side: float) -> Bbox:
+    """A square around a point of the axes, in pixels; its side is in points."""
+    x, y = axes.transData.transform(at)
+    reach = side * axes.get_figure(root=True).dpi / 72
+    return Bbox.from_bounds(x - reach / 2, y - reach / 2, reach, reach)
+
+
+def _name(axes: Axes, named: Sequence[tuple[str, int, Point]], taken: Sequence[Bbox]) -> None:
+    """A label at each point: where it covers least of all dots, lines and labels and stays on the axes."""
+    occupied = [*taken, *(_square(axes, at, 8) for _, _, at in named)]
     inside = axes.get_window_extent()
-    for label, x, y, style in named:
-        texts = []
-        for far in (1, 2, 3):
+    for label, style, at in named:
+        tried = []
+        for distance in (LABEL, 2 * LABEL, 3 * LABEL):
             for across, up in PLACES:
                 text = axes.annotate(
-                    label, (x, y), (across * far * LABEL, up * far * LABEL), textcoords="offset points",
+                    label, at, (across * distance, up * distance), textcoords="offset points",
                     ha=ALIGNED[0][across], va=ALIGNED[1][up], color=_look(style)[0], fontsize=8.5, zorder=5,
                 )  # fmt: skip
                 box = text.get_window_extent()
-                shared = sum(_overlap(box, other) for other in occupied)
                 outside = box.width * box.height - _overlap(box, inside)
-                texts.append((shared + 10 * outside, far, len(texts), text, box))
-        *others, (_, _, _, _, box) = sorted(texts, key=lambda each: each[:3], reverse=True)
+                tried.append((sum(_overlap(box, other) for other in occupied) + 10 * outside, len(tried), text, box))
+        (*_, box), *others = sorted(tried, key=lambda each: each[:2])
         for *_, text, _ in others:
             text.remove()
         occupied.append(box)
@@ -139,8 +162,7 @@ def errors(panels: Mapping[str, Mapping[str, Line]], styles: Mapping[str, int], 
             for name, line in lines.items():
                 _draw(axes, name, line, styles[name])
             axes.set(title=title, xlabel="level")
-            axes.set_ylim(bottom=0)
-        row[0].set_ylabel(ylabel)
+        row[0].set(ylabel=ylabel, ylim=(0, None))  # the others share it
         handles, labels = row[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
         save(figure, path)

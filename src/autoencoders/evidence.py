@@ -182,9 +182,10 @@ def better(evidence: Evidence, name: str, ours: Sequence[Entry], theirs: Sequenc
 
 def told(gain: Interval, name: str, says: str | None) -> str:
     """A difference in words: its size where it has a sign, else that it cannot be told."""
+    size = shown(Interval(abs(gain.mean), gain.half), name)
     if says:
-        return f"{says} {shown(Interval(abs(gain.mean), gain.half), name)}"
-    return f"they cannot be told apart ({sure(gain, f'difference {shown(gain, name)}')})"
+        return f"{says} {size}"
+    return f"they cannot be told apart ({sure(gain, f'difference {size}')})"
 
 
 def sure(value: Interval, text: str) -> str:
