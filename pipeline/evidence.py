@@ -46,8 +46,8 @@ def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
         yield Figure(
             f"Rate and distortion: {pixels}",
             path,
-            "Small dots are seeds, large ones their means. Gray lines join equal sums of both, which are the −ELBO that "
-            "they are marked with: further down and to the left is better. Joined: one model at several β; an arrow "
+            "Small dots are seeds, large ones their means. Gray lines join equal sums of both, the −ELBO that they are "
+            "marked with: further down and to the left is better. Dark lines join one model at several β; an arrow "
             "leads from the uniform prior to the learned one.",
         )
 
@@ -95,8 +95,8 @@ def claimed(evidence: Evidence, folder: Path) -> dict[str, list[Figure]]:
         charts.ratios(lines, styles(evidence), "share of the training", "validation ÷ training loss", path)
         caption = (
             "Each validation loss over the mean of the training losses since the one before, with 95 % intervals over "
-            "the seeds. Training losses are older than the validation, so that the ratio begins below 1; where it rises "
-            "above 1, the entry does better on what it has seen."
+            "the seeds. Training losses are older than the validation, so that the ratio begins below 1; above 1, the "
+            "entry does better on what it has seen."
         )
         found["memory"] = [Figure("Validation against training loss", path, caption)]
     return found

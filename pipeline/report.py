@@ -175,9 +175,9 @@ def _summary(params: Params) -> str:
     if len(params.seeds) == 1:
         return f"{text}one seed. {picked}One seed gives no interval, so that nothing is best and nothing in bold."
     return (
-        f"{text}{len(params.seeds)} seeds. {picked}Mean ± 95 % interval over the seeds (Student's t), no ± where there is "
-        "one seed or all agree. Bold: the best mean, and every entry that ties with it, which is to say that the interval "
-        "of its difference to the best, seed by seed, holds 0. An entry with one seed is not ranked."
+        f"{text}{len(params.seeds)} seeds. {picked}Mean ± 95 % interval over the seeds (Student's t), no ± where there "
+        "is one seed or all agree. Bold: the best mean, and every entry that ties with it, which is to say that the "
+        "interval of its difference to the best, seed by seed, holds 0. An entry with one seed is not ranked."
     )
 
 
@@ -209,11 +209,9 @@ def _tables(params: Params, finished: pd.DataFrame) -> Iterator[comparison.Table
         ("Inputs unlike the data", metrics.IDENTITY),
     ):
         others.append(comparison.table(title, "Metrics are explained below.", finished, names))
-    for kind, names in noises(finished).items():
-        note = (
-            "MSE between what the model makes of the corrupted image and the clean one, by level; first without noise."
-        )
-        others.append(comparison.table(f"Denoising: {readable(kind)}", note, finished, [name for _, name in names]))
+    for kind, levels in noises(finished).items():
+        note = "MSE between what the model makes of the corrupted image and the clean one; first without noise."
+        others.append(comparison.table(f"Denoising: {readable(kind)}", note, finished, [name for _, name in levels]))
     others.append(comparison.table("Cost", "Of one seed.", finished, metrics.COST))
     return (table for table in (glance, *others) if table)
 

@@ -3,7 +3,10 @@ from pathlib import Path
 from autoencoders import metrics
 from autoencoders.metrics import METRICS, metric
 
-GROUPS = ("RECONSTRUCTION", "LIKELIHOOD", "CODES", "COST", "HEADLINE", "DECIDING", "PROBABILISTIC", "CODEBOOK")
+GROUPS = (
+    "RECONSTRUCTION", "LIKELIHOOD", "CODES", "IDENTITY", "GEOMETRY", "REPRESENTATION", "SAMPLES", "COST", "HEADLINE",
+    "DECIDING", "PROBABILISTIC", "CODEBOOK",
+)  # fmt: skip
 DOCUMENTATION = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 

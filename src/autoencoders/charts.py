@@ -6,6 +6,7 @@ rate and distortion   −ELBO = R + D: on the plane of both, bounds that are equ
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from autoencoders.intervals import Interval
 Point: TypeAlias = tuple[float, float]
 Line: TypeAlias = Sequence[tuple[float, Interval]]  # where, and what was measured there
 
+DPI = 120
 MARKERS = "os^DvP"  # another one after each turn through the colours
 FAINT = "#6b7280"
 LABEL = 9  # points from a dot to its label
@@ -51,7 +54,7 @@ class Spent:
 def rate_distortion(spent: Sequence[Spent], path: Path) -> None:
     """Every entry's rate and distortion: seeds as small dots, the mean as a large one with its name."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.6, 4.6), dpi=150, layout="constrained")
+        figure = Figure(figsize=(6.6, 4.6), dpi=DPI, layout="constrained")
         axes = figure.subplots()
         axes.grid(visible=False)
         axes.set(xlabel="rate (nats)", ylabel="distortion (nats)")
@@ -72,7 +75,7 @@ def rate_distortion(spent: Sequence[Spent], path: Path) -> None:
             members = sorted((each for each in spent if each.family == family), key=lambda each: each.beta)
             means = [each.mean for each in members]
             axes.plot(*zip(*means, strict=True), color=FAINT, linewidth=1.2, zorder=2)
-            joined += zip(means, means[1:], strict=False)
+            joined += pairwise(means)
         figure.draw_without_rendering()
         dots = [_square(axes, at, 4) for each in spent for at in zip(each.rate, each.distortion, strict=True)]
         _name(axes, named, [*_equal_totals(axes), *_along(axes, joined), *dots])
@@ -122,7 +125,7 @@ def _along(axes: Axes, joined: Sequence[tuple[Point, Point]]) -> list[Bbox]:
 def _square(axes: Axes, at: Any, side: float) -> Bbox:
     """A square around a point of the axes, in pixels; its side is in points."""
     x, y = axes.transData.transform(at)
-    reach = side * axes.get_figure(root=True).dpi / 72
+    reach = side * DPI / 72
     return Bbox.from_bounds(x - reach / 2, y - reach / 2, reach, reach)
 
 
@@ -131,7 +134,7 @@ def _name(axes: Axes, named: Sequence[tuple[str, int, Point]], taken: Sequence[B
     occupied = [*taken, *(_square(axes, at, 8) for _, _, at in named)]
     inside = axes.get_window_extent()
     for label, style, at in named:
-        tried = []
+        tried: list[tuple[float, int, Annotation, Bbox]] = []
         for distance in (LABEL, 2 * LABEL, 3 * LABEL):
             for across, up in PLACES:
                 text = axes.annotate(
@@ -156,7 +159,7 @@ def _overlap(one: Bbox, other: Bbox) -> float:
 def errors(panels: Mapping[str, Mapping[str, Line]], styles: Mapping[str, int], ylabel: str, path: Path) -> None:
     """A panel for each kind of noise: every entry's error by level, with its interval."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * len(panels) + 0.4, 3.6), dpi=150, layout="constrained")
+        figure = Figure(figsize=(3.4 * len(panels) + 0.4, 3.6), dpi=DPI, layout="constrained")
         row = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
         for axes, (title, lines) in zip(row, panels.items(), strict=True):
             for name, line in lines.items():
@@ -171,7 +174,7 @@ def errors(panels: Mapping[str, Mapping[str, Line]], styles: Mapping[str, int], 
 def ratios(lines: Mapping[str, Line], styles: Mapping[str, int], xlabel: str, ylabel: str, path: Path) -> None:
     """Lines around 1 with their intervals."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.6, 3.4), dpi=150, layout="constrained")
+        figure = Figure(figsize=(6.6, 3.4), dpi=DPI, layout="constrained")
         axes = figure.subplots()
         axes.axhline(1, color=INK, linestyle="--", linewidth=1)
         for name, line in lines.items():

@@ -1,7 +1,7 @@
 """What is said of autoencoders, claim by claim, against what was measured.
 
-Which entries answer is found by what they are: what they learned from, which metrics they define. Every threshold stands
-here, and every verdict comes out of the data: other data, another verdict.
+Which entries answer is found by what they are: what they learned from, which metrics they define. Every threshold
+stands here, and every verdict comes out of the data: other data, another verdict.
 """
 
 import math
@@ -26,8 +26,8 @@ from autoencoders.evidence import (
     percent,
     shown,
     sure,
-    told,
     together,
+    told,
     unmeasured,
 )
 from autoencoders.figures import Curve
@@ -83,18 +83,17 @@ def identity(evidence: Evidence) -> Claim:
 def _copies_noise(evidence: Evidence, entry: Entry) -> Finding:
     to_clean, to_seen = (evidence.values(entry, name) for name in ("denoising_mse", "copying_mse"))
     nearer = interval(to_clean - to_seen)
-    verdict = judge(nearer, 0, ABOVE)
-    where = {Verdict.SUPPORTED: "nearer to the corrupted image", Verdict.CONTRADICTED: "nearer to the clean image"}
-    return Finding(
-        verdict,
-        sure(
-            nearer,
-            f"{entry.name}: given a corrupted test image, its output is "
-            f"{where.get(verdict, 'no nearer to one than to the other')}: MSE {shown(interval(to_seen), 'copying_mse')} "
-            f"to the corrupted one, {shown(interval(to_clean), 'denoising_mse')} to the clean one",
-        )
-        + ".",
+    where = {
+        ABOVE: "nearer to the corrupted image",
+        BELOW: "nearer to the clean image",
+        0: "no nearer to one than to the other",
+    }[nearer.side(0)]
+    text = (
+        f"{entry.name}: given a corrupted test image, its output is {where}: MSE "
+        f"{shown(interval(to_seen), 'copying_mse')} to the corrupted one, "
+        f"{shown(interval(to_clean), 'denoising_mse')} to the clean one"
     )
+    return Finding(judge(nearer, 0, ABOVE), sure(nearer, text) + ".")
 
 
 def _copies_unlike(evidence: Evidence, entry: Entry, name: str) -> Finding:
@@ -108,45 +107,38 @@ def _copies_unlike(evidence: Evidence, entry: Entry, name: str) -> Finding:
 def memory(evidence: Evidence) -> Claim:
     """Errors on images that were not learned from, against those on images that were."""
     answering = [entry for entry in evidence.having("generalisation") if entry.plain]
-    findings = []
-    for entry in answering:
-        excess = interval(evidence.values(entry, "generalisation") - 1)
-        findings.append(
-            Finding(
-                judge(excess, MARGIN, ABOVE),
-                sure(excess, f"{entry.name}: the error on test images is {above(excess)} that on training images")
-                + ".",
-            )
-        )
-        if gaps := [ratio for curve in entry.curves if (ratio := gap(curve))]:
-            final = interval(ratios[-1][1] - 1 for ratios in gaps)
-            highest = max(ratios[-1][0] for ratios in gaps)
-            findings.append(
-                Finding(
-                    judge(final, MARGIN, ABOVE),
-                    sure(final, f"{entry.name}: at the end of the training (step {highest}) the validation loss is "
-                         f"{above(final)} the training loss; {_drift(gaps)}") + ".",
-                )
-            )  # fmt: skip
     return Claim(
         "memory",
         "A plain autoencoder memorises what it was trained on.",
         f"It does where an error is larger on images that were not learned from by more than {100 * MARGIN:g} %.",
-        findings or [unmeasured("No entry that finished is a plain autoencoder")],
+        [finding for entry in answering for finding in _remembers(evidence, entry)]
+        or [unmeasured("No entry that finished is a plain autoencoder")],
         ("mse", "train_mse", "generalisation"),
         evidence.having("generalisation"),
     )
 
 
+def _remembers(evidence: Evidence, entry: Entry) -> Iterator[Finding]:
+    """By the errors of the weights that were picked, and by the losses on the way."""
+    excess = interval(evidence.values(entry, "generalisation") - 1)
+    text = f"{entry.name}: the error on test images is {above(excess)} that on training images"
+    yield Finding(judge(excess, MARGIN, ABOVE), sure(excess, text) + ".")
+    if gaps := [ratios for curve in entry.curves if (ratios := gap(curve))]:
+        final = interval(ratios[-1][1] - 1 for ratios in gaps)
+        text = (
+            f"{entry.name}: at the end of the training (step {max(ratios[-1][0] for ratios in gaps)}) the validation "
+            f"loss is {above(final)} the training loss; {_drift(gaps)}"
+        )
+        yield Finding(judge(final, MARGIN, ABOVE), sure(final, text) + ".")
+
+
 def _drift(gaps: Sequence[Sequence[tuple[int, float]]]) -> str:
-    """Whether the gap grows over the second half of the training."""
+    """Whether validation ÷ training loss grows over the second half of the training."""
     growth = interval(ratios[-1][1] - ratios[len(ratios) // 2][1] for ratios in gaps)
-    says = {1: "it rose over the second half by", -1: "it fell over the second half by"}.get(growth.side(0))
-    return (
-        f"{says} {percent(Interval(abs(growth.mean), growth.half))}"
-        if says
-        else "whether it rose over the second half cannot be told"
-    )
+    says = {ABOVE: "rose", BELOW: "fell"}.get(growth.side(0))
+    if not says:
+        return "whether their ratio rose over the second half cannot be told"
+    return f"their ratio {says} over the second half by {percent(Interval(abs(growth.mean), growth.half))}"
 
 
 def gap(curve: Curve, phase: str = "autoencoder") -> list[tuple[int, float]]:
@@ -239,8 +231,11 @@ def _learned(entry: Entry) -> str:
 
 def _nearer_to_clean(evidence: Evidence, entry: Entry) -> Finding:
     copied = _copies_noise(evidence, entry)
-    turned = {Verdict.SUPPORTED: Verdict.CONTRADICTED, Verdict.CONTRADICTED: Verdict.SUPPORTED}
-    return Finding(turned.get(copied.verdict, copied.verdict), copied.text)
+    turned: dict[Verdict | None, Verdict] = {
+        Verdict.SUPPORTED: Verdict.CONTRADICTED,
+        Verdict.CONTRADICTED: Verdict.SUPPORTED,
+    }
+    return Finding(turned.get(copied.verdict, Verdict.UNDECIDED), copied.text)
 
 
 def _copies_less(evidence: Evidence, entry: Entry, plain: Sequence[Entry], name: str) -> Finding:
@@ -293,27 +288,28 @@ def dial(evidence: Evidence) -> Claim:
 
 def bound(evidence: Evidence) -> Claim:
     """−ELBO against a tighter bound on the same."""
-    answering = evidence.having("neg_elbo", "nll")
-    findings = []
-    for entry in answering:
-        seeds = interval(evidence.values(entry, "neg_elbo") - evidence.values(entry, "nll"))
-        noise = math.hypot(*(_error(evidence, entry, name) for name in ("neg_elbo_error", "nll_error")))
-        tighter = Interval(seeds.mean, (seeds.half if seeds.known or not noise else 0.0) + QUANTILE * noise)
-        findings.append(
-            Finding(
-                judge(tighter, 0, ABOVE),
-                sure(tighter, f"{entry.name}: −ELBO {shown(evidence.mean(entry, 'neg_elbo'), 'neg_elbo')} lies above the "
-                     f"importance-weighted bound {shown(evidence.mean(entry, 'nll'), 'nll')} by "
-                     f"{shown(tighter, 'neg_elbo')}, Monte Carlo error included") + ".",
-            )
-        )  # fmt: skip
     return Claim(
         "bound",
         "A variational autoencoder minimises an upper bound on −log p(x), not −log p(x) itself.",
-        "It does where −ELBO lies above a tighter bound on the same quantity. The difference is at most the gap, which is "
+        "It does where −ELBO lies above a tighter bound on the same quantity. Their difference is at most the gap, "
         "KL(q(z|x) ‖ p(z|x)).",
-        findings or [unmeasured("No entry defines an importance-weighted bound")],
+        [_looser(evidence, entry) for entry in evidence.having("neg_elbo", "nll")]
+        or [unmeasured("No entry defines an importance-weighted bound")],
     )
+
+
+def _looser(evidence: Evidence, entry: Entry) -> Finding:
+    """By how much −ELBO lies above; both errors, of the seeds and of Monte Carlo, widen the interval."""
+    seeds = interval(evidence.values(entry, "neg_elbo") - evidence.values(entry, "nll"))
+    noise = math.hypot(*(_error(evidence, entry, name) for name in ("neg_elbo_error", "nll_error")))
+    half = seeds.half if seeds.known or not noise else 0.0  # one seed has no interval, but noise of its own
+    margin = Interval(seeds.mean, half + QUANTILE * noise)
+    text = (
+        f"{entry.name}: −ELBO {shown(evidence.mean(entry, 'neg_elbo'), 'neg_elbo')}, importance-weighted bound "
+        f"{shown(evidence.mean(entry, 'nll'), 'neg_elbo')}; −ELBO minus bound is {shown(margin, 'neg_elbo')}, Monte Carlo "
+        "error included"
+    )
+    return Finding(judge(margin, 0, ABOVE), sure(margin, text) + ".")
 
 
 def _error(evidence: Evidence, entry: Entry, name: str) -> float:
@@ -337,8 +333,8 @@ def collapse(evidence: Evidence) -> Claim:
     return Claim(
         "collapse",
         "Discrete codes avoid posterior collapse.",
-        f"They do where a continuous code has collapsed, which is to say that less than {100 * COLLAPSED:g} % of its dimensions "
-        f"are active, while the discrete ones have not: more than {100 * COLLAPSED:g} % of their codes are in use.",
+        f"They do where a continuous code has collapsed, less than {100 * COLLAPSED:g} % of its dimensions being "
+        f"active, while the discrete ones have not: more than {100 * COLLAPSED:g} % of their codes are in use.",
         findings,
         ("active_units", "codes_used", "perplexity", "rate"),
         [entry for entry, _, _ in (*continuous, *discrete)],
@@ -437,6 +433,8 @@ def quantisers(evidence: Evidence) -> Claim:
 
 def _differ(evidence: Evidence, name: str, entries: Sequence[Entry]) -> Finding:
     """The highest against each of the others."""
+    if not all(entry in evidence.having(name) for entry in entries):
+        return unmeasured(f"{metric(name).title} is not there for all of {listed(entry.name for entry in entries)}")
     first, *others = sorted(entries, key=lambda entry: -evidence.mean(entry, name).mean)
     leads = {other: interval(evidence.values(first, name) - evidence.values(other, name)) for other in others}
     ties = [other.name for other, lead in leads.items() if lead.side(0) != ABOVE]

@@ -52,8 +52,8 @@ def table(
 ) -> Table | None:
     """Means over the seeds with their 95 % intervals, in bold the best of each column and all that tie with it.
 
-    A likelihood has a column of its own for each kind of pixels, since those of different kinds are not comparable. What
-    no entry defines is left out, and so are entries that define nothing of it; None if there is nothing to show.
+    A likelihood has a column for each kind of pixels, since those of different kinds are not comparable. What no entry
+    defines is left out, and so are entries that define nothing of it; None if there is nothing to show.
 
     Args:
         title: of the table.
@@ -64,7 +64,7 @@ def table(
         say_pixels: whether the heading of a likelihood names its pixels.
     """
     columns = [column for name in names if name in results for column in _columns(results, name, say_pixels)]
-    shown = [entry for entry in by_seed(results, "seed") if any(entry in cells for _, cells in columns)]
+    shown = [entry for entry in dict.fromkeys(results["entry"]) if any(entry in cells for _, cells in columns)]
     rows = [[entry, *(cells.get(entry, "n/a") for _, cells in columns)] for entry in shown]
     return Table(title, note, ["", *(head for head, _ in columns)], rows) if rows else None
 
@@ -76,7 +76,7 @@ def _columns(results: pd.DataFrame, name: str, say_pixels: bool) -> Iterator[tup
     for kind in kinds:
         values = by_seed(defined if kind is None else defined[defined["pixels"] == kind], name)
         best = leaders(values, each.better)
-        cells = {entry: cell(interval(values[entry]), each.digits, bold=entry in best) for entry in values}
+        cells = {str(entry): cell(interval(values[entry]), each.digits, bold=entry in best) for entry in values}
         if cells:
             yield heading(each, kind if say_pixels else None), cells
 
@@ -84,7 +84,7 @@ def _columns(results: pd.DataFrame, name: str, say_pixels: bool) -> Iterator[tup
 def by_seed(results: pd.DataFrame, name: str) -> pd.DataFrame:
     """A metric with a row for each seed and a column for each entry, in their order."""
     entries = list(dict.fromkeys(results["entry"]))
-    return results.assign(value=results[name]).pivot(index="seed", columns="entry", values="value")[entries]
+    return results.set_index(["seed", "entry"])[name].unstack()[entries]  # noqa: PD010 - there is nothing to aggregate
 
 
 def heading(each: Metric, pixels: str | None = None) -> str:
