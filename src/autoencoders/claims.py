@@ -306,8 +306,8 @@ def _looser(evidence: Evidence, entry: Entry) -> Finding:
     margin = Interval(seeds.mean, half + QUANTILE * noise)
     text = (
         f"{entry.name}: −ELBO {shown(evidence.mean(entry, 'neg_elbo'), 'neg_elbo')}, importance-weighted bound "
-        f"{shown(evidence.mean(entry, 'nll'), 'neg_elbo')}; −ELBO minus bound is {shown(margin, 'neg_elbo')}, Monte Carlo "
-        "error included"
+        f"{shown(evidence.mean(entry, 'nll'), 'neg_elbo')}; −ELBO minus bound is {shown(margin, 'neg_elbo')}, Monte "
+        "Carlo error included"
     )
     return Finding(judge(margin, 0, ABOVE), sure(margin, text) + ".")
 
