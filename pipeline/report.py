@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -12,9 +12,12 @@ import pandas as pd
 import typer
 from safetensors.numpy import load_file
 
-from autoencoders import comparison, figures, metrics
+from autoencoders import claims, comparison, figures, metrics
+from autoencoders.claims import noises
 from autoencoders.comparison import Figure, Section
-from pipeline import paths, results, stage
+from autoencoders.evidence import Evidence
+from autoencoders.metrics import readable
+from pipeline import evidence, paths, results, stage
 from pipeline.params import PARAMS, Params
 from pipeline.results import Result
 
@@ -24,27 +27,10 @@ CAPTIONS = {
     "interpolation": "Straight lines from one image's code to another's.",
     "traversal": "One dimension of one image's code is turned over ±3 standard deviations, the rest left alone.",
     "samples": "Images drawn from the model's prior.",
+    "kl_per_dimension": "KL(q(z|x) ‖ p(z)) of each latent dimension, in nats; a dimension without any has collapsed.",
     "code_usage": "How often each code of the codebook is used over the whole test set.",
     "learning_curves": "Loss by step, and by seconds above; the large dot marks the weights that validation picked.",
 }
-CLAIMS = (
-    (
-        "A plain autoencoder drifts to the identity; denoising cures it.",
-        "Is the output for a corrupted image nearer to the clean one (first column) or to the corrupted one (second)?",
-    ),
-    (
-        "An autoencoder memorises what it was trained on.",
-        "How much larger is the error on test images than on training images (third column; 1 is no memorising)?",
-    ),
-    (
-        "Discrete codes avoid posterior collapse.",
-        "How many latent dimensions are active, how many codes in use?",
-    ),
-    (
-        "The encoder's output stays close to the codebook.",
-        "How large is its squared distance to its code, as a share of its own square (last column)?",
-    ),
-)
 
 
 def work(params: Params, _: stage.Provenance) -> None:
@@ -76,16 +62,15 @@ def write(params: Params) -> None:
 
 def _row(result: Result) -> dict[str, Any]:
     """One row of the CSV: what was measured (on the test split unless named), its cost, where it comes from."""
-    listed = (*metrics.RECONSTRUCTION, *metrics.LIKELIHOOD, *metrics.CODES, *metrics.GEOMETRY)
+    groups = (metrics.RECONSTRUCTION, metrics.LIKELIHOOD, metrics.CODES, metrics.IDENTITY, metrics.GEOMETRY,
+              metrics.REPRESENTATION, metrics.SAMPLES)  # fmt: skip
     validation = {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
-    row = {
-        "entry": result.entry,
-        "model": result.parameters[f"variants.{result.entry}"]["model"],
-        "seed": result.seed,
-        "status": result.status,
-        **dict.fromkeys(listed, float("nan")),
+    measured = {
+        **{name: float("nan") for group in groups for name in group},
         **result.metrics.get("test", {}),
         **validation,
+    }
+    trained = {
         "pixels": result.pixels or "n/a",
         **results.costs(result),
         "best_steps": "/".join(str(phase["best_step"]) for phase in result.outcome.values()),
@@ -101,7 +86,16 @@ def _row(result: Result) -> dict[str, Any]:
         "python": result.training["python"],
         **result.training["packages"],
     }
-    return {name: comparison.spreadsheet(value) for name, value in row.items()}
+    if taken := measured.keys() & trained.keys():
+        msg = f"metrics with the name of another column: {', '.join(sorted(taken))}"
+        raise ValueError(msg)
+    which = {
+        "entry": result.entry,
+        "model": result.parameters[f"variants.{result.entry}"]["model"],
+        "seed": result.seed,
+        "status": result.status,
+    }
+    return {name: comparison.spreadsheet(value) for name, value in (which | measured | trained).items()}
 
 
 def _write_curves(params: Params, collected: list[Result]) -> None:
@@ -147,25 +141,11 @@ def _write_metrics(params: Params, collected: list[Result]) -> None:
 
 def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dict[str, Any]:
     """What the templates show."""
-    finished, reference = rows[rows["status"] == "finished"], params.corruption.reference
-    pixels = sorted({result.pixels for result in collected if result.pixels})
-
-    def table(title: str, note: str, names: Iterable[str]) -> comparison.Table:
-        return comparison.table(title, note, finished, names, pixels)
-
-    glance = table("At a glance", f"Denoising MSE: {reference.kind} at level {reference.level}.", metrics.HEADLINE)
-    for name in params.variants:
-        if name not in set(finished["entry"]):
-            glance.rows.append([name, *["diverged"] * (len(glance.header) - 1)])
-    noise = [name for name in map(str, finished) if name.startswith("denoising_") and name != "denoising_mse"]
-    seeds = f"{len(params.seeds)} seeds" if len(params.seeds) > 1 else "one seed"
+    finished, folder = rows[rows["status"] == "finished"], paths.REPORTS / "figures"
+    found = evidence.gather(params, collected, finished)
     return {
         "title": f"Autoencoders on {params.dataset.name}",
-        "summary": (
-            f"{len(params.variants)} entries, each trained with {seeds}. Weights were picked on the validation split; "
-            "numbers are from the test split unless they say otherwise. Mean ± standard deviation over the seeds, no ± "
-            "where there is one seed or all agree; the best mean in bold."
-        ),
+        "summary": _summary(params),
         "problems": [
             *(f"{r.entry}, seed {r.seed}: {symptom}" for r in collected for symptom in r.symptoms),
             *(
@@ -175,35 +155,9 @@ def _context(params: Params, collected: list[Result], rows: pd.DataFrame) -> dic
             ),
         ],
         "differences": comparison.differences(params.variants),
-        "tables": [
-            glance,
-            table(
-                "The same on the validation split",
-                "By these, settings and budgets are picked.",
-                [f"validation_{name}" for name in metrics.HEADLINE],
-            ),
-            table(
-                "Likelihood",
-                "Per image: −ELBO = rate + distortion"
-                + (f", of {' or '.join(pixels)} pixels" if pixels else "")
-                + (": bounds on different pixels are not comparable." if len(pixels) > 1 else "."),
-                metrics.LIKELIHOOD,
-            ),
-            table("Codes", "Over the whole test set.", metrics.CODES),
-            table("Geometry of the codes", "Codes of test images, mixed and turned.", metrics.GEOMETRY),
-            table("Samples", _features(), metrics.SAMPLES),
-            table("Representation", "Of the codes of frozen models, for the images' classes.", metrics.REPRESENTATION),
-            table("Denoising", "MSE between what the model makes of the corrupted image and the clean one.", noise),
-            table("Cost", "Of one seed.", metrics.COST),
-        ],
-        "figures": _comparison(params, collected),
-        "claims": CLAIMS,
-        "claims_table": table(
-            "In numbers",
-            f"Corrupted images: {reference.kind} at level {reference.level}. Denoising MSE: to the clean image; "
-            "copying MSE: to the corrupted one.",
-            ("denoising_mse", "copying_mse", "generalisation", *metrics.CODES),
-        ),
+        "tables": list(_tables(params, finished)),
+        "figures": [*evidence.rate_distortion(found, folder), *_comparison(params, collected)],
+        "claims": list(_claims(found, finished, evidence.claimed(found, folder))),
         "sections": [_section(name, collected) for name in params.variants],
         "undefined": _undefined(collected),
         "metrics": _metrics(finished),
@@ -224,6 +178,65 @@ def _features() -> str:
         f"their class. Between as many training images and the test images the Fréchet distance is "
         f"{measured['frechet_floor']:.2f}."
     )
+
+
+def _summary(params: Params) -> str:
+    """How to read all tables."""
+    text = f"{len(params.variants)} entries, each trained with "
+    picked = "Weights were picked on the validation split; numbers are from the test split unless they say otherwise. "
+    if len(params.seeds) == 1:
+        return f"{text}one seed. {picked}One seed gives no interval, so that nothing is best and nothing in bold."
+    return (
+        f"{text}{len(params.seeds)} seeds. {picked}Mean ± 95 % interval over the seeds (Student's t), no ± where there "
+        "is one seed or all agree. Bold: the best mean, and every entry that ties with it, which is to say that the "
+        "interval of its difference to the best, seed by seed, holds 0. An entry with one seed is not ranked."
+    )
+
+
+def _tables(params: Params, finished: pd.DataFrame) -> Iterator[comparison.Table]:
+    """The results; a table that has nothing to show is left out."""
+    reference = params.corruption.reference
+    note = f"Denoising MSE: {reference.kind} at level {reference.level}."
+    glance = comparison.table("At a glance", note, finished, metrics.HEADLINE) or comparison.Table(
+        "At a glance", note, ["", "status"], []
+    )
+    for name in params.variants:
+        if name not in set(finished["entry"]):
+            glance.rows.append([name, *["diverged"] * (len(glance.header) - 1)])
+    validation = [f"validation_{name}" for name in metrics.HEADLINE]
+    others = [
+        comparison.table("The same on the validation split", "By these, settings are picked.", finished, validation)
+    ]
+    for pixels in finished.loc[finished["neg_elbo"].notna(), "pixels"].unique():
+        of_one_kind = finished[finished["pixels"] == pixels]
+        note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these."
+        others.append(
+            comparison.table(f"Likelihood: {pixels}", note, of_one_kind, metrics.LIKELIHOOD, say_pixels=False)
+        )
+    others.append(comparison.table("Codes", "Over the whole test set.", finished, metrics.CODES))
+    for title, note, names in (
+        ("Representation", "Of the codes of frozen models, for the images' classes.", metrics.REPRESENTATION),
+        ("Geometry", "Codes of test images, mixed and turned.", metrics.GEOMETRY),
+        ("Samples", _features(), metrics.SAMPLES),
+        ("Inputs unlike the data", "What a model gives back of noise and of photographs.", metrics.IDENTITY),
+    ):
+        others.append(comparison.table(title, note, finished, names))
+    for kind, levels in noises(finished).items():
+        note = "MSE between what the model makes of the corrupted image and the clean one; first without noise."
+        others.append(comparison.table(f"Denoising: {readable(kind)}", note, finished, [name for _, name in levels]))
+    others.append(comparison.table("Cost", "Of one seed.", finished, metrics.COST))
+    return (table for table in (glance, *others) if table)
+
+
+def _claims(found: Evidence, finished: pd.DataFrame, drawn: Mapping[str, list[Figure]]) -> Iterator[dict[str, Any]]:
+    """Each claim with its numbers and figures."""
+    for claim in claims.claims(found):
+        mine = finished[finished["entry"].isin([entry.name for entry in claim.answering])]
+        yield {
+            "claim": claim,
+            "table": comparison.table(claim.title, "", mine, claim.metrics),
+            "figures": drawn.get(claim.key, []),
+        }
 
 
 def _metrics(finished: pd.DataFrame) -> comparison.Table:

@@ -4,8 +4,8 @@ from autoencoders import metrics
 from autoencoders.metrics import METRICS, metric
 
 GROUPS = (
-    "RECONSTRUCTION", "LIKELIHOOD", "CODES", "IDENTITY", "GEOMETRY", "COST", "HEADLINE", "DECIDING", "PROBABILISTIC",
-    "CODEBOOK", "REPRESENTATION", "SAMPLES", "CLASSIFIER",
+    "RECONSTRUCTION", "LIKELIHOOD", "CODES", "IDENTITY", "GEOMETRY", "REPRESENTATION", "SAMPLES", "CLASSIFIER", "COST",
+    "HEADLINE", "DECIDING", "PROBABILISTIC", "CODEBOOK",
 )  # fmt: skip
 DOCUMENTATION = Path(__file__).parent.parent / "docs" / "metrics.md"
 

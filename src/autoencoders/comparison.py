@@ -1,7 +1,6 @@
 """The comparison of all entries: tables of means over the seeds, what differs between them, and the pages."""
 
 import base64
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from autoencoders.intervals import Interval, interval, leaders
 from autoencoders.metrics import Metric, metric
 
 
@@ -47,45 +47,49 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
 
 
-def table(title: str, note: str, results: pd.DataFrame, names: Iterable[str], pixels: Iterable[str]) -> Table:
-    """Means over the seeds ± their standard deviation, the best of each column in bold.
+def table(
+    title: str, note: str, results: pd.DataFrame, names: Iterable[str], *, say_pixels: bool = True
+) -> Table | None:
+    """Means over the seeds with their 95 % intervals, in bold the best of each column and all that tie with it.
+
+    A likelihood has a column for each kind of pixels, since those of different kinds are not comparable. What no entry
+    defines is left out, and so are entries that define nothing of it; None if there is nothing to show.
 
     Args:
         title: of the table.
         note: what to know to read it.
-        results: one row per entry and seed that finished, in columns "entry" and metrics; NaN where one is undefined.
+        results: one row per entry and seed that finished, in columns "entry", "seed", "pixels" and metrics; NaN where
+            one is undefined.
         names: the metrics to show.
-        pixels: of the entries' likelihoods: where they differ, no likelihood is best.
+        say_pixels: whether the heading of a likelihood names its pixels.
     """
-    groups = results.groupby("entry", sort=False)
-    shown = {name: metric(name.removeprefix("validation_")) for name in names if name in results}
-    means, spreads = groups[list(shown)].mean(), groups[list(shown)].std()
-    best = {
-        name: means[name].min() if each.better == "lower" else means[name].max()
-        for name, each in shown.items()
-        if each.better and means[name].notna().sum() > 1 and not (each.likelihood and len(set(pixels)) > 1)
-    }
-    rows = [
-        [
-            str(entry),
-            *(
-                cell(
-                    means.loc[entry, name],
-                    spreads.loc[entry, name],
-                    each.digits,
-                    bold=means.loc[entry, name] == best.get(name),
-                )
-                for name, each in shown.items()
-            ),
-        ]
-        for entry in means.index
-    ]
-    return Table(title, note, ["", *map(heading, shown.values())], rows)
+    columns = [column for name in names if name in results for column in _columns(results, name, say_pixels)]
+    shown = [entry for entry in dict.fromkeys(results["entry"]) if any(entry in cells for _, cells in columns)]
+    rows = [[entry, *(cells.get(entry, "n/a") for _, cells in columns)] for entry in shown]
+    return Table(title, note, ["", *(head for head, _ in columns)], rows) if rows else None
 
 
-def heading(each: Metric) -> str:
-    """A metric's title with its unit and which way is better."""
-    return each.title + (f" ({each.unit})" if each.unit else "") + each.arrow
+def _columns(results: pd.DataFrame, name: str, say_pixels: bool) -> Iterator[tuple[str, dict[str, str]]]:  # noqa: FBT001
+    """The columns that show a metric, each with a cell for every entry that defines it."""
+    each, defined = metric(name.removeprefix("validation_")), results[results[name].notna()]
+    kinds = defined["pixels"].unique() if each.likelihood else [None]
+    for kind in kinds:
+        values = by_seed(defined if kind is None else defined[defined["pixels"] == kind], name)
+        best = leaders(values, each.better)
+        cells = {str(entry): cell(interval(values[entry]), each.digits, bold=entry in best) for entry in values}
+        if cells:
+            yield heading(each, kind if say_pixels else None), cells
+
+
+def by_seed(results: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A metric with a row for each seed and a column for each entry, in their order."""
+    entries = list(dict.fromkeys(results["entry"]))
+    return results.set_index(["seed", "entry"])[name].unstack()[entries]  # noqa: PD010 - there is nothing to aggregate
+
+
+def heading(each: Metric, pixels: str | None = None) -> str:
+    """A metric's title with the pixels that it is of, its unit and which way is better."""
+    return each.title + (f", {pixels}" if pixels else "") + (f" ({each.unit})" if each.unit else "") + each.arrow
 
 
 def differences(sections: Mapping[str, Mapping[str, Any]]) -> Table | None:
@@ -119,11 +123,9 @@ def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{key}", value
 
 
-def cell(mean: float, spread: float, digits: int, *, bold: bool) -> str:
-    """`mean ± spread`, n/a where the metric is undefined; no spread where the seeds agree or there is only one."""
-    if math.isnan(mean):
-        return "n/a"
-    text = f"{mean:,.{digits}f}" + ("" if math.isnan(spread) or spread == 0 else f" ± {spread:.{digits}f}")
+def cell(value: Interval, digits: int, *, bold: bool = False) -> str:
+    """`mean ± half its interval`; the mean alone where the seeds agree or there is only one."""
+    text = f"{value.mean:,.{digits}f}" + (f" ± {value.half:,.{digits}f}" if value.known and value.half else "")
     return f"**{text}**" if bold else text
 
 

@@ -55,7 +55,7 @@ def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> Non
         axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        _save(figure, path)
+        save(figure, path)
 
 
 def learning_curves(curve: Curve, best: Mapping[str, int], path: Path) -> None:
@@ -87,7 +87,7 @@ def learning_curves(curve: Curve, best: Mapping[str, int], path: Path) -> None:
             axes.set(title=phase, xlabel="step", ylabel="loss", ylim=_without_the_start(points))
             _seconds_above(axes, points)
             axes.legend()
-        _save(figure, path)
+        save(figure, path)
 
 
 def _without_the_start(points: Curve) -> tuple[float, float]:
@@ -132,7 +132,7 @@ def code_usage(counts: NDArray[np.float32], path: Path) -> None:
             xlabel="codes, most used first", ylabel="share of positions (%)", xlim=(1, len(shares)), ylim=(0, None)
         )
         axes.legend()
-        _save(figure, path)
+        save(figure, path)
 
 
 def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -144,6 +144,7 @@ def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate(list(padded), axis=1)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """A figure as a file, without the version of the library that drew it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

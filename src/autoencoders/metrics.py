@@ -18,7 +18,7 @@ class Metric:
     better: Literal["lower", "higher"] | None = None  # None: no value of it is best
     unit: str = ""
     source: str = ""
-    likelihood: bool = False  # comparable only between entries with the same likelihood
+    likelihood: bool = False  # comparable only between entries with the same kind of pixels
 
     @property
     def arrow(self) -> str:
@@ -69,11 +69,13 @@ METRICS = {
     "rate": Metric(
         "rate", "KL(q(z|x) ‖ p(z)); for discrete codes −log p(k) under the learned prior", 2, unit="nats"
     ),
-    "distortion": Metric("distortion", "−log p(x|z), at one z drawn from q(z|x)", 2, unit="nats"),
+    "distortion": Metric("distortion", "−log p(x|z), at one z drawn from q(z|x)", 2, unit="nats", likelihood=True),
     "bits_per_dim": Metric(
         "bits/dim", "−ELBO in bits, divided by the dimensions of an image", 4, "lower", likelihood=True
     ),
-    "neg_elbo_uniform": Metric("−ELBO, uniform prior", "−ELBO if all codes were equally likely", 2, unit="nats"),
+    "neg_elbo_uniform": Metric(
+        "−ELBO, uniform prior", "−ELBO if all codes were equally likely", 2, unit="nats", likelihood=True
+    ),
     "rate_uniform": Metric("rate, uniform prior", "number of positions · log K", 2, unit="nats"),
     "active_units": Metric(
         "active units",
@@ -206,11 +208,11 @@ LIKELIHOOD = (
     "rate_uniform",
 )  # fmt: skip
 CODES = ("active_units", "perplexity", "codes_used", "code_distance")
+IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlike_photographs_mse")
 GEOMETRY = ("jump", "midpoint", "dial")
 REPRESENTATION = ("probe_accuracy", "knn_accuracy")  # need images of two classes
 SAMPLES = ("frechet", "precision", "recall")  # need a model that can sample, and the classifier
 CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
-IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlike_photographs_mse")
 COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows

@@ -1,0 +1,72 @@
+"""What a few seeds tell: means with their 95 % intervals, and which entries they tell apart.
+
+    mean of n seeds            x̄ ± t · s/√n,  t the 97.5 % quantile of Student's distribution with n − 1 degrees
+    difference of two entries  d̄ ± t · s_d/√n,  d_i = x_i − y_i over the seeds i that both have
+
+Student 1908. The same seed draws the same batches for both, so that the differences vary less than the values do. Each
+interval is meant by itself: of twenty such intervals one is expected to miss.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From mean − half to mean + half; half is NaN where there are fewer than two values, and there is no interval."""
+
+    mean: float
+    half: float
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return not math.isnan(self.half)
+
+    def side(self, threshold: float) -> int:
+        """1 if all of it lies above the threshold, −1 if all lies below, 0 if neither can be told."""
+        if not self.known:
+            return 0
+        return int(self.mean - self.half > threshold) - int(self.mean + self.half < threshold)
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Mean and interval of values that are drawn independently; NaN ones are left out."""
+    sample = np.asarray([value for value in values if not math.isnan(value)], np.float64)
+    if len(sample) < 2:  # noqa: PLR2004 - of a single value nobody knows the spread
+        return Interval(float(sample.mean()) if len(sample) else math.nan, math.nan)
+    half = t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample))
+    return Interval(float(sample.mean()), float(half))
+
+
+def difference(ours: pd.Series, theirs: pd.Series) -> Interval:
+    """Of ours − theirs, over the seeds (their index) that both have."""
+    return interval(ours - theirs)
+
+
+def leaders(values: pd.DataFrame, better: str | None) -> set[str]:
+    """The entry with the best mean, and those whose difference to it may as well be 0.
+
+    Entries with fewer than two seeds are not ranked, and there is no best one where there is nothing to compare it
+    with: the set is empty.
+
+    Args:
+        values: a row for each seed and a column for each entry; NaN where there is none.
+        better: "lower" or "higher"; None ranks nothing.
+    """
+    ranked = [str(entry) for entry in values if values[entry].count() > 1]
+    if better is None or not ranked:
+        return set()
+    means = values[ranked].mean()
+    best = str(means.idxmin() if better == "lower" else means.idxmax())
+    gaps = {entry: difference(values[entry], values[best]) for entry in ranked if entry != best}
+    compared = {entry: gap for entry, gap in gaps.items() if gap.known}
+    worse = 1 if better == "lower" else -1
+    return {best} | {entry for entry, gap in compared.items() if gap.side(0) != worse} if compared else set()
