@@ -5,7 +5,7 @@
     python -m pipeline.recipe iwae-short --quick    # whether all of it runs, in a minute
 
 The experiment runs in a copy of the repository: params.yaml, dvc.lock and the reports stay as they are, and `dvc exp
-show` has it under the recipe's name. A recipe starts from the params.yaml of the last commit: commit and recipe say all.
+show` has it under the recipe's name. A recipe starts from the last commit's params.yaml: commit and recipe say all.
 """
 
 import csv

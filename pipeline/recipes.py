@@ -8,6 +8,7 @@ What came of a recipe stands in `recipes/results/`; how its mean stands against 
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -165,7 +166,8 @@ def literal(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(literal, value)) + "]"
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        # Escaped are quotes, and backslashes just before one, the closing one included; others stand for themselves.
+        return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
     return json.dumps(value)
 
 
@@ -292,9 +294,9 @@ def page() -> str:
     results = [stage.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
     lines = [
         "# What the recipes gave", "",
-        "Made by `python -m pipeline.recipe --table` from `recipes/results/*.json`, which `make recipe NAME=…` writes.",
-        "Figures of the test split: means over the seeds ± their 95 % confidence interval (Student's t). *Reached*: the",
-        "mean is as good as the expected figure; *within the interval*: it is worse by less than the interval. Seconds are",
+        "Made by `python -m pipeline.recipe --table` from `recipes/results/`, which `make recipe NAME=…` writes. All",
+        "figures are of the test split: means over the seeds ± their 95 % confidence interval (Student's t). Reached: the",
+        "mean is as good as the expected figure; within the interval: it is worse by less than the interval. Seconds are",
         "those of one seed's training steps.", "",
     ]  # fmt: skip
     for result in results:
