@@ -126,7 +126,7 @@ def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
         "PYTHONUNBUFFERED": "1",
         RUNNER: str(os.getpid()),  # the stages end with this process
     }
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *changes]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", name, *changes]
     with subprocess.Popen(command, env=os.environ | environment) as process:  # noqa: S603
         try:
             process.wait()
@@ -141,7 +141,7 @@ def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", check=False)  # noqa: S603, S607
     return None if done.returncode else done.stdout
 
 
