@@ -187,6 +187,23 @@ def test_hours_on_a_cpu_are_asked_for(
         recipe._enough_time("tiny", slow, anyway=anyway)
 
 
+def test_data_that_cannot_be_had_is_said_before_anything_runs(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = data.Dataset({"images": "0" * 64}, lambda: iter(()), lambda _: pytest.fail("parsed"), (1, 8, 8))
+    monkeypatch.setitem(data.DATASETS, "away", away)
+    with pytest.raises(UserError, match="data set 'away' could not be had from any source"):
+        recipe._have_data("away")
+    assert not (shelf / "data").exists()
+
+
+def test_a_copy_finds_what_was_downloaded(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.raw() == Path("data/raw")
+    copied = shelf / ".dvc/tmp/copy"
+    copied.mkdir(parents=True)
+    monkeypatch.setenv("DVC_ROOT", str(shelf))
+    monkeypatch.chdir(copied)
+    assert paths.raw().resolve() == shelf / "data/raw"
+
+
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
