@@ -4,6 +4,7 @@ import concurrent.futures
 import copy
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
     found, wanted = recipes.load(name, DEFAULT)
     small = recipes.trial(wanted)
     monkeypatch.chdir(place)
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
     YAML().dump(small, Path("params.yaml"))
     checked, rows = params.check(small), []
     (seed,) = checked.seeds
