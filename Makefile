@@ -5,7 +5,7 @@ export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint ui track doctor audit bench faults lock
+.PHONY: help repro test lint ui track doctor audit bench faults lock recipe recipes
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,12 @@ track: .venv/ready  ## have MLflow show what is on disk, at MLFLOW_TRACKING_URI 
 
 doctor: .venv/ready  ## check data, cache, models, checkpoints and locks; say what is wrong and what mends it
 	$(BIN)/python -m pipeline.doctor
+
+recipe: .venv/ready  ## reproduce a published result and say how it stands: make recipe NAME=iwae-short
+	$(BIN)/python -m pipeline.recipe $(NAME)
+
+recipes: .venv/ready  ## list the recipes: paper, expected figure, time
+	$(BIN)/python -m pipeline.recipe
 
 audit: .venv/ready  ## compare the lock with the known vulnerabilities
 	$(BIN)/uv tool run pip-audit -r requirements.lock --require-hashes --disable-pip

@@ -60,7 +60,7 @@ def load() -> data.Data:
     """Fashion-MNIST as the pipeline splits it."""
     checked = params.load().dataset
     with quiet():
-        return data.load("fashion-mnist", paths.RAW / "fashion-mnist", validation=checked.validation, seed=checked.seed)
+        return data.load("fashion-mnist", paths.raw(), validation=checked.validation, seed=checked.seed)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ def mnist() -> data.Data:
     """MNIST as the pipeline splits it."""
     checked = params.load().dataset
     with quiet():
-        return data.load("mnist", paths.RAW / "mnist", validation=checked.validation, seed=checked.seed)
+        return data.load("mnist", paths.raw(), validation=checked.validation, seed=checked.seed)
 
 
 def ours(variant: str, seconds: float) -> dict[str, float]:

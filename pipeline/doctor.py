@@ -140,7 +140,7 @@ def _is(path: Path, digest: str) -> bool | None:
 
 
 def _raw_data() -> Iterator[Finding]:
-    for folder in sorted(path for path in paths.RAW.glob("*") if path.name in data.DATASETS):
+    for folder in sorted(path for path in paths.raw().glob("*") if path.name in data.DATASETS):
         for file, expected in data.DATASETS[folder.name].files.items():
             path = folder / file
             if path.exists() and storage.digest(path) != expected:

@@ -19,7 +19,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     if wanted.name == FOLDER:
         loaded = _folder(wanted, provenance)
     else:
-        loaded = data.load(wanted.name, paths.RAW, validation=wanted.validation, seed=wanted.seed)
+        loaded = data.load(wanted.name, paths.raw(), validation=wanted.validation, seed=wanted.seed)
     loaded = dataclasses.replace(loaded, binarised=wanted.binarised, seed=wanted.seed)
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
@@ -32,7 +32,7 @@ def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> data.Data:
     from autoencoders import folder  # noqa: PLC0415 - Pillow, for this data set alone
 
     settings = wanted.folder
-    decoded = paths.RAW / FOLDER / "images.npy"
+    decoded = paths.raw() / FOLDER / "images.npy"
     found = folder.read(Path(settings.path), wanted.image, fit=settings.fit, out=decoded, workers=resources.cpus())
     left_out = {each.path: each.reason for each in found.left_out}
     provenance |= {"left_out": left_out, "classes": found.classes}

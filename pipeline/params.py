@@ -224,15 +224,19 @@ def load(path: Path = PARAMS, *, variants: bool = True) -> Params:
     Raises:
         UserError: one sentence for each thing that is wrong.
     """
+    return check(read(path), str(path), variants=variants)
+
+
+def read(path: Path) -> Any:
+    """What a YAML file holds, unchecked; raises `UserError` where it cannot be read."""
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
         raise UserError(msg) from error
     except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01, or no UTF-8
         msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
         raise UserError(msg) from error
-    return check(content, str(path), variants=variants)
 
 
 def check(content: object, source: str = "params.yaml", *, variants: bool = True) -> Params:
@@ -242,7 +246,7 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
         params = Params.model_validate(content)
         problems += _unknown_inputs(params)
     except ValidationError as error:
-        problems += _sentences(error, Params)
+        problems += in_sentences(error, Params)
     sections = content.get("variants") if isinstance(content, dict) and variants else None
     checked = {
         name: _check_entry(name, section, problems)
@@ -321,9 +325,9 @@ def _check_keys(
         return None
     before, inner = len(problems), {}
     for key in keys:
-        kind = kind_of(key.annotation)
-        if kind is not None and key.name in section:
-            inner[key.name] = _check_part(kind, section[key.name], (*location, key.name), problems)
+        kind, given = kind_of(key.annotation), section.get(key.name, key.default)
+        if kind is not None and given is not inspect.Parameter.empty:
+            inner[key.name] = _check_part(kind, given, (*location, key.name), problems)
     fields: dict[str, Any] = {
         key.name: (key.annotation, ... if key.default is inspect.Parameter.empty else key.default) for key in keys
     }
@@ -331,7 +335,7 @@ def _check_keys(
     try:
         checked = model.model_validate(section | {name: {} for name in inner})
     except ValidationError as error:
-        problems += _sentences(error, model, location)
+        problems += in_sentences(error, model, location)
         return None
     return checked.model_copy(update=inner) if len(problems) == before else None
 
@@ -387,7 +391,7 @@ def _first(error: BaseException) -> str:
     return str(error).split("\n", 1)[0]
 
 
-def _sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[object, ...] = ()) -> list[str]:
+def in_sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[object, ...] = ()) -> list[str]:
     """One sentence per problem: key, value, what is allowed."""
     sentences = []
     for problem in error.errors():

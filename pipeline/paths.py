@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-RAW = Path("data/raw")  # downloaded files, kept between runs; no output of any stage
 CLEAN = Path("data/clean")  # train, validation, test
 NOISY = Path("data/noisy")  # corrupted copies of validation and test, to be measured on
 MODELS = Path("models")
@@ -37,6 +36,11 @@ def noisy(corruption: str, split: str = "test") -> Path:
 def root() -> Path:
     """The repository's root; DVC runs queued experiments in a folder of their own and names the root in DVC_ROOT."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def raw() -> Path:
+    """Downloaded files, kept between runs and shared by all experiments; no output of any stage."""
+    return Path(os.path.relpath(root() / "data/raw"))
 
 
 def checkpoints() -> Path:
