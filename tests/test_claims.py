@@ -40,7 +40,7 @@ def evidence(values: Mapping[Entry, Mapping[str, float]], spread: float = 1e-3, 
 def _defined(monkeypatch: pytest.MonkeyPatch) -> None:
     """Metrics of each list that claims ask for, whatever the lists hold."""
     lists: dict[str, dict[str, Any]] = {
-        "IDENTITY": {"identity_x": None},
+        "IDENTITY": {"identity_x": "lower", "unlike_x_mse": None},
         "GEOMETRY": {"jump_x": "lower", "dial_x": "higher"},
         "REPRESENTATION": {"probe_x": "higher"},
         "SAMPLES": {"frechet_x": "lower"},
@@ -55,7 +55,7 @@ TRAINED: dict[str, float] = {"mse": 1.0}
 CASES: list[tuple[Callable[[Evidence], Claim], dict[Entry, dict[str, float]], dict[Entry, dict[str, float]]]] = [
     (
         claims.identity,
-        {AE: {"denoising_mse": 2, "copying_mse": 1, "identity_x": 0.9}},
+        {AE: {"denoising_mse": 2, "copying_mse": 1, "identity_x": 0.9, "unlike_x_mse": 0.1}},
         {AE: {"denoising_mse": 1, "copying_mse": 2, "identity_x": 0.1}},
     ),
     (claims.memory, {AE: {"generalisation": 1.2}}, {AE: {"generalisation": 1.01}}),

@@ -35,7 +35,7 @@ from autoencoders.intervals import Interval, interval
 from autoencoders.metrics import metric, readable
 
 MARGIN = 0.05  # the share by which an error has to be larger on images that were not learned from
-COPY = 0.5  # the share of an unlike input that has to come back
+COPY = 0.5  # how much of an unlike input has to come back, between 0 and 1
 COLLAPSED = 0.5  # the share of a code that is in use is less than this
 CLOSE = 0.1  # a squared distance is small that is less than this share of the squared norm
 QUANTILE = 1.96  # of the normal distribution: a Monte Carlo error has many samples
@@ -62,18 +62,15 @@ def identity(evidence: Evidence) -> Claim:
     answering = [entry for entry in evidence.having("copying_mse", "denoising_mse") if entry.plain]
     findings = [_copies_noise(evidence, entry) for entry in answering]
     findings += [
-        _copies_unlike(evidence, entry, name)
-        for name in metrics.IDENTITY
-        for entry in evidence.having(name)
-        if entry.plain
+        _copies_unlike(evidence, entry, name) for name in _copied() for entry in evidence.having(name) if entry.plain
     ]
-    if not any(evidence.having(name) for name in metrics.IDENTITY):
+    if not any(evidence.having(name) for name in _copied()):
         findings.append(unmeasured("No entry was given inputs unlike the data"))
     return Claim(
         "identity",
         "A plain autoencoder drifts to the identity.",
         f"It does where the output for a corrupted image is nearer to the corrupted image than to the clean one, and "
-        f"where more than {100 * COPY:g} % of inputs unlike the data come back.",
+        f"where more than {COPY:g} of inputs unlike the data comes back (1 is a perfect copy, 0 none).",
         findings if answering else [unmeasured("No entry that finished is a plain autoencoder")],
         ("denoising_mse", "copying_mse", *metrics.IDENTITY),
         evidence.having("copying_mse"),
@@ -96,11 +93,16 @@ def _copies_noise(evidence: Evidence, entry: Entry) -> Finding:
     return Finding(judge(nearer, 0, ABOVE), sure(nearer, text) + ".")
 
 
+def _copied() -> list[str]:
+    """The metrics of copying that say how much is too much."""
+    return [name for name in metrics.IDENTITY if metric(name).better]
+
+
 def _copies_unlike(evidence: Evidence, entry: Entry, name: str) -> Finding:
     copied = evidence.mean(entry, name)
     return Finding(
         judge(copied, COPY, ABOVE),
-        sure(copied, f"{entry.name}: {metric(name).title} {shown(copied, name)} (1 is a perfect copy, 0 none)") + ".",
+        sure(copied, f"{entry.name}: {metric(name).title} {shown(copied, name)}") + ".",
     )
 
 
@@ -159,7 +161,7 @@ def denoising(evidence: Evidence) -> Claim:
     kinds = noises(evidence.results).items()
     findings = [finding for kind, names in kinds for finding in _denoises(evidence, kind, names)]
     findings += [_nearer_to_clean(evidence, entry) for entry in evidence.having("copying_mse") if not entry.clean]
-    for name in metrics.IDENTITY:
+    for name in _copied():
         rivals = evidence.having(name)
         learned = [entry for entry in rivals if not entry.clean and entry.pixels is None]
         findings += [_copies_less(evidence, entry, [e for e in rivals if e.plain], name) for entry in learned]
