@@ -28,7 +28,7 @@ from pipeline import locks, params, paths
 from pipeline.store import Slot
 
 CACHE = Path(".dvc/cache/files/md5")
-LEAST = 2**30  # bytes that should be free: a run of the default parameters writes a third of it
+LEAST = 2**30  # bytes that should be free: a run of the default parameters writes two thirds of it
 
 
 class Finding(NamedTuple):

@@ -38,6 +38,7 @@ BINARISATION = {
     "static": "static binarisation",
     "dynamic": "dynamic binarisation",
 }
+DRAWN = 3  # levels of each kind of corruption in the figure, at most
 
 
 def main(name: str) -> None:
@@ -160,6 +161,14 @@ def _noisy(params: Params) -> dict[str, evaluation.Images]:
     return {name: storage.read(paths.noisy(name)) for name in names}
 
 
+def _drawn(params: Params) -> list[str]:
+    """The corruptions that are drawn: of each kind the highest level, and those below it that are evenly apart."""
+    levels = {kind: sorted(set(each)) for kind, each in params.corruption.test.items()}
+    return [
+        f"{kind}-{level}" for kind, each in levels.items() for level in each[:: -math.ceil(len(each) / DRAWN)][::-1]
+    ]
+
+
 def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
     """The figures of one seed, and the images that the report sets side by side for all entries."""
     folder, device = paths.EVALUATION / name / f"seed{seed}", next(model.parameters()).device
@@ -169,8 +178,8 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
     def floats(images: evaluation.Images) -> Tensor:
         return as_float(torch.from_numpy(np.asarray(images[shown])).to(device))
 
-    x, noisy = floats(test), {name: floats(images) for name, images in _noisy(params).items()}
-    named = {readable(name): images for name, images in noisy.items()}
+    x = floats(test)
+    named = {readable(name): floats(storage.read(paths.noisy(name))) for name in _drawn(params)}
     for figure, rows in evaluation.pictures(model, x, named, test, **_settings(params)).items():
         halves = ("originals", "reconstructions") if figure == "reconstructions" else None
         figures.images([(label, row.cpu().numpy()) for label, row in rows], folder / f"{figure}.png", halves)
@@ -178,7 +187,7 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
         if "code_usage" not in model.undefined:
             batches = evaluation.batches(test, params.evaluation.batch_size, device)
             figures.code_usage(model.code_counts(batches).cpu().numpy(), folder / "code_usage.png")
-        corrupted = noisy[params.corruption.reference.name]
+        corrupted = floats(storage.read(paths.noisy(params.corruption.reference.name)))
         examples = {"original": x, "reconstruction": model.reconstruct(x)}
         examples |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
     save_file({key: rows.contiguous() for key, rows in examples.items()}, folder / "examples.safetensors")

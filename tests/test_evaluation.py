@@ -8,7 +8,9 @@ from autoencoders.base import Autoencoder, Batch, Losses, Shape
 from autoencoders.checkpoint import build
 from autoencoders.training import as_float
 from autoencoders.variants import VARIANTS
+from pipeline import evaluate, params
 from tests.conftest import IMAGE, PARAMETERS, batch
+from tests.test_params import with_value
 
 DRAWN = {"neg_elbo", "neg_elbo_error", "rate", "distortion", "bits_per_dim"}  # with noise that comes batch by batch
 
@@ -98,3 +100,13 @@ def test_a_latent_may_be_several_tensors(pixels: NDArray[np.uint8], x: torch.Ten
     assert figures["interpolation"][0][1].shape == (6, *IMAGE)
     assert sorted(label for label, _ in figures["traversal"]) == ["z0", "z1", "z2"]
     assert evaluation.evaluate(model, pixels)["mse"] > 0
+
+
+@pytest.mark.parametrize(
+    ("levels", "drawn"),
+    [([0.5], [0.5]), ([0.3, 0.1, 0.2], [0.1, 0.2, 0.3]), ([0.1, 0.2, 0.3, 0.4], [0.2, 0.4]),
+     ([0.125, 0.25, 0.375, 0.5, 0.625, 0.75], [0.25, 0.5, 0.75])],
+)  # fmt: skip
+def test_the_figure_shows_a_few_levels_of_each_kind(levels: list[float], drawn: list[float]) -> None:
+    found = evaluate._drawn(params.check(with_value("corruption.test", {"masking": levels, "gaussian": [0.7]})))
+    assert found == [*(f"masking-{level}" for level in drawn), "gaussian-0.7"]

@@ -137,9 +137,8 @@ def test_nothing_to_do_runs_nothing(project: Project) -> None:
 def test_runs_are_in_mlflow(project: Project) -> None:
     script = "import mlflow; print(*sorted(mlflow.search_runs(search_all_experiments=True)['tags.mlflow.runName']))"
     done = project.run(sys.executable, "-W", "ignore", "-c", script)
-    assert done.stdout.split() == [f"{name}-seed{seed}" for name in project.params()["variants"] for seed in (0, 1)], (
-        done.stderr
-    )
+    expected = sorted(f"{name}-seed{seed}" for name in project.params()["variants"] for seed in (0, 1))
+    assert done.stdout.split() == expected, done.stderr
 
 
 def test_an_mlflow_that_is_away_is_a_warning(project: Project) -> None:
