@@ -79,7 +79,11 @@ BROKEN = [
         "variants.gan.model: unknown model 'gan'; there are ae, contractive, dae",
         "",
     ),
-    (with_value("variants.new", {"inputs": "clean"}), "variants.new.model is missing; there are ae, dae, vae", ""),
+    (
+        with_value("variants.new", {"inputs": "clean"}),
+        "variants.new.model is missing; there are ae, contractive, dae",
+        "",
+    ),
     (with_value("variants.vae beta", DEFAULT["variants"]["vae"]), "variants.vae beta is", "letters, digits, - and _"),
     (with_value("variants.$(ls)", DEFAULT["variants"]["vae"]), "variants.$(ls) is", "letters, digits, - and _"),
     (without("variants.vae.network"), "variants.vae.network is missing", ""),
