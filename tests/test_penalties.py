@@ -1,6 +1,7 @@
 """Sparse, contractive and Wasserstein AE: a squared error and a penalty on the code."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -50,10 +51,33 @@ def test_learning_lowers_the_penalty(name: str, x: Tensor) -> None:
     assert seen[-1] < 0.5 * seen[0]
 
 
-def test_size_is_the_sum_of_absolute_values(x: Tensor, generator: torch.Generator) -> None:
+def test_size_does_not_depend_on_the_scale_of_the_code(x: Tensor, generator: torch.Generator) -> None:
+    """Else it would be paid less for by a smaller code, which is no sparser."""
     model = _build("sparse", 1.0)
-    size = model.loss(batch(x, x, generator))["size"]
-    torch.testing.assert_close(size, sum((each.abs().sum() for each in model.encode(x)), torch.zeros(())) / len(x))
+    before = model.loss(batch(x, x, generator))["size"]
+    z = model.encode(x)
+    torch.testing.assert_close(before, (z.abs().mean(0) / z.square().mean(0).sqrt()).sum())
+    with torch.no_grad():
+        model.get_parameter("encoder.head.weight").mul_(0.01)
+        model.get_parameter("encoder.head.bias").mul_(0.01)
+    torch.testing.assert_close(model.loss(batch(x, x, generator))["size"], before)
+
+
+def test_size_is_least_where_each_number_is_zero_for_most_images(x: Tensor, generator: torch.Generator) -> None:
+    model = _build("sparse", 1.0)
+    sizes = {}
+    for name, code in {
+        "constant": torch.ones(len(x), 4),
+        "gaussian": torch.randn(len(x), 4, generator=generator),
+        "sparse": torch.eye(4).repeat(len(x) // 4, 1),
+        "none": torch.zeros(len(x), 4),
+    }.items():
+        model.encoder.forward = lambda _, code=code: code
+        sizes[name] = model.loss(batch(x, x, generator))["size"].item()
+    assert sizes["constant"] == pytest.approx(4)
+    assert sizes["gaussian"] == pytest.approx(4 * (2 / math.pi) ** 0.5, rel=0.1)
+    assert sizes["sparse"] == pytest.approx(4 * 0.25**0.5)
+    assert sizes["none"] == 0
 
 
 def test_slope_is_the_mean_over_all_signs(generator: torch.Generator) -> None:
