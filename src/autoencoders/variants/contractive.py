@@ -8,8 +8,8 @@ random direction of the code (Hutchinson 1990):
 
     ‖J‖²_F = tr JJᵀ = E‖vᵀJ‖²  with  E[vvᵀ] = I;  signs v ∈ {−1, 1}ᵈ have the least variance
 
-The paper ties the decoder's weights to the encoder's, so that a smaller code costs accuracy. Here they are not tied: a
-smaller code read by a steeper decoder pays less, as in `sparse.py`.
+The paper ties the decoder's weights to the encoder's, so that a smaller code costs accuracy. Here they are not tied,
+so part of the penalty is saved by a smaller code that a steeper decoder reads, but not all of it.
 """
 
 import torch
