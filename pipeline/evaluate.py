@@ -98,9 +98,8 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> d
     values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     if "probe_accuracy" not in undefined:
-        values |= probes.accuracies(
-            model, *map(labelled, ("train", "validation", "test")), params.evaluation.batch_size
-        )
+        splits = [labelled(split) for split in ("train", "validation", "test")]
+        values |= probes.accuracies(model, *splits, batch_size=params.evaluation.batch_size)
     if "frechet" not in undefined:
         values |= _samples(params, model)
     return _with_reference(values, params.corruption.train.name)

@@ -48,7 +48,7 @@ class Mean(Autoencoder):
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("project"))
     ran = project.side_by_side()
-    assert len(ran) == 2 + 2 * 4 + 1
+    assert len(ran) == 3 + 2 * 4 + 1
     return project
 
 

@@ -43,7 +43,7 @@ class Classifier(Learner):
         self.convolutions = nn.Sequential(*layers)
         self.embedding = nn.Linear(channels * height * width, FEATURES)
         self.head = nn.Linear(FEATURES, classes)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def features(self, x: Tensor) -> Tensor:
         """f(x): (B, C, H, W) → (B, FEATURES)."""
