@@ -1,6 +1,7 @@
 """The classifier, and the stage that trains it: also where there is nothing to classify."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,12 @@ from tests.test_params import with_value
 from tests.test_probes import CLASSES, quadrants
 
 CPU = torch.device("cpu")
-BUDGET = {"steps": 60, "batch_size": 20, "learning_rate": 0.01}
+BUDGET = Budget(steps=60, batch_size=20, learning_rate=0.01)
 
 
 def trained(seed: int = 0) -> Classifier:
     return classifier.train(
-        quadrants(200, 0), quadrants(60, 1), CLASSES, Budget(**BUDGET), seed=seed, how=How(), device=CPU
+        quadrants(200, 0), quadrants(60, 1), CLASSES, BUDGET, seed=seed, how=How(), device=CPU
     )[0]  # fmt: skip
 
 
@@ -65,7 +66,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, x: torch.Tensor) -> None:
 
 def classified(
     folder: Path, labels: int, monkeypatch: pytest.MonkeyPatch, tested: int = 40
-) -> dict[str, dict[str, str]]:
+) -> dict[str, dict[str, Any]]:
     """What the stage writes for images of so many classes."""
     monkeypatch.chdir(folder)
     for seed, (split, count) in enumerate({"train": 200, "validation": 40, "test": tested}.items()):
@@ -73,9 +74,9 @@ def classified(
         storage.write(paths.images(paths.CLEAN, split), images.shape, [images])
         storage.write(paths.labels(split), found.shape, [found % labels])
         storage.seal(paths.CLEAN / split)
-    checked = params.check(with_value("evaluation.classifier", BUDGET), variants=False)
+    checked = params.check(with_value("evaluation.classifier", BUDGET.model_dump()), variants=False)
     classify.work(checked, {})
-    written: dict[str, dict[str, str]] = stage.read_json(paths.CLASSIFIER / "metrics.json")
+    written: dict[str, dict[str, Any]] = stage.read_json(paths.CLASSIFIER / "metrics.json")
     assert set(CLASSIFIER) == written["metrics"].keys() | written["undefined"].keys() - {*REPRESENTATION, *SAMPLES}
     return written
 
@@ -119,7 +120,7 @@ def test_a_classifier_that_diverges_leaves_the_probes(tmp_path: Path, monkeypatc
 
 def test_the_entries_measure_samples_against_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classified(tmp_path, CLASSES, monkeypatch)
-    checked = params.check(with_value("evaluation.classifier", BUDGET), variants=False)
+    checked = params.check(with_value("evaluation.classifier", BUDGET.model_dump()), variants=False)
     model = build("vae", IMAGE, PARAMETERS["vae"], seed=0).eval()
     values = evaluate._samples(checked, model)
     assert values.keys() == set(SAMPLES)
