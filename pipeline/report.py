@@ -76,7 +76,9 @@ def write(params: Params) -> None:
 
 def _row(result: Result) -> dict[str, Any]:
     """One row of the CSV: what was measured (on the test split unless named), its cost, where it comes from."""
-    listed = (*metrics.RECONSTRUCTION, *metrics.LIKELIHOOD, *metrics.CODES)
+    listed = (
+        *metrics.RECONSTRUCTION, *metrics.LIKELIHOOD, *metrics.CODES, *metrics.SAMPLES, *metrics.REPRESENTATION
+    )  # fmt: skip
     validation = {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
     row = {
         "entry": result.entry,
