@@ -51,7 +51,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     entries = project.params()["variants"]
     inputs = project.params()["corruption"]["train"]
     by_entry = [f"{stage}@{name}" for name in entries for stage in ("train", "evaluate")]
-    assert sorted(ran) == sorted(["download", "noise", "report", *(f"corrupt@{name}" for name in inputs), *by_entry])
+    assert sorted(ran) == sorted(
+        ["download", "noise", "classify", "report", *(f"corrupt@{name}" for name in inputs), *by_entry]
+    )
     return project
 
 

@@ -13,10 +13,11 @@ from tests.test_params import DEFAULT, REPOSITORY
 
 UPSTREAM = {
     "download": set[str](),
+    "classify": {"download"},
     "train@ae": {"download"},
     "train@vqvae": {"download"},
-    "evaluate@ae": {"train@ae"},
-    "evaluate@vqvae": {"train@vqvae"},
+    "evaluate@ae": {"train@ae", "classify"},
+    "evaluate@vqvae": {"train@vqvae", "classify"},
     "report": {"evaluate@ae", "evaluate@vqvae"},
 }
 
@@ -36,7 +37,7 @@ def run(plan: Plan) -> list[str]:
 
 
 def test_the_longest_way_to_the_end_goes_first() -> None:
-    order = ["download", "train@vqvae", "train@ae", "evaluate@vqvae", "evaluate@ae", "report"]
+    order = ["download", "train@vqvae", "classify", "train@ae", "evaluate@vqvae", "evaluate@ae", "report"]
     assert run(plan("download")) == order
 
 
@@ -51,7 +52,7 @@ def test_nothing_begins_before_what_it_depends_on() -> None:
     begun.waiting.discard("download")
     assert begun.ready() == []  # it runs
     begun.unfinished.discard("download")
-    assert begun.ready() == ["train@vqvae", "train@ae"]
+    assert begun.ready() == ["train@vqvae", "classify", "train@ae"]  # side by side
 
 
 @pytest.mark.parametrize("broken", [{}, {"variants": None}, {"variants": {"ae": {"training": 3}}, "training": [1]}])

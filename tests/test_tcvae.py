@@ -12,7 +12,8 @@ from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
 from autoencoders.sources import Pairs
 from autoencoders.variants.tcvae import decomposition, log_weights
-from autoencoders.variants.vae import reparameterise
+from autoencoders.priors import reparameterise
+from autoencoders.variants.vae import 
 from tests.conftest import IMAGE, PARAMETERS, batch, squares
 
 

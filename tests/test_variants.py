@@ -24,6 +24,11 @@ def test_reconstructions_are_images(model: Autoencoder, x: torch.Tensor) -> None
     assert ((output >= 0) & (output <= 1)).all()
 
 
+def test_a_code_is_what_the_decoder_is_given(model: Autoencoder, x: torch.Tensor) -> None:
+    model.eval()
+    torch.testing.assert_close(model.decode(model.code_of(x)), model.reconstruct(x))
+
+
 def test_loss_is_a_finite_number_with_gradients(
     model: Autoencoder, x: torch.Tensor, generator: torch.Generator
 ) -> None:

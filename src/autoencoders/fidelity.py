@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor
 
+from autoencoders.metrics import SAMPLES
+
 NEAREST = 3  # k of the balls, as in Kynkäänniemi et al. 2019
 FEWEST = NEAREST + 1  # points of a set whose balls are defined
 ROWS = 500  # of a matrix of distances at a time
@@ -22,11 +24,11 @@ ROWS = 500  # of a matrix of distances at a time
 def compare(samples: Tensor, images: Tensor) -> dict[str, float]:
     """All of it for two sets of features (N, d) and (M, d); NaN where a feature is."""
     if not (samples.isfinite().all() and images.isfinite().all()):
-        return dict.fromkeys(("frechet", "precision", "recall"), math.nan)
+        return dict.fromkeys(SAMPLES, math.nan)
     return {
         "frechet": frechet(samples, images),
-        "precision": covered(samples, images),
-        "recall": covered(images, samples),
+        "sample_precision": covered(samples, images),
+        "sample_recall": covered(images, samples),
     }
 
 

@@ -168,7 +168,7 @@ METRICS = {
         "lower",
         source="Dowson & Landau 1982; Heusel et al. 2017",
     ),
-    "precision": Metric(
+    "sample_precision": Metric(
         "precision of samples",
         "share of the samples whose features lie no farther from those of some test image than the 3rd nearest other "
         "test image does; features, samples and images as for the Fréchet distance",
@@ -176,7 +176,7 @@ METRICS = {
         "higher",
         source="Kynkäänniemi et al. 2019, equation 2",
     ),
-    "recall": Metric(
+    "sample_recall": Metric(
         "recall of samples",
         "share of the test images whose features lie no farther from those of some sample than the 3rd nearest other "
         "sample does",
@@ -211,7 +211,7 @@ CODES = ("active_units", "perplexity", "codes_used", "code_distance")
 IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlike_photographs_mse")
 GEOMETRY = ("jump", "midpoint", "dial")
 REPRESENTATION = ("probe_accuracy", "knn_accuracy")  # need images of two classes
-SAMPLES = ("frechet", "precision", "recall")  # need a model that can sample, and the classifier
+SAMPLES = ("frechet", "sample_precision", "sample_recall")  # need a model that can sample, and the classifier
 CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
 COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from autoencoders.base import Autoencoder
 from autoencoders.measures import Mean
+from autoencoders.metrics import REPRESENTATION
 from autoencoders.sources import Pairs
 from autoencoders.training import BATCH, as_float, device_of
 
@@ -31,7 +32,7 @@ NEIGHBOURS = 5
 
 @torch.no_grad()
 def accuracies(
-    model: Autoencoder, train: Pairs, validation: Pairs, test: Pairs, batch_size: int = BATCH
+    model: Autoencoder, train: Pairs, validation: Pairs, test: Pairs, *, batch_size: int = BATCH
 ) -> dict[str, float]:
     """Test accuracy of both in percent; NaN where a code is not finite, or all that is learned from is of one class.
 
@@ -47,7 +48,7 @@ def accuracies(
     z = torch.cat([vectors(model, x) for x, _ in train.split(batch_size)])
     y = torch.from_numpy(train.targets)
     if not z.isfinite().all() or len(y.unique()) == 1:
-        return dict.fromkeys(("probe_accuracy", "knn_accuracy"), math.nan)
+        return dict.fromkeys(REPRESENTATION, math.nan)
     probes = linear_probes(z, y)
     held_out = shares(model, validation, probes, batch_size)
     picked = probes[max(held_out, key=held_out.__getitem__)]
