@@ -10,10 +10,9 @@ from autoencoders import training
 from autoencoders.base import Batch
 from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
+from autoencoders.priors import reparameterise
 from autoencoders.sources import Pairs
 from autoencoders.variants.tcvae import decomposition, log_weights
-from autoencoders.priors import reparameterise
-from autoencoders.variants.vae import 
 from tests.conftest import IMAGE, PARAMETERS, batch, squares
 
 
