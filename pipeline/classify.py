@@ -6,8 +6,8 @@ import typer
 from autoencoders import classifier, devices, evaluation, fidelity, sealed, storage
 from autoencoders.budget import How
 from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
-from autoencoders.sources import Pairs
 from pipeline import paths, stage
+from pipeline.images import labelled
 from pipeline.params import Params
 
 
@@ -17,7 +17,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     provenance |= {"device": device.type, "hardware": devices.describe(device)}
     for split in ("train", "validation", "test"):
         storage.check(paths.CLEAN / split)
-    train, validation, test = (labelled(split) for split in ("train", "validation", "test"))
+    train, validation, test = (labelled(params, split) for split in ("train", "validation", "test"))
     paths.CLASSIFIER.mkdir(parents=True, exist_ok=True)
 
     def write(metrics: dict[str, float], undefined: dict[str, str]) -> None:
@@ -45,11 +45,6 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     sealed.write(paths.CLASSIFIER / "features.safetensors", {"test": seen}, {})
     floor = fidelity.frechet(learned_from, seen)
     return write({"classifier_accuracy": classifier.accuracy(model, test), "frechet_floor": floor}, {})
-
-
-def labelled(split: str) -> Pairs:
-    """The images of a split with their classes, (N,) int64."""
-    return Pairs(storage.read(paths.images(paths.CLEAN, split)), storage.read(paths.labels(split)).astype(np.int64))
 
 
 if __name__ == "__main__":

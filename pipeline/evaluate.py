@@ -13,7 +13,6 @@ from torch import Tensor
 from autoencoders import (
     checkpoint,
     classifier,
-    data,
     devices,
     evaluation,
     fidelity,
@@ -30,7 +29,7 @@ from autoencoders.sources import Pairs
 from autoencoders.training import as_float, device_of
 from autoencoders.variants import VARIANTS
 from pipeline import paths, stage
-from pipeline.classify import labelled
+from pipeline.images import labelled, seen
 from pipeline.params import Params
 
 BINARISATION = {
@@ -111,7 +110,7 @@ def _validation(params: Params, model: Autoencoder) -> dict[str, float]:
 
 def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> dict[str, float]:
     """What is reported."""
-    images, train = (storage.read(paths.images(paths.CLEAN, split)) for split in ("test", "train"))
+    images, train = seen(params, "test"), seen(params, "train")
     values = evaluation.evaluate(model, images, _noisy(params), **_settings(params))
     values |= evaluation.identity(model, **_settings(params))
     wanted = params.evaluation.importance
@@ -119,14 +118,12 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> d
         model, images, values, samples=wanted.samples, count=wanted.images, seed=params.evaluation.seed
     )
     learned_from = Pairs.of(train).thinned(len(images)).targets
-    if params.dataset.binarize == "dynamic":  # as the model saw them
-        learned_from = np.concatenate(list(data.binarise([learned_from], [params.evaluation.seed])))
     values["train_mse"] = evaluation.reconstruction_error(model, learned_from, params.evaluation.batch_size)
     values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     values |= geometry.measure(model, images, train, params.evaluation.batch_size)
     if "probe_accuracy" not in undefined:
-        splits = {split: labelled(split) for split in ("train", "validation", "test")}
+        splits = {split: labelled(params, split) for split in ("train", "validation", "test")}
         values |= probes.accuracies(model, **splits, batch_size=params.evaluation.batch_size)
     if "frechet" not in undefined:
         values |= _samples(params, model)
@@ -141,6 +138,8 @@ def _samples(params: Params, model: Autoencoder) -> dict[str, float]:
     seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device)
     generator = torch.Generator(device).manual_seed(settings.seed)
     drawn = (model.sample(len(rows), generator) for rows in images.split(settings.batch_size))
+    if params.dataset.binarize != "none":  # images are black and white: so are samples, each pixel drawn by its mean
+        drawn = (torch.bernoulli(means, generator=generator) for means in drawn)
     return fidelity.compare(classifier.features(seen_by, drawn), images)
 
 
