@@ -163,8 +163,8 @@ METRICS = {
         "squared Fréchet distance between normal distributions fitted to the features of samples and of equally many "
         "test images. A feature is one of the 64 values before the last layer of a small classifier that learned this "
         "data set's training split: the distance compares entries of one report, and is no FID, whose features are "
-        "those of Inception. Samples go in as the model draws them (means of pixels; on binarised images black and white "
-        "ones drawn by them)",
+        "those of Inception. Samples go in as the model draws them (means of pixels; on binarised images black and "
+        "white ones drawn by them)",
         2,
         "lower",
         source="Dowson & Landau 1982; Heusel et al. 2017",
