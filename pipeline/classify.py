@@ -6,8 +6,9 @@ import typer
 from autoencoders import classifier, devices, evaluation, fidelity, sealed, storage
 from autoencoders.budget import How
 from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
+from autoencoders.sources import Pairs
 from pipeline import paths, stage
-from pipeline.images import labelled
+from pipeline.images import classes, seen
 from pipeline.params import Params
 
 
@@ -17,7 +18,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     provenance |= {"device": device.type, "hardware": devices.describe(device)}
     for split in ("train", "validation", "test"):
         storage.check(paths.CLEAN / split)
-    train, validation, test = (labelled(params, split) for split in ("train", "validation", "test"))
+    train, validation, test = (Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test"))
     paths.CLASSIFIER.mkdir(parents=True, exist_ok=True)
 
     def write(metrics: dict[str, float], undefined: dict[str, str]) -> None:

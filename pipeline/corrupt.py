@@ -5,6 +5,7 @@ import typer
 from autoencoders import storage
 from autoencoders.corruption import mixture
 from pipeline import paths, stage
+from pipeline.images import seen
 from pipeline.params import Params
 
 
@@ -16,7 +17,7 @@ def main(name: str) -> None:
         corruption = params.learned(name)
         for split, copies in (("train", corruption.copies), ("validation", 1)):
             storage.check(paths.CLEAN / split)
-            clean = storage.read(paths.images(paths.CLEAN, split))
+            clean = seen(params, split)
             pieces = (
                 piece
                 for copy in range(copies)

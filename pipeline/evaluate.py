@@ -26,10 +26,10 @@ from autoencoders.base import Autoencoder
 from autoencoders.data import Labels
 from autoencoders.metrics import CLASSIFIER, SAMPLES, readable
 from autoencoders.sources import Pairs
-from autoencoders.training import as_float, device_of
+from autoencoders.training import as_float, binarise, device_of
 from autoencoders.variants import VARIANTS
 from pipeline import paths, stage
-from pipeline.images import labelled, seen
+from pipeline.images import classes, seen
 from pipeline.params import Params
 
 BINARISATION = {
@@ -81,7 +81,7 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
     return {
         "status": "finished",
         "about": about,
-        "pixels": model.pixels and f"{model.pixels}, {BINARISATION[params.dataset.binarize]}",
+        "pixels": model.pixels and f"{model.pixels}, {BINARISATION[params.dataset.binarisation]}",
         "metrics": finite,
         "undefined": undefined | infinite,
         "symptoms": model.symptoms(measured["validation"]),
@@ -123,7 +123,7 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> d
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     values |= geometry.measure(model, images, train, params.evaluation.batch_size)
     if "probe_accuracy" not in undefined:
-        splits = {split: labelled(params, split) for split in ("train", "validation", "test")}
+        splits = {split: Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test")}
         values |= probes.accuracies(model, **splits, batch_size=params.evaluation.batch_size)
     if "frechet" not in undefined:
         values |= _samples(params, model)
@@ -138,8 +138,8 @@ def _samples(params: Params, model: Autoencoder) -> dict[str, float]:
     seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device)
     generator = torch.Generator(device).manual_seed(settings.seed)
     drawn = (model.sample(len(rows), generator) for rows in images.split(settings.batch_size))
-    if params.dataset.binarize != "none":  # images are black and white: so are samples, each pixel drawn by its mean
-        drawn = (torch.bernoulli(means, generator=generator) for means in drawn)
+    if params.dataset.binarisation != "none":  # images are black and white: so are samples, each pixel by its mean
+        drawn = (binarise(generator, means)[0] for means in drawn)
     return fidelity.compare(classifier.features(seen_by, drawn), images)
 
 

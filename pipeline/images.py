@@ -1,23 +1,29 @@
-"""The images of a split as the models see them, for the stages that measure."""
+"""The images of a split as models see them where nothing is drawn anew in each step."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoencoders import data, storage
-from autoencoders.sources import Pairs
 from pipeline import paths
 from pipeline.params import Params
 
 
 def seen(params: Params, split: str) -> data.Bytes:
-    """The clean images of a split, uint8 (N, C, H, W): where the training's are binarised anew in each step, one
-    binarisation of them, so that what is learned here compares with the other splits.
+    """The clean images of a split, uint8 (N, C, H, W): where the training's are binarised anew in each step, the one
+    binarisation of them that `static` would give, so that what is learned here compares with the other splits.
     """
     images = storage.read(paths.images(paths.CLEAN, split))
-    if split == "train" and params.dataset.binarize == "dynamic":
-        return np.concatenate(list(data.binarise([images], [params.evaluation.seed])))
-    return images
+    if split in params.dataset.binarised or params.dataset.binarize == "none":
+        return images
+    found = storage.scratch(images.shape, np.uint8)
+    rows = list(storage.pieces(len(images), images[:1].nbytes))
+    pieces = data.binarise((images[part] for part in rows), params.dataset.seed, split)
+    for part, piece in zip(rows, pieces, strict=True):
+        found[part] = piece
+        storage.release(images)
+    return found
 
 
-def labelled(params: Params, split: str) -> Pairs:
-    """The same with their classes, (N,) int64."""
-    return Pairs(seen(params, split), storage.read(paths.labels(split)).astype(np.int64))
+def classes(split: str) -> NDArray[np.int64]:
+    """The class of each image of a split, (N,)."""
+    return storage.read(paths.labels(split)).astype(np.int64)

@@ -26,6 +26,7 @@ from autoencoders.parts import Kind, keys_of, kind_of
 PARAMS = Path("params.yaml")
 SHORT = reprlib.Repr()  # what of a value is shown
 SHORT.maxother, SHORT.maxlevel = 60, 3
+DEEPEST = 12  # level of a part within parts
 COPIES = 5  # of the weights in training: themselves, the best ones, gradients, two moments
 
 
@@ -44,7 +45,7 @@ def one_of(allowed: typing.Iterable[str]) -> BeforeValidator:
 
 def entry_name(value: object, whose: str = "an entry") -> object:
     """A name that files, stages and MLflow can carry."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(value)):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}", str(value)):
         msg = f"{whose}'s name is made of letters, digits, - and _"
         raise ValueError(msg)
     return value
@@ -65,7 +66,7 @@ EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
 CorruptionName: TypeAlias = Annotated[str, BeforeValidator(corruption_name)]
 Share: TypeAlias = Annotated[float, Field(ge=0.01, le=0.5)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
-Level: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+Level: TypeAlias = Annotated[float, Field(ge=0.001, le=1)]
 CorruptionKind: TypeAlias = Annotated[str, one_of(KINDS)]
 Noise: TypeAlias = Annotated[dict[CorruptionKind, Annotated[list[Level], Field(min_length=1)]], Field(min_length=1)]
 
@@ -100,6 +101,12 @@ class DatasetParams(Section):
     def binarised(self) -> tuple[str, ...]:
         """The splits that are written in black and white; the training's images are `dynamic`ally so in each step."""
         return {"none": (), "static": ("train", "validation", "test"), "dynamic": ("validation", "test")}[self.binarize]
+
+    @property
+    def binarisation(self) -> Literal["none", "static", "dynamic"]:
+        """How the images have become black and white, be it here or before."""
+        ready = self.name != FOLDER and DATASETS[self.name].binarised
+        return "static" if ready else self.binarize
 
     @property
     def image(self) -> Shape:
@@ -177,7 +184,7 @@ class Part(Section):
 class ImportanceParams(Section):
     """`evaluation.importance`."""
 
-    samples: PositiveInt
+    samples: Annotated[int, Field(ge=1, le=1_000_000)]
     images: Annotated[int, Field(ge=2)]
 
 
@@ -347,6 +354,11 @@ def _check_part(kind: Kind[Any], section: object, location: tuple[object, ...], 
         problems.append(
             f"{'.'.join(map(str, location))} is {_shown(section)}: must be the name of a {kind.title} or a mapping "
             f"with its name; there are {', '.join(kind.available())}"
+        )
+        return None
+    if len(location) > DEEPEST:
+        problems.append(
+            f"{'.'.join(map(str, location[:4]))}… has parts within parts: at most {DEEPEST} levels are allowed"
         )
         return None
     part = _find(kind, named, "name", location, problems)

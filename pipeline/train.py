@@ -14,6 +14,7 @@ from autoencoders import checkpoint, devices, storage, training
 from autoencoders.snapshots import Snapshots
 from autoencoders.sources import Pairs
 from pipeline import paths, stage, store
+from pipeline.images import seen
 from pipeline.params import CLEAN, Params
 from pipeline.store import Slot
 
@@ -69,7 +70,7 @@ def _train(params: Params, name: str, seed: int, slot: Slot, about: Mapping[str,
     tempfile.tempdir = str(paths.CLEAN)  # codes may be too many for the memory, in which some systems keep /tmp
     device = devices.prepare(how.device, how.threads)
     devices.forget_peak_memory(device)
-    images, validation = (pairs(split, entry.inputs) for split in ("train", "validation"))
+    images, validation = (pairs(params, split, entry.inputs) for split in ("train", "validation"))
     model = checkpoint.build(entry.model, images.targets.shape[1:], entry.arguments(), seed).to(device)
     took = {"data": time.time() - began}
     before = stage.read_json(slot.about)["begun"] if slot.about.exists() else []
@@ -92,7 +93,7 @@ def _train(params: Params, name: str, seed: int, slot: Slot, about: Mapping[str,
             seed=seed,
             how=how,
             label=f"{name}-seed{seed}",
-            dynamic=params.dataset.binarize == "dynamic",
+            dynamic=params.dataset.binarize == "dynamic" and entry.inputs == CLEAN,
             follow=lambda phase, point: log.write({"phase": phase} | point),
             keeper=snapshots,
         )
@@ -126,10 +127,11 @@ def _train(params: Params, name: str, seed: int, slot: Slot, about: Mapping[str,
     }
 
 
-def pairs(split: str, inputs: str) -> Pairs:
+def pairs(params: Params, split: str, inputs: str) -> Pairs:
     """What a model sees of a split and what it is to give back; one and the same array if it sees clean images."""
-    targets = storage.read(paths.images(paths.CLEAN, split))
-    return Pairs(targets if inputs == CLEAN else storage.read(paths.images(paths.inputs(inputs), split)), targets)
+    if inputs == CLEAN:
+        return Pairs.of(storage.read(paths.images(paths.CLEAN, split)))
+    return Pairs(storage.read(paths.images(paths.inputs(inputs), split)), seen(params, split))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ D, CODE, UPPER, NOISE = 6, 3, 2, 0.5
 
 
 class Linear(nn.Module):
-    """x ~ N(Wz, s²I), with the methods of a likelihood that a bound needs."""
+    """x ~ N(Wz, s²I), with what a bound needs of a likelihood."""
+
+    channels = 1
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
         return log_normal(x.flatten(1), output.flatten(1), torch.tensor(2 * math.log(NOISE)))

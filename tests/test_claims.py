@@ -83,8 +83,8 @@ CASES: list[tuple[Callable[[Evidence], Claim], dict[Entry, dict[str, float]], di
     (claims.bound, {VAE: {"neg_elbo": 100, "nll": 95}}, {VAE: {"neg_elbo": 95, "nll": 100}}),
     (
         claims.collapse,
-        {VAE: {"active_units": 2}, VQVAE: {"codes_used": 80}},
-        {VAE: {"active_units": 2}, VQVAE: {"codes_used": 20}},
+        {VAE: {"active_units": 2, "latent_units": 10}, VQVAE: {"codes_used": 80}},
+        {VAE: {"active_units": 2, "latent_units": 10}, VQVAE: {"codes_used": 20}},
     ),
     (claims.closeness, {VQVAE: {"code_distance": 0.05}}, {VQVAE: {"code_distance": 0.3}}),
     (
@@ -205,16 +205,16 @@ def test_a_bound_within_its_monte_carlo_error_is_undecided() -> None:
 
 
 def test_where_nothing_collapsed_there_was_nothing_to_avoid() -> None:
-    found = claims.collapse(evidence({VAE: {"active_units": 9}, VQVAE: {"codes_used": 80}}))
+    found = claims.collapse(evidence({VAE: {"active_units": 9, "latent_units": 10}, VQVAE: {"codes_used": 80}}))
     assert found.verdict is UNDECIDED
     assert found.findings[-1].text.endswith("there was nothing to avoid.")
-    assert claims.collapse(evidence({VAE: {"active_units": 9}})).verdict is UNMEASURED
+    assert claims.collapse(evidence({VAE: {"active_units": 9, "latent_units": 10}})).verdict is UNMEASURED
 
 
 @pytest.mark.parametrize(
     ("keys", "size"),
     [
-        ({"code": 32}, 32),
+        ({"code": 32}, 0),
         ({"quantizer.codes": 512}, 512),
         ({"quantizer.codes": 64, "quantizer.depth": 4}, 256),
         ({"quantizer.levels": [8, 5, 5]}, 200),

@@ -222,7 +222,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
 
 def test_binarised_pixels_are_white_as_often_as_they_are_bright() -> None:
     gray = np.tile(np.arange(256, dtype=np.uint8), (4000, 1))
-    (binary,) = data.binarise([gray], [0, 1])
+    (binary,) = data.binarise([gray], 0, "train")
     assert set(np.unique(binary)) == {0, 255}
     np.testing.assert_allclose((binary / 255).mean(0), gray[0] / 255, atol=0.05)
     assert (binary[:, 0] == 0).all()
@@ -231,7 +231,7 @@ def test_binarised_pixels_are_white_as_often_as_they_are_bright() -> None:
 
 def test_binarisation_is_its_seed_s() -> None:
     gray = np.full((10, 1, 8, 8), 128, np.uint8)
-    once, again, other = (np.concatenate(list(data.binarise([gray], [seed]))) for seed in (0, 0, 1))
+    once, again, other = (np.concatenate(list(data.binarise([gray], seed, "train"))) for seed in (0, 0, 1))
     assert np.array_equal(once, again)
     assert not np.array_equal(once, other)
 

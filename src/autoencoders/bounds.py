@@ -14,7 +14,8 @@ from torch import Tensor
 
 from autoencoders.base import Autoencoder
 
-ROWS = 2_000  # decoded at a time: bounds the memory, and a few thousand fill a GPU
+ROWS = 2_000  # decoded at a time, at most: a few thousand fill a GPU
+NUMBERS = 2**24  # in the decoder's output for them, at most: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Bound:
     """What importance sampling says about each of n images, in nats; each tensor has shape (n,), float64."""
 
     nll: Tensor  # the bound with k samples
-    variance: Tensor  # of that estimate (delta method)
+    variance: Tensor  # of that estimate (delta method): too small where few of the samples weigh anything
+    effective: Tensor  # samples, (Σw)²/Σw² of the k: few where q(z|x) is far from the true posterior
     gap: Tensor  # the bound with one sample minus that with k
 
     @property
@@ -46,12 +48,13 @@ class Bound:
 
 @torch.no_grad()
 def importance_weighted(
-    model: Autoencoder, batches: Iterable[Tensor], samples: int, generator: torch.Generator, rows: int = ROWS
+    model: Autoencoder, batches: Iterable[Tensor], samples: int, generator: torch.Generator, rows: int | None = None
 ) -> Bound:
     """The bound with k = `samples` for every image x of `batches` (B, C, H, W).
 
     Images and samples are decoded together, `rows` at a time; memory does not grow with k.
     """
+    rows = rows or max(1, min(ROWS, NUMBERS // model.outputs))
     parts = [
         _of(model, x, samples, generator, max(1, rows // len(x)))
         for batch in batches
@@ -61,7 +64,7 @@ def importance_weighted(
 
 
 def _of(model: Autoencoder, x: Tensor, samples: int, generator: torch.Generator, chunk: int) -> tuple[Tensor, ...]:
-    """NLL, its variance and the gap of images x, from `chunk` samples at a time."""
+    """NLL, its variance, effective samples and the gap of images x, from `chunk` samples at a time."""
     first = second = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     total = torch.zeros_like(first)
     for done in range(0, samples, chunk):
@@ -71,4 +74,5 @@ def _of(model: Autoencoder, x: Tensor, samples: int, generator: torch.Generator,
         total += log_weights.sum(1)
     nll = math.log(samples) - first
     variance = ((second - 2 * first).exp() - 1 / samples).clamp(min=0)  # of log 1/k Σ w, since Var(w̄)/w̄² is this
-    return nll.cpu(), variance.cpu(), (-total / samples - nll).cpu()
+    effective = (2 * first - second).exp()
+    return nll.cpu(), variance.cpu(), effective.cpu(), (-total / samples - nll).cpu()

@@ -38,6 +38,7 @@ MARGIN = 0.05  # the share by which an error has to be larger on images that wer
 COPY = 0.5  # how much of an unlike input has to come back, between 0 and 1
 COLLAPSED = 0.5  # the share of a code that is in use is less than this
 CLOSE = 0.1  # a squared distance is small that is less than this share of the squared norm
+TOLD_APART_BY = ("codes_used", "perplexity", "psnr")  # quantisers
 QUANTILE = 1.96  # of the normal distribution: a Monte Carlo error has many samples
 
 
@@ -218,8 +219,8 @@ def _both(evidence: Evidence, name: str) -> bool:
 def _duel(evidence: Evidence, name: str) -> tuple[Verdict, Entry, Entry, Interval]:
     """Verdict on the denoising entries, winner, loser, and by how much."""
     entries = evidence.having(name)
-    denoiser, other = (evidence.best([e for e in entries if e.clean is clean], name) for clean in (False, True))
-    gain = evidence.advantage(denoiser, other, name)
+    denoisers, others = ([entry for entry in entries if entry.clean is clean] for clean in (False, True))
+    denoiser, other, gain = evidence.advantage(denoisers, others, name)
     verdict = judge(gain, 0, ABOVE)
     if gain.mean < 0:
         return verdict, other, denoiser, Interval(-gain.mean, gain.half)
@@ -245,7 +246,7 @@ def _copies_less(evidence: Evidence, entry: Entry, plain: Sequence[Entry], name:
     if not plain:
         return unmeasured(f"There is no plain autoencoder to compare the {metric(name).title} of {entry.name} with")
     rival = min(plain, key=lambda other: evidence.mean(other, name).mean)
-    less = interval(evidence.values(rival, name) - evidence.values(entry, name))
+    less = interval(evidence.values(rival, name) - evidence.values(entry, name), len(plain))
     verdict = judge(less, 0, ABOVE)
     says = {Verdict.SUPPORTED: "less by", Verdict.CONTRADICTED: "more by"}.get(verdict)
     return Finding(
@@ -348,8 +349,10 @@ def _in_use(evidence: Evidence, name: str, what: str) -> Iterator[tuple[Entry, I
     """Entries with the share of their code that is in use, and that in words."""
     says = {ABOVE: "it has not collapsed", BELOW: "it has collapsed"}
     for entry in evidence.having(name):
-        if size := code_size(entry):
-            values = evidence.values(entry, name)
+        values = evidence.values(entry, name)
+        units = evidence.values(entry, "latent_units")
+        size = round(units.mean()) if len(units) else code_size(entry)
+        if size:
             share = interval(values / size)
             text = f"{entry.name}: {shown(interval(values), name)} of {size} {what}"
             if len(evidence.values(entry, "perplexity")):
@@ -359,11 +362,11 @@ def _in_use(evidence: Evidence, name: str, what: str) -> Iterator[tuple[Entry, I
 
 
 def code_size(entry: Entry) -> int:
-    """The latent dimensions, or the codes of all codebooks; 0 where the parameters do not say."""
+    """The codes of all codebooks; 0 where the parameters do not say."""
     keys = entry.parameters
     if "quantizer.levels" in keys:
         return math.prod(keys["quantizer.levels"])
-    return int(keys.get("quantizer.codes", keys.get("code", 0))) * int(keys.get("quantizer.depth", 1))
+    return int(keys.get("quantizer.codes", 0)) * int(keys.get("quantizer.depth", 1))
 
 
 def closeness(evidence: Evidence) -> Claim:
@@ -421,7 +424,7 @@ def quantisers(evidence: Evidence) -> Claim:
     answering = max(families.values(), key=len, default=[])
     findings = []
     if len(answering) > 1:
-        findings = [_differ(evidence, name, answering) for name in ("codes_used", "perplexity", "psnr")]
+        findings = [_differ(evidence, name, answering) for name in TOLD_APART_BY]
     return Claim(
         "quantisers",
         "How the codebook learns matters: straight-through gradients, moving averages, rotation.",
@@ -438,7 +441,8 @@ def _differ(evidence: Evidence, name: str, entries: Sequence[Entry]) -> Finding:
     if not all(entry in evidence.having(name) for entry in entries):
         return unmeasured(f"{metric(name).title} is not there for all of {listed(entry.name for entry in entries)}")
     first, *others = sorted(entries, key=lambda entry: -evidence.mean(entry, name).mean)
-    leads = {other: interval(evidence.values(first, name) - evidence.values(other, name)) for other in others}
+    pairs = math.comb(len(entries), 2) * len(TOLD_APART_BY)
+    leads = {other: interval(evidence.values(first, name) - evidence.values(other, name), pairs) for other in others}
     ties = [other.name for other, lead in leads.items() if lead.side(0) != ABOVE]
     told_apart = {judge(lead, 0, ABOVE) for lead in leads.values()}
     verdict = Verdict.SUPPORTED if Verdict.SUPPORTED in told_apart else Verdict.UNDECIDED

@@ -17,7 +17,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.metadata import distribution
@@ -94,7 +94,7 @@ class Data:
             shape = (len(rows), *self.image)
             pieces = storage.select(everything.images, rows)
             if name in self.binarised:
-                pieces = binarise(pieces, [self.seed, zlib.crc32(f"binarise/{name}".encode())])
+                pieces = binarise(pieces, self.seed, name)
             storage.write(folder / name / "images.npy", shape, pieces)
             labels = everything.labels[rows]
             storage.write(folder / name / "labels.npy", labels.shape, [labels], labels.dtype)
@@ -117,6 +117,7 @@ class Dataset:
     sources: Callable[[], Iterator[Source]]
     parse: Callable[[Files], tuple["Split", "Split"]]
     image: Shape
+    binarised: bool = False  # its images are black and white
     validation: int = 0  # so many of the training images, the last ones, are its own validation split; 0: it has none
 
 
@@ -211,12 +212,12 @@ def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArr
     return rows[np.sort(order[held:])], rows[np.sort(order[:held])]
 
 
-def binarise(pieces: Iterable[Bytes], seed: Sequence[int]) -> Iterator[Bytes]:
-    """Pieces of uint8 images in black (0) and white (255), each pixel white with its gray value as probability.
+def binarise(pieces: Iterable[Bytes], seed: int, split: str) -> Iterator[Bytes]:
+    """Pieces of a split's uint8 images in black (0) and white (255), white with the gray value as probability.
 
     As with corruption, integers alone decide: the same seed gives the same bytes everywhere.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, zlib.crc32(f"binarise/{split}".encode())])
     for gray in pieces:
         drawn = rng.integers(0, 255, gray.shape, dtype=np.uint8)  # 0 … 254: 0 is never white, 255 always
         yield np.where(drawn < gray, np.uint8(255), np.uint8(0))
@@ -463,6 +464,7 @@ DATASETS = {
         },
         sources=_larochelle_sources,
         parse=_parse_larochelle,
+        binarised=True,
         validation=10_000,
     ),
     "digits": Dataset(

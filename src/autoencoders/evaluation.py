@@ -102,7 +102,7 @@ def importance_weighted(
     generator = torch.Generator(device).manual_seed(seed)
     bound = bounds.importance_weighted(model, chosen, samples, generator)
     nll, error = bound.of_all(values["neg_elbo"], values["neg_elbo_error"], len(images))
-    return {"nll": nll, "nll_error": error}
+    return {"nll": nll, "nll_error": error, "effective_samples": bound.effective.median().item()}
 
 
 @torch.no_grad()

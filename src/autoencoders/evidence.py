@@ -83,10 +83,13 @@ class Evidence:
         """The names of the best entries of all."""
         return leaders(by_seed(self.results[self.results[name].notna()], name), metric(name).better)
 
-    def advantage(self, ours: Entry, theirs: Entry, name: str) -> Interval:
-        """By how much ours is better, seed by seed."""
-        pair = [self.values(entry, name) for entry in (ours, theirs)]
-        return difference(*(pair if metric(name).better == "higher" else pair[::-1]))
+    def advantage(self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str) -> tuple[Entry, Entry, Interval]:
+        """The best of ours, the best of theirs, and by how much that one is better, seed by seed: as one of all the
+        comparisons between ours and theirs, since these two are picked by the same numbers.
+        """
+        best = self.best(ours, name), self.best(theirs, name)
+        pair = [self.values(entry, name) for entry in (best if metric(name).better == "higher" else best[::-1])]
+        return *best, difference(pair[0], pair[1], len(ours) * len(theirs))
 
     @property
     def variational(self) -> list[Entry]:
@@ -169,8 +172,7 @@ def better(evidence: Evidence, name: str, ours: Sequence[Entry], theirs: Sequenc
     title = metric(name).title
     if not ours or not theirs:
         return unmeasured(f"{title} is not there for both {whose}")
-    mine, other = evidence.best(ours, name), evidence.best(theirs, name)
-    gain = evidence.advantage(mine, other, name)
+    mine, other, gain = evidence.advantage(ours, theirs, name)
     verdict = judge(gain, 0, ABOVE)
     says = {Verdict.SUPPORTED: "better by", Verdict.CONTRADICTED: "worse by"}.get(verdict)
     return Finding(

@@ -3,8 +3,9 @@
     mean of n seeds            x̄ ± t · s/√n,  t the 97.5 % quantile of Student's distribution with n − 1 degrees
     difference of two entries  d̄ ± t · s_d/√n,  d_i = x_i − y_i over the seeds i that both have
 
-Student 1908. The same seed draws the same batches for both, so that the differences vary less than the values do. Each
-interval is meant by itself: of twenty such intervals one is expected to miss.
+Student 1908. The same seed draws the same batches for both, so that the differences vary less than the values do. An
+interval is meant by itself: of twenty of them one is expected to miss. Where the most telling of several comparisons is
+picked, each of them is made at the confidence 1 − 0.05/m, m being how many they are (Bonferroni).
 """
 
 import math
@@ -37,18 +38,18 @@ class Interval:
         return int(self.mean - self.half > threshold) - int(self.mean + self.half < threshold)
 
 
-def interval(values: Iterable[float]) -> Interval:
-    """Mean and interval of values that are drawn independently; NaN ones are left out."""
+def interval(values: Iterable[float], comparisons: int = 1) -> Interval:
+    """Mean and interval of values that are drawn independently, one of so many `comparisons`; NaN ones are left out."""
     sample = np.asarray([value for value in values if not math.isnan(value)], np.float64)
     if len(sample) < 2:  # noqa: PLR2004 - of a single value nobody knows the spread
         return Interval(float(sample.mean()) if len(sample) else math.nan, math.nan)
-    half = t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample))
+    half = t.ppf(1 - (1 - CONFIDENCE) / comparisons / 2, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample))
     return Interval(float(sample.mean()), float(half))
 
 
-def difference(ours: pd.Series, theirs: pd.Series) -> Interval:
-    """Of ours − theirs, over the seeds (their index) that both have."""
-    return interval(ours - theirs)
+def difference(ours: pd.Series, theirs: pd.Series, comparisons: int = 1) -> Interval:
+    """Of ours − theirs, over the seeds (their index) that both have; one of so many `comparisons`."""
+    return interval(ours - theirs, comparisons)
 
 
 def leaders(values: pd.DataFrame, better: str | None) -> set[str]:

@@ -63,8 +63,14 @@ METRICS = {
         likelihood=True,
     ),
     "nll_error": Metric(
-        "± of −log p(x)", "standard error of that from the sampling of z, and of the images where they are not all",
-        3, unit="nats",
+        "± of −log p(x)",
+        "standard error of that from the sampling of z, and of the images where they are not all; too small where few "
+        "samples are effective",
+        3,
+        unit="nats",
+    ),
+    "effective_samples": Metric(
+        "effective samples", "of the k samples of z, (Σw)²/Σw² of their importance weights w; median over the images", 0
     ),
     "rate": Metric(
         "rate", "KL(q(z|x) ‖ p(z)); for discrete codes −log p(k) under the learned prior", 2, unit="nats"
@@ -79,10 +85,11 @@ METRICS = {
     "rate_uniform": Metric("rate, uniform prior", "number of positions · log K", 2, unit="nats"),
     "active_units": Metric(
         "active units",
-        "latent dimensions whose mean varies: Var_x(E_q[z]) > 0.01",
+        "latent dimensions whose mean varies: Var_x(E_q[z]) > 0.01; of a ladder's lower layers that of (μ_q − μ_p)/σ_p",
         1,
         source="Burda et al. 2016, section 5.2",
     ),
+    "latent_units": Metric("latent dimensions", "of all layers together: as many units could be active", 0),
     "perplexity": Metric(
         "perplexity", "exp of the entropy of how often each code is used over the whole split; at most K", 1
     ),
@@ -205,10 +212,10 @@ METRICS = {
 }  # fmt: skip
 RECONSTRUCTION = ("mse", "psnr", "ssim")
 LIKELIHOOD = (
-    "neg_elbo", "neg_elbo_error", "nll", "nll_error", "rate", "distortion", "bits_per_dim", "neg_elbo_uniform",
-    "rate_uniform",
+    "neg_elbo", "neg_elbo_error", "nll", "nll_error", "effective_samples", "rate", "distortion", "bits_per_dim",
+    "neg_elbo_uniform", "rate_uniform",
 )  # fmt: skip
-CODES = ("active_units", "perplexity", "codes_used", "code_distance")
+CODES = ("active_units", "latent_units", "perplexity", "codes_used", "code_distance")
 IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlike_photographs_mse")
 GEOMETRY = ("jump", "midpoint", "dial")
 REPRESENTATION = ("probe_accuracy", "knn_accuracy")  # need images of two classes
@@ -218,7 +225,8 @@ COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows
 PROBABILISTIC = (  # need q(z|x) and p(z)
-    "neg_elbo", "neg_elbo_error", "nll", "nll_error", "rate", "distortion", "bits_per_dim", "active_units",
+    "neg_elbo", "neg_elbo_error", "nll", "nll_error", "effective_samples", "rate", "distortion", "bits_per_dim",
+    "active_units", "latent_units",
 )  # fmt: skip
 CODEBOOK = ("neg_elbo_uniform", "rate_uniform", "perplexity", "codes_used", "code_distance")  # need a codebook
 

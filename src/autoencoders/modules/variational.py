@@ -1,5 +1,6 @@
 """What the variants share whose code is a distribution: the bound, how it is measured, and its symptoms."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Annotated, TypeAlias
@@ -12,7 +13,9 @@ from autoencoders.base import NEEDS_CODEBOOK, Autoencoder, Batch, Losses, Shape
 from autoencoders.likelihoods import Likelihood, bits_per_dim
 from autoencoders.measures import Mean, Variance
 
-ACTIVE = 0.01  # a latent dimension is active when Var_x(E_q[z]) exceeds this (Burda et al. 2016, section 5.2)
+ACTIVE = (
+    0.01  # a latent dimension is active when the variance of that over x exceeds this (Burda et al. 2016, section 5.2)
+)
 COLLAPSED = 0.1  # the share of dimensions that are active is less than this
 
 WarmUp: TypeAlias = Annotated[float, Field(ge=0, le=1)]  # share of the training
@@ -35,9 +38,18 @@ class Variational(Autoencoder):
             **likelihood.undefined,
         }
 
+    @property
+    def outputs(self) -> int:
+        """The numbers that the decoder gives for one image."""
+        return math.prod(self.image) * self.likelihood.channels
+
     @abstractmethod
     def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Distortion −log p(targets|z) at one z ~ q(z|inputs), and rate KL(q ‖ p), in nats per image: (B,) each."""
+
+    @abstractmethod
+    def shifts(self, x: Tensor) -> Tensor:
+        """How far x moves the mean of each latent dimension from what the prior expects: (B, units)."""
 
     def loss(self, batch: Batch) -> Losses:
         """−ELBO in nats per image, its rate weighted by β."""
@@ -55,8 +67,7 @@ class Variational(Autoencoder):
             rate.add((first[1] + second[1]) / 2)
             # Half the difference of two draws, squared, estimates the variance of their mean.
             spread.add((first[0] + first[1] - second[0] - second[1]).square() / 4)
-            z = self.encode(x)
-            means.add(torch.cat([part.flatten(1) for part in ((z,) if isinstance(z, Tensor) else z)], 1))
+            means.add(self.shifts(x))
         neg_elbo = distortion.value + rate.value
         return {
             "neg_elbo": neg_elbo,
@@ -65,6 +76,7 @@ class Variational(Autoencoder):
             "distortion": distortion.value,
             "bits_per_dim": bits_per_dim(neg_elbo, self.image),
             "active_units": float((means.value > ACTIVE).sum()),
+            "latent_units": float(self.units),
         }
 
     def symptoms(self, values: Mapping[str, float]) -> list[str]:

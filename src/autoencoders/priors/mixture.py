@@ -24,9 +24,10 @@ class Mixture(Prior):
 
     def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
         """(…, d) → (…)."""
-        # Σ_d (z − μ)²/σ² as two matrix products, instead of a tensor (…, K, d)
         precisions = (-self.log_variances).exp()  # (K, d)
-        square = z.square() @ precisions.T - 2 * z @ (self.means * precisions).T
+        with torch.autocast(z.device.type, enabled=False):  # in bfloat16 the difference of these products is lost
+            # Σ_d (z − μ)²/σ² as two matrix products, instead of a tensor (…, K, d)
+            square = z.square() @ precisions.T - 2 * z @ (self.means * precisions).T
         constant = (self.means.square() * precisions + self.log_variances + math.log(2 * math.pi)).sum(1)
         return (self.logits.log_softmax(0) - 0.5 * (square + constant)).logsumexp(-1)
 

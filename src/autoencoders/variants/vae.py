@@ -53,6 +53,10 @@ class VAE(Variational):
         """μ, shape (B, code)."""
         return self.posterior(x)[0]
 
+    def shifts(self, x: Tensor) -> Tensor:
+        """μ, as Burda et al. 2016 have it: (B, code)."""
+        return self.encode(x)
+
     def decode(self, z: Tensor) -> Tensor:
         """E[x|z], shape (B, C, H, W)."""
         return self.likelihood.mean(self.decoder(z))

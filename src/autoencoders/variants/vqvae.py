@@ -44,8 +44,10 @@ class VQVAE(Autoencoder):
     """One code of the quantiser for every place of the network's grid."""
 
     undefined = {
-        **dict.fromkeys(("nll", "nll_error"), "q(z|x) is a single code: more samples of it are the same one"),
-        "active_units": "a discrete code has no E_q[z] to vary",
+        **dict.fromkeys(
+            ("nll", "nll_error", "effective_samples"), "q(z|x) is a single code: more samples of it are the same one"
+        ),
+        **dict.fromkeys(("active_units", "latent_units"), "a discrete code has no E_q[z] to vary"),
         **dict.fromkeys(NEEDS_DIRECTION, "a discrete code has no direction to move along"),
     }
 
