@@ -13,9 +13,7 @@ from autoencoders.base import NEEDS_CODEBOOK, Autoencoder, Batch, Losses, Shape
 from autoencoders.likelihoods import Likelihood, bits_per_dim
 from autoencoders.measures import Mean, Variance
 
-ACTIVE = (
-    0.01  # a latent dimension is active when the variance of that over x exceeds this (Burda et al. 2016, section 5.2)
-)
+ACTIVE = 0.01  # a latent dimension is active when the variance over x of its shift exceeds this
 COLLAPSED = 0.1  # the share of dimensions that are active is less than this
 
 WarmUp: TypeAlias = Annotated[float, Field(ge=0, le=1)]  # share of the training

@@ -78,7 +78,7 @@ class Ladder(Variational):
         return tuple(each.z for each in self.infer(self.encoder(x), lambda q: q[0])[1])
 
     def shifts(self, x: Tensor) -> Tensor:
-        """(μ_q − μ_p)/σ_p of every layer, given the means of those above, with which μ_q alone would vary: (B, units)."""
+        """(μ_q − μ_p)/σ_p of every layer, given the means of those above, with which μ_q would vary: (B, units)."""
         _, found = self.infer(self.encoder(x), lambda q: q[0])
         return torch.cat([((q[0] - p[0]) * (-p[1] / 2).exp()).flatten(1) for _, q, p in found], 1)
 
