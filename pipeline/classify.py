@@ -38,13 +38,13 @@ def work(params: Params, provenance: stage.Provenance) -> None:
         reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
         return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), reason))
     count = min(settings.samples, len(test.targets))
-    seen, learned_from = (
+    tested, learned_from = (
         classifier.features(model, evaluation.batches(each.thinned(count).inputs, settings.batch_size, device))
         for each in (test, train)
     )
     classifier.save(model, paths.CLASSIFIER / "model.safetensors")
-    sealed.write(paths.CLASSIFIER / "features.safetensors", {"test": seen}, {})
-    floor = fidelity.frechet(learned_from, seen)
+    sealed.write(paths.CLASSIFIER / "features.safetensors", {"test": tested}, {})
+    floor = fidelity.frechet(learned_from, tested)
     return write({"classifier_accuracy": classifier.accuracy(model, test), "frechet_floor": floor}, {})
 
 
