@@ -30,9 +30,9 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     if len(test.targets) < fidelity.FEWEST:
         return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), f"there are fewer than {fidelity.FEWEST} test images"))
     how, settings = How(mode=params.training.mode), params.evaluation
-    classes = 1 + max(int(each.targets.max()) for each in (train, validation, test))
+    outputs = 1 + max(int(each.targets.max()) for each in (train, validation, test))
     model, result = classifier.train(
-        train, validation, classes, settings.classifier, seed=settings.seed, how=how, device=device
+        train, validation, outputs, settings.classifier, seed=settings.seed, how=how, device=device
     )
     if result.diverged_at_step:
         reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
