@@ -1,0 +1,59 @@
+"""(i) The importance-weighted bound: what 10,000 images at k = 5,000 take, in time and memory.
+
+The cost is that of decoding images · k codes, and the memory that of one chunk of them, whatever k is. The networks are
+those of Burda et al. 2016, of the pipeline's VAE, and of the recipe ours-82; their weights do not matter for it.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from autoencoders import bounds, checkpoint, devices
+from benchmarks.measure import Table, Value, seconds
+
+IMAGE = (1, 28, 28)
+PATCHES = {"name": "patches", "width": 64, "downsampling": 4}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "784-200-200-50": (
+        "vae",
+        {"network": {"name": "mlp", "hidden": [200, 200], "activation": "tanh"}, "code": 50, "beta": 1.0},
+    ),
+    "patches, code 32": ("vae", {"network": PATCHES, "code": 32, "beta": 1.0}),
+    "ladder, 4 layers": (
+        "ladder",
+        {"network": PATCHES | {"width": 32}, "width": 32, "code": 16, "layers": 4, "channels": 4},
+    ),
+}
+SAMPLES = (50, 5_000)
+DECODED = 200_000  # codes, for each figure
+
+
+def run() -> Table:
+    """Every network at two k, each in a process of its own, on one thread."""
+    rows: list[list[Value]] = []
+    for name in MODELS:
+        row: list[Value] = [name]
+        for samples in SAMPLES:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                took, memory = pool.submit(measure, name, samples).result()
+            row += [DECODED / took, memory]
+        rows.append([*row, 10_000 * SAMPLES[-1] / float(row[-2] or 1) / 60])
+    columns = {"network": 0}
+    for samples in SAMPLES:
+        columns |= {f"samples/s, k = {samples:,}": 0, f"peak MiB, k = {samples:,}": 0}
+    note = f"One thread; {DECODED:,} samples for each figure, in chunks of at most {bounds.ROWS:,}."
+    return Table("(i) The importance-weighted bound", note, columns | {"10,000 images at k = 5,000 (min)": 1}, rows)
+
+
+def measure(name: str, samples: int) -> tuple[float, float]:
+    """Seconds for `DECODED` samples, and the peak memory of the process."""
+    device = devices.prepare("cpu", threads=1)
+    model_name, arguments = MODELS[name]
+    model = checkpoint.build(model_name, IMAGE, arguments | {"likelihood": "bernoulli"}, 0).eval()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.bernoulli(torch.full((DECODED // samples, *IMAGE), 0.13), generator=generator)
+    bounds.importance_weighted(model, [x[:2]], samples, generator)
+    took = seconds(lambda: bounds.importance_weighted(model, [x], samples, generator))
+    return took, devices.peak_memory(device)
