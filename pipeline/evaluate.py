@@ -183,6 +183,9 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
         halves = ("originals", "reconstructions") if figure == "reconstructions" else None
         figures.images([(label, row.cpu().numpy()) for label, row in rows], folder / f"{figure}.png", halves)
     with torch.no_grad():
+        if "kl_per_dimension" not in model.undefined:
+            batches = evaluation.batches(test, params.evaluation.batch_size, device)
+            figures.kl_per_dimension(model.kl_per_dimension(batches).cpu().numpy(), folder / "kl_per_dimension.png")
         if "code_usage" not in model.undefined:
             batches = evaluation.batches(test, params.evaluation.batch_size, device)
             figures.code_usage(model.code_counts(batches).cpu().numpy(), folder / "code_usage.png")

@@ -106,3 +106,17 @@ def test_measures_the_bound_with_beta_one(generator: torch.Generator, x: torch.T
     assert metrics["neg_elbo"] == pytest.approx(metrics["rate"] + metrics["distortion"])
     assert metrics["bits_per_dim"] == pytest.approx(metrics["neg_elbo"] / 64 / math.log(2))
     assert 0 <= metrics["active_units"] <= 4
+
+
+def test_the_rate_is_the_sum_over_the_dimensions(generator: torch.Generator, x: torch.Tensor) -> None:
+    model = build("vae", IMAGE, PARAMETERS["vae"]).eval()
+    with torch.no_grad():
+        terms = model.kl_per_dimension([x[:10], x[10:]])
+        assert terms.shape == (4,)
+        assert terms.sum().item() == pytest.approx(model.measure([x], generator)["rate"], rel=1e-4)
+
+
+def test_a_prior_that_ties_the_dimensions_has_no_rate_of_each() -> None:
+    mixture = build("vae", IMAGE, PARAMETERS["vae"] | {"prior": {"name": "mixture", "components": 3}})
+    assert "kl_per_dimension" in mixture.undefined
+    assert "kl_per_dimension" not in build("vae", IMAGE, PARAMETERS["vae"]).undefined

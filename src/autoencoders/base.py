@@ -18,7 +18,7 @@ Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
 Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # several tensors where a model has several stochastic layers
 Losses: TypeAlias = dict[str, Tensor]  # "loss" is what is minimised, the rest its named parts; each a batch mean
 # What only some variants define, metrics and figures
-NEEDS_PRIOR = (*PROBABILISTIC, *SAMPLES, "samples")
+NEEDS_PRIOR = (*PROBABILISTIC, *SAMPLES, "samples", "kl_per_dimension")
 NEEDS_CODEBOOK = (*CODEBOOK, "code_usage")
 NEEDS_DIRECTION = ("dial", "traversal")
 
@@ -124,6 +124,12 @@ class Autoencoder(Learner):
     def symptoms(self, values: Mapping[str, float]) -> list[str]:  # noqa: ARG002
         """What is wrong with the model, in sentences, going by its metrics `values`."""
         return []
+
+    def kl_per_dimension(self, batches: Iterable[Tensor]) -> Tensor:
+        """E_x KL(q(z_j|x) ‖ p(z_j)) of each latent dimension in nats, shape (d,); only where "kl_per_dimension" is not
+        undefined.
+        """
+        raise NotImplementedError
 
     def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
         """How often each code of a codebook is used, shape (K,); only where "code_usage" is not undefined."""

@@ -135,6 +135,18 @@ def code_usage(counts: NDArray[np.float32], path: Path) -> None:
         save(figure, path)
 
 
+def kl_per_dimension(nats: NDArray[np.float32], path: Path) -> None:
+    """The rate of each latent dimension, largest first; nats of shape (d,)."""
+    sorted_nats = np.sort(nats)[::-1]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 2.8), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        axes.bar(np.arange(1, len(nats) + 1), sorted_nats, width=0.8, color=ACCENT)
+        axes.set(xlabel="latent dimensions, largest rate first", ylabel="KL(q ‖ p) (nats)", ylim=(0, None))
+        axes.grid(visible=False, axis="x")
+        save(figure, path)
+
+
 def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
     """Images (n, C, H, W) side by side on white with a gap of about a fourteenth: (H + gap, n·(W + gap), 3)."""
     pixels = row.transpose(0, 2, 3, 1)  # (n, H, W, C)

@@ -45,6 +45,17 @@ class Variational(Autoencoder):
     def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Distortion −log p(targets|z) at one z ~ q(z|inputs), and rate KL(q ‖ p), in nats per image: (B,) each."""
 
+    def kl_terms(self, x: Tensor) -> Tensor:
+        """KL(q(z_j|x) ‖ p(z_j)) of each latent dimension in nats, given the layers above: (B, units)."""
+        raise NotImplementedError
+
+    def kl_per_dimension(self, batches: Iterable[Tensor]) -> Tensor:
+        """The mean of `kl_terms` over all images, (units,)."""
+        terms = Variance()
+        for x in batches:
+            terms.add(self.kl_terms(x))
+        return terms.mean
+
     @abstractmethod
     def shifts(self, x: Tensor) -> Tensor:
         """How far x moves the mean of each latent dimension from what the prior expects: (B, units)."""

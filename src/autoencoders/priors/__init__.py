@@ -5,7 +5,7 @@ Dimensions: B batch, d latent dimensions.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from autoencoders.parts import Kind
 
 
 class Prior(nn.Module, ABC):
-    """p(z) of vectors with `code` dimensions."""
+    """p(z) of vectors with `code` dimensions; only where these are independent has each a KL of its own."""
+
+    independent: ClassVar[bool] = False
 
     @abstractmethod
     def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:

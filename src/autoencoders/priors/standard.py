@@ -10,6 +10,8 @@ from autoencoders.priors import Prior, log_normal
 class StandardNormal(Prior):
     """N(0, I)."""
 
+    independent = True
+
     def __init__(self, code: PositiveInt) -> None:
         super().__init__()
         self.code = code
@@ -39,4 +41,9 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
     Kingma & Welling 2014, appendix B.
     """
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+    return kl_terms(mean, log_variance).sum(1)
+
+
+def kl_terms(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """The same of each dimension: (B, d) → (B, d)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

@@ -77,6 +77,11 @@ class Ladder(Variational):
         """The mean of each layer's posterior, given those above: (B, code), then (B, D, h, w) for every layer."""
         return tuple(each.z for each in self.infer(self.encoder(x), lambda q: q[0])[1])
 
+    def kl_terms(self, x: Tensor) -> Tensor:
+        """KL(q ‖ p) of every number of every layer, given the means of those above: (B, units)."""
+        _, found = self.infer(self.encoder(x), lambda q: q[0])
+        return torch.cat([kl_terms(each.q, each.p).flatten(1) for each in found], 1)
+
     def shifts(self, x: Tensor) -> Tensor:
         """(μ_q − μ_p)/σ_p of every layer, given the means of those above, with which μ_q would vary: (B, units)."""
         _, found = self.infer(self.encoder(x), lambda q: q[0])
@@ -170,6 +175,11 @@ def log_prob(z: Tensor, gaussian: Gaussian) -> Tensor:
 
 def kl(q: Gaussian, p: Gaussian) -> Tensor:
     """KL(q ‖ p) = ½ Σ ((μ_q − μ_p)² / σ_p² + σ_q²/σ_p² − 1 − log σ_q²/σ_p²) in nats: (B, …) → (B,)."""
+    return kl_terms(q, p).flatten(1).sum(1)
+
+
+def kl_terms(q: Gaussian, p: Gaussian) -> Tensor:
+    """The same of each number: (B, …) → (B, …)."""
     log_ratio = q[1] - p[1]
     square = (q[0] - p[0]).square() * (-p[1]).exp()
-    return 0.5 * (square + log_ratio.exp() - 1 - log_ratio).flatten(1).sum(1)
+    return 0.5 * (square + log_ratio.exp() - 1 - log_ratio)

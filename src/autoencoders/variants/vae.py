@@ -19,6 +19,7 @@ from autoencoders.modules.layers import mean_colour
 from autoencoders.modules.variational import Variational, WarmUp
 from autoencoders.networks import NETWORKS, NetworkSection
 from autoencoders.priors import PRIORS, PriorSection, log_normal, moments, reparameterise
+from autoencoders.priors.standard import kl_terms
 
 
 class VAE(Variational):
@@ -40,6 +41,8 @@ class VAE(Variational):
         self.encoder = built.encoder(2 * code)
         self.decoder = built.decoder(code, self.likelihood.channels)
         self.prior = PRIORS.build(prior, code)
+        if not self.prior.independent:
+            self.undefined |= {"kl_per_dimension": "the prior ties the dimensions together"}
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """μ and log σ² of q(z|x), each (B, code)."""
@@ -52,6 +55,10 @@ class VAE(Variational):
     def encode(self, x: Tensor) -> Tensor:
         """μ, shape (B, code)."""
         return self.posterior(x)[0]
+
+    def kl_terms(self, x: Tensor) -> Tensor:
+        """½ (μ² + σ² − 1 − log σ²), (B, code); only for the prior N(0, I)."""
+        return kl_terms(*self.posterior(x))
 
     def shifts(self, x: Tensor) -> Tensor:
         """μ, as Burda et al. 2016 have it: (B, code)."""

@@ -47,7 +47,7 @@ class VQVAE(Autoencoder):
         **dict.fromkeys(
             ("nll", "nll_error", "effective_samples"), "q(z|x) is a single code: more samples of it are the same one"
         ),
-        **dict.fromkeys(("active_units", "latent_units"), "a discrete code has no E_q[z] to vary"),
+        **dict.fromkeys(("active_units", "latent_units", "kl_per_dimension"), "a discrete code has no E_q[z] to vary"),
         **dict.fromkeys(NEEDS_DIRECTION, "a discrete code has no direction to move along"),
     }
 

@@ -25,7 +25,8 @@ class WAE(Deterministic):
 
     undefined = {
         **dict.fromkeys(
-            PROBABILISTIC, "the code is a point, and the decoder no likelihood: there is no bound on log p(x)"
+            (*PROBABILISTIC, "kl_per_dimension"),
+            "the code is a point, and the decoder no likelihood: there is no bound on log p(x)",
         ),
         **dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook"),
     }
