@@ -145,3 +145,35 @@ def test_more_rows_than_samples_take_images_together(
 ) -> None:
     model, x, _ = known
     assert importance_weighted(model, x.split(7), 3, generator, bounds.ROWS).nll.shape == (40,)
+
+
+def test_large_outputs_are_decoded_a_few_at_a_time(
+    known: tuple[VAE, Tensor, Tensor], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x, _ = known
+    sizes = []
+    decoder = model.decoder.forward
+
+    def counting(z: Tensor) -> Tensor:
+        sizes.append(len(z))
+        return decoder(z)
+
+    monkeypatch.setattr(model.decoder, "forward", counting)
+    monkeypatch.setattr(bounds, "NUMBERS", 10 * D)
+    importance_weighted(model, [x], 100, generator)
+    assert max(sizes) == 10
+
+
+def test_effective_samples_are_all_of_them_for_the_true_posterior(generator: torch.Generator) -> None:
+    """Where every weight is p(x), and few where q is far off."""
+    weights = torch.zeros(3, 50)
+    weights[1, 0] = 100.0
+
+    class Fixed:
+        outputs = 1
+
+        def log_weights(self, x: Tensor, _: Tensor, samples: int, __: torch.Generator) -> Tensor:
+            return weights[: len(x), :samples]
+
+    bound = importance_weighted(Fixed(), [torch.zeros(3, 1)], 50, generator, rows=1_000)  # type: ignore[arg-type]
+    assert bound.effective.tolist() == pytest.approx([50, 1, 50])

@@ -67,3 +67,25 @@ def test_nothing_leads_that_cannot_be_compared() -> None:
     assert leaders(values.iloc[:1], "lower") == set()
     assert leaders(values[["a"]], "lower") == set()
     assert leaders(values.assign(d=[8.0, 8.0, 8.0]), "lower") == {"a"}
+
+
+def test_picked_comparisons_need_more_to_be_sure() -> None:
+    values = [1.0, 1.4, 1.1]
+    alone, picked = interval(values), interval(values, comparisons=4)
+    assert picked.mean == alone.mean
+    assert picked.half == pytest.approx(alone.half * stats.t.ppf(1 - 0.05 / 8, 2) / stats.t.ppf(0.975, 2))
+
+
+def test_noise_alone_is_rarely_told_apart_however_many_there_are() -> None:
+    """Five equal entries, each pair compared: at 95 % each, the highest would stand out in far more than one of 20."""
+    rng = np.random.default_rng(0)
+    worlds, pairs = 2000, 10
+    found = {1: 0, pairs: 0}
+    for _ in range(worlds):
+        values = rng.normal(size=(5, 3))
+        first = values[values.mean(1).argmax()]
+        others = [each for each in values if each is not first and not np.array_equal(each, first)]
+        for comparisons in found:
+            found[comparisons] += any(interval(first - each, comparisons).side(0) == 1 for each in others)
+    assert found[pairs] / worlds < 0.05
+    assert found[1] / worlds > 0.1

@@ -48,3 +48,17 @@ def test_the_posterior_of_a_layer_sees_the_layers_above(model: Ladder, x: Tensor
         _, found = model.infer(e, lambda q: q[0])
         _, moved = model.infer(e, lambda q: q[0] + 1)
     assert not torch.equal(found[1].q[0], moved[1].q[0])
+
+
+def test_a_layer_that_adds_nothing_to_its_prior_is_not_active(x: Tensor, generator: torch.Generator) -> None:
+    """Its μ_q moves with the layers above all the same, which would count."""
+    model = build("ladder", IMAGE, PARAMETERS["ladder"], seed=0)
+    assert isinstance(model, Ladder)
+    for layer in model.layers:
+        for parameter in layer.correct.parameters():  # type: ignore[union-attr]
+            torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        assert model.shifts(x)[:, 4:].abs().max() == 0
+        assert model.kl_terms(x)[:, 4:].abs().max() == 0
+        assert model.encode(x)[1].var(0).max() > 0
+        assert model.measure([x], generator)["active_units"] <= 4

@@ -48,6 +48,16 @@ def test_the_default_is_valid() -> None:
 
 
 MASKED = {"noise": {"masking": [0.5]}, "copies": 1}
+
+
+def nested(depth: int) -> Any:
+    """A prior above a prior, `depth` times."""
+    section: Any = "standard"
+    for _ in range(depth):
+        section = {"name": "layer", "code": 2, "hidden": [4], "prior": section}
+    return section
+
+
 BROKEN = [
     (with_value("training.step", 5), "training.step is an unknown key; known here: steps,", "did you mean steps?"),
     (with_value("variants.vae.betta", 1), "variants.vae.betta is an unknown key; known here:", "did you mean beta?"),
@@ -197,6 +207,19 @@ BROKEN = [
     (with_value("training.threads", 0), "training.threads is 0: must be greater than or equal to 1", ""),
     (with_value("variants.vqvae.prior.heads", 3), "variants.vqvae cannot be built", "multiple of heads"),
     (without("evaluation"), "evaluation is missing", ""),
+    (with_value("corruption.test.masking", [1e-5]), "corruption.test.masking.0 is 1e-05: must be greater", "0.001"),
+    (
+        with_value("evaluation.importance.samples", 10**40),
+        "evaluation.importance.samples is 1000",
+        "less than or equal",
+    ),
+    (with_value("dataset.binarize", "yes"), 'dataset.binarize is "yes": must be', "'dynamic'"),
+    (with_value("variants." + "a" * 200, DEFAULT["variants"]["vae"]), "variants.aaaa", "letters, digits"),
+    (
+        with_value("variants.vae.prior", nested(600)),
+        "variants.vae.prior.prior… has parts within parts",
+        "at most 12 levels",
+    ),
     (without("variants.vae.code"), "variants.vae.code is missing", ""),
     ([], "the file is []:", "must be a valid dictionary"),
     (None, "the file is None:", "must be a valid dictionary"),

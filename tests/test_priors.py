@@ -77,3 +77,12 @@ def test_a_layer_may_stand_on_a_layer(generator: torch.Generator) -> None:
     assert isinstance(prior, Layer)
     assert isinstance(prior.prior, Layer)
     assert prior.log_prob(torch.zeros(3, 2), generator).isfinite().all()
+
+
+def test_mixture_stays_in_float32_under_autocast(generator: torch.Generator) -> None:
+    prior = Mixture(32, components=50)
+    torch.nn.init.constant_(prior.log_variances, -2.0)
+    z = torch.randn(100, 32, generator=generator)
+    exact = prior.log_prob(z, generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(prior.log_prob(z, generator), exact)
