@@ -22,6 +22,7 @@ from PIL import Image
 from autoencoders import checkpoint, comparison, data, folder, sealed, storage
 from autoencoders.comparison import Table
 from autoencoders.errors import UserError
+from autoencoders.evidence import Claim, Finding, Verdict
 from autoencoders.snapshots import LAST, Snapshots
 from faults.parameters import DEFAULT
 from faults.table import Counts
@@ -295,10 +296,11 @@ def a_few_lines_of_yaml_that_fill_the_memory(inside: Path, mark: str) -> Handle:
 
 def a_report_full_of_markup(inside: Path, mark: str) -> Handle:  # noqa: ARG001
     evil = '<script>alert("x")</script>'
+    claim = Claim("key", evil, evil, [Finding(Verdict.MIXED, evil)])
     context = {
         "title": evil, "summary": evil, "problems": [evil], "differences": None, "figures": [],
-        "claims": [(evil, evil)],
-        "tables": [Table(evil, evil, ["", evil], [[evil, "1 | 2"]])], "claims_table": Table(evil, evil, [""], [[evil]]),
+        "claims": [{"claim": claim, "table": Table(evil, evil, [""], [[evil]]), "figures": []}],
+        "tables": [Table(evil, evil, ["", evil], [[evil, "1 | 2"]])],
         "sections": [comparison.Section(evil, evil)], "undefined": [(evil, [evil])],
         "metrics": Table(evil, evil, [""], [[evil]]), "provenance": [Table(evil, evil, [""], [[evil]])],
         "parameters": f"# ```\n# {evil}\n", "fence": "````", "folder": inside,
