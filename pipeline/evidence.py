@@ -77,8 +77,9 @@ def progress(evidence: Evidence, folder: Path) -> Iterator[Figure]:
         charts.lines(lines, styles(evidence), "seconds of training", "% of the way left", path, logarithmic=True)
         yield Figure(
             "All entries", path,
-            "Of the fall of its validation loss from the first validation to the best one, how much an entry still "
-            f"has before it; lowest mark: {LEAST} % or less. Losses of different models have units of their own.",
+            "How much of the fall of its validation loss is still to come: 100 % at the first validation, 0 at "
+            f"the best; {LEAST} % or less is drawn as {LEAST}. Losses of different models have units of their own. The "
+            "training of a learned prior comes after it.",
         )  # fmt: skip
 
 
@@ -106,13 +107,16 @@ def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
     for i, pixels in enumerate(dict.fromkeys(entry.pixels for entry in answering)):
         path = folder / f"rate_distortion{i or ''}.svg"
         mine = [entry for entry in answering if entry.pixels == pixels]
-        charts.rate_distortion([_spent(evidence, entry, mine) for entry in mine], path)
+        spent = [_spent(evidence, entry, mine) for entry in mine]
+        charts.rate_distortion(spent, path)
         yield Figure(
             f"Rate and distortion: {pixels}",
             path,
             "Small dots are seeds, large ones their means. Gray lines join equal sums of both, the −ELBO that they are "
-            "marked with: further down and to the left is better. Dark lines join one model at several β; an arrow "
-            "leads from the uniform prior to the learned one.",
+            "marked with: further down and to the left is better."
+            + " Dark lines join one model at several β." * any(each.family is not None for each in spent)
+            + " An arrow leads from the uniform prior to the learned one."
+            * any(each.uniform is not None for each in spent),
         )
 
 

@@ -153,7 +153,7 @@ def context(
         "sheets": list(_sheets(entries)),
         "codes": list(_codes(entries, found, folder)),
         "differences": comparison.differences({entry.name: entry.section for entry in entries}),
-        "contrasts": [_shown_contrast(each) for each in summary.contrasts(found, wanted)],
+        "contrasts": [_shown_contrast(each, entries) for each in summary.contrasts(found, wanted)],
         "tables": list(_tables(entries, finished)),
         "claims": list(_claims(found, finished, evidence.claimed(found, folder))),
         "sections": [_section(entry, finished) for entry in entries],
@@ -169,7 +169,19 @@ def _lead(entries: Sequence[Shown]) -> str:
     """What the page is about, in a line."""
     params, training = entries[0].params, entries[0].results[0].training
     seeds = f"{len(params.seeds)} seeds" if len(params.seeds) > 1 else "one seed"
-    return f"{len(entries)} entries of params.yaml, {seeds} each, on {training['hardware']}."
+    return (
+        f"{len(entries)} models, entries of params.yaml, {seeds} each, on {training['hardware']}. They were trained for "
+        f"{', '.join(f'{entry.name} {_steps(entry)}' for entry in entries)} steps."
+    )
+
+
+def _steps(entry: Shown) -> str:
+    """The steps of each phase, where any seed has got so far."""
+    phases: dict[str, int] = {}
+    for result in entry.results:
+        for point in result.curve:
+            phases[point["phase"]] = max(point["step"], phases.get(point["phase"], 0))
+    return " + ".join(f"{steps:,}" for steps in phases.values())
 
 
 def _problems(entries: Sequence[Shown]) -> Iterator[str]:
@@ -188,7 +200,8 @@ def _reading(params: Params) -> str:
     return (
         f"{picked}Mean ± 95 % interval over the {len(params.seeds)} seeds (Student's t), no ± where there is one or "
         "all agree. Bold: the best mean, and every entry that ties with it, which is to say that the interval of its "
-        "difference to the best, seed by seed, holds 0. An entry with one seed is not ranked."
+        "difference to the best, seed by seed, holds 0. An entry with one seed is not ranked. The claims below ask for "
+        "more where the best of several entries is compared."
     )
 
 
@@ -202,7 +215,7 @@ def _curves(entries: Sequence[Shown], found: Evidence, folder: Path) -> Iterator
             path = folder / entry.name / f"learning_{phase}.svg"
             evidence.learning(curves, best, evidence.styles(found)[entry.name], path)
             title = entry.name if phase == "autoencoder" else f"{entry.name}, {phase}"
-            yield Figure(title, path, "Loss by step, seconds above. Large dots: the weights that validation picked.")
+            yield Figure(title, path, "Loss by step, seconds above. Large mark: the weights that validation picked.")
 
 
 def _galleries(entries: Sequence[Shown], reference: str) -> Iterator[Gallery]:
@@ -284,22 +297,30 @@ def _codes(entries: Sequence[Shown], found: Evidence, folder: Path) -> Iterator[
             yield Figure(f"{title}: {entry.name}", path, f"{caption} Seed {entry.finished[0].seed}.")
 
 
-def _shown_contrast(contrast: summary.Contrast) -> dict[str, Any]:
+def _shown_contrast(contrast: summary.Contrast, entries: Sequence[Shown]) -> dict[str, Any]:
     """What one setting changed, as a table of what can be told and a list of what cannot."""
 
     def cell(value: Any, digits: int) -> str:
         return comparison.cell(value, digits)
 
     told = [
-        [comparison.heading(each), cell(change.before, each.digits), cell(change.after, each.digits),
-         _signed(change, each.digits), change.reading]
+        [comparison.heading(each), change.reading, _signed(change, each.digits), cell(change.before, each.digits),
+         cell(change.after, each.digits)]
         for change in contrast.told
         for each in [metrics.metric(change.name)]
     ]  # fmt: skip
-    header = ["", contrast.before, contrast.after, "difference", "reads"]
+    header = ["", "is", "by", contrast.before, contrast.after]
+    whose = {entry.name: entry for entry in entries}
     return {
         "title": f"{contrast.before} → {contrast.after}",
-        "parameters": [(key, _value(before), _value(after)) for key, before, after in contrast.parameters],
+        "parameters": [
+            (key, _value(before, key, whose[contrast.before]), _value(after, key, whose[contrast.after]))
+            for key, before, after in contrast.parameters
+        ],
+        "links": {
+            comparison.heading(metrics.metric(change.name)): f"#metric-{_anchor(change.name)}"
+            for change in contrast.told
+        },
         "table": Table("", "", header, told) if told else None,
         "tied": [metrics.metric(change.name).title for change in contrast.tied],
     }
@@ -310,8 +331,16 @@ def _signed(change: summary.Change, digits: int) -> str:
     return (sign + comparison.cell(change.gap, digits)).replace("-", "−")
 
 
-def _value(value: Any) -> str:
-    return "–" if value is None else str(value)
+def _value(value: Any, key: str, entry: Shown) -> str:
+    """A parameter's value; of `inputs` also the noise that the name stands for."""
+    if key != "inputs" or value == evidence.CLEAN:
+        return "–" if value is None else str(value)
+    noise = entry.params.corruption.train[value].noise
+    return f"{value} ({', '.join(f'{readable(kind)} {level}' for kind, levels in noise.items() for level in levels)})"
+
+
+def _anchor(name: str) -> str:
+    return name if name in metrics.METRICS else "noise"
 
 
 def _tables(entries: Sequence[Shown], finished: pd.DataFrame) -> Iterator[Table]:
@@ -338,7 +367,7 @@ def _tables(entries: Sequence[Shown], finished: pd.DataFrame) -> Iterator[Table]
         yield from comparison.tables(title, note, finished, names)
     for kind, levels in noises(finished).items():
         count = entries[0].params.evaluation.noisy_images
-        note = f"MSE of what the model makes of {count:,} corrupted test images, to the clean ones; first without any."
+        note = f"MSE to the clean images of what is made of {count:,} corrupted ones; first that of all without noise."
         yield from comparison.tables(f"Denoising: {readable(kind)}", note, finished, [name for _, name in levels])
     yield from comparison.tables("Cost", "Of one seed.", finished, metrics.COST)
     validation = [f"validation_{name}" for name in metrics.HEADLINE]
@@ -390,11 +419,11 @@ def _section(entry: Shown, finished: pd.DataFrame) -> Section:
             "trained at": training["started"],
             "on": f"{training['hardware']}, {training['precision']}, {training['mode']}",
             "with": f"Python {training['python']}, torch {training['packages']['torch']}",
-            "data": f"{entry.params.dataset.name}, DVC hash {result.data_digest} (training split)",
+            "data": f"{entry.params.dataset.name}; training split {result.data_digest}, the others in dvc.lock",
             "parameters": f"digest {results.parameters_digest(result)}",
-            "weights": f"{paths.MODELS / result.entry}/seed….safetensors",
+            "weights": f"{paths.MODELS / result.entry}/seed{result.seed}.safetensors, and so on",
             "every metric": f"{paths.EVALUATION / result.entry}/metrics.json",
-            "again": f"git checkout {commit[:12]} && dvc repro -f -s train@{result.entry} evaluate@{result.entry}",
+            "again": f"git checkout {commit[:12]} && dvc repro --force evaluate@{result.entry}",
         },
         parameters=_as_yaml({result.entry: dict(entry.section)}),
     )
@@ -421,7 +450,15 @@ def _undefined(entries: Sequence[Shown]) -> list[tuple[str, list[str]]]:
         for name, reason in {name: why for r in entry.results for name, why in r.undefined.items()}.items():
             title = metrics.METRICS[name].title if name in metrics.METRICS else name.replace("_", " ")
             reasons.setdefault(reason, {}).setdefault(title, []).append(entry.name)
-    return [(reason, [f"{name} ({', '.join(names)})" for name, names in of.items()]) for reason, of in reasons.items()]
+    return [(reason, list(_by_entries(of))) for reason, of in reasons.items()]
+
+
+def _by_entries(titles: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Metrics that the same entries lack, together."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for title, names in titles.items():
+        together.setdefault(tuple(names), []).append(title)
+    yield from (f"{', '.join(metrics)} ({', '.join(names)})" for names, metrics in together.items())
 
 
 def _provenance(params: Params) -> Table:

@@ -80,7 +80,7 @@ def context(**changes: Any) -> dict[str, Any]:
         **nothing,
         "title": "T",
         "lead": "L",
-        "sentences": [Sentence("`a` is best.", "certain")],
+        "sentences": [Sentence("`a` is best.", "certain", "More.")],
         "reading": "R",
         "differences": None,
         "tables": tables,
@@ -111,8 +111,8 @@ def test_a_claim_stands_with_its_verdict_on_both_pages() -> None:
 def test_the_summary_says_how_certain_it_is() -> None:
     html, text = pages()
     assert "<code>a</code> is best." in html
-    assert '<span class="verdict certain">certain</span>' in html
-    assert "- `a` is best. *Certain.*\n" in text
+    assert '<span class="verdict certain">certain at 95 %</span> More' in html
+    assert "- `a` is best. *Certain.* More.\n" in text
 
 
 EVIL = "<script>alert(1)</script>"

@@ -306,6 +306,7 @@ def _seconds_above(axes: Axes, points: Curve) -> None:
             lambda x: np.interp(np.asarray(x), seconds, steps),
         ),
     )
+    above.xaxis.set_major_locator(MaxNLocator(5, prune="upper"))
     above.set_xlabel("seconds")
 
 

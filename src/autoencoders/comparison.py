@@ -223,9 +223,15 @@ def spreadsheet(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def _coded(text: str) -> Markup:
-    """Markdown's `code` as HTML."""
-    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
+def _coded(text: str, entries: Sequence[str] = ()) -> Markup:
+    """Markdown's `code` as HTML; the name of one of `entries` leads to it."""
+    names = {str(escape(name)) for name in entries}
+
+    def code(found: re.Match[str]) -> str:
+        inner = f"<code>{found[1]}</code>"
+        return f'<a href="#entry-{found[1]}">{inner}</a>' if found[1] in names else inner
+
+    return Markup(re.sub("`(.*?)`", code, str(escape(text))))  # noqa: S704 - escaped
 
 
 def _no_html(value: Any) -> Any:

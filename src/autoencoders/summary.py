@@ -1,7 +1,7 @@
 """What the results say in a few sentences, and what each setting changed: nothing that the data do not hold."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoencoders import metrics
@@ -23,6 +23,7 @@ class Sentence:
 
     text: str  # names in `backticks`
     certainty: str  # "certain" at 95 %, "tie" or "one seed"; "" where nothing is compared
+    more: str = ""  # that is not as certain
 
 
 def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
@@ -37,10 +38,10 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
     )
     said = [
         best(evidence, evidence.having("mse"), "mse", "reconstructs best"),
-        restores and Sentence(restores.text + _over_all_noise(evidence), restores.certainty),
+        restores and replace(restores, more=_over_all_noise(evidence)),
         _likelihood(evidence),
     ]
-    return [Sentence(f"{each.text}.", each.certainty) for each in said if each]
+    return [replace(each, text=f"{each.text}.") for each in said if each]
 
 
 def best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) -> Sentence | None:
@@ -61,7 +62,7 @@ def best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) -> 
     behind = [entry for entry in order if entry not in lead]
     gap = shown(_size(difference(values[behind[0]], values[first])), name) if behind else ""
     if len(lead) == 1:
-        return Sentence(f"`{first}` {does}: {value}; next is `{behind[0]}`, {gap} behind, seed by seed", "certain")
+        return Sentence(f"`{first}` {does}: {value}; next is `{behind[0]}`, {gap} behind (seed by seed)", "certain")
     tied = listed(cited[entry] for entry in order if entry in lead)
     rest = f"; next is `{behind[0]}`, {gap} behind `{first}`" if behind else ""
     return Sentence(f"Who {does} cannot be told: by {each.title} {tied} tie{rest}", "tie")
@@ -79,7 +80,10 @@ def _over_all_noise(evidence: Evidence) -> str:
         return ""
     wins = [evidence.best(entries, name).name for name in names]
     most = max(wins, key=wins.count)
-    return f"; over all kinds and levels of noise `{most}` has the least error at {wins.count(most)} of {len(wins)}"
+    shared = sum(most in lead and len(lead) > 1 for lead in map(evidence.leaders, names))
+    ties = f", {shared} of them a tie" if shared else ""
+    count = f"{wins.count(most)} of {len(wins)}{ties}"
+    return f"Over all kinds and levels of noise `{most}` has the least mean error at {count}."
 
 
 def _likelihood(evidence: Evidence) -> Sentence | None:
@@ -87,12 +91,12 @@ def _likelihood(evidence: Evidence) -> Sentence | None:
     defined = evidence.having("neg_elbo")
     kinds = [entry.pixels for entry in defined]
     mine = [entry for entry in defined if entry.pixels == max(kinds, key=kinds.count)]
-    said = best(evidence, mine, "neg_elbo", "explains the images best")
+    said = best(evidence, mine, "neg_elbo", "gives the images the highest likelihood")
     nearest = sorted(evidence.leaders("frechet")) if evidence.having("frechet") else []
     if said is None or not nearest:
         return said
     whose = listed(f"`{name}`" for name in nearest)
-    return Sentence(f"{said.text}; by Fréchet distance the best samples are those of {whose}", said.certainty)
+    return replace(said, more=f"By Fréchet distance the best samples are those of {whose}.")
 
 
 @dataclass(frozen=True)
@@ -161,9 +165,14 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[s
     ]
 
 
+def _middle_levels(evidence: Evidence) -> list[str]:
+    """Of each kind of noise the error at the middle one of its levels."""
+    return [names[len(names) // 2][1] for names in noises(evidence.results).values()]
+
+
 def _contrast(evidence: Evidence, before: Entry, after: Entry) -> Contrast:
     changes = []
-    for name in COMPARED:
+    for name in (*COMPARED, *_middle_levels(evidence)):
         first, second = evidence.values(before, name), evidence.values(after, name)
         comparable = not metric(name).likelihood or before.pixels == after.pixels
         if len(first) and len(second) and comparable:
