@@ -170,7 +170,7 @@ def _lead(entries: Sequence[Shown]) -> str:
     params, training = entries[0].params, entries[0].results[0].training
     seeds = f"{len(params.seeds)} seeds" if len(params.seeds) > 1 else "one seed"
     return (
-        f"{len(entries)} models, entries of params.yaml, {seeds} each, on {training['hardware']}. They were trained for "
+        f"{len(entries)} models, entries of params.yaml, {seeds} each, on {training['hardware']}. Trained for "
         f"{', '.join(f'{entry.name} {_steps(entry)}' for entry in entries)} steps."
     )
 

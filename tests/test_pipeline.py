@@ -163,7 +163,7 @@ def test_the_address_of_make_ui_opens_the_runs_and_leaves_the_machine_alone(proj
     server = Server(tmp_path, f"sqlite:///{project.folder / 'mlflow.db'}")
     server.start()
     try:
-        with opened(address.replace("http://127.0.0.1:5000", server.uri), local=True) as (page, wrong):
+        with opened(address.replace("http://127.0.0.1:5000", server.uri), width=2400, local=True) as (page, wrong):
             for name in project.params()["variants"]:
                 page.get_by_text(f"{name}-seed0", exact=True).first.wait_for(timeout=60_000)
             assert page.get_by_text("validation/mse").count() > 0
