@@ -259,14 +259,18 @@ def _copies_less(evidence: Evidence, entry: Entry, plain: Sequence[Entry], name:
 def representation(evidence: Evidence) -> Claim:
     """What simple classifiers read off the codes."""
     plain = [entry for entry in evidence.entries if entry.plain]
-    denoisers = [entry for entry in evidence.entries if not entry.clean and entry.pixels is None]
+    denoisers = [[entry] for entry in evidence.entries if not entry.clean and entry.pixels is None] or [[]]
     names = [name for name in metrics.REPRESENTATION if metric(name).better and evidence.having(name)]
     return Claim(
         "representation",
         "Denoising learns the better representation.",
-        "It does where simple classifiers on the codes of the best denoising autoencoder are more often right than on "
+        "It does where simple classifiers on the codes of every denoising autoencoder are more often right than on "
         "those of the best plain one.",
-        [better(evidence, name, denoisers, plain, "denoising and plain autoencoders") for name in names]
+        [
+            better(evidence, name, each, plain, "denoising and plain autoencoders")
+            for each in denoisers
+            for name in names
+        ]
         or [unmeasured("Nothing was learned from the codes")],
         metrics.REPRESENTATION,
         [entry for name in names for entry in evidence.having(name)],
