@@ -237,3 +237,10 @@ def test_quantisers_are_compared_where_nothing_else_differs() -> None:
     found = claims.quantisers(evidence({VQVAE: used[VQVAE], wider: used[EMA]}))
     assert found.verdict is UNMEASURED
     assert "make recipe NAME=fashion-codes" in found.findings[0].text
+
+
+def test_a_denoiser_with_the_worse_code_is_not_hidden_by_a_better_one() -> None:
+    mixed = replace(DAE, name="six")
+    found = claims.representation(evidence({AE: {"probe_x": 0.85}, DAE: {"probe_x": 0.8}, mixed: {"probe_x": 0.9}}))
+    assert [finding.verdict for finding in found.findings] == [CONTRADICTED, SUPPORTED]
+    assert found.verdict is MIXED
