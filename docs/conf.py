@@ -28,6 +28,7 @@ myst_enable_extensions = ["colon_fence"]
 
 default_role = "code"
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["mlflow"]  # seconds to import, and nothing of its own is shown
 autodoc_typehints = "none"  # they are in the source, one click away, and in the docstrings as shapes
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
@@ -74,7 +75,10 @@ def _relinked(text: str, base: Path, homes: dict[str | None, str]) -> str:
             return f"[{words}]({homes[inside]}.md{anchor})"
         if code := SOURCE.fullmatch(inside):
             return f"{{py:mod}}`{words} <{code[1].replace('/', '.')}>`"
-        return words if path.is_dir() else f"[{words}]({os.path.relpath(path, DOCS)}{anchor})"
+        if path.is_dir():
+            return words
+        shown = path.with_suffix(".html") if path.with_suffix(".html").exists() else path
+        return f"[{words}]({os.path.relpath(shown, DOCS)}{anchor})"
 
     return LINK.sub(link, text)
 
@@ -100,7 +104,7 @@ def _escaped(*event: Any) -> None:
 def _plain(line: str) -> str:
     parts = re.split(r"(`[^`]+`)", line)
     return "".join(
-        f"`{part}`" if part.startswith("`") else re.sub(r"([*|\\])|_(?=\W|$)", r"\\\g<0>", part) for part in parts
+        rf"\ `{part}`\ " if part.startswith("`") else re.sub(r"([*|\\])|_(?=\W|$)", r"\\\g<0>", part) for part in parts
     )
 
 

@@ -37,7 +37,7 @@ class Block(NamedTuple):
     above: str
 
 
-FENCE = re.compile(r"^```([^\s`]*) ?(.*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([^\s`]*) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(text: str) -> Iterator[Block]:
