@@ -28,6 +28,7 @@ myst_enable_extensions = ["colon_fence"]
 
 default_role = "code"
 autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "model_config"}
 autodoc_mock_imports = ["mlflow"]  # seconds to import, and nothing of its own is shown
 autodoc_typehints = "none"  # they are in the source, one click away, and in the docstrings as shapes
 autodoc_preserve_defaults = True
@@ -87,7 +88,9 @@ def _escaped(*event: Any) -> None:
     """Docstrings are plain text: equations in paragraphs of their own that are set in, names in backticks, and no other
     markup, whatever stars and bars they hold.
     """
-    lines: list[str] = event[-1]
+    _, what, _, documented, _, lines = event
+    if what == "module":  # of a docstring that goes on with an equation, all lines after the first would be moved left
+        lines[:] = (documented.__doc__ or "").splitlines()
     done: list[str] = []
     inside = False
     for line in lines:

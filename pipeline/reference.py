@@ -18,10 +18,11 @@ from typing import Annotated, Any
 
 import typer
 
+from autoencoders.budget import Budget
 from autoencoders.parts import keys_of
 from autoencoders.variants import VARIANTS
 from pipeline import schema
-from pipeline.params import PARAMS, Budget, read
+from pipeline.params import PARAMS, read
 
 SOURCES, MAKEFILE = Path("src/autoencoders"), Path("Makefile")
 # Every command of the project, and where its function or its typer.Typer is; a module alone takes no arguments.

@@ -21,7 +21,7 @@ from pipeline.params import Entry, Params, Part, Section
 
 Json: TypeAlias = dict[str, Any]
 
-KINDS = {"network": NETWORKS, "likelihood": LIKELIHOODS, "prior": PRIORS, "quantizer": QUANTIZERS}
+KINDS: dict[str, Kind[Any]] = {"network": NETWORKS, "likelihood": LIKELIHOODS, "prior": PRIORS, "quantizer": QUANTIZERS}
 WITHOUT_COMMENT = {  # keys that the default params.yaml does not have, nor their classes explain
     "activation": "what follows each layer",
     "alpha": "weight of the mutual information",
