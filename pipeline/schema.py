@@ -64,6 +64,7 @@ def whole() -> Json:
         definitions |= _chosen(kind, name, "name", Part)
     comments = meanings()
     _describe(schema["properties"], "", comments, definitions)
+    _describe(definitions["BudgetOverrides"]["properties"], "training.", comments, definitions)
     schema["properties"] |= properties
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -88,19 +89,17 @@ def part_schema(part: type, base: type[Section]) -> tuple[Json, Json]:
 
 def _chosen(kind: Kind[Any], title: str, key: str, base: type[Section]) -> Json:
     """A section whose `key` names a part: the other keys are those of that part."""
-    found, cases = {}, []
+    found: Json = {}
+    cases, comments = [], meanings()
     for name in kind.available():
-        found[f"{title}-{name}"], inner = part_schema(kind.find(name), base)
-        found |= inner
+        part, inner = part_schema(kind.find(name), base)
+        for each, schema in part["properties"].items():
+            if meaning := meaning_of_key(comments, title, name, each):
+                part["properties"][each] = schema | {"description": meaning}
+        found |= inner | {f"{title}-{name}": part}
         case = {"properties": {key: {"const": name}}, "required": [key]}
         cases.append({"if": case, "then": _refer(f"{title}-{name}")})
     named = {"type": "object", "required": [key], "properties": {key: {"enum": kind.available()}}, "allOf": cases}
-    comments = meanings()
-    for name in kind.available():
-        for each, schema in found[f"{title}-{name}"]["properties"].items():
-            meaning = meaning_of_key(comments, title, name, each)
-            if meaning:
-                found[f"{title}-{name}"]["properties"][each] = schema | {"description": meaning}
     return found | {title: named}
 
 
@@ -110,13 +109,22 @@ def _names(kind: Kind[Any]) -> list[str]:
 
 
 def _describe(properties: Json, path: str, comments: Mapping[str, str], definitions: Json) -> None:
+    """Put what the comments say to each key, and to those below it."""
     for name, schema in properties.items():
         here = f"{path}{name}"
-        target = definitions.get(str(schema.get("$ref", "")).rpartition("/")[2], schema)
-        if "properties" in target and here not in {"training", "evaluation.classifier"}:
-            _describe(target["properties"], f"{here}.", comments, definitions)
+        inner: Json = _followed(schema, definitions)
+        if "properties" in inner:
+            inside = "training" if here == "evaluation.classifier" else here  # a budget too
+            _describe(inner["properties"], f"{inside}.", comments, definitions)
+        elif here == "corruption.train":
+            named = _followed(schema["additionalProperties"], definitions)
+            _describe(named["properties"], f"{here}.*.", comments, definitions)
         if here in comments:
             properties[name] = schema | {"description": comments[here]}
+
+
+def _followed(schema: Json, definitions: Json) -> Any:
+    return definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
 
 def _refer(name: str) -> Json:

@@ -46,7 +46,7 @@ def _alone(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
     """By the keywords that look at nothing else."""
     if "type" in schema and not TYPES[schema["type"]](value):
         yield f"is no {schema['type']}"
-    if value not in schema.get("enum", [value]) or value != schema.get("const", value):
+    if value not in schema.get("enum", [value]) or ("const" in schema and value != schema["const"]):
         yield f"is none of {schema.get('enum', schema.get('const'))}"
     if isinstance(value, str) and not re.search(schema.get("pattern", ""), value):
         yield f"does not look like {schema['pattern']}"
