@@ -88,9 +88,7 @@ def _escaped(*event: Any) -> None:
     """Docstrings are plain text: equations in paragraphs of their own that are set in, names in backticks, and no other
     markup, whatever stars and bars they hold.
     """
-    _, what, _, documented, _, lines = event
-    if what == "module":  # of a docstring that goes on with an equation, all lines after the first would be moved left
-        lines[:] = (documented.__doc__ or "").splitlines()
+    lines: list[str] = event[-1]
     done: list[str] = []
     inside = False
     for line in lines:
