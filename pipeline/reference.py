@@ -237,11 +237,11 @@ def _command(words: str, where: str) -> list[str]:
         document = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         return [_sentence(document.split("\n\n")[0].split(": ", 1)[-1].replace("\n", " "))]
     found = getattr(importlib.import_module(module), name)
-    return list(_described(_click(found), words))
+    return list(_described(parser(found), words))
 
 
-def _click(found: Any) -> Any:
-    """A function or a typer.Typer as what parses the command line."""
+def parser(found: Any) -> Any:
+    """What parses the command line of a function, or of a typer.Typer."""
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     app = typer.Typer(add_completion=False)

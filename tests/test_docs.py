@@ -1,6 +1,7 @@
 """The documents are true: their links lead somewhere, their code runs, what they name is there."""
 
 import ast
+import importlib
 import os
 import re
 import shlex
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from dvc.cli import DvcParserError
+from dvc.cli.parser import get_main_parser
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from autoencoders.errors import UserError
-from pipeline import params, recipes
+from pipeline import params, recipes, reference
 from tests.test_params import DEFAULT, REPOSITORY, with_value
 
 PAGES = sorted(
@@ -107,13 +110,40 @@ def command(line: str) -> str | None:
         return f"make has no target {words[1]}"
     if words[:2] == ["python", "-m"] and not module(words[2]):
         return f"there is no module {words[2]}"
-    if words[:3] == ["dvc", "exp", "run"]:
-        for name, value in (word.split("=", 1) for word in words[3:] if "=" in word):
-            for each in value.split(",") if "[" not in value else [value]:
-                try:
-                    params.check(with_value(name, YAML(typ="safe", pure=True).load(each)))
-                except (UserError, KeyError) as error:
-                    return f"{name}={each}: {error}"
+    for program, place in reference.COMMANDS.items():
+        known = program.split()
+        if words[: len(known)] == known and len(words) > len(known) and ":" in place:
+            return not_understood(place, words[len(known) :])
+    return refused_by_dvc(words) if words[:1] == ["dvc"] else None
+
+
+def refused_by_dvc(words: list[str]) -> str | None:
+    """What DVC does not understand, or what an experiment's parameters could not be."""
+    try:
+        get_main_parser().parse_args(words[1:])
+    except (DvcParserError, SystemExit):
+        return f"DVC does not know {' '.join(words)}"
+    for name, value in (word.split("=", 1) for word in words[3:] if words[1:3] == ["exp", "run"] and "=" in word):
+        for each in value.split(",") if "[" not in value else [value]:
+            try:
+                params.check(with_value(name, YAML(typ="safe", pure=True).load(each)))
+            except (UserError, KeyError) as error:
+                return f"{name}={each}: {error}"
+    return None
+
+
+def not_understood(place: str, words: list[str]) -> str | None:
+    """What a program of ours does not understand of its command line."""
+    home, _, name = place.partition(":")
+    parser = reference.parser(getattr(importlib.import_module(home), name))
+    try:
+        while words:  # a command may have others below it
+            context = parser.make_context(name, list(words))
+            below = getattr(parser, "commands", {})
+            words = [*context._protected_args, *context.args] if below else []
+            parser = below[words.pop(0)] if words else parser
+    except Exception as error:  # noqa: BLE001 - whatever the parser raises
+        return f"{place}, {' '.join(words)}: {error!r}"
     return None
 
 
@@ -210,6 +240,10 @@ def test_a_page_is_true(
         (commands, "```sh\nMLFLOW_TRACKING_URI=x make nothing  # no target\n```\n"),
         (commands, "```sh\ngit pull && python -m pipeline.nothing\n```\n"),
         (commands, "```sh\ndvc exp run -S variants.vae.betta=4\n```\n"),
+        (commands, "```sh\ndvc repro --nothing\n```\n"),
+        (commands, "```sh\ndvc nothing\n```\n"),
+        (commands, "```sh\npython -m pipeline.repro --nothing\n```\n"),
+        (commands, "```sh\npython -m pipeline.repro --jobs many\n```\n"),
         (commands, "```sh\ndvc exp run --queue -S variants.vae.beta=4,-1\n```\n"),
         (quotations, "```{literalinclude} src/autoencoders/variants/vae.py\n:start-at: return nothing\n```\n"),
         (quotations, "```{literalinclude} src/nothing.py\n:start-at: return nothing\n```\n"),
