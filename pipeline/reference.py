@@ -30,6 +30,7 @@ COMMANDS = {
     "python -m pipeline.repro": "pipeline.repro:main",
     "python -m pipeline.track": "pipeline.track:main",
     "python -m pipeline.recipe": "pipeline.recipe:main",
+    "python -m pipeline.compare": "pipeline.compare:main",
     "python -m pipeline.doctor": "pipeline.doctor:main",
     "python -m pipeline.reference": "pipeline.reference:main",
     "python -m pipeline.params": "pipeline.params",
@@ -253,7 +254,9 @@ def _described(command: Any, words: str) -> Iterator[str]:
     """What a command says to --help, and what the commands below it say."""
     context = command.context_class(command, info_name=words)
     usage = " ".join([words, *command.collect_usage_pieces(context)])
-    yield " ".join((command.help or "").split())
+    for paragraph in re.split(r"\n\s*\n", (command.help or "").strip("\n")):
+        code = paragraph.startswith("    ")  # commands to copy
+        yield f"```sh\n{textwrap.dedent(paragraph)}\n```" if code else " ".join(paragraph.split())
     yield f"```\n{usage}\n```"
     records = [each.get_help_record(context) for each in command.params if "--help" not in each.opts]
     rows = "".join(f"| `{name}` | {what} |\n".replace("  ", " ") for name, what in filter(None, records))

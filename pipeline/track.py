@@ -14,11 +14,12 @@ from filelock import FileLock, Timeout
 
 from autoencoders import tracking
 from autoencoders.comparison import flattened
-from autoencoders.metrics import METRICS
+from autoencoders.metrics import HEADLINE, METRICS
 from pipeline import paths, results, stage
 from pipeline.params import Params
 
 POLL = 4.0  # seconds between two looks at the curves
+GLANCE = ("cost/train_seconds", *(f"{split}/{name}" for split in ("test", "validation") for name in HEADLINE))
 PATIENCE = {"sqlite": 60.0, "other": 15.0}  # seconds that a locked database or a server is given to answer
 DESCRIPTION = """One run for each entry of `variants` in `params.yaml` and each seed. `test/…` was measured on the test
 split, `validation/…` on the one that weights and settings are picked by, `cost/…` is what the training took.
@@ -39,7 +40,8 @@ def _once(params: Params, _: stage.Provenance) -> None:
     collected, lacking = results.available(params)
     print("\n".join(lacking), end="\n" * bool(lacking))
     runs = [_result(result, params) for result in collected] + [run for _, run in _trainings(params)]
-    shown = list(dict.fromkeys(name for run in runs if run.result for name in run.result.metrics))
+    there = {name for run in runs if run.result for name in run.result.metrics}
+    shown = [name for name in GLANCE if name in there]
     saved = max((result.cost["ended"] for result in collected), default=0.0)
     until = time.monotonic() + PATIENCE["sqlite" if projector.uri.startswith("sqlite") else "other"]
     done: dict[str, bool] = {}
