@@ -109,8 +109,18 @@ def _plain(line: str) -> str:
     )
 
 
+def _accessible(*event: Any) -> None:
+    """Code and tables that are wider than the page can be scrolled by keys, and captions have a level."""
+    context: dict[str, Any] = event[3]
+    if "body" in context:
+        context["body"] = re.sub(r'<(pre|div class="table-wrapper[^"]*")>', r'<\1 tabindex="0">', context["body"])
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.connect("source-read", _read)
+    app.connect("html-page-context", _accessible, priority=900)  # after the theme
     app.connect("autodoc-process-docstring", _escaped, priority=100)  # before napoleon
     return {"parallel_read_safe": True}

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import pytest
 from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
+from playwright.sync_api import sync_playwright
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from autoencoders.errors import UserError
 from pipeline import params, recipes, reference
+from tests import browser
 from tests.test_params import DEFAULT, REPOSITORY, with_value
 
 PAGES = sorted(
@@ -288,20 +290,45 @@ def test_every_page_is_on_the_site() -> None:
 FETCHED = re.compile(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=\"((?:https?:)?//[^\"]+)")
 
 
-def test_the_site_is_built_without_a_warning_and_needs_no_network(tmp_path: Path) -> None:
-    done = build(REPOSITORY / "docs", tmp_path)
-    assert done.returncode == 0, done.stderr
-    for page in tmp_path.rglob("*.html"):
-        fetched = FETCHED.findall(page.read_text())
-        assert fetched == [], page
-    assert "Search.setIndex" in (tmp_path / "searchindex.js").read_text()
-    theory = (tmp_path / "theory.html").read_text()
-    assert "k = argmin_j" in theory
-    assert 'href="_modules/' in (tmp_path / "reference.html").read_text()
-
-
-def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "PYTHONWARNINGS": "default"}
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `make docs` builds it: a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
     strict = ["-W", "--keep-going", "-n", "-q"]
-    command = [sys.executable, "-m", "sphinx", *strict, "-d", f"{target}/.trees", str(source), str(target)]
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "sphinx", *strict, "-d", f"{folder}/.trees", str(REPOSITORY / "docs"), str(folder)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_shows_code_and_asks_for_nothing_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert FETCHED.findall(page.read_text()) == [], page
+    assert "k = argmin_j" in (site / "theory.html").read_text()
+    assert 'href="_modules/' in (site / "reference.html").read_text()
+
+
+THEMES_OWN = "landmark-unique"  # two sidebars without a name
+
+
+@pytest.mark.parametrize("width", [browser.PHONE, browser.DESK])
+def test_the_site_is_read_and_searched_from_files(site: Path, width: int) -> None:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser._chromium(), args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": width, "height": 900})
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
+        page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith("file:") else None)
+        for name in ("index", "theory", "parameters", "reference", "contributing"):
+            page.goto((site / f"{name}.html").as_uri())
+            assert browser.overflow(page) == 0, name
+        page.goto((site / "search.html").as_uri() + "?q=reparameterisation")
+        page.get_by_text("Search finished").wait_for()
+        assert "Equations" in page.inner_text("#search-results")
+        assert wrong == []
+        for name in ("index", "theory", "parameters"):  # last: axe asks for the style sheets itself, in vain
+            page.goto((site / f"{name}.html").as_uri())
+            assert [each for each in browser.violations(page) if not each.startswith(THEMES_OWN)] == [], name
+        chromium.close()
