@@ -5,7 +5,7 @@ export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint ui track doctor audit bench faults lock recipe recipes
+.PHONY: help repro test lint docs ui track doctor audit bench faults lock recipe recipes
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,11 @@ lint: .venv/ready  ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/ready  ## build the documentation's site, docs/_build/index.html, with nothing fetched
+	$(BIN)/python -m pipeline.reference
+	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build
+	@echo "docs/_build/index.html"
 
 ui: .venv/ready  ## browse the runs in MLflow
 	@echo "The runs: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=results"

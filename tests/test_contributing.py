@@ -1,8 +1,11 @@
-"""CONTRIBUTING.md shows how a variant is added: each line of it works."""
+"""CONTRIBUTING.md shows how a variant, a network and a data set are added: its instructions are followed here."""
 
-import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -11,32 +14,122 @@ from torch import Tensor
 from autoencoders import variants
 from autoencoders.checkpoint import build
 from autoencoders.variants import VARIANTS
-from pipeline import params
+from faults.project import Project
 from tests.conftest import IMAGE, PARAMETERS, batch
+from tests.test_docs import Block, blocks
 from tests.test_params import REPOSITORY
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 NAME = "huber"
+ADDED = ["src/autoencoders/variants/huber.py", "src/autoencoders/networks/linear.py", "src/autoencoders/data.py"]
 
 
-def block(language: str) -> str:
-    """The first block of code in that language."""
-    found = re.search(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-    assert found is not None
-    return found[1]
+def follow(text: str, folder: Path, content: dict[str, Any]) -> list[str]:
+    """Do with each block of code what the paragraph above it says; returns the files that it touches.
+
+    `content` is that of params.yaml, and is changed.
+    """
+    touched = []
+    for block in blocks(text):
+        if block.language == "python":
+            touched.append(_add(block, folder))
+        elif block.language == "yaml":
+            added = YAML(typ="safe", pure=True).load(block.code)
+            if "add to `variants` in `params.yaml`" in block.above:
+                content["variants"] |= added
+            else:
+                assert "set in `params.yaml`" in block.above, block.above
+                for section, keys in added.items():
+                    content[section] |= keys
+    return touched
+
+
+def _add(block: Block, folder: Path) -> str:
+    """Save a file, or put lines into one."""
+    name = next(name for name in block.above.split("`")[::-1] if name.endswith(".py"))
+    path = folder / name
+    if f"ave it as `{name}`:" in block.above:
+        assert not path.exists(), path
+        path.write_text(block.code, encoding="utf-8")
+    else:
+        assert f"ut it into `{name}`, above its last line:" in block.above, block.above
+        *lines, last = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("\n".join([*lines, "", block.code, last, ""]), encoding="utf-8")
+    return name
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("contributed"))
+
+
+@pytest.fixture(scope="module")
+def followed(project: Project) -> Project:
+    """The repository after all that the document says, with a budget of a few steps."""
+    content = project.params()
+    content["variants"] = {}
+    content["seeds"] = [0]
+    content["training"] |= {"steps": 20, "validations": 2, "validation_images": 64}
+    content["corruption"]["train"] = {}
+    content["corruption"]["test"] = {"masking": [0.5]}
+    content["evaluation"] |= {"images": 4, "samples": 4, "noisy_images": 10}
+    content["evaluation"]["classifier"]["steps"] = 10
+    assert follow(TEXT, project.folder, content) == ADDED
+    project.write_params(content)
+    return project
+
+
+def test_what_it_adds_runs_through_the_whole_dag(followed: Project) -> None:
+    ran = followed.side_by_side()
+    assert {"download", "train@huber", "evaluate@huber", "train@ae-linear", "evaluate@ae-linear"} <= set(ran)
+    rows = pd.read_csv(followed.folder / "reports/comparison.csv", keep_default_na=False)
+    assert rows["entry"].tolist() == ["huber", "ae-linear"]
+    assert rows["status"].tolist() == ["finished", "finished"]
+    assert rows["dataset"].tolist() == ["bars", "bars"] if "dataset" in rows else True
+
+
+def test_what_it_adds_is_in_the_style_of_the_house(followed: Project) -> None:
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", *ADDED],
+                          cwd=followed.folder, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "broken", "sentence"),
+    [
+        ("import huber_loss", "import hubers_loss", "variants/huber.py cannot be imported"),
+        ("class LinearNetwork(Network)", "class LinearNetwork(Networks)", "networks/linear.py cannot be imported"),
+        ("delta: 0.1", "dellta: 0.1", "variants.huber.dellta is an unknown key; known here"),
+        ("network: {name: linear}", "network: {name: linera}", "unknown network 'linera'"),
+        ('DATASETS["bars"]', 'DATASETS["bar"]', 'dataset.name is "bars": must be one of'),
+    ],
+)
+def test_a_mistake_in_the_document_is_noticed(line: str, broken: str, sentence: str, tmp_path: Path) -> None:
+    assert TEXT.count(line) == 1
+    project = Project(tmp_path)
+    content = project.params()
+    follow(TEXT.replace(line, broken), project.folder, content)
+    project.write_params(content)
+    done = project.run(sys.executable, "-m", "pipeline.params")
+    assert done.returncode == 1
+    assert sentence in done.stderr
+
+
+@pytest.mark.parametrize("instruction", ["Save it as `src/autoencoders/variants/huber.py`", "and set in `params.yaml`"])
+def test_a_block_without_its_instruction_is_noticed(instruction: str, tmp_path: Path) -> None:
+    assert TEXT.count(instruction) == 1
+    project = Project(tmp_path)
+    with pytest.raises((AssertionError, StopIteration)):
+        follow(TEXT.replace(instruction, "There is more"), project.folder, project.params())
 
 
 @pytest.fixture
 def added(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The variant, saved where the text says."""
-    assert f"src/autoencoders/variants/{NAME}.py" in TEXT
+    """The variant alone, in this process."""
     assert NAME not in VARIANTS.available()
-    (tmp_path / f"{NAME}.py").write_text(block("python"), encoding="utf-8")
+    code = next(block.code for block in blocks(TEXT) if f"variants/{NAME}.py`" in block.above)
+    (tmp_path / f"{NAME}.py").write_text(code, encoding="utf-8")
     monkeypatch.setattr(variants, "__path__", [str(tmp_path)])
-    yaml = YAML(typ="safe", pure=True)
-    content = yaml.load(REPOSITORY / "params.yaml")
-    content["variants"] = yaml.load(block("yaml"))
-    assert list(params.check(content).variants) == [NAME]
 
 
 @pytest.mark.usefixtures("added")

@@ -56,6 +56,12 @@ def test_all_colour_channels_are_modelled(model: Autoencoder, generator: torch.G
     assert colour.reconstruct(x).shape == x.shape
 
 
+def test_the_loss_of_an_ae_is_the_squared_error(x: torch.Tensor, generator: torch.Generator) -> None:
+    model = build("ae", IMAGE, PARAMETERS["ae"])
+    expected = sum((image - model.reconstruct(image[None])[0]).square().sum() for image in x) / len(x)
+    torch.testing.assert_close(model.loss(batch(x, x, generator))["loss"], expected)
+
+
 def test_dae_never_sees_the_clean_image(x: torch.Tensor, generator: torch.Generator) -> None:
     model = build("dae", IMAGE, PARAMETERS["dae"])
     corrupted = torch.zeros_like(x)
