@@ -178,7 +178,7 @@ def denoise(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Give corrupted images back without the corruption, by a model that has learned from such."""
+    """Give corrupted images back without their noise."""
     work = Work(quiet, verbose)
     jobs = _plan(source, out, work, force=force)
     trained = _trained(model, rev, device, work)
@@ -208,7 +208,10 @@ def encode(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the codes of images as a table: a row for each, its numbers z0, z1, … or its indices k0, k1, …"""
+    """Write the codes of images as a table.
+
+    A row for each image: its numbers z0, z1, … or, of a codebook, its indices k0, k1, …
+    """
     from autoencoders import pictures
 
     work = Work(quiet, verbose)
@@ -331,7 +334,10 @@ def export(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write a model as ONNX for other programs, and check that it computes the same there, at several batch sizes."""
+    """Write a model as ONNX, for other programs.
+
+    Before it is written, its outputs are compared with torch's at several batch sizes.
+    """
     work = Work(quiet, verbose)
     if out.suffix != ".onnx":
         msg = f"models are written as ONNX; {out} does not end in .onnx"
@@ -366,7 +372,7 @@ def _trained(model: str, revision: str | None, device: str, work: Work) -> "Auto
         work.note(f"model: {name}")
     channels, height, width = trained.image
     pixels = f"{width}×{height} pixels, {channels} channel{'s' * (channels > 1)}"
-    work.detail(f"a {trained.configuration['variant']} for images of {pixels}, on {devices.describe(on)}")
+    work.detail(f"{trained.configuration['variant']} for images of {pixels}, on {devices.describe(on)}")
     return trained
 
 

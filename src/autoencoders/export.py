@@ -134,19 +134,19 @@ def _compared(content: bytes, function: Callable[[Tensor], Tensor], examples: Ma
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    worst, integers = 0.0, False
+    worst, relative, integers = 0.0, 0.0, False
     for batch, x in examples.items():
         expected, (found,) = function(x).numpy(), session.run(None, {name: x.numpy()})
         if found.shape != expected.shape or found.dtype != expected.dtype:
             msg = f"the exported model gives {found.dtype} {found.shape} at a batch of {batch}, not {expected.shape}"
             raise UserError(msg)
         integers = bool(np.issubdtype(expected.dtype, np.integer))
-        scale = max(1.0, float(np.abs(expected).max()))
-        difference = (found != expected).mean() if integers else np.abs(found - expected).max() / scale
-        worst = max(worst, float(difference))
+        difference = float((found != expected).mean() if integers else np.abs(found - expected).max())
+        scale = 1.0 if integers else max(1.0, float(np.abs(expected).max()))
+        worst, relative = max(worst, difference), max(relative, difference / scale)
     what = f"{worst:.2%} of the indices differ" if integers else f"the largest difference is {worst:.1e}"
     sentence = f"beside torch, at batches of {', '.join(map(str, examples))}: {what}"
-    if not worst <= (TIES if integers else TOLERANCE):
+    if not relative <= (TIES if integers else TOLERANCE):
         msg = f"the exported model does not compute the same and is not written: {sentence}"
         raise UserError(msg)
     return Exported(hashlib.sha256(content).hexdigest(), worst, sentence)
