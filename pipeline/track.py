@@ -6,13 +6,15 @@ python -m pipeline.track --follow    # the curves of trainings while they grow, 
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 from filelock import FileLock, Timeout
 
 from autoencoders import tracking
+from autoencoders.champions import ALIAS, Candidate, elect
 from autoencoders.comparison import flattened
 from autoencoders.metrics import HEADLINE, METRICS
 from pipeline import paths, results, stage
@@ -44,26 +46,33 @@ def _once(params: Params, _: stage.Provenance) -> None:
     shown = [name for name in GLANCE if name in there]
     saved = max((result.cost["ended"] for result in collected), default=0.0)
     until = time.monotonic() + PATIENCE["sqlite" if projector.uri.startswith("sqlite") else "other"]
+    # An experiment's results are compared with each other, not with what the workspace has.
+    champions = [] if os.environ.get("DVC_EXP_NAME") else elect([_candidate(result) for result in collected])
+    todo: dict[str, Callable[[], bool | None]] = {run.training: partial(projector.project, run) for run in runs}
+    todo |= {champion.task: partial(projector.crown, champion) for champion in champions}
     done: dict[str, bool] = {}
     while True:
         problem = None
         try:
             projector.open(DESCRIPTION + METRICS_TABLE, shown, saved)
-            for run in runs:
-                if run.training not in done and (new := projector.project(run)) is not None:
-                    done[run.training] = new
+            for name, do in todo.items():
+                if name not in done and (new := do()) is not None:
+                    done[name] = new
         except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
             problem = " ".join(str(error).split())
-        if (problem is None and len(done) == len(runs)) or time.monotonic() > until:
+        if (problem is None and len(done) == len(todo)) or time.monotonic() > until:
             break
         time.sleep(1)
     if problem is not None:
         print(f"warning: the runs could not be written to MLflow at {projector.uri}: {problem}")
         print("The results on disk are complete; `make track` writes them later.")
         return
-    count, left = sum(done.values()), len(runs) - len(done)
-    others = f", {left} are being written by another process" if left else ""
-    print(f"MLflow at {projector.uri}: {count} runs written, {len(done) - count} were there already{others}")
+    written = [done[run.training] for run in runs if run.training in done]
+    others = f", {left} are being written by another process" if (left := len(runs) - len(written)) else ""
+    print(f"MLflow at {projector.uri}: {sum(written)} runs written, {written.count(False)} were there already{others}")
+    for champion in champions:
+        if done.get(champion.task):
+            print(f"models:/{champion.task}@{ALIAS} is now a model of {champion.candidate.entry}")
     print(f"The runs: {tracking.page(projector.uri)}" + (" (`make ui` serves them)" if "sqlite:" in _uri() else ""))
 
 
@@ -158,6 +167,10 @@ def _locked(lock: FileLock) -> bool:
             return False
     except Timeout:
         return True
+
+
+def _candidate(result: results.Result) -> Candidate[str]:
+    return Candidate(result.entry, result.metrics.get("validation", {}), result.pixels, result.fingerprint)
 
 
 def _parameters(sections: dict[str, Any]) -> dict[str, Any]:

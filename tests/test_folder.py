@@ -414,7 +414,7 @@ def test_images_that_wait_are_few(root: Path, monkeypatch: pytest.MonkeyPatch) -
             assert len(started) <= folder.AHEAD * workers + workers
         return np.zeros(shape, np.uint8)
 
-    monkeypatch.setattr(folder, "_decoded", slow)
+    monkeypatch.setattr(folder, "decoded", slow)
     assert len(_read(root, workers=workers)[1]) == count
     assert len(started) == count
 
@@ -429,7 +429,7 @@ def test_nothing_global_changes(root: Path) -> None:
 
 def test_a_file_that_vanishes_is_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "a.png").write_bytes(_content(_plain("L", 77)))
-    monkeypatch.setattr(folder, "_listed", lambda _: (["a.png", "b.png"], []))
+    monkeypatch.setattr(folder, "listed", lambda _: (["a.png", "b.png"], []))
     assert _read(root)[0].left_out == [LeftOut("b.png", "cannot be read (No such file or directory)")]
 
 

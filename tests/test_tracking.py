@@ -24,6 +24,7 @@ import torch
 from mlflow import MlflowClient
 
 from autoencoders import checkpoint, tracking
+from autoencoders.champions import ALIAS, Candidate, Champion, rule
 from autoencoders.tracking import FAILED, FINISHED, KILLED, RUNNING, Projector, Result, Run
 from faults import servers
 from tests.conftest import IMAGE, PARAMETERS
@@ -259,6 +260,67 @@ def test_a_diverged_run_is_failed_and_has_no_model(run: Run, uri: str, tmp_path:
     assert not MlflowClient(uri).search_logged_models([found.info.experiment_id])
 
 
+def champion(fingerprint: str = "f") -> Champion[str]:
+    return Champion("denoising", 0.25, 0.5, Candidate("ae", {"denoising_mse": 0.25}, None, fingerprint))
+
+
+def registered(uri: str) -> list[tuple[str, list[str]]]:
+    """The versions of what is registered, each with the run's fingerprint and its aliases."""
+    client = MlflowClient(uri)
+    versions = [client.get_model_version(found.name, found.version) for found in client.search_model_versions()]
+    return sorted((version.tags["fingerprint"], version.aliases) for version in versions)
+
+
+def test_the_champion_is_who_was_crowned_last_and_no_run_has_two_versions(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    assert projector.crown(champion()) is None  # its run is not there yet
+    assert not MlflowClient(uri).search_registered_models()
+    projector.project(run)
+    assert projector.crown(champion()) is True
+    assert projector.crown(champion()) is False
+    assert registered(uri) == [("f", [ALIAS])]
+    version = MlflowClient(uri).get_model_version_by_alias("denoising", ALIAS)
+    assert version.description == "denoising_mse on the validation split: 0.25, mean of the entry's seeds 0.5"
+    assert version.run_id == _runs(uri)[0].info.run_id
+    assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
+    assert not [key for key in _runs(uri)[0].data.tags if key.startswith(tracking.LEASE)]
+
+    projector.project(replace(other(run, fingerprint="g"), training="u"))
+    assert projector.crown(champion("g")) is True
+    assert registered(uri) == [("f", []), ("g", [ALIAS])]
+    assert projector.crown(champion("f")) is True
+    assert registered(uri) == [("f", [ALIAS]), ("g", [])]
+    assert projector.crown(champion("none")) is None
+    assert registered(uri) == [("f", [ALIAS]), ("g", [])]
+    MlflowClient(uri).update_registered_model("denoising", "the rule of before")
+    assert projector.crown(champion("f")) is True
+    assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
+
+
+def test_two_that_crown_at_once_make_one_version(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second looks for versions before the first has made one; only its lease keeps it from making another."""
+    first, second = _projector(uri, tmp_path), _projector(uri, tmp_path)
+    first.project(run)
+    register = Projector._register
+    answers: list[bool | None] = []
+
+    def meanwhile(self: Projector, *arguments: Any) -> None:
+        if self is first:
+            answers.append(second.crown(champion()))
+        register(self, *arguments)
+
+    monkeypatch.setattr(Projector, "_register", meanwhile)
+    assert first.crown(champion()) is True
+    assert answers == [None]
+    assert registered(uri) == [("f", [ALIAS])]
+    monkeypatch.setattr(Projector, "_others", lambda *_: [])
+    monkeypatch.setattr(tracking, "_registered", lambda *_: None)
+    assert first.crown(champion()) is True
+    assert answers == [None, True]  # without leases both go on
+
+
 def history(uri: str, key: str) -> list[tuple[int, float]]:
     """The points of the only run."""
     (found,) = _runs(uri)
@@ -470,6 +532,12 @@ def _through_outages(run: Run, server: servers.Server, tmp_path: Path) -> None:
     assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, which alone has the folder
     (logged,) = MlflowClient(server.uri).search_logged_models([found.info.experiment_id])
     assert logged.name == "ae_wide-beta4-seed0"
+    assert [projector.crown(champion()) for _ in range(2)] == [True, False]
+    assert registered(server.uri) == [("f", [ALIAS])]
+    weights = list(Path(mlflow.artifacts.download_artifacts(f"models:/denoising@{ALIAS}")).rglob("*.safetensors"))
+    assert run.result is not None
+    assert run.result.weights is not None
+    assert [path.read_bytes() for path in weights] == [run.result.weights.read_bytes()]
 
 
 @pytest.mark.usefixtures("impatient")

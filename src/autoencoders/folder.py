@@ -102,17 +102,17 @@ def read(root: Path, image: Shape, *, fit: Fit, out: Path, workers: int) -> Fold
         what = "is a file, not a folder" if root.exists() else "does not exist"
         msg = f"the folder of images {root} {what}"
         raise UserError(msg)
-    files, left_out = _listed(root)
+    files, left_out = listed(root)
     names: list[str] = []
 
     def rows() -> Iterator[Bytes]:
-        results = _in_order(lambda file: _decoded(root / file, image, fit), files, workers)
+        results = _in_order(lambda file: decoded(root / file, image, fit), files, workers)
         # disable=None: no bar where stderr is no terminal
         for file, result in zip(files, tqdm(results, "images", len(files), disable=None, leave=False), strict=True):
             if isinstance(result, str):
-                left_out.append(LeftOut(_shown(file), result))
+                left_out.append(LeftOut(shown(file), result))
             else:
-                names.append(_shown(file).partition("/")[0] if "/" in file else "")
+                names.append(shown(file).partition("/")[0] if "/" in file else "")
                 yield result
 
     with warnings.catch_warnings():  # here, because a thread that changes the filters changes those of all
@@ -124,13 +124,13 @@ def read(root: Path, image: Shape, *, fit: Fit, out: Path, workers: int) -> Fold
     return Folder(out, labels, classes, sorted(left_out, key=lambda each: each.path))
 
 
-def _listed(root: Path) -> tuple[list[str], list[LeftOut]]:
+def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
     """The paths of the files to look at, relative and sorted, and the links and folders that are not looked at."""
     inside = os.path.realpath(root)
     files, left_out = [], []
 
     def leave_out(path: str, reason: str) -> None:
-        left_out.append(LeftOut(_shown(Path(os.path.relpath(path, root)).as_posix()), reason))
+        left_out.append(LeftOut(shown(Path(os.path.relpath(path, root)).as_posix()), reason))
 
     def unreadable(error: OSError) -> None:
         leave_out(error.filename, f"cannot be read ({error.strerror})")
@@ -152,7 +152,7 @@ def _listed(root: Path) -> tuple[list[str], list[LeftOut]]:
     return sorted(files), left_out
 
 
-def _shown(path: str) -> str:
+def shown(path: str) -> str:
     """The path as text that can be printed and stored, also where it is not UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
@@ -204,12 +204,12 @@ def _header(count: int, image: Shape) -> bytes:
 # --- one image -------------------------------------------------------------------------------------------------------
 
 
-def _decoded(path: Path, shape: Shape, fit: Fit) -> Bytes | str:
-    """The image at `path` as (C, H, W), or the reason why there is none."""
+def decoded(image: Path | bytes, shape: Shape, fit: Fit) -> Bytes | str:
+    """The image in a file, or in what was read of one, as (C, H, W), or the reason why there is none."""
     channels, height, width = shape
     try:
         # Pillow is given a file, not a path: a mapped file that shrinks meanwhile would end the process.
-        with path.open("rb") as file:
+        with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as file:
             pixels = np.asarray(_opened(file, shape, fit).convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # noqa: BLE001 - on strange bytes decoders raise whatever they like
         return _reason(error)
@@ -218,9 +218,10 @@ def _decoded(path: Path, shape: Shape, fit: Fit) -> Bytes | str:
 
 def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> Image.Image:
     channels, height, width = shape
-    if not os.fstat(file.fileno()).st_size:
+    if not file.read(1):
         msg = "is empty"
         raise UnusableError(msg)
+    file.seek(0)
     with _identified(file) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
@@ -282,7 +283,7 @@ def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
     """Turn the image as the EXIF data of its source say. What is wrong in them harms no pixel."""
     try:
         method = UPRIGHT.get(source.getexif().get(ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - see `_decoded`
+    except Exception:  # noqa: BLE001 - see `decoded`
         return image
     return image.transpose(method) if method is not None else image
 

@@ -31,7 +31,9 @@ from mlflow.entities import Metric, Param
 from mlflow.entities import Run as Found
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+from autoencoders.champions import ALIAS, TASKS, Champion, rule
 
 EXPERIMENT = "autoencoders"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow 3.17's page ignores it: see `page`
@@ -41,6 +43,13 @@ RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey
 METRICS, PARAMETERS, LONGEST = 500, 100, 6000  # per call; MLflow takes at most 1000 and 100; characters of a parameter
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # what a model imports
 PACKAGE = Path(__file__).parent
+OPTIONS = (  # of a served model: `tasks.Options`, and which task
+    ParamSpec("task", DataType.string, "reconstruct"),
+    ParamSpec("seed", DataType.long, 0),
+    ParamSpec("count", DataType.long, 1),
+    ParamSpec("steps", DataType.long, 10),
+    ParamSpec("codes", DataType.double, [], (-1,)),
+)
 LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # of every model
 LEASE = "lease."  # and whose it is: the beginning of a tag whose value says until when
 SECONDS = 60.0  # that a lease is good for; renewed when half of them are over
@@ -159,6 +168,52 @@ class Projector:
         if held is not None:
             MlflowClient().delete_tag(held.run_id, self.me)
 
+    def crown(self, champion: Champion[str]) -> bool | None:
+        """Have MLflow's registry give the alias `ALIAS` of the task to a champion, known by the fingerprint of its
+        result, whose run is complete.
+
+        Returns:
+            Whether anything was to be done; None if the run is not there yet or another projector is at it.
+        """
+        client, task, fingerprint = MlflowClient(), champion.task, champion.candidate.what
+        if _registered(task) == (rule(task), fingerprint):
+            return False
+        found = client.search_runs([self.number], f"tags.fingerprint = '{fingerprint}' and tags.complete = 'yes'")
+        models = (
+            client.search_logged_models([self.number], f"source_run_id = '{found[0].info.run_id}'") if found else []
+        )
+        if not models:
+            return None
+        run_id = found[0].info.run_id
+        try:
+            client.set_tag(run_id, self.me, _until())
+            if self._others(client.get_run(run_id)):
+                return None
+            self._register(champion, run_id, models[0].model_id)
+        finally:
+            client.delete_tag(run_id, self.me)
+        return True
+
+    def _register(self, champion: Champion[str], run_id: str, model: str) -> None:
+        """All of it can be done twice, and adds no second version of a run."""
+        client, task = MlflowClient(), champion.task
+        if not client.search_registered_models(f"name = '{task}'"):
+            client.create_registered_model(task)
+        client.update_registered_model(task, rule(task))
+        versions = client.search_model_versions(f"name = '{task}' and run_id = '{run_id}'")
+        if versions:
+            version = versions[0]
+        else:
+            tags = {"fingerprint": champion.candidate.what, "entry": champion.candidate.entry}
+            metric = TASKS[task]
+            about = (
+                f"{metric} on the validation split: {champion.value:.6g}, mean of the entry's seeds {champion.mean:.6g}"
+            )
+            version = client.create_model_version(
+                task, f"models:/{model}", run_id, tags=tags, description=about, model_id=model
+            )
+        client.set_registered_model_alias(task, ALIAS, version.version)
+
     def _take(self, run: Run) -> Held | bool | None:
         """The run with a lease on it; False if nothing is left to do, None if another projector has one."""
         client = MlflowClient()
@@ -262,6 +317,16 @@ def page(uri: str) -> str:
     return f"{server}/{RUNS.format(experiment.experiment_id if experiment else 0)}"
 
 
+def _registered(task: str) -> tuple[str | None, str | None] | None:
+    """What MLflow says of a task: the rule, and the fingerprint of its champion's result."""
+    client = MlflowClient()
+    found = client.search_registered_models(f"name = '{task}'")
+    if not found or ALIAS not in found[0].aliases:
+        return None
+    version = client.get_model_version(task, found[0].aliases[ALIAS])
+    return found[0].description, version.tags.get("fingerprint")
+
+
 def _is_of(found: Found, run: Run) -> bool:
     """Whether what a broken-off projection has written is of this run: MLflow lets no parameter be changed."""
     logged, result = found.data.params, found.data.tags.get("fingerprint")
@@ -309,7 +374,7 @@ def _write_model(name: str, weights: Path, image: tuple[int, int, int]) -> str:
             artifacts={"weights": str(weights)},
             code_paths=[str(PACKAGE)],
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-            signature=ModelSignature(Schema([images]), Schema([images])),
+            signature=ModelSignature(Schema([images]), Schema([images]), ParamSchema(list(OPTIONS))),
         )
     return str(logged.model_id)
 

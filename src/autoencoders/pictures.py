@@ -1,0 +1,174 @@
+"""Images that a user hands to a model, and what comes back: files, folders of them, or bytes; written as PNG.
+
+Images of any kind and size are read as `folder.py` reads them: turned upright, grey or coloured as the model wants
+them, and brought to its size. What is written has been named by the user, and replaces nothing without being told so.
+"""
+
+import io
+import math
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from autoencoders import folder
+from autoencoders.data import Bytes, Shape
+from autoencoders.errors import UserError
+from autoencoders.folder import FORMATS, LeftOut
+from autoencoders.storage import write_atomically
+
+Fit: TypeAlias = Literal["crop", "pad", "stretch", "exact"]  # as in `folder.py`; "exact" takes no other size
+PNG = ".png"
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image to read, and where what becomes of it is to be written."""
+
+    name: str  # for messages and tables
+    source: Path | bytes
+    target: Path | None  # None: not to a file
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image as the model sees it."""
+
+    pixels: Bytes  # (C, H, W)
+    size: tuple[int, int]  # (width, height) that it had
+
+
+def inside(source: Path) -> tuple[list[str], list[LeftOut]]:
+    """The files of a folder that may be images, relative to it, and those that are not looked at.
+
+    Raises:
+        UserError: there is no such folder, or nothing in it.
+    """
+    if not source.exists():
+        msg = f"{source} does not exist"
+        raise UserError(msg)
+    names, left_out = folder.listed(source)
+    if not names:
+        msg = f"the folder {source} holds no file"
+        raise UserError(msg)
+    return names, left_out
+
+
+def jobs(source: Path, names: Sequence[str], out: Path) -> list[Job]:
+    """Each file of the folder `source` becomes a PNG of the same name in `out`; a.jpg becomes a.jpg.png where there is
+    an a.png too.
+
+    Raises:
+        UserError: `out` is a file, or lies in `source`, where it would be read as well the next time.
+    """
+    if out.exists() and not out.is_dir():
+        msg = f"{out} is a file: what becomes of the folder {source} needs a folder"
+        raise UserError(msg)
+    if out.resolve().is_relative_to(source.resolve()):
+        msg = f"{out} lies in {source}, whose images would be mixed with it: name another folder"
+        raise UserError(msg)
+    short = [Path(name).with_suffix(PNG) for name in names]
+    several = Counter(short)
+    targets = [Path(name + PNG) if several[each] > 1 else each for name, each in zip(names, short, strict=True)]
+    pairs = zip(names, targets, strict=True)
+    return [Job(folder.shown(name), source / name, out / target) for name, target in pairs]
+
+
+def job(source: Path | bytes, name: str, out: Path | None) -> Job:
+    """One image; in a folder that is there it becomes a PNG of the same name.
+
+    Raises:
+        UserError: `out` is no path of a PNG.
+    """
+    if out is not None and out.is_dir():
+        out /= f"{Path(name).stem}{PNG}"
+    if out is not None and out.suffix.lower() != PNG:
+        msg = f"images are written as PNG: {out} does not end in {PNG}"
+        raise UserError(msg)
+    return Job(name, source, out)
+
+
+def check_free(paths: Sequence[Path], *, force: bool) -> None:
+    """Nothing is replaced unless it is to be.
+
+    Raises:
+        UserError: something is there already.
+    """
+    there = [path for path in paths if path.exists()]
+    if there and not force:
+        others = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        msg = f"{there[0]}{others} would be replaced: --force does so"
+        raise UserError(msg)
+
+
+def read(source: Path | bytes, shape: Shape, fit: Fit) -> Seen | str:
+    """The image as one of `shape`, (C, H, W), or the reason why there is none, which completes a sentence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        size = _size(source)
+        if fit == "exact" and size not in {None, (shape[2], shape[1])}:
+            return f"is {words(size)} pixels, the model takes {words((shape[2], shape[1]))}"
+        pixels = folder.decoded(source, shape, "crop" if fit == "exact" else fit)
+    return pixels if isinstance(pixels, str) else Seen(pixels, size or (shape[2], shape[1]))
+
+
+def words(size: tuple[int, int] | None) -> str:
+    """A size as people write it: width, then height."""
+    return "×".join(map(str, size or ()))
+
+
+def _size(source: Path | bytes) -> tuple[int, int] | None:
+    """(width, height) by the file's header; None if it has none, for which `folder.decoded` knows the reason."""
+    try:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            return image.size
+    except Exception:  # noqa: BLE001 - on strange bytes decoders raise whatever they like
+        return None
+
+
+def png(image: Bytes) -> bytes:
+    """An image, uint8 (C, H, W) with 1 or 3 channels, as the content of a PNG file."""
+    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def sheet(images: Bytes, columns: int | None = None) -> Bytes:
+    """Images side by side, in rows of `columns`, by default about as many as there are rows; black where none is left.
+
+    Shapes: (B, C, H, W) → (C, rows·H, columns·W).
+    """
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    _, channels, height, width = images.shape
+    full = np.zeros((rows * columns, channels, height, width), np.uint8)
+    full[: len(images)] = images
+    grid = full.reshape(rows, columns, channels, height, width).transpose(2, 0, 3, 1, 4)
+    return grid.reshape(channels, rows * height, columns * width)
+
+
+def numbered(out: Path, count: int) -> list[Path]:
+    """The paths of `count` images in the folder `out`, which sort in their order.
+
+    Raises:
+        UserError: `out` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        msg = f"{out} is a file that does not end in {PNG}: name a PNG, or a folder"
+        raise UserError(msg)
+    digits = len(str(count - 1))
+    return [out / f"{number:0{digits}}{PNG}" for number in range(count)]
+
+
+def write(image: Bytes, path: Path) -> None:
+    """Write an image (C, H, W) as a PNG, all of it or nothing."""
+    write_atomically(path, png(image))
