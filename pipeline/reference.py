@@ -27,6 +27,7 @@ from pipeline.params import PARAMS, read
 SOURCES, MAKEFILE = Path("src/autoencoders"), Path("Makefile")
 # Every command of the project, and where its function or its typer.Typer is; a module alone takes no arguments.
 COMMANDS = {
+    "autoencoders": "autoencoders.commands:app",
     "python -m pipeline.repro": "pipeline.repro:main",
     "python -m pipeline.track": "pipeline.track:main",
     "python -m pipeline.recipe": "pipeline.recipe:main",

@@ -11,7 +11,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def served(tmp_path: Path) -> Any:
     class Context:
         artifacts = {"weights": str(tmp_path / "seed0.safetensors")}
 
-    served.load_context(Context())
+    served.load_context(cast("Any", Context()))
     return served
 
 
