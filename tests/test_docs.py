@@ -29,6 +29,7 @@ PAGES = sorted(
 )
 LANGUAGES = {"", "sh", "python", "yaml", "{literalinclude}", "{toctree}", "{eval-rst}"}
 TARGETS = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+MADE = "docs/_build/"  # by `make docs`
 FOLDERS = "src|pipeline|docs|tests|recipes|benchmarks|faults"
 RUN_ELSEWHERE = {"docs/library.md": "tests/test_library.py", "CONTRIBUTING.md": "tests/test_contributing.py"}
 
@@ -83,7 +84,7 @@ def names(text: str, page: Path) -> Iterator[str | None]:
     added = set(re.findall(r"[Ss]ave it as `([^`]+)`", text))
     known = {path.name for path in tracked()}
     for name in re.findall(r"`([^`\n]+)`", prose(text)):
-        if "NAME" in name or "…" in name or "<" in name or name in added:
+        if "NAME" in name or "…" in name or "<" in name or name in added or name == MADE:
             continue
         if found := re.fullmatch(r"(tests/\w+\.py)::(\w+)", name):
             yield None if found[2] in functions(REPOSITORY / found[1]) else f"there is no test {name}"
