@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def _drawn(params: Params) -> list[str]:
 
 
 def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
-    """The figures of one seed, and the images that the report sets side by side for all entries."""
+    """The figures of one seed, and what the report draws of all entries together: images, KL and use of codes."""
     folder, device = paths.EVALUATION / name / f"seed{seed}", next(model.parameters()).device
     test = storage.read(paths.images(paths.CLEAN, "test"))
     shown = _of_each_class(storage.read(paths.labels("test")), params.evaluation.images)
@@ -179,20 +180,26 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
 
     x = floats(test)
     named = {readable(name): floats(storage.read(paths.noisy(name))) for name in _drawn(params)}
-    for figure, rows in evaluation.pictures(model, x, named, test, **_settings(params)).items():
+    pictures = evaluation.pictures(model, x, named, test, **_settings(params))
+    for figure, rows in pictures.items():
         halves = ("originals", "reconstructions") if figure == "reconstructions" else None
         figures.images([(label, row.cpu().numpy()) for label, row in rows], folder / f"{figure}.png", halves)
     with torch.no_grad():
-        if "kl_per_dimension" not in model.undefined:
-            batches = evaluation.batches(test, params.evaluation.batch_size, device)
-            figures.kl_per_dimension(model.kl_per_dimension(batches).cpu().numpy(), folder / "kl_per_dimension.png")
-        if "code_usage" not in model.undefined:
-            batches = evaluation.batches(test, params.evaluation.batch_size, device)
-            figures.code_usage(model.code_counts(batches).cpu().numpy(), folder / "code_usage.png")
         corrupted = floats(storage.read(paths.noisy(params.corruption.reference.name)))
         examples = {"original": x, "reconstruction": model.reconstruct(x)}
         examples |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
-    save_file({key: rows.contiguous() for key, rows in examples.items()}, folder / "examples.safetensors")
+        examples |= {
+            f"{figure}/{i:02d}/{label}": row for figure, rows in pictures.items() for i, (label, row) in enumerate(rows)
+        }
+        drawn = {key: (255 * rows.clamp(0, 1)).round().byte() for key, rows in examples.items()}
+        batches = partial(evaluation.batches, test, params.evaluation.batch_size, device)
+        if "kl_per_dimension" not in model.undefined:
+            drawn["kl_per_dimension"] = model.kl_per_dimension(batches())
+            figures.kl_per_dimension(drawn["kl_per_dimension"].cpu().numpy(), folder / "kl_per_dimension.png")
+        if "code_usage" not in model.undefined:
+            drawn["code_usage"] = model.code_counts(batches())
+            figures.code_usage(drawn["code_usage"].cpu().numpy(), folder / "code_usage.png")
+    save_file({key: rows.contiguous() for key, rows in drawn.items()}, folder / "examples.safetensors")
 
 
 def _of_each_class(labels: Labels, count: int) -> list[int]:

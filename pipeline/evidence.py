@@ -1,46 +1,110 @@
-"""The results as evidence: what the claims are judged by, and the charts of all entries together."""
+"""The results as evidence: the charts of all entries together."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from autoencoders import charts
-from autoencoders.charts import Line, Spent
+from autoencoders.charts import Curve, Line, Spent, bars, learning
 from autoencoders.claims import gap, noises
-from autoencoders.comparison import Figure, flattened
+from autoencoders.comparison import Figure, by_seed, heading
 from autoencoders.evidence import CLEAN, Entry, Evidence
-from autoencoders.intervals import interval
-from autoencoders.metrics import readable
-from pipeline.params import Params
-from pipeline.results import Result
+from autoencoders.intervals import difference, interval, leaders
+from autoencoders.metrics import METRICS, PLOTTED, readable
 
+__all__ = ["CLEAN", "bars", "claimed", "differences", "learning", "noise", "progress", "rate_distortion", "styles",
+           "values"]  # fmt: skip
 SETTLED = 0.2  # of a training, from which on its losses are compared: before, they fall too fast
+LEAST = 0.1  # per cent of its way that a training is shown to have before it
 
 
-def gather(params: Params, collected: Sequence[Result], finished: pd.DataFrame) -> Evidence:
-    """What is known of every entry, and the metrics of its seeds that finished."""
-    return Evidence([_entry(params, name, collected) for name in params.variants], finished)
+def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Name, heading and values by seed of every metric that several entries define, for each kind of pixels."""
+    results = evidence.results
+    for name in PLOTTED:
+        each, defined = METRICS[name], results[results[name].notna()] if name in results else results[:0]
+        kinds = list(defined["pixels"].unique()) if each.likelihood else [None]
+        for kind in kinds:
+            mine = defined if kind is None else defined[defined["pixels"] == kind]
+            if mine["entry"].nunique() > 1:
+                yield name, heading(each, kind if len(kinds) > 1 else None), by_seed(mine, name)
 
 
-def _entry(params: Params, name: str, collected: Sequence[Result]) -> Entry:
-    mine = [result for result in collected if result.entry == name and result.status == "finished"]
-    section: Mapping[str, Any] = params.variants[name]
-    return Entry(
-        name,
-        pixels=next((result.pixels for result in mine), None),
-        parameters=dict(flattened(section)),
-        noise=() if section["inputs"] == CLEAN else tuple(params.corruption.train[section["inputs"]].noise),
-        curves=[result.curve for result in mine],
-    )
+def values(evidence: Evidence, folder: Path) -> Iterator[Figure]:
+    """Each metric that several entries define: seeds as dots, means with their intervals."""
+    for i, (name, title, seeds) in enumerate(_plotted(evidence)):
+        path = folder / f"values-{i}-{name}.svg"
+        dots = {str(entry): seeds[entry].dropna().tolist() for entry in seeds}
+        means = {entry: interval(each) for entry, each in dots.items()}
+        charts.values(dots, means, styles(evidence), xlabel=METRICS[name].unit, digits=METRICS[name].digits, path=path)
+        yield Figure(title, path, "", name)
+
+
+def differences(evidence: Evidence, folder: Path) -> Iterator[Figure]:
+    """By how much every entry differs from the best one, seed by seed."""
+    for i, (name, title, seeds) in enumerate(_plotted(evidence)):
+        each, lead = METRICS[name], leaders(seeds, METRICS[name].better)
+        if not lead:
+            continue
+        means = seeds[sorted(lead)].mean()
+        best = str(means.idxmin() if each.better == "lower" else means.idxmax())
+        gaps = {str(entry): difference(seeds[entry], seeds[best]) for entry in seeds if entry != best}
+        path = folder / f"differences-{i}-{name}.svg"
+        charts.differences(gaps, styles(evidence), f"minus that of {best}" + f" ({each.unit})" * bool(each.unit), path)
+        yield Figure(title, path, f"Against {best}, the best.", name)
+
+
+def noise(evidence: Evidence, folder: Path) -> Iterator[Figure]:
+    """Every entry's error by level, for each kind of noise."""
+    for kind, names in noises(evidence.results).items():
+        lines = {
+            entry.name: [(level, evidence.mean(entry, name)) for level, name in names]
+            for entry in evidence.having(*(name for _, name in names))
+        }
+        if lines:
+            path = folder / f"noise-{kind}.svg"
+            charts.lines(lines, styles(evidence), "level of the noise", "MSE to the clean image", path)
+            yield Figure(readable(kind).capitalize(), path, "Level 0 is reconstruction; bands are 95 % intervals.")
+
+
+def progress(evidence: Evidence, folder: Path) -> Iterator[Figure]:
+    """How much of its way each entry still has before it, by seconds."""
+    lines = {entry.name: line for entry in evidence.entries if (line := _way(entry))}
+    if lines:
+        path = folder / "progress.svg"
+        charts.lines(lines, styles(evidence), "seconds of training", "% of the way left", path, logarithmic=True)
+        yield Figure(
+            "All entries", path,
+            "Of the fall of its validation loss from the first validation to the best one, how much an entry still has "
+            f"before it; lowest mark: {LEAST} % or less. Losses of different models have different units: this has none.",
+        )  # fmt: skip
+
+
+def _way(entry: Entry) -> Line:
+    """Seconds since the beginning, and the share of the fall of the validation loss that is still to come, in %."""
+    ways = []
+    for curve in entry.curves:
+        points = [point for point in curve if point["phase"] == "autoencoder"]
+        losses = [(point["time"] - points[0]["time"], point["validation_loss"]) for point in points
+                  if "validation_loss" in point]  # fmt: skip
+        fall = losses[0][1] - min(loss for _, loss in losses) if losses else 0.0
+        if fall > 0:
+            best = losses[0][1] - fall
+            ways.append([(seconds, max(LEAST, 100 * (loss - best) / fall)) for seconds, loss in losses])
+    return [
+        (interval(seconds).mean, interval(left))
+        for seconds, left in (zip(*points, strict=True) for points in zip(*ways, strict=False))
+        if math.isfinite(interval(left).mean)
+    ]
 
 
 def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
     """One figure for each kind of pixels."""
     answering = [entry for entry in evidence.having("rate", "distortion") if entry.pixels]
     for i, pixels in enumerate(dict.fromkeys(entry.pixels for entry in answering)):
-        path = folder / f"rate_distortion{i or ''}.png"
+        path = folder / f"rate_distortion{i or ''}.svg"
         mine = [entry for entry in answering if entry.pixels == pixels]
         charts.rate_distortion([_spent(evidence, entry, mine) for entry in mine], path)
         yield Figure(
@@ -76,30 +140,17 @@ def _but_beta(entry: Entry) -> str:
 
 def claimed(evidence: Evidence, folder: Path) -> dict[str, list[Figure]]:
     """The figures of the claims, by the claim's key."""
-    panels = {
-        readable(kind): {
-            entry.name: [(level, evidence.mean(entry, name)) for level, name in names]
-            for entry in evidence.having(*(name for _, name in names))
-        }
-        for kind, names in noises(evidence.results).items()
-    }
-    found = dict[str, list[Figure]]()
-    if panels:
-        path = folder / "denoising_curves.png"
-        charts.errors(panels, styles(evidence), "MSE to the clean image", path)
-        caption = "By the level of each kind of noise, with 95 % intervals over the seeds; level 0 is reconstruction."
-        found["denoising"] = [Figure("Error of what each entry makes of a corrupted image", path, caption)]
     lines = {entry.name: line for entry in evidence.entries if (line := _gaps(entry))}
-    if lines:
-        path = folder / "generalisation_curves.png"
-        charts.ratios(lines, styles(evidence), "share of the training", "validation ÷ training loss", path)
-        caption = (
-            "Each validation loss over the mean of the training losses since the one before, with 95 % intervals over "
-            "the seeds. Training losses are older than the validation, so that the ratio begins below 1; above 1, the "
-            "entry does better on what it has seen."
-        )
-        found["memory"] = [Figure("Validation against training loss", path, caption)]
-    return found
+    if not lines:
+        return {}
+    path = folder / "generalisation.svg"
+    charts.lines(lines, styles(evidence), "share of the training", "validation ÷ training loss", path, reference=1)
+    caption = (
+        "Each validation loss over the mean of the training losses since the one before, with 95 % intervals over the "
+        "seeds. Training losses are older than the validation, so that the ratio begins below 1; above 1, the entry "
+        "does better on what it has seen."
+    )
+    return {"memory": [Figure("Validation against training loss", path, caption)]}
 
 
 def _gaps(entry: Entry) -> Line:

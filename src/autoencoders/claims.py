@@ -30,7 +30,7 @@ from autoencoders.evidence import (
     told,
     unmeasured,
 )
-from autoencoders.figures import Curve
+from autoencoders.charts import Curve
 from autoencoders.intervals import Interval, interval
 from autoencoders.metrics import metric, readable
 

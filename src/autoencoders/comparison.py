@@ -1,27 +1,37 @@
 """The comparison of all entries: tables of means over the seeds, what differs between them, and the pages."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+from PIL import Image
 
+from autoencoders.charts import THEMED
 from autoencoders.intervals import Interval, interval, leaders
 from autoencoders.metrics import Metric, metric
+
+PHOTOGRAPH = 64  # pixels along a side from which on images are compressed with loss in the page
+GAP = 0.5  # gray between images, seen on white and on black
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text: variants down, metrics across."""
+    """A table of text: entries down, metrics across."""
 
-    title: str
+    title: str  # "" if it goes on with the table before it
     note: str
     header: list[str]
     rows: list[list[str]]  # a best value is between asterisks, as Markdown's bold
+    names: Sequence[str] = ()  # of the metrics of all columns but the first
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,63 @@ class Figure:
     title: str
     path: Path
     caption: str
+    metric: str = ""  # that it shows
+
+    @property
+    def svg(self) -> Markup:
+        """The chart as a part of a page: named for a screen reader, in the colours of the page."""
+        text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style .*?</style>", "", _read(self.path), flags=re.DOTALL)
+        text = re.sub(r'<g id="[^"]*"', "<g", text)
+        for colour, name in THEMED.items():
+            text = text.replace(colour, f"var(--{name})")
+        text = re.sub(r"(font: [^;]*?) 'DejaVu Sans'[^;\"]*", r"\1 var(--font)", text)
+        width, height = re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2]
+        opening = (
+            f'<svg class="chart" role="img" aria-label="{escape(self.title)}" viewBox="0 0 {width} {height}" '
+            f'style="max-width: {1.5 * float(width):.0f}px">'
+        )
+        return Markup(re.sub(r"<svg.*?>", lambda _: opening, text, count=1, flags=re.DOTALL).strip())  # noqa: S704 - ours
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Images in rows, with the name of whose they are."""
+
+    label: str
+    about: str  # what a screen reader says
+    images: NDArray[np.uint8]  # (rows, n, C, H, W)
+
+    @property
+    def sheet(self) -> Image.Image:
+        """All of them on one sheet."""
+        rows, count, channels, height, width = self.images.shape
+        gap = max(1, height // 14)
+        padded = np.pad(
+            self.images, ((0, 0), (0, 0), (0, 0), (0, gap), (0, gap)), constant_values=round(255 * GAP)
+        ).transpose(0, 3, 1, 4, 2)  # rows, height, n, width, channels
+        sheet = padded.reshape(rows * (height + gap), count * (width + gap), channels)[:-gap, :-gap]
+        return Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet)
+
+    @property
+    def pixelated(self) -> bool:
+        """Whether its pixels are to be seen as squares."""
+        return self.images.shape[-2] < PHOTOGRAPH
 
     @property
     def data_uri(self) -> str:
-        """The picture itself as an address."""
-        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
+        """The sheet itself as an address."""
+        file, kind = io.BytesIO(), "png" if self.pixelated else "webp"
+        self.sheet.save(file, kind, **({"optimize": True} if self.pixelated else {"quality": 80}))
+        return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Strips of the same images one below the other, or sheets beside each other."""
+
+    title: str
+    caption: str
+    strips: list[Strip]
 
 
 @dataclass(frozen=True)
@@ -45,28 +107,38 @@ class Section:
     title: str
     about: str
     figures: list[Figure] = field(default_factory=list)
+    seeds: Table | None = None
+    links: Mapping[str, str] = field(default_factory=dict)  # by seed: its run
+    origin: Mapping[str, str] = field(default_factory=dict)
+    parameters: str = ""
 
 
-def table(
+def tables(
     title: str, note: str, results: pd.DataFrame, names: Iterable[str], *, say_pixels: bool = True
-) -> Table | None:
+) -> list[Table]:
     """Means over the seeds with their 95 % intervals, in bold the best of each column and all that tie with it.
 
-    A likelihood has a column for each kind of pixels, since those of different kinds are not comparable. What no entry
-    defines is left out, and so are entries that define nothing of it; None if there is nothing to show.
+    A likelihood has a column for each kind of pixels, since those of different kinds are not comparable. Metrics that
+    the same entries define share a table, so that no cell is empty; those of most entries come first.
 
     Args:
-        title: of the table.
-        note: what to know to read it.
+        title: of the first table; the others go on with it.
+        note: what to know to read them.
         results: one row per entry and seed that finished, in columns "entry", "seed", "pixels" and metrics; NaN where
             one is undefined.
         names: the metrics to show.
         say_pixels: whether the heading of a likelihood names its pixels.
     """
-    columns = [column for name in names if name in results for column in _columns(results, name, say_pixels)]
-    shown = [entry for entry in dict.fromkeys(results["entry"]) if any(entry in cells for _, cells in columns)]
-    rows = [[entry, *(cells.get(entry, "n/a") for _, cells in columns)] for entry in shown]
-    return Table(title, note, ["", *(head for head, _ in columns)], rows) if rows else None
+    defining: dict[tuple[str, ...], list[tuple[str, str, dict[str, str]]]] = {}
+    for name in names:
+        for head, cells in _columns(results, name, say_pixels) if name in results else ():
+            defining.setdefault(tuple(cells), []).append((name, head, cells))
+    made = list[Table]()
+    for entries, columns in sorted(defining.items(), key=lambda item: -len(item[0])):
+        header = ["", *(head for _, head, _ in columns)]
+        rows = [[entry, *(cells[entry] for *_, cells in columns)] for entry in entries]
+        made.append(Table("" if made else title, "" if made else note, header, rows, [name for name, *_ in columns]))
+    return made
 
 
 def _columns(results: pd.DataFrame, name: str, say_pixels: bool) -> Iterator[tuple[str, dict[str, str]]]:  # noqa: FBT001
@@ -141,12 +213,22 @@ def render(name: str, context: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["verbatim"] = Markup
+    environment.filters["coded"] = _coded if name.endswith(".html.j2") else str
     return environment.get_template(name).render(context)
 
 
 def spreadsheet(value: Any) -> Any:
     """A cell of a CSV file that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _coded(text: str) -> Markup:
+    """Markdown's `code` as HTML."""
+    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
 
 
 def _no_html(value: Any) -> Any:

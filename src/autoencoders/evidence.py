@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from autoencoders.comparison import by_seed, cell
-from autoencoders.figures import Curve
+from autoencoders.charts import Curve
 from autoencoders.intervals import Interval, difference, interval, leaders
 from autoencoders.metrics import metric
 

@@ -1,24 +1,21 @@
 """Figures as PNG files: the same data give the same bytes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 mpl.use("Agg")
 
 Rows: TypeAlias = Sequence[tuple[str, NDArray[np.float32]]]  # labels, and images (n, C, H, W) in [0, 1]
-Curve: TypeAlias = Sequence[Mapping[str, Any]]  # points: phase, step, time, and losses of training or validation
 
-CURVE = 10  # points from which on a curve is one
-INK, GRID, ACCENT = "#1f2937", "#e5e7eb", "#2563eb"
-COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2")
+INK, GRID, ACCENT = "#1f2937", "#e5e7eb", "#1d4ed8"
+COLOURS = ("#1d4ed8", "#c2410c", "#047857", "#7e22ce", "#be123c", "#0e7490")  # 4.5 : 1 or more on white
 STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": GRID,
@@ -56,68 +53,6 @@ def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> Non
         for spine in axes.spines.values():
             spine.set_visible(False)
         save(figure, path)
-
-
-def learning_curves(curve: Curve, best: Mapping[str, int], path: Path) -> None:
-    """Training and validation loss by step, and above by seconds, one panel per phase; a dot marks the step whose
-    weights were picked.
-    """
-    phases = list(dict.fromkeys(point["phase"] for point in curve))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6 * len(phases), 3.2), dpi=120, layout="constrained")
-        for axes, phase in zip(np.atleast_1d(figure.subplots(1, len(phases))), phases, strict=True):
-            points = [point for point in curve if point["phase"] == phase]
-            for split, name in (("train", "training"), ("validation", "validation")):
-                reached = [point for point in points if f"{split}_loss" in point]
-                axes.plot(
-                    [point["step"] for point in reached],
-                    [point[f"{split}_loss"] for point in reached],
-                    label=name,
-                    marker="o" if split == "validation" else "",
-                    markersize=3,
-                )
-            picked = [point for point in points if point["step"] == best[phase] and "validation_loss" in point]
-            axes.plot(
-                [point["step"] for point in picked],
-                [point["validation_loss"] for point in picked],
-                "o",
-                color=COLOURS[1],
-                markersize=8,
-            )
-            axes.set(title=phase, xlabel="step", ylabel="loss", ylim=_without_the_start(points))
-            _seconds_above(axes, points)
-            axes.legend()
-        save(figure, path)
-
-
-def _without_the_start(points: Curve) -> tuple[float, float]:
-    """Limits that show the training after its first twentieth: the losses before would flatten all that follows."""
-    last = points[-1]["step"]
-    losses = [
-        value
-        for point in points
-        for name, value in point.items()
-        if name in {"train_loss", "validation_loss"} and (point["step"] > last / 20 or len(points) < CURVE)
-    ]
-    margin = 0.05 * (max(losses) - min(losses)) or 1.0
-    return min(losses) - margin, max(losses) + margin
-
-
-def _seconds_above(axes: Axes, points: Curve) -> None:
-    """A second axis above a panel: how many seconds after the first point each step was reached."""
-    steps = np.array([point["step"] for point in points], np.float64)
-    seconds = np.array([point["time"] for point in points], np.float64) - points[0]["time"]
-    if len(points) < CURVE or seconds[-1] <= 0 or (np.diff(seconds) < 0).any():  # a clock that was set back
-        return
-    seconds += np.arange(len(seconds)) * 1e-9  # strictly rising, so that it can be inverted
-    above = axes.secondary_xaxis(
-        "top",
-        functions=(
-            lambda x: np.interp(np.asarray(x), steps, seconds),
-            lambda x: np.interp(np.asarray(x), seconds, steps),
-        ),
-    )
-    above.set_xlabel("seconds")
 
 
 def code_usage(counts: NDArray[np.float32], path: Path) -> None:

@@ -223,6 +223,7 @@ SAMPLES = ("frechet", "sample_precision", "sample_recall")  # need a model that 
 CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
 COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
+PLOTTED = ("mse", "denoising_mse", "ssim", "neg_elbo", "frechet", "probe_accuracy", "perplexity", "train_seconds")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows
 PROBABILISTIC = (  # need q(z|x) and p(z)
     "neg_elbo", "neg_elbo_error", "nll", "nll_error", "effective_samples", "rate", "distortion", "bits_per_dim",

@@ -1,0 +1,24 @@
+// Tables sort by a click on a column's heading; without this script they stay in the order of params.yaml.
+const number = (cell) => parseFloat(cell.textContent.replace(/[,+\s]/g, "").replace("−", "-"));
+const undefinedLast = (a, b) => (Number.isNaN(a) ? 1 : 0) - (Number.isNaN(b) ? 1 : 0);
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0], original = [...body.rows], heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    if (column === 0 || original.length < 2) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.setAttribute("aria-label", `sort by ${head.textContent.trim()}`);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const order = { none: "ascending", ascending: "descending", descending: "none" }[head.ariaSort ?? "none"];
+      heads.forEach((each) => each.removeAttribute("aria-sort"));
+      if (order !== "none") head.setAttribute("aria-sort", order);
+      const sign = order === "descending" ? -1 : 1, key = (row) => number(row.cells[column]);
+      const rows = order === "none" ? original
+        : [...original].sort((a, b) => undefinedLast(key(a), key(b)) || sign * (key(a) - key(b)) || 0);
+      body.append(...rows);
+    });
+  });
+}
+// What is folded away is printed, too.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));
