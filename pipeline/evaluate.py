@@ -112,23 +112,27 @@ def _validation(params: Params, model: Autoencoder) -> dict[str, float]:
 def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> dict[str, float]:
     """What is reported."""
     images, train = seen(params, "test"), seen(params, "train")
-    values = evaluation.evaluate(model, images, _noisy(params), **_settings(params))
+    reference, size = params.corruption.reference.name, params.evaluation.batch_size
+    values = evaluation.evaluate(model, images, {reference: storage.read(paths.noisy(reference))}, **_settings(params))
+    values = _with_reference(values, reference)
+    count = params.evaluation.noisy_images
+    values |= evaluation.denoising(model, images, _noisy(params), count=count, batch_size=size)
     values |= evaluation.identity(model, **_settings(params))
     wanted = params.evaluation.importance
     values |= evaluation.importance_weighted(
         model, images, values, samples=wanted.samples, count=wanted.images, seed=params.evaluation.seed
     )
     learned_from = Pairs.of(train).thinned(len(images)).targets
-    values["train_mse"] = evaluation.reconstruction_error(model, learned_from, params.evaluation.batch_size)
+    values["train_mse"] = evaluation.reconstruction_error(model, learned_from, size)
     values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
-    values |= geometry.measure(model, images, train, params.evaluation.batch_size)
+    values |= geometry.measure(model, images, train, size)
     if "probe_accuracy" not in undefined:
         splits = {split: Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test")}
-        values |= probes.accuracies(model, **splits, batch_size=params.evaluation.batch_size)
+        values |= probes.accuracies(model, **splits, batch_size=size)
     if "frechet" not in undefined:
         values |= _samples(params, model)
-    return _with_reference(values, params.corruption.reference.name)
+    return values
 
 
 @torch.no_grad()
@@ -145,10 +149,9 @@ def _samples(params: Params, model: Autoencoder) -> dict[str, float]:
 
 
 def _with_reference(values: dict[str, float], reference: str) -> dict[str, float]:
-    """The errors under the reference corruption by names that do not depend on it; no other copying errors."""
-    values["denoising_mse"] = values[f"denoising_{reference}"]
-    values["copying_mse"] = values[f"copying_{reference}"]
-    return {name: value for name, value in values.items() if not name.startswith("copying_") or name == "copying_mse"}
+    """The errors under the reference corruption by names that do not depend on it."""
+    names = {f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")}
+    return {names.get(name, name): value for name, value in values.items()}
 
 
 def _settings(params: Params) -> dict[str, int]:

@@ -195,6 +195,7 @@ class EvaluationParams(Section):
     images: Annotated[int, Field(ge=2, le=50)]
     samples: Annotated[int, Field(ge=4, le=100_000)]  # the 3rd nearest other one has to be there
     seed: Seed
+    noisy_images: PositiveInt
     importance: ImportanceParams
     classifier: Budget
 

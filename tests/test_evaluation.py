@@ -41,6 +41,20 @@ def test_means_over_all_images(model: Autoencoder, pixels: NDArray[np.uint8], x:
     assert values["copying_dark"] == pytest.approx((restored - dark).square().mean().item(), rel=1e-5)
 
 
+def test_errors_by_noise_are_means_over_evenly_spread_images(
+    model: Autoencoder, pixels: NDArray[np.uint8], x: torch.Tensor
+) -> None:
+    chosen = np.linspace(0, len(pixels) - 1, 5).round().astype(int)
+    noisy = {"dark": pixels // 2, "clean": pixels}
+    values = evaluation.denoising(model, pixels, noisy, count=5, batch_size=2)
+    with torch.no_grad():
+        restored = model.reconstruct(as_float(torch.from_numpy(pixels[chosen] // 2)))
+    assert values["denoising_dark"] == pytest.approx((restored - x[chosen]).square().mean().item(), rel=1e-5)
+    all_of_them = evaluation.denoising(model, pixels, noisy, count=10**6)
+    assert all_of_them["denoising_clean"] == pytest.approx(evaluation.reconstruction_error(model, pixels), rel=1e-6)
+    assert list(values) == list(all_of_them) == ["denoising_dark", "denoising_clean"]
+
+
 def test_batches_do_not_change_what_is_measured(model: Autoencoder, pixels: NDArray[np.uint8]) -> None:
     whole, parts = _evaluate(model, pixels, 64), _evaluate(model, pixels, 7)
     assert whole.keys() == parts.keys()

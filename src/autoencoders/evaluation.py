@@ -106,6 +106,27 @@ def importance_weighted(
 
 
 @torch.no_grad()
+def denoising(
+    model: Autoencoder, images: Images, noisy: Mapping[str, Images], *, count: int, batch_size: int = BATCH
+) -> dict[str, float]:
+    """The errors to the clean images alone, "denoising_<name>", of as many corruptions as there are.
+
+    Args:
+        model: as for `evaluate`.
+        images: the clean images of the split.
+        noisy: their corrupted copies, by the name of the corruption.
+        count: of the images that the errors are means over, evenly spread and the same under all corruptions.
+        batch_size: images per batch.
+    """
+    values: dict[str, float] = {}
+    for name, corrupted in noisy.items():
+        seen, clean = Pairs(corrupted, images).thinned(count)
+        wanted: dict[str, Measure] = {f"denoising_{name}": lambda output, clean, _: measures.mse(output, clean)}
+        values |= _means(model, seen, clean, wanted, batch_size)
+    return values
+
+
+@torch.no_grad()
 def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = BATCH) -> float:
     """The mean squared error alone."""
     return _means(model, images, images, {"mse": lambda output, clean, _: measures.mse(output, clean)}, batch_size)[

@@ -237,7 +237,8 @@ def metric(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
     corruption = readable(name.removeprefix("denoising_"))
-    return Metric(corruption, f"denoising MSE under {corruption}", 5, "lower")
+    definition = f"denoising MSE under {corruption}, on `evaluation.noisy_images` of the test images"
+    return Metric(corruption, definition, 5, "lower")
 
 
 def readable(corruption: str) -> str:
