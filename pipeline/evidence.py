@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from autoencoders import charts
-from autoencoders.charts import Curve, Line, Spent, bars, learning
+from autoencoders.charts import Line, Spent, bars, learning
 from autoencoders.claims import gap, noises
 from autoencoders.comparison import Figure, by_seed, heading
 from autoencoders.evidence import CLEAN, Entry, Evidence
@@ -28,7 +28,7 @@ def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, pd.DataFrame]]:
         kinds = list(defined["pixels"].unique()) if each.likelihood else [None]
         for kind in kinds:
             mine = defined if kind is None else defined[defined["pixels"] == kind]
-            if mine["entry"].nunique() > 1:
+            if len(set(mine["entry"])) > 1:
                 yield name, heading(each, kind if len(kinds) > 1 else None), by_seed(mine, name)
 
 
@@ -77,8 +77,8 @@ def progress(evidence: Evidence, folder: Path) -> Iterator[Figure]:
         charts.lines(lines, styles(evidence), "seconds of training", "% of the way left", path, logarithmic=True)
         yield Figure(
             "All entries", path,
-            "Of the fall of its validation loss from the first validation to the best one, how much an entry still has "
-            f"before it; lowest mark: {LEAST} % or less. Losses of different models have different units: this has none.",
+            "Of the fall of its validation loss from the first validation to the best one, how much an entry still "
+            f"has before it; lowest mark: {LEAST} % or less. Losses of different models have units of their own.",
         )  # fmt: skip
 
 

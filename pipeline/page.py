@@ -30,8 +30,7 @@ SHEETS = {
     "interpolation": ("Interpolation", "Each row is a straight line from one image's code to another's, decoded."),
     "traversal": (
         "Traversal",
-        "One dimension of one image's code is turned over ±3 standard deviations, the rest left alone; in each row the "
-        "next of those that vary most.",
+        "One dimension of one image's code turned over ±3 standard deviations, a row for each; those that vary most.",
     ),
 }
 SERVER = "http://127.0.0.1:5000"  # where `make ui` shows the runs
@@ -187,7 +186,7 @@ def _reading(params: Params) -> str:
     if len(params.seeds) == 1:
         return f"{picked}One seed gives no interval, so that nothing is best and nothing in bold."
     return (
-        f"{picked}Mean ± 95 % interval over the {len(params.seeds)} seeds (Student's t), no ± where there is one seed or "
+        f"{picked}Mean ± 95 % interval over the {len(params.seeds)} seeds (Student's t), no ± where there is one or "
         "all agree. Bold: the best mean, and every entry that ties with it, which is to say that the interval of its "
         "difference to the best, seed by seed, holds 0. An entry with one seed is not ranked."
     )
@@ -328,9 +327,7 @@ def _tables(entries: Sequence[Shown], finished: pd.DataFrame) -> Iterator[Table]
     for pixels in finished.loc[finished["neg_elbo"].notna(), "pixels"].unique():
         of_one_kind = finished[finished["pixels"] == pixels]
         note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these."
-        yield from comparison.tables(
-            f"Likelihood: {pixels}", note, of_one_kind, metrics.LIKELIHOOD, say_pixels=False
-        )
+        yield from comparison.tables(f"Likelihood: {pixels}", note, of_one_kind, metrics.LIKELIHOOD, say_pixels=False)
     for title, note, names in (
         ("Codes", "Over the whole test set.", metrics.CODES),
         ("Representation", "Of the codes of frozen models, for the images' classes.", metrics.REPRESENTATION),

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import typer
 
 from autoencoders import comparison, figures, metrics
 from autoencoders.comparison import Figure
-from pipeline import page, paths, results, stage
+from pipeline import page, paths, stage
 from pipeline.page import Shown
 from pipeline.params import Params
 from pipeline.results import Result

@@ -1,11 +1,14 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure as Plot
 
-from autoencoders import charts, figures
+from autoencoders import charts
 from autoencoders.charts import Spent
+from autoencoders.comparison import Figure
 from autoencoders.intervals import Interval
 
 SPENT = [
@@ -18,29 +21,80 @@ LINES = {"a": [(0.0, Interval(1.0, 0.1)), (0.5, Interval(2.0, 0.2))], "b": [(0.0
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Plot]:
     """The figures that are saved."""
-    kept = list[Figure]()
+    kept, keep = list[Plot](), charts.save
 
-    def save(figure: Figure, path: Path) -> None:
+    def save(figure: Plot, path: Path) -> None:
         kept.append(figure)
-        figures.save(figure, path)
+        keep(figure, path)
 
     monkeypatch.setattr(charts, "save", save)
     return kept
 
 
-def test_same_data_same_bytes(tmp_path: Path) -> None:
+CURVE = [
+    {"phase": "a", "step": step, "time": 1000.0 + step / 7, key: 30.0 / step}
+    for step in range(1, 21)
+    for key in ("train_loss", "validation_loss")
+    if key == "train_loss" or step % 5 == 0
+]
+STYLES = {"a": 0, "b": 7}
+
+
+def draw_all(folder: Path) -> None:
+    charts.rate_distortion(SPENT, folder / "rate.svg")
+    charts.lines(LINES, STYLES, "level", "MSE", folder / "lines.svg")
+    charts.lines(LINES, STYLES, "seconds", "%", folder / "log.svg", logarithmic=True)
+    charts.values({"a": [1.0, 2.0]}, {"a": Interval(1.5, 0.4)}, STYLES, xlabel="", digits=2, path=folder / "values.svg")
+    charts.differences({"b": Interval(1.5, 0.4)}, STYLES, "minus that of a", folder / "gaps.svg")
+    charts.learning([CURVE, CURVE], [20, 5], 0, folder / "curve.svg")
+    charts.bars(np.array([3.0, 0.0, 5.0]), ("codes", "%"), 1, folder / "bars.svg", ("uniform", 2.0))
+
+
+def test_same_data_same_bytes_and_text_stays_text(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        charts.rate_distortion(SPENT, tmp_path / name / "rate.png")
-        charts.errors({"masking": LINES, "gaussian": LINES}, {"a": 0, "b": 7}, "MSE", tmp_path / name / "errors.png")
-        charts.ratios(LINES, {"a": 0, "b": 7}, "step", "ratio", tmp_path / name / "ratios.png")
-    for path in (tmp_path / "first").iterdir():
-        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+        draw_all(tmp_path / name / "figures")
+    drawn = list((tmp_path / "first/figures").iterdir())
+    assert len(drawn) == 7
+    for path in drawn:
+        assert path.read_bytes() == (tmp_path / "second/figures" / path.name).read_bytes()
+        assert "</text>" in path.read_text()
 
 
-def test_labels_cover_neither_dots_nor_each_other(tmp_path: Path, drawn: list[Figure]) -> None:
-    charts.rate_distortion(SPENT, tmp_path / "rate.png")
+def test_charts_in_one_page_share_no_ids(tmp_path: Path) -> None:
+    draw_all(tmp_path)
+    ids = [set(re.findall(r'(?<= )id="([^"]*)"', Figure("t", path, "").svg)) for path in tmp_path.iterdir()]
+    assert all(ids)
+    assert len(set.union(*ids)) == sum(map(len, ids))
+
+
+def test_a_difference_that_may_be_chance_is_hollow(tmp_path: Path, drawn: list[Plot]) -> None:
+    gaps = {"a": Interval(1.0, 0.5), "b": Interval(1.0, 2.0), "c": Interval(1.0, float("nan"))}
+    charts.differences(gaps, dict.fromkeys(gaps, 0), "x", tmp_path / "gaps.svg")
+    faces = [to_hex(dots.get_facecolor()[0]) for dots in drawn[0].axes[0].collections]
+    assert faces == [charts.COLOURS[0], charts.PAPER, charts.PAPER]
+
+
+def test_a_metric_shows_every_seed_its_mean_and_interval(tmp_path: Path, drawn: list[Plot]) -> None:
+    seeds = {"a": [1.0, 2.0, 6.0], "b": [4.0]}
+    means = {"a": Interval(3.0, 6.6), "b": Interval(4.0, float("nan"))}
+    charts.values(seeds, means, STYLES, xlabel="nats", digits=1, path=tmp_path / "values.svg")
+    axes = drawn[0].axes[0]
+    dots = [np.asarray(each.get_offsets())[:, 0].tolist() for each in axes.collections]
+    assert dots == [[3.0], [1.0, 2.0, 6.0], [4.0], [4.0]]
+    (bar,) = axes.lines
+    assert np.asarray(bar.get_xdata()).tolist() == pytest.approx([-3.6, 9.6])
+    assert [text.get_text() for text in axes.texts] == ["3.0", "4.0"]
+
+
+def test_a_curve_of_one_point_is_drawn(tmp_path: Path) -> None:
+    charts.learning([CURVE[:1]], [0], 0, tmp_path / "curve.svg")
+    assert (tmp_path / "curve.svg").stat().st_size > 0
+
+
+def test_labels_cover_neither_dots_nor_each_other(tmp_path: Path, drawn: list[Plot]) -> None:
+    charts.rate_distortion(SPENT, tmp_path / "rate.svg")
     axes = drawn[0].axes[0]
     named = [text for text in axes.texts if text.get_text().startswith("v")]
     assert {text.get_text() for text in named} >= {"vae", "vqvae", "vqvae, uniform prior"}
@@ -51,8 +105,8 @@ def test_labels_cover_neither_dots_nor_each_other(tmp_path: Path, drawn: list[Fi
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
 
 
-def test_only_a_family_is_joined_and_equal_sums_have_slope_minus_one(tmp_path: Path, drawn: list[Figure]) -> None:
-    charts.rate_distortion(SPENT, tmp_path / "rate.png")
+def test_only_a_family_is_joined_and_equal_sums_have_slope_minus_one(tmp_path: Path, drawn: list[Plot]) -> None:
+    charts.rate_distortion(SPENT, tmp_path / "rate.svg")
     (curve,) = (line for line in drawn[0].axes[0].lines if line.get_color() == charts.FAINT)
     assert np.asarray(curve.get_xydata()).tolist() == [[20.5, 79.5], [10.5, 94.5]]
     for line in drawn[0].axes[0].lines:

@@ -6,20 +6,11 @@ from PIL import Image
 
 from autoencoders import figures
 
-CURVE = [
-    {"phase": phase, "step": step, "time": 1000.0 + step / 7, key: 30.0 / step}
-    for phase in ("a", "b")
-    for step in range(1, 21)
-    for key in ("train_loss", "validation_loss")
-    if key == "train_loss" or step % 5 == 0
-]
-
 
 def test_same_data_same_bytes(x: torch.Tensor, tmp_path: Path) -> None:
     pixels = x.numpy()
     for name in ("first", "second"):
         figures.images([("row", pixels[:5]), ("", pixels[5:10])], tmp_path / name / "images.png")
-        figures.learning_curves(CURVE, {"a": 20, "b": 5}, tmp_path / name / "curves.png")
         figures.code_usage(np.array([3, 0, 5], np.float32), tmp_path / name / "usage.png")
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
@@ -39,8 +30,3 @@ def test_halves_stand_apart(x: torch.Tensor, tmp_path: Path) -> None:
 def test_colour_images_are_drawn(tmp_path: Path) -> None:
     figures.images([("", torch.rand(4, 3, 12, 8).numpy())], tmp_path / "colour.png")
     assert (tmp_path / "colour.png").stat().st_size > 0
-
-
-def test_a_curve_of_one_point_is_drawn(tmp_path: Path) -> None:
-    figures.learning_curves(CURVE[:1], {"a": 0}, tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").stat().st_size > 0

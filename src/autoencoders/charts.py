@@ -53,7 +53,7 @@ def values(
     seeds: Mapping[str, Sequence[float]], means: Mapping[str, Interval], styles: Mapping[str, int], *,
     xlabel: str, digits: int, path: Path,
 ) -> None:  # fmt: skip
-    """A metric of several entries in rows: each seed a dot, the mean with its interval, and on the right as a number."""
+    """A metric of several entries in rows: each seed a dot, the mean with its interval and as a number."""
     with mpl.rc_context(LOOK):
         figure, axes = _rows(list(seeds), xlabel)
         for row, (name, each) in enumerate(seeds.items()):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from autoencoders import metrics
+from autoencoders.charts import Curve
 from autoencoders.evidence import (
     ABOVE,
     BELOW,
@@ -30,7 +31,6 @@ from autoencoders.evidence import (
     told,
     unmeasured,
 )
-from autoencoders.charts import Curve
 from autoencoders.intervals import Interval, interval
 from autoencoders.metrics import metric, readable
 

@@ -46,7 +46,8 @@ class Figure:
     @property
     def svg(self) -> Markup:
         """The chart as a part of a page: named for a screen reader, in the colours of the page."""
-        text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style .*?</style>", "", _read(self.path), flags=re.DOTALL)
+        text = self.path.read_text(encoding="utf-8")
+        text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style .*?</style>", "", text, flags=re.DOTALL)
         text = re.sub(r'<g id="[^"]*"', "<g", text)
         for colour, name in THEMED.items():
             text = text.replace(colour, f"var(--{name})")
@@ -220,10 +221,6 @@ def render(name: str, context: Mapping[str, Any]) -> str:
 def spreadsheet(value: Any) -> Any:
     """A cell of a CSV file that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
 
 
 def _coded(text: str) -> Markup:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from autoencoders.comparison import by_seed, cell
 from autoencoders.charts import Curve
+from autoencoders.comparison import by_seed, cell
 from autoencoders.intervals import Interval, difference, interval, leaders
 from autoencoders.metrics import metric
 

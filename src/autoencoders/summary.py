@@ -32,7 +32,9 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
         evidence: the results.
         reference: the corruption of "denoising MSE", in words.
     """
-    restores = best(evidence, evidence.having("denoising_mse"), "denoising_mse", f"restores images best from {reference}")
+    restores = best(
+        evidence, evidence.having("denoising_mse"), "denoising_mse", f"restores images best from {reference}"
+    )
     said = [
         best(evidence, evidence.having("mse"), "mse", "reconstructs best"),
         restores and Sentence(restores.text + _over_all_noise(evidence), restores.certainty),

@@ -1,0 +1,135 @@
+"""compare: the report's page of two revisions or experiments beside each other, with what became different.
+
+No stage: nothing depends on it. What DVC has of a revision in its cache is enough: nothing is trained or checked out.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import chdir
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from autoencoders import comparison
+from autoencoders.errors import UserError
+from pipeline import page, params, paths, results
+from pipeline.page import Shown
+
+WORKSPACE = "workspace"  # what lies on disk
+NEEDED = ("params.yaml", "dvc.lock", "models", "evaluation", "provenance", "classifier")
+
+
+def main(
+    before: Annotated[str, typer.Argument(help="A commit, branch, tag or DVC experiment.")],
+    after: Annotated[str, typer.Argument(help=f"Another one, or `{WORKSPACE}`: what lies on disk.")],
+    written: Annotated[Path, typer.Argument(metavar="PAGE", help="The page to write.")],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Write over a page that is there.")] = False,
+) -> None:
+    """Set the entries of two revisions beside each other on one page, and say what became different.
+
+    What a setting did, as an experiment:
+
+        dvc exp run -S variants.vae.beta=4 -n beta4
+
+        python -m pipeline.compare HEAD beta4 beta4.html
+    """
+    try:
+        _check(written, force=force)
+        with TemporaryDirectory() as place:
+            text = compare(before, after, Path(place))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    written.write_text(text, encoding="utf-8")
+    print(f"{written}: {before} beside {after}")
+
+
+def _check(written: Path, *, force: bool) -> None:
+    if written.exists() and not force:
+        msg = f"{written} is there already: --force writes over it"
+        raise UserError(msg)
+    if not written.parent.is_dir():
+        msg = f"{written}: there is no folder {written.parent} to write it to"
+        raise UserError(msg)
+
+
+def compare(before: str, after: str, place: Path) -> str:
+    """The page, as HTML.
+
+    Args:
+        before: a revision, or "workspace".
+        after: likewise.
+        place: an empty folder, for what is taken out of the cache.
+
+    Raises:
+        UserError: a revision is not known, or DVC's cache lacks its results.
+    """
+    one, other = (_entries(revision, place / str(i)) for i, revision in enumerate((before, after)))
+    entries, pairs = paired(one, other, before, after)
+    with chdir(place / "1"):
+        context = page.context(entries, page.rows(entries), Path("figures"), pairs)
+        context |= {"title": f"{before} beside {after}"}
+        return comparison.render("comparison.html.j2", context)
+
+
+def paired(
+    one: Sequence[Shown], other: Sequence[Shown], before: str, after: str
+) -> tuple[list[Shown], list[tuple[str, str]]]:
+    """All entries, those of one name together, and such pairs; what gave the same results is there once."""
+    theirs = {entry.name: entry for entry in other}
+    names = list(dict.fromkeys([*theirs, *(entry.name for entry in one)]))
+    mine = {entry.name: entry for entry in one}
+    entries, pairs = list[Shown](), list[tuple[str, str]]()
+    for name in names:
+        first, second = mine.get(name), theirs.get(name)
+        if first and second and _fingerprints(first) == _fingerprints(second):
+            entries.append(second)
+            continue
+        if first and second:
+            pairs.append((f"{name}@{before}", f"{name}@{after}"))
+        entries += [replace(each, name=f"{name}@{whose}") for each, whose in ((first, before), (second, after)) if each]
+    return entries, pairs
+
+
+def _fingerprints(entry: Shown) -> list[str]:
+    return [result.fingerprint for result in entry.results]
+
+
+def _entries(revision: str, place: Path) -> list[Shown]:
+    """The entries of a revision, from copies of its files in `place`."""
+    _take(revision, place)
+    with chdir(place):
+        found = page.shown(params.load(variants=False))
+        return [replace(entry, results=list(_anchored(entry))) for entry in found]
+
+
+def _anchored(entry: Shown) -> Iterator[results.Result]:
+    for result in entry.results:
+        yield replace(result, folder=result.folder.resolve(), weights=result.weights.resolve())
+
+
+def _take(revision: str, place: Path) -> None:
+    from dvc.api import DVCFileSystem  # noqa: PLC0415 - slow to import
+    from dvc.exceptions import DvcException  # noqa: PLC0415
+    from scmrepo.exceptions import SCMError  # noqa: PLC0415
+
+    place.mkdir()
+    try:
+        files = DVCFileSystem(str(paths.root()), rev=None if revision == WORKSPACE else revision)
+        for name in NEEDED:
+            files.get(name, os.fspath(place / name), recursive=name.partition(".")[1] == "")
+    except (SCMError, DvcException) as error:
+        msg = f"{revision} is no revision or experiment that is known here: {error}"
+        raise UserError(msg) from error
+    except FileNotFoundError as error:
+        msg = f"DVC's cache has not all results of {revision}: `dvc pull`, or run it again ({error})"
+        raise UserError(msg) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,71 @@
+"""Pages as their readers have them: in headless Chromium, in both themes, on a phone and on a desk."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, Route, sync_playwright
+
+Theme = Literal["light", "dark"]
+PHONE, DESK = 390, 1280
+
+
+@contextmanager
+def opened(
+    url: str, *, theme: Theme = "light", width: int = DESK, scripts: bool = True, local: bool = False
+) -> Iterator[tuple[Page, list[str]]]:
+    """A page, and what went wrong on it so far: errors of its scripts, and requests that left it.
+
+    Args:
+        url: of the page.
+        theme: that the reader prefers.
+        width: of the window, in pixels.
+        scripts: whether the browser runs any.
+        local: whether the page may ask the server that it comes from; else nothing but for itself.
+    """
+    wrong: list[str] = []
+
+    def route(route: Route) -> None:
+        asked = route.request.url
+        if asked == url or (local and asked.startswith(url.partition("#")[0])):
+            return route.continue_()
+        wrong.append(f"asked for {asked}")
+        return route.abort()
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        try:
+            page = browser.new_page(
+                viewport={"width": width, "height": 900}, color_scheme=theme, java_script_enabled=scripts
+            )
+            page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+            page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
+            page.route("**/*", route)
+            page.goto(url)
+            yield page, wrong
+        finally:
+            browser.close()
+
+
+def violations(page: Page) -> list[str]:
+    """What a screen reader or a keyboard cannot use of it, by axe-core."""
+    found: list[dict[str, Any]] = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {each['help']}: {each['nodes'][0]['html'][:200]}" for each in found]
+
+
+def overflow(page: Page) -> int:
+    """By how many pixels it is wider than the window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+def _chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no Chromium: .ci/run installs it")
+        pytest.skip("there is no Chromium on the PATH")
+    return found

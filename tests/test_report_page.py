@@ -1,0 +1,110 @@
+"""The committed report as its readers have it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.browser import DESK, PHONE, Theme, opened, overflow, violations
+
+REPORT = Path("reports/comparison.html").resolve()
+LARGEST = 3 * 2**20  # bytes
+
+
+def test_it_is_small_enough_to_be_sent() -> None:
+    assert REPORT.stat().st_size < LARGEST
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, PHONE, DESK])
+def test_everybody_can_read_it_and_it_asks_for_nothing(theme: Theme, width: int) -> None:
+    with opened(REPORT.as_uri(), theme=theme, width=width) as (page, wrong):
+        assert violations(page) == []
+        assert overflow(page) == 0
+        assert page.locator("svg.chart text").count() > 100
+        assert page.locator("svg.chart").count() == page.locator("svg.chart[aria-label]").count()
+    assert wrong == []
+
+
+def test_it_is_complete_without_scripts() -> None:
+    with opened(REPORT.as_uri(), scripts=False) as (page, _):
+        still = page.inner_text("main")
+    with opened(REPORT.as_uri()) as (page, _):
+        assert page.inner_text("main").split() == [word for word in still.split() if word != "↕"]
+
+
+def test_tables_sort_up_down_and_back() -> None:
+    with opened(REPORT.as_uri()) as (page, _):
+        table = page.locator("table.sortable").first
+        names = table.locator("tbody th")
+        original = names.all_inner_texts()
+        button = table.locator("thead button").first
+
+        def values() -> list[float]:
+            return [float(re.split(r"\s", cell)[0].replace(",", ""))
+                    for cell in table.locator("tbody tr td:nth-of-type(1)").all_inner_texts()]  # fmt: skip
+
+        button.focus()
+        page.keyboard.press("Enter")
+        assert values() == sorted(values())
+        assert names.all_inner_texts() != original
+        page.keyboard.press("Enter")
+        assert values() == sorted(values(), reverse=True)
+        page.keyboard.press("Enter")
+        assert names.all_inner_texts() == original
+
+
+def test_every_link_on_it_leads_somewhere() -> None:
+    html = REPORT.read_text(encoding="utf-8")
+    ids = re.findall(r'\bid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    inside = re.findall(r'href="#([^"]*)"', html)
+    assert len(inside) > 50
+    assert set(inside) <= set(ids)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_charts_can_be_told_from_their_paper(theme: Theme) -> None:
+    """Text at 4.5 : 1 at least, as for all other text; axe does not look into charts."""
+    with opened(REPORT.as_uri(), theme=theme) as (page, _):
+        worst = page.evaluate(CONTRAST)
+    assert worst >= 4.5
+
+
+CONTRAST = """() => {
+  const light = (text) => {
+    const [r, g, b] = text.match(/[\\d.]+/g).map(Number)
+      .map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  return Math.min(...[...document.querySelectorAll("svg.chart text")].map((each) => {
+    const ink = light(getComputedStyle(each).fill);
+    return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+  }));
+}"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [
+        ("<img src='data:image/png;base64,iVBORw0KGgo='>", "image-alt"),
+        ("<p style='color: #bbb; background: #ccc'>faint</p>", "color-contrast"),
+        ("<button></button>", "button-name"),
+    ],
+)
+def test_what_is_broken_is_found(broken: str, found: str, tmp_path: Path) -> None:
+    page_of = tmp_path / "broken.html"
+    page_of.write_text(REPORT.read_text(encoding="utf-8").replace("<main>", f"<main>{broken}"), encoding="utf-8")
+    with opened(page_of.as_uri()) as (page, _):
+        assert [each.partition(":")[0] for each in violations(page)] == [found]
+
+
+def test_requests_errors_and_overflow_are_noticed(tmp_path: Path) -> None:
+    page_of = tmp_path / "broken.html"
+    broken = "<img src='elsewhere.png' alt='x'><script>undefined.x</script><div style='width: 3000px'>x</div>"
+    page_of.write_text(f"<!doctype html><title>x</title><main>{broken}</main>", encoding="utf-8")
+    with opened(page_of.as_uri()) as (page, wrong):
+        assert overflow(page) > 0
+    assert any(each.startswith("asked for") for each in wrong)
+    assert any(each.startswith("error:") for each in wrong)
