@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as Plot
 from autoencoders import charts
 from autoencoders.charts import Spent
 from autoencoders.comparison import Figure
+from autoencoders.figures import COLOURS
 from autoencoders.intervals import Interval
 
 SPENT = [
@@ -72,8 +73,8 @@ def test_charts_in_one_page_share_no_ids(tmp_path: Path) -> None:
 def test_a_difference_that_may_be_chance_is_hollow(tmp_path: Path, drawn: list[Plot]) -> None:
     gaps = {"a": Interval(1.0, 0.5), "b": Interval(1.0, 2.0), "c": Interval(1.0, float("nan"))}
     charts.differences(gaps, dict.fromkeys(gaps, 0), "x", tmp_path / "gaps.svg")
-    faces = [to_hex(dots.get_facecolor()[0]) for dots in drawn[0].axes[0].collections]
-    assert faces == [charts.COLOURS[0], charts.PAPER, charts.PAPER]
+    faces = [to_hex(np.asarray(dots.get_facecolor())[0].tolist()) for dots in drawn[0].axes[0].collections]
+    assert faces == [COLOURS[0], charts.PAPER, charts.PAPER]
 
 
 def test_a_metric_shows_every_seed_its_mean_and_interval(tmp_path: Path, drawn: list[Plot]) -> None:

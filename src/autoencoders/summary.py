@@ -91,8 +91,8 @@ def _likelihood(evidence: Evidence) -> Sentence | None:
     nearest = sorted(evidence.leaders("frechet")) if evidence.having("frechet") else []
     if said is None or not nearest:
         return said
-    nearest = listed(f"`{name}`" for name in nearest)
-    return Sentence(f"{said.text}; by Fréchet distance the best samples are those of {nearest}", said.certainty)
+    whose = listed(f"`{name}`" for name in nearest)
+    return Sentence(f"{said.text}; by Fréchet distance the best samples are those of {whose}", said.certainty)
 
 
 @dataclass(frozen=True)
