@@ -19,10 +19,11 @@ import psutil
 import torch
 from PIL import Image
 
-from autoencoders import checkpoint, comparison, data, folder, sealed, storage
+from autoencoders import checkpoint, comparison, data, folder, sealed, storage, summary
 from autoencoders.comparison import Table
 from autoencoders.errors import UserError
 from autoencoders.evidence import Claim, Finding, Verdict
+from autoencoders.metrics import Metric
 from autoencoders.snapshots import LAST, Snapshots
 from faults.parameters import DEFAULT
 from faults.table import Counts
@@ -297,19 +298,22 @@ def a_few_lines_of_yaml_that_fill_the_memory(inside: Path, mark: str) -> Handle:
 def a_report_full_of_markup(inside: Path, mark: str) -> Handle:  # noqa: ARG001
     evil = '<script>alert("x")</script>'
     claim = Claim("key", evil, evil, [Finding(Verdict.MIXED, evil)])
-    context = {
-        "title": evil, "summary": evil, "problems": [evil], "differences": None, "figures": [],
-        "claims": [{"claim": claim, "table": Table(evil, evil, [""], [[evil]]), "figures": []}],
-        "tables": [Table(evil, evil, ["", evil], [[evil, "1 | 2"]])],
-        "sections": [comparison.Section(evil, evil)], "undefined": [(evil, [evil])],
-        "metrics": Table(evil, evil, [""], [[evil]]), "provenance": [Table(evil, evil, [""], [[evil]])],
+    table = Table(evil, evil, ["", evil], [[evil, "1 | 2"]], [evil])
+    nothing = ("values", "gaps", "noise", "rates", "curves", "galleries", "sheets", "codes", "pictures")
+    section = comparison.Section(evil, evil, seeds=table, origin={evil: evil}, parameters=evil)
+    context: dict[str, Any] = {name: [] for name in nothing} | {
+        "title": evil, "lead": evil, "problems": [evil], "sentences": [summary.Sentence(evil, "")], "reading": evil,
+        "differences": table, "tables": [table],
+        "contrasts": [{"title": evil, "parameters": [(evil, evil, evil)], "table": table, "tied": [evil]}],
+        "claims": [{"claim": claim, "tables": [table], "figures": []}], "sections": [section],
+        "undefined": [(evil, [evil])], "metrics": {evil: Metric(evil, evil, 1)}, "provenance": table, "own": {},
         "parameters": f"# ```\n# {evil}\n", "fence": "````", "folder": inside,
     }  # fmt: skip
 
     def handle() -> bool:
         page, text = (comparison.render(f"comparison.{kind}.j2", context) for kind in ("html", "md"))
         outside_of_the_fence = text.split("````")[0] + text.split("````")[2]
-        return "<script" not in page and "<script" not in outside_of_the_fence
+        return "<script>alert" not in page and "<script" not in outside_of_the_fence
 
     return handle
 

@@ -338,7 +338,7 @@ def _tables(entries: Sequence[Shown], finished: pd.DataFrame) -> Iterator[Table]
         yield from comparison.tables(title, note, finished, names)
     for kind, levels in noises(finished).items():
         count = entries[0].params.evaluation.noisy_images
-        note = f"MSE of what the model makes of {count:,} corrupted test images, to the clean ones; first without noise."
+        note = f"MSE of what the model makes of {count:,} corrupted test images, to the clean ones; first without any."
         yield from comparison.tables(f"Denoising: {readable(kind)}", note, finished, [name for _, name in levels])
     yield from comparison.tables("Cost", "Of one seed.", finished, metrics.COST)
     validation = [f"validation_{name}" for name in metrics.HEADLINE]

@@ -4,13 +4,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, sync_playwright
 
-Theme = Literal["light", "dark"]
+Theme: TypeAlias = Literal["light", "dark"]
 PHONE, DESK = 390, 1280
 
 

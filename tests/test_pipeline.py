@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from PIL import Image
 
 from faults.project import SIDE_BY_SIDE, Project, outcomes
+from faults.servers import Server
+from tests.browser import DESK, PHONE, Theme, opened, overflow, violations
 
 VARIANT = '''"""Mean: gives back the mean of all pixels; the example of a variant of one's own."""
 
@@ -73,10 +76,20 @@ def test_reports_hold_every_variant_and_say_what_is_undefined(project: Project) 
     page, text = ((reports / f"comparison.{kind}").read_text() for kind in ("html", "md"))
     for name in rows.index:
         assert f"## {name}" in text
-        assert f'id="{name}"' in page
+        assert f'id="entry-{name}"' in page
     assert "the code is a point" in text
     for figure in (line.split("](")[1][:-1] for line in text.splitlines() if line.startswith("![")):
         assert (reports / figure).exists(), figure
+
+
+def test_everybody_can_read_the_report_and_it_asks_for_nothing(project: Project) -> None:
+    cases: list[tuple[int, Theme]] = [(PHONE, "dark"), (DESK, "light")]
+    for width, theme in cases:
+        with opened((project.folder / "reports/comparison.html").as_uri(), width=width, theme=theme) as (page, wrong):
+            assert violations(page) == []
+            assert overflow(page) == 0
+            assert page.locator("svg.chart").count() > 10
+        assert wrong == []
 
 
 def test_every_number_can_be_traced(project: Project) -> None:
@@ -141,6 +154,22 @@ def test_runs_are_in_mlflow(project: Project) -> None:
     done = project.run(sys.executable, "-W", "ignore", "-c", script)
     expected = sorted(f"{name}-seed{seed}" for name in project.params()["variants"] for seed in (0, 1))
     assert done.stdout.split() == expected, done.stderr
+
+
+def test_the_address_of_make_ui_opens_the_runs_and_leaves_the_machine_alone(project: Project, tmp_path: Path) -> None:
+    script = "from autoencoders import tracking; print(tracking.page('sqlite:///mlflow.db'))"
+    address = project.run(sys.executable, "-c", script).stdout.strip()
+    assert address in project.run("make", "--dry-run", "ui").stdout
+    server = Server(tmp_path, f"sqlite:///{project.folder / 'mlflow.db'}")
+    server.start()
+    try:
+        with opened(address.replace("http://127.0.0.1:5000", server.uri), local=True) as (page, wrong):
+            for name in project.params()["variants"]:
+                page.get_by_text(f"{name}-seed0", exact=True).first.wait_for(timeout=60_000)
+            assert page.get_by_text("validation/mse").count() > 0
+        assert wrong == []
+    finally:
+        server.signal(signal.SIGKILL)
 
 
 def test_an_mlflow_that_is_away_is_a_warning(project: Project) -> None:
@@ -262,6 +291,29 @@ def test_a_changed_variant_reruns_alone(project: Project) -> None:
     assert project.repro() == ["train@vae", "evaluate@vae", "report"]
     changed = {path for path, digest in project.lock().items() if before[path] != digest}
     assert not [path for path in changed if "vae" not in path and not path.startswith("reports/")]
+
+
+def test_two_revisions_stand_side_by_side(project: Project) -> None:
+    """The commit before `beta` became 4, and what lies on disk."""
+    command = [sys.executable, "-m", "pipeline.compare", "HEAD", "workspace", "two.html"]
+    done = project.run(*command)
+    assert done.returncode == 0, done.stderr
+    html = (project.folder / "two.html").read_text()
+    assert "vae@HEAD → vae@workspace" in html
+    assert "<code>beta</code>: 1.0 → 4.0" in html
+    assert 'id="entry-ae"' in html  # the same in both, so once
+    assert "ae@HEAD<" not in html.replace("vae@HEAD<", "")
+    with opened((project.folder / "two.html").as_uri()) as (page, wrong):
+        assert violations(page) == []
+    assert wrong == []
+    again, forced = project.run(*command), project.run(*command, "--force")
+    assert (again.returncode, again.stderr) == (1, "two.html is there already: --force writes over it\n")
+    assert forced.returncode == 0
+    unknown = project.run(sys.executable, "-m", "pipeline.compare", "no-such", "HEAD", "other.html")
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("no-such is no revision or experiment that is known here")
+    assert not (project.folder / "other.html").exists()
+    (project.folder / "two.html").unlink()
 
 
 def test_settings_of_one_model_stand_side_by_side(project: Project) -> None:
