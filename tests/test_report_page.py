@@ -15,9 +15,8 @@ def test_it_is_small_enough_to_be_sent() -> None:
     assert REPORT.stat().st_size < LARGEST
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, PHONE, DESK])
-def test_everybody_can_read_it_and_it_asks_for_nothing(theme: Theme, width: int) -> None:
+@pytest.mark.parametrize(("width", "theme"), [(320, "light"), (PHONE, "dark"), (DESK, "light"), (DESK, "dark")])
+def test_everybody_can_read_it_and_it_asks_for_nothing(width: int, theme: Theme) -> None:
     with opened(REPORT.as_uri(), theme=theme, width=width) as (page, wrong):
         assert violations(page) == []
         assert overflow(page) == 0
