@@ -109,7 +109,9 @@ def _pictures(params: Params, entries: Sequence[Shown], folder: Path) -> list[Fi
         rows = [(above, each[above]) for each in list(examples.values())[:1]]
         rows += [(entry, each[below]) for entry, each in examples.items()]
         if rows:
-            figures.images([(label, images / np.float32(255)) for label, images in rows], folder / f"{name}.png")
+            figures.images(
+                [(label, np.asarray(images / 255, np.float32)) for label, images in rows], folder / f"{name}.png"
+            )
             made.append(Figure(name.capitalize(), folder / f"{name}.png", caption))
     return made
 
