@@ -43,7 +43,10 @@ def opened(
                 viewport={"width": width, "height": 900}, color_scheme=theme, java_script_enabled=scripts
             )
             page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-            page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
+            page.on(
+                "console",
+                lambda said: wrong.append(f"{said.text} {said.location['url']}") if said.type == "error" else None,
+            )
             page.route("**/*", route)
             page.goto(url)
             yield page, wrong

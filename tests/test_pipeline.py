@@ -167,7 +167,8 @@ def test_the_address_of_make_ui_opens_the_runs_and_leaves_the_machine_alone(proj
             for name in project.params()["variants"]:
                 page.get_by_text(f"{name}-seed0", exact=True).first.wait_for(timeout=60_000)
             assert page.get_by_text("validation/mse").count() > 0
-        assert wrong == []
+        # MLflow asks itself who its user is, and without users it does not know of the question.
+        assert [each for each in wrong if not each.endswith("/users/current")] == []
     finally:
         server.signal(signal.SIGKILL)
 
