@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
-from autoencoders.charts import THEMED
 from autoencoders.intervals import Interval, interval, leaders
 from autoencoders.metrics import Metric, metric
 
@@ -46,6 +45,8 @@ class Figure:
     @property
     def svg(self) -> Markup:
         """The chart as a part of a page: named for a screen reader, in the colours of the page."""
+        from autoencoders.charts import THEMED  # noqa: PLC0415 - matplotlib is slow to import
+
         text = self.path.read_text(encoding="utf-8")
         text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style .*?</style>", "", text, flags=re.DOTALL)
         text = re.sub(r'<g id="[^"]*"', "<g", text)
