@@ -7,15 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from autoencoders import charts
-from autoencoders.charts import Line, Spent, bars, learning
+from autoencoders.charts import Line, Spent
 from autoencoders.claims import gap, noises
 from autoencoders.comparison import Figure, by_seed, heading
-from autoencoders.evidence import CLEAN, Entry, Evidence
+from autoencoders.evidence import Entry, Evidence
 from autoencoders.intervals import difference, interval, leaders
 from autoencoders.metrics import METRICS, PLOTTED, readable
 
-__all__ = ["CLEAN", "bars", "claimed", "differences", "learning", "noise", "progress", "rate_distortion", "styles",
-           "values"]  # fmt: skip
 SETTLED = 0.2  # of a training, from which on its losses are compared: before, they fall too fast
 LEAST = 0.1  # per cent of its way that a training is shown to have before it
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
-from autoencoders import claims, comparison, metrics, summary
+from autoencoders import charts, claims, comparison, metrics, summary
 from autoencoders.claims import noises
 from autoencoders.comparison import Figure, Gallery, Section, Strip, Table
-from autoencoders.evidence import Entry, Evidence
+from autoencoders.evidence import CLEAN, Entry, Evidence
 from autoencoders.metrics import readable
 from pipeline import evidence, paths, results, stage
 from pipeline.params import PARAMS, Params
@@ -72,7 +72,7 @@ class Shown:
             self.name,
             pixels=next((result.pixels for result in self.finished), None),
             parameters=dict(comparison.flattened(self.section)),
-            noise=() if inputs == evidence.CLEAN else tuple(self.params.corruption.train[inputs].noise),
+            noise=() if inputs == CLEAN else tuple(self.params.corruption.train[inputs].noise),
             curves=[result.curve for result in self.finished],
         )
 
@@ -213,7 +213,7 @@ def _curves(entries: Sequence[Shown], found: Evidence, folder: Path) -> Iterator
             curves = [[point for point in result.curve if point["phase"] == phase] for result in entry.finished]
             best = [result.outcome[phase]["best_step"] for result in entry.finished]
             path = folder / entry.name / f"learning_{phase}.svg"
-            evidence.learning(curves, best, evidence.styles(found)[entry.name], path)
+            charts.learning(curves, best, evidence.styles(found)[entry.name], path)
             title = entry.name if phase == "autoencoder" else f"{entry.name}, {phase}"
             yield Figure(title, path, "Loss by step, seconds above. Large mark: the weights that validation picked.")
 
@@ -293,7 +293,7 @@ def _codes(entries: Sequence[Shown], found: Evidence, folder: Path) -> Iterator[
             if key == "code_usage":
                 heights, reference = 100 * heights / heights.sum(), ("uniform use", 100 / len(heights))
             path = folder / entry.name / f"{key}.svg"
-            evidence.bars(heights, (across, up), evidence.styles(found)[entry.name], path, reference)
+            charts.bars(heights, (across, up), evidence.styles(found)[entry.name], path, reference)
             yield Figure(f"{title}: {entry.name}", path, f"{caption} Seed {entry.finished[0].seed}.")
 
 
@@ -333,7 +333,7 @@ def _signed(change: summary.Change, digits: int) -> str:
 
 def _value(value: Any, key: str, entry: Shown) -> str:
     """A parameter's value; of `inputs` also the noise that the name stands for."""
-    if key != "inputs" or value == evidence.CLEAN:
+    if key != "inputs" or value == CLEAN:
         return "–" if value is None else str(value)
     noise = entry.params.corruption.train[value].noise
     return f"{value} ({', '.join(f'{readable(kind)} {level}' for kind, levels in noise.items() for level in levels)})"

@@ -108,7 +108,6 @@ class Section:
 
     title: str
     about: str
-    figures: list[Figure] = field(default_factory=list)
     seeds: Table | None = None
     links: Mapping[str, str] = field(default_factory=dict)  # by seed: its run
     origin: Mapping[str, str] = field(default_factory=dict)
