@@ -1,12 +1,14 @@
 """`dvc repro`, several stages at a time: every stage goes through `dvc repro --single-item`, siblings side by side.
 
-    python -m pipeline.repro --jobs 2
+    python -m pipeline.repro --jobs 2                           # processes of this machine
+    python -m pipeline.repro --scheduler tls://scheduler:8786   # the workers of a Dask cluster: see `cluster`
 
 It leaves what a plain `dvc repro` leaves: a stage's results do not depend on what runs beside it. While trainings run,
 `pipeline.track --follow` shows their curves in MLflow.
 """
 
 import concurrent.futures
+import contextlib
 import logging
 import os
 import queue
@@ -15,43 +17,65 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
+from autoencoders.errors import UserError
 from pipeline import locks, paths, resources
 from pipeline.stage import RUNNER
 
 LEAVES_WITHIN = 5.0  # seconds
+POLL = 1.0  # seconds
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item")
 
 
 def main(
-    jobs: Annotated[int | None, typer.Option(min=1, help="Stages at a time; one per GPU or CPU by default.")] = None,
+    *,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Stages at a time; one per GPU, CPU or worker by default.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(envvar="AUTOENCODERS_SCHEDULER", help="Of Dask, whose workers run the stages: tcp://… or tls://…"),
+    ] = None,
+    trust_network: Annotated[
+        bool, typer.Option(help="Use a scheduler on another machine without TLS: all who reach it are trusted.")
+    ] = False,
 ) -> None:
     """Run every stage whose results are out of date, several at a time, and say what came of each."""
     _use_this_python()
     with _alone():
-        _main(jobs)
+        try:
+            _main(jobs, scheduler or None, trusted=trust_network)
+        except UserError as problem:
+            sys.exit(f"\n{problem}\n")
 
 
-def _main(jobs: int | None) -> None:
+def _main(jobs: int | None, scheduler: str | None, *, trusted: bool) -> None:
     from dvc.exceptions import DvcException  # noqa: PLC0415 - all of DVC; --help does without
     from dvc.repo import Repo  # noqa: PLC0415
 
     locks.mend()
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # what it plans is said below, once it is done
     try:
-        with Repo() as repo:
-            changed = {stage.addressing for stage in repo.reproduce(dry=True, on_error="ignore")}
-            upstream = {stage.addressing: {on.addressing for on in repo.index.graph.successors(stage)}
-                        for stage in repo.index.graph}  # fmt: skip
+        with Repo(_wait_for_lock=True) as repo:
+            graph = repo.index.graph
+            order = list(TopologicalSorter({stage: graph.successors(stage) for stage in graph}).static_order())
+            upstream = {stage.addressing: {on.addressing for on in graph.successors(stage)} for stage in order}
+            changed = set[str]()
+            for stage in order:
+                name, on = stage.addressing, list(graph.successors(stage))
+                if upstream[name] & changed or _is_changed(stage, on, elsewhere=scheduler is not None):
+                    changed.add(name)
     except DvcException as error:
         _explain(error)
     _check_params(whole=False)
@@ -60,8 +84,20 @@ def _main(jobs: int | None) -> None:
     if not plan.waiting:
         print("Data and pipelines are up to date.")
         return
-    with _interruptible(), _follower(plan):
-        failed = Runner(plan, parameters, jobs).run()
+    clock = Clock()
+    local = Local(parameters, jobs, clock)
+    with _interruptible(), contextlib.ExitStack() as stack:
+        executor: Executor = local
+        if scheduler is None:
+            stack.enter_context(following(plan.waiting))
+        else:
+            from pipeline.cluster import Cluster  # noqa: PLC0415 - an extra
+
+            stages = {stage.addressing: stage for stage in order}
+            device = _get(parameters, "training", "device", default="auto")
+            cluster = Cluster(scheduler, stages, upstream, local, jobs, clock, device=device, trusted=trusted)
+            executor = stack.enter_context(cluster)
+        failed = run(plan, executor)
     for name in failed:
         log = _log(name)
         print(f"\n{name} failed. Its output, from {log}:\n\n{log.read_text(encoding='utf-8')}", file=sys.stderr)
@@ -69,6 +105,30 @@ def _main(jobs: int | None) -> None:
         skipped = f"; not run for that reason: {', '.join(sorted(plan.waiting))}" if plan.waiting else ""
         print(f"failed: {', '.join(failed)}{skipped}; the other results are kept", file=sys.stderr)
         sys.exit(1)
+
+
+def _is_changed(stage: Any, upstream: list[Any], *, elsewhere: bool) -> bool:
+    """What DVC's `Stage.changed` says, without the list of busy files that it writes for every path, which is most of
+    its time. Where stages run `elsewhere`, what is missing here is as it was.
+    """
+    from dvc.exceptions import DvcException  # noqa: PLC0415
+
+    try:
+        if stage.changed_stage() or stage.always_changed:
+            return True
+        for dep in stage.deps:
+            status = dep.status()
+            missing = elsewhere and dep.hash_info and status.get(str(dep)) == "deleted"
+            made = [out.hash_info for on in upstream for out in on.outs if out.fs_path == dep.fs_path]
+            if status and not (missing and made in ([], [dep.hash_info])):
+                return True
+        return any(
+            status and not (elsewhere and out.hash_info and status.get(str(out)) in {"deleted", "not in cache"})
+            for out in stage.outs
+            if (status := out.status())
+        )
+    except DvcException:  # the stage will say it
+        return True
 
 
 @contextmanager
@@ -89,9 +149,9 @@ def _alone() -> Iterator[None]:
 
 
 @contextmanager
-def _follower(plan: "Plan") -> Iterator[None]:
-    """Show the curves of trainings in MLflow while they run, if any are to run."""
-    if not any(name.startswith("train@") for name in plan.waiting):
+def following(names: Iterable[str]) -> Iterator[None]:
+    """Show the curves of trainings in MLflow while they run, if any of the stages `names` is one."""
+    if not any(name.startswith("train@") for name in names):
         yield
         return
     paths.LOGS.mkdir(parents=True, exist_ok=True)
@@ -118,7 +178,6 @@ def _check_params(*, whole: bool) -> None:
     """Stop with a sentence for each parameter that is wrong; the entries are looked at, with torch, for the `whole` or
     where something else is wrong.
     """
-    from autoencoders.errors import UserError  # noqa: PLC0415
     from pipeline import params  # noqa: PLC0415
 
     try:
@@ -146,72 +205,130 @@ class Plan:
     unfinished: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        for name in self.upstream:
-            if name in self.changed or self._all_upstream(name) & self.changed:
+        order = list(TopologicalSorter(self.upstream).static_order())
+        for name in order:
+            if name in self.changed or self.upstream[name] & self.waiting:
                 self.waiting.add(name)
         self.unfinished = set(self.waiting)
+        self.way = dict(self.work)  # to the end
+        for name in reversed(order):
+            for on in self.upstream[name]:
+                self.way[on] = max(self.way[on], self.work[on] + self.way[name])
 
     def ready(self) -> list[str]:
         """The stages that can begin, those with the longest way to the end first."""
         free = [name for name in self.waiting if not self.upstream[name] & self.unfinished]
-        return sorted(free, key=lambda name: (-self._way(name), name))
-
-    def _all_upstream(self, name: str) -> set[str]:
-        return self.upstream[name].union(*(self._all_upstream(on) for on in self.upstream[name]))
-
-    def _way(self, name: str) -> float:
-        return self.work[name] + max((self._way(on) for on, needs in self.upstream.items() if name in needs), default=0)
+        return sorted(free, key=lambda name: (-self.way[name], name))
 
 
-class Runner:
-    """Runs a plan, `jobs` stages at a time, and shares out the CPUs or the GPUs among them."""
+class Clock:
+    """Says what happens, with the time since it began."""
 
-    def __init__(self, plan: Plan, parameters: dict[str, Any], jobs: int | None) -> None:
-        self.plan, self.started = plan, time.monotonic()
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def say(self, what: str, name: str, remark: str) -> None:
+        """One line."""
+        seconds = int(time.monotonic() - self.started)
+        show(f"{seconds // 60:3d}:{seconds % 60:02d}  {what:9}  {name}  ({remark})\n")
+
+
+@dataclass
+class Voice:
+    """Shows what a stage says, and notes what DVC says of it."""
+
+    name: str
+    told: bool = False  # that it has begun
+    what: str = "unchanged"
+    ran: bool = False
+
+    def hear(self, line: str) -> None:
+        """One more line of its output."""
+        if line.startswith("Running stage"):
+            self.what, self.ran = "done", True
+        elif "is cached - skipping run" in line:
+            self.what = "cached"
+        elif line.startswith("To track the changes"):
+            self.ran = False  # what follows is DVC's advice
+        elif self.ran and line.strip() and not line.startswith(("> ", "Updating lock")):
+            show(f"{self.name} | {line}")
+
+
+class Executor(Protocol):
+    """Where stages run."""
+
+    def begin(self, names: list[str], running: int) -> dict[Future[bool], str]:
+        """Begin as many of the stages `names` as there is room for beside `running` ones. A future is whether its stage
+        ended well.
+        """
+
+    def ended(self, name: str) -> None:
+        """The stage is over."""
+
+
+def run(plan: Plan, executor: Executor) -> list[str]:
+    """Run all that can be run; returns the stages that failed."""
+    failed: list[str] = []
+    running: dict[Future[bool], str] = {}
+    while True:
+        begun = executor.begin(plan.ready(), len(running))
+        plan.waiting -= set(begun.values())
+        running |= begun
+        if not running:
+            return failed
+        done, _ = concurrent.futures.wait(running, POLL, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in done:
+            name = running.pop(future)
+            executor.ended(name)
+            if future.result():
+                plan.unfinished.discard(name)
+            else:
+                failed.append(name)
+
+
+class Local:
+    """Runs stages as processes here, `jobs` at a time, and shares out the CPUs or the GPUs among them."""
+
+    def __init__(self, parameters: dict[str, Any], jobs: int | None, clock: Clock) -> None:
+        self.clock = clock
         self.threads = max(1, _get(parameters, "training", "threads", default=1))
         gpus = resources.gpus() if _get(parameters, "training", "device", default="auto") != "cpu" else []
         self.jobs = jobs or len(gpus) or max(1, resources.cpus() // self.threads)
         self.free_cpus = resources.cpus()
+        self.cpus: dict[str, int] = {}  # of what runs
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(self.jobs):
             self.slots.put(gpus[job % len(gpus)] if gpus else None)
+        self.pool = ThreadPoolExecutor(self.jobs)
+        self.around: Callable[[str], AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
 
-    def run(self) -> list[str]:
-        """Run all that can be run; returns the stages that failed."""
-        failed: list[str] = []
-        running: dict[concurrent.futures.Future[int], tuple[str, int]] = {}
-        with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
-            while True:
-                beginning = self.plan.ready()[: self.jobs - len(running)]
-                for at, name in enumerate(beginning):
-                    cpus = max(self.threads, self.free_cpus // (len(beginning) - at))
-                    self.free_cpus -= cpus
-                    self.plan.waiting.discard(name)
-                    running[pool.submit(self._run, name, cpus)] = name, cpus
-                if not running:
-                    return failed
-                done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in done:
-                    name, cpus = running.pop(future)
-                    self.free_cpus += cpus
-                    if future.result() == 0:
-                        self.plan.unfinished.discard(name)
-                    else:
-                        failed.append(name)
+    def begin(self, names: list[str], running: int) -> dict[Future[bool], str]:
+        """Begin stages, each with its share of the CPUs."""
+        names = names[: self.jobs - running]
+        begun = {}
+        for at, name in enumerate(names):
+            self.cpus[name] = max(self.threads, self.free_cpus // (len(names) - at))
+            self.free_cpus -= self.cpus[name]
+            begun[self.pool.submit(self._run, name, self.cpus[name])] = name
+        return begun
 
-    def _run(self, name: str, cpus: int) -> int:
-        """Run one stage, in a session of its own so that nothing of it is left behind; returns DVC's exit code."""
+    def ended(self, name: str) -> None:
+        """Its CPUs are free."""
+        self.free_cpus += self.cpus.pop(name)
+
+    def _run(self, name: str, cpus: int) -> bool:
+        """Run one stage, in a session of its own so that nothing of it is left behind."""
         gpu = self.slots.get()
         environment = (
             os.environ
             | {resources.CPUS: str(cpus), RUNNER: str(os.getpid())}
             | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         )
-        began, what, ran = time.monotonic(), "unchanged", False
-        self._say("start", name, f"{cpus} CPU{'s' * (cpus > 1)}" + (f", GPU {gpu}" if gpu else ""))
+        began, voice = time.monotonic(), Voice(name)
+        self.clock.say("start", name, f"{cpus} CPU{'s' * (cpus > 1)}" + (f", GPU {gpu}" if gpu else ""))
         log = _log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as file, subprocess.Popen(  # noqa: S603
+        with self.around(name), log.open("w", encoding="utf-8") as file, subprocess.Popen(  # noqa: S603
             [*DVC, name], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace", start_new_session=True,
         ) as process:  # fmt: skip
@@ -219,22 +336,10 @@ class Runner:
             threading.Thread(target=_clean_up, args=[process]).start()
             for line in process.stdout or ():
                 file.write(line)
-                if line.startswith("Running stage"):
-                    what, ran = "done", True
-                elif "is cached - skipping run" in line:
-                    what = "cached"
-                elif line.startswith("To track the changes"):
-                    ran = False  # what follows is DVC's advice
-                elif ran and line.strip() and not line.startswith(("> ", "Updating lock")):
-                    _print(f"{name} | {line}")
+                voice.hear(line)
         self.slots.put(gpu)
-        what = what if process.returncode == 0 else "failed"
-        self._say(what, name, f"{time.monotonic() - began:.1f} s")
-        return process.returncode
-
-    def _say(self, what: str, name: str, remark: str) -> None:
-        seconds = int(time.monotonic() - self.started)
-        _print(f"{seconds // 60:3d}:{seconds % 60:02d}  {what:9}  {name}  ({remark})\n")
+        self.clock.say(voice.what if process.returncode == 0 else "failed", name, f"{time.monotonic() - began:.1f} s")
+        return process.returncode == 0
 
 
 CHILDREN: set[int] = set()  # the process groups of what runs
@@ -247,8 +352,9 @@ def _clean_up(process: subprocess.Popen[str]) -> None:
     _kill(process.pid, signal.SIGKILL)
 
 
-def _print(line: str) -> None:
-    print(line, end="", flush=True)  # in one piece: other threads print, too
+def show(line: str) -> None:
+    """Print it in one piece: other threads print, too."""
+    print(line, end="", flush=True)
 
 
 @contextmanager

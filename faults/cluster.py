@@ -1,0 +1,93 @@
+"""A cluster on one machine: a Dask scheduler and workers, each a process in a clone of its own, and an S3 server, the
+only thing that they share.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from distributed import Client
+
+from faults.s3 import S3
+from faults.servers import STARTS_WITHIN, free_port
+
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+class Cluster:
+    """A scheduler, its workers by name, and the S3 server that their clones know as DVC's remote."""
+
+    def __init__(self, folder: Path, repository: Path, store: S3) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.repository, self.store, self.port = folder, repository, store, free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def address(self) -> str:
+        """Of the scheduler."""
+        return f"tcp://127.0.0.1:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """What everyone has, the one who calls, too."""
+        own = {"PATH": PATH, "DVC_NO_ANALYTICS": "true", "MLFLOW_DISABLE_TELEMETRY": "true"} | self.store.environment()
+        return {k: v for k, v in os.environ.items() if not k.startswith(("DVC", "MLFLOW", "AUTOENCODERS"))} | own
+
+    def start(self) -> None:
+        """Start the scheduler."""
+        self._spawn("scheduler", self.folder, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1",
+                    "--port", str(self.port), "--no-dashboard")  # fmt: skip
+
+    def add(self, name: str, *options: str, **environment: str) -> None:
+        """Start a worker in a clone of its own."""
+        clone = self.folder / name
+        if not clone.exists():
+            subprocess.run(["git", "clone", "--quiet", str(self.repository), str(clone)], check=True)
+        self._spawn(name, clone, "-m", "distributed.cli.dask_worker", self.address, "--nthreads", "1", "--name", name,
+                    "--host", "127.0.0.1", "--no-dashboard", "--local-directory", str(clone / "scratch"), *options,
+                    **environment)  # fmt: skip
+
+    def wait(self, workers: int) -> None:
+        """Until so many workers are there."""
+        with Client(self.address, timeout=STARTS_WITHIN, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=STARTS_WITHIN)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a process and what it has started, all but what it runs for others in a session of its own."""
+        process = self.processes.pop(name)
+        try:
+            children = psutil.Process(process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            children = []
+        groups = {process.pid}
+        os.killpg(process.pid, signal.SIGKILL)
+        for child in children:
+            if child.is_running() and os.getpgid(child.pid) in groups:
+                child.kill()
+        process.wait()
+
+    def _spawn(self, name: str, folder: Path, *arguments: str, **environment: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, *arguments], cwd=folder, stdout=log, stderr=log, start_new_session=True,
+                env=self.environment() | {"PYTHONPATH": ""} | environment,
+            )  # fmt: skip
+
+
+@contextmanager
+def cluster(folder: Path, repository: Path, workers: int, store: S3) -> Iterator[Cluster]:
+    """A cluster that runs for as long as the block; its workers are called worker0, worker1, …"""
+    made = Cluster(folder, repository, store)
+    made.start()
+    try:
+        for number in range(workers):
+            made.add(f"worker{number}")
+        made.wait(workers)
+        yield made
+    finally:
+        for name in list(made.processes):
+            made.kill(name)

@@ -1,0 +1,99 @@
+"""A real S3 server, `rclone serve s3`, whose objects are plain files: it can be killed, frozen and restarted."""
+
+import contextlib
+import http.client
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dvc.config import Config
+
+from faults.servers import STARTS_WITHIN, free_port
+
+BUCKET = "bucket"  # the one that is there from the start
+
+
+class S3:
+    """An S3 server on loopback for one key and its secret; an object of a bucket is the file `folder/bucket/key`."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / BUCKET).mkdir(parents=True, exist_ok=True)
+        self.folder, self.bucket, self.port = folder.resolve(), BUCKET, free_port()
+        self.key, self.secret = "key", secrets.token_hex(16)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The endpoint."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """What a client needs: boto3, DVC and MLflow read it."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.url,
+            "MLFLOW_S3_ENDPOINT_URL": self.url,
+        }
+
+    def start(self) -> None:
+        """Start it, and wait until it answers; after a kill on the same port, with what it had."""
+        program = Path(sys.executable).parent / "rclone"
+        command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--dir-cache-time", "5m",
+                   "--log-file", str(self.folder.with_suffix(".log")), str(self.folder)]  # fmt: skip
+        settings = {"RCLONE_CONFIG": "/dev/null", "RCLONE_AUTH_KEY": f'"{self.key},{self.secret}"'}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env=os.environ | settings,
+        )  # fmt: skip
+        until = time.monotonic() + STARTS_WITHIN
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(self.folder.with_suffix(".log").read_text(encoding="utf-8")[-2000:])
+            time.sleep(0.05)
+
+    def answers(self) -> bool:
+        """Whether it does, be it to refuse."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+            connection.request("HEAD", "/")
+            return bool(connection.getresponse().status)
+        return False
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal: SIGKILL, or SIGSTOP to let it hang and SIGCONT to let it go on."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            if number == signal.SIGKILL:
+                self.process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.signal(signal.SIGKILL)
+
+
+@contextmanager
+def s3(folder: Path) -> Iterator[S3]:
+    """A server that runs for as long as the block."""
+    server = S3(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def use(repository: Path, server: S3, path: str = "dvc") -> None:
+    """Make the server's bucket the default DVC remote of a repository; the secrets stay in the environment."""
+    remote = {"url": f"s3://{server.bucket}/{path}", "endpointurl": server.url, "verify": True}
+    with Config(str(repository / ".dvc")).edit("repo") as config:
+        config["remote"]["s3"] = remote
+        config["core"]["remote"] = "s3"
