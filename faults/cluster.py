@@ -86,7 +86,8 @@ def cluster(folder: Path, repository: Path, workers: int, store: S3) -> Iterator
     try:
         for number in range(workers):
             made.add(f"worker{number}")
-        made.wait(workers)
+        if workers:
+            made.wait(workers)
         yield made
     finally:
         for name in list(made.processes):

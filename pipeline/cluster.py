@@ -50,6 +50,7 @@ class Cluster:
         scheduler: str,
         stages: Mapping[str, Any],
         upstream: Mapping[str, set[str]],
+        waiting: set[str],
         local: Local,
         jobs: int | None,
         clock: Clock,
@@ -62,6 +63,7 @@ class Cluster:
             raise UserError(msg)
         _forbid_strangers(scheduler, trusted=trusted)
         self.address, self.stages, self.upstream, self.local, self.clock = scheduler, stages, upstream, local, clock
+        self.waiting = frozenset(waiting)
         self.jobs, self.device, self.topic = jobs, device, f"autoencoders-{uuid.uuid4().hex}"
         self.gpus = 0  # workers that have one
         self.running: dict[str, Future[bool]] = {}  # stages on workers
@@ -80,15 +82,18 @@ class Cluster:
         local.around = self._around
 
     def __enter__(self) -> Self:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said below
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said below
         try:
             self.client = distributed.Client(self.address, timeout=CONNECTS_WITHIN, set_as_default=False)
         except (OSError, ValueError) as error:
             msg = f"there is no scheduler at {self.address}: {error}"
             raise UserError(msg) from None
         self.client.subscribe_topic(self.topic, self._hear)
-        with Repo(_wait_for_lock=True) as repo:
-            self.remote = _remote(repo)
+        with Repo(_wait_for_lock=True) as repo, repo.lock:
+            self.remote = _remote(repo.config)
+            for name in sorted(set().union(*(self.upstream[name] for name in self.waiting)) - self.waiting):
+                elsewhere.offer(repo, self.stages[name])  # it may have run here, and workers are to read it
         self.code, self.head = _publish(self.remote)
         return self
 
@@ -229,7 +234,7 @@ class Cluster:
         else:
             again = self.voices[name].told
             self.voices[name] = Voice(name, told=True)
-            self.clock.say("again" if again else "start", name, told["worker"] + " instead of a lost worker" * again)
+            self.clock.say("again" if again else "start", name, told["who"] + " instead of a lost worker" * again)
 
     def _write(self) -> None:
         """Bring dvc.lock up to date; what runs here writes it, too."""
@@ -254,8 +259,7 @@ class Cluster:
         with Repo(_wait_for_lock=True) as repo, repo.lock:
             stage = repo.stage.load_one(name=name)
             self.lock[name] = elsewhere.entry(stage)
-            if any(out.use_cache for out in stage.outs):
-                elsewhere.push(repo, stage)
+            elsewhere.offer(repo, stage)
 
 
 def _forbid_strangers(scheduler: str, *, trusted: bool) -> None:
@@ -285,13 +289,13 @@ def _can_travel(stage: Any, made: set[str]) -> bool:
     return not unknown
 
 
-def _remote(repo: Repo) -> dict[str, Any]:
+def _remote(config: Mapping[str, Any]) -> dict[str, Any]:
     """How the default remote is configured, without what is secret."""
-    name = repo.config["core"].get("remote")
+    name = config["core"].get("remote")
     if name is None:
         msg = "a cluster needs a place that all its workers reach: `dvc remote add --default NAME s3://BUCKET/FOLDER`"
         raise UserError(msg)
-    return {key: value for key, value in repo.config["remote"][name].items() if not any(word in key for word in SECRET)}
+    return {key: value for key, value in config["remote"][name].items() if not any(word in key for word in SECRET)}
 
 
 def _publish(remote: dict[str, Any]) -> tuple[str, str]:

@@ -119,12 +119,19 @@ def _known(repo: Repo, order: Order) -> Answer | None:
 
 def push(repo: Repo, stage: Any) -> None:
     """Hand over what a stage has written, then that it has: nothing in the run cache may name what is not there."""
-    for objects in stage.get_used_objs().values():
-        _move(repo, lambda objects=objects: repo.cloud.push(objects))  # type: ignore[misc]
+    offer(repo, stage)
     key = _key(entry(stage))
     fs, folder = _runs(repo, key)
     for path in Path(repo.stage_cache.cache_dir, key[:2], key).glob("*"):
         _patiently(repo, lambda path=path: fs.put_file(str(path), fs.join(folder, path.name)))  # type: ignore[misc]
+
+
+def offer(repo: Repo, stage: Any) -> None:
+    """Have the remote hold what a stage has written, as far as it is here."""
+    for out in stage.outs:
+        if out.use_cache and out.hash_info and not out.changed_cache():
+            for objects in out.get_used_objs().values():
+                _move(repo, lambda objects=objects: repo.cloud.push(objects))  # type: ignore[misc]
 
 
 def _stages(repo: Repo) -> Mapping[str, Any]:

@@ -44,8 +44,10 @@ def raw() -> Path:
 
 
 def checkpoints() -> Path:
-    """A folder for every training, with its curve while it runs: see `store`. No output of any stage."""
-    return root() / "checkpoints"
+    """A folder for every training, with its curve while it runs: see `store`. No output of any stage; machines that
+    share it, as $AUTOENCODERS_CHECKPOINTS, go on with each other's trainings.
+    """
+    return Path(os.environ.get("AUTOENCODERS_CHECKPOINTS") or root() / "checkpoints").resolve()
 
 
 def curve(entry: str, seed: int) -> Path:

@@ -95,7 +95,9 @@ def _main(jobs: int | None, scheduler: str | None, *, trusted: bool) -> None:
 
             stages = {stage.addressing: stage for stage in order}
             device = _get(parameters, "training", "device", default="auto")
-            cluster = Cluster(scheduler, stages, upstream, local, jobs, clock, device=device, trusted=trusted)
+            cluster = Cluster(
+                scheduler, stages, upstream, plan.waiting, local, jobs, clock, device=device, trusted=trusted
+            )
             executor = stack.enter_context(cluster)
         failed = run(plan, executor)
     for name in failed:
@@ -278,9 +280,9 @@ def run(plan: Plan, executor: Executor) -> list[str]:
             return failed
         done, _ = concurrent.futures.wait(running, POLL, return_when=concurrent.futures.FIRST_COMPLETED)
         for future in done:
-            name = running.pop(future)
+            name, well = running.pop(future), future.result()
             executor.ended(name)
-            if future.result():
+            if well:
                 plan.unfinished.discard(name)
             else:
                 failed.append(name)

@@ -68,7 +68,7 @@ def work(order: dict[str, Any], topic: str) -> dict[str, Any]:
     log: list[str] = []
 
     def tell(**what: str) -> None:
-        worker.log_event(topic, {"stage": order["stage"], "worker": str(worker.name)} | what)
+        worker.log_event(topic, {"stage": order["stage"], "who": str(worker.name)} | what)
 
     def said(line: str) -> None:
         log.append(line)

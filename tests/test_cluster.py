@@ -1,0 +1,324 @@
+"""Stages on a cluster: a scheduler and workers as processes in clones of their own, which share an S3 server alone."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from autoencoders.errors import UserError
+from faults.cluster import Cluster, cluster
+from faults.project import Project, outcomes
+from faults.s3 import S3, s3, use
+from pipeline import cluster as caller
+from pipeline.repro import Clock, Local
+
+TOY = {
+    "first": {"cmd": "seq 100 > first.txt", "outs": ["first.txt"]},
+    "slow": {
+        "foreach": ["a", "b", "c"],
+        "do": {
+            "cmd": "echo ${item} begins && sleep 2 && (cat first.txt && echo ${item}) > ${item}.txt",
+            "deps": ["first.txt"],
+            "outs": ["${item}.txt"],
+        },
+    },
+    "report": {
+        "cmd": "cat ?.txt > all.csv",
+        "deps": ["a.txt", "b.txt", "c.txt"],
+        "outs": [{"all.csv": {"cache": False}}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with s3(tmp_path_factory.mktemp("s3") / "store") as server:
+        yield server
+
+
+@pytest.fixture
+def toy(tmp_path: Path, store: S3) -> Project:
+    """A project whose stages sleep."""
+    return project(tmp_path / "project", store, tmp_path.name, TOY)
+
+
+def project(folder: Path, store: S3, name: str, stages: dict[str, Any] | None = None) -> Project:
+    made = Project(folder)
+    if stages:
+        YAML().dump({"stages": stages}, folder / "dvc.yaml")
+        with (folder / ".gitignore").open("a") as file:
+            file.write("/*.txt\n")
+    use(folder, store, name)
+    made.git("add", "--all")
+    made.git("commit", "--quiet", "--message", "remote")
+    return made
+
+
+def command(running: Cluster, *options: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline.repro", "--scheduler", running.address, *options]
+
+
+def environment(made: Project, running: Cluster) -> dict[str, str]:
+    return running.environment() | {"PYTHONPATH": str(made.folder / "src")}
+
+
+def run(made: Project, running: Cluster, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
+    own = environment(made, running) | more
+    return subprocess.run(
+        command(running, *options), cwd=made.folder, env=own, capture_output=True, text=True, check=False
+    )
+
+
+def begin(made: Project, running: Cluster, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(running, *options), cwd=made.folder, env=environment(made, running), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def until(process: subprocess.Popen[str], pattern: str) -> list[str]:
+    """What a process says, up to the first line that `pattern` is found in."""
+    said = []
+    for line in process.stdout or ():
+        said.append(line)
+        if re.search(pattern, line):
+            return said
+    raise AssertionError("".join(said))
+
+
+def rest(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=120)
+    return said
+
+
+def entries(folder: Path) -> dict[str, Any]:
+    """The stages of dvc.lock without what differs between equal runs: what is measured, and what is made of it."""
+    stages = YAML(typ="safe", pure=True).load(folder / "dvc.lock")["stages"]
+    for stage in stages.values():
+        for side in ("deps", "outs"):
+            kept = [each for each in stage.get(side, []) if not each["path"].startswith(("provenance", "reports"))]
+            stage[side] = kept
+    return dict(stages)
+
+
+def worker_of(said: list[str]) -> str:
+    (found,) = re.findall(r"\((worker\d)\)", said[-1])
+    return found
+
+
+def test_a_cluster_leaves_what_one_machine_leaves(tmp_path: Path, store: S3) -> None:
+    made = project(tmp_path / "project", store, "real")
+    params = made.params()
+    params["variants"] = {name: params["variants"][name] for name in ("dae", "vqvae")}
+    params["corruption"]["train"] = {"masked": params["corruption"]["train"]["masked"]}
+    made.write_params(params)  # is not committed: workers get what is checked out
+    with cluster(tmp_path / "cluster", made.folder, 2, store) as running:
+        done = run(made, running)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert {"train@dae", "train@vqvae", "evaluate@vqvae", "report"} <= set(outcomes(done.stdout, "done"))
+        assert len(set(re.findall(r"start.*\((worker\d)\)", done.stdout))) == 2
+        assert "train@vqvae | vqvae-seed0 autoencoder: step" in done.stdout
+        assert (made.folder / "reports/comparison.html").exists()
+        again = run(made, running)
+        assert "up to date" in again.stdout
+        fresh = project(tmp_path / "fresh", store, "real")
+        fresh.write_params(params)
+        cached = run(fresh, running)
+        assert cached.returncode == 0, cached.stdout + cached.stderr
+        assert outcomes(cached.stdout, "done") == ["report"]
+        assert "train@vqvae" in outcomes(cached.stdout, "cached")
+    alone = project(tmp_path / "alone", store, "nowhere")
+    alone.write_params(params)
+    alone.side_by_side()
+    here = entries(alone.folder)
+    assert entries(made.folder) == here
+    assert entries(fresh.folder) == here
+    noted = made.folder / "provenance/train/vqvae/training.json"
+    text = noted.read_text()
+    assert '"params.yaml"' in text  # what had changed since the commit
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=made.folder, capture_output=True, text=True, check=True)
+    assert head.stdout.strip() in text
+
+
+def test_a_worker_that_dies_has_its_stage_run_elsewhere(toy: Project, tmp_path: Path, store: S3) -> None:
+    with cluster(tmp_path / "cluster", toy.folder, 2, store) as running:
+        process = begin(toy, running)
+        running.kill(worker_of(until(process, "start      slow@")))
+        said = rest(process)
+        assert process.returncode == 0, said
+        assert len(outcomes(said, "again")) == 1
+        assert sorted(outcomes(said, "done")) == ["report", "slow@a", "slow@b", "slow@c"]
+    assert (toy.folder / "all.csv").read_text().count("100") == 3
+
+
+def test_what_a_dead_worker_had_begun_ends(tmp_path: Path, store: S3) -> None:
+    stages = {"only": {"cmd": "python -m pipeline.corrupt only", "outs": ["only.txt"]}}
+    made = project(tmp_path / "project", store, "orphan", stages)
+    (made.folder / "pipeline/corrupt.py").write_text(  # a stage, as far as its end is concerned
+        "import time\nfrom pathlib import Path\nfrom pipeline import stage\n"
+        "def work(params, provenance):\n    print('begun', flush=True)\n    time.sleep(60)\n"
+        "stage.run(work, None, variants=False)\n"
+    )
+    with cluster(tmp_path / "cluster", made.folder, 1, store) as running:
+        process = begin(made, running)
+        until(process, "begun")
+        (stage,) = [
+            p
+            for p in psutil.process_iter(["cmdline"])
+            if (p.info["cmdline"] or [])[-2:] == ["pipeline.corrupt", "only"]
+        ]
+        running.kill("worker0")
+        stage.wait(10)
+        process.send_signal(signal.SIGINT)
+        rest(process)
+
+
+def test_an_interrupted_run_stops_its_workers(toy: Project, tmp_path: Path, store: S3) -> None:
+    with cluster(tmp_path / "cluster", toy.folder, 1, store) as running:
+        process = begin(toy, running)
+        until(process, "start      slow@")
+        process.send_signal(signal.SIGINT)
+        rest(process)
+        assert process.returncode == 130
+        ended = time.monotonic()
+        done = run(toy, running)  # the worker is free at once, and what had finished is kept
+        assert time.monotonic() - ended < 60
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "first" not in outcomes(done.stdout, "done")
+
+
+def test_a_scheduler_that_dies_ends_in_one_sentence(toy: Project, tmp_path: Path, store: S3) -> None:
+    with cluster(tmp_path / "cluster", toy.folder, 2, store) as running:
+        process = begin(toy, running)
+        until(process, "start      slow@")
+        running.kill("scheduler")
+        said = rest(process)
+    assert process.returncode == 1
+    assert f"the scheduler at {running.address} is gone; what has finished is kept" in said
+    assert "Traceback" not in said
+    assert "first" in entries(toy.folder)
+
+
+def test_a_stage_that_fails_says_why(toy: Project, tmp_path: Path, store: S3) -> None:
+    toy.git("rm", "--quiet", "--cached", "README.md")
+    stages = TOY | {"bad": {"cmd": "echo this is why && false", "outs": ["bad.txt"]}}
+    YAML().dump({"stages": stages}, toy.folder / "dvc.yaml")
+    with cluster(tmp_path / "cluster", toy.folder, 1, store) as running:
+        done = run(toy, running)
+    assert done.returncode == 1
+    assert "bad failed. Its output, from logs/bad.log" in done.stderr
+    assert "this is why" in done.stderr
+    assert "report" in outcomes(done.stdout, "done")  # which does not depend on it
+
+
+def test_what_ran_here_before_goes_to_workers(toy: Project, tmp_path: Path, store: S3) -> None:
+    toy.side_by_side()
+    shutil.rmtree(toy.folder / ".dvc/cache/runs")
+    stages = TOY | {"more": {"cmd": "wc -l < a.txt > more.txt", "deps": ["a.txt"], "outs": ["more.txt"]}}
+    YAML().dump({"stages": stages}, toy.folder / "dvc.yaml")
+    with cluster(tmp_path / "cluster", toy.folder, 1, store) as running:
+        done = run(toy, running)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outcomes(done.stdout, "done") == ["more"]
+
+
+def test_stages_wait_for_a_store_that_is_away(toy: Project, tmp_path: Path, store: S3) -> None:
+    with cluster(tmp_path / "cluster", toy.folder, 1, store) as running:
+        process = begin(toy, running)
+        until(process, "start      slow@")
+        store.kill()
+        time.sleep(4)
+        store.start()
+        said = rest(process)
+    assert process.returncode == 0, said
+    assert sorted(outcomes(said, "done")) == ["report", "slow@a", "slow@b", "slow@c"]
+
+
+def test_a_wrong_secret_is_one_sentence(toy: Project, tmp_path: Path, store: S3) -> None:
+    with cluster(tmp_path / "cluster", toy.folder, 0, store) as running:
+        done = run(toy, running, AWS_SECRET_ACCESS_KEY="wrong")  # noqa: S106
+    assert done.returncode == 1
+    assert "does not" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("tcp://192.0.2.1:8786", "neither on this machine nor encrypted"),
+        ("192.0.2.1", "no address of a scheduler"),
+        ("http://127.0.0.1:1", "no address of a scheduler"),
+        ("tcp://127.0.0.1:1", "there is no scheduler at"),
+    ],
+)
+def test_a_wrong_address_is_one_sentence(address: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caller, "CONNECTS_WITHIN", 0.5)
+    with pytest.raises(UserError, match=sentence), made_for(address):
+        pass
+
+
+def test_a_trusted_network_needs_no_encryption() -> None:
+    made_for("tcp://192.0.2.1:8786", trusted=True)
+
+
+def made_for(address: str, *, trusted: bool = False, device: str = "auto") -> caller.Cluster:
+    local = Local({}, 1, Clock())
+    return caller.Cluster(address, {}, {}, set(), local, None, Clock(), device=device, trusted=trusted)
+
+
+class Client:
+    """What is asked of Dask's when there is room to be found."""
+
+    status = "running"
+
+    def __init__(self, *workers: dict[str, Any]) -> None:
+        self.workers = workers
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:  # noqa: ARG002
+        return {
+            "workers": {
+                str(i): {"name": f"w{i}", "nthreads": 1, "resources": {}} | each for i, each in enumerate(self.workers)
+            }
+        }
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "sentence"),
+    [
+        ([{"nthreads": 4}], "auto", "start w0 with --nthreads 1"),
+        ([{}], "cuda", "no worker at .* has a GPU"),
+        ([], "auto", "there has been no worker at"),
+    ],
+)
+def test_workers_that_cannot_do_it_are_one_sentence(workers: list[dict[str, Any]], device: str, sentence: str) -> None:
+    made = made_for("tcp://127.0.0.1:1", device=device)
+    made.client = Client(*workers)  # type: ignore[assignment]
+    made.seen -= caller.WORKERS_WITHIN + 1
+    with pytest.raises(UserError, match=sentence):
+        made.begin([], 0)
+
+
+def test_there_is_room_for_as_many_stages_as_workers() -> None:
+    made = made_for("tcp://127.0.0.1:1")
+    made.client = Client({}, {"resources": {"GPU": 1.0}}, {})  # type: ignore[assignment]
+    assert made._room() == {"any": 3, "GPU": 1}
+    made.jobs = 2
+    assert made._room() == {"any": 2, "GPU": 1}
+    made.client = Client()  # type: ignore[assignment]
+    assert made._room()["any"] == 1  # one waits for the first worker
+
+
+def test_no_secret_travels() -> None:
+    remote = {"url": "s3://b/p", "secret_access_key": "x", "password": "y"}
+    assert caller._remote({"core": {"remote": "s3"}, "remote": {"s3": remote}}) == {"url": "s3://b/p"}
+    with pytest.raises(UserError, match="dvc remote add --default"):
+        caller._remote({"core": {}, "remote": {"s3": remote}})
