@@ -79,7 +79,7 @@ def run(
         if asked is not None:
             print("\ninterrupted: the next run goes on from here\n", file=sys.stderr, flush=True)
             sys.exit(128 + asked.number)
-        sentence = _what_to_mend(error)
+        sentence = what_to_mend(error)
         if sentence is None:
             raise
         print(f"\n{sentence}\n", file=sys.stderr, flush=True)
@@ -269,7 +269,7 @@ def _git(*arguments: str) -> str:
     return done.stdout.rstrip("\n")
 
 
-def _what_to_mend(error: BaseException) -> str | None:
+def what_to_mend(error: BaseException) -> str | None:
     """A problem that the user can mend as a sentence; None if `error` is something else."""
     if isinstance(error, UserError):
         return str(error)

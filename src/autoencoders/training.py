@@ -609,7 +609,7 @@ class Progress:
     """
 
     def __init__(self, label: str, steps: int, batch: int) -> None:
-        self.label, self.steps, self.batch = label, steps, batch
+        self.label, self.steps, self.batch = label if parallel.first() else "", steps, batch
         self.losses: dict[str, float] = {}
         alone = parent_process() is None and parallel.first()
         self.live = alone and (sys.stderr.isatty() or tqdm.__module__ == "tqdm.auto")
