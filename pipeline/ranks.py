@@ -6,6 +6,7 @@ is torchrun itself, which leaves when the stage that started it is gone, and say
 """
 
 import argparse
+import logging
 import os
 import shlex
 import signal
@@ -131,7 +132,7 @@ def take_part(work: Callable[[params.Params], None]) -> None:
         if asked is not None or isinstance(error, Stopped):
             sys.exit(128 + signal.SIGTERM)
         if isinstance(error, parallel.Lost):
-            print(f"{error}; all go on from the last checkpoint", file=sys.stderr, flush=True)
+            print("another process of the training is gone: all go on from the last checkpoint", flush=True)
             os._exit(1)  # what is left of the group would wait for the others
         sentence = stage.what_to_mend(error)
         if sentence is None:
@@ -150,6 +151,7 @@ def _main() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+    logging.disable(logging.WARNING)  # that it passes a signal on
     from torch.distributed import run as torchrun  # noqa: PLC0415 - slow to import
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415

@@ -70,12 +70,12 @@ def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> No
     """Join the processes that `torchrun` has started with this one; `asked` says when this one is to stop."""
     global _asked, _stopping  # noqa: PLW0603 - as the group is one of the process
     _asked, _stopping = asked, False
+    own = None
     if device.type == "cuda":
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
-        distributed.init_process_group("nccl", timeout=PATIENCE, device_id=own)
-    else:
-        distributed.init_process_group("gloo", timeout=PATIENCE)
+    with _together():
+        distributed.init_process_group("nccl" if own else "gloo", timeout=PATIENCE, device_id=own)
 
 
 def end() -> None:
@@ -243,12 +243,21 @@ class _Gather(torch.autograd.Function):
 
 def _sum(x: Tensor) -> Tensor:
     """The sum over all processes, in place; the same bits for each of them."""
-    try:
+    with _together():
         distributed.all_reduce(x)
-    except RuntimeError as error:
-        msg = f"another process of this training is gone ({error})"
-        raise Lost(msg) from error
     return x
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """What all processes do at once fails where one is missing."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        msg = f"another process of this training is gone: {error}"
+        raise Lost(msg) from error
 
 
 def check(processes: int) -> None:
