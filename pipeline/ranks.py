@@ -91,7 +91,7 @@ def _torchrun(arguments: Sequence[str], environment: dict[str, str]) -> Iterator
     behind.
     """
     command = [sys.executable, "-m", "pipeline.ranks", *arguments]
-    with subprocess.Popen(command, env=environment, start_new_session=True) as torchrun:
+    with subprocess.Popen(command, env=environment, start_new_session=True) as torchrun:  # noqa: S603
         try:
             yield torchrun
         finally:

@@ -1,6 +1,6 @@
 """One of the processes of tests/test_parallel.py: trains toy models with the others, and writes down what it has.
 
-    RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=… MASTER_PORT=… python -m tests.sharing <folder> <case> …
+RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=… MASTER_PORT=… python -m tests.sharing <folder> <case> …
 """
 
 import hashlib
@@ -85,7 +85,10 @@ def main() -> None:
     folder, *cases = sys.argv[1:]
     device = os.environ.get("DEVICE", "cpu")
     parallel.begin(devices.prepare(device, 1))
-    found: dict[str, Any] = {case: run(*case.split(":"), device=device, mode=os.environ.get("MODE", "eager")) for case in cases}  # type: ignore[arg-type]
+    mode, found = os.environ.get("MODE", "eager"), dict[str, Any]()
+    for case in cases:
+        name, _, broken = case.partition(":")
+        found[case] = run(name, broken, device, mode)
     found["agree"] = [
         parallel.agree("all", torch.device(device)),
         parallel.agree(f"{parallel.rank()}", torch.device(device)),

@@ -166,7 +166,10 @@ def test_the_processes_are_shared_out_over_the_machines(
     ("told", "sentence"),
     [
         ("--nnodes=2", "training.processes is 3: it must be a multiple of the 2 machines in AUTOENCODERS_TORCHRUN"),
-        ("--nnodes=1:4", "AUTOENCODERS_TORCHRUN is '--nnodes=1:4': --nnodes and --nproc-per-node must be whole numbers"),
+        (
+            "--nnodes=1:4",
+            "AUTOENCODERS_TORCHRUN is '--nnodes=1:4': --nnodes and --nproc-per-node must be whole numbers",
+        ),
     ],
 )
 def test_machines_that_do_not_go_with_it_are_one_sentence(

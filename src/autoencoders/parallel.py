@@ -68,7 +68,7 @@ _stopping = False  # whether one of them is
 
 def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> None:
     """Join the processes that `torchrun` has started with this one; `asked` says when this one is to stop."""
-    global _asked, _stopping  # noqa: PLW0603 - as the group is one of the process
+    global _asked, _stopping
     _asked, _stopping = asked, False
     own = None
     if device.type == "cuda":
@@ -178,7 +178,7 @@ def total(losses: Losses) -> Losses:
 
 def any_of(flag: bool, device: torch.device) -> bool:  # noqa: FBT001
     """Whether `flag` is set in any of the processes; waits for all of them."""
-    return size() > 1 and bool(_sum(torch.tensor([float(flag)], device=device))) or flag
+    return flag if size() == 1 else bool(_sum(torch.tensor([float(flag)], device=device)))
 
 
 def agree(what: str, device: torch.device) -> bool:
