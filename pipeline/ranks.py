@@ -1,9 +1,4 @@
-"""One training by several processes: torchrun starts them, on this machine or on several, and anew when one has died.
-
-    python -m pipeline.ranks …
-
-is torchrun itself, which leaves when the stage that started it is gone, and says nothing that its processes have said.
-"""
+"""One training by several processes: torchrun starts them, on this machine or on several, and anew when one has died."""
 
 import argparse
 import logging
@@ -66,18 +61,18 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
         # DVC's outputs are for this process to bring back.
         environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
         environment |= {PROBLEMS: problems, "OMP_NUM_THREADS": str(threads)}
-        with _torchrun(arguments, environment) as torchrun:
+        with _torchrun(arguments, environment) as process:
             told = False
-            while torchrun.poll() is None:
+            while process.poll() is None:
                 if stage.asked_to_stop() and not told:
-                    torchrun.terminate()
+                    process.terminate()
                     told = True
                 time.sleep(0.05)
         if found := sorted(Path(problems).iterdir()):
             raise UserError(found[0].read_text(encoding="utf-8"))
     if stage.asked_to_stop():
         raise Stopped
-    if torchrun.returncode != 0:
+    if process.returncode != 0:
         msg = (
             f"a process of the training was killed or failed {RESTARTS + 1} times, or another machine is away; the "
             "next run goes on from the last checkpoint"
@@ -90,7 +85,7 @@ def _torchrun(arguments: Sequence[str], environment: dict[str, str]) -> Iterator
     """torchrun, in a session of its own as its processes are: Ctrl-C is for the stage to pass on. Nothing of it is left
     behind.
     """
-    command = [sys.executable, "-m", "pipeline.ranks", *arguments]
+    command = [sys.executable, "-c", "from pipeline import ranks; ranks.torchrun()", *arguments]
     with subprocess.Popen(command, env=environment, start_new_session=True) as torchrun:  # noqa: S603
         try:
             yield torchrun
@@ -142,7 +137,7 @@ def take_part(work: Callable[[params.Params], None]) -> None:
         sys.exit(1)
 
 
-def _main() -> None:
+def torchrun() -> None:
     """Be torchrun, for as long as the stage is there that started it."""
 
     def watch() -> None:
@@ -152,15 +147,11 @@ def _main() -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     logging.disable(logging.WARNING)  # that it passes a signal on
-    from torch.distributed import run as torchrun  # noqa: PLC0415 - slow to import
+    from torch.distributed import run as elastic  # noqa: PLC0415 - slow to import
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
 
     try:
-        torchrun.run(torchrun.parse_args(sys.argv[1:]))
+        elastic.run(elastic.parse_args(sys.argv[1:]))
     except (ChildFailedError, SignalException) as error:
         sys.exit(128 + error.sigval if isinstance(error, SignalException) else 1)
-
-
-if __name__ == "__main__":
-    _main()
