@@ -1,7 +1,7 @@
 """(j) One training by two processes on two cores beside one process on one core, at the same batch of both together.
 
-Both train the same model on the same images to the same losses; what differs is who computes which rows. The time is that
-of the loop in its steady state: the start of the processes is not in it.
+Both train the same model on the same images to the same losses; what differs is who computes which rows. The time is
+that of the loop in its steady state: the start of the processes is not in it.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""One training by several processes: torchrun starts them, on this machine or on several, and anew when one has died."""
+"""One training by several processes: torchrun starts them, here or on several machines, and anew when one has died."""
 
 import argparse
 import logging

@@ -168,8 +168,10 @@ class Runner:
 
     def __init__(self, plan: Plan, parameters: dict[str, Any], jobs: int | None) -> None:
         self.plan, self.started = plan, time.monotonic()
-        self.threads = max(1, _get(parameters, "training", "threads", default=1))
-        gpus = resources.gpus() if _get(parameters, "training", "device", default="auto") != "cpu" else []
+        processes = max(1, _get(parameters, "training", "processes", default=1))  # they share all GPUs
+        self.threads = max(1, _get(parameters, "training", "threads", default=1)) * processes
+        on_gpu = processes == 1 and _get(parameters, "training", "device", default="auto") != "cpu"
+        gpus = resources.gpus() if on_gpu else []
         self.jobs = jobs or len(gpus) or max(1, resources.cpus() // self.threads)
         self.free_cpus = resources.cpus()
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()

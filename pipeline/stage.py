@@ -184,7 +184,8 @@ def for_each_seed(
 
     on_gpu = checked.training.device != "cpu" and torch.cuda.is_available()
     cpus = resources.cpus() if timed else resources.all_cpus()
-    workers = min(len(checked.seeds), cpus // checked.training.threads)
+    at_once = (resources.per_gpu() if on_gpu else None) or cpus // checked.training.threads
+    workers = min(len(checked.seeds), at_once)
     if not timed:
         os.nice(BEHIND)
     if workers <= 1:
