@@ -161,6 +161,7 @@ class TrainingParams(How, Budget):
 
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=1, le=1024)]
+    processes: Annotated[int, Field(ge=1, le=4096)] = 1
 
 
 class Entry(Section):

@@ -293,8 +293,10 @@ class Local:
 
     def __init__(self, parameters: dict[str, Any], jobs: int | None, clock: Clock) -> None:
         self.clock = clock
-        self.threads = max(1, _get(parameters, "training", "threads", default=1))
-        gpus = resources.gpus() if _get(parameters, "training", "device", default="auto") != "cpu" else []
+        processes = max(1, _get(parameters, "training", "processes", default=1))  # they share all GPUs
+        self.threads = processes * max(1, _get(parameters, "training", "threads", default=1))
+        on_gpu = processes == 1 and _get(parameters, "training", "device", default="auto") != "cpu"
+        gpus = resources.gpus() if on_gpu else []
         self.jobs = jobs or len(gpus) or max(1, resources.cpus() // self.threads)
         self.free_cpus = resources.cpus()
         self.cpus: dict[str, int] = {}  # of what runs

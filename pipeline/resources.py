@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 CPUS = "AUTOENCODERS_CPUS"
+PER_GPU = "AUTOENCODERS_PER_GPU"
 
 
 def cpus() -> int:
@@ -19,6 +20,11 @@ def cpus() -> int:
 def all_cpus() -> int:
     """How many CPUs there are for this process and what runs beside it."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def per_gpu() -> int | None:
+    """How many seeds of an entry may share its GPU at once; None leaves it to the CPUs."""
+    return int(os.environ.get(PER_GPU, "0")) or None
 
 
 def gpus() -> list[str]:

@@ -79,7 +79,7 @@ def run(
         if asked is not None:
             print("\ninterrupted: the next run goes on from here\n", file=sys.stderr, flush=True)
             sys.exit(128 + asked.number)
-        sentence = _what_to_mend(error)
+        sentence = what_to_mend(error)
         if sentence is None:
             raise
         print(f"\n{sentence}\n", file=sys.stderr, flush=True)
@@ -184,7 +184,8 @@ def for_each_seed(
 
     on_gpu = checked.training.device != "cpu" and torch.cuda.is_available()
     cpus = resources.cpus() if timed else resources.all_cpus()
-    workers = min(len(checked.seeds), cpus // checked.training.threads)
+    at_once = (resources.per_gpu() if on_gpu else None) or cpus // checked.training.threads
+    workers = min(len(checked.seeds), at_once)
     if not timed:
         os.nice(BEHIND)
     if workers <= 1:
@@ -269,7 +270,7 @@ def _git(*arguments: str) -> str:
     return done.stdout.rstrip("\n")
 
 
-def _what_to_mend(error: BaseException) -> str | None:
+def what_to_mend(error: BaseException) -> str | None:
     """A problem that the user can mend as a sentence; None if `error` is something else."""
     if isinstance(error, UserError):
         return str(error)

@@ -82,7 +82,8 @@ def room(device: torch.device) -> int:
         return int(limit) * 2**20
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 4
-    return free_memory() // 4
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun: processes of one training
+    return free_memory() // 4 // here
 
 
 def free_memory() -> int:

@@ -26,6 +26,7 @@ class Snapshots:
     folder: Path
     every: float | None = None  # seconds
     stop: Callable[[], bool] = lambda: False  # whether the training is to end after the next snapshot
+    writes: bool = True  # where several processes share a training, one writes for all
 
     def __post_init__(self) -> None:
         if self.every is None and (wanted := os.environ.get(INTERVAL)):
@@ -44,10 +45,16 @@ class Snapshots:
 
     def due(self) -> bool:
         """Whether the time is over, or the training is to stop."""
-        return time.monotonic() >= self.next or self.stop()
+        return (self.writes and time.monotonic() >= self.next) or self.stop()
 
     def keep(self, snapshot: Snapshot) -> None:
         """Write the snapshot; raises `Stopped` if it is to be the last."""
+        if self.writes:
+            self._write(snapshot)
+        if self.stop():
+            raise Stopped
+
+    def _write(self, snapshot: Snapshot) -> None:
         began = time.monotonic()
         new, last = self.folder / "new.safetensors", self.folder / LAST
         sealed.write(new, snapshot.tensors, snapshot.values)
@@ -56,8 +63,6 @@ class Snapshots:
         new.replace(last)
         ended = time.monotonic()
         self.next = ended + (max(SECONDS, (ended - began) / SHARE) if self.every is None else self.every)
-        if self.stop():
-            raise Stopped
 
     def clear(self) -> None:
         """Remove them: the training is over."""

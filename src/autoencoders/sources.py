@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import storage
+from autoencoders import parallel, storage
 
 AHEAD = 2  # batches that are read before they are needed
 AT_ONCE = 16  # rows read before their pages are let go of: with each the kernel may map 2 MiB that it has at hand
@@ -53,7 +53,9 @@ class Pairs(NamedTuple):
 
 
 class Source(Protocol):
-    """Batches of the samples of an epoch, as stored."""
+    """Batches of the samples of an epoch, as stored; where several processes share a training, its rows of them."""
+
+    batch: int  # samples in one, of all processes
 
     def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
         """Begin an epoch whose samples come in `order`; or go on with it after `done` batches."""
@@ -81,14 +83,15 @@ class Resident:
         self.inputs = self.targets
         if pairs.inputs is not pairs.targets:
             self.inputs = torch.from_numpy(storage.writable(pairs.inputs)).to(device)
-        per_epoch = len(pairs.targets) // batch
-        self.batches = torch.zeros(per_epoch, batch, dtype=torch.int64, device=device)  # of this epoch, indices
+        self.batch, self.rows = batch, parallel.rows(batch)
+        per_epoch, own = len(pairs.targets) // batch, self.rows.stop - self.rows.start
+        self.batches = torch.zeros(per_epoch, own, dtype=torch.int64, device=device)  # of this epoch, indices
         self.seen = torch.zeros_like(self.batches)  # the same among the versions
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
 
     def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
         """Begin an epoch, or go on with it."""
-        chosen = order[: self.batches.numel()].reshape(self.batches.shape)
+        chosen = batches_of(order, self.batch)[:, self.rows]
         for tensor, rows in (
             (self.batches, chosen),
             (self.seen, version(chosen, epoch, len(self.targets), len(self.inputs))),
@@ -112,7 +115,7 @@ class Streamed:
     """Batches that a thread reads from disk while the one before is learned from."""
 
     def __init__(self, pairs: Pairs, batch: int, device: torch.device) -> None:
-        self.pairs, self.batch = pairs, batch
+        self.pairs, self.batch, self.rows = pairs, batch, parallel.rows(batch)
         self.one = pairs.inputs is pairs.targets
         self.reader = ThreadPoolExecutor(1, "reader")
         self.free = deque(self._buffers(device) for _ in range(AHEAD + 1))
@@ -124,8 +127,7 @@ class Streamed:
         """Begin an epoch, or go on with it."""
         while self.coming:  # what an epoch that broke off had asked for
             self.free.append(self.coming.popleft().result())
-        count = len(order) // self.batch
-        chosen = order[: count * self.batch].reshape(count, self.batch)
+        chosen = batches_of(order, self.batch)[:, self.rows]
         seen = version(chosen, epoch, len(self.pairs.targets), len(self.pairs.inputs))
         self.todo = zip(chosen[done:], seen[done:], strict=True)
         for _ in range(AHEAD):
@@ -166,7 +168,8 @@ class Streamed:
 
     def _buffers(self, device: torch.device) -> "Buffers":
         gpu = device.type == "cuda"
-        like = [torch.from_numpy(np.empty((self.batch, *each.shape[1:]), each.dtype)) for each in self.pairs]
+        own = self.rows.stop - self.rows.start
+        like = [torch.from_numpy(np.empty((own, *each.shape[1:]), each.dtype)) for each in self.pairs]
         tensors = tuple(tensor.pin_memory() if gpu else tensor for tensor in like)
         return Buffers(tensors, torch.cuda.Event() if gpu else None)
 
@@ -176,6 +179,11 @@ class Buffers(NamedTuple):
 
     tensors: tuple[Tensor, ...]
     moved: torch.cuda.Event | None
+
+
+def batches_of(order: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
+    """The full batches of an epoch whose samples come in `order`: (batches, batch)."""
+    return order[: len(order) // batch * batch].reshape(-1, batch)
 
 
 def version(chosen: NDArray[np.int64], epoch: int, count: int, rows: int) -> NDArray[np.int64]:

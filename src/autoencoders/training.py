@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from autoencoders import devices, storage
+from autoencoders import devices, parallel, storage
 from autoencoders.base import Autoencoder, Batch, Learner, Losses, Phase
 from autoencoders.budget import Budget, How, Precision
 from autoencoders.errors import UserError
@@ -119,6 +119,9 @@ def train(
     model.start_from(as_float(Pairs.of(images.targets).thinned(1000).targets).to(device_of(model)))
     results: dict[str, Result] = {}
     snapshot = keeper.latest() if keeper else None
+    if keeper and not parallel.agree(_moment(snapshot), device_of(model)):
+        msg = "the processes of this training find different checkpoints: all machines have to share their folder"
+        raise UserError(msg)
     if snapshot:
         results = {name: Result(**result) for name, result in snapshot.values["results"].items()}
         model.load_state_dict(_under("model", snapshot.tensors))
@@ -213,13 +216,14 @@ def fit(
                 step.generator.manual_seed(int(rng.integers(2**62)))
         batches.fetch()
         run()
+        step.votes.count()
         if done % every == 0 or done == steps:
             means = step.means.take((done - 1) % every + 1)
             check.alive &= means["loss"].isfinite()
             curve.put("train", done, means)
         if done in checks:
             curve.put("validation", done, check(done))
-        if curve.collect():
+        if curve.collect(wait=parallel.size() > 1):  # all processes have to notice a divergence at the same step
             break
         if due() and done < steps:
             keep(state.snapshot(done))
@@ -230,6 +234,11 @@ def fit(
     return Result(
         curve.points, int(check.best_step), curve.diverged, curve.cause, done * batch, seconds, validation_seconds
     )
+
+
+def _moment(snapshot: Snapshot | None) -> str:
+    """What tells a snapshot from others of its training."""
+    return f"{snapshot.values['phase']} {snapshot.values.get('step')}" if snapshot else ""
 
 
 class State:
@@ -318,18 +327,21 @@ class Step:
         self.rates = SCHEDULES[budget.schedule](budget.steps, budget.learning_rate).float().to(device)
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
         self.means = Means()
+        self.votes = parallel.Votes(device)
         self.calls = 0
         self.host: dict[str, Any] = {}
 
     def __call__(self) -> None:
         """Learn from the next batch."""
-        inputs, targets = map(as_float, self.batches())
-        if self.dynamic:
-            inputs, targets = binarise(self.generator, inputs, targets)
-        batch = Batch(inputs, targets, self.generator, self.done[0], self.steps, self.samples)
-        losses = losses_of(self.module, batch, self.precision)
-        self.optimiser.zero_grad()
-        losses["loss"].backward()
+        with parallel.split(self.batches.batch) as share:
+            inputs, targets = map(as_float, self.batches())
+            if self.dynamic:
+                inputs, targets = binarise(self.generator, inputs, targets)
+            batch = Batch(inputs, targets, self.generator, self.done[0], self.steps, self.samples)
+            losses = losses_of(self.module, batch, self.precision)
+            self.optimiser.zero_grad()
+            (share.weight * losses["loss"]).backward()
+        losses = parallel.reduce(self.optimiser.parameters, losses, share, self.votes)
         self.optimiser.step(self.rates.index_select(0, self.done)[0])
         self.means.add(losses)
         self.done += 1
@@ -415,10 +427,11 @@ class Validation:
             self.module.eval()
             self.generator.manual_seed(0)
             means = Means()
-            for x, y in self.resident or self._batches():
-                batch = Batch(as_float(x), as_float(y), self.generator, self.end, self.steps, self.samples)
-                means.add(losses_of(self.module, batch, self.precision), weight=len(y))
-            losses = means.take(self.count)
+            for x, y, count in self.resident or self._batches():
+                with parallel.split(count) as share:
+                    batch = Batch(as_float(x), as_float(y), self.generator, self.end, self.steps, self.samples)
+                    means.add(losses_of(self.module, batch, self.precision), weight=share.weight * count)
+            losses = parallel.total(means.take(self.count))
             better = (losses["loss"] < self.best_loss) & self.alive
             self.best_loss.copy_(torch.where(better, losses["loss"], self.best_loss))
             self.best_step.copy_(torch.where(better, step, self.best_step))
@@ -427,11 +440,12 @@ class Validation:
             self.module.train()
         return losses
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets, on the device."""
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """This process's inputs and targets, on the device, and how many samples there are in the whole batch."""
         for x, y in self.pairs.split(BATCH):
-            target = y.to(self.device)
-            yield (target if self.pairs.inputs is self.pairs.targets else x.to(self.device)), target
+            rows = parallel.rows(len(y))
+            target = y[rows].to(self.device)
+            yield (target if self.pairs.inputs is self.pairs.targets else x[rows].to(self.device)), target, len(y)
 
 
 class Curve:
@@ -524,7 +538,7 @@ def binarise(generator: torch.Generator, *images: Tensor) -> tuple[Tensor, ...]:
 
     One threshold for each pixel serves all `images`: a corrupted copy is binarised as the image itself is.
     """
-    thresholds = torch.rand(images[0].shape, generator=generator, device=images[0].device)
+    thresholds = parallel.draw(torch.rand, images[0].shape, generator)
     return tuple((thresholds < x).float() for x in images)
 
 
@@ -574,7 +588,7 @@ class Means:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
-    def add(self, losses: Losses, weight: int = 1) -> None:
+    def add(self, losses: Losses, weight: float = 1) -> None:
         """Count `losses` with `weight`."""
         for name, value in losses.items():
             if name not in self.sums:
@@ -595,9 +609,9 @@ class Progress:
     """
 
     def __init__(self, label: str, steps: int, batch: int) -> None:
-        self.label, self.steps, self.batch = label, steps, batch
+        self.label, self.steps, self.batch = label if parallel.first() else "", steps, batch
         self.losses: dict[str, float] = {}
-        alone = parent_process() is None
+        alone = parent_process() is None and parallel.first()
         self.live = alone and (sys.stderr.isatty() or tqdm.__module__ == "tqdm.auto")
         self.bar = tqdm(
             total=steps * batch, desc=label, unit=" img", unit_scale=True, disable=not self.live, leave=False

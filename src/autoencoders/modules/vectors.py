@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from autoencoders import parallel
 from autoencoders.quantizers import GRADIENTS, Gradient, Quantized, Quantizer, rows
 
 DECAY = 0.99  # of the moving average of each code's usage, per training step
@@ -60,11 +61,12 @@ class VectorQuantizer(Quantizer):
     def restart(self, z_e: Tensor, generator: torch.Generator) -> None:
         """Restart dead codes, each as another one of the outputs; where there are more of them, the rest waits."""
         outputs = rows(z_e)
-        drawn = torch.rand(len(outputs), generator=generator, device=outputs.device).argsort()
+        count = parallel.whole(len(outputs))
+        drawn = torch.rand(count, generator=generator, device=outputs.device).argsort()
         dead = self.usage < (DEAD if self.restarts else 0.0)
         number = dead.cumsum(0) - 1  # of each dead code among them
-        restarted = dead & (number < len(outputs))
-        chosen = outputs[drawn[number.clamp(0, len(outputs) - 1)]]
+        restarted = dead & (number < count)
+        chosen = parallel.pick(outputs, drawn[number.clamp(0, count - 1)])
         self.place(restarted[:, None], chosen)
         self.usage.masked_fill_(restarted, REVIVED)
 
@@ -75,7 +77,7 @@ class VectorQuantizer(Quantizer):
     @torch.no_grad()
     def learn(self, z_e: Tensor, indices: Tensor) -> None:  # noqa: ARG002
         """After a training batch was quantised: record how often each code was used."""
-        self.usage.lerp_(self.counts(indices) / self.uniform(indices), 1 - self.decay)
+        self.usage.lerp_(parallel.mean(self.counts(indices) / self.uniform(indices)), 1 - self.decay)
 
     def uniform(self, indices: Tensor) -> float:
         """How often each code would occur in `indices` if all were used alike."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from autoencoders import parallel
 from autoencoders.parts import Kind
 
 
@@ -37,7 +38,7 @@ PriorSection: TypeAlias = Annotated[dict[str, Any], PRIORS]
 
 def reparameterise(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
     """z = μ + σ·ε with ε ~ N(0, I); all (…, d)."""
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    noise = parallel.draw(torch.randn, mean.shape, generator)
     return mean + (log_variance / 2).exp() * noise
 
 

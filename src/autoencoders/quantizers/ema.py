@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from autoencoders import parallel
 from autoencoders.modules.vectors import DECAY, REVIVED, VectorQuantizer
 from autoencoders.quantizers import Gradient, Quantized, rows
 
@@ -57,7 +58,7 @@ class MovingAverages(VectorQuantizer):
         with torch.autocast(z_e.device.type, enabled=False):
             # As a matrix product: on a GPU, index_add_ would add up in another order each time.
             sums = F.one_hot(indices.flatten(), self.codes).float().T @ rows(z_e)  # (K, D)
-        self.sums.lerp_(sums / self.uniform(indices), 1 - self.decay)
+        self.sums.lerp_(parallel.mean(sums / self.uniform(indices)), 1 - self.decay)
         total = self.usage.sum()
         smoothed = (self.usage + SMOOTHING) / (total + self.codes * SMOOTHING) * total
         self.vectors.copy_(self.sums / smoothed[:, None])

@@ -12,10 +12,13 @@ The paper ties the decoder's weights to the encoder's, so that a smaller code co
 so part of the penalty is saved by a smaller code that a steeper decoder reads, but not all of it.
 """
 
+from functools import partial
+
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from autoencoders import parallel
 from autoencoders.base import Batch, Losses, Shape
 from autoencoders.modules.deterministic import Deterministic, squared_error
 from autoencoders.networks import NetworkSection
@@ -40,6 +43,6 @@ class ContractiveAE(Deterministic):
 
 def squared_slope(z: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
     """‖vᵀJ‖² at one v per image, whose mean is ‖∂z/∂x‖²_F: z (B, d), x (B, C, H, W) → (B,), with gradients."""
-    v = torch.randint(2, z.shape, generator=generator, device=z.device).to(z.dtype) * 2 - 1
+    v = parallel.draw(partial(torch.randint, 2), z.shape, generator).to(z.dtype) * 2 - 1
     (product,) = torch.autograd.grad(z, x, v, create_graph=True)
     return product.square().flatten(1).sum(1)

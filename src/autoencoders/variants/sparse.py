@@ -14,6 +14,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from autoencoders.base import Batch, Losses, Shape
 from autoencoders.modules.deterministic import Deterministic, squared_error
 from autoencoders.networks import NetworkSection
+from autoencoders.parallel import gather
 
 
 class SparseAE(Deterministic):
@@ -27,6 +28,6 @@ class SparseAE(Deterministic):
         """The squared error plus λ times the code's size Σ_j |z_ij|/r_j."""
         z = self.encode(batch.inputs)
         losses = squared_error(batch.targets, self.decode(z))
-        scale = z.square().mean(0).clamp(min=torch.finfo(z.dtype).tiny).sqrt()
+        scale = gather(z).square().mean(0).clamp(min=torch.finfo(z.dtype).tiny).sqrt()
         size = (z / scale).abs().sum(1).mean()
         return losses | {"loss": losses["loss"] + self.penalty * size, "size": size}

@@ -24,6 +24,7 @@ from autoencoders.base import Batch, Losses, Shape
 from autoencoders.likelihoods import LikelihoodSection
 from autoencoders.modules.variational import WarmUp
 from autoencoders.networks import NetworkSection
+from autoencoders.parallel import gather
 from autoencoders.priors import reparameterise
 from autoencoders.variants.vae import VAE
 
@@ -54,7 +55,7 @@ class TCVAE(VAE):
         z = reparameterise(mean, log_variance, batch.generator)
         distortion = -self.likelihood.log_prob(self.decoder(z), batch.targets).mean()
         information, correlation, dimensions = (
-            term.mean() for term in decomposition(z, mean, log_variance, batch.samples)
+            term.mean() for term in decomposition(gather(z), gather(mean), gather(log_variance), batch.samples)
         )
         rate = self.alpha * information + self.beta * correlation + self.gamma * dimensions
         return {

@@ -16,6 +16,7 @@ from autoencoders.base import NEEDS_CODEBOOK, Batch, Losses, Shape
 from autoencoders.metrics import PROBABILISTIC
 from autoencoders.modules.deterministic import Deterministic, squared_error
 from autoencoders.networks import NetworkSection
+from autoencoders.parallel import gather
 
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -39,7 +40,8 @@ class WAE(Deterministic):
         """The squared error plus λ·MMD² between the batch's codes and as many draws from the prior."""
         z = self.encode(batch.inputs)
         losses = squared_error(batch.targets, self.decode(z))
-        discrepancy = mmd(z, torch.randn(z.shape, generator=batch.generator, device=z.device))
+        codes = gather(z)
+        discrepancy = mmd(codes, torch.randn(codes.shape, generator=batch.generator, device=z.device))
         return losses | {"loss": losses["loss"] + self.penalty * discrepancy, "mmd": discrepancy}
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,103 @@
+"""(j) One training by two processes on two cores beside one process on one core, at the same batch of both together.
+
+Both train the same model on the same images to the same losses; what differs is who computes which rows. The time is
+that of the loop in its steady state: the start of the processes is not in it.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoencoders import checkpoint, devices, parallel, training
+from autoencoders.budget import Budget, How
+from autoencoders.sources import Pairs
+from benchmarks.loop import IMAGE, noise
+from benchmarks.measure import Table, Value, quiet, ratio
+from pipeline import params
+
+TURNS = 5
+SECONDS = 2.0  # of each turn, about
+SETTINGS = [("ae", 64), ("ae", 256), ("vae", 64), ("vae", 256), ("vqvae", 64), ("vqvae", 256)]
+
+
+def run() -> Table:
+    """Every setting in turns."""
+    rows: list[list[Value]] = []
+    for name, batch in SETTINGS:
+        steps = max(20, int(SECONDS * 4000 / batch))
+        turns = [(_measured(1, name, batch, steps), _measured(2, name, batch, steps)) for _ in range(TURNS)]
+        one, two = ([each["speed"] for each in side] for side in zip(*turns, strict=True))
+        share, spread = ratio(two, one)
+        added_up = statistics.median(each["sum"] for _, each in turns)
+        rows.append([f"{name}, {batch}", statistics.median(one), statistics.median(two), share, spread, 100 * added_up])
+    note = (
+        f"Steps per second at a batch of so many images, the default parameters' networks; medians of {TURNS} turns. "
+        "The last column is the part of the time of two that adding up takes, waiting for the other one included."
+    )
+    columns = {"training, batch": 0, "1 process": 1, "2 processes": 1, "2 ÷ 1": 2, "least to greatest": 0,
+               "% adding up": 1}  # fmt: skip
+    return Table("(j) One training by two processes", note, columns, rows)
+
+
+def _measured(size: int, name: str, batch: int, steps: int) -> Any:
+    """What the first of `size` processes has measured."""
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("localhost", 0))
+        place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+        free.close()
+        found = Path(folder) / "found.json"
+        command = [sys.executable, "-m", "benchmarks.ranks", str(found), name, str(batch), str(steps)]
+        started = [
+            subprocess.Popen(command, env=os.environ | place | {"RANK": str(rank), "OMP_NUM_THREADS": "1"})  # noqa: S603
+            for rank in range(size)
+        ]
+        if sum(abs(process.wait()) for process in started):
+            msg = f"a process of {name} at a batch of {batch} failed"
+            raise RuntimeError(msg)
+        return json.loads(found.read_text(encoding="utf-8"))
+
+
+def _part(found: Path, name: str, batch: int, steps: int) -> None:
+    """Be one of them."""
+    device = devices.prepare("cpu", 1)
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(os.environ["RANK"]) % len(cores)]})
+    parallel.begin(device)
+    took, add_up = [0.0], parallel._sum  # noqa: SLF001
+
+    def timed(x: torch.Tensor) -> torch.Tensor:
+        began = time.perf_counter()
+        result = add_up(x)
+        took[0] += time.perf_counter() - began
+        return result
+
+    parallel._sum = timed  # noqa: SLF001
+    model = checkpoint.build(name, IMAGE, params.load().entry(name).arguments(), 0)
+    images = noise(4 * batch)
+    how = How(points=2, validations=1, mode="eager")
+
+    def train(count: int) -> float:
+        took[0] = 0.0
+        budget = Budget(steps=count, batch_size=batch, learning_rate=1e-4)
+        with quiet():
+            return training.fit(model, Pairs.of(images), Pairs.of(images[:2]), budget, seed=0, how=how).seconds
+
+    train(10)
+    seconds = train(steps)
+    if parallel.first():
+        found.write_text(json.dumps({"speed": steps / seconds, "sum": took[0] / seconds}), encoding="utf-8")
+    parallel.end()
+
+
+if __name__ == "__main__":
+    _part(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -1,0 +1,103 @@
+"""One of the processes of tests/test_parallel.py: trains toy models with the others, and writes down what it has.
+
+RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=… MASTER_PORT=… python -m tests.sharing <folder> <case> …
+"""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from autoencoders import devices, parallel, training
+from autoencoders.budget import Budget, How
+from autoencoders.checkpoint import build
+from autoencoders.sources import Pairs
+from tests.conftest import IMAGE, PARAMETERS, SECTIONS, squares
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its parameters, what differs in training
+    **{name: (name, parameters, {}) for name, parameters in PARAMETERS.items()},
+    **{
+        f"vqvae {name}": ("vqvae", PARAMETERS["vqvae"] | {"quantizer": {"name": name} | section}, {})
+        for name, section in SECTIONS.items()
+    },
+    "ragged": ("tcvae", PARAMETERS["tcvae"], {"batch_size": 15}),  # 4 processes have 3, 4, 4 and 4 of its samples
+    "ragged codebook": ("vqvae", PARAMETERS["vqvae"], {"batch_size": 15}),
+    "few": ("vae", PARAMETERS["vae"], {"batch_size": 3}),  # less than one each
+    "conv": ("vae", PARAMETERS["vae"] | {"network": {"name": "conv", "width": 8, "downsampling": 2}}, {}),
+    "dynamic": ("vae", PARAMETERS["vae"], {"dynamic": True}),
+    "from disk": ("dae", PARAMETERS["dae"], {"room": 0}),
+    "bfloat16": ("vae", PARAMETERS["vae"], {"precision": "bfloat16"}),
+}
+STEPS = 12  # three epochs of batches of 16
+
+
+def own_noise(function: Any, shape: Any, generator: torch.Generator) -> Tensor:
+    """Noise of as many rows as this process has: that of a sample goes by the rank that it is on."""
+    return function(shape, generator=generator, device=generator.device)
+
+
+def alone(x: Tensor, *_: Any) -> Tensor:
+    """What a process makes of its own rows."""
+    return x
+
+
+BROKEN: dict[str, dict[str, Any]] = {  # what goes wrong without it
+    "noise": {"draw": own_noise},
+    "codebook": {"mean": alone},
+    "restarts": {"pick": lambda x, chosen: x[chosen % len(x)]},
+    "batch": {"gather": alone},
+    "gradients": {"reduce": lambda _parameters, losses, *_: losses},
+}
+
+
+def run(case: str, broken: str = "", device: str = "cpu", mode: Any = "eager") -> dict[str, Any]:
+    """Train a case; its losses, and a digest of all that training has changed."""
+    name, parameters, what = CASES[case]
+    pixels = squares()
+    shown = Pairs(np.concatenate([pixels // 2, pixels // 3]), pixels) if name == "dae" else Pairs.of(pixels)
+    held = np.concatenate([pixels, pixels[:39] // 2])  # the last batch of its 103 has 3 samples
+    budget = Budget(steps=STEPS, batch_size=what.get("batch_size", 16), learning_rate=0.01)
+    how = How(mode=mode, points=STEPS, validations=3, precision=what.get("precision", "float32"))
+    with pytest.MonkeyPatch.context() as patch:
+        if "room" in what:
+            patch.setattr("autoencoders.devices.room", lambda _: what["room"])
+        for function, instead in BROKEN.get(broken, {}).items():
+            patch.setattr(parallel, function, instead)
+            for module in ("sparse", "tcvae", "wae"):
+                patch.setattr(f"autoencoders.variants.{module}.gather", instead) if function == "gather" else None
+        model = build(name, IMAGE, parameters, seed=0).to(device)
+        results = training.train(model, shown, held, budget, seed=0, how=how, dynamic=what.get("dynamic", False))
+    points = [point for result in results.values() for point in result.curve]
+    losses = [value for point in points for key, value in point.items() if key.endswith("_loss")]
+    state = b"".join(tensor.cpu().numpy().tobytes() for tensor in model.state_dict().values())
+    return {"losses": losses, "state": hashlib.sha256(state + json.dumps(losses).encode()).hexdigest()}
+
+
+def main() -> None:
+    """All the cases that are asked for: a name, or name:broken."""
+    folder, *cases = sys.argv[1:]
+    device = os.environ.get("DEVICE", "cpu")
+    parallel.begin(devices.prepare(device, 1))
+    mode, found = os.environ.get("MODE", "eager"), dict[str, Any]()
+    for case in cases:
+        name, _, broken = case.partition(":")
+        found[case] = run(name, broken, device, mode)
+    found["agree"] = [
+        parallel.agree("all", torch.device(device)),
+        parallel.agree(f"{parallel.rank()}", torch.device(device)),
+        parallel.any_of(parallel.rank() == 1, torch.device(device)),
+        parallel.any_of(False, torch.device(device)),
+    ]
+    Path(folder, f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+    parallel.end()
+
+
+if __name__ == "__main__":
+    main()
