@@ -17,11 +17,11 @@ import torch
 import typer
 
 from autoencoders import devices
-from benchmarks import bound, codes, dag, loop, memory, peer, quality, resume, scaling
+from benchmarks import bound, codes, dag, loop, memory, peer, quality, resume, scaling, slopes
 from benchmarks.measure import Table, cores, peak_flops
 
 BENCHMARKS = {"loop": loop, "peer": peer, "dag": dag, "scaling": scaling, "quality": quality, "memory": memory,
-              "resume": resume, "codes": codes, "bound": bound}  # fmt: skip
+              "resume": resume, "codes": codes, "bound": bound, "slopes": slopes}  # fmt: skip
 PACKAGES = ("torch", "dvc", "mlflow", "pythae")
 RESULTS = Path(__file__).parent / "results.json"
 
