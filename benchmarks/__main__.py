@@ -9,7 +9,7 @@ import json
 import platform
 import time
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,9 +54,17 @@ def _machine() -> dict[str, Any]:
         "processor": devices.describe(torch.device("cpu")),
         "matrix products, GFLOP/s": round(peak_flops() / 1e9),
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: found for name in PACKAGES if (found := _version(name))},
         "date": time.strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def _version(name: str) -> str | None:
+    """That of a package; None if it is not installed, as the peer that one benchmark needs."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _markdown(content: dict[str, Any]) -> str:
