@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+import yaml  # type: ignore[import-untyped]
+from mlflow import MlflowClient
 
 from autoencoders import storage, tracking
 from benchmarks.dag import REPOSITORY, Clone
@@ -51,11 +52,11 @@ def _rows(what: str, sizes: list[float], times: list[float]) -> list[list[Value]
 
 
 def _tracking(folder: Path) -> Table:
-    """SQLite filled with made-up runs: no figures, data sets or models, and the same times of the points in every run."""
+    """SQLite filled with made-up runs: no data sets or models, and points at the same times in each."""
     database = folder / "mlflow.db"
     projector = tracking.Projector(f"sqlite:///{database}", folder / "artifacts")
     projector.open("", [])
-    client, times, sizes = tracking.MlflowClient(), dict[str, list[float]](), list[float]()
+    client, times, sizes = MlflowClient(), dict[str, list[float]](), list[float]()
     page: dict[str, Any] = {"experiment_ids": [projector.number], "max_results": 100}
     filled = 0
     for count in RUNS:
@@ -203,8 +204,8 @@ def _engine() -> Table:
     rows: list[list[Value]] = []
     for workers in (4, 64):
         with (
-            LocalCluster(workers, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,  # type: ignore[no-untyped-call]
-            Client(cluster) as client,  # type: ignore[no-untyped-call]
+            LocalCluster(workers, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+            Client(cluster) as client,
         ):
             work = lambda: client.gather(client.map(abs, range(TASKS), pure=False))  # noqa: E731
             work()
