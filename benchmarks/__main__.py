@@ -9,7 +9,7 @@ import json
 import platform
 import time
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +17,12 @@ import torch
 import typer
 
 from autoencoders import devices
-from benchmarks import bound, codes, dag, loop, memory, peer, quality, ranks, resume, scaling
+from benchmarks import bound, cluster, codes, dag, loop, memory, peer, quality, ranks, resume, scaling, slopes
 from benchmarks.measure import Table, cores, peak_flops
 
 BENCHMARKS = {"loop": loop, "peer": peer, "dag": dag, "scaling": scaling, "quality": quality, "memory": memory,
-              "resume": resume, "codes": codes, "bound": bound, "ranks": ranks}  # fmt: skip
+              "resume": resume, "codes": codes, "bound": bound, "ranks": ranks,
+              "cluster": cluster, "slopes": slopes}  # fmt: skip
 PACKAGES = ("torch", "dvc", "mlflow", "pythae")
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -54,9 +55,17 @@ def _machine() -> dict[str, Any]:
         "processor": devices.describe(torch.device("cpu")),
         "matrix products, GFLOP/s": round(peak_flops() / 1e9),
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: found for name in PACKAGES if (found := _version(name))},
         "date": time.strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def _version(name: str) -> str | None:
+    """That of a package; None if it is not installed, as the peer that one benchmark needs."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _markdown(content: dict[str, Any]) -> str:

@@ -79,13 +79,10 @@ def parts(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return sorted((each for each in below if "RANK" in each.environ()), key=lambda each: int(each.environ()["RANK"]))
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_is_replaced_and_the_bits_are_the_same(
-    rank: int, project: Project, bits: bytes, tmp_path: Path
-) -> None:
+def test_a_killed_process_is_replaced_and_the_bits_are_the_same(project: Project, bits: bytes, tmp_path: Path) -> None:
     process = started(project, tmp_path)
     wait_for(checkpoint(tmp_path))
-    parts(process)[rank].kill()
+    parts(process)[0].kill()  # the one that writes; another one is killed on another machine below
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "Traceback" not in output, output
@@ -98,7 +95,7 @@ def test_a_killed_process_is_replaced_and_the_bits_are_the_same(
 def test_asked_to_stop_or_killed_nothing_lives_on_and_the_bits_are_the_same(
     project: Project, bits: bytes, tmp_path: Path
 ) -> None:
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
         process = started(project, tmp_path)
         before = time.time()
         wait_for(lambda: newer(tmp_path, before))  # noqa: B023 - called here

@@ -1,0 +1,214 @@
+"""(l) What the design costs as it grows: MLflow's runs, bytes of data, entries in DVC's files, tasks of an engine.
+
+A slope is that of the time in a double-logarithmic plot, from one row to the next, as in (e). What computes is given in
+CPU seconds, what waits for a disk in seconds.
+"""
+
+import copy
+import math
+import os
+import shutil
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]
+from mlflow import MlflowClient
+
+from autoencoders import storage, tracking
+from benchmarks.dag import REPOSITORY, Clone
+from benchmarks.measure import Table, Value, seconds
+
+RUNS, MEBIBYTES, ENTRIES, TASKS = (100, 1000, 10_000), (64, 128, 256, 512), (10, 30, 100), 1000
+IMAGE_BYTES = 3 * 128 * 128
+METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # of a run: an estimate
+
+
+def run() -> list[Table]:
+    """Four axes."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [_tracking(Path(folder)), _data(Path(folder)), _planning(Path(folder)), _engine()]
+
+
+def cpu(work: Callable[[], object]) -> float:
+    """CPU seconds of this process that `work` takes."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def _rows(what: str, sizes: list[float], times: list[float]) -> list[list[Value]]:
+    """A row for each size, with the slope from the one before."""
+    slopes = [None] + [
+        math.log(max(b, 1e-9) / max(a, 1e-9)) / math.log(y / x)
+        for a, b, x, y in zip(times, times[1:], sizes, sizes[1:], strict=False)
+    ]
+    return [[what, size, 1000 * took, slope] for size, took, slope in zip(sizes, times, slopes, strict=True)]
+
+
+def _tracking(folder: Path) -> Table:
+    """SQLite filled with made-up runs: no data sets or models, and points at the same times in each."""
+    database = folder / "mlflow.db"
+    projector = tracking.Projector(f"sqlite:///{database}", folder / "artifacts")
+    projector.open("", [])
+    client, times, sizes = MlflowClient(), dict[str, list[float]](), list[float]()
+    page: dict[str, Any] = {"experiment_ids": [projector.number], "max_results": 100}
+    filled = 0
+    for count in RUNS:
+        _fill(database, projector.number, filled, count)
+        filled = count
+        sizes.append(database.stat().st_size / count)
+        run = tracking.Run("new", "", f"new-{count}", "KILLED", time.time(), {}, {},
+                           [{"phase": "autoencoder", "step": i, "time": time.time(), "train_loss": 1.0}
+                            for i in range(POINTS)])  # fmt: skip
+        asked: dict[str, Callable[[], object]] = {
+            "ours: a run by its fingerprint": lambda: client.search_runs([projector.number], "tags.training = 't7'"),
+            "ours: a champion's run": lambda: client.search_runs(
+                [projector.number], "tags.fingerprint = 'f7' and tags.complete = 'yes'"
+            ),
+            "page: 100 runs by start": lambda: client.search_runs(**page, order_by=["attributes.start_time DESC"]),
+            "page: 100 runs by a metric": lambda: client.search_runs(**page, order_by=["metrics.`test/m0` ASC"]),
+            "page: a metric's history": lambda: client.get_metric_history(f"{7:032x}", "autoencoder/train_loss"),
+        }
+        for what, ask in asked.items():
+            ask()
+            times.setdefault(what, []).append(statistics.median(seconds(ask) for _ in range(3)))
+        log = lambda run=run: projector.project(run)  # noqa: E731
+        times.setdefault("ours: one more run, 110 points", []).append(seconds(log))
+    rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in RUNS], took)]
+    note = (
+        f"SQLite, filled by SQL with {METRICS} metrics, 2 curves of {POINTS} points, {PARAMETERS} parameters, {TAGS} "
+        f"tags a run; {sizes[-1] / 1024:.0f} KiB a run in the last. Medians of 3, warm; one run is logged once."
+    )
+    return Table("(l) MLflow against runs", note, {"what": 0, "runs": 0, "ms": 1, "slope": 2}, rows)
+
+
+def _fill(database: Path, experiment: str, first: int, end: int) -> None:
+    connection, names = sqlite3.connect(database), range(first, end)
+    connection.executemany(
+        "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, "
+        "end_time, source_version, lifecycle_stage, artifact_uri, experiment_id) "
+        "VALUES (?, ?, 'UNKNOWN', '', '', 'u', 'FINISHED', ?, ?, '', 'active', '', ?)",
+        ((f"{i:032x}", f"r{i}", i, i + 1, int(experiment)) for i in names),
+    )
+    curves = [(f"autoencoder/{name}", step) for name in ("train_loss", "validation_loss") for step in range(POINTS)]
+    points = [*((f"test/m{k}", 0) for k in range(METRICS)), *curves]
+    metrics = ((key, float(i * 7919 % 10007), step, f"{i:032x}", step) for i in names for key, step in points)
+    connection.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?, ?, 0)", metrics)
+    latest = [*points[:METRICS], curves[POINTS - 1], curves[-1]]
+    connection.executemany(
+        "INSERT INTO latest_metrics VALUES (?, ?, ?, ?, 0, ?)",
+        ((key, float(i * 7919 % 10007), step, step, f"{i:032x}") for i in names for key, step in latest),
+    )
+    texts = [("params", f"key{k}", "value") for k in range(PARAMETERS)] + [
+        ("tags", f"version.{k}", "1") for k in range(TAGS - 3)
+    ]
+    for table in ("params", "tags"):
+        some = [(key, value) for of, key, value in texts if of == table]
+        connection.executemany(
+            f"INSERT INTO {table} VALUES (?, ?, ?)",  # noqa: S608
+            ((key, value, f"{i:032x}") for i in names for key, value in some),
+        )
+    own = (("training", "t{}"), ("fingerprint", "f{}"), ("complete", "yes"))
+    connection.executemany(
+        "INSERT INTO tags VALUES (?, ?, ?)", ((key, to.format(i), f"{i:032x}") for i in names for key, to in own)
+    )
+    connection.commit()
+    connection.close()
+
+
+def _data(folder: Path) -> Table:
+    """What reads or writes every byte."""
+    from dvc.fs import LocalFileSystem  # noqa: PLC0415
+    from dvc_data.hashfile.hash import file_md5  # noqa: PLC0415
+
+    times: dict[str, list[float]] = {}
+    for size in MEBIBYTES:
+        count, there = size * 2**20 // IMAGE_BYTES, folder / f"{size}"
+        image = np.random.default_rng(0).integers(0, 256, (64, 3, 128, 128), np.uint8)
+        pieces = (image[: min(64, count - start)] for start in range(0, count, 64))
+        path = there / "images.npy"
+        steps: dict[str, Callable[[], object]] = {
+            "write": lambda: storage.write(path, (count, 3, 128, 128), pieces),  # noqa: B023
+            "seal (SHA-256)": lambda: storage.seal(there),  # noqa: B023
+            "check, before every stage": lambda: storage.check(there),  # noqa: B023
+            "DVC's md5": lambda: file_md5(str(path), LocalFileSystem()),  # noqa: B023
+            "copy": lambda: shutil.copyfile(path, there / "copy"),  # noqa: B023
+            "link": lambda: os.link(path, there / "link"),  # noqa: B023
+        }
+        for what, step in steps.items():
+            times.setdefault(what, []).append(seconds(step))
+        shutil.rmtree(there)
+    rows = [row for what, took in times.items() for row in _rows(what, [float(size) for size in MEBIBYTES], took)]
+    note = (
+        f"A split of 128×128 colour images in one file, {IMAGE_BYTES // 1024} KiB an image; read from the page cache."
+    )
+    return Table("(l) Steps against bytes", note, {"what": 0, "MiB": 0, "ms": 1, "slope": 2}, rows)
+
+
+def _planning(folder: Path) -> Table:
+    """DVC's own files, with entries like the default VAE."""
+    from dvc.repo import Repo  # noqa: PLC0415
+    from dvc.utils.serialize import load_yaml, modify_yaml  # noqa: PLC0415
+
+    times: dict[str, list[float]] = {}
+    clone = Clone(folder / "clone")
+    vae = clone.parameters()["variants"]["vae"]
+    whole = yaml.load((REPOSITORY / "dvc.lock").read_text(encoding="utf-8"), yaml.CSafeLoader)
+    for count in ENTRIES:
+        clone.change(variants={f"e{i}": vae | {"beta": 1 + i / 1000} for i in range(count)})
+        made = {
+            f"{kind}@e{i}": copy.deepcopy(whole["stages"][f"{kind}@vae"])
+            for kind in ("train", "evaluate")
+            for i in range(count)
+        }
+        lock = clone.folder / "dvc.lock"
+        lock.unlink(missing_ok=True)
+
+        def plan() -> None:
+            with Repo(str(clone.folder)) as repo:
+                len(repo.index.graph)
+
+        def update() -> None:
+            with modify_yaml(str(lock)) as content:  # noqa: B023
+                content["stages"]["train@e0"]["cmd"] += " "
+
+        times.setdefault("index and graph, no dvc.lock", []).append(cpu(plan))
+        content = {
+            "schema": "2.0",
+            "stages": made,
+        }  # copies: YAML would write one object that is there twice as an alias
+        lock.write_text(yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False), encoding="utf-8")
+        times.setdefault("params.yaml read, once a stage's status", []).append(
+            cpu(lambda: load_yaml(str(clone.folder / "params.yaml")))
+        )
+        times.setdefault("dvc.lock read by DVC", []).append(cpu(lambda: load_yaml(str(lock))))  # noqa: B023
+        times.setdefault("dvc.lock read by libyaml", []).append(
+            cpu(lambda: yaml.load(lock.read_text(encoding="utf-8"), yaml.CSafeLoader))  # noqa: B023
+        )
+        times.setdefault("dvc.lock updated by DVC, once a stage", []).append(cpu(update))
+    rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in ENTRIES], took)]
+    note = "CPU milliseconds; an entry is two stages, like those of the default VAE."
+    return Table("(l) DVC's files against entries", note, {"what": 0, "entries": 0, "ms": 1, "slope": 2}, rows)
+
+
+def _engine() -> Table:
+    """Dask's own cost of a task that does nothing: scheduler, caller and 64 workers in one process."""
+    from distributed import Client, LocalCluster  # noqa: PLC0415
+
+    rows: list[list[Value]] = []
+    for workers in (4, 64):
+        with (
+            LocalCluster(workers, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            work = lambda: client.gather(client.map(abs, range(TASKS), pure=False))  # noqa: E731
+            work()
+            rows.append([float(workers), 1000 * cpu(work) / TASKS])
+    note = f"CPU milliseconds for each of {TASKS} tasks, with everything in one process."
+    return Table("(l) The engine's own cost of a task", note, {"workers": 0, "ms": 2}, rows)
