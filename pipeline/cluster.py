@@ -22,7 +22,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from dvc.repo import Repo
-from dvc.utils.serialize import load_yaml, modify_yaml
+from dvc.utils.serialize import modify_yaml
 
 from autoencoders.errors import UserError
 from pipeline import elsewhere, paths, worker
@@ -76,9 +76,7 @@ class Cluster:
         self.lost = False
         made = {out.def_path for stage in stages.values() for out in stage.outs}
         self.here = {name for name, stage in stages.items() if not _can_travel(stage, made)}
-        self.lock: dict[str, elsewhere.Entry] = {}
-        if Path("dvc.lock").exists():
-            self.lock = load_yaml("dvc.lock").get("stages", {})
+        self.lock: dict[str, elsewhere.Entry] = {}  # what has come of stages in this run
         local.around = self._around
 
     def __enter__(self) -> Self:
@@ -142,7 +140,7 @@ class Cluster:
         order = elsewhere.Order(
             stage=name,
             inputs=inputs,
-            lock={each: self.lock[each] for each in (*inputs, name) if each in self.lock},
+            lock={each: entry for each in (*inputs, name) if (entry := self._known(each))},
             remote=self.remote,
             code=self.code,
             head=self.head,
@@ -160,6 +158,12 @@ class Cluster:
         promise = self.running[name] = Future[bool]()
         asked.add_done_callback(lambda asked: self._answered(name, asked, promise))
         return promise
+
+    def _known(self, name: str) -> elsewhere.Entry | None:
+        """The stage's entry of dvc.lock: that of this run, or as the plan has found it."""
+        if name not in self.lock and all(out.hash_info for out in self.stages[name].outs):
+            self.lock[name] = elsewhere.entry(self.stages[name])
+        return self.lock.get(name)
 
     def _answered(self, name: str, asked: Any, promise: Future[bool]) -> None:
         if promise.cancelled():

@@ -29,6 +29,8 @@ SOURCES, MAKEFILE = Path("src/autoencoders"), Path("Makefile")
 COMMANDS = {
     "autoencoders": "autoencoders.commands:app",
     "python -m pipeline.repro": "pipeline.repro:main",
+    "python -m pipeline.worker": "pipeline.worker:main",
+    "python -m pipeline.elsewhere": "pipeline.elsewhere",
     "python -m pipeline.track": "pipeline.track:main",
     "python -m pipeline.recipe": "pipeline.recipe:main",
     "python -m pipeline.compare": "pipeline.compare:main",

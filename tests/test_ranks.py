@@ -50,7 +50,11 @@ def model(folder: Path) -> bytes:
 
 def started(project: Project, root: Path, machines: str = "", folder: Path | None = None) -> subprocess.Popen[str]:
     """The stage, with its checkpoints in `root` and several a second."""
-    own = {"DVC_ROOT": str(root), "AUTOENCODERS_CHECKPOINT": "0.2", "PYTHONPATH": str(project.folder / "src")}
+    own = {
+        "AUTOENCODERS_CHECKPOINTS": str(root / "checkpoints"),
+        "AUTOENCODERS_CHECKPOINT": "0.2",
+        "PYTHONPATH": str(project.folder / "src"),
+    }
     if machines:
         own |= {ranks.TORCHRUN: machines}
     return subprocess.Popen(TRAIN, cwd=folder or project.folder, env=os.environ | own, text=True,
