@@ -17,12 +17,12 @@ import torch
 import typer
 
 from autoencoders import devices
-from benchmarks import bound, cluster, codes, dag, loop, memory, peer, quality, ranks, resume, scaling, slopes
+from benchmarks import bound, cluster, codes, dag, loop, memory, peer, quality, ranks, resume, scaling, slopes, storage
 from benchmarks.measure import Table, cores, peak_flops
 
 BENCHMARKS = {"loop": loop, "peer": peer, "dag": dag, "scaling": scaling, "quality": quality, "memory": memory,
               "resume": resume, "codes": codes, "bound": bound, "ranks": ranks,
-              "cluster": cluster, "slopes": slopes}  # fmt: skip
+              "cluster": cluster, "slopes": slopes, "storage": storage}  # fmt: skip
 PACKAGES = ("torch", "dvc", "mlflow", "pythae")
 RESULTS = Path(__file__).parent / "results.json"
 

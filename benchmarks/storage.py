@@ -1,0 +1,49 @@
+"""(m) What `make repro` has left here, pushed to an S3 server on this machine and pulled by a fresh clone of the last
+commit, which trains nothing.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.measure import Table, Value, seconds
+from faults.s3 import s3, use
+
+REPOSITORY = Path(__file__).parent.parent
+DVC = (sys.executable, "-m", "dvc")
+
+
+def run() -> Table:
+    """Seconds, beside copying the same files."""
+    if not (REPOSITORY / ".dvc/cache/files").exists():
+        sys.exit("there is nothing to push: run `make repro` first")
+    with tempfile.TemporaryDirectory() as folder, s3(Path(folder) / "s3") as store:
+        here, there = (_clone(Path(folder) / name) for name in ("here", "there"))
+        own = os.environ | store.environment() | {"DVC_NO_ANALYTICS": "true"}
+        for clone in (here, there):
+            use(clone, store)
+        _dvc(here, own, "cache", "dir", "--local", str(REPOSITORY / ".dvc/cache"))
+        push = seconds(lambda: _dvc(here, own, "push", "--quiet"))
+        pull = seconds(lambda: _dvc(there, own, "pull", "--quiet"))
+        stored = [path for path in (Path(folder) / "s3").rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in stored) / 2**20
+        copied = seconds(lambda: shutil.copytree(Path(folder) / "s3", Path(folder) / "copy"))
+        models = len(list((there / "models").rglob("*.safetensors")))
+    rows: list[list[Value]] = [[what, took, size / took] for what, took in
+                               {"dvc push": push, "dvc pull": pull, "a copy of the same files": copied}.items()]  # fmt: skip
+    note = (
+        f"{len(stored)} objects of {size:,.0f} MiB, {models} models among them; a server on this machine, `verify` on."
+    )
+    return Table("(m) A finished run, shared", note, {"": 0, "seconds": 1, "MiB/s": 0}, rows)
+
+
+def _clone(folder: Path) -> Path:
+    subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(folder)], check=True)  # noqa: S603, S607
+    return folder
+
+
+def _dvc(clone: Path, environment: dict[str, str], *arguments: str) -> None:
+    subprocess.run([*DVC, *arguments], cwd=clone, env=environment, check=True)  # noqa: S603
