@@ -32,11 +32,9 @@ def run() -> Table:
         size = sum(path.stat().st_size for path in stored) / 2**20
         copied = seconds(lambda: shutil.copytree(Path(folder) / "s3", Path(folder) / "copy"))
         models = len(list((there / "models").rglob("*.safetensors")))
-    rows: list[list[Value]] = [[what, took, size / took] for what, took in
-                               {"dvc push": push, "dvc pull": pull, "a copy of the same files": copied}.items()]  # fmt: skip
-    note = (
-        f"{len(stored)} objects of {size:,.0f} MiB, {models} models among them; a server on this machine, `verify` on."
-    )
+    took = {"dvc push": push, "dvc pull": pull, "a copy of the same files": copied}
+    rows: list[list[Value]] = [[what, each, size / each] for what, each in took.items()]
+    note = f"{len(stored)} objects of {size:,.0f} MiB, {models} models among them; a server on this machine, with `verify`."
     return Table("(m) A finished run, shared", note, {"": 0, "seconds": 1, "MiB/s": 0}, rows)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import modify_yaml
 
@@ -257,8 +258,12 @@ class Cluster:
         """Before a stage runs here, fetch what it reads; afterwards, others are to have what it has written."""
         self._write()
         inputs = {on: read for on in self.upstream[name] if (read := self._read(name, on))}
-        with Repo(_wait_for_lock=True) as repo, repo.lock:
-            elsewhere.pull(repo, inputs)
+        try:
+            with Repo(_wait_for_lock=True) as repo, repo.lock:
+                elsewhere.pull(repo, inputs)
+        except DvcException as error:
+            msg = f"{name} cannot have what it reads: {error}"
+            raise UserError(msg) from None
         yield
         with Repo(_wait_for_lock=True) as repo, repo.lock:
             stage = repo.stage.load_one(name=name)
