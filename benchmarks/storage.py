@@ -34,7 +34,7 @@ def run() -> Table:
         models = len(list((there / "models").rglob("*.safetensors")))
     took = {"dvc push": push, "dvc pull": pull, "a copy of the same files": copied}
     rows: list[list[Value]] = [[what, each, size / each] for what, each in took.items()]
-    note = f"{len(stored)} objects of {size:,.0f} MiB, {models} models among them; a server on this machine, with `verify`."
+    note = f"{len(stored)} objects, {size:,.0f} MiB, {models} models. A server on this machine, `verify` on."
     return Table("(m) A finished run, shared", note, {"": 0, "seconds": 1, "MiB/s": 0}, rows)
 
 
