@@ -48,8 +48,13 @@ def uri(tmp_path: Path, empty: Path) -> str:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
+    return toy_run(tmp_path)
+
+
+def toy_run(folder: Path) -> Run:
+    """A run whose model and figure lie in `folder`."""
     torch.manual_seed(0)
-    weights, figure = tmp_path / "seed0.safetensors", tmp_path / "figure.png"
+    weights, figure = folder / "seed0.safetensors", folder / "figure.png"
     checkpoint.save(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), weights)
     figure.write_bytes(b"png")
     return Run(

@@ -1,0 +1,124 @@
+"""A team's MLflow as compose.yaml has it, with processes as its services: PostgreSQL, an S3 store, a server."""
+
+import contextlib
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+from autoencoders.tracking import Projector
+from faults import servers
+from faults.s3 import S3, s3
+from tests.test_tracking import _runs, toy_run
+
+ROOT = Path(__file__).parent.parent
+COMPOSE: dict[str, Any] = YAML(typ="safe", pure=True).load(ROOT / "compose.yaml")
+RUNS = 3
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+
+
+def test_the_services_have_the_lock_s_versions_and_no_secret() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    pinned = re.findall(r"([\w-]+==[\d.]+)", text)
+    assert len(pinned) == 3
+    assert all(f"\n{each} " in lock for each in pinned)
+    rclone = re.search(r"rclone/rclone:([\d.]+)", text)
+    assert rclone
+    assert f"\nrclone-bin=={rclone[1]} " in lock
+    for name, service in COMPOSE["services"].items():
+        for key, value in service["environment"].items():
+            assert "$" in value or not re.search("SECRET|PASSWORD|AUTH", key), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S3, subprocess.Popen[bytes]]]:
+    """The address of the server that compose.yaml starts, and its store."""
+    if servers.postgresql_programs() is None:
+        pytest.skip("needs PostgreSQL: Debian's package postgresql")
+    place, port = tmp_path_factory.mktemp("team"), str(servers.free_port())
+    with servers.postgresql(place / "database") as database, s3(place / "store") as store:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        own = os.environ | store.environment() | {"PATH": path, "MLFLOW_BACKEND_STORE_URI": database}
+        *shell, script = COMPOSE["services"]["upgrade"]["command"]
+        subprocess.run([*shell, script.replace("$$", "$")], env=own, check=True, capture_output=True)
+        here = {
+            "0.0.0.0": "127.0.0.1",  # noqa: S104
+            "5000": port,
+            "4": "1",
+            "s3://mlflow/artifacts": f"s3://{store.bucket}/artifacts",
+        }
+        command = [here.get(word, word) for word in COMPOSE["services"]["server"]["command"]]
+        with (place / "log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=place, env=own, stdout=log, stderr=log, start_new_session=True)
+        server = servers.Server(place / "unused")
+        server.port, server.process = int(port), process
+        until = time.monotonic() + servers.STARTS_WITHIN
+        while not server.answers():
+            assert process.poll() is None, (place / "log").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        yield server.uri, store, process
+        server.kill()
+
+
+def machine(uri: str, folder: Path) -> None:
+    """Write the team's runs from a folder of its own, as long as it takes."""
+    for key in [key for key in os.environ if key.startswith(("AWS", "MLFLOW_S3"))]:
+        del os.environ[key]
+    folder.mkdir()
+    left = [replace(toy_run(folder), name=f"run{i}", training=f"t{i}") for i in range(RUNS)]
+    projector, until = Projector(uri, folder / "mlruns"), time.monotonic() + 120
+    while left and time.monotonic() < until:
+        with contextlib.suppress(Exception):
+            projector.open("columns", [])
+            left = [run for run in left if projector.project(run) is None]
+        time.sleep(0.1)
+    assert not left
+
+
+def test_several_machines_write_each_run_once(team: tuple[str, S3, Any], tmp_path: Path) -> None:
+    uri, store, _ = team
+    context = multiprocessing.get_context("spawn")
+    machines = [context.Process(target=machine, args=(uri, tmp_path / f"machine{i}")) for i in range(3)]
+    for each in machines:
+        each.start()
+    for each in machines:
+        each.join()
+    assert [each.exitcode for each in machines] == [0, 0, 0]
+    found = _runs(uri)
+    assert sorted(str(run.info.run_name) for run in found) == [f"run{i}" for i in range(RUNS)]
+    client = MlflowClient(uri)
+    for run in found:
+        assert run.data.metrics["test/mse"] == 0.5
+        assert len(client.get_metric_history(run.info.run_id, "autoencoder/train_loss")) == 2
+        kept = client.download_artifacts(run.info.run_id, "figures/figure.png", str(tmp_path))
+        assert Path(kept).read_bytes() == b"png"
+    stored = [path.name for path in (store.folder / store.bucket).rglob("*") if path.is_file()]
+    assert stored.count("figure.png") == RUNS
+
+
+def test_without_its_store_the_server_says_so_and_writes_it_later(team: tuple[str, S3, Any], tmp_path: Path) -> None:
+    uri, store, _ = team
+    run = replace(toy_run(tmp_path), name="late", training="late")
+    projector = Projector(uri, tmp_path / "mlruns")
+    projector.open("columns", [])
+    store.kill()
+    with pytest.raises(Exception, match=r"500|artifacts|INTERNAL"):
+        projector.project(run)
+    store.start()
+    projector.open("columns", [])
+    assert projector.project(run) is True
+    (late,) = (each for each in _runs(uri) if each.info.run_name == "late")
+    assert late.info.status == "FINISHED"
