@@ -26,6 +26,8 @@ class S3:
         (folder / BUCKET).mkdir(parents=True, exist_ok=True)
         self.folder, self.bucket, self.port = folder.resolve(), BUCKET, free_port()
         self.key, self.secret = "key", secrets.token_hex(16)
+        self.command = ["serve", "s3", "--addr", f"127.0.0.1:{self.port}", str(self.folder)]
+        self.keys = f'"{self.key},{self.secret}"'  # what rclone calls RCLONE_AUTH_KEY
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,12 +48,10 @@ class S3:
     def start(self) -> None:
         """Start it, and wait until it answers; after a kill on the same port, with what it had."""
         program = Path(sys.executable).parent / "rclone"
-        command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--dir-cache-time", "5m",
-                   "--log-file", str(self.folder.with_suffix(".log")), str(self.folder)]  # fmt: skip
-        settings = {"RCLONE_CONFIG": "/dev/null", "RCLONE_AUTH_KEY": f'"{self.key},{self.secret}"'}
+        log = ["--log-file", str(self.folder.with_suffix(".log"))]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env=os.environ | settings,
+            [str(program), *self.command, *log], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, env=os.environ | {"RCLONE_CONFIG": "/dev/null", "RCLONE_AUTH_KEY": self.keys},
         )  # fmt: skip
         until = time.monotonic() + STARTS_WITHIN
         while not self.answers():

@@ -48,18 +48,27 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S3, su
     if servers.postgresql_programs() is None:
         pytest.skip("needs PostgreSQL: Debian's package postgresql")
     place, port = tmp_path_factory.mktemp("team"), str(servers.free_port())
+    services = COMPOSE["services"]
     with servers.postgresql(place / "database") as database, s3(place / "store") as store:
+        store.kill()  # it was begun as the other tests have it
+        address = {":8080": f"127.0.0.1:{store.port}", "/data": str(store.folder)}
+        store.command = [address.get(word, word) for word in services["store"]["command"]]
+        store.keys = services["store"]["environment"]["RCLONE_AUTH_KEY"].replace("${S3_SECRET}", store.secret)
+        store.key, store.bucket = "mlflow", "mlflow"
+        (store.folder / "mlflow").mkdir()
+        store.start()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        own = os.environ | store.environment() | {"PATH": path, "MLFLOW_BACKEND_STORE_URI": database}
-        *shell, script = COMPOSE["services"]["upgrade"]["command"]
-        subprocess.run([*shell, script.replace("$$", "$")], env=own, check=True, capture_output=True)
         here = {
-            "0.0.0.0": "127.0.0.1",  # noqa: S104
-            "5000": port,
-            "4": "1",
-            "s3://mlflow/artifacts": f"s3://{store.bucket}/artifacts",
+            "PATH": path,
+            "MLFLOW_BACKEND_STORE_URI": database,
+            "MLFLOW_S3_ENDPOINT_URL": store.url,
+            "AWS_SECRET_ACCESS_KEY": store.secret,
         }
-        command = [here.get(word, word) for word in COMPOSE["services"]["server"]["command"]]
+        own = _without_keys() | services["server"]["environment"] | here
+        *shell, script = services["upgrade"]["command"]
+        subprocess.run([*shell, script.replace("$$", "$")], env=own, check=True, capture_output=True)
+        words = {"0.0.0.0": "127.0.0.1", "5000": port, "4": "1"}  # noqa: S104
+        command = [words.get(word, word) for word in services["server"]["command"]]
         with (place / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=place, env=own, stdout=log, stderr=log, start_new_session=True)
         server = servers.Server(place / "unused")
@@ -69,13 +78,20 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S3, su
             assert process.poll() is None, (place / "log").read_text()
             assert time.monotonic() < until
             time.sleep(0.1)
+        _, *healthy = services["server"]["healthcheck"]["test"]
+        subprocess.run([word.replace(":5000/", f":{port}/") for word in healthy], env=own, check=True)
         yield server.uri, store, process
         server.kill()
 
 
+def _without_keys() -> dict[str, str]:
+    """This environment, as on a machine that knows nothing of a store."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("AWS", "MLFLOW_S3"))}
+
+
 def machine(uri: str, folder: Path) -> None:
     """Write the team's runs from a folder of its own, as long as it takes."""
-    for key in [key for key in os.environ if key.startswith(("AWS", "MLFLOW_S3"))]:
+    for key in os.environ.keys() - _without_keys().keys():
         del os.environ[key]
     folder.mkdir()
     left = [replace(toy_run(folder), name=f"run{i}", training=f"t{i}") for i in range(RUNS)]

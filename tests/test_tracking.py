@@ -386,6 +386,50 @@ def test_a_run_that_another_projector_writes_is_left_to_it(
 
 
 @pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(("other", "taken"), [(2, None), (1, True)])
+def test_machines_of_one_name_are_told_apart(
+    other: int, taken: object, run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is not on this machine may live on another one; on the same it is gone: the negative control."""
+    monkeypatch.setattr("autoencoders.tracking.psutil.pid_exists", lambda _: False)
+    monkeypatch.setattr("autoencoders.tracking.uuid.getnode", lambda: 1)
+    _projector(uri, tmp_path).project(unfinished(run))
+    monkeypatch.setattr("autoencoders.tracking.uuid.getnode", lambda: other)
+    assert _projector(uri, tmp_path).project(run) is taken
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_run_that_another_machine_wrote_after_the_look_is_not_written_twice(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second has begun, written and left between the first's look for the run and its making one."""
+
+    def race() -> list[bool | None]:
+        first, second = _projector(uri, tmp_path), _projector(uri, tmp_path)
+        answers: list[bool | None] = []
+        found = Projector._found
+
+        def first_look(self: Projector, of: Run) -> Any:
+            if self is first and not answers:
+                before = found(self, of)
+                answers.append(second.project(of))
+                return before
+            return found(self, of)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Projector, "_found", first_look)
+            return [first.project(run), *answers]
+
+    assert race() == [None, True]
+    assert len(_runs(uri)) == 1
+    assert _projector(uri, tmp_path).project(run) is False
+    MlflowClient(uri).delete_run(_runs(uri)[0].info.run_id)
+    monkeypatch.setattr(tracking, "_shows", lambda *_: False)
+    assert race() == [True, True]
+    assert len(_runs(uri)) == 2
+
+
+@pytest.mark.usefixtures("no_model")
 def test_a_long_projection_renews_its_lease(
     run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

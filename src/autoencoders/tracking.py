@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import time
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,8 +114,8 @@ class Projector:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away costs seconds only
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         mlflow.set_tracking_uri(self.uri)
-        host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-        self.me, self.host = f"{LEASE}{host}.{os.getpid()}.{id(self):x}", host
+        self.host = _host()
+        self.me = f"{LEASE}{self.host}.{os.getpid()}.{id(self):x}"
         self.number = ""
 
     def open(self, description: str, metrics: Sequence[str], saved: float = 0.0) -> None:
@@ -219,10 +220,10 @@ class Projector:
         client = MlflowClient()
         unfinished = []
         for found in self._found(run):
+            if _shows(found, run):
+                return False
             if found.data.tags.get("complete") != "yes":
                 unfinished.append(found)
-            elif run.result is None or found.data.tags["fingerprint"] == run.result.fingerprint:
-                return False
         for found in unfinished:
             client.set_tag(found.info.run_id, self.me, _until())
             if self._others(client.get_run(found.info.run_id)):
@@ -233,7 +234,8 @@ class Projector:
             client.delete_run(found.info.run_id)
         tags = {"training": run.training, "complete": "no", self.me: _until()}
         made = client.create_run(self.number, _milliseconds(run.started), tags, run.name).info.run_id
-        if any(self._others(found) for found in self._found(run) if found.info.run_id != made):
+        meanwhile = [found for found in self._found(run) if found.info.run_id != made]
+        if any(self._others(found) or _shows(found, run) for found in meanwhile):
             client.delete_run(made)
             return None
         return Held(made, set(), time.time() + SECONDS)
@@ -327,6 +329,12 @@ def _registered(task: str) -> tuple[str | None, str | None] | None:
     return found[0].description, version.tags.get("fingerprint")
 
 
+def _shows(found: Found, run: Run) -> bool:
+    """Whether nothing of `run` is left to be written."""
+    tags = found.data.tags
+    return tags.get("complete") == "yes" and (run.result is None or tags["fingerprint"] == run.result.fingerprint)
+
+
 def _is_of(found: Found, run: Run) -> bool:
     """Whether what a broken-off projection has written is of this run: MLflow lets no parameter be changed."""
     logged, result = found.data.params, found.data.tags.get("fingerprint")
@@ -358,6 +366,13 @@ def _is_point(name: str) -> bool:
 
 def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value)[:LONGEST] for key, value in parameters.items()}
+
+
+def _host() -> str:
+    """Where a process number means a process: a machine, and on Linux the container; two may have one name."""
+    processes = Path("/proc/self/ns/pid")
+    inside = f"-{processes.stat().st_ino:x}" if processes.exists() else ""
+    return re.sub(r"[^A-Za-z0-9-]", "-", f"{socket.gethostname()}-{uuid.getnode():x}{inside}")
 
 
 def _until() -> str:
