@@ -42,9 +42,6 @@ class S3:
             "AWS_SECRET_ACCESS_KEY": self.secret,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.url,
-            # A part of a large object comes with the checksum of the whole, as from most stores but Amazon's.
-            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
             "MLFLOW_S3_ENDPOINT_URL": self.url,
             # rclone gives the checksum of a whole object with a part of it, where Amazon gives none; DVC has its own.
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
