@@ -14,12 +14,12 @@ from pathlib import Path
 
 from dvc.config import Config
 
-from faults.servers import STARTS_WITHIN, free_port
+from faults.servers import STARTS_WITHIN, Killable, free_port
 
 BUCKET = "bucket"  # the one that is there from the start
 
 
-class S3:
+class S3(Killable):
     """An S3 server on loopback for one key and its secret; an object of a bucket is the file `folder/bucket/key`."""
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +28,6 @@ class S3:
         self.key, self.secret = "key", secrets.token_hex(16)
         self.command = ["serve", "s3", "--addr", f"127.0.0.1:{self.port}", str(self.folder)]
         self.keys = f'"{self.key},{self.secret}"'  # what rclone calls RCLONE_AUTH_KEY
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:

@@ -24,14 +24,31 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Server:
+class Killable:
+    """What runs in a session of its own."""
+
+    process: subprocess.Popen[bytes] | None = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes: SIGKILL, or SIGSTOP to let it hang and SIGCONT to let it go on."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            if number == signal.SIGKILL:
+                self.process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.signal(signal.SIGKILL)
+
+
+class Server(Killable):
     """`mlflow server` on loopback, with its artifacts in a folder."""
 
     def __init__(self, folder: Path, database: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port = folder, free_port()
         self.database = database or f"sqlite:///{folder.resolve() / 'server.db'}"
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
@@ -61,18 +78,6 @@ class Server:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
             return bool(answer.status == 200)
         return False
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all its processes: SIGKILL, or SIGSTOP to let it hang and SIGCONT to let it go on."""
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
-            if number == signal.SIGKILL:
-                self.process.wait()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.signal(signal.SIGKILL)
 
 
 @contextmanager

@@ -21,11 +21,11 @@ from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import dump_yaml, parse_yaml
 
 from pipeline.repro import following
+from pipeline.worker import ANSWER
 
 Entry = dict[str, Any]  # of a stage in dvc.lock
 T = TypeVar("T")
 
-ANSWER = "\x1eanswer "  # no stage begins a line with it
 WAITS = (1, 2, 4, 8, 16)  # seconds between attempts to reach the remote
 
 

@@ -25,7 +25,7 @@ CODE = "refs/autoencoders/code"  # what a bundle of the code calls the commit in
 RUNNER = "AUTOENCODERS_RUNNER"  # see `stage`, which imports more
 CPUS_EACH = 4  # of a worker on a machine without GPUs
 PATIENCE = 10.0  # seconds in which a stage that nobody wants any more is to leave in order
-ANSWER = "\x1eanswer "  # as in `elsewhere`
+ANSWER = "\x1eanswer "  # begins the line with an `elsewhere.Answer`, and none of a stage
 
 
 def main(
