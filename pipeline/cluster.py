@@ -10,7 +10,6 @@ import ipaddress
 import logging
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 import uuid
@@ -339,14 +338,7 @@ def _publish(remote: dict[str, Any]) -> tuple[str, str]:
 
 
 def _git(*arguments: str, **environment: str) -> str:
-    done = subprocess.run(  # noqa: S603
-        ["git", *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        msg = f"git {arguments[0]}: {done.stderr.strip()}"
-        raise UserError(msg)
-    return done.stdout.strip()
+    try:
+        return worker.git(*arguments, folder=None, **environment)
+    except RuntimeError as error:
+        raise UserError(str(error)) from None

@@ -151,16 +151,22 @@ class Clone:
         return {"how": "failed", "entry": None}
 
     def _git(self, *arguments: str) -> None:
-        done = subprocess.run(  # noqa: S603
-            ["git", *arguments],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            msg = f"git {arguments[0]}: {done.stderr.strip()}"
-            raise RuntimeError(msg)
+        git(*arguments, folder=self.folder)
+
+
+def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
+    """What git says.
+
+    Raises:
+        RuntimeError: it fails.
+    """
+    done = subprocess.run(  # noqa: S603
+        ["git", *arguments], cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        msg = f"git {arguments[0]}: {done.stderr.strip()}"
+        raise RuntimeError(msg)
+    return done.stdout.strip()
 
 
 def storage(remote: dict[str, Any]) -> tuple[Any, str]:
