@@ -9,6 +9,7 @@ import json
 import platform
 import time
 from dataclasses import asdict
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,12 +18,10 @@ import torch
 import typer
 
 from autoencoders import devices
-from benchmarks import bound, cluster, codes, dag, loop, memory, peer, quality, ranks, resume, scaling, slopes, storage
 from benchmarks.measure import Table, cores, peak_flops
 
-BENCHMARKS = {"loop": loop, "peer": peer, "dag": dag, "scaling": scaling, "quality": quality, "memory": memory,
-              "resume": resume, "codes": codes, "bound": bound, "ranks": ranks,
-              "cluster": cluster, "slopes": slopes, "storage": storage}  # fmt: skip
+BENCHMARKS = ("loop", "peer", "dag", "scaling", "quality", "memory", "resume", "codes", "bound", "ranks", "cluster",
+              "slopes", "storage", "fill")  # fmt: skip
 PACKAGES = ("torch", "dvc", "mlflow", "pythae")
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -39,7 +38,7 @@ def main(
         devices.prepare("cpu", cores())
         machine = _machine()
         started = time.time()
-        made = BENCHMARKS[name].run()
+        made = import_module(f"benchmarks.{name}").run()
         tables: list[Table] = made if isinstance(made, list) else [made]
         print("\n".join(table.markdown() for table in tables), flush=True)
         machine["minutes"] = round((time.time() - started) / 60, 1)

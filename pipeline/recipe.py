@@ -20,10 +20,9 @@ import typer
 from ruamel.yaml import YAML
 
 from autoencoders.errors import UserError
-from pipeline import paths, recipes
+from pipeline import RUNNER, paths, recipes
 from pipeline.params import FOLDER, PARAMS, read
 from pipeline.recipes import Recipe
-from pipeline.stage import RUNNER
 
 PATIENCE = 120.0  # minutes on a CPU, for which nobody has to be asked
 

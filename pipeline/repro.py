@@ -9,6 +9,7 @@ It leaves what a plain `dvc repro` leaves: a stage's results do not depend on wh
 
 import concurrent.futures
 import contextlib
+import gc
 import logging
 import os
 import queue
@@ -30,8 +31,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
 from autoencoders.errors import UserError
-from pipeline import locks, paths, resources
-from pipeline.stage import RUNNER
+from pipeline import RUNNER, locks, paths, resources
 
 LEAVES_WITHIN = 5.0  # seconds
 POLL = 1.0  # seconds
@@ -66,6 +66,7 @@ def _main(jobs: int | None, scheduler: str | None, *, trusted: bool) -> None:
 
     locks.mend()
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # what it plans is said below, once it is done
+    gc.disable()  # a plan of a thousand stages is millions of objects and no garbage
     try:
         with Repo(_wait_for_lock=True) as repo:
             graph = repo.index.graph
@@ -99,6 +100,7 @@ def _main(jobs: int | None, scheduler: str | None, *, trusted: bool) -> None:
                 scheduler, stages, upstream, plan.waiting, local, jobs, clock, device=device, trusted=trusted
             )
             executor = stack.enter_context(cluster)
+        gc.enable()
         failed = run(plan, executor)
     for name in failed:
         log = _log(name)
@@ -297,7 +299,9 @@ class Local:
         self.threads = processes * max(1, _get(parameters, "training", "threads", default=1))
         on_gpu = processes == 1 and _get(parameters, "training", "device", default="auto") != "cpu"
         gpus = resources.gpus() if on_gpu else []
-        self.jobs = jobs or len(gpus) or max(1, resources.cpus() // self.threads)
+        seeds = len(_get(parameters, "seeds", default=[0]))
+        entries = max(1, (resources.per_gpu() or 1) // max(1, seeds))  # that share a GPU
+        self.jobs = jobs or len(gpus) * entries or max(1, resources.cpus() // self.threads)
         self.free_cpus = resources.cpus()
         self.cpus: dict[str, int] = {}  # of what runs
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()

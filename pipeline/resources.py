@@ -5,16 +5,15 @@ import os
 import subprocess
 import sys
 
+from autoencoders.environment import whole_number
+
 CPUS = "AUTOENCODERS_CPUS"
 PER_GPU = "AUTOENCODERS_PER_GPU"
 
 
 def cpus() -> int:
     """How many CPUs this process may keep busy: its share where stages run side by side, else all."""
-    share = os.environ.get(CPUS)
-    if share:
-        return int(share)
-    return all_cpus()
+    return whole_number(CPUS) or all_cpus()
 
 
 def all_cpus() -> int:
@@ -23,8 +22,8 @@ def all_cpus() -> int:
 
 
 def per_gpu() -> int | None:
-    """How many seeds of an entry may share its GPU at once; None leaves it to the CPUs."""
-    return int(os.environ.get(PER_GPU, "0")) or None
+    """How many trainings may share a GPU at once; None: the seeds of one entry, as many as there are CPUs for."""
+    return whole_number(PER_GPU)
 
 
 def gpus() -> list[str]:

@@ -24,7 +24,7 @@ import psutil
 from safetensors import SafetensorError
 
 from autoencoders.errors import UserError
-from pipeline import PARENT, params, resources
+from pipeline import PARENT, RUNNER, params, resources
 
 Provenance: TypeAlias = dict[str, Any]
 T = TypeVar("T")
@@ -33,9 +33,6 @@ BEHIND = 10  # how much nicer to others a process is that nobody times
 CODE = ("dvc.yaml", "params.yaml", "pipeline", "src", "requirements.lock")
 PACKAGES = ("torch", "numpy", "mlflow", "dvc")
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-
-
-RUNNER = "AUTOENCODERS_RUNNER"  # the process number of the `pipeline.repro` that a stage runs for
 GRACE = 3.0  # seconds in which work that polls `asked_to_stop` is to leave of itself
 
 

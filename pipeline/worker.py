@@ -19,10 +19,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import resources
+from autoencoders.errors import UserError
+from pipeline import RUNNER, resources
 
 CODE = "refs/autoencoders/code"  # what a bundle of the code calls the commit in it
-RUNNER = "AUTOENCODERS_RUNNER"  # see `stage`, which imports more
 CPUS_EACH = 4  # of a worker on a machine without GPUs
 PATIENCE = 10.0  # seconds in which a stage that nobody wants any more is to leave in order
 ANSWER = "\x1eanswer "  # begins the line with an `elsewhere.Answer`, and none of a stage
@@ -37,8 +37,12 @@ def main(
 ) -> None:
     """Start workers on this machine, each with a GPU or a share of the CPUs, and have them wait for stages."""
     gpus = resources.gpus()
-    count = workers or len(gpus) or max(1, resources.cpus() // CPUS_EACH)
-    share = str(max(1, resources.cpus() // count))
+    try:
+        cpus = resources.cpus()
+    except UserError as problem:
+        sys.exit(f"\n{problem}\n")
+    count = workers or len(gpus) or max(1, cpus // CPUS_EACH)
+    share = str(max(1, cpus // count))
     running = []
     for number in range(count):
         gpu = gpus[number % len(gpus)] if gpus else None

@@ -19,6 +19,7 @@ WITHOUT_EFFECT = {
     "pipeline/__init__.py": "sets how often garbage is looked for",
     "pipeline/resources.py": "says how much may run at once",
     "src/autoencoders/__init__.py": "the names for notebooks; stages import the modules themselves",
+    "src/autoencoders/environment.py": "reads how much a process may take",
     "src/autoencoders/errors.py": "is raised, not computed with",
 }
 KINDS = (LIKELIHOODS, NETWORKS, QUANTIZERS, VARIANTS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autoencoders.errors import UserError
 from pipeline import params, repro, resources, stage
 from pipeline.params import Params
 from pipeline.repro import Plan, _work
@@ -67,6 +68,27 @@ def test_cpus_are_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> 
     assert resources.cpus() >= 1
 
 
+@pytest.mark.parametrize("wrong", ["0", "-1", "2.5", "two", "nan"])
+def test_a_wrong_number_in_the_environment_is_one_sentence(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, read in {resources.CPUS: resources.cpus, resources.PER_GPU: resources.per_gpu}.items():
+        monkeypatch.setenv(name, wrong)
+        with pytest.raises(UserError, match=f"{name} is '{wrong}': it must be a whole number of at least 1"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("per_gpu", "entries"), [("", 1), ("1", 1), ("3", 1), ("5", 1), ("6", 2), ("12", 4)]
+)  # of three seeds each
+def test_entries_share_a_gpu_as_the_environment_says(
+    per_gpu: str, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv(resources.PER_GPU, per_gpu)
+    local = repro.Local(DEFAULT, None, repro.Clock())
+    assert local.jobs == 2 * entries
+    assert sorted(str(local.slots.get()) for _ in range(local.jobs)) == sorted(["0", "1"] * entries)
+
+
 def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-1")
     assert resources.gpus() == ["0", "GPU-1"]
@@ -115,6 +137,9 @@ def test_seeds_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     done = stage.for_each_seed(_where, params.check(DEFAULT), "ae", timed=True)
     assert os.getpid() not in {each[0] for each in done.values()}
+    monkeypatch.setenv(resources.PER_GPU, "1")
+    done = stage.for_each_seed(_where, params.check(DEFAULT), "ae", timed=True)
+    assert {each[0] for each in done.values()} == {os.getpid()}
 
 
 def _how_nice(_: Params, __: str, ___: int) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import torch
 
+from autoencoders.environment import whole_number
+
 MEMORY = "AUTOENCODERS_MEMORY"
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # what glibc's malloc.h calls them
 
@@ -78,8 +80,8 @@ def room(device: torch.device) -> int:
     """Bytes of images that a training may keep on `device`: what MEMORY says, in MiB, else a quarter of what is free,
     since several trainings run side by side.
     """
-    if limit := os.environ.get(MEMORY):
-        return int(limit) * 2**20
+    if limit := whole_number(MEMORY):
+        return limit * 2**20
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 4
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun: processes of one training

@@ -3,13 +3,13 @@
 A new snapshot is written beside the others before the last one becomes the previous one, and it the last one.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoders import sealed
+from autoencoders.environment import number
 from autoencoders.errors import Damaged
 from autoencoders.training import Snapshot, Stopped
 
@@ -29,8 +29,8 @@ class Snapshots:
     writes: bool = True  # where several processes share a training, one writes for all
 
     def __post_init__(self) -> None:
-        if self.every is None and (wanted := os.environ.get(INTERVAL)):
-            self.every = float(wanted)
+        if self.every is None:
+            self.every = number(INTERVAL)
         self.next = time.monotonic() + (SECONDS if self.every is None else self.every)
 
     def latest(self) -> Snapshot | None:

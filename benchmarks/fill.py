@@ -1,0 +1,133 @@
+"""(n) Small trainings that share one device: several at once, each in a process of its own, beside one after another;
+and how fast a training of many small steps is, the IWAE paper's MLP.
+
+They run on the GPU where there is one; what only a GPU can do is n/a elsewhere.
+"""
+
+import statistics
+import time
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from autoencoders import checkpoint, devices, training
+from autoencoders.budget import Budget, How, Mode
+from autoencoders.sources import Pairs
+from benchmarks.loop import IMAGE, noise
+from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
+from pipeline import params, recipes
+from pipeline.recipe import committed
+
+TRAININGS = 12  # seeds × entries of the default parameters
+AT_ONCE = (1, 3, 12)
+TURNS = 3
+STEPS = {"cuda": 1500, "cpu": 60}  # of each training
+PAPER = "iwae-1-vae", "iwae-1-iwae50"
+PAPER_STEPS = {"cuda": 20_000, "cpu": 500}
+
+
+def run() -> list[Table]:
+    """Both tables."""
+    device = devices.prepare("auto", 1)
+    return [_filled(device), _paper(device)]
+
+
+def _filled(device: torch.device) -> Table:
+    rows: list[list[Value]] = []
+    for name in params.load().variants:
+        figures = take_turns([partial(_seconds, at_once, name, device.type) for at_once in AT_ONCE], TURNS)
+        alone = figures[0]
+        for at_once, seconds in zip(AT_ONCE, figures, strict=True):
+            share, spread = ratio(alone, seconds)
+            rows.append([name, float(at_once), statistics.median(seconds), share, spread])
+    note = (
+        f"{TRAININGS} trainings of {STEPS[device.type]} steps, the first phase of an entry of the default parameters, "
+        f"on {devices.describe(device)}, with {cores()} CPU cores; medians of {TURNS} turns. The clock starts when the "
+        "processes have."
+    )
+    columns = {"entry": 0, "at once": 0, "seconds": 1, "one after another ÷ this": 2, "least to greatest": 0}
+    return Table("(n) Small trainings that share a device", note, columns, rows)
+
+
+def _seconds(at_once: int, name: str, device: str) -> float:
+    """The time that `at_once` processes take for all trainings together."""
+    context = get_context("spawn")
+    ready, over = context.Barrier(at_once + 1), context.Barrier(at_once + 1)
+    share = TRAININGS // at_once
+    running = [
+        context.Process(target=_train, args=(ready, over, name, device, range(at * share, (at + 1) * share)))
+        for at in range(at_once)
+    ]
+    for process in running:
+        process.start()
+    ready.wait()
+    began = time.perf_counter()
+    over.wait()
+    taken = time.perf_counter() - began
+    for process in running:
+        process.join()
+    return taken
+
+
+def _train(ready: Any, over: Any, name: str, device: str, seeds: range) -> None:
+    """Be one of these processes: its trainings one after another."""
+    try:
+        devices.prepare(device, 1)
+        entry = params.load().entry(name)
+        images = Pairs.of(noise(8192))
+
+        def train(seed: int, steps: int) -> None:
+            model = checkpoint.build(entry.model, IMAGE, entry.arguments(), seed).to(device)
+            with quiet():
+                training.fit(model, images, images.thinned(2), _budget(steps, 64), seed=seed, how=_how("graph"))
+
+        train(0, 8)
+        ready.wait()
+        for seed in seeds:
+            train(seed, STEPS[device])
+        over.wait()
+    except BaseException:
+        ready.abort()  # nobody is to wait for this one
+        over.abort()
+        raise
+
+
+def _paper(device: torch.device) -> Table:
+    rows: list[list[Value]] = []
+    for recipe in PAPER:
+        _, wanted = recipes.load(recipe, committed())
+        checked = params.check(wanted)
+        (name,) = checked.variants
+        batch = checked.training.batch_size
+        recorded = _steps_per_second(checked, name, batch, "graph", device) if device.type == "cuda" else None
+        rows.append([recipe, float(batch), _steps_per_second(checked, name, batch, "eager", device), recorded])
+    note = f"Steps per second in float32, on {devices.describe(device)}: the best of {TURNS} turns."
+    if device.type != "cuda":
+        note += " n/a: a step is recorded on a GPU alone, and there is none here."
+    columns = {"recipe": 0, "batch": 0, "operation by operation": 0, "recorded": 0}
+    return Table("(n) The IWAE paper's MLP", note, columns, rows)
+
+
+def _steps_per_second(checked: params.Params, name: str, batch: int, mode: Mode, device: torch.device) -> float:
+    entry, steps = checked.entry(name), PAPER_STEPS[device.type]
+    images = Pairs.of(noise(64 * batch))
+
+    def speed() -> float:
+        model = checkpoint.build(entry.model, IMAGE, entry.arguments(), 0).to(device)
+        with quiet():
+            found = training.fit(
+                model, images, images.thinned(2), _budget(steps, batch), seed=0, how=_how(mode), dynamic=True
+            )
+        return steps / found.seconds
+
+    return max(speed() for _ in range(TURNS))
+
+
+def _budget(steps: int, batch: int) -> Budget:
+    return Budget(steps=steps, batch_size=batch, learning_rate=1e-4)
+
+
+def _how(mode: Mode) -> How:
+    return How(points=4, validations=1, mode=mode)
