@@ -74,8 +74,7 @@ class Cluster:
         self.wrote, self.writing = time.monotonic(), 0.0
         self.seen = time.monotonic()  # a worker
         self.lost = False
-        made = {out.def_path for stage in stages.values() for out in stage.outs}
-        self.here = {name for name, stage in stages.items() if not _can_travel(stage, made)}
+        self.here = _at_home(stages)
         self.lock: dict[str, elsewhere.Entry] = {}  # what has come of stages in this run
         local.around = self._around
 
@@ -288,13 +287,16 @@ def _forbid_strangers(scheduler: str, *, trusted: bool) -> None:
         raise UserError(msg)
 
 
-def _can_travel(stage: Any, made: set[str]) -> bool:
-    """Whether a worker can have all that a stage reads, and hand over all that it writes."""
-    if not all(out.use_cache for out in stage.outs):
-        return False
-    own = [dep.def_path for dep in stage.deps if dep.def_path not in made]
-    unknown = _git("ls-files", "--others", "--ignored", "--exclude-standard", "--", *own, ":!*.pyc") if own else ""
-    return not unknown
+def _at_home(stages: Mapping[str, Any]) -> set[str]:
+    """The stages that run here: a worker cannot have all that they read, or hand over all that they write."""
+    made = {out.def_path for stage in stages.values() for out in stage.outs}
+    own = {name: {dep.def_path for dep in stage.deps} - made for name, stage in stages.items()}
+    read = sorted(set().union(*own.values()))
+    unknown = _git("ls-files", "--others", "--ignored", "--exclude-standard", "--", *read, ":!*.pyc") if read else ""
+    files = [Path(line) for line in unknown.splitlines()]
+    stay = {path for path in read if any(file.is_relative_to(path) for file in files)}
+    return {name for name, stage in stages.items()
+            if own[name] & stay or not all(out.use_cache for out in stage.outs)}  # fmt: skip
 
 
 def _remote(config: Mapping[str, Any]) -> dict[str, Any]:
