@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from dvc.dvcfile import ProjectFile
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import modify_yaml
@@ -258,7 +259,7 @@ class Cluster:
         inputs = {on: read for on in self.upstream[name] if (read := self._read(name, on))}
         try:
             with Repo(_wait_for_lock=True) as repo, repo.lock:
-                elsewhere.pull(repo, inputs)
+                elsewhere.pull(repo, ProjectFile(repo, "dvc.yaml").stages, inputs)
         except DvcException as error:
             msg = f"{name} cannot have what it reads: {error}"
             raise UserError(msg) from None

@@ -10,13 +10,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
-from dvc.dvcfile import load_file
+from dvc.dvcfile import ProjectFile
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
+from dvc.repo import Repo, lock_repo
 from dvc.stage.cache import _get_cache_hash
+from dvc.stage.loader import StageLoader
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import dump_yaml, parse_yaml
 
@@ -50,56 +52,58 @@ class Answer(TypedDict):
 
 def main() -> None:
     """Do what each line of standard input says, an `Order`; a line that begins with `ANSWER` ends its answer."""
-    for line in sys.stdin:
-        order: Order = json.loads(line)
-        dump_yaml("dvc.lock", {"schema": "2.0", "stages": order["lock"]})
-        try:
-            with Repo(_wait_for_lock=True) as repo:
-                answer = _answer(repo, order)
-        except DvcException as error:
-            print(f"ERROR: {error}" + (f": {error.__cause__}" if error.__cause__ else ""), flush=True)
-            answer = Answer(how="failed", entry=None)
-        print(f"{ANSWER}{json.dumps(answer)}", flush=True)
+    with Repo(_wait_for_lock=True) as repo:
+        project = ProjectFile(repo, "dvc.yaml")  # the code is the same for as long as this process lives
+        for line in sys.stdin:
+            order: Order = json.loads(line)
+            lock = {"schema": "2.0", "stages": order["lock"]}
+            dump_yaml("dvc.lock", lock)
+            try:
+                with lock_repo(repo):
+                    answer = _answer(repo, StageLoader(project, project.contents, lock), order)
+            except DvcException as error:
+                print(f"ERROR: {error}" + (f": {error.__cause__}" if error.__cause__ else ""), flush=True)
+                answer = Answer(how="failed", entry=None)
+            print(f"{ANSWER}{json.dumps(answer)}", flush=True)
 
 
-def _answer(repo: Repo, order: Order) -> Answer:
-    name = order["stage"]
-    with repo.lock:
-        known = _known(repo, order)
-        if known is not None:
-            return known
-        pull(repo, order["inputs"])
-    with following([name] if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else []):
-        (stage,) = repo.reproduce(name, single_item=True, force=True)  # it is known that DVC's cache has nothing
-    with repo.lock:
-        push(repo, stage)
+def _answer(repo: Repo, stages: Mapping[str, Any], order: Order) -> Answer:
+    _remote(repo).fs.fs.invalidate_cache()  # others write there
+    known = _known(repo, stages, order)
+    if known is not None:
+        return known
+    pull(repo, stages, order["inputs"])
+    stage = stages[order["stage"]]
+    with following([stage.name] if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else []):
+        # As `dvc repro --single-item --force` does it: it is known that DVC's cache has nothing.
+        with repo.scm_context(quiet=True):
+            stage.reproduce(force=True)
+    push(repo, stage)
     return Answer(how="done", entry=entry(stage))
 
 
-def pull(repo: Repo, outputs: Mapping[str, Iterable[str]]) -> None:
+def pull(repo: Repo, stages: Mapping[str, Any], outputs: Mapping[str, Iterable[str]]) -> None:
     """Fetch `outputs` of stages from the remote as `dvc.lock` has them, and put them in their places.
 
     Raises:
         DvcException: the remote does not answer, or lacks them.
     """
-    stages = _stages(repo)
     for name, wanted in outputs.items():
         for out in stages[name].outs:
             if out.def_path not in wanted:
                 continue
             if out.changed_cache():
                 for objects in out.get_used_objs().values():
-                    _move(repo, lambda objects=objects: repo.cloud.pull(objects))  # type: ignore[misc]
+                    _move(repo, lambda objects=objects: repo.cloud.pull(objects, odb=_remote(repo).odb))  # type: ignore[misc]
             out.checkout(force=True)
 
 
-def _known(repo: Repo, order: Order) -> Answer | None:
+def _known(repo: Repo, stages: Mapping[str, Any], order: Order) -> Answer | None:
     """What the stage has given before on the same inputs: as its entry of before says, or DVC's run cache."""
-    stages = _stages(repo)
     stage = stages[order["stage"]]
     made = {out.def_path: out for on in order["inputs"] for out in stages[on].outs}
     if not all(dep.def_path in made or dep.exists for dep in stage.deps):
-        pull(repo, order["inputs"])  # it reads a folder of several outputs, or a file in one
+        pull(repo, stages, order["inputs"])  # it reads a folder of several outputs, or a file in one
     for dep in stage.deps:
         if dep.def_path in made:
             dep.hash_info, dep.meta = made[dep.def_path].hash_info, made[dep.def_path].meta
@@ -131,13 +135,13 @@ def offer(repo: Repo, stage: Any) -> None:
     for out in stage.outs:
         if out.use_cache and out.hash_info and not out.changed_cache():
             for objects in out.get_used_objs().values():
-                _move(repo, lambda objects=objects: repo.cloud.push(objects))  # type: ignore[misc]
+                _move(repo, lambda objects=objects: repo.cloud.push(objects, odb=_remote(repo).odb))  # type: ignore[misc]
 
 
-def _stages(repo: Repo) -> Mapping[str, Any]:
-    """The stages of dvc.yaml by name, each made when it is asked for; the file is read once."""
-    found: Mapping[str, Any] = load_file(repo, "dvc.yaml").stages
-    return found
+@cache
+def _remote(repo: Repo) -> Any:
+    """DVC's remote: made anew, it would connect anew."""
+    return repo.cloud.get_remote()
 
 
 def entry(stage: Any) -> Entry:
@@ -153,13 +157,13 @@ def _key(run: Entry) -> str:
 
 def _runs(repo: Repo, key: str) -> tuple[Any, str]:
     """Where the remote has the runs with this key: its file system, a folder there."""
-    odb = repo.cloud.get_remote_odb(None, hash_name="md5-dos2unix")
+    odb = _remote(repo).legacy_odb
     return odb.fs, odb.fs.join(odb.path, "runs", key[:2], key)
 
 
 def _has(repo: Repo, run: Entry) -> bool:
     """Whether the remote has the outputs of a run. It gets the list of a folder after the files in it."""
-    odb = repo.cloud.get_remote_odb(None)
+    odb = _remote(repo).odb
     return all(_patiently(repo, lambda oid=out["md5"]: odb.exists(oid)) for out in run["outs"])  # type: ignore[misc]
 
 
