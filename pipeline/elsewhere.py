@@ -74,10 +74,10 @@ def _answer(repo: Repo, stages: Mapping[str, Any], order: Order) -> Answer:
         return known
     pull(repo, stages, order["inputs"])
     stage = stages[order["stage"]]
-    with following([stage.name] if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else []):
-        # As `dvc repro --single-item --force` does it: it is known that DVC's cache has nothing.
-        with repo.scm_context(quiet=True):
-            stage.reproduce(force=True)
+    followed = [stage.name] if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else []
+    # What `dvc repro --single-item --force` does: it is known that DVC's cache has nothing.
+    with following(followed), repo.scm_context(quiet=True):
+        stage.reproduce(force=True)
     push(repo, stage)
     return Answer(how="done", entry=entry(stage))
 
