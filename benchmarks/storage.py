@@ -18,14 +18,16 @@ DVC = (sys.executable, "-m", "dvc")
 
 def run() -> Table:
     """Seconds, beside copying the same files."""
-    if not (REPOSITORY / ".dvc/cache/files").exists():
-        sys.exit("there is nothing to push: run `make repro` first")
+    asked = subprocess.run([*DVC, "cache", "dir"], cwd=REPOSITORY, capture_output=True, text=True, check=True)  # noqa: S603
+    cache = REPOSITORY / asked.stdout.strip()
+    if not (cache / "files").exists():
+        sys.exit(f"there is nothing to push in {cache}: run `make repro` first")
     with tempfile.TemporaryDirectory() as folder, s3(Path(folder) / "s3") as store:
         here, there = (_clone(Path(folder) / name) for name in ("here", "there"))
         own = os.environ | store.environment() | {"DVC_NO_ANALYTICS": "true"}
         for clone in (here, there):
             use(clone, store)
-        _dvc(here, own, "cache", "dir", "--local", str(REPOSITORY / ".dvc/cache"))
+        _dvc(here, own, "cache", "dir", "--local", str(cache))
         push = seconds(lambda: _dvc(here, own, "push", "--quiet"))
         pull = seconds(lambda: _dvc(there, own, "pull", "--quiet"))
         stored = [path for path in (Path(folder) / "s3").rglob("*") if path.is_file()]

@@ -8,39 +8,52 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dask
 import psutil
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from distributed import Client
 
 from faults.s3 import S3
 from faults.servers import STARTS_WITHIN, free_port
 
+TLS = "DASK_DISTRIBUTED__COMM__TLS"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 class Cluster:
-    """A scheduler, its workers by name, and the S3 server that their clones know as DVC's remote."""
+    """A scheduler, its workers by name, and the S3 server that their clones know as DVC's remote.
 
-    def __init__(self, folder: Path, repository: Path, store: S3) -> None:
+    With `encrypted`, nobody takes part who has not the certificate that is made for it.
+    """
+
+    def __init__(self, folder: Path, repository: Path, store: S3, *, encrypted: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.repository, self.store, self.port = folder, repository, store, free_port()
+        self.protocol, self.tls = ("tls", certificate(folder)) if encrypted else ("tcp", {})
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def address(self) -> str:
         """Of the scheduler."""
-        return f"tcp://127.0.0.1:{self.port}"
+        return f"{self.protocol}://127.0.0.1:{self.port}"
 
     def environment(self) -> dict[str, str]:
         """What everyone has, the one who calls, too."""
         own = {"PATH": PATH, "DVC_NO_ANALYTICS": "true", "MLFLOW_DISABLE_TELEMETRY": "true"} | self.store.environment()
+        own |= self.tls
         return {k: v for k, v in os.environ.items() if not k.startswith(("DVC", "MLFLOW", "AUTOENCODERS"))} | own
 
     def start(self) -> None:
         """Start the scheduler."""
         self._spawn("scheduler", self.folder, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1",
-                    "--port", str(self.port), "--no-dashboard")  # fmt: skip
+                    "--protocol", self.protocol, "--port", str(self.port), "--no-dashboard")  # fmt: skip
 
     def add(self, name: str, *options: str, **environment: str) -> None:
         """Start a worker in a clone of its own."""
@@ -53,7 +66,10 @@ class Cluster:
 
     def wait(self, workers: int) -> None:
         """Until so many workers are there."""
-        with Client(self.address, timeout=STARTS_WITHIN, set_as_default=False) as client:
+        with (
+            dask.config.set(dask.config.collect_env(self.tls)),
+            Client(self.address, timeout=STARTS_WITHIN, set_as_default=False) as client,
+        ):
             client.wait_for_workers(workers, timeout=STARTS_WITHIN)
 
     def kill(self, name: str) -> None:
@@ -78,10 +94,28 @@ class Cluster:
             )  # fmt: skip
 
 
+def certificate(folder: Path) -> dict[str, str]:
+    """A certificate of its own authority, and the variables that have Dask use it for everyone."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cluster")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret, public = folder / "key.pem", folder / "certificate.pem"
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(made.public_bytes(Encoding.PEM))
+    files = {"CERT": str(public), "KEY": str(secret)}
+    own = {f"{TLS}__{who}__{what}": file for who in ("SCHEDULER", "WORKER", "CLIENT") for what, file in files.items()}
+    return own | {f"{TLS}__CA_FILE": str(public)}
+
+
 @contextmanager
-def cluster(folder: Path, repository: Path, workers: int, store: S3) -> Iterator[Cluster]:
+def cluster(folder: Path, repository: Path, workers: int, store: S3, *, encrypted: bool = False) -> Iterator[Cluster]:
     """A cluster that runs for as long as the block; its workers are called worker0, worker1, …"""
-    made = Cluster(folder, repository, store)
+    made = Cluster(folder, repository, store, encrypted=encrypted)
     made.start()
     try:
         for number in range(workers):

@@ -18,6 +18,7 @@ from autoencoders.errors import UserError
 from faults.cluster import Cluster, cluster
 from faults.project import Project, outcomes
 from faults.s3 import S3, s3, use
+from pipeline import RUNNER
 from pipeline import cluster as caller
 from pipeline.repro import Clock, Local
 
@@ -120,6 +121,7 @@ def test_a_cluster_leaves_what_one_machine_leaves(tmp_path: Path, store: S3) -> 
     params = made.params()
     params["variants"] = {name: params["variants"][name] for name in ("dae", "vqvae")}
     params["corruption"]["train"] = {"masked": params["corruption"]["train"]["masked"]}
+    params["seeds"] = [0]
     made.write_params(params)  # is not committed: workers get what is checked out
     with cluster(tmp_path / "cluster", made.folder, 2, store) as running:
         done = run(made, running)
@@ -220,6 +222,20 @@ def test_a_stage_that_fails_says_why(toy: Project, tmp_path: Path, store: S3) ->
     assert "report" in outcomes(done.stdout, "done")  # which does not depend on it
 
 
+def test_a_stage_that_every_worker_dies_of_has_failed(tmp_path: Path, store: S3) -> None:
+    stages = {
+        "deadly": {"cmd": f"kill -9 ${RUNNER} && echo > deadly.txt", "outs": ["deadly.txt"]},
+        "well": TOY["first"],
+    }
+    made = project(tmp_path / "project", store, "deadly", stages)
+    with cluster(tmp_path / "cluster", made.folder, 1, store) as running:
+        done = run(made, running)
+    assert done.returncode == 1
+    assert "every worker that ran it died, 4 in all" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(entries(made.folder)) == {"well"}
+
+
 def test_what_ran_here_before_goes_to_workers(toy: Project, tmp_path: Path, store: S3) -> None:
     toy.side_by_side()
     shutil.rmtree(toy.folder / ".dvc/cache/runs")
@@ -249,6 +265,18 @@ def test_a_wrong_secret_is_one_sentence(toy: Project, tmp_path: Path, store: S3)
     assert done.returncode == 1
     assert "does not" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_encrypted_cluster_takes_whom_it_knows(tmp_path: Path, store: S3) -> None:
+    made = project(tmp_path / "project", store, "tls", {"first": TOY["first"]})
+    with cluster(tmp_path / "cluster", made.folder, 1, store, encrypted=True) as running:
+        stranger = run(made, running, **dict.fromkeys(running.tls, ""))
+        assert stranger.returncode == 1
+        assert f"there is no scheduler at {running.address}" in stranger.stderr
+        assert "Traceback" not in stranger.stderr
+        done = run(made, running)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "first" in entries(made.folder)
 
 
 @pytest.mark.parametrize(
