@@ -66,10 +66,8 @@ class Cluster:
 
     def wait(self, workers: int) -> None:
         """Until so many workers are there."""
-        with (
-            dask.config.set(dask.config.collect_env(self.tls)),
-            Client(self.address, timeout=STARTS_WITHIN, set_as_default=False) as client,
-        ):
+        own = {name.removeprefix("DASK_").lower().replace("__", "."): file for name, file in self.tls.items()}
+        with dask.config.set(own), Client(self.address, timeout=STARTS_WITHIN, set_as_default=False) as client:
             client.wait_for_workers(workers, timeout=STARTS_WITHIN)
 
     def kill(self, name: str) -> None:

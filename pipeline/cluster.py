@@ -63,6 +63,7 @@ class Cluster:
             msg = "stages on a cluster need the extra `cluster`: install distributed, as requirements.lock has it"
             raise UserError(msg)
         _forbid_strangers(scheduler, trusted=trusted)
+        _have_certificate(scheduler)
         self.address, self.stages, self.upstream, self.local, self.clock = scheduler, stages, upstream, local, clock
         self.waiting = frozenset(waiting)
         self.jobs, self.device, self.topic = jobs, device, f"autoencoders-{uuid.uuid4().hex}"
@@ -284,6 +285,21 @@ def _forbid_strangers(scheduler: str, *, trusted: bool) -> None:
         msg = (
             f"{scheduler} is neither on this machine nor encrypted, and who reaches a scheduler can run code on its "
             "workers: use tls://, or say with --trust-network that the network is your own"
+        )
+        raise UserError(msg)
+
+
+def _have_certificate(scheduler: str) -> None:
+    """See that there is what an encrypted scheduler asks for."""
+    try:
+        known = distributed.security.Security().get_connection_args("client").get("ssl_context")
+    except OSError as error:
+        msg = f"the certificates that Dask's configuration names cannot be used: {error}"
+        raise UserError(msg) from None
+    if urlsplit(scheduler).scheme == "tls" and known is None:
+        msg = (
+            f"{scheduler} asks for a certificate: have Dask's configuration name ca-file, client.cert and client.key "
+            "under distributed.comm.tls"
         )
         raise UserError(msg)
 

@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from autoencoders.errors import UserError
-from faults.cluster import Cluster, cluster
+from faults.cluster import Cluster, certificate, cluster
 from faults.project import Project, outcomes
 from faults.s3 import S3, s3, use
 from pipeline import RUNNER
@@ -270,10 +270,16 @@ def test_a_wrong_secret_is_one_sentence(toy: Project, tmp_path: Path, store: S3)
 def test_an_encrypted_cluster_takes_whom_it_knows(tmp_path: Path, store: S3) -> None:
     made = project(tmp_path / "project", store, "tls", {"first": TOY["first"]})
     with cluster(tmp_path / "cluster", made.folder, 1, store, encrypted=True) as running:
-        stranger = run(made, running, **dict.fromkeys(running.tls, ""))
-        assert stranger.returncode == 1
-        assert f"there is no scheduler at {running.address}" in stranger.stderr
-        assert "Traceback" not in stranger.stderr
+        (tmp_path / "other").mkdir()
+        for other, sentence in (
+            (dict.fromkeys(running.tls, ""), f"{running.address} asks for a certificate"),
+            (dict.fromkeys(running.tls, "none.pem"), "the certificates that Dask's configuration names cannot be used"),
+            (certificate(tmp_path / "other"), f"there is no scheduler at {running.address}"),
+        ):
+            stranger = run(made, running, **other)
+            assert stranger.returncode == 1
+            assert sentence in stranger.stderr
+            assert "Traceback" not in stranger.stderr
         done = run(made, running)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "first" in entries(made.folder)
