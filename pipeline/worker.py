@@ -89,7 +89,7 @@ def work(order: dict[str, Any], topic: str) -> dict[str, Any]:
         clone.bring(order)
         answer = clone.run(order, said, wanted)
     except Exception as error:  # noqa: BLE001 - the one who asked is to know, whatever it is
-        said(f"{type(error).__name__}: {error}\n")
+        said(f"on {worker.name}: {type(error).__name__}: {error}\n")
         answer = {"how": "failed", "entry": None}
     return answer | {"log": "".join(log), "worker": str(worker.name)}
 
