@@ -159,7 +159,7 @@ def _planning(folder: Path) -> Table:
     times: dict[str, list[float]] = {}
     clone = Clone(folder / "clone")
     vae = clone.parameters()["variants"]["vae"]
-    whole = yaml.load((REPOSITORY / "dvc.lock").read_text(encoding="utf-8"), yaml.CSafeLoader)
+    whole = yaml.CSafeLoader((REPOSITORY / "dvc.lock").read_text(encoding="utf-8")).get_single_data()
     for count in ENTRIES:
         clone.change(variants={f"e{i}": vae | {"beta": 1 + i / 1000} for i in range(count)})
         made = {
@@ -189,7 +189,7 @@ def _planning(folder: Path) -> Table:
         )
         times.setdefault("dvc.lock read by DVC", []).append(cpu(lambda: load_yaml(str(lock))))  # noqa: B023
         times.setdefault("dvc.lock read by libyaml", []).append(
-            cpu(lambda: yaml.load(lock.read_text(encoding="utf-8"), yaml.CSafeLoader))  # noqa: B023
+            cpu(lambda: yaml.CSafeLoader(lock.read_text(encoding="utf-8")).get_single_data())  # noqa: B023
         )
         times.setdefault("dvc.lock updated by DVC, once a stage", []).append(cpu(update))
     rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in ENTRIES], took)]
