@@ -293,7 +293,7 @@ def _have_certificate(scheduler: str) -> None:
     """See that there is what an encrypted scheduler asks for."""
     try:
         known = distributed.security.Security().get_connection_args("client").get("ssl_context")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         msg = f"the certificates that Dask's configuration names cannot be used: {error}"
         raise UserError(msg) from None
     if urlsplit(scheduler).scheme == "tls" and known is None:
@@ -309,9 +309,9 @@ def _at_home(stages: Mapping[str, Any]) -> set[str]:
     made = {out.def_path for stage in stages.values() for out in stage.outs}
     own = {name: {dep.def_path for dep in stage.deps} - made for name, stage in stages.items()}
     read = sorted(set().union(*own.values()))
-    unknown = _git("ls-files", "--others", "--ignored", "--exclude-standard", "--", *read, ":!*.pyc") if read else ""
-    files = [Path(line) for line in unknown.splitlines()]
-    stay = {path for path in read if any(file.is_relative_to(path) for file in files)}
+    list_ignored = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *read, ":!*.pyc")
+    ignored = [Path(name) for name in _git(*list_ignored).split("\0") if name] if read else []
+    stay = {path for path in read if any(file.is_relative_to(os.path.normpath(path)) for file in ignored)}
     return {name for name, stage in stages.items()
             if own[name] & stay or not all(out.use_cache for out in stage.outs)}  # fmt: skip
 
@@ -321,6 +321,9 @@ def _remote(config: Mapping[str, Any]) -> dict[str, Any]:
     name = config["core"].get("remote")
     if name is None:
         msg = "a cluster needs a place that all its workers reach: `dvc remote add --default NAME s3://BUCKET/FOLDER`"
+        raise UserError(msg)
+    if config["remote"][name].get("version_aware") or config["remote"][name].get("worktree"):
+        msg = f"the remote {name} keeps versions, which DVC's run cache is not made for: a cluster needs another one"
         raise UserError(msg)
     return {key: value for key, value in config["remote"][name].items() if not any(word in key for word in SECRET)}
 

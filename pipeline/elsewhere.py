@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -52,23 +52,30 @@ class Answer(TypedDict):
 
 def main() -> None:
     """Do what each line of standard input says, an `Order`; a line that begins with `ANSWER` ends its answer."""
-    with Repo(_wait_for_lock=True) as repo:
-        project = ProjectFile(repo, "dvc.yaml")  # the code is the same for as long as this process lives
-        for line in sys.stdin:
-            order: Order = json.loads(line)
-            lock = {"schema": "2.0", "stages": order["lock"]}
+    for line in sys.stdin:
+        order: Order = json.loads(line)
+        lock = {"schema": "2.0", "stages": order["lock"]}
+        try:
             dump_yaml("dvc.lock", lock)
-            try:
-                with lock_repo(repo):
-                    answer = _answer(repo, StageLoader(project, project.contents, lock), order)
-            except DvcException as error:
-                print(f"ERROR: {error}" + (f": {error.__cause__}" if error.__cause__ else ""), flush=True)
-                answer = Answer(how="failed", entry=None)
-            print(f"{ANSWER}{json.dumps(answer)}", flush=True)
+            repo, project = _opened()
+            with lock_repo(repo):
+                answer = _answer(repo, StageLoader(project, project.contents, lock), order)
+        except Exception as error:  # noqa: BLE001 - the one who asked is to know, whatever it is
+            kind = "ERROR" if isinstance(error, DvcException) else type(error).__name__
+            print(f"{kind}: {error}" + (f": {error.__cause__}" if error.__cause__ else ""), flush=True)
+            answer = Answer(how="failed", entry=None)
+        print(f"{ANSWER}{json.dumps(answer)}", flush=True)
+
+
+@cache
+def _opened() -> tuple[Repo, ProjectFile]:
+    """The clone and its dvc.yaml, which stay as they are for as long as this process lives."""
+    repo = Repo(_wait_for_lock=True)
+    return repo, ProjectFile(repo, "dvc.yaml")
 
 
 def _answer(repo: Repo, stages: Mapping[str, Any], order: Order) -> Answer:
-    _remote(repo).fs.fs.invalidate_cache()  # others write there
+    _patiently(repo, lambda: _remote(repo).fs.fs.invalidate_cache())  # noqa: PLW0108 - connects; others write there
     known = _known(repo, stages, order)
     if known is not None:
         return known
@@ -138,9 +145,9 @@ def offer(repo: Repo, stage: Any) -> None:
                 _move(repo, lambda objects=objects: repo.cloud.push(objects, odb=_remote(repo).odb))  # type: ignore[misc]
 
 
-@cache
+@lru_cache(1)
 def _remote(repo: Repo) -> Any:
-    """DVC's remote: made anew, it would connect anew."""
+    """DVC's remote: made anew, it connects anew, as it does after every failure."""
     return repo.cloud.get_remote()
 
 
@@ -163,8 +170,7 @@ def _runs(repo: Repo, key: str) -> tuple[Any, str]:
 
 def _has(repo: Repo, run: Entry) -> bool:
     """Whether the remote has the outputs of a run. It gets the list of a folder after the files in it."""
-    odb = _remote(repo).odb
-    return all(_patiently(repo, lambda oid=out["md5"]: odb.exists(oid)) for out in run["outs"])  # type: ignore[misc]
+    return all(_patiently(repo, lambda oid=out["md5"]: _remote(repo).odb.exists(oid)) for out in run["outs"])  # type: ignore[misc]
 
 
 def _move(repo: Repo, move: Callable[[], Any]) -> None:
@@ -186,6 +192,7 @@ def _patiently(repo: Repo, ask: Callable[[], T]) -> T:
         try:
             return ask()
         except Exception as error:  # noqa: BLE001 - every file system has its own
+            _remote.cache_clear()
             if wait is None or isinstance(error, PermissionError | FileNotFoundError):
                 name = repo.config["core"]["remote"]
                 msg = f"the remote {repo.config['remote'][name]['url']} does not give or take what it should: {error}"

@@ -107,11 +107,11 @@ class Clone:
     def bring(self, order: dict[str, Any]) -> None:
         """Have the code of an order, as its user has it: their commit, and on top of it what they have changed."""
         code, head, remote = order["code"], order["head"], order["remote"]
-        here = self.folder / ".git/code"
-        if here.exists() and here.read_text(encoding="utf-8") == code:
+        here, asked = self.folder / ".git/code", json.dumps([code, head, remote, order["environment"]])
+        if here.exists() and here.read_text(encoding="utf-8") == asked:
             return
         if self.process:
-            self.process.kill()  # it runs other code
+            self.process.kill()  # it knows other code, or another remote
             self.process = None
         bundle = self.folder / ".git/code.bundle"
         files, path = storage(remote)
@@ -125,7 +125,7 @@ class Clone:
         lines = [f"    {key} = {value}" for key, value in remote.items()]
         config = ["[core]", "    remote = cluster", "    autostage = false", "['remote \"cluster\"']", *lines, ""]
         (self.folder / ".dvc/config.local").write_text("\n".join(config), encoding="utf-8")
-        here.write_text(code, encoding="utf-8")
+        here.write_text(asked, encoding="utf-8")
 
     def run(self, order: dict[str, Any], said: Callable[[str], object], wanted: Callable[[], bool]) -> dict[str, Any]:
         """Run a stage for as long as it is `wanted`; each line that it says is `said`."""
