@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -298,6 +299,39 @@ def test_a_wrong_address_is_one_sentence(address: str, sentence: str, monkeypatc
     monkeypatch.setattr(caller, "CONNECTS_WITHIN", 0.5)
     with pytest.raises(UserError, match=sentence), made_for(address):
         pass
+
+
+@pytest.mark.parametrize("kind", ["version_aware", "worktree"])
+def test_a_remote_that_keeps_versions_is_refused(kind: str) -> None:
+    config = {"core": {"remote": "store"}, "remote": {"store": {"url": "s3://bucket", kind: True}}}
+    with pytest.raises(UserError, match="the remote store keeps versions"):
+        caller._remote(config)
+
+
+def test_what_is_secret_stays_here() -> None:
+    remote = {"url": "s3://bucket", "secret_access_key": "x", "session_token": "x", "verify": True}
+    found = caller._remote({"core": {"remote": "store"}, "remote": {"store": remote}})
+    assert found == {"url": "s3://bucket", "verify": True}
+
+
+@pytest.mark.parametrize("name", ["plain.npy", "Übung.npy", 'quoted ".npy', "two\nlines.npy"])
+def test_a_stage_that_reads_what_git_ignores_stays_here(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    Path("own").mkdir()
+    Path("code").mkdir()
+    Path("own", name).write_text("")
+    Path(".gitignore").write_text("/own\n/made\n")
+
+    def stage(*read: str, cached: bool = True) -> SimpleNamespace:
+        deps = [SimpleNamespace(def_path=path) for path in read]
+        return SimpleNamespace(deps=deps, outs=[SimpleNamespace(def_path="made", use_cache=cached)])
+
+    stages = {"bound": stage("code", "own"), "roundabout": stage("code/../own"), "free": stage("code", "made"),
+              "shown": stage("code", cached=False)}  # fmt: skip
+    assert caller._at_home(stages) == {"bound", "roundabout", "shown"}
 
 
 def test_a_trusted_network_needs_no_encryption() -> None:
