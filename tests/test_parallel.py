@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,17 @@ def test_a_difference_between_processes_is_known_to_all(two: list[dict[str, Any]
 
 def test_unreduced_gradients_leave_different_weights(two: list[dict[str, Any]]) -> None:
     assert len({each["ae:gradients"]["state"] for each in two}) == 2
+
+
+def test_one_that_nobody_comes_to_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel, "MEETS_WITHIN", timedelta(seconds=1))
+    with pytest.raises(parallel.Lost):
+        parallel.begin(torch.device("cpu"))
 
 
 def test_without_a_group_everything_is_given_back(x: torch.Tensor, generator: torch.Generator) -> None:

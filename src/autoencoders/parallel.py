@@ -26,6 +26,7 @@ from torch import Tensor, distributed, nn
 from autoencoders.base import Losses
 from autoencoders.errors import UserError
 
+MEETS_WITHIN = timedelta(minutes=2)  # at the start: one that a dead process had left word for would wait for ever
 PATIENCE = timedelta(days=1)  # with a process that does not answer; one that dies is noticed at once
 LAG = 8  # steps after which a GPU's host reads what its processes have agreed on: it never waits for the last ones
 
@@ -75,7 +76,8 @@ def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> No
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
     with _together():
-        distributed.init_process_group("nccl" if own else "gloo", timeout=PATIENCE, device_id=own)
+        distributed.init_process_group("nccl" if own else "gloo", timeout=MEETS_WITHIN, device_id=own)
+        distributed.set_timeout(PATIENCE)
 
 
 def end() -> None:
