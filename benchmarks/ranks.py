@@ -38,7 +38,11 @@ def run() -> Table:
     for name, batch in SETTINGS:
         steps = max(20, int(SECONDS * 4000 / batch))
         turns = [
-            (_measured(1, name, batch, steps), _measured(2, name, batch, steps), _apart(name, batch // 2, steps))
+            (
+                _measured(1, name, batch, steps),
+                _measured(2, name, batch, steps),
+                _measured(2, name, batch // 2, steps, apart=True),
+            )
             for _ in range(TURNS)
         ]
         one, two, apart = ([each["speed"] for each in side] for side in zip(*turns, strict=True))
@@ -72,11 +76,6 @@ def _measured(size: int, name: str, batch: int, steps: int, *, apart: bool = Fal
             msg = f"a process of {name} at a batch of {batch} failed"
             raise RuntimeError(msg)
         return json.loads(found.read_text(encoding="utf-8"))
-
-
-def _apart(name: str, batch: int, steps: int) -> Any:
-    """Two trainings side by side."""
-    return _measured(2, name, batch, steps, apart=True)
 
 
 def _part(found: Path, name: str, batch: int, steps: int) -> None:

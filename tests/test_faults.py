@@ -67,13 +67,17 @@ def test_code_that_runs_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(tmp_path.rglob("pwned"))
 
 
+# How Dask sends a function; its scheduler is trusted with that: docs/cluster.md
+SENT = ("import cloudpickle\n", "cloudpickle.register_pickle_by_value(worker)")
+
+
 def test_nothing_in_the_project_loads_a_pickle() -> None:
     forbidden = (
         "pickle.load",
         "torch.load",
         "allow_pickle=True",
         "joblib",
-        "cloudpickle.load",  # Dask sends functions so, and its scheduler is trusted with that: docs/cluster.md
+        "cloudpickle",
         "dill",
         "yaml.load(",
         "shelve",
@@ -81,6 +85,8 @@ def test_nothing_in_the_project_loads_a_pickle() -> None:
     for folder in ("src", "pipeline", "benchmarks"):
         for path in (REPOSITORY / folder).rglob("*.py"):
             text = path.read_text(encoding="utf-8")
+            for sent in SENT:
+                text = text.replace(sent, "", 1)
             assert not [word for word in forbidden if word in text], path
 
 
