@@ -63,7 +63,12 @@ def _measured(size: int, name: str, batch: int, steps: int, *, apart: bool = Fal
     """What the first of `size` processes has measured, which share a training or each have one of their own."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("localhost", 0))
-        place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+        place = {
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(free.getsockname()[1]),
+        }
         place |= {APART: "1"} if apart else {}
         free.close()
         found = Path(folder) / "found.json"

@@ -61,6 +61,8 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
         # DVC's outputs are for this process to bring back.
         environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
         environment |= {PROBLEMS: problems, "OMP_NUM_THREADS": str(threads)}
+        # Else processes that begin anew would find in the store what the dead ones had left there, and look for them.
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with _torchrun(arguments, environment) as process:
             told = False
             while process.poll() is None:

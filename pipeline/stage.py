@@ -274,7 +274,7 @@ def what_to_mend(error: BaseException) -> str | None:
     if type(error).__name__ == "OutOfMemoryError":  # torch's
         return (
             "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, free some, or let "
-            f"trainings take turns on it with {resources.CPUS}=1"
+            f"trainings take turns on it with {resources.PER_GPU}=1"
         )
     if isinstance(error, BrokenProcessPool):
         return f"a process was killed, most likely for want of memory: try fewer at once, with {resources.CPUS}=1"

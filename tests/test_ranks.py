@@ -80,13 +80,27 @@ def newer(root: Path, moment: float) -> bool:
 def parts(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes that share the training, by their ranks."""
     below = psutil.Process(process.pid).children(recursive=True)
-    return sorted((each for each in below if "RANK" in each.environ()), key=lambda each: int(each.environ()["RANK"]))
+    return sorted((each for each in below if place(each)), key=lambda each: int(place(each)["RANK"]))
+
+
+def place(process: psutil.Process) -> dict[str, str]:
+    """What torchrun has told it, if it is one that torchrun has started, and lives."""
+    try:
+        told = process.environ()
+    except psutil.Error:
+        return {}
+    return told if "RANK" in told else {}
 
 
 def test_a_killed_process_is_replaced_and_the_bits_are_the_same(project: Project, bits: bytes, tmp_path: Path) -> None:
     process = started(project, tmp_path)
     wait_for(checkpoint(tmp_path))
-    parts(process)[0].kill()  # the one that writes; another one is killed on another machine below
+    first, second = parts(process)
+    met = place(first)["MASTER_PORT"]
+    first.kill()  # the one that writes; another one is killed on another machine below
+    wait_for(lambda: len(parts(process)) == 2 and not {first, second} & {*parts(process)})
+    # in a store of their own: in the same one they would find the dead ones' word, about every other time
+    assert {place(each)["MASTER_PORT"] for each in parts(process)}.isdisjoint({met})
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "Traceback" not in output, output

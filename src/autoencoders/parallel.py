@@ -8,7 +8,7 @@ All processes hold the same state, to the bit: what they add up is the same sum 
 processes it is added up in another order. A batch of fewer samples than processes is computed by each of them.
 
 The processes are those of the default group of `torch.distributed`. Without it, and outside of `split`, every function
-here gives back what it is given.
+here gives back what it is given. On the CPU of one machine they add up through memory that they share.
 """
 
 import hashlib
@@ -22,11 +22,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from autoencoders.base import Losses
 from autoencoders.errors import UserError
+from autoencoders.shared_memory import SharedMemory
 
-MEETS_WITHIN = timedelta(minutes=2)  # at the start: one that a dead process had left word for would wait for ever
+MEETS_WITHIN = timedelta(minutes=2)  # at the start: another one may have died before it came
 PATIENCE = timedelta(days=1)  # with a process that does not answer; one that dies is noticed at once
 LAG = 8  # steps after which a GPU's host reads what its processes have agreed on: it never waits for the last ones
 
@@ -63,25 +65,33 @@ class Share:
 
 
 _share = Share()  # of the batch that is being computed
+_memory: SharedMemory | None = None  # where all processes are on the CPU of this machine
 _asked: Callable[[], bool] = lambda: False  # noqa: E731 - whether this process is to stop
 _stopping = False  # whether one of them is
 
 
 def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> None:
     """Join the processes that `torchrun` has started with this one; `asked` says when this one is to stop."""
-    global _asked, _stopping
+    global _asked, _stopping, _memory  # noqa: PLW0603
     _asked, _stopping = asked, False
     own = None
     if device.type == "cuda":
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
     with _together():
-        distributed.init_process_group("nccl" if own else "gloo", timeout=MEETS_WITHIN, device_id=own)
+        store, rank, size = next(rendezvous("env://", timeout=MEETS_WITHIN))
+        distributed.init_process_group(
+            "nccl" if own else "gloo", store=store, rank=rank, world_size=size, timeout=MEETS_WITHIN, device_id=own
+        )
         distributed.set_timeout(PATIENCE)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun: how many of them are on this machine
+        _memory = SharedMemory(store, rank, size) if own is None and here == size > 1 else None
 
 
 def end() -> None:
     """Leave them."""
+    global _memory  # noqa: PLW0603
+    _memory = None
     if size() > 1:
         distributed.destroy_process_group()
 
@@ -246,6 +256,8 @@ class _Gather(torch.autograd.Function):
 def _sum(x: Tensor) -> Tensor:
     """The sum over all processes, in place; the same bits for each of them."""
     with _together():
+        if _memory:
+            return _memory.add_up(x)
         distributed.all_reduce(x)
     return x
 
@@ -257,7 +269,7 @@ def _together() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, EOFError, ConnectionError) as error:
         msg = f"another process of this training is gone: {error}"
         raise Lost(msg) from error
 
