@@ -13,8 +13,8 @@ help:  ## list the targets
 repro: .venv/ready  ## run whatever has changed of the pipeline, several stages at a time
 	$(BIN)/python -m pipeline.repro
 
-test: .venv/ready  ## run the test suite
-	$(BIN)/pytest
+test: .venv/ready  ## run the test suite, a file on each core
+	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 lint: .venv/ready  ## check style and types
 	$(BIN)/ruff check

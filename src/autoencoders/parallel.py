@@ -28,7 +28,7 @@ from autoencoders.base import Losses
 from autoencoders.errors import UserError
 from autoencoders.shared_memory import SharedMemory
 
-MEETS_WITHIN = timedelta(minutes=2)  # at the start: another one may have died before it came
+MEETS_WITHIN = timedelta(minutes=2)  # at the start, where another one may have died; gloo connects five times as long
 PATIENCE = timedelta(days=1)  # with a process that does not answer; one that dies is noticed at once
 LAG = 8  # steps after which a GPU's host reads what its processes have agreed on: it never waits for the last ones
 

@@ -33,8 +33,11 @@ class SharedMemory:
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size, self.turn = rank, size, 0
         self.places = torch.empty(2, size, 0, dtype=torch.uint8)
-        with Listener(family="AF_UNIX", backlog=size) as listener:
-            store.set(f"process {rank}", str(listener.address))
+        with (
+            tempfile.TemporaryDirectory() as own,  # the library's own would stay behind where a process is killed
+            Listener(f"{own}/socket", "AF_UNIX", backlog=size) as listener,
+        ):
+            store.set(f"process {rank}", f"{own}/socket")
             lower = [Client(store.get(f"process {other}").decode(), "AF_UNIX") for other in range(rank)]
             self.others = [*lower, *(listener.accept() for _ in range(rank + 1, size))]
 
