@@ -45,10 +45,14 @@ def collect(params: Params) -> list[Result]:
 def available(params: Params) -> tuple[list[Result], list[str]]:
     """The results that there are, and a sentence for each that there is not."""
     found, lacking = list[Result](), list[str]()
+    try:
+        lock = _lock()
+    except UserError as error:
+        return [], [str(error)]
     for entry in params.variants:
         for seed in params.seeds:
             try:
-                found.append(_result(_lock(), entry, seed))
+                found.append(_result(lock, entry, seed))
             except UserError as error:
                 lacking.append(str(error))
     return found, lacking
