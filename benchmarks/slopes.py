@@ -1,5 +1,4 @@
-"""(l) What the design costs as it grows: MLflow's runs, bytes of data, entries in DVC's files and in the report, an
-engine's tasks.
+"""(l) What the design costs as it grows: MLflow's runs, bytes of data, entries in DVC's files, tasks of an engine.
 
 A slope is that of the time in a double-logarithmic plot, from one row to the next, as in (e). What computes is given in
 CPU seconds, what waits for a disk in seconds.
@@ -8,10 +7,9 @@ CPU seconds, what waits for a disk in seconds.
 import copy
 import math
 import os
-import re
 import shutil
+import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,28 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sqlalchemy
 import yaml  # type: ignore[import-untyped]
 from mlflow import MlflowClient
 
 from autoencoders import storage, tracking
-from benchmarks.dag import PARALLEL, REPOSITORY, Clone
+from benchmarks.dag import REPOSITORY, Clone
 from benchmarks.measure import Table, Value, seconds
-from faults.servers import postgresql
 
 RUNS, MEBIBYTES, ENTRIES, TASKS = (100, 1000, 10_000), (64, 128, 256, 512), (10, 30, 100), 1000
-RESULTS = (10, 100, 334)  # entries of 3 seeds in the report
 IMAGE_BYTES = 3 * 128 * 128
 METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # of a run: an estimate
 
 
 def run() -> list[Table]:
-    """Five axes."""
+    """Four axes."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        with postgresql(place / "postgresql") as server:
-            tracked = [_tracking(f"sqlite:///{place / 'mlflow.db'}", place), _tracking(server, place)]
-        return [*tracked, _data(place), _planning(place), _report(place), _engine()]
+        return [_tracking(Path(folder)), _data(Path(folder)), _planning(Path(folder)), _engine()]
 
 
 def cpu(work: Callable[[], object]) -> float:
@@ -59,18 +51,18 @@ def _rows(what: str, sizes: list[float], times: list[float]) -> list[list[Value]
     return [[what, size, 1000 * took, slope] for size, took, slope in zip(sizes, times, slopes, strict=True)]
 
 
-def _tracking(server: str, folder: Path) -> Table:
-    """A database filled with made-up runs: no data sets or models, and points at the same times in each."""
-    engine = sqlalchemy.create_engine(server)
-    projector = tracking.Projector(server, folder / f"{engine.name} artifacts")
+def _tracking(folder: Path) -> Table:
+    """SQLite filled with made-up runs: no data sets or models, and points at the same times in each."""
+    database = folder / "mlflow.db"
+    projector = tracking.Projector(f"sqlite:///{database}", folder / "artifacts")
     projector.open("", [])
     client, times, sizes = MlflowClient(), dict[str, list[float]](), list[float]()
     page: dict[str, Any] = {"experiment_ids": [projector.number], "max_results": 100}
     filled = 0
     for count in RUNS:
-        _fill(engine, int(projector.number), filled, count)
+        _fill(database, projector.number, filled, count)
         filled = count
-        sizes.append(_bytes(engine) / count)
+        sizes.append(database.stat().st_size / count)
         run = tracking.Run("new", "", f"new-{count}", "KILLED", time.time(), {}, {},
                            [{"phase": "autoencoder", "step": i, "time": time.time(), "train_loss": 1.0}
                             for i in range(POINTS)])  # fmt: skip
@@ -90,49 +82,44 @@ def _tracking(server: str, folder: Path) -> Table:
         times.setdefault("ours: one more run, 110 points", []).append(seconds(log))
     rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in RUNS], took)]
     note = (
-        f"Filled by SQL with {METRICS} metrics, 2 curves of {POINTS} points, {PARAMETERS} parameters, {TAGS} "
+        f"SQLite, filled by SQL with {METRICS} metrics, 2 curves of {POINTS} points, {PARAMETERS} parameters, {TAGS} "
         f"tags a run; {sizes[-1] / 1024:.0f} KiB a run in the last. Medians of 3, warm; one run is logged once."
     )
-    name = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[engine.name]
-    return Table(f"(l) MLflow on {name} against runs", note, {"what": 0, "runs": 0, "ms": 1, "slope": 2}, rows)
+    return Table("(l) MLflow against runs", note, {"what": 0, "runs": 0, "ms": 1, "slope": 2}, rows)
 
 
-def _fill(engine: sqlalchemy.Engine, experiment: int, first: int, end: int) -> None:
-    """The runs `first` to `end`, as MLflow would have written them."""
-    tables = sqlalchemy.MetaData()
-    tables.reflect(engine)
+def _fill(database: Path, experiment: str, first: int, end: int) -> None:
+    connection, names = sqlite3.connect(database), range(first, end)
+    connection.executemany(
+        "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, "
+        "end_time, source_version, lifecycle_stage, artifact_uri, experiment_id) "
+        "VALUES (?, ?, 'UNKNOWN', '', '', 'u', 'FINISHED', ?, ?, '', 'active', '', ?)",
+        ((f"{i:032x}", f"r{i}", i, i + 1, int(experiment)) for i in names),
+    )
     curves = [(f"autoencoder/{name}", step) for name in ("train_loss", "validation_loss") for step in range(POINTS)]
     points = [*((f"test/m{k}", 0) for k in range(METRICS)), *curves]
+    metrics = ((key, float(i * 7919 % 10007), step, f"{i:032x}", step) for i in names for key, step in points)
+    connection.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?, ?, 0)", metrics)
     latest = [*points[:METRICS], curves[POINTS - 1], curves[-1]]
-    parameters = [(f"key{k}", "value") for k in range(PARAMETERS)]
-    versions = [(f"version.{k}", "1") for k in range(TAGS - 3)]
-    with engine.begin() as connection:
-        for i in range(first, end):
-            run = {"run_uuid": f"{i:032x}"}
-            own = run | {"name": f"r{i}", "status": "FINISHED", "start_time": i, "end_time": i + 1, "user_id": "u",
-                         "source_type": "UNKNOWN", "source_name": "", "entry_point_name": "", "source_version": "",
-                         "lifecycle_stage": "active", "artifact_uri": "", "experiment_id": experiment}  # fmt: skip
-            value = run | {"value": float(i * 7919 % 10007), "is_nan": False}
-            tags = [("training", f"t{i}"), ("fingerprint", f"f{i}"), ("complete", "yes"), *versions]
-            written: dict[str, list[dict[str, Any]]] = {
-                "runs": [own],
-                "metrics": [value | {"key": key, "step": step, "timestamp": step} for key, step in points],
-                "latest_metrics": [value | {"key": key, "step": step, "timestamp": step} for key, step in latest],
-                "params": [run | {"key": key, "value": text} for key, text in parameters],
-                "tags": [run | {"key": key, "value": text} for key, text in tags],
-            }
-            for table, rows in written.items():
-                connection.execute(sqlalchemy.insert(tables.tables[table]), rows)
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sqlalchemy.text("ANALYZE"))  # what a server does by itself in time
-
-
-def _bytes(engine: sqlalchemy.Engine) -> int:
-    """The size of the database."""
-    if engine.name == "sqlite":
-        return Path(str(engine.url.database)).stat().st_size
-    with engine.connect() as connection:
-        return int(connection.execute(sqlalchemy.text("SELECT pg_database_size('postgres')")).scalar_one())
+    connection.executemany(
+        "INSERT INTO latest_metrics VALUES (?, ?, ?, ?, 0, ?)",
+        ((key, float(i * 7919 % 10007), step, step, f"{i:032x}") for i in names for key, step in latest),
+    )
+    texts = [("params", f"key{k}", "value") for k in range(PARAMETERS)] + [
+        ("tags", f"version.{k}", "1") for k in range(TAGS - 3)
+    ]
+    for table in ("params", "tags"):
+        some = [(key, value) for of, key, value in texts if of == table]
+        connection.executemany(
+            f"INSERT INTO {table} VALUES (?, ?, ?)",  # noqa: S608
+            ((key, value, f"{i:032x}") for i in names for key, value in some),
+        )
+    own = (("training", "t{}"), ("fingerprint", "f{}"), ("complete", "yes"))
+    connection.executemany(
+        "INSERT INTO tags VALUES (?, ?, ?)", ((key, to.format(i), f"{i:032x}") for i in names for key, to in own)
+    )
+    connection.commit()
+    connection.close()
 
 
 def _data(folder: Path) -> Table:
@@ -208,43 +195,6 @@ def _planning(folder: Path) -> Table:
     rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in ENTRIES], took)]
     note = "CPU milliseconds; an entry is two stages, like those of the default VAE."
     return Table("(l) DVC's files against entries", note, {"what": 0, "entries": 0, "ms": 1, "slope": 2}, rows)
-
-
-def _report(folder: Path) -> Table:
-    """The report on copies of one entry: three seeds of a VAE on the digits, each with its figures."""
-    clone = Clone(folder / "results", seeds=[0, 1, 2], **{"training.steps": 300, "training.points": 100})
-    clone.keep_variants(["vae"])
-    clone.change(**{"variants.vae.training": {}})
-    clone.time(*PARALLEL)
-    lock = clone.folder / "dvc.lock"
-    whole = yaml.CSafeLoader(lock.read_text(encoding="utf-8")).get_single_data()
-    vae, sizes, times = clone.parameters()["variants"]["vae"], list[float](), dict[str, list[float]]()
-    for count in RESULTS:
-        names = [f"e{i}" for i in range(count)]
-        clone.change(variants={name: vae | {"beta": 1 + i / 1000} for i, name in enumerate(names)})
-        stages = {name: stage for name, stage in whole["stages"].items() if not name.endswith("@vae")}
-        for name in names:
-            for kind in ("train", "evaluate"):
-                text = yaml.dump(whole["stages"][f"{kind}@vae"], Dumper=yaml.CSafeDumper)
-                stages[f"{kind}@{name}"] = yaml.CSafeLoader(re.sub(r"\bvae\b(?!\.py)", name, text)).get_single_data()
-            for place in ("models", "evaluation", "provenance/train", "provenance/evaluate"):
-                for found in (clone.folder / place).glob("vae*"):
-                    copied = found.with_name(found.name.replace("vae", name))
-                    if found.is_dir():
-                        shutil.copytree(found, copied, dirs_exist_ok=True)
-                    else:
-                        shutil.copyfile(found, copied)
-        lock.write_text(yaml.dump({"schema": "2.0", "stages": stages}, Dumper=yaml.CSafeDumper), encoding="utf-8")
-        code = "from pipeline import params, report; report.write(params.load())"
-        times.setdefault("the report", []).append(clone.time(sys.executable, "-c", code))
-        times.setdefault("all runs to MLflow, new", []).append(clone.time(sys.executable, "-m", "pipeline.track"))
-        times.setdefault("all runs to MLflow, there", []).append(clone.time(sys.executable, "-m", "pipeline.track"))
-        sizes.append((clone.folder / "reports/comparison.html").stat().st_size / 2**20)
-        shutil.rmtree(clone.folder / "mlartifacts", ignore_errors=True)
-    rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in RESULTS], took)]
-    shown = ", ".join(f"{size:.1f} MiB" for size in sizes)
-    note = f"Seconds of the whole command; an entry has 3 seeds. The page, a single file, is {shown}."
-    return Table("(l) The report against entries", note, {"what": 0, "entries": 0, "ms": 0, "slope": 2}, rows)
 
 
 def _engine() -> Table:
