@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from faults.project import Project
 from pipeline import ranks, stage
 from tests.test_listener import gone
 
+T = TypeVar("T")
 STEPS = 300
 TRAIN = (sys.executable, "-m", "pipeline.train", "ae")
 
@@ -61,11 +63,12 @@ def started(project: Project, root: Path, machines: str = "", folder: Path | Non
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 
 
-def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(what: Callable[[], T], seconds: float = 120) -> T:
     until = time.monotonic() + seconds
-    while not what():
+    while not (found := what()):
         assert time.monotonic() < until
         time.sleep(0.02)
+    return found
 
 
 def checkpoint(root: Path) -> Callable[[], object]:
@@ -98,9 +101,14 @@ def test_a_killed_process_is_replaced_and_the_bits_are_the_same(project: Project
     first, second = parts(process)
     met = place(first)["MASTER_PORT"]
     first.kill()  # the one that writes; another one is killed on another machine below
-    wait_for(lambda: len(parts(process)) == 2 and not {first, second} & {*parts(process)})
-    # in a store of their own: in the same one they would find the dead ones' word, about every other time
-    assert {place(each)["MASTER_PORT"] for each in parts(process)}.isdisjoint({met})
+
+    def new() -> list[str]:
+        """Where each of two others meets."""
+        after = parts(process)
+        return [place(each)["MASTER_PORT"] for each in after] if len({*after} - {first, second}) == 2 else []
+
+    # In the store of before they would find the dead ones' word, about every other time.
+    assert met not in wait_for(new)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "Traceback" not in output, output

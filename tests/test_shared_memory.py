@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from autoencoders import shared_memory
+from autoencoders.errors import UserError
 from autoencoders.shared_memory import SharedMemory
 
 T = TypeVar("T")
@@ -110,3 +111,10 @@ def test_where_memory_has_no_room_a_file_does(tmp_path: Path, monkeypatch: pytes
     for found in together(2, work):
         assert torch.equal(found, brought(0, 0) + brought(1, 0))
     assert not [*tmp_path.iterdir()]  # it has no name any more
+
+
+def test_too_long_a_path_for_a_socket_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (long := tmp_path / ("x" * 100)).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with pytest.raises(UserError, match=r"TMPDIR: .* too long a path"):
+        together(2, lambda end: end.rank)

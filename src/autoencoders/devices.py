@@ -84,8 +84,12 @@ def room(device: torch.device) -> int:
         return limit * 2**20
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 4
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun: processes of one training
-    return free_memory() // 4 // here
+    return free_memory() // 4 // processes_here()
+
+
+def processes_here() -> int:
+    """How many of the processes that share this one's training are on this machine, as torchrun says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def free_memory() -> int:

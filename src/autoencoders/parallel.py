@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 
+from autoencoders import devices
 from autoencoders.base import Losses
 from autoencoders.errors import UserError
 from autoencoders.shared_memory import SharedMemory
@@ -79,13 +80,18 @@ def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> No
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
     with _together():
-        store, rank, size = next(rendezvous("env://", timeout=MEETS_WITHIN))
+        store, own_rank, processes = next(rendezvous("env://", timeout=MEETS_WITHIN))
         distributed.init_process_group(
-            "nccl" if own else "gloo", store=store, rank=rank, world_size=size, timeout=MEETS_WITHIN, device_id=own
+            "nccl" if own else "gloo",
+            store=store,
+            rank=own_rank,
+            world_size=processes,
+            timeout=MEETS_WITHIN,
+            device_id=own,
         )
         distributed.set_timeout(PATIENCE)
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun: how many of them are on this machine
-        _memory = SharedMemory(store, rank, size) if own is None and here == size > 1 else None
+        near = own is None and size() > 1 and devices.processes_here() == size()
+        _memory = SharedMemory(store, rank(), size()) if near else None
 
 
 def end() -> None:

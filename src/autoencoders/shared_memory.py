@@ -5,6 +5,7 @@ numbers takes a fiftieth of a millisecond so, and gloo one or two: its threads h
 """
 
 import functools
+import os
 import shutil
 import tempfile
 from multiprocessing.connection import Client, Listener
@@ -14,8 +15,11 @@ import torch
 from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
+from autoencoders.errors import UserError
+
 MEMORY = Path("/dev/shm")  # noqa: S108 - a file there is never on a disk
 ALIGNED = 64  # bytes
+LONGEST = 100  # bytes of a socket's path, with some room: macOS takes 103, Linux 107
 
 
 class SharedMemory:
@@ -28,6 +32,9 @@ class SharedMemory:
         store: that all of them reach.
         rank: of this process.
         size: their number.
+
+    Raises:
+        UserError: the folder for temporary files has too long a path for a socket.
     """
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
@@ -35,7 +42,7 @@ class SharedMemory:
         self.places = torch.empty(2, size, 0, dtype=torch.uint8)
         with (
             tempfile.TemporaryDirectory() as own,  # the library's own would stay behind where a process is killed
-            Listener(f"{own}/socket", "AF_UNIX", backlog=size) as listener,
+            Listener(_short(f"{own}/socket"), "AF_UNIX", backlog=size) as listener,
         ):
             store.set(f"process {rank}", f"{own}/socket")
             lower = [Client(store.get(f"process {other}").decode(), "AF_UNIX") for other in range(rank)]
@@ -81,3 +88,10 @@ class SharedMemory:
 
     def _open(self, name: str, total: int) -> None:
         self.places = torch.from_file(name, shared=True, size=total, dtype=torch.uint8).view(2, self.size, -1)
+
+
+def _short(path: str) -> str:
+    if len(os.fsencode(path)) > LONGEST:
+        msg = f"TMPDIR: {Path(path).parent} is too long a path for a socket, {LONGEST} bytes at most; set a shorter one"
+        raise UserError(msg)
+    return path
