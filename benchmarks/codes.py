@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from autoencoders import checkpoint, data, devices, evaluation, measures, training
+from autoencoders import checkpoint, data, devices, evaluation, measures, tensors, training
 from autoencoders.sources import Pairs
 from autoencoders.variants.vqvae import VQVAE
 from benchmarks.measure import Table, Value, cores, quiet
@@ -73,12 +73,12 @@ def train(name: str, seed: int) -> dict[str, float]:
     arguments = entry.arguments() | {"quantizer": chosen if chosen["name"] == "fsq" else chosen | VECTORS}
     model = cast("VQVAE", checkpoint.build(entry.model, images.image, arguments, seed))
     pairs, held_out = (Pairs(split, split) for split in (images.train, images.validation))
-    model.start_from(training.as_float(pairs.thinned(1000).targets))
+    model.start_from(tensors.as_float(pairs.thinned(1000).targets))
     budget = how.override(entry.training, {"steps": STEPS})
     with quiet(), torch.enable_grad():
         training.fit(model, pairs, held_out.thinned(how.validation_images), budget, seed=seed, how=how)
     counts, mse, psnr = torch.zeros(model.quantizer.entries), measures.Mean(), measures.Mean()
-    for x in evaluation.batches(images.test, training.BATCH, counts.device):
+    for x in evaluation.batches(images.test, tensors.BATCH, counts.device):
         indices = model.indices(x)
         output = model.decode_indices(indices)
         counts += model.quantizer.counts(indices)

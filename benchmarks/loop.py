@@ -9,7 +9,7 @@ import statistics
 import numpy as np
 import torch
 
-from autoencoders import checkpoint, storage, training
+from autoencoders import checkpoint, storage, tensors, training
 from autoencoders.base import Batch, Learner, Shape
 from autoencoders.budget import Budget, How
 from autoencoders.data import Bytes
@@ -64,7 +64,7 @@ def run() -> Table:
             size = checked.training.override(entry.training, phase.training).batch_size
             images = noise(STEPS * size)
             stored = training.represent(phase, Pairs(images, images)).targets
-            batch, learner = training.as_float(stored[:size]), phase.module
+            batch, learner = tensors.as_float(stored[:size]), phase.module
             loop, bare = take_turns(
                 [
                     lambda m=learner, s=stored, n=size: loop_steps(m, s, STEPS, n),  # type: ignore[misc]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autoencoders import training
+from autoencoders import tensors
 from autoencoders.base import Batch, Learner, Losses
 from autoencoders.priors import reparameterise
 from autoencoders.priors.standard import kl_to_standard_normal
@@ -98,7 +98,7 @@ def pythae_steps(name: str, steps: int) -> float:
     """Images per second of one epoch of Pythae's training step."""
     torch.set_num_threads(cores())
     model = MODELS.get(name) or MODELS.setdefault(name, networks()[name][0]())
-    images = training.as_float(noise(steps * BATCH))
+    images = tensors.as_float(noise(steps * BATCH))
     with quiet():
         made = trainer(model, images)
         started = time.perf_counter()

@@ -15,7 +15,7 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
-from autoencoders import checkpoint, data, training
+from autoencoders import checkpoint, data, tensors, training
 from autoencoders.priors import reparameterise
 from autoencoders.priors.standard import kl_to_standard_normal
 from autoencoders.sources import Pairs
@@ -86,7 +86,7 @@ def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
         return (distortion + kl_to_standard_normal(mean, log_variance)).mean()
 
     with quiet():
-        made = trainer(model, training.as_float(images.train))
+        made = trainer(model, tensors.as_float(images.train))
     results, took, epoch = [], 0.0, 0
     for budget in budgets:
         while took < budget:
@@ -104,7 +104,7 @@ def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
 @torch.no_grad()
 def over(test: data.Bytes, measure: Callable[[Tensor], Tensor]) -> float:
     """The mean of a measure over the test images."""
-    values = [measure(training.as_float(x)) for x in torch.from_numpy(test).split(BATCH)]
+    values = [measure(tensors.as_float(x)) for x in torch.from_numpy(test).split(BATCH)]
     return float(torch.stack(values).double().mean())
 
 

@@ -1,12 +1,15 @@
 """classify: train the classifier in whose features samples are compared with images; say where there can be none."""
 
 import numpy as np
+import torch
 import typer
 
 from autoencoders import classifier, devices, evaluation, fidelity, sealed, storage
-from autoencoders.budget import How
+from autoencoders.budget import Budget, How
+from autoencoders.classifier import Classifier
 from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
 from autoencoders.sources import Pairs
+from autoencoders.training import Result, fit
 from pipeline import paths, stage
 from pipeline.images import classes, seen
 from pipeline.params import Params
@@ -31,9 +34,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
         return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), f"there are fewer than {fidelity.FEWEST} test images"))
     how, settings = How(mode=params.training.mode), params.evaluation
     outputs = 1 + max(int(each.targets.max()) for each in (train, validation, test))
-    model, result = classifier.train(
-        train, validation, outputs, settings.classifier, seed=settings.seed, how=how, device=device
-    )
+    model, result = learn(train, validation, outputs, settings.classifier, seed=settings.seed, how=how, device=device)
     if result.diverged_at_step:
         reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
         return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), reason))
@@ -46,6 +47,27 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     sealed.write(paths.CLASSIFIER / "features.safetensors", {"test": tested}, {})
     floor = fidelity.frechet(learned_from, tested)
     return write({"classifier_accuracy": classifier.accuracy(model, test), "frechet_floor": floor}, {})
+
+
+def learn(
+    images: Pairs, validation: Pairs, classes: int, budget: Budget, *, seed: int, how: How, device: torch.device
+) -> tuple[Classifier, Result]:
+    """A classifier with the weights of the least validation loss, and how its training went.
+
+    Args:
+        images: uint8 (N, C, H, W), each with its class from 0 to `classes` − 1, (N,) int64.
+        validation: likewise.
+        classes: their number.
+        budget: of the training.
+        seed: of the weights and the data's order.
+        how: precision, mode, number of validations.
+        device: to train on.
+    """
+    torch.manual_seed(seed)
+    channels, height, width = images.inputs.shape[1:]
+    model = Classifier((channels, height, width), classes).to(device)
+    held_out = validation.thinned(how.validation_images)
+    return model, fit(model, images, held_out, budget, seed=seed, how=how, label="classifier")
 
 
 if __name__ == "__main__":

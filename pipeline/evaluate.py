@@ -27,7 +27,7 @@ from autoencoders.base import Autoencoder
 from autoencoders.data import Labels
 from autoencoders.metrics import CLASSIFIER, SAMPLES, readable
 from autoencoders.sources import Pairs
-from autoencoders.training import as_float, binarise, device_of
+from autoencoders.tensors import as_float, binarise, device_of
 from autoencoders.variants import VARIANTS
 from pipeline import paths, stage
 from pipeline.images import classes, seen
@@ -92,8 +92,9 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
 def _undefined(model: Autoencoder) -> dict[str, str]:
     """The metrics and figures that this model, or any on these images, cannot have, each with the reason."""
     of_images = stage.read_json(paths.CLASSIFIER / "metrics.json")["undefined"]
-    samples = dict.fromkeys(SAMPLES, model.undefined["samples"]) if "samples" in model.undefined else {}
-    return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | dict(model.undefined)
+    of_model = evaluation.undefined_metrics(model)
+    samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # these reasons stand before all others
+    return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 
 
 def _odd(value: float) -> bool:
@@ -199,7 +200,7 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
         if "kl_per_dimension" not in model.undefined:
             drawn["kl_per_dimension"] = model.kl_per_dimension(batches())
             figures.kl_per_dimension(drawn["kl_per_dimension"].cpu().numpy(), folder / "kl_per_dimension.png")
-        if "code_usage" not in model.undefined:
+        if "codebook" not in model.undefined:
             drawn["code_usage"] = model.code_counts(batches())
             figures.code_usage(drawn["code_usage"].cpu().numpy(), folder / "code_usage.png")
     save_file({key: rows.contiguous() for key, rows in drawn.items()}, folder / "examples.safetensors")

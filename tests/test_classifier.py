@@ -14,7 +14,8 @@ from autoencoders.classifier import Classifier
 from autoencoders.errors import UserError
 from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
 from autoencoders.sealed import read
-from autoencoders.training import Result, as_float
+from autoencoders.tensors import as_float
+from autoencoders.training import Result
 from pipeline import classify, evaluate, params, paths, stage
 from tests.conftest import IMAGE, PARAMETERS
 from tests.test_params import with_value
@@ -25,9 +26,7 @@ BUDGET = Budget(steps=60, batch_size=20, learning_rate=0.01)
 
 
 def trained(seed: int = 0) -> Classifier:
-    return classifier.train(
-        quadrants(200, 0), quadrants(60, 1), CLASSES, BUDGET, seed=seed, how=How(), device=CPU
-    )[0]  # fmt: skip
+    return classify.learn(quadrants(200, 0), quadrants(60, 1), CLASSES, BUDGET, seed=seed, how=How(), device=CPU)[0]
 
 
 def test_it_learns_the_classes_and_its_features_tell_them_apart() -> None:
@@ -111,7 +110,7 @@ def test_too_few_test_images_leave_the_probes(tmp_path: Path, monkeypatch: pytes
 
 def test_a_classifier_that_diverges_leaves_the_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diverged = Classifier(IMAGE, CLASSES), Result(diverged_at_step=3, cause="loss is nan")
-    monkeypatch.setattr(classifier, "train", lambda *_, **__: diverged)
+    monkeypatch.setattr(classify, "learn", lambda *_, **__: diverged)
     undefined = classified(tmp_path, CLASSES, monkeypatch)["undefined"]
     assert undefined["frechet"] == "the classifier diverged at step 3: loss is nan"
     assert "probe_accuracy" not in undefined

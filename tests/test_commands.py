@@ -17,7 +17,7 @@ from PIL import Image
 from autoencoders import checkpoint, commands, devices
 from autoencoders.pictures import png
 from autoencoders.tasks import as_bytes
-from autoencoders.training import as_float
+from autoencoders.tensors import as_float
 from tests.conftest import squares
 from tests.test_codes import trained
 

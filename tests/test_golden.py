@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoders import training
+from autoencoders import tensors
 from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
 from autoencoders.sources import Pairs
@@ -33,7 +33,7 @@ def losses(name: str, seed: int = 0, learning_rate: float = 0.01, room: int | No
     validation = Pairs(stored[::2], stored[::2])
     torch.manual_seed(seed)
     model = build(name, IMAGE, PARAMETERS[name])
-    model.start_from(training.as_float(torch.from_numpy(stored)))
+    model.start_from(tensors.as_float(torch.from_numpy(stored)))
     values = []
     for phase in model.phases():
         model.eval()

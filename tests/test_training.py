@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoencoders import devices, training
+from autoencoders import devices, tensors, training
 from autoencoders.base import Autoencoder, Batch, Learner, Losses
 from autoencoders.budget import Budget, How, Mode
 from autoencoders.checkpoint import build
@@ -196,7 +196,7 @@ def test_budget_is_kept_to_the_step(steps: int) -> None:
 
 
 def test_stored_bytes_become_floats_between_0_and_1(pixels: NDArray[np.uint8]) -> None:
-    x = training.as_float(torch.from_numpy(pixels))
+    x = tensors.as_float(torch.from_numpy(pixels))
     assert x.dtype == torch.float32
     assert x.min() == 0
     assert x.max() == pixels.max() / 255
@@ -207,7 +207,7 @@ def test_prior_learns_from_the_codes_of_the_clean_images(images: Pairs) -> None:
     phase = model.eval().phases()[1]
     codes = represent(phase, Pairs(np.zeros_like(images.inputs), images.targets))
     assert codes.inputs is codes.targets
-    expected = phase.represent(training.as_float(torch.from_numpy(images.targets)))  # type: ignore[misc]
+    expected = phase.represent(tensors.as_float(torch.from_numpy(images.targets)))  # type: ignore[misc]
     assert np.array_equal(codes.targets, expected.numpy())
 
 

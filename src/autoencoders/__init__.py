@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from autoencoders.devices import prepare
     from autoencoders.evaluation import evaluate
     from autoencoders.sources import Pairs
-    from autoencoders.training import as_float, train
+    from autoencoders.tensors import as_float
+    from autoencoders.training import train
 
 __all__ = [
     "Budget",
@@ -34,7 +35,7 @@ HOMES = {
     "Budget": "budget",
     "How": "budget",
     "Pairs": "sources",
-    "as_float": "training",
+    "as_float": "tensors",
     "build": "checkpoint",
     "corrupt": "corruption",
     "evaluate": "evaluation",

@@ -7,20 +7,24 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from autoencoders.metrics import CODEBOOK, PROBABILISTIC, SAMPLES
-
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
 Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # several tensors where a model has several stochastic layers
 Losses: TypeAlias = dict[str, Tensor]  # "loss" is what is minimised, the rest its named parts; each a batch mean
-# What only some variants define, metrics and figures
-NEEDS_PRIOR = (*PROBABILISTIC, *SAMPLES, "samples", "kl_per_dimension")
-NEEDS_CODEBOOK = (*CODEBOOK, "code_usage")
-NEEDS_DIRECTION = ("dial", "traversal")
+Capability: TypeAlias = Literal[  # what only some variants define
+    "bound",  # −ELBO and what it is made of: q(z|x), p(z) and p(x|z)
+    "importance",  # weights p(x, z)/q(z|x) that differ from draw to draw: `log_weights`
+    "units",  # latent dimensions that can be active or not
+    "kl_per_dimension",
+    "samples",  # images from a prior: `sample`
+    "codebook",  # codes that can be counted: `code_counts`
+    "direction",  # numbers in the code that can be turned one at a time
+    "bits_per_dim",  # probabilities of pixels, not densities
+]
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,17 @@ class Autoencoder(Learner):
     Attributes:
         inputs: what it has to see in training, "clean" or "corrupted" images, however corrupted; None leaves it to the
             parameters.
-        undefined: the metrics and figures that this variant has no definition of, each with the reason.
+        undefined: the capabilities that this variant has no definition of, each with the reason. What metrics and
+            figures each of them means stands in `evaluation.METRICS_OF`.
         pixels: what a pixel is to the likelihood, "Bernoulli", "8-bit" or "continuous"; bounds on different ones cannot
             be compared.
         configuration: what `checkpoint.build` made it from.
     """
 
     inputs: ClassVar[str | None] = None
-    undefined: Mapping[str, str] = dict.fromkeys((*NEEDS_PRIOR, *NEEDS_CODEBOOK), "the variant does not define it")
+    undefined: Mapping[Capability, str] = dict.fromkeys(
+        ("bound", "samples", "kl_per_dimension", "codebook"), "the variant does not define it"
+    )
     pixels: str | None = None
     configuration: dict[str, Any]
 
@@ -109,7 +116,7 @@ class Autoencoder(Learner):
 
     def log_weights(self, inputs: Tensor, targets: Tensor, samples: int, generator: torch.Generator) -> Tensor:
         """log of the importance weights p(targets, z)/q(z|inputs) at `samples` draws z ~ q(z|inputs), shape
-        (B, samples); only where "nll" is not undefined.
+        (B, samples); only where "importance" is not undefined.
         """
         raise NotImplementedError
 
@@ -132,7 +139,7 @@ class Autoencoder(Learner):
         raise NotImplementedError
 
     def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
-        """How often each code of a codebook is used, shape (K,); only where "code_usage" is not undefined."""
+        """How often each code of a codebook is used, shape (K,); only where "codebook" is not undefined."""
         raise NotImplementedError
 
     def phases(self) -> list[Phase]:

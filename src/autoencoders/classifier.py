@@ -16,12 +16,11 @@ from torch.nn import functional as F
 
 from autoencoders import sealed
 from autoencoders.base import Batch, Learner, Losses, Shape
-from autoencoders.budget import Budget, How
 from autoencoders.errors import UserError
 from autoencoders.measures import Mean
 from autoencoders.modules.layers import LARGEST
 from autoencoders.sources import Pairs
-from autoencoders.training import BATCH, Result, as_float, device_of, fit
+from autoencoders.tensors import BATCH, as_float, device_of
 
 FEATURES = 64  # numbers in f(x)
 MAPS = 16  # of the first convolution, half as many as of the others
@@ -56,27 +55,6 @@ class Classifier(Learner):
     def loss(self, batch: Batch) -> Losses:
         """The cross-entropy; the batch's targets are classes, (B,) int64."""
         return {"loss": F.cross_entropy(self(batch.inputs).float(), batch.targets)}
-
-
-def train(
-    images: Pairs, validation: Pairs, classes: int, budget: Budget, *, seed: int, how: How, device: torch.device
-) -> tuple[Classifier, Result]:
-    """A classifier with the weights of the least validation loss, and how its training went.
-
-    Args:
-        images: uint8 (N, C, H, W), each with its class from 0 to `classes` − 1, (N,) int64.
-        validation: likewise.
-        classes: how many there are.
-        budget: of the training.
-        seed: of the weights and the data's order.
-        how: precision, mode, how often to validate.
-        device: to train on.
-    """
-    torch.manual_seed(seed)
-    channels, height, width = images.inputs.shape[1:]
-    model = Classifier((channels, height, width), classes).to(device)
-    held_out = validation.thinned(how.validation_images)
-    return model, fit(model, images, held_out, budget, seed=seed, how=how, label="classifier")
 
 
 @torch.no_grad()

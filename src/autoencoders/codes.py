@@ -22,7 +22,7 @@ from autoencoders.errors import UserError
 from autoencoders.evaluation import parts
 from autoencoders.quantizers import Quantizer
 from autoencoders.storage import write_atomically
-from autoencoders.training import device_of
+from autoencoders.tensors import device_of
 
 
 @runtime_checkable

@@ -451,7 +451,7 @@ def _batches(jobs: "list[Job]", trained: "Autoencoder", fit: "Fit", work: Work) 
     from tqdm.auto import tqdm
 
     from autoencoders import pictures
-    from autoencoders.training import as_float, device_of
+    from autoencoders.tensors import as_float, device_of
 
     _, height, width = trained.image
     resized: list[str] = []

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoencoders import bounds, measures, storage, unlike
-from autoencoders.base import Autoencoder, Latent
+from autoencoders.base import Autoencoder, Capability, Latent
+from autoencoders.metrics import CODEBOOK, PROBABILISTIC, SAMPLES
 from autoencoders.sources import Pairs
-from autoencoders.training import BATCH, as_float, device_of
+from autoencoders.tensors import BATCH, as_float, device_of
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk
 Rows: TypeAlias = list[tuple[str, Tensor]]
@@ -23,7 +24,22 @@ SAMPLE_ROWS = 6
 UNLIKE = 500  # images of each kind that are unlike the data; fewer where they are large
 VECTORS = 2  # the number of dimensions of a batch of codes that are vectors, not grids
 TRAVERSED = 8  # dimensions of the code
+METRICS_OF: dict[Capability, tuple[str, ...]] = {  # the metrics and figures that need a capability of the model
+    "bound": PROBABILISTIC,
+    "importance": ("nll", "nll_error", "effective_samples"),
+    "units": ("active_units", "latent_units"),
+    "kl_per_dimension": ("kl_per_dimension",),
+    "samples": (*SAMPLES, "samples"),
+    "codebook": (*CODEBOOK, "code_usage"),
+    "direction": ("dial", "traversal"),
+    "bits_per_dim": ("bits_per_dim",),
+}
 TRAVERSED_IMAGE = 4  # the images are in the order of their classes: MNIST's running example, a handwritten 4
+
+
+def undefined_metrics(model: Autoencoder) -> dict[str, str]:
+    """The metrics and figures that the model has no definition of, each with the reason."""
+    return {name: why for capability, why in model.undefined.items() for name in METRICS_OF[capability]}
 
 
 def batches(images: Images, size: int, device: torch.device) -> Iterator[Tensor]:
@@ -79,7 +95,8 @@ def evaluate(
         )
     generator = torch.Generator(device).manual_seed(seed)
     values |= model.measure(batches(images, batch_size, device), generator)
-    return {name: value for name, value in values.items() if name not in model.undefined}
+    undefined = undefined_metrics(model)
+    return {name: value for name, value in values.items() if name not in undefined}
 
 
 def importance_weighted(
@@ -95,7 +112,7 @@ def importance_weighted(
         count: of the images that it is estimated from, evenly spread.
         seed: of the sampling.
     """
-    if "nll" in model.undefined:
+    if "nll" in undefined_metrics(model):
         return {}
     device = device_of(model)
     chosen = batches(Pairs.of(images).thinned(count).targets, BATCH, device)
@@ -192,7 +209,7 @@ def pictures(
     }
     for name, corrupted in noisy.items():
         figures["denoising"] += [(name, corrupted), ("restored", model.reconstruct(corrupted))]
-    if "traversal" not in model.undefined and all(part.ndim == VECTORS for part in parts(model.encode(x))):
+    if "direction" not in model.undefined and all(part.ndim == VECTORS for part in parts(model.encode(x))):
         figures["traversal"] = _traversal(model, x, test, batch_size)
     if "samples" not in model.undefined:
         samples = model.sample(SAMPLE_ROWS * len(x), torch.Generator(x.device).manual_seed(seed))

@@ -27,7 +27,7 @@ from torch import Tensor
 from autoencoders.base import Autoencoder, Latent
 from autoencoders.evaluation import TRAVERSED, Images, batches, line, parts
 from autoencoders.sources import Pairs
-from autoencoders.training import device_of
+from autoencoders.tensors import device_of
 
 PAIRS = 64  # of test images, whose midpoints are measured
 LINES = 16  # of them, walked along
@@ -54,7 +54,7 @@ def measure(model: Autoencoder, images: Images, train: Images, batch_size: int) 
         "jump": jump(model, x, batch_size).nanmean().item(),
         "midpoint": midpoint(model, x, Pairs.of(train).thinned(NEIGHBOURS).targets, batch_size).item(),
     }
-    if "dial" not in model.undefined:
+    if "direction" not in model.undefined:
         values["dial"] = dial(model, Pairs.of(images).thinned(SPREAD).targets, batch_size).mean().item()
     return values
 

@@ -25,7 +25,6 @@ from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 
 from autoencoders import devices
-from autoencoders.base import Losses
 from autoencoders.errors import UserError
 from autoencoders.shared_memory import SharedMemory
 
@@ -170,7 +169,9 @@ def pick(x: Tensor, chosen: Tensor) -> Tensor:
     return _sum(torch.where(here[:, None], found, 0.0))
 
 
-def reduce(parameters: Sequence[nn.Parameter], losses: Losses, share: Share, votes: "Votes") -> Losses:
+def reduce(
+    parameters: Sequence[nn.Parameter], losses: dict[str, Tensor], share: Share, votes: "Votes"
+) -> dict[str, Tensor]:
     """Make each parameter's gradient the sum over all processes, and the losses those of the whole batch.
 
     All of it travels at once. The loss that the gradients are of was weighted by the share already.
@@ -187,7 +188,7 @@ def reduce(parameters: Sequence[nn.Parameter], losses: Losses, share: Share, vot
     return dict(zip(losses, values.unbind(), strict=True))
 
 
-def total(losses: Losses) -> Losses:
+def total(losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Sums over the processes of what each has added up."""
     if size() == 1:
         return losses

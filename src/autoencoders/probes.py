@@ -19,7 +19,7 @@ from autoencoders.base import Autoencoder
 from autoencoders.measures import Mean
 from autoencoders.metrics import REPRESENTATION
 from autoencoders.sources import Pairs
-from autoencoders.training import BATCH, as_float, device_of
+from autoencoders.tensors import BATCH, as_float, device_of
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,)
 

@@ -14,7 +14,7 @@ from autoencoders.codes import Codec
 from autoencoders.data import Bytes
 from autoencoders.errors import UserError
 from autoencoders.evaluation import line
-from autoencoders.training import BATCH, device_of
+from autoencoders.tensors import BATCH, device_of
 
 MOST = 10_000  # images that one request may ask for
 

@@ -26,9 +26,9 @@ from autoencoders.budget import Budget, How, Precision
 from autoencoders.errors import UserError
 from autoencoders.optimiser import SCHEDULES, Adam
 from autoencoders.sources import Pairs, Source, source
+from autoencoders.tensors import BATCH, as_float, binarise, copy_of, device_of
 
 Point: TypeAlias = dict[str, Any]  # step, time, and "train_…" or "validation_…" losses
-BATCH = 100  # samples at a time where nothing is learned: bounds the memory, and small ones stay in a CPU's cache
 EAGER_STEPS = 3  # before a step is recorded
 RISE = 1.5  # how many times its least a loss has to be for a divergence to have announced itself
 
@@ -533,43 +533,10 @@ def represent(phase: Phase, images: Pairs, *, binarised: bool = False) -> Pairs:
     return Pairs(found, found)
 
 
-def binarise(generator: torch.Generator, *images: Tensor) -> tuple[Tensor, ...]:
-    """Images (B, C, H, W) of gray values in [0, 1] as black and white ones, white with the gray value as probability.
-
-    One threshold for each pixel serves all `images`: a corrupted copy is binarised as the image itself is.
-    """
-    thresholds = parallel.draw(torch.rand, images[0].shape, generator)
-    return tuple((thresholds < x).float() for x in images)
-
-
 def losses_of(module: Learner, batch: Batch, precision: Precision) -> Losses:
     """The module's losses on a batch, its arithmetic in `precision`."""
     with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         return module.loss(batch)
-
-
-def as_float(stored: Tensor | storage.Array) -> Tensor:
-    """What is stored as a model sees it, same shape: uint8 becomes floats in [0, 1], codes become indices of 64 bits.
-
-    Raises:
-        TypeError: it holds floats already.
-    """
-    if not isinstance(stored, Tensor):
-        stored = torch.from_numpy(storage.writable(np.ascontiguousarray(stored)))
-    if stored.is_floating_point():
-        msg = "images are stored as uint8, from 0 to 255; these are floats already"
-        raise TypeError(msg)
-    return stored.float() / 255 if stored.dtype == torch.uint8 else stored.long()
-
-
-def copy_of(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state, detached from what training goes on to change."""
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters are."""
-    return next(module.parameters()).device
 
 
 def host_numbers(module: nn.Module) -> dict[str, Any]:

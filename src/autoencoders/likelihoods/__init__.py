@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from autoencoders.base import Shape
+from autoencoders.base import Capability, Shape
 from autoencoders.parts import Kind
 
 
@@ -21,12 +21,12 @@ class Likelihood(nn.Module, ABC):
     Attributes:
         channels: P.
         pixels: what a pixel is to this distribution; likelihoods of different pixels cannot be compared.
-        undefined: the metrics that have no meaning under it, each with the reason.
+        undefined: the capabilities that have no meaning under it, each with the reason.
     """
 
     channels: ClassVar[int] = 1
     pixels: ClassVar[str]
-    undefined: ClassVar[Mapping[str, str]] = {}
+    undefined: ClassVar[Mapping[Capability, str]] = {}
 
     @abstractmethod
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:

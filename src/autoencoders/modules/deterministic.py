@@ -3,7 +3,7 @@
 from pydantic import PositiveInt
 from torch import Tensor
 
-from autoencoders.base import NEEDS_CODEBOOK, NEEDS_PRIOR, Autoencoder, Shape
+from autoencoders.base import Autoencoder, Shape
 from autoencoders.modules.layers import mean_colour
 from autoencoders.networks import NETWORKS, NetworkSection
 
@@ -12,8 +12,10 @@ class Deterministic(Autoencoder):
     """z = g_φ(x), x′ = f_θ(z), with a code of `code` numbers."""
 
     undefined = {
-        **dict.fromkeys(NEEDS_PRIOR, "the code is a point: there is no q(z|x) and no prior p(z)"),
-        **dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook"),
+        **dict.fromkeys(
+            ("bound", "samples", "kl_per_dimension"), "the code is a point: there is no q(z|x) and no prior p(z)"
+        ),
+        "codebook": "there is no codebook",
     }
 
     def __init__(self, image: Shape, *, network: NetworkSection, code: PositiveInt) -> None:

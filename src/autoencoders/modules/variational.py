@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from autoencoders.base import NEEDS_CODEBOOK, Autoencoder, Batch, Losses, Shape
+from autoencoders.base import Autoencoder, Batch, Capability, Losses, Shape
 from autoencoders.likelihoods import Likelihood, bits_per_dim
 from autoencoders.measures import Mean, Variance
 
@@ -31,10 +31,7 @@ class Variational(Autoencoder):
         self.beta, self.warm_up = beta, warm_up
         self.likelihood = likelihood
         self.pixels = likelihood.pixels
-        self.undefined: dict[str, str] = {
-            **dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook"),
-            **likelihood.undefined,
-        }
+        self.undefined: dict[Capability, str] = {"codebook": "there is no codebook", **likelihood.undefined}
 
     @property
     def outputs(self) -> int:

@@ -17,7 +17,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from autoencoders.base import NEEDS_DIRECTION, Shape
+from autoencoders.base import Shape
 from autoencoders.likelihoods import LIKELIHOODS, LikelihoodSection
 from autoencoders.modules.layers import Convolution, Pointwise, Residual, Width, channels_last, mean_colour
 from autoencoders.modules.variational import Variational, WarmUp
@@ -47,9 +47,7 @@ class Ladder(Variational):
         height, breadth = built.grid
         units = code + layers * channels * height * breadth
         super().__init__(image, LIKELIHOODS.build(likelihood), units, beta, warm_up)
-        self.undefined |= dict.fromkeys(
-            NEEDS_DIRECTION, "most of the code lies on a grid: its numbers are not dials of the image"
-        )
+        self.undefined["direction"] = "most of the code lies on a grid: its numbers are not dials of the image"
         self.encoder = nn.Sequential(built.grid_encoder(width), *(Residual(width, width // 2) for _ in range(2)))
         self.top = Top(built.grid, width, code)
         self.layers = nn.ModuleList(Layer(width, channels) for _ in range(layers))

@@ -42,7 +42,7 @@ class VAE(Variational):
         self.decoder = built.decoder(code, self.likelihood.channels)
         self.prior = PRIORS.build(prior, code)
         if not self.prior.independent:
-            self.undefined |= {"kl_per_dimension": "the prior ties the dimensions together"}
+            self.undefined["kl_per_dimension"] = "the prior ties the dimensions together"
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """μ and log σ² of q(z|x), each (B, code)."""

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from autoencoders.base import NEEDS_DIRECTION, Autoencoder, Batch, Losses, Phase, Shape
+from autoencoders.base import Autoencoder, Batch, Losses, Phase, Shape
 from autoencoders.budget import BudgetOverrides
 from autoencoders.likelihoods import LIKELIHOODS, LikelihoodSection, bits_per_dim
 from autoencoders.measures import Mean, perplexity
@@ -44,11 +44,9 @@ class VQVAE(Autoencoder):
     """One code of the quantiser for every place of the network's grid."""
 
     undefined = {
-        **dict.fromkeys(
-            ("nll", "nll_error", "effective_samples"), "q(z|x) is a single code: more samples of it are the same one"
-        ),
-        **dict.fromkeys(("active_units", "latent_units", "kl_per_dimension"), "a discrete code has no E_q[z] to vary"),
-        **dict.fromkeys(NEEDS_DIRECTION, "a discrete code has no direction to move along"),
+        "importance": "q(z|x) is a single code: more samples of it are the same one",
+        **dict.fromkeys(("units", "kl_per_dimension"), "a discrete code has no E_q[z] to vary"),
+        "direction": "a discrete code has no direction to move along",
     }
 
     def __init__(

@@ -12,8 +12,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from autoencoders.base import NEEDS_CODEBOOK, Batch, Losses, Shape
-from autoencoders.metrics import PROBABILISTIC
+from autoencoders.base import Batch, Losses, Shape
 from autoencoders.modules.deterministic import Deterministic, squared_error
 from autoencoders.networks import NetworkSection
 from autoencoders.parallel import gather
@@ -26,10 +25,10 @@ class WAE(Deterministic):
 
     undefined = {
         **dict.fromkeys(
-            (*PROBABILISTIC, "kl_per_dimension"),
+            ("bound", "kl_per_dimension"),
             "the code is a point, and the decoder no likelihood: there is no bound on log p(x)",
         ),
-        **dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook"),
+        "codebook": "there is no codebook",
     }
 
     def __init__(self, image: Shape, *, network: NetworkSection, code: PositiveInt, penalty: NonNegativeFloat) -> None:
