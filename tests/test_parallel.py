@@ -1,4 +1,4 @@
-"""Several processes train as one does: on the CPU with gloo or through shared memory, with nccl where there are GPUs.
+"""Several processes train as one does: on the CPU with gloo, with nccl where there are GPUs.
 
 Four of them, since two hide an order that differs: a + b = b + a.
 """
@@ -61,16 +61,14 @@ def alone() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """As on two machines: with gloo."""
     wrong = [f"{case}:{part}" for part, cases in WRONG.items() for case in cases]
     return together(tmp_path_factory.mktemp("two") / "a", 2, [*CASES, *wrong])
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """As on one machine: through memory."""
     cases = [*CASES, *(f"{case}:" for case in AGAIN)]
-    return together(tmp_path_factory.mktemp("four") / "a", 4, cases, LOCAL_WORLD_SIZE="4")
+    return together(tmp_path_factory.mktemp("four") / "a", 4, cases)
 
 
 def test_there_is_a_case_of_every_variant_and_quantiser() -> None:
@@ -101,15 +99,6 @@ def test_the_same_number_of_processes_gives_the_same_bits(case: str, four: list[
 def test_what_is_missing_would_be_noticed(part: str, alone: dict[str, Any], two: list[dict[str, Any]]) -> None:
     for case in WRONG[part]:
         assert two[0][f"{case}:{part}"]["losses"] != pytest.approx(alone[case]["losses"], rel=ROUNDING)
-
-
-def test_two_have_the_same_bits_on_one_machine_and_on_two(two: list[dict[str, Any]], tmp_path: Path) -> None:
-    here = together(tmp_path / "a", 2, AGAIN, LOCAL_WORLD_SIZE="2")
-    assert [[each[case]["state"] for case in AGAIN] for each in here] == [
-        [each[case]["state"] for case in AGAIN] for each in two
-    ]
-    assert not any(each["memory"] for each in two)
-    assert all(each["memory"] for each in here)
 
 
 def test_a_difference_between_processes_is_known_to_all(two: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ All processes hold the same state, to the bit: what they add up is the same sum 
 processes it is added up in another order. A batch of fewer samples than processes is computed by each of them.
 
 The processes are those of the default group of `torch.distributed`. Without it, and outside of `split`, every function
-here gives back what it is given. On the CPU of one machine they add up through memory that they share.
+here gives back what it is given. CPUs add up through gloo, GPUs through NCCL.
 """
 
 import hashlib
@@ -24,9 +24,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 
-from autoencoders import devices
 from autoencoders.errors import UserError
-from autoencoders.shared_memory import SharedMemory
 
 MEETS_WITHIN = timedelta(minutes=2)  # at the start, where another one may have died; gloo connects five times as long
 PATIENCE = timedelta(days=1)  # with a process that does not answer; one that dies is noticed at once
@@ -65,14 +63,13 @@ class Share:
 
 
 _share = Share()  # of the batch that is being computed
-_memory: SharedMemory | None = None  # where all processes are on the CPU of this machine
 _asked: Callable[[], bool] = lambda: False  # noqa: E731 - whether this process is to stop
 _stopping = False  # whether one of them is
 
 
 def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> None:
     """Join the processes that `torchrun` has started with this one; `asked` says when this one is to stop."""
-    global _asked, _stopping, _memory  # noqa: PLW0603
+    global _asked, _stopping
     _asked, _stopping = asked, False
     own = None
     if device.type == "cuda":
@@ -89,14 +86,10 @@ def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> No
             device_id=own,
         )
         distributed.set_timeout(PATIENCE)
-        near = own is None and size() > 1 and devices.processes_here() == size()
-        _memory = SharedMemory(store, rank(), size()) if near else None
 
 
 def end() -> None:
     """Leave them."""
-    global _memory  # noqa: PLW0603
-    _memory = None
     if size() > 1:
         distributed.destroy_process_group()
 
@@ -263,8 +256,6 @@ class _Gather(torch.autograd.Function):
 def _sum(x: Tensor) -> Tensor:
     """The sum over all processes, in place; the same bits for each of them."""
     with _together():
-        if _memory:
-            return _memory.add_up(x)
         distributed.all_reduce(x)
     return x
 
@@ -276,7 +267,7 @@ def _together() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, EOFError, ConnectionError) as error:
+    except RuntimeError as error:
         msg = f"another process of this training is gone: {error}"
         raise Lost(msg) from error
 
