@@ -1,14 +1,10 @@
-"""Adam and the schedules of its learning rate, with everything on the device.
-
-`torch.optim.Adam(fused=True)` calls the same kernel, but imports torch's compiler first (4 s in every process) and
-takes the learning rate from the host, which a CUDA graph would freeze.
-"""
+"""Schedules of the learning rate: the rate of every step as one tensor, for a CUDA graph would freeze a number."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 WARM_UP = 0.15  # share of the steps
 START, END = 1 / 25, 1 / 250_000  # of the peak
@@ -53,30 +49,3 @@ SCHEDULES: dict[str, Callable[[int, float], Tensor]] = {
     "stairs": stairs,
     "constant": constant,
 }
-
-
-class Adam:
-    """Adam (Kingma & Ba 2015, algorithm 1)."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter], epsilon: float = 1e-8) -> None:
-        self.epsilon = epsilon
-        self.parameters = list(parameters)
-        self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.counts = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
-
-    @torch.no_grad()
-    def step(self, rate: Tensor) -> None:
-        """Update the parameters that have a gradient; `rate` is a number on their device."""
-        mine = zip(self.parameters, self.means, self.squares, self.counts, strict=True)
-        parameters, means, squares, counts = zip(*(each for each in mine if each[0].grad is not None), strict=True)
-        torch._foreach_add_(counts, 1)
-        torch._fused_adam_(
-            parameters, [parameter.grad for parameter in parameters], means, squares, [], counts,
-            lr=rate, beta1=0.9, beta2=0.999, eps=self.epsilon, weight_decay=0, amsgrad=False, maximize=False,
-        )  # fmt: skip
-
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None

@@ -24,7 +24,7 @@ from autoencoders import devices, parallel, storage
 from autoencoders.base import Autoencoder, Batch, Learner, Losses, Phase
 from autoencoders.budget import Budget, How, Precision
 from autoencoders.errors import UserError
-from autoencoders.optimiser import SCHEDULES, Adam
+from autoencoders.optimiser import SCHEDULES
 from autoencoders.sources import Pairs, Source, source
 from autoencoders.tensors import BATCH, as_float, binarise, copy_of, device_of
 
@@ -266,6 +266,11 @@ class State:
             {
                 **self._tensors(),
                 **{f"sum.{name}": value for name, value in sums.items()},
+                **{
+                    f"adam.{i}.{name}": tensor
+                    for i, moments in self.step.optimiser.state_dict()["state"].items()
+                    for name, tensor in moments.items()
+                },
                 "generator": self.step.generator.get_state(),
             },
             {"step": done, "sums": list(sums), "curve": self.curve.points, "seconds": self.seconds()},
@@ -275,6 +280,13 @@ class State:
         for name, tensor in self._tensors().items():
             tensor.copy_(snapshot.tensors[name])
         self.step.generator.set_state(snapshot.tensors["generator"])
+        adam, parameters = self.step.optimiser.state_dict(), list(self.step.module.parameters())
+        for key, tensor in _under("adam", snapshot.tensors).items():
+            i, name = key.split(".")
+            # The fused kernel reads a moment in its parameter's memory layout, which a file does not keep.
+            moment = torch.empty_like(parameters[int(i)]).copy_(tensor) if tensor.ndim else tensor
+            adam["state"].setdefault(int(i), {})[name] = moment
+        self.step.optimiser.load_state_dict(adam)
         device = self.step.done.device
         self.step.means.sums = {name: snapshot.tensors[f"sum.{name}"].to(device) for name in snapshot.values["sums"]}
         self.done, self.before = snapshot.values["step"], tuple(snapshot.values["seconds"])
@@ -283,10 +295,8 @@ class State:
 
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors that stay where they are."""
-        adam, check = self.step.optimiser, self.check
-        moments = {"mean": adam.means, "square": adam.squares, "count": adam.counts}
+        check = self.check
         return {
-            **{f"{name}.{i}": tensor for name, tensors in moments.items() for i, tensor in enumerate(tensors)},
             **{f"best.{name}": tensor for name, tensor in check.best.items()},
             "best_loss": check.best_loss,
             "best_step": check.best_step,
@@ -322,7 +332,10 @@ class Step:
         self.samples = samples
         self.module, self.batches, self.precision, self.steps = module.train(), batches, precision, budget.steps
         self.dynamic = dynamic
-        self.optimiser = Adam(module.parameters(), budget.epsilon)
+        rate = torch.zeros((), device=device)  # a CUDA graph would freeze a number
+        self.optimiser = torch.optim.Adam(
+            module.parameters(), rate, eps=budget.epsilon, fused=True, capturable=device.type == "cuda"
+        )
         self.generator = torch.Generator(device)
         self.rates = SCHEDULES[budget.schedule](budget.steps, budget.learning_rate).float().to(device)
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
@@ -341,8 +354,9 @@ class Step:
             losses = losses_of(self.module, batch, self.precision)
             self.optimiser.zero_grad()
             (share.weight * losses["loss"]).backward()
-        losses = parallel.reduce(self.optimiser.parameters, losses, share, self.votes)
-        self.optimiser.step(self.rates.index_select(0, self.done)[0])
+        losses = parallel.reduce(list(self.module.parameters()), losses, share, self.votes)
+        self.optimiser.param_groups[0]["lr"].copy_(self.rates.index_select(0, self.done)[0])
+        self.optimiser.step()
         self.means.add(losses)
         self.done += 1
         self._forbid_counting()
