@@ -12,8 +12,9 @@ from typing import Any, cast
 
 import torch
 
-from autoencoders import checkpoint, data, devices, evaluation, measures, tensors, training
-from autoencoders.sources import Pairs
+from autoencoders import checkpoint, data, devices, evaluation, measures, tensors
+from autoencoders.pairs import Pairs
+from autoencoders.training.loop import fit
 from autoencoders.variants.vqvae import VQVAE
 from benchmarks.measure import Table, Value, cores, quiet
 from pipeline import params, paths
@@ -76,7 +77,7 @@ def train(name: str, seed: int) -> dict[str, float]:
     model.start_from(tensors.as_float(pairs.thinned(1000).targets))
     budget = how.override(entry.training, {"steps": STEPS})
     with quiet(), torch.enable_grad():
-        training.fit(model, pairs, held_out.thinned(how.validation_images), budget, seed=seed, how=how)
+        fit(model, pairs, held_out.thinned(how.validation_images), budget, seed=seed, how=how)
     counts, mse, psnr = torch.zeros(model.quantizer.entries), measures.Mean(), measures.Mean()
     for x in evaluation.batches(images.test, tensors.BATCH, counts.device):
         indices = model.indices(x)

@@ -9,11 +9,12 @@ import statistics
 import numpy as np
 import torch
 
-from autoencoders import checkpoint, storage, tensors, training
+from autoencoders import checkpoint, storage, tensors
 from autoencoders.base import Batch, Learner, Shape
 from autoencoders.budget import Budget, How
 from autoencoders.data import Bytes
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
+from autoencoders.training.loop import fit, represent
 from benchmarks.measure import Table, Value, flops, peak_flops, ratio, seconds, take_turns
 from pipeline import params
 
@@ -47,7 +48,7 @@ def loop_steps(model: Learner, samples: storage.Array, steps: int, batch_size: i
     """Samples per second of the training loop, validation not counted."""
     budget = Budget(steps=steps, batch_size=batch_size, learning_rate=1e-4)
     two = samples[:2]
-    result = training.fit(model, Pairs(samples, samples), Pairs(two, two), budget, seed=0, how=HOW)
+    result = fit(model, Pairs(samples, samples), Pairs(two, two), budget, seed=0, how=HOW)
     return result.images / result.seconds
 
 
@@ -63,7 +64,7 @@ def run() -> Table:
         for phase in model.phases():
             size = checked.training.override(entry.training, phase.training).batch_size
             images = noise(STEPS * size)
-            stored = training.represent(phase, Pairs(images, images)).targets
+            stored = represent(phase, Pairs(images, images)).targets
             batch, learner = tensors.as_float(stored[:size]), phase.module
             loop, bare = take_turns(
                 [

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 import typer
 
-from autoencoders import checkpoint, corruption, devices, evaluation, storage, training
+from autoencoders import checkpoint, corruption, devices, evaluation, storage
 from autoencoders.base import Autoencoder
 from autoencoders.budget import Budget, How
 from autoencoders.data import Bytes
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
+from autoencoders.training.loop import Session, fit, represent
 from benchmarks.measure import Table, Value, ratio
 
 LIMIT = 896 * 2**20  # bytes, of which importing torch takes more than 500 MiB
@@ -76,7 +77,9 @@ def train(pairs: Pairs, room: int) -> Result:
     held_out = Pairs(*(np.array(each[:HELD_OUT]) for each in pairs))
     budget = Budget(steps=STEPS, batch_size=64, learning_rate=0.001)
     learner = model("vae")
-    result = training.fit(learner, pairs, held_out, budget, seed=0, how=How(points=10, validations=1), room=room)
+    result = fit(
+        learner, pairs, held_out, budget, seed=0, how=How(points=10, validations=1), session=Session(room=room)
+    )
     weights = hashlib.sha256()
     for tensor in learner.state_dict().values():
         weights.update(tensor.numpy().tobytes())
@@ -128,17 +131,17 @@ def evaluate(folder: Path) -> Result:
     return timed(len(images), lambda: evaluation.reconstruction_error(vae, images))
 
 
-def represent(folder: Path) -> Result:
+def represented(folder: Path) -> Result:
     """The codes of a VQ-VAE and a few steps of its prior."""
     images = part(folder)
     limit()
     _, phase = model("vqvae").eval().phases()
 
     def work() -> None:
-        codes = training.represent(phase, Pairs(images, images))
+        codes = represent(phase, Pairs(images, images))
         held_out = codes.thinned(16)
         budget = Budget(steps=5, batch_size=8, learning_rate=0.001)
-        training.fit(phase.module, codes, held_out, budget, seed=0, how=How(points=1, validations=1), room=0)
+        fit(phase.module, codes, held_out, budget, seed=0, how=How(points=1, validations=1), session=Session(room=0))
 
     return timed(len(images), work)
 
@@ -175,7 +178,7 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-WORK = {each.__name__: each for each in (streamed, cold, denoising, corrupt, evaluate, represent)}
+WORK = {each.__name__: each for each in (streamed, cold, denoising, corrupt, evaluate, represented)}
 
 
 def run() -> Table:
@@ -189,7 +192,7 @@ def run() -> Table:
                 [memory.submit(in_memory, folder).result(), _process(folder, "streamed"), _process(folder, "cold")]
                 for _ in range(TURNS)
             ]
-        others = [_process(folder, each) for each in ("corrupt", "denoising", "evaluate", "represent")]
+        others = [_process(folder, each) for each in ("corrupt", "denoising", "evaluate", "represented")]
     loaded, cached, uncached = (list(each) for each in zip(*turns, strict=True))
     rows = [
         _row("training, in memory, no limit", loaded),

@@ -15,10 +15,11 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
-from autoencoders import checkpoint, data, tensors, training
+from autoencoders import checkpoint, data, tensors
+from autoencoders.pairs import Pairs
 from autoencoders.priors import reparameterise
 from autoencoders.priors.standard import kl_to_standard_normal
-from autoencoders.sources import Pairs
+from autoencoders.training.loop import train
 from benchmarks.measure import Table, Value, quiet
 from benchmarks.peer import trainer
 from pipeline import params, paths
@@ -48,7 +49,7 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
         model = checkpoint.build(entry.model, images.image, entry.arguments())
         started = time.process_time()
         with quiet():
-            training.train(model, pairs, held_out, how.override(entry.training, {"steps": steps}), seed=0, how=how)
+            train(model, pairs, held_out, how.override(entry.training, {"steps": steps}), seed=0, how=how)
         return model, time.process_time() - started
 
     fit(how.validations)

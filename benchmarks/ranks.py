@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import distributed
 
-from autoencoders import checkpoint, devices, parallel, training
+from autoencoders import checkpoint, devices, parallel
 from autoencoders.budget import Budget, How
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
+from autoencoders.training.loop import fit
 from benchmarks.loop import IMAGE, noise
 from benchmarks.measure import Table, Value, quiet, ratio
 from pipeline import params
@@ -107,7 +108,7 @@ def _part(found: Path, name: str, batch: int, steps: int) -> None:
         took[0] = 0.0
         budget = Budget(steps=count, batch_size=batch, learning_rate=1e-4)
         with quiet():
-            return training.fit(model, Pairs.of(images), Pairs.of(images[:2]), budget, seed=0, how=how).seconds
+            return fit(model, Pairs.of(images), Pairs.of(images[:2]), budget, seed=0, how=how).seconds
 
     train(10)
     distributed.barrier()

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from autoencoders import checkpoint, storage, training
+from autoencoders import checkpoint, storage
 from autoencoders.budget import Budget, How
-from autoencoders.snapshots import SECONDS, Snapshots
+from autoencoders.training.loop import Session, train
+from autoencoders.training.snapshots import SECONDS, Snapshots
 from benchmarks.loop import IMAGE, noise
 from benchmarks.measure import Table, Value, quiet, ratio, seconds, take_turns
-from pipeline import params, stage, store
-from pipeline.store import Slot
+from pipeline import params, stage, training_folder
+from pipeline.training_folder import CurveLog, TrainingFolder
 
 STEPS = 900  # long enough for several checkpoints
 TURNS = 3
@@ -34,28 +35,30 @@ def run() -> Table:
     budget = Budget(steps=STEPS, batch_size=checked.training.batch_size, learning_rate=1e-4)
     images, held = noise(6400), noise(200)
 
-    def train(folder: Path | None) -> float:
+    def trained(folder: Path | None) -> float:
         model = checkpoint.build("ae", IMAGE, checked.entry("ae").arguments(), 0)
         keeper = None if folder is None else Snapshots(folder)
-        with quiet(), contextlib.nullcontext() if folder is None else store.Log(Slot(folder).curve) as log:
+        with quiet(), contextlib.nullcontext() if folder is None else CurveLog(TrainingFolder(folder).curve) as log:
             follow = (lambda *_: None) if log is None else lambda phase, point: log.write({"phase": phase} | point)
             return seconds(
-                lambda: training.train(model, images, held, budget, seed=0, how=how, follow=follow, keeper=keeper)
+                lambda: train(
+                    model, images, held, budget, seed=0, how=how, session=Session(follow=follow, store=keeper)
+                )
             )
 
     def kept(*, followed: bool) -> float:
         with tempfile.TemporaryDirectory() as root:
-            slot = Slot(Path(root) / "checkpoints" / "ae-seed0-benchmark")
+            slot = TrainingFolder(Path(root) / "checkpoints" / "ae-seed0-benchmark")
             about = {
                 "entry": "ae", "seed": 0, "fingerprint": "benchmark", "device": "cpu", "hardware": "", "precision": "",
-                "mode": "eager", "begun": [time.time()], "parameters": store.raw_parameters("ae"),
+                "mode": "eager", "begun": [time.time()], "parameters": training_folder.raw_parameters("ae"),
             }  # fmt: skip
             storage.write_atomically(slot.about, stage.as_json(about))
             with slot.held(lambda: False), _follower(root) if followed else contextlib.nullcontext():
-                return train(slot.folder)
+                return trained(slot.folder)
 
     plain, alone, watched = take_turns(
-        [lambda: train(None), lambda: kept(followed=False), lambda: kept(followed=True)], TURNS
+        [lambda: trained(None), lambda: kept(followed=False), lambda: kept(followed=True)], TURNS
     )
     rows: list[list[Value]] = [["nothing kept", min(plain), None, None]]
     for name, took in (("checkpoints and curve", alone), ("and shown in MLflow", watched)):

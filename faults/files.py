@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from autoencoders import checkpoint, data, snapshots, storage
+from autoencoders import checkpoint, data, storage
 from autoencoders.errors import Damaged, UserError
-from autoencoders.snapshots import Snapshots
-from autoencoders.training import Snapshot
+from autoencoders.training import snapshots
+from autoencoders.training.snapshots import Snapshots
+from autoencoders.training.state import Snapshot
 from faults.rig import ENTRIES, Rig
 from faults.table import Counts
 
@@ -95,8 +96,9 @@ def writes(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     rng = random.Random(f"{seed} writes")
     counts = Counts("SIGKILL inside a checkpoint's write", "the old or the new one loads", count)
     script = (
-        "import sys, torch, itertools; from pathlib import Path; from autoencoders.snapshots import Snapshots\n"
-        "from autoencoders.training import Snapshot\n"
+        "import sys, torch, itertools; from pathlib import Path\n"
+        "from autoencoders.training.snapshots import Snapshots\n"
+        "from autoencoders.training.state import Snapshot\n"
         "keeper = Snapshots(Path(sys.argv[1]))\n"
         "latest = keeper.latest()\n"
         "first = latest.values['step'] + 1 if latest else 1\n"

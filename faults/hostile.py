@@ -24,7 +24,7 @@ from autoencoders.comparison import Table
 from autoencoders.errors import UserError
 from autoencoders.evidence import Claim, Finding, Verdict
 from autoencoders.metrics import Metric
-from autoencoders.snapshots import LAST, Snapshots
+from autoencoders.training.snapshots import LAST, Snapshots
 from faults.parameters import DEFAULT
 from faults.table import Counts
 from pipeline import params

@@ -12,10 +12,11 @@ from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from autoencoders import checkpoint, training
+from autoencoders import checkpoint
 from autoencoders.budget import Budget, How
 from autoencoders.errors import UserError
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
+from autoencoders.training.loop import fit
 from faults.project import REPOSITORY
 from faults.table import Counts
 from pipeline import params
@@ -117,5 +118,5 @@ def _run(checked: params.Params, name: str, accepted: set[str]) -> None:
     model = checkpoint.build(entry.model, image, entry.arguments(), 0)
     budget = Budget(steps=2, batch_size=2, learning_rate=min(checked.training.learning_rate, 0.01))
     phase = model.phases()[0]
-    training.fit(phase.module, Pairs(pixels, pixels), Pairs(pixels, pixels), budget, seed=0,
+    fit(phase.module, Pairs(pixels, pixels), Pairs(pixels, pixels), budget, seed=0,
                  how=How(mode="eager"))  # fmt: skip

@@ -8,8 +8,9 @@ from autoencoders import classifier, devices, evaluation, fidelity, sealed, stor
 from autoencoders.budget import Budget, How
 from autoencoders.classifier import Classifier
 from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
-from autoencoders.sources import Pairs
-from autoencoders.training import Result, fit
+from autoencoders.pairs import Pairs
+from autoencoders.training.loop import fit
+from autoencoders.training.state import PhaseResult
 from pipeline import paths, stage
 from pipeline.images import classes, seen
 from pipeline.params import Params
@@ -51,7 +52,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
 
 def learn(
     images: Pairs, validation: Pairs, classes: int, budget: Budget, *, seed: int, how: How, device: torch.device
-) -> tuple[Classifier, Result]:
+) -> tuple[Classifier, PhaseResult]:
     """A classifier with the weights of the least validation loss, and how its training went.
 
     Args:
@@ -67,7 +68,7 @@ def learn(
     channels, height, width = images.inputs.shape[1:]
     model = Classifier((channels, height, width), classes).to(device)
     held_out = validation.thinned(how.validation_images)
-    return model, fit(model, images, held_out, budget, seed=seed, how=how, label="classifier")
+    return model, fit(model, images, held_out, budget, seed=seed, how=how, phase="classifier")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from ruamel.yaml import YAML
 
 from autoencoders import data, sealed, storage
 from autoencoders.errors import Damaged, UserError
-from autoencoders.snapshots import LAST, PREVIOUS
+from autoencoders.training.snapshots import LAST, PREVIOUS
 from pipeline import locks, params, paths
-from pipeline.store import Slot
+from pipeline.training_folder import TrainingFolder
 
 CACHE = Path(".dvc/cache/files/md5")
 LEAST = 2**30  # bytes that should be free: a run of the default parameters writes two thirds of it
@@ -162,7 +162,7 @@ def _models() -> Iterator[Finding]:
 
 def _checkpoints() -> Iterator[Finding]:
     for folder in sorted(paths.checkpoints().glob("*-seed*")):
-        slot = Slot(folder)
+        slot = TrainingFolder(folder)
         if slot.finished.exists():
             yield from _whole(slot.model, f"rm -r {folder}; only another run of its training would need it")
             with contextlib.suppress(OSError, ValueError, LookupError):

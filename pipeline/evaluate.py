@@ -26,7 +26,7 @@ from autoencoders import (
 from autoencoders.base import Autoencoder
 from autoencoders.data import Labels
 from autoencoders.metrics import CLASSIFIER, SAMPLES, readable
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
 from autoencoders.tensors import as_float, binarise, device_of
 from autoencoders.variants import VARIANTS
 from pipeline import paths, stage

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from autoencoders.errors import UserError
-from autoencoders.training import Stopped
+from autoencoders.training.state import Stopped
 from pipeline import PARENT, params, stage
 
 TORCHRUN = "AUTOENCODERS_TORCHRUN"  # more arguments for torchrun: the other machines
@@ -48,6 +48,20 @@ def here(processes: int) -> int:
     return processes // machines
 
 
+def check_gpus(checked: params.Params) -> None:
+    """See that each process has a GPU of its own, if they are to work on GPUs.
+
+    Raises:
+        UserError: there are too few.
+    """
+    import torch  # noqa: PLC0415 - torchrun itself needs it later
+
+    needed, there, device = here(checked.training.processes), torch.cuda.device_count(), checked.training.device
+    if there < needed and (device == "cuda" or (device == "auto" and torch.cuda.is_available())):
+        msg = f"training.processes wants {needed} GPUs of this machine, which has {there}: take as many, or device: cpu"
+        raise UserError(msg)
+
+
 def run(command: Sequence[str], processes: int, threads: int) -> None:
     """Run a module's `command` as the `processes` of one training, and wait until all have done their part.
 
@@ -64,11 +78,11 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
         # Else processes that begin anew would find in the store what the dead ones had left there, and look for them.
         environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with _torchrun(arguments, environment) as process:
-            told = False
+            announced = False
             while process.poll() is None:
-                if stage.asked_to_stop() and not told:
+                if stage.asked_to_stop() and not announced:
                     process.terminate()
-                    told = True
+                    announced = True
                 time.sleep(0.05)
         if found := sorted(Path(problems).iterdir()):
             raise UserError(found[0].read_text(encoding="utf-8"))

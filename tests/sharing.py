@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoencoders import devices, parallel, training
+from autoencoders import devices, parallel
 from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
+from autoencoders.training.loop import train
 from tests.conftest import IMAGE, PARAMETERS, SECTIONS, squares
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its parameters, what differs in training
@@ -73,7 +74,7 @@ def run(case: str, broken: str = "", device: str = "cpu", mode: Any = "eager") -
             for module in ("sparse", "tcvae", "wae"):
                 patch.setattr(f"autoencoders.variants.{module}.gather", instead) if function == "gather" else None
         model = build(name, IMAGE, parameters, seed=0).to(device)
-        results = training.train(model, shown, held, budget, seed=0, how=how, dynamic=what.get("dynamic", False))
+        results = train(model, shown, held, budget, seed=0, how=how, dynamic=what.get("dynamic", False))
     points = [point for result in results.values() for point in result.curve]
     losses = [value for point in points for key, value in point.items() if key.endswith("_loss")]
     state = b"".join(tensor.cpu().numpy().tobytes() for tensor in model.state_dict().values())

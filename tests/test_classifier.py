@@ -15,7 +15,7 @@ from autoencoders.errors import UserError
 from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
 from autoencoders.sealed import read
 from autoencoders.tensors import as_float
-from autoencoders.training import Result
+from autoencoders.training.state import PhaseResult
 from pipeline import classify, evaluate, params, paths, stage
 from tests.conftest import IMAGE, PARAMETERS
 from tests.test_params import with_value
@@ -109,7 +109,7 @@ def test_too_few_test_images_leave_the_probes(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_classifier_that_diverges_leaves_the_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    diverged = Classifier(IMAGE, CLASSES), Result(diverged_at_step=3, cause="loss is nan")
+    diverged = Classifier(IMAGE, CLASSES), PhaseResult(diverged_at_step=3, cause="loss is nan")
     monkeypatch.setattr(classify, "learn", lambda *_, **__: diverged)
     undefined = classified(tmp_path, CLASSES, monkeypatch)["undefined"]
     assert undefined["frechet"] == "the classifier diverged at step 3: loss is nan"

@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoencoders import devices, snapshots
+from autoencoders import devices
 from autoencoders.environment import number, whole_number
 from autoencoders.errors import UserError
-from autoencoders.snapshots import Snapshots
+from autoencoders.training import snapshots
+from autoencoders.training.snapshots import Snapshots
 
 
 @pytest.mark.parametrize(("text", "value"), [("1", 1), (" 12 ", 12), ("", None)])

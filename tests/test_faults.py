@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from autoencoders import checkpoint, snapshots, storage
-from autoencoders.training import Snapshot
+from autoencoders import checkpoint, storage
+from autoencoders.training import snapshots
+from autoencoders.training.state import Snapshot
 from faults import files, hostile, parameters
 from faults.project import REPOSITORY
 from faults.table import Counts

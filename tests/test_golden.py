@@ -17,8 +17,8 @@ import torch
 from autoencoders import tensors
 from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
-from autoencoders.sources import Pairs
-from autoencoders.training import fit, represent
+from autoencoders.pairs import Pairs
+from autoencoders.training.loop import Session, fit, represent
 from tests.conftest import IMAGE, PARAMETERS, squares
 
 FILE = Path(__file__).with_name("golden.json")
@@ -40,7 +40,7 @@ def losses(name: str, seed: int = 0, learning_rate: float = 0.01, room: int | No
         budget = Budget(steps=14, batch_size=16, learning_rate=learning_rate)
         how = How(points=14, validations=14, mode="eager")
         result = fit(phase.module, represent(phase, images), represent(phase, validation), budget,
-                     seed=seed, how=how, room=room)  # fmt: skip
+                     seed=seed, how=how, session=Session(room=room))  # fmt: skip
         train, held_out = (
             {point["step"]: point[key] for point in result.curve if key in point}
             for key in ("train_loss", "validation_loss")

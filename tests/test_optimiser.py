@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoencoders.optimiser import SCHEDULES, one_cycle, stairs
+from autoencoders.training.schedules import SCHEDULES, one_cycle, stairs
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 14, 100])

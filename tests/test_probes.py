@@ -7,7 +7,7 @@ from torch import Tensor
 
 from autoencoders import probes
 from autoencoders.base import Autoencoder, Batch, Losses
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
 from tests.conftest import IMAGE
 
 CLASSES = 4

@@ -17,6 +17,7 @@ from autoencoders.errors import UserError
 from faults.project import Project
 from pipeline import classify, evaluate, noise, params, paths, recipe, recipes, train
 from pipeline.recipes import Expected, Recipe
+from pipeline.training_folder import TrainingFolder
 from tests.test_params import DEFAULT, REPOSITORY
 
 NAMES = sorted(path.stem for path in (REPOSITORY / "recipes").glob("*.yaml"))
@@ -105,7 +106,8 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
     checked, rows = params.check(small), []
     (seed,) = checked.seeds
     for entry in checked.variants:
-        train.train(checked, entry, seed)
+        train.train_seed(checked, entry, seed)
+        TrainingFolder.of(entry, seed, checked, train._machine(checked)).hand_over(entry, seed)
         measured = evaluate.evaluate(checked, entry, seed)
         row = {"entry": entry, "seed": str(seed), "status": measured["status"], "train_seconds": "1"}
         rows.append(row | {key: str(value) for key, value in measured["metrics"]["test"].items()})

@@ -10,15 +10,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from autoencoders import sealed, snapshots, training
+from autoencoders import sealed
 from autoencoders.base import Autoencoder
 from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
 from autoencoders.errors import Damaged
+from autoencoders.pairs import Pairs
 from autoencoders.quantizers import QUANTIZERS
-from autoencoders.snapshots import Snapshots
-from autoencoders.sources import Pairs
-from autoencoders.training import Result, Snapshot, Stopped, train
+from autoencoders.training import snapshots
+from autoencoders.training.curve import Curve, Progress
+from autoencoders.training.loop import Session, train
+from autoencoders.training.snapshots import Snapshots
+from autoencoders.training.state import PhaseResult, Snapshot, Stopped
 from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS, SECTIONS
 
@@ -40,7 +43,7 @@ class StopsAt(Snapshots):
 
 
 def run(name: str, pixels: NDArray[np.uint8], keeper: Snapshots | None, device: str = "cpu", mode: str = "eager",
-        room: int | None = None) -> tuple[Autoencoder, dict[str, Result]]:  # fmt: skip
+        room: int | None = None) -> tuple[Autoencoder, dict[str, PhaseResult]]:  # fmt: skip
     model = build(name, IMAGE, PARAMETERS[name], seed=0).to(device)
     noisy = np.concatenate([pixels // 2, pixels // 3])
     shown = Pairs(noisy if name == "dae" else pixels, pixels)
@@ -49,10 +52,10 @@ def run(name: str, pixels: NDArray[np.uint8], keeper: Snapshots | None, device: 
     with pytest.MonkeyPatch.context() as patch:
         if room is not None:
             patch.setattr("autoencoders.devices.room", lambda _: room)
-        return model, train(model, shown, held, BUDGET, seed=0, how=how, keeper=keeper)
+        return model, train(model, shown, held, BUDGET, seed=0, how=how, session=Session(store=keeper))
 
 
-def ended(model: Autoencoder, results: dict[str, Result]) -> tuple[list[bytes], list[Any]]:
+def ended(model: Autoencoder, results: dict[str, PhaseResult]) -> tuple[list[bytes], list[Any]]:
     """The bits of the weights, and the curves without times."""
     weights = [value.cpu().numpy().tobytes() for value in model.state_dict().values()]
     curves = [
@@ -222,7 +225,7 @@ def test_without_the_seal_damage_would_go_unnoticed(tmp_path: Path, monkeypatch:
 
 def test_snapshots_take_a_hundredth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("autoencoders.snapshots.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("autoencoders.training.snapshots.time.monotonic", lambda: now[0])
     monkeypatch.setattr(sealed, "write", lambda path, *_: (now.__setitem__(0, now[0] + 2.0), path.touch()))
     keeper = Snapshots(tmp_path)
     assert not keeper.due()
@@ -262,7 +265,7 @@ def test_on_a_gpu_it_goes_on_to_the_same_bits(name: str, mode: str, pixels: NDAr
 
 def test_a_divergence_says_how_it_came() -> None:
     def cause(*losses: float) -> str:
-        curve = training.Curve(training.Progress("", 10, 1), torch.device("cpu"), lambda _: None)
+        curve = Curve(Progress("", 10, 1), torch.device("cpu"), lambda _: None)
         for step, loss in enumerate(losses, start=1):
             curve.put("train", step, {"loss": torch.tensor(loss), "rate": torch.tensor(1.0)})
         assert curve.collect()

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from autoencoders import storage
-from autoencoders.sources import Pairs, Resident, Streamed, source
+from autoencoders.pairs import Pairs
+from autoencoders.training.batches import Resident, Streamed, source
 from autoencoders.variants import VARIANTS
 from tests.test_golden import losses
 

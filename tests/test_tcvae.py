@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from autoencoders import training
 from autoencoders.base import Batch
 from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
+from autoencoders.pairs import Pairs
 from autoencoders.priors import reparameterise
-from autoencoders.sources import Pairs
+from autoencoders.training.loop import train
 from autoencoders.variants.tcvae import decomposition, log_weights
 from tests.conftest import IMAGE, PARAMETERS, batch, squares
 
@@ -125,5 +125,5 @@ def test_a_loss_knows_how_many_images_are_learned_from(monkeypatch: pytest.Monke
     images = squares()
     budget = Budget(steps=2, batch_size=16, learning_rate=0.01)
     corrupted = Pairs(np.concatenate([images, images]), images)
-    training.train(model, corrupted, images[:10], budget, seed=0, how=How(points=1, validations=1))
+    train(model, corrupted, images[:10], budget, seed=0, how=How(points=1, validations=1))
     assert set(seen) == {(True, 64), (False, 64)}

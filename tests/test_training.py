@@ -9,13 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoencoders import devices, tensors, training
+from autoencoders import devices, tensors
 from autoencoders.base import Autoencoder, Batch, Learner, Losses
 from autoencoders.budget import Budget, How, Mode
 from autoencoders.checkpoint import build
 from autoencoders.errors import UserError
-from autoencoders.sources import Pairs, Resident
-from autoencoders.training import fit, represent
+from autoencoders.pairs import Pairs
+from autoencoders.training.batches import Resident
+from autoencoders.training.curve import Curve, Progress
+from autoencoders.training.loop import Session, fit, represent, train
+from autoencoders.training.state import PhaseResult
+from autoencoders.training.step import Means, Step
+from autoencoders.training.validation import Validation
 from autoencoders.variants import VARIANTS
 from autoencoders.variants.ae import AE
 from tests.conftest import IMAGE, PARAMETERS
@@ -30,13 +35,17 @@ def images(pixels: NDArray[np.uint8]) -> Pairs:
     return Pairs(pixels, pixels)
 
 
-def trained(name: str, images: Pairs, budget: Budget = BUDGET, seed: int = 0) -> tuple[Autoencoder, training.Result]:
+def trained(name: str, images: Pairs, budget: Budget = BUDGET, seed: int = 0) -> tuple[Autoencoder, PhaseResult]:
     torch.manual_seed(seed)
     model = build(name, IMAGE, PARAMETERS[name])
     return model, fit(model, images, images, budget, seed=seed, how=HOW)
 
 
-def losses(result: training.Result) -> list[dict[str, float]]:
+def following(follow: Callable[[dict[str, float]], None]) -> Session:
+    return Session(follow=lambda _, point: follow(point))
+
+
+def losses(result: PhaseResult) -> list[dict[str, float]]:
     """The curve without its times."""
     return [{key: value for key, value in point.items() if key != "time"} for point in result.curve]
 
@@ -134,7 +143,15 @@ def test_points_are_handed_on_as_they_come() -> None:
         seen.append(point)
         done.append(len(module.seen))
 
-    result = fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), BUDGET, seed=0, how=HOW, follow=follow)
+    result = fit(
+        module,
+        Pairs(CODES, CODES),
+        Pairs(CODES, CODES),
+        BUDGET,
+        seed=0,
+        how=HOW,
+        session=following(follow),
+    )
     assert seen == result.curve
     assert done == [point["step"] for point in seen]
 
@@ -171,7 +188,7 @@ def test_validation_picks_the_weights() -> None:
         weights[point["step"]] = module.weight.item()
 
     result = fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=20, batch_size=16, learning_rate=0.01),
-                 seed=0, how=HOW.model_copy(update={"validations": 5}), follow=follow)  # fmt: skip
+                 seed=0, how=HOW.model_copy(update={"validations": 5}), session=following(follow))  # fmt: skip
     assert result.best_step == 12
     assert module.weight.item() == weights[12]
     assert len(set(weights.values())) == 20
@@ -215,9 +232,8 @@ def test_a_model_is_trained_through_all_its_phases(images: Pairs) -> None:
     torch.manual_seed(0)
     model = build("vqvae", IMAGE, PARAMETERS["vqvae"])
     followed: list[str] = []
-    results = training.train(
-        model, images, images, BUDGET, seed=0, how=HOW, follow=lambda name, _: followed.append(name)
-    )
+    session = Session(follow=lambda name, _: followed.append(name))
+    results = train(model, images, images, BUDGET, seed=0, how=HOW, session=session)
     assert list(results) == ["autoencoder", "prior"]
     assert [results[name].images for name in results] == [10 * 16, 4 * 16]  # the prior has a budget of its own
     assert {name: followed.count(name) for name in results} == {name: len(results[name].curve) for name in results}
@@ -242,8 +258,8 @@ class Arrives:
 
 
 def test_a_point_counts_when_the_device_has_reached_it_not_when_it_was_told_to() -> None:
-    progress = training.Progress("", 10, 16)
-    curve = training.Curve(progress, torch.device("cpu"), lambda _: None)
+    progress = Progress("", 10, 16)
+    curve = Curve(progress, torch.device("cpu"), lambda _: None)
     events = [Arrives(), Arrives()]
     for step, event in enumerate(events, start=1):
         curve.coming.append(("train", step, ["loss"], torch.ones(1), event))  # type: ignore[arg-type]
@@ -291,7 +307,7 @@ def curve_on_gpu(name: str, images: Pairs, mode: Mode, room: int | None = None) 
     rows = []
     for phase in model.phases():
         shown = represent(phase, images)
-        rows += losses(fit(phase.module, shown, shown, BUDGET, seed=0, how=How(mode=mode), room=room))
+        rows += losses(fit(phase.module, shown, shown, BUDGET, seed=0, how=How(mode=mode), session=Session(room=room)))
     return rows
 
 
@@ -357,11 +373,11 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def step_of(module: Learner, images: Pairs) -> training.Step:
+def step_of(module: Learner, images: Pairs) -> Step:
     """A step whose batches lie on the device."""
     batches = Resident(images, BUDGET.batch_size, torch.device("cpu"))
     batches.start(1, np.random.default_rng(0).permutation(64))
-    return training.Step(module, batches, BUDGET, "float32", samples=1)
+    return Step(module, batches, BUDGET, "float32", samples=1)
 
 
 @pytest.mark.parametrize("name", VARIANTS.available())
@@ -376,7 +392,7 @@ def test_a_step_never_waits_for_the_device(name: str, images: Pairs) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS.available())
 def test_validating_and_keeping_the_best_never_wait_for_the_device(name: str, images: Pairs) -> None:
-    check = training.Validation(build(name, IMAGE, PARAMETERS[name]), images, 10, "float32", room=2**30, samples=1)
+    check = Validation(build(name, IMAGE, PARAMETERS[name]), images, 10, "float32", room=2**30, samples=1)
     with NoWaiting():
         check(5)
         check(10)
@@ -402,7 +418,7 @@ def test_sums_of_losses_are_made_once(images: Pairs) -> None:
     with NoNewZeros():
         step.means.add({"loss": torch.ones(())})
     with NoNewZeros(), pytest.raises(AssertionError):
-        training.Means().add({"loss": torch.ones(())})
+        Means().add({"loss": torch.ones(())})
 
 
 def test_dynamic_binarisation_is_another_one_in_each_step_and_the_same_for_a_corrupted_copy() -> None:
@@ -417,7 +433,7 @@ def test_dynamic_binarisation_is_another_one_in_each_step_and_the_same_for_a_cor
 
     model = Watching(IMAGE, **PARAMETERS["ae"])
     budget = Budget(steps=3, batch_size=8, learning_rate=0.001)
-    training.train(model, pairs, Pairs.of(gray), budget, seed=0, dynamic=True)
+    train(model, pairs, Pairs.of(gray), budget, seed=0, dynamic=True)
     steps = [each for each in seen if len(set(each[1].flatten().tolist())) == 2]  # validation's images stay gray
     assert len(steps) == 3
     for inputs, targets in steps:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from autoencoders.data import load as load_data
     from autoencoders.devices import prepare
     from autoencoders.evaluation import evaluate
-    from autoencoders.sources import Pairs
+    from autoencoders.pairs import Pairs
     from autoencoders.tensors import as_float
-    from autoencoders.training import train
+    from autoencoders.training.loop import train
 
 __all__ = [
     "Budget",

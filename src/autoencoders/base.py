@@ -46,7 +46,7 @@ class Batch:
 
 
 class Learner(nn.Module, ABC):
-    """Something that `training.fit` can train."""
+    """Something that `training.loop.fit` can train."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> Losses:

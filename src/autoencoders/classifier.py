@@ -19,7 +19,7 @@ from autoencoders.base import Batch, Learner, Losses, Shape
 from autoencoders.errors import UserError
 from autoencoders.measures import Mean
 from autoencoders.modules.layers import LARGEST
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
 from autoencoders.tensors import BATCH, as_float, device_of
 
 FEATURES = 64  # numbers in f(x)

@@ -12,7 +12,7 @@ from torch import Tensor
 from autoencoders import bounds, measures, storage, unlike
 from autoencoders.base import Autoencoder, Capability, Latent
 from autoencoders.metrics import CODEBOOK, PROBABILISTIC, SAMPLES
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
 from autoencoders.tensors import BATCH, as_float, device_of
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from autoencoders.base import Autoencoder, Latent
 from autoencoders.evaluation import TRAVERSED, Images, batches, line, parts
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
 from autoencoders.tensors import device_of
 
 PAIRS = 64  # of test images, whose midpoints are measured

@@ -203,6 +203,17 @@ def agree(what: str, device: torch.device) -> bool:
     return bool((_sum(found) == digest).all())
 
 
+def check_same(fingerprint: str, device: torch.device) -> None:
+    """See that all processes are at the same training.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not agree(fingerprint, device):
+        msg = "the processes of a training differ in parameters, code, data, versions or hardware: let all be the same"
+        raise UserError(msg)
+
+
 class Votes:
     """Whether any process is to stop, as every one of them learns after the same step: a number beside the gradients.
 

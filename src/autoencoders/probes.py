@@ -18,7 +18,7 @@ from torch import Tensor
 from autoencoders.base import Autoencoder
 from autoencoders.measures import Mean
 from autoencoders.metrics import REPRESENTATION
-from autoencoders.sources import Pairs
+from autoencoders.pairs import Pairs
 from autoencoders.tensors import BATCH, as_float, device_of
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,)

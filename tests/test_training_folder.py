@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from autoencoders import checkpoint, storage
-from autoencoders.training import Stopped
-from pipeline import params, paths, stage, store
-from pipeline.store import Log, Slot
+from autoencoders.training.state import Stopped
+from pipeline import params, paths, stage, training_folder
+from pipeline.training_folder import CurveLog, TrainingFolder
 from tests.conftest import IMAGE, PARAMETERS
 from tests.test_params import DEFAULT, REPOSITORY
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fingerprint(entry: str = "vae", seed: int = 0, content: dict[str, Any] = DEFAULT, machine: Any = MACHINE) -> str:
-    return store.slot(entry, seed, params.check(content), machine)[1]
+    return TrainingFolder.of(entry, seed, params.check(content), machine).fingerprint
 
 
 def changed(at: str, value: object) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def test_another_training_has_another_fingerprint() -> None:
         fingerprint(content=changed("training.steps", 7)),
         fingerprint(machine={"hardware": "another one"}),
     ]
-    for path in ("src/autoencoders/variants/vae.py", "src/autoencoders/modules/layers.py", "requirements.lock"):
+    for path in ("src/autoencoders/variants/vae.py", "src/autoencoders/modules/layers.py"):
         before = Path(path).read_text()
         Path(path).write_text(before + "\n# changed\n")
         others.append(fingerprint())
@@ -82,30 +82,40 @@ def test_a_training_depends_on_the_corruption_that_it_sees_and_on_no_other() -> 
     storage.seal(place / "train")
     assert [name for name in names if fingerprint(entry=name) != before[name]] == ["dae-mixed"]
     assert fingerprint(content=changed("variants.vae.inputs", "masked")) != before["vae"]
-    assert "corruption.train.mixed" in store.raw_parameters("dae-mixed")
-    assert not any(key.startswith("corruption.train") for key in store.raw_parameters("vae"))
+    assert "corruption.train.mixed" in training_folder.raw_parameters("dae-mixed")
+    assert not any(key.startswith("corruption.train") for key in training_folder.raw_parameters("vae"))
 
 
 def test_code_of_other_entries_does_not_matter() -> None:
     before = fingerprint()
     Path("src/autoencoders/variants/vqvae.py").write_text("# nothing")
     Path("src/autoencoders/networks/conv.py").write_text("# nothing")
-    assert store.slot("vae", 0, params.check(DEFAULT), MACHINE)[1] == before
+    assert fingerprint() == before
 
 
-def a_result(folder: Path) -> Slot:
-    slot = Slot(folder / "vae-seed0-f")
+def test_versions_matter_that_bits_depend_on_and_the_lock_of_all_others_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = fingerprint()
+    Path("requirements.lock").write_text("mlflow==99\n")
+    assert fingerprint() == before
+    monkeypatch.setattr("torch.__version__", "99")
+    assert fingerprint() != before
+
+
+def a_result(folder: Path) -> TrainingFolder:
+    slot = TrainingFolder(folder / "vae-seed0-f")
     slot.folder.mkdir()
-    checkpoint.save(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), slot.model)
+    storage.write_atomically(slot.about, stage.as_json({"begun": [1.0]}))
     slot.curve.write_text('{"phase": "autoencoder", "step": 1, "time": 1.0, "train_loss": 2.0}\n')
-    slot.finish({"outcome": {}, "cost": {"started": 1.0}})
+    slot.finish(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), {}, {"peak_memory_mib": 7})
     return slot
 
 
 def test_a_result_is_found_again(folder: Path) -> None:
     found = a_result(folder).result()
     assert found is not None
-    assert found["cost"] == {"started": 1.0}
+    assert {"started": 1.0, "interruptions": 0, "peak_memory_mib": 7}.items() <= found["cost"].items()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "curve.jsonl", "finished.json"])
@@ -121,11 +131,11 @@ def test_a_damaged_result_is_none(name: str, folder: Path, capsys: pytest.Captur
 def test_a_curve_keeps_its_points_and_when_they_were_reached(tmp_path: Path) -> None:
     path = tmp_path / "curve.jsonl"
     points = [{"phase": "a", "step": step, "time": float(step), "train_loss": 1.0 / step} for step in (1, 2, 3)]
-    with Log(path) as log:
+    with CurveLog(path) as log:
         for point in points:
             log.write(point)
         log.file.write(b'{"phase": "a", "step": 4, "ti')  # killed in the middle of a line
-    with Log(path) as log:
+    with CurveLog(path) as log:
         for point in points[1:]:
             log.write({**point, "time": 100.0 + point["time"]})  # type: ignore[operator]
         log.write({"phase": "a", "step": 3, "time": 103.0, "validation_loss": 1.0})
@@ -141,14 +151,14 @@ def test_a_curve_keeps_its_points_and_when_they_were_reached(tmp_path: Path) -> 
 def test_a_curve_that_forgot_its_points_would_have_them_twice(tmp_path: Path) -> None:
     point = {"phase": "a", "step": 1, "time": 1.0, "train_loss": 2.0}
     for _ in range(2):
-        with Log(tmp_path / "curve.jsonl") as log:
+        with CurveLog(tmp_path / "curve.jsonl") as log:
             log.known.clear()
             log.write(point)
     assert len(stage.read_lines(tmp_path / "curve.jsonl")) == 2
 
 
 def test_only_one_trains_in_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    slot, order = Slot(folder / "vae-seed0-f"), list[str]()
+    slot, order = TrainingFolder(folder / "vae-seed0-f"), list[str]()
 
     def second() -> None:
         with slot.held(lambda: False):
@@ -173,5 +183,5 @@ def test_what_nothing_has_touched_for_a_month_goes(folder: Path) -> None:
         (slot / "about.json").touch()
         then = time.time() - days * 86400
         os.utime(slot / "about.json", (then, then))
-    store.tidy()
+    training_folder.tidy()
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["ae-seed0-new"]

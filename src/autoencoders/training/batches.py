@@ -14,42 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoencoders import parallel, storage
+from autoencoders.pairs import Pairs
 
 AHEAD = 2  # batches that are read before they are needed
 AT_ONCE = 16  # rows read before their pages are let go of: with each the kernel may map 2 MiB that it has at hand
-
-
-class Pairs(NamedTuple):
-    """What is seen and what is to be given back, in memory or on disk: images as uint8, codes as integers."""
-
-    inputs: storage.Array
-    targets: storage.Array
-
-    @classmethod
-    def of(cls, images: "Pairs | storage.Array") -> "Pairs":
-        """Pairs as they are; images as pairs with themselves."""
-        return images if isinstance(images, Pairs) else cls(images, images)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both, counted once where they are one."""
-        return self.targets.nbytes + (0 if self.inputs is self.targets else self.inputs.nbytes)
-
-    def thinned(self, count: int) -> "Pairs":
-        """`count` of the pairs at most, evenly spread over all."""
-        if count >= len(self.targets):
-            return self
-        chosen = np.linspace(0, len(self.targets) - 1, count).round().astype(np.int64)
-        targets = storage.selected(self.targets, chosen)
-        return Pairs(targets if self.inputs is self.targets else storage.selected(self.inputs, chosen), targets)
-
-    def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of it in batches of `size`, on the CPU."""
-        for start in range(0, len(self.targets), size):
-            x, y = (torch.from_numpy(storage.writable(each[start : start + size])) for each in self)
-            for each in self:
-                storage.release(each)
-            yield x, y
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ from pathlib import Path
 from autoencoders import sealed
 from autoencoders.environment import number
 from autoencoders.errors import Damaged
-from autoencoders.training import Snapshot, Stopped
+from autoencoders.training.state import Snapshot, Stopped
 
 INTERVAL = "AUTOENCODERS_CHECKPOINT"
 SECONDS = 5.0  # between two checkpoints, unless INTERVAL says otherwise
@@ -21,7 +21,7 @@ LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
 @dataclass
 class Snapshots:
-    """A `training.Keeper` of the snapshots in `folder`."""
+    """A `CheckpointStore` of the snapshots in `folder`."""
 
     folder: Path
     every: float | None = None  # seconds
