@@ -9,7 +9,7 @@ import statistics
 import numpy as np
 import torch
 
-from autoencoders import checkpoint, storage, tensors
+from autoencoders import arrays, checkpoint, tensors
 from autoencoders.base import Batch, Learner, Shape
 from autoencoders.budget import Budget, How
 from autoencoders.data import Bytes
@@ -44,7 +44,7 @@ def bare_steps(model: Learner, batch: torch.Tensor, steps: int) -> float:
     return steps * len(batch) / seconds(work)
 
 
-def loop_steps(model: Learner, samples: storage.Array, steps: int, batch_size: int) -> float:
+def loop_steps(model: Learner, samples: arrays.Array, steps: int, batch_size: int) -> float:
     """Samples per second of the training loop, validation not counted."""
     budget = Budget(steps=steps, batch_size=batch_size, learning_rate=1e-4)
     two = samples[:2]

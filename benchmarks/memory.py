@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import typer
 
-from autoencoders import checkpoint, corruption, devices, evaluation, storage
+from autoencoders import arrays, checkpoint, corruption, devices, evaluation
 from autoencoders.base import Autoencoder
 from autoencoders.budget import Budget, How
 from autoencoders.data import Bytes
@@ -60,7 +60,7 @@ Result = dict[str, Any]
 def noise(count: int) -> Iterator[Bytes]:
     """`count` images, in pieces: one of random bytes, each time inverted in other bits."""
     base: Bytes | None = None
-    for number, piece in enumerate(storage.pieces(count, int(np.prod(IMAGE)))):
+    for number, piece in enumerate(arrays.pieces(count, int(np.prod(IMAGE)))):
         if base is None:
             base = np.random.default_rng(0).integers(256, size=(piece.stop, *IMAGE), dtype=np.uint8)
         yield base[: piece.stop - piece.start] ^ np.uint8(number % 256)
@@ -88,7 +88,7 @@ def train(pairs: Pairs, room: int) -> Result:
 
 def streamed(folder: Path) -> Result:
     """Training from disk."""
-    images = storage.read(folder / "images.npy")
+    images = arrays.read(folder / "images.npy")
     limit()
     return train(Pairs(images, images), 0)
 
@@ -110,7 +110,7 @@ def in_memory(folder: Path) -> Result:
 
 def denoising(folder: Path) -> Result:
     """Training from disk, inputs and targets."""
-    pairs = Pairs(storage.read(folder / "corrupted.npy"), part(folder))
+    pairs = Pairs(arrays.read(folder / "corrupted.npy"), part(folder))
     limit()
     return train(pairs, 0)
 
@@ -120,7 +120,7 @@ def corrupt(folder: Path) -> Result:
     images = part(folder)
     limit()
     copy = corruption.corrupted(images, "masking", 0.5, seed=0, name="train")
-    return timed(len(images), lambda: storage.write(folder / "corrupted.npy", images.shape, copy))
+    return timed(len(images), lambda: arrays.write(folder / "corrupted.npy", images.shape, copy))
 
 
 def evaluate(folder: Path) -> Result:
@@ -148,7 +148,7 @@ def represented(folder: Path) -> Result:
 
 def part(folder: Path) -> Bytes:
     """More of the images than the limit."""
-    images = storage.read(folder / "images.npy")
+    images = arrays.read(folder / "images.npy")
     return images[: int(PART * LIMIT / images[:1].nbytes)]
 
 
@@ -186,7 +186,7 @@ def run() -> Table:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = TIMES * LIMIT // int(np.prod(IMAGE))
-        storage.write(folder / "images.npy", (count, *IMAGE), noise(count))
+        arrays.write(folder / "images.npy", (count, *IMAGE), noise(count))
         with ProcessPoolExecutor(1, get_context("spawn")) as memory:
             turns = [
                 [memory.submit(in_memory, folder).result(), _process(folder, "streamed"), _process(folder, "cold")]

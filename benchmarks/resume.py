@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from autoencoders import checkpoint, storage
+from autoencoders import checkpoint, disk
 from autoencoders.budget import Budget, How
 from autoencoders.training.loop import Session, train
 from autoencoders.training.snapshots import SECONDS, Snapshots
 from benchmarks.loop import IMAGE, noise
 from benchmarks.measure import Table, Value, quiet, ratio, seconds, take_turns
-from pipeline import params, stage, training_folder
+from pipeline import params, training_folder
 from pipeline.training_folder import CurveLog, TrainingFolder
 
 STEPS = 900  # long enough for several checkpoints
@@ -53,7 +53,7 @@ def run() -> Table:
                 "entry": "ae", "seed": 0, "fingerprint": "benchmark", "device": "cpu", "hardware": "", "precision": "",
                 "mode": "eager", "begun": [time.time()], "parameters": training_folder.raw_parameters("ae"),
             }  # fmt: skip
-            storage.write_atomically(slot.about, stage.as_json(about))
+            disk.write_atomically(slot.about, disk.as_json(about))
             with slot.held(lambda: False), _follower(root) if followed else contextlib.nullcontext():
                 return trained(slot.folder)
 

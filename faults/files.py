@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from autoencoders import checkpoint, data, storage
+from autoencoders import checkpoint, data, disk
 from autoencoders.errors import Damaged, UserError
 from autoencoders.training import snapshots
 from autoencoders.training.snapshots import Snapshots
@@ -77,7 +77,7 @@ def damage(path: Path, rng: random.Random) -> str:
 
 def _raises(folder: Path) -> bool:
     try:
-        storage.check(folder)
+        disk.check(folder)
     except Damaged:
         return True
     return False
@@ -134,7 +134,7 @@ def repeats(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     for entry in ENTRIES:
         counts = Counts(f"fresh repeat, other PYTHONHASHSEED and points: {entry}", "same weights", count)
         model = rig.project.folder / "models" / entry / "seed0.safetensors"
-        whole = storage.digest(model)
+        whole = disk.digest(model)
         for _ in range(count):
             shutil.rmtree(rig.project.folder / "checkpoints")
             model.unlink()
@@ -143,7 +143,7 @@ def repeats(folder: Path, seed: int, count: int) -> Iterator[Counts]:
             rig.project.write_params(params)
             hashes = str(rng.randrange(2**32))
             rig.must(rig.start("python", "-m", "pipeline.train", f"train@{entry}", PYTHONHASHSEED=hashes))
-            counts.add(storage.digest(model) == whole, f"points {params['training']['points']}, hash seed {hashes}")
+            counts.add(disk.digest(model) == whole, f"points {params['training']['points']}, hash seed {hashes}")
         yield counts
 
 

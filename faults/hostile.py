@@ -19,7 +19,7 @@ import psutil
 import torch
 from PIL import Image
 
-from autoencoders import checkpoint, comparison, data, folder, sealed, storage, summary
+from autoencoders import arrays, checkpoint, comparison, data, folder, sealed, summary
 from autoencoders.comparison import Table
 from autoencoders.errors import UserError
 from autoencoders.evidence import Claim, Finding, Verdict
@@ -155,7 +155,7 @@ def a_n_array_that_is_a_pickle(inside: Path, mark: str) -> Handle:
 
     def handle() -> bool:
         try:
-            storage.read(inside / "images.npy")
+            arrays.read(inside / "images.npy")
         except ValueError:
             return True
         return False

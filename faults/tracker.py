@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from autoencoders import disk
 from faults.rig import ENTRIES, Rig
 from faults.servers import Server, serving
 from faults.table import Counts
-from pipeline import stage
 
 TRAINS = tuple(f"train@{entry}" for entry in ENTRIES)
 
@@ -64,7 +64,7 @@ def compare(rig: Rig, uri: str) -> list[str]:
             wrong.append(f"{name}: {[run.info.status for run in runs]}")
             continue
         expected: dict[str, list[tuple[int, float, int]]] = {}
-        for point in stage.read_lines(file):
+        for point in disk.read_lines(file):
             for loss, value in point.items():
                 if loss not in {"phase", "step", "time"}:
                     at = point["step"], value, round(point["time"] * 1000)

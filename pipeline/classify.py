@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import typer
 
-from autoencoders import classifier, devices, evaluation, fidelity, sealed, storage
+from autoencoders import classifier, devices, disk, evaluation, fidelity, sealed
 from autoencoders.budget import Budget, How
 from autoencoders.classifier import Classifier
 from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
@@ -21,12 +21,12 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     device = devices.prepare(params.training.device, params.training.threads)
     provenance |= {"device": device.type, "hardware": devices.describe(device)}
     for split in ("train", "validation", "test"):
-        storage.check(paths.CLEAN / split)
+        disk.check(paths.CLEAN / split)
     train, validation, test = (Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test"))
     paths.CLASSIFIER.mkdir(parents=True, exist_ok=True)
 
     def write(metrics: dict[str, float], undefined: dict[str, str]) -> None:
-        stage.write_json(paths.CLASSIFIER / "metrics.json", {"metrics": metrics, "undefined": undefined})
+        disk.write_json(paths.CLASSIFIER / "metrics.json", {"metrics": metrics, "undefined": undefined})
 
     if len(np.unique(train.targets)) == 1:
         reason = "all training images are of one class: there is nothing to classify"

@@ -2,7 +2,7 @@
 
 import typer
 
-from autoencoders import storage
+from autoencoders import arrays, disk
 from autoencoders.corruption import mixture
 from pipeline import paths, stage
 from pipeline.images import seen
@@ -16,7 +16,7 @@ def main(name: str) -> None:
     def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
         corruption = params.learned(name)
         for split, copies in (("train", corruption.copies), ("validation", 1)):
-            storage.check(paths.CLEAN / split)
+            disk.check(paths.CLEAN / split)
             clean = seen(params, split)
             pieces = (
                 piece
@@ -24,8 +24,8 @@ def main(name: str) -> None:
                 for piece in mixture(clean, corruption.mixed, seed=params.corruption.seed, name=f"{split}-{copy}")
             )
             folder = paths.inputs(name)
-            storage.write(paths.images(folder, split), (copies * len(clean), *clean.shape[1:]), pieces)
-            storage.seal(folder / split)
+            arrays.write(paths.images(folder, split), (copies * len(clean), *clean.shape[1:]), pieces)
+            disk.seal(folder / split)
 
     stage.run(work, paths.PROVENANCE / "corrupt" / f"{name}.json")
 

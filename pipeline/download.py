@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from autoencoders import data, storage
+from autoencoders import arrays, data
 from autoencoders.errors import UserError
 from pipeline import paths, resources, stage
 from pipeline.params import FOLDER, DatasetParams, Params
@@ -47,7 +47,7 @@ def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> data.Data:
             f"dataset.folder.broken, {settings.broken}, allows; take them out or allow more:{listed}{more}"
         )
         raise UserError(msg)
-    everything = data.Split(storage.read(found.images), found.labels)
+    everything = data.Split(arrays.read(found.images), found.labels)
     return data.divide(
         everything, f"folder {settings.path}", validation=wanted.validation, test=settings.test, seed=wanted.seed
     )

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
-from autoencoders import charts, claims, comparison, metrics, summary
+from autoencoders import charts, claims, comparison, disk, metrics, summary
 from autoencoders.claims import noises
 from autoencoders.comparison import Figure, Gallery, Section, Strip, Table
 from autoencoders.evidence import CLEAN, Entry, Evidence
 from autoencoders.metrics import readable
-from pipeline import evidence, paths, results, stage
+from pipeline import evidence, paths, results
 from pipeline.params import PARAMS, Params
 from pipeline.results import Result
 
@@ -377,7 +377,7 @@ def _tables(entries: Sequence[Shown], finished: pd.DataFrame) -> Iterator[Table]
 
 def _features() -> str:
     """What the features are worth in which samples are compared with images."""
-    measured = stage.read_json(paths.CLASSIFIER / "metrics.json")["metrics"]
+    measured = disk.read_json(paths.CLASSIFIER / "metrics.json")["metrics"]
     if not measured:
         return "There is no classifier to take features from."
     return (
@@ -468,8 +468,8 @@ def _provenance(params: Params) -> Table:
     for name in params.variants:
         files[f"train@{name}"] = paths.training(name)
         files[f"evaluate@{name}"] = paths.PROVENANCE / "evaluate" / f"{name}.json"
-    took = [[name, f"{stage.read_json(file)['seconds']:,.1f}"] for name, file in files.items()]
-    left_out = stage.read_json(files["download"]).get("left_out", {})
+    took = [[name, f"{disk.read_json(file)['seconds']:,.1f}"] for name, file in files.items()]
+    left_out = disk.read_json(files["download"]).get("left_out", {})
     note = "Of each stage's own work, all seeds together."
     if left_out:
         note += f" {len(left_out)} files were left out; {files['download']} lists them with the reasons."

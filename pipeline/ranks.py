@@ -18,7 +18,7 @@ import psutil
 
 from autoencoders.errors import UserError
 from autoencoders.training.state import Stopped
-from pipeline import PARENT, params, stage
+from pipeline import PARENT, params, signals, stage
 
 TORCHRUN = "AUTOENCODERS_TORCHRUN"  # more arguments for torchrun: the other machines
 PROBLEMS = "AUTOENCODERS_PROBLEMS"  # the folder in which a process says what it could not go on for
@@ -80,13 +80,13 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
         with _torchrun(arguments, environment) as process:
             announced = False
             while process.poll() is None:
-                if stage.asked_to_stop() and not announced:
+                if signals.asked_to_stop() and not announced:
                     process.terminate()
                     announced = True
                 time.sleep(0.05)
         if found := sorted(Path(problems).iterdir()):
             raise UserError(found[0].read_text(encoding="utf-8"))
-    if stage.asked_to_stop():
+    if signals.asked_to_stop():
         raise Stopped
     if process.returncode != 0:
         msg = (
@@ -129,17 +129,17 @@ def take_part(work: Callable[[params.Params], None]) -> None:
     from autoencoders import devices, parallel  # noqa: PLC0415 - torch; torchrun itself needs it later
 
     try:
-        stage.LISTENER.listen(polls=True)
-        stage.LISTENER.check(wanted=os.getppid() == PARENT)
+        signals.LISTENER.listen(polls=True)
+        signals.LISTENER.check(wanted=os.getppid() == PARENT)
         checked = params.load()
-        parallel.begin(devices.prepare(checked.training.device, checked.training.threads), stage.asked_to_stop)
+        parallel.begin(devices.prepare(checked.training.device, checked.training.threads), signals.asked_to_stop)
         parallel.check(checked.training.processes)
         work(checked)
         parallel.end()
-        stage.LISTENER.rest()
+        signals.LISTENER.disarm()
     except BaseException as error:
-        asked = stage.LISTENER.asked
-        stage.LISTENER.rest()
+        asked = signals.LISTENER.asked
+        signals.LISTENER.disarm()
         if asked is not None or isinstance(error, Stopped):
             sys.exit(128 + signal.SIGTERM)
         if isinstance(error, parallel.Lost):

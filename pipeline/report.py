@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 import typer
 
-from autoencoders import comparison, figures, metrics
+from autoencoders import comparison, disk, figures, metrics
 from autoencoders.comparison import Figure
 from pipeline import page, paths, stage
 from pipeline.page import Shown
@@ -76,7 +76,7 @@ def _write_curves(params: Params, collected: list[Result]) -> None:
                     {"step": step, "seconds": round(fmean(seconds), 2), "loss": fmean(losses)}
                     for step, (seconds, losses) in ((s, zip(*r, strict=True)) for s, r in sorted(points.items()))
                 ]
-                stage.write_csv(rows, folder / name / f"{entry}-{phase}.csv")
+                disk.write_csv(rows, folder / name / f"{entry}-{phase}.csv")
 
 
 def _write_metrics(params: Params, collected: list[Result]) -> None:
@@ -93,7 +93,7 @@ def _write_metrics(params: Params, collected: list[Result]) -> None:
             }
             for split in ("validation", "test")
         }
-        stage.write_json(folder / f"{entry}.json", means)
+        disk.write_json(folder / f"{entry}.json", means)
 
 
 def _pictures(params: Params, entries: Sequence[Shown], folder: Path) -> list[Figure]:

@@ -9,6 +9,7 @@ from autoencoders.environment import whole_number
 
 CPUS = "AUTOENCODERS_CPUS"
 PER_GPU = "AUTOENCODERS_PER_GPU"
+BEHIND = 10  # how much nicer to others a process is that nobody times
 
 
 def cpus() -> int:

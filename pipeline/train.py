@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from autoencoders import checkpoint, devices, parallel, storage
+from autoencoders import arrays, checkpoint, devices, disk, parallel
 from autoencoders.errors import UserError
 from autoencoders.pairs import Pairs
 from autoencoders.training.loop import train
-from pipeline import paths, ranks, stage, training_folder
+from pipeline import paths, ranks, seeds, signals, stage, training_folder
 from pipeline.images import seen
 from pipeline.params import CLEAN, Params
 from pipeline.training_folder import TrainingFolder
@@ -32,7 +32,7 @@ def work(params: Params, provenance: stage.Provenance, name: str) -> None:
     provenance |= {**machine, "processes": params.training.processes}
     for folder in {paths.CLEAN, paths.inputs(params.entry(name).inputs)}:
         for split in ("train", "validation"):
-            storage.check(folder / split)
+            disk.check(folder / split)
     training_folder.tidy()
     if params.training.processes > 1:
         ranks.check_gpus(params)
@@ -41,7 +41,7 @@ def work(params: Params, provenance: stage.Provenance, name: str) -> None:
                 command = ["pipeline.train", name, f"--part={seed}"]
                 ranks.run(command, params.training.processes, params.training.threads)
     else:
-        stage.for_each_seed(train_seed, params, name, timed=True)
+        seeds.for_each_seed(train_seed, params, name, timed=True)
     provenance["seeds"] = {seed: _hand_over(params, machine, name, seed) for seed in params.seeds}
 
 
@@ -51,7 +51,7 @@ def train_seed(params: Params, name: str, seed: int) -> None:
     folder, writes = TrainingFolder.of(name, seed, params, _machine(params)), parallel.first()
     device = devices.prepare(options.device, options.threads)
     parallel.check_same(folder.fingerprint, device)
-    with folder.held(stage.asked_to_stop) if writes else nullcontext():  # all others wait for the one that holds it
+    with folder.held(signals.asked_to_stop) if writes else nullcontext():  # all others wait for the one that holds it
         if parallel.any_of(writes and _finished(folder), device):
             return
 
@@ -66,7 +66,7 @@ def train_seed(params: Params, name: str, seed: int) -> None:
 
         # train, from the last snapshot on
         about = {"entry": name, "seed": seed, **_machine(params)}
-        stop = parallel.stopping if parallel.size() > 1 else stage.asked_to_stop
+        stop = parallel.stopping if parallel.size() > 1 else signals.asked_to_stop
         with folder.session(about, stop, writes=writes) as session:
             results = train(
                 model, images, validation, options.override(entry.training), seed=seed, how=options,
@@ -96,8 +96,8 @@ def train_seed(params: Params, name: str, seed: int) -> None:
 def pairs(params: Params, split: str, inputs: str) -> Pairs:
     """What a model sees of a split and what it is to give back; one and the same array if it sees clean images."""
     if inputs == CLEAN:
-        return Pairs.of(storage.read(paths.images(paths.CLEAN, split)))
-    return Pairs(storage.read(paths.images(paths.inputs(inputs), split)), seen(params, split))
+        return Pairs.of(arrays.read(paths.images(paths.CLEAN, split)))
+    return Pairs(arrays.read(paths.images(paths.inputs(inputs), split)), seen(params, split))
 
 
 def _machine(params: Params) -> dict[str, str]:

@@ -22,13 +22,13 @@ import torch
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from autoencoders import checkpoint, sealed, storage
+from autoencoders import checkpoint, disk, sealed
 from autoencoders.base import Autoencoder
 from autoencoders.errors import Damaged
 from autoencoders.training.loop import Session
 from autoencoders.training.snapshots import Snapshots
 from autoencoders.training.state import PhaseResult, Stopped
-from pipeline import paths, stage
+from pipeline import paths
 from pipeline.params import CLEAN, PARAMS, Params
 
 DAYS = 30  # after which a folder that nothing has touched goes, when the next training begins
@@ -124,14 +124,14 @@ class TrainingFolder:
         if not writes:
             yield Session(store=snapshots)
             return
-        begun = [*(stage.read_json(self.about)["begun"] if self.about.exists() else []), time.time()]
+        begun = [*(disk.read_json(self.about)["begun"] if self.about.exists() else []), time.time()]
         content = {
             **about,
             "fingerprint": self.fingerprint,
             "begun": begun,
             "parameters": raw_parameters(about["entry"]),
         }
-        storage.write_atomically(self.about, stage.as_json(content))
+        disk.write_atomically(self.about, disk.as_json(content))
         with CurveLog(self.curve) as log:
             if latest := snapshots.latest():
                 step, phase = latest.values.get("step", 0), latest.values["phase"]
@@ -148,8 +148,8 @@ class TrainingFolder:
         damage = f"{self.curve} has changed"
         try:
             sealed.read(self.model)
-            ended: dict[str, Any] = stage.read_json(self.finished)
-            if ended["curve"] == storage.digest(self.curve):
+            ended: dict[str, Any] = disk.read_json(self.finished)
+            if ended["curve"] == disk.digest(self.curve):
                 return ended
         except (Damaged, OSError, ValueError, LookupError) as error:
             damage = str(error)
@@ -166,10 +166,10 @@ class TrainingFolder:
             phase: {"best_step": each.best_step, "diverged_at_step": each.diverged_at_step, "cause": each.cause}
             for phase, each in results.items()
         }
-        begun = stage.read_json(self.about)["begun"]
+        begun = disk.read_json(self.about)["begun"]
         whole = {"started": begun[0], "ended": time.time(), "interruptions": len(begun) - 1, **cost}
-        content = {"outcome": outcome, "cost": whole, "curve": storage.digest(self.curve)}
-        storage.write_atomically(self.finished, stage.as_json(content))
+        content = {"outcome": outcome, "cost": whole, "curve": disk.digest(self.curve)}
+        disk.write_atomically(self.finished, disk.as_json(content))
 
     def hand_over(self, entry: str, seed: int) -> dict[str, Any]:
         """Copy what a finished training left to where DVC looks for it; returns what it cost.
@@ -177,11 +177,11 @@ class TrainingFolder:
         Raises:
             FileNotFoundError: the training is not finished here.
         """
-        ended = stage.read_json(self.finished)
+        ended = disk.read_json(self.finished)
         models = paths.MODELS / entry
         models.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.model, models / f"seed{seed}.safetensors")
-        stage.write_json(models / f"seed{seed}.json", ended["outcome"])
+        disk.write_json(models / f"seed{seed}.json", ended["outcome"])
         paths.curve(entry, seed).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.curve, paths.curve(entry, seed))
         return {**ended["cost"], "fingerprint": self.fingerprint}
@@ -252,8 +252,8 @@ def _deps(entry: str, section: Mapping[str, Any]) -> list[str]:
 def _content(dep: str) -> object:
     """The hash of a file, of a folder's Python files, or of a sealed folder's hashes."""
     path = Path(dep)
-    if path.is_dir() and (path / storage.SUMS).exists():
-        path = path / storage.SUMS
+    if path.is_dir() and (path / disk.SUMS).exists():
+        path = path / disk.SUMS
     if path.is_dir():
-        return {str(each.relative_to(path)): storage.digest(each) for each in sorted(path.rglob("*.py"))}
-    return storage.digest(path)
+        return {str(each.relative_to(path)): disk.digest(each) for each in sorted(path.rglob("*.py"))}
+    return disk.digest(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoencoders import checkpoint, storage
+from autoencoders import checkpoint, disk
 from autoencoders.training import snapshots
 from autoencoders.training.state import Snapshot
 from faults import files, hostile, parameters
@@ -29,7 +29,7 @@ def test_a_part_of_every_family_that_is_quick(family: Family, count: int, tmp_pa
 
 
 def test_without_hashes_changed_data_goes_unnoticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "digest", lambda _: "the same")
+    monkeypatch.setattr(disk, "digest", lambda _: "the same")
     found = {row.fault: row for row in files.flips(tmp_path, 0, 20)}
     assert found["byte flipped or file truncated: data between stages"].broken
 

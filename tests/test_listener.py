@@ -16,13 +16,13 @@ from tests.test_params import REPOSITORY
 STAGE = """
 import os, sys, time
 from pathlib import Path
-from pipeline import params, stage
+from pipeline import params, seeds, signals, stage
 
 how, place = sys.argv[1:3]
 
 def polls(*_):
     Path(place, str(os.getpid())).touch()
-    while not stage.asked_to_stop():
+    while not signals.asked_to_stop():
         time.sleep(0.01)
     Path(place, "kept").touch()
 
@@ -35,11 +35,11 @@ function = polls if "polls" in how else looks_at_nothing
 
 def work(checked, provenance):
     os.environ["AUTOENCODERS_CPUS"] = "2" if "workers" in how else "1"
-    stage.for_each_seed(function, checked.model_copy(update={"seeds": [0, 1]}), "ae", timed=True)
+    seeds.for_each_seed(function, checked.model_copy(update={"seeds": [0, 1]}), "ae", timed=True)
 
 stage._restore_outputs = lambda: None
 if "deaf" in how:
-    stage.Listener.listen = lambda *_, **__: None
+    signals.StopListener.listen = lambda *_, **__: None
 stage.run(work, None, polls="polls" in how)
 """
 DVC = "import subprocess, sys; subprocess.run(sys.argv[1:])"  # stands for DVC: it waits for its stage

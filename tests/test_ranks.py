@@ -15,9 +15,10 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from autoencoders import disk
 from autoencoders.errors import UserError
 from faults.project import Project
-from pipeline import ranks, stage
+from pipeline import ranks
 from tests.test_listener import gone
 
 T = TypeVar("T")
@@ -113,7 +114,7 @@ def test_a_killed_process_is_replaced_and_the_bits_are_the_same(project: Project
     assert process.returncode == 0, output
     assert "Traceback" not in output, output
     assert model(project.folder) == bits
-    cost = stage.read_json(project.folder / "provenance/train/ae/training.json")
+    cost = disk.read_json(project.folder / "provenance/train/ae/training.json")
     assert cost["processes"] == 2
     assert cost["seeds"]["0"]["interruptions"] == 1
 

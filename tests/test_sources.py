@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from autoencoders import storage
+from autoencoders import arrays
 from autoencoders.pairs import Pairs
 from autoencoders.training.batches import Resident, Streamed, source
 from autoencoders.variants import VARIANTS
@@ -21,8 +21,8 @@ def pairs(tmp_path: Path) -> Pairs:
     """20 samples in 3 versions, on disk."""
     rng = np.random.default_rng(0)
     for name, count in (("inputs", 60), ("targets", 20)):
-        storage.write(tmp_path / name, (count, 2), [rng.integers(0, 256, (count, 2), np.uint8)])
-    return Pairs(storage.read(tmp_path / "inputs"), storage.read(tmp_path / "targets"))
+        arrays.write(tmp_path / name, (count, 2), [rng.integers(0, 256, (count, 2), np.uint8)])
+    return Pairs(arrays.read(tmp_path / "inputs"), arrays.read(tmp_path / "targets"))
 
 
 def epochs(made: Resident | Streamed, count: int) -> list[NDArray[np.uint8]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from autoencoders import disk
 from autoencoders.errors import UserError
 from pipeline import stage
 from pipeline.params import Params
@@ -33,7 +34,7 @@ def test_provenance_is_written_with_what_the_work_adds(folder: Path) -> None:
         provenance["seeds"] = params.seeds
 
     stage.run(work, folder / "provenance" / "stage.json")
-    written = stage.read_json(folder / "provenance" / "stage.json")
+    written = disk.read_json(folder / "provenance" / "stage.json")
     assert written["seeds"] == [0, 1, 2]
     assert written["seconds"] >= 0
     assert {"started", "commit", "uncommitted_changes", "experiment", "python", "packages"} <= written.keys()
@@ -96,4 +97,4 @@ def test_a_stage_imports_what_it_uses(stage: str, unused: set[str]) -> None:
 
 def test_undefined_numbers_are_never_written(folder: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        stage.write_json(folder / "x.json", {"mse": float("nan")})
+        disk.write_json(folder / "x.json", {"mse": float("nan")})

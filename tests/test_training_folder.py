@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoencoders import checkpoint, storage
+from autoencoders import arrays, checkpoint, disk
 from autoencoders.training.state import Stopped
-from pipeline import params, paths, stage, training_folder
+from pipeline import params, paths, training_folder
 from pipeline.training_folder import CurveLog, TrainingFolder
 from tests.conftest import IMAGE, PARAMETERS
 from tests.test_params import DEFAULT, REPOSITORY
@@ -30,8 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     for place in map(paths.inputs, ("clean", "masked", "mixed")):
         for split in ("train", "validation"):
-            storage.write(paths.images(place, split), (4, 2), [np.arange(8).reshape(4, 2)])
-            storage.seal(place / split)
+            arrays.write(paths.images(place, split), (4, 2), [np.arange(8).reshape(4, 2)])
+            disk.seal(place / split)
     return tmp_path
 
 
@@ -68,8 +68,8 @@ def test_another_training_has_another_fingerprint() -> None:
         Path(path).write_text(before + "\n# changed\n")
         others.append(fingerprint())
         Path(path).write_text(before)
-    storage.write(paths.images(paths.CLEAN, "train"), (4, 2), [np.ones((4, 2))])
-    storage.seal(paths.CLEAN / "train")
+    arrays.write(paths.images(paths.CLEAN, "train"), (4, 2), [np.ones((4, 2))])
+    disk.seal(paths.CLEAN / "train")
     others.append(fingerprint())
     assert len({*others, fingerprint(seed=9)}) == len(others) + 1
 
@@ -78,8 +78,8 @@ def test_a_training_depends_on_the_corruption_that_it_sees_and_on_no_other() -> 
     names = ("vae", "dae", "dae-mixed")
     before = {name: fingerprint(entry=name) for name in names}
     place = paths.inputs("mixed")
-    storage.write(paths.images(place, "train"), (4, 2), [np.ones((4, 2))])
-    storage.seal(place / "train")
+    arrays.write(paths.images(place, "train"), (4, 2), [np.ones((4, 2))])
+    disk.seal(place / "train")
     assert [name for name in names if fingerprint(entry=name) != before[name]] == ["dae-mixed"]
     assert fingerprint(content=changed("variants.vae.inputs", "masked")) != before["vae"]
     assert "corruption.train.mixed" in training_folder.raw_parameters("dae-mixed")
@@ -106,7 +106,7 @@ def test_versions_matter_that_bits_depend_on_and_the_lock_of_all_others_does_not
 def a_result(folder: Path) -> TrainingFolder:
     slot = TrainingFolder(folder / "vae-seed0-f")
     slot.folder.mkdir()
-    storage.write_atomically(slot.about, stage.as_json({"begun": [1.0]}))
+    disk.write_atomically(slot.about, disk.as_json({"begun": [1.0]}))
     slot.curve.write_text('{"phase": "autoencoder", "step": 1, "time": 1.0, "train_loss": 2.0}\n')
     slot.finish(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), {}, {"peak_memory_mib": 7})
     return slot
@@ -140,10 +140,10 @@ def test_a_curve_keeps_its_points_and_when_they_were_reached(tmp_path: Path) -> 
             log.write({**point, "time": 100.0 + point["time"]})  # type: ignore[operator]
         log.write({"phase": "a", "step": 3, "time": 103.0, "validation_loss": 1.0})
         log.write({"phase": "b", "step": 3, "time": 104.0, "train_loss": 1.0})
-        assert len(stage.read_lines(path)) == 5  # at once
+        assert len(disk.read_lines(path)) == 5  # at once
         with pytest.raises(ValueError, match="not JSON compliant"):
             log.write({"phase": "a", "step": 9, "train_loss": float("nan")})
-    found = stage.read_lines(path)
+    found = disk.read_lines(path)
     assert found[:3] == points
     assert [point["time"] for point in found[3:]] == [103.0, 104.0]
 
@@ -154,7 +154,7 @@ def test_a_curve_that_forgot_its_points_would_have_them_twice(tmp_path: Path) ->
         with CurveLog(tmp_path / "curve.jsonl") as log:
             log.known.clear()
             log.write(point)
-    assert len(stage.read_lines(tmp_path / "curve.jsonl")) == 2
+    assert len(disk.read_lines(tmp_path / "curve.jsonl")) == 2
 
 
 def test_only_one_trains_in_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from autoencoders.base import Autoencoder
+from autoencoders.disk import write_atomically
 from autoencoders.errors import UserError
 from autoencoders.evaluation import parts
 from autoencoders.quantizers import Quantizer
-from autoencoders.storage import write_atomically
 from autoencoders.tensors import device_of
 
 

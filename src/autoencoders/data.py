@@ -27,7 +27,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoencoders import storage
+from autoencoders import arrays, disk
 from autoencoders.errors import UserError
 
 Bytes: TypeAlias = NDArray[np.uint8]
@@ -92,13 +92,13 @@ class Data:
         """Write every split into a folder of its own: images.npy, labels.npy and their hashes."""
         for name, (everything, rows) in self.splits.items():
             shape = (len(rows), *self.image)
-            pieces = storage.select(everything.images, rows)
+            pieces = arrays.select(everything.images, rows)
             if name in self.binarised:
                 pieces = binarise(pieces, self.seed, name)
-            storage.write(folder / name / "images.npy", shape, pieces)
+            arrays.write(folder / name / "images.npy", shape, pieces)
             labels = everything.labels[rows]
-            storage.write(folder / name / "labels.npy", labels.shape, [labels], labels.dtype)
-            storage.seal(folder / name)
+            arrays.write(folder / name / "labels.npy", labels.shape, [labels], labels.dtype)
+            disk.seal(folder / name)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def fetch(name: str, cache: Path) -> tuple[Files, str]:
                 continue
         if source is not kept:
             for file in dataset.files:
-                storage.write_atomically(cache / file, files[file])
+                disk.write_atomically(cache / file, files[file])
         return files, source.name
     msg = (
         f"data set {name!r} could not be had from any source:\n" + "\n".join(answers) + "\n"

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import bounds, measures, storage, unlike
+from autoencoders import arrays, bounds, measures, unlike
 from autoencoders.base import Autoencoder, Capability, Latent
 from autoencoders.metrics import CODEBOOK, PROBABILISTIC, SAMPLES
 from autoencoders.pairs import Pairs
@@ -45,8 +45,8 @@ def undefined_metrics(model: Autoencoder) -> dict[str, str]:
 def batches(images: Images, size: int, device: torch.device) -> Iterator[Tensor]:
     """Stored images as batches of floats (B, C, H, W) on `device`."""
     for start in range(0, len(images), size):
-        yield as_float(torch.from_numpy(storage.writable(np.asarray(images[start : start + size]))).to(device))
-        storage.release(images)
+        yield as_float(torch.from_numpy(arrays.writable(np.asarray(images[start : start + size]))).to(device))
+        arrays.release(images)
 
 
 @torch.no_grad()
@@ -157,7 +157,7 @@ def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> d
 
     An identity function gives back all of them; what only knows the data gives back none.
     """
-    count = min(UNLIKE, max(2, storage.CHUNK // math.prod(model.image)))
+    count = min(UNLIKE, max(2, arrays.CHUNK // math.prod(model.image)))
     values: dict[str, float] = {}
     for name, make in (("noise", unlike.noise), ("photographs", unlike.photographs)):
         images = make(count, model.image, seed=seed)

@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoencoders import storage
+from autoencoders import arrays
 
 
 class Pairs(NamedTuple):
     """What is seen and what is to be given back, in memory or on disk: images as uint8, codes as integers."""
 
-    inputs: storage.Array
-    targets: storage.Array
+    inputs: arrays.Array
+    targets: arrays.Array
 
     @classmethod
-    def of(cls, images: "Pairs | storage.Array") -> "Pairs":
+    def of(cls, images: "Pairs | arrays.Array") -> "Pairs":
         """Pairs as they are; images as pairs with themselves."""
         return images if isinstance(images, Pairs) else cls(images, images)
 
@@ -31,13 +31,13 @@ class Pairs(NamedTuple):
         if count >= len(self.targets):
             return self
         chosen = np.linspace(0, len(self.targets) - 1, count).round().astype(np.int64)
-        targets = storage.selected(self.targets, chosen)
-        return Pairs(targets if self.inputs is self.targets else storage.selected(self.inputs, chosen), targets)
+        targets = arrays.selected(self.targets, chosen)
+        return Pairs(targets if self.inputs is self.targets else arrays.selected(self.inputs, chosen), targets)
 
     def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All of it in batches of `size`, on the CPU."""
         for start in range(0, len(self.targets), size):
-            x, y = (torch.from_numpy(storage.writable(each[start : start + size])) for each in self)
+            x, y = (torch.from_numpy(arrays.writable(each[start : start + size])) for each in self)
             for each in self:
-                storage.release(each)
+                arrays.release(each)
             yield x, y

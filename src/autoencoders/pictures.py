@@ -18,9 +18,9 @@ from PIL import Image
 
 from autoencoders import folder
 from autoencoders.data import Bytes, Shape
+from autoencoders.disk import write_atomically
 from autoencoders.errors import UserError
 from autoencoders.folder import FORMATS, LeftOut
-from autoencoders.storage import write_atomically
 
 Fit: TypeAlias = Literal["crop", "pad", "stretch", "exact"]  # as in `folder.py`; "exact" takes no other size
 PNG = ".png"

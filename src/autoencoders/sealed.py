@@ -14,8 +14,8 @@ import safetensors
 from safetensors import torch as codec
 from torch import Tensor
 
+from autoencoders.disk import write_atomically
 from autoencoders.errors import Damaged
-from autoencoders.storage import write_atomically
 
 ENTRY = "autoencoder"  # of the header
 BLANK = "0" * 64

@@ -4,19 +4,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoencoders import parallel, storage
+from autoencoders import arrays, parallel
 
 BATCH = 100  # samples at a time where nothing is learned: bounds the memory, and small ones stay in a CPU's cache
 
 
-def as_float(stored: Tensor | storage.Array) -> Tensor:
+def as_float(stored: Tensor | arrays.Array) -> Tensor:
     """What is stored as a model sees it, same shape: uint8 becomes floats in [0, 1], codes become indices of 64 bits.
 
     Raises:
         TypeError: it holds floats already.
     """
     if not isinstance(stored, Tensor):
-        stored = torch.from_numpy(storage.writable(np.ascontiguousarray(stored)))
+        stored = torch.from_numpy(arrays.writable(np.ascontiguousarray(stored)))
     if stored.is_floating_point():
         msg = "images are stored as uint8, from 0 to 255; these are floats already"
         raise TypeError(msg)

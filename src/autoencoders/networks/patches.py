@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from autoencoders.base import Shape
-from autoencoders.modules.layers import (
+from autoencoders.modules.layers import (  # fmt: skip
     Convolution,
     Patches,
     Pointwise,
@@ -18,7 +18,7 @@ from autoencoders.modules.layers import (
     channels_last,
     halvings,
     set_bias,
-)  # fmt: skip
+)
 from autoencoders.networks import Decoder, Grid, Network
 
 

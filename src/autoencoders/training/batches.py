@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import parallel, storage
+from autoencoders import arrays, parallel
 from autoencoders.pairs import Pairs
 
 AHEAD = 2  # batches that are read before they are needed
@@ -47,10 +47,10 @@ class Resident:
     """All pairs on the device, where each batch is picked out."""
 
     def __init__(self, pairs: Pairs, batch: int, device: torch.device) -> None:
-        self.targets = torch.from_numpy(storage.writable(pairs.targets)).to(device)
+        self.targets = torch.from_numpy(arrays.writable(pairs.targets)).to(device)
         self.inputs = self.targets
         if pairs.inputs is not pairs.targets:
-            self.inputs = torch.from_numpy(storage.writable(pairs.inputs)).to(device)
+            self.inputs = torch.from_numpy(arrays.writable(pairs.inputs)).to(device)
         self.batch, self.rows = batch, parallel.rows(batch)
         per_epoch, own = len(pairs.targets) // batch, self.rows.stop - self.rows.start
         self.batches = torch.zeros(per_epoch, own, dtype=torch.int64, device=device)  # of this epoch, indices
@@ -126,12 +126,12 @@ class Streamed:
     def _fill(self, buffers: "Buffers", chosen: NDArray[np.int64], seen: NDArray[np.int64]) -> "Buffers":
         wanted = list(zip(buffers.tensors, self.pairs, (seen, chosen), strict=True))[self.one :]
         for _, array, rows in wanted:
-            storage.expect(array, rows)
+            arrays.expect(array, rows)
         for tensor, array, rows in wanted:
             out = tensor.numpy()
             for part in (slice(start, start + AT_ONCE) for start in range(0, len(rows), AT_ONCE)):
                 np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # "raise" would copy once more
-                storage.release(array)
+                arrays.release(array)
         return buffers
 
     def _buffers(self, device: torch.device) -> "Buffers":

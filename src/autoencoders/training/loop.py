@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import devices, parallel, storage
+from autoencoders import arrays, devices, parallel
 from autoencoders.base import Autoencoder, Learner, Phase
 from autoencoders.budget import Budget, How
 from autoencoders.pairs import Pairs
@@ -48,8 +48,8 @@ class Session:
 
 def train(
     model: Autoencoder,
-    images: Pairs | storage.Array,
-    validation: Pairs | storage.Array,
+    images: Pairs | arrays.Array,
+    validation: Pairs | arrays.Array,
     budget: Budget,
     *,
     seed: int,
@@ -218,9 +218,9 @@ def represent(phase: Phase, images: Pairs, *, binarised: bool = False) -> Pairs:
         (x,) = binarise(generator, x) if binarised else (x,)
         return phase.represent(x).to("cpu", torch.int32).numpy()  # type: ignore[misc]
 
-    shape = codes(torch.from_numpy(storage.writable(images.targets[:1]))).shape[1:]
-    found = storage.scratch((len(images.targets), *shape), np.int32)
+    shape = codes(torch.from_numpy(arrays.writable(images.targets[:1]))).shape[1:]
+    found = arrays.scratch((len(images.targets), *shape), np.int32)
     for start, (x, _) in enumerate(Pairs(images.targets, images.targets).split(BATCH)):
         found[start * BATCH : (start + 1) * BATCH] = codes(x)
-        storage.release(found)
+        arrays.release(found)
     return Pairs(found, found)

@@ -1,11 +1,7 @@
-"""Arrays on disk as `.npy` files, written and read piece by piece: neither needs memory for the whole array. What is on
-disk is known by its hashes.
-"""
+"""Arrays on disk as `.npy` files, written and read piece by piece: neither needs memory for the whole array."""
 
-import hashlib
 import math
 import mmap
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,13 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from autoencoders.errors import Damaged
-
 Array: TypeAlias = NDArray[Any]
 
 CHUNK = 2**24  # bytes of a piece
 LARGE = 2**28  # bytes from which on an array is kept on disk
-SUMS = "SHA256SUMS"  # what `sha256sum -c` reads
 
 
 def write(path: Path, shape: tuple[int, ...], pieces: Iterable[Array], dtype: DTypeLike = np.uint8) -> None:
@@ -97,61 +90,3 @@ def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:
         return np.memmap(file, dtype, "w+", shape=shape)
-
-
-def seal(folder: Path) -> None:
-    """Write down the SHA-256 of every file in `folder`, for `check`."""
-    lines = [f"{digest(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.name != SUMS]
-    write_atomically(folder / SUMS, "".join(lines).encode())
-
-
-def check(folder: Path) -> None:
-    """Read every file of a sealed folder and compare it with what was written.
-
-    Raises:
-        Damaged: one is missing or has changed, or the folder was never sealed.
-    """
-    try:
-        text = (folder / SUMS).read_text(encoding="utf-8")
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        expected = {name: found for found, _, name in (line.rstrip("\n").partition("  ") for line in whole)}
-        there = {path.name for path in folder.iterdir()} - {SUMS}
-    except (OSError, ValueError) as error:
-        msg = f"{folder} cannot be checked: {error}"
-        raise Damaged(msg) from error
-    for name in sorted(there | set(expected)):
-        if name not in there or name not in expected or digest(folder / name) != expected[name]:
-            what = "is missing" if name not in there else "does not have the SHA-256 that it was written with"
-            msg = f"{folder / name} {what}"
-            raise Damaged(msg)
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either all of it or what it held before, even after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sync(folder: Path) -> None:
-    """Have the disk hold the names in `folder` as they are now; only POSIX knows that they may lag."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
