@@ -12,8 +12,9 @@ from typing import Any, cast
 
 import torch
 
-from autoencoders import checkpoint, data, devices, evaluation, measures, tensors
+from autoencoders import checkpoint, data, devices, evaluation, image_quality, tensors
 from autoencoders.pairs import Pairs
+from autoencoders.statistics import Mean, perplexity
 from autoencoders.training.loop import fit
 from autoencoders.variants.vqvae import VQVAE
 from benchmarks.measure import Table, Value, cores, quiet
@@ -78,15 +79,15 @@ def train(name: str, seed: int) -> dict[str, float]:
     budget = how.override(entry.training, {"steps": STEPS})
     with quiet(), torch.enable_grad():
         fit(model, pairs, held_out.thinned(how.validation_images), budget, seed=seed, how=how)
-    counts, mse, psnr = torch.zeros(model.quantizer.entries), measures.Mean(), measures.Mean()
+    counts, mse, psnr = torch.zeros(model.quantizer.entries), Mean(), Mean()
     for x in evaluation.batches(images.test, tensors.BATCH, counts.device):
         indices = model.indices(x)
         output = model.decode_indices(indices)
         counts += model.quantizer.counts(indices)
-        mse.add(measures.mse(output, x))
-        psnr.add(measures.psnr(output, x))
+        mse.add(image_quality.mse(output, x))
+        psnr.add(image_quality.psnr(output, x))
     active = 100 * (counts > 0).float().mean().item()
-    values = {"active": active, "perplexity": measures.perplexity(counts), "mse": mse.value, "psnr": psnr.value}
+    values = {"active": active, "perplexity": perplexity(counts), "mse": mse.value, "psnr": psnr.value}
     print(name, seed, values, file=sys.stderr, flush=True)
     return values
 

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from autoencoders import tensors
 from autoencoders.base import Batch, Learner, Losses
-from autoencoders.priors import reparameterise
-from autoencoders.priors.standard import kl_to_standard_normal
+from autoencoders.prior import kl_to_standard_normal, reparameterise
 from autoencoders.quantizers.codebook import Codebook
 from benchmarks.loop import IMAGE, bare_steps, loop_steps, noise
 from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from autoencoders import checkpoint, data, tensors
 from autoencoders.pairs import Pairs
-from autoencoders.priors import reparameterise
-from autoencoders.priors.standard import kl_to_standard_normal
+from autoencoders.prior import kl_to_standard_normal, reparameterise
 from autoencoders.training.loop import train
 from benchmarks.measure import Table, Value, quiet
 from benchmarks.peer import trainer

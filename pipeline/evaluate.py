@@ -24,12 +24,11 @@ from autoencoders import (
     probes,
     sealed,
 )
-from autoencoders.base import Autoencoder
+from autoencoders.base import VARIANTS, Autoencoder
 from autoencoders.data import Labels
 from autoencoders.metrics import CLASSIFIER, SAMPLES, readable
 from autoencoders.pairs import Pairs
 from autoencoders.tensors import as_float, binarise, device_of
-from autoencoders.variants import VARIANTS
 from pipeline import paths, seeds, stage
 from pipeline.images import classes, seen
 from pipeline.params import Params

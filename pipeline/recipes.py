@@ -209,7 +209,7 @@ def _value(row: Mapping[str, str], metric: str, section: Mapping[str, Any]) -> f
 
 
 def _codes(section: Mapping[str, Any]) -> int:
-    from autoencoders.quantizers import QUANTIZERS  # noqa: PLC0415 - imports torch
+    from autoencoders.quantizer import QUANTIZERS  # noqa: PLC0415 - imports torch
 
     return QUANTIZERS.build(section["quantizer"]).entries
 

@@ -11,12 +11,12 @@ from pydantic import create_model
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema
 
-from autoencoders.likelihoods import LIKELIHOODS
-from autoencoders.networks import NETWORKS
+from autoencoders.base import VARIANTS
+from autoencoders.likelihood import LIKELIHOODS
+from autoencoders.network import NETWORKS
 from autoencoders.parts import Kind, keys_of, kind_of
-from autoencoders.priors import PRIORS
-from autoencoders.quantizers import QUANTIZERS
-from autoencoders.variants import VARIANTS
+from autoencoders.prior import PRIORS
+from autoencoders.quantizer import QUANTIZERS
 from pipeline.params import Entry, Params, Part, Section
 
 Json: TypeAlias = dict[str, Any]

@@ -8,7 +8,7 @@ from torch.distributions import MultivariateNormal
 from autoencoders import bounds
 from autoencoders.bounds import importance_weighted
 from autoencoders.checkpoint import build
-from autoencoders.priors import log_normal
+from autoencoders.prior import log_normal
 from autoencoders.priors.layer import Layer
 from autoencoders.variants.vae import VAE
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autoencoders import checkpoint
+from autoencoders.base import VARIANTS
 from autoencoders.errors import UserError
-from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS
 
 

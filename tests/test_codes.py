@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from autoencoders import checkpoint, codes
-from autoencoders.base import Autoencoder
+from autoencoders.base import VARIANTS, Autoencoder
 from autoencoders.codes import Codec, Discrete
 from autoencoders.errors import UserError
-from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS, SECTIONS
 
 

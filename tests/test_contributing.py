@@ -11,9 +11,8 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from autoencoders import variants
+from autoencoders.base import VARIANTS
 from autoencoders.checkpoint import build
-from autoencoders.variants import VARIANTS
 from faults.project import Project
 from tests.conftest import IMAGE, PARAMETERS, batch
 from tests.test_docs import Block, blocks
@@ -129,7 +128,7 @@ def added(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert NAME not in VARIANTS.available()
     code = next(block.code for block in blocks(TEXT) if f"variants/{NAME}.py`" in block.above)
     (tmp_path / f"{NAME}.py").write_text(code, encoding="utf-8")
-    monkeypatch.setattr(variants, "__path__", [str(tmp_path)])
+    monkeypatch.setattr("autoencoders.variants.__path__", [str(tmp_path)])
 
 
 @pytest.mark.usefixtures("added")

@@ -3,11 +3,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from autoencoders import evaluation, measures
-from autoencoders.base import Autoencoder, Batch, Losses, Shape
+from autoencoders import evaluation, image_quality
+from autoencoders.base import VARIANTS, Autoencoder, Batch, Losses, Shape
 from autoencoders.checkpoint import build
 from autoencoders.tensors import as_float
-from autoencoders.variants import VARIANTS
 from pipeline import evaluate, params
 from tests.conftest import IMAGE, PARAMETERS, batch
 from tests.test_params import with_value
@@ -32,10 +31,10 @@ def test_means_over_all_images(model: Autoencoder, pixels: NDArray[np.uint8], x:
     dark = as_float(torch.from_numpy(pixels // 2))
     with torch.no_grad():
         assert values["mse"] == pytest.approx((model.reconstruct(x) - x).square().mean().item(), rel=1e-5)
-        assert values["psnr"] == pytest.approx(measures.psnr(model.reconstruct(x), x).mean().item(), rel=1e-5)
-        assert values["ssim"] == pytest.approx(measures.ssim(model.reconstruct(x), x).mean().item(), rel=1e-5)
+        assert values["psnr"] == pytest.approx(image_quality.psnr(model.reconstruct(x), x).mean().item(), rel=1e-5)
+        assert values["ssim"] == pytest.approx(image_quality.ssim(model.reconstruct(x), x).mean().item(), rel=1e-5)
         some = evaluation.reconstruction_error(model, pixels[:10])
-        assert some == pytest.approx(measures.mse(model.reconstruct(x), x)[:10].mean().item(), rel=1e-5)
+        assert some == pytest.approx(image_quality.mse(model.reconstruct(x), x)[:10].mean().item(), rel=1e-5)
         restored = model.reconstruct(dark)
     assert values["denoising_dark"] == pytest.approx((restored - x).square().mean().item(), rel=1e-5)
     assert values["copying_dark"] == pytest.approx((restored - dark).square().mean().item(), rel=1e-5)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoencoders.modules.layers import Convolution, Patches, Pointwise, halvings
+from autoencoders.layers import Convolution, Patches, Pointwise, halvings
 
 
 def _with_gradients(layer: nn.Module, x: Tensor) -> list[Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli as TorchBernoulli
 
-from autoencoders.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
+from autoencoders.likelihood import LIKELIHOODS, Likelihood, bits_per_dim
 from autoencoders.likelihoods.bernoulli import Bernoulli
 from autoencoders.likelihoods.logistic import Logistic
 

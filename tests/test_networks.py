@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autoencoders.base import Shape
-from autoencoders.networks import NETWORKS, Network
+from autoencoders.network import NETWORKS, Network
 
 KEYS: dict[str, dict[str, Any]] = {
     "patches": {"width": 8, "downsampling": 4},

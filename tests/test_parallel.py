@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from autoencoders import parallel
-from autoencoders.quantizers import QUANTIZERS
-from autoencoders.variants import VARIANTS
+from autoencoders.base import VARIANTS
+from autoencoders.quantizer import QUANTIZERS
 from tests.sharing import CASES, run
 from tests.test_params import REPOSITORY
 

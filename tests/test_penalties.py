@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autoencoders.checkpoint import build
-from autoencoders.modules.deterministic import Deterministic
+from autoencoders.variants._deterministic import Deterministic
 from autoencoders.variants.contractive import squared_slope
 from autoencoders.variants.wae import SCALES, kernel, mmd
 from tests.conftest import IMAGE, PARAMETERS, batch

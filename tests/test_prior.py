@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from autoencoders.modules.prior import CausalPrior
+from autoencoders.variants._code_transformer import CausalPrior
 
 K, GRID = 3, (2, 2)
 

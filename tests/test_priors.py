@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from autoencoders.priors import PRIORS, Prior, log_normal, reparameterise
+from autoencoders.prior import PRIORS, Prior, log_normal, reparameterise
 from autoencoders.priors.layer import Layer
 from autoencoders.priors.mixture import Mixture
 from autoencoders.priors.standard import StandardNormal

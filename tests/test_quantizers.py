@@ -10,8 +10,8 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 
 from autoencoders import checkpoint
 from autoencoders.checkpoint import build
-from autoencoders.modules.vectors import DEAD, UNBORN, VectorQuantizer
-from autoencoders.quantizers import GRADIENTS, QUANTIZERS, Gradient, Quantizer, rows
+from autoencoders.quantizer import GRADIENTS, QUANTIZERS, Gradient, Quantizer, rows
+from autoencoders.quantizers._vectors import DEAD, UNBORN, VectorQuantizer
 from autoencoders.quantizers.codebook import Codebook
 from autoencoders.quantizers.ema import MovingAverages
 from autoencoders.quantizers.fsq import FiniteScalar

@@ -11,18 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from autoencoders import sealed
-from autoencoders.base import Autoencoder
+from autoencoders.base import VARIANTS, Autoencoder
 from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
 from autoencoders.errors import Damaged
 from autoencoders.pairs import Pairs
-from autoencoders.quantizers import QUANTIZERS
+from autoencoders.quantizer import QUANTIZERS
 from autoencoders.training import snapshots
 from autoencoders.training.curve import Curve, Progress
 from autoencoders.training.loop import Session, train
 from autoencoders.training.snapshots import Snapshots
 from autoencoders.training.state import PhaseResult, Snapshot, Stopped
-from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS, SECTIONS
 
 BUDGET = Budget(steps=11, batch_size=16, learning_rate=0.01)  # epochs of 4 batches

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from autoencoders import arrays
+from autoencoders.base import VARIANTS
 from autoencoders.pairs import Pairs
 from autoencoders.training.batches import Resident, Streamed, source
-from autoencoders.variants import VARIANTS
 from tests.test_golden import losses
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from autoencoders.base import Batch
 from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
 from autoencoders.pairs import Pairs
-from autoencoders.priors import reparameterise
+from autoencoders.prior import reparameterise
 from autoencoders.training.loop import train
 from autoencoders.variants.tcvae import decomposition, log_weights
 from tests.conftest import IMAGE, PARAMETERS, batch, squares

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoencoders import devices, tensors
-from autoencoders.base import Autoencoder, Batch, Learner, Losses
+from autoencoders.base import VARIANTS, Autoencoder, Batch, Learner, Losses
 from autoencoders.budget import Budget, How, Mode
 from autoencoders.checkpoint import build
 from autoencoders.errors import UserError
@@ -21,7 +21,6 @@ from autoencoders.training.loop import Session, fit, represent, train
 from autoencoders.training.state import PhaseResult
 from autoencoders.training.step import Means, Step
 from autoencoders.training.validation import Validation
-from autoencoders.variants import VARIANTS
 from autoencoders.variants.ae import AE
 from tests.conftest import IMAGE, PARAMETERS
 

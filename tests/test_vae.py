@@ -5,8 +5,7 @@ import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from autoencoders.checkpoint import build
-from autoencoders.priors import reparameterise
-from autoencoders.priors.standard import kl_to_standard_normal
+from autoencoders.prior import kl_to_standard_normal, reparameterise
 from autoencoders.variants.vae import VAE
 from tests.conftest import IMAGE, PARAMETERS, batch
 

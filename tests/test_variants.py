@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoencoders import variants
-from autoencoders.base import Autoencoder
+from autoencoders.base import VARIANTS, Autoencoder
 from autoencoders.checkpoint import build
-from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS, batch
 
 
@@ -77,7 +75,7 @@ def test_unknown_name_is_refused(name: str) -> None:
 
 def test_file_without_a_variant_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text('"""Nothing."""\n')
-    monkeypatch.setattr(variants, "__path__", [str(tmp_path)])
+    monkeypatch.setattr("autoencoders.variants.__path__", [str(tmp_path)])
     with pytest.raises(LookupError, match="exactly one subclass"):
         VARIANTS.find("empty")
 

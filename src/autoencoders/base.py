@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from autoencoders.parts import Kind
+
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
 Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # several tensors where a model has several stochastic layers
 Losses: TypeAlias = dict[str, Tensor]  # "loss" is what is minimised, the rest its named parts; each a batch mean
@@ -145,3 +147,6 @@ class Autoencoder(Learner):
     def phases(self) -> list[Phase]:
         """The trainings that make up this variant, in order."""
         return [Phase("autoencoder", self)]
+
+
+VARIANTS: Kind[Autoencoder] = Kind("autoencoders.variants", Autoencoder, "model")  # type: ignore[type-abstract]

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from autoencoders import sealed
-from autoencoders.base import Autoencoder
+from autoencoders.base import VARIANTS, Autoencoder
 from autoencoders.errors import UserError
-from autoencoders.variants import VARIANTS
 
 
 def save(model: Autoencoder, path: Path | str) -> None:

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from autoencoders import sealed
 from autoencoders.base import Batch, Learner, Losses, Shape
 from autoencoders.errors import UserError
-from autoencoders.measures import Mean
-from autoencoders.modules.layers import LARGEST
+from autoencoders.layers import LARGEST
 from autoencoders.pairs import Pairs
+from autoencoders.statistics import Mean
 from autoencoders.tensors import BATCH, as_float, device_of
 
 FEATURES = 64  # numbers in f(x)

@@ -21,7 +21,7 @@ from autoencoders.base import Autoencoder
 from autoencoders.disk import write_atomically
 from autoencoders.errors import UserError
 from autoencoders.evaluation import parts
-from autoencoders.quantizers import Quantizer
+from autoencoders.quantizer import Quantizer
 from autoencoders.tensors import device_of
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import arrays, bounds, measures, unlike
+from autoencoders import arrays, bounds, image_quality, statistics, unlike
 from autoencoders.base import Autoencoder, Capability, Latent
 from autoencoders.metrics import CODEBOOK, PROBABILISTIC, SAMPLES
 from autoencoders.pairs import Pairs
@@ -76,9 +76,9 @@ def evaluate(
         images,
         images,
         {
-            "mse": lambda output, clean, _: measures.mse(output, clean),
-            "psnr": lambda output, clean, _: measures.psnr(output, clean),
-            "ssim": lambda output, clean, _: measures.ssim(output, clean),
+            "mse": lambda output, clean, _: image_quality.mse(output, clean),
+            "psnr": lambda output, clean, _: image_quality.psnr(output, clean),
+            "ssim": lambda output, clean, _: image_quality.ssim(output, clean),
         },
         batch_size,
     )
@@ -88,8 +88,8 @@ def evaluate(
             corrupted,
             images,
             {
-                f"denoising_{name}": lambda output, clean, _: measures.mse(output, clean),
-                f"copying_{name}": lambda output, _, seen: measures.mse(output, seen),
+                f"denoising_{name}": lambda output, clean, _: image_quality.mse(output, clean),
+                f"copying_{name}": lambda output, _, seen: image_quality.mse(output, seen),
             },
             batch_size,
         )
@@ -138,7 +138,7 @@ def denoising(
     values: dict[str, float] = {}
     for name, corrupted in noisy.items():
         seen, clean = Pairs(corrupted, images).thinned(count)
-        wanted: dict[str, Measure] = {f"denoising_{name}": lambda output, clean, _: measures.mse(output, clean)}
+        wanted: dict[str, Measure] = {f"denoising_{name}": lambda output, clean, _: image_quality.mse(output, clean)}
         values |= _means(model, seen, clean, wanted, batch_size)
     return values
 
@@ -146,9 +146,9 @@ def denoising(
 @torch.no_grad()
 def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = BATCH) -> float:
     """The mean squared error alone."""
-    return _means(model, images, images, {"mse": lambda output, clean, _: measures.mse(output, clean)}, batch_size)[
-        "mse"
-    ]
+    return _means(
+        model, images, images, {"mse": lambda output, clean, _: image_quality.mse(output, clean)}, batch_size
+    )["mse"]
 
 
 @torch.no_grad()
@@ -166,8 +166,8 @@ def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> d
             images,
             images,
             {
-                f"identity_{name}": lambda output, clean, _: measures.correlation(output, clean),
-                f"unlike_{name}_mse": lambda output, clean, _: measures.mse(output, clean),
+                f"identity_{name}": lambda output, clean, _: image_quality.correlation(output, clean),
+                f"unlike_{name}_mse": lambda output, clean, _: image_quality.mse(output, clean),
             },
             batch_size,
         )
@@ -178,7 +178,7 @@ def _means(
     model: Autoencoder, inputs: Images, references: Images, wanted: Mapping[str, Measure], size: int
 ) -> dict[str, float]:
     """Means over all images of what is measured of the model's outputs for `inputs`."""
-    means = {name: measures.Mean() for name in wanted}
+    means = {name: statistics.Mean() for name in wanted}
     device = device_of(model)
     for seen, clean in zip(batches(inputs, size, device), batches(references, size, device), strict=True):
         output = model.reconstruct(seen)
@@ -255,7 +255,7 @@ def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> 
 
     The dimensions are those that vary most over the test images, each turned over ±3 standard deviations.
     """
-    codes = measures.Variance()
+    codes = statistics.Variance()
     for batch in batches(test, batch_size, x.device):
         codes.add(torch.cat(parts(model.encode(batch)), 1))
     mean, deviation = codes.mean.float(), codes.value.sqrt().float()

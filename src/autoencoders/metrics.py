@@ -1,6 +1,6 @@
 """Every metric: what it is called, its unit, which way is better, what it measures and where it is defined.
 
-The report, MLflow and the documentation read it from here. How each is computed stands in `measures.py` and in the
+The report, MLflow and the documentation read it from here. How each is computed stands in `image_quality.py` and in the
 variants. Imports no torch, since the report does without.
 """
 

@@ -33,7 +33,7 @@ class Kind(Generic[T]):
 
     def available(self) -> list[str]:
         """The names of all parts."""
-        return sorted(path.stem for path in self.folder.glob("*.py") if path.stem != "__init__")
+        return sorted(path.stem for path in self.folder.glob("*.py") if not path.stem.startswith("_"))
 
     def find(self, name: str) -> type[T]:
         """The class of the part `name`.

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from autoencoders.base import Autoencoder
-from autoencoders.measures import Mean
 from autoencoders.metrics import REPRESENTATION
 from autoencoders.pairs import Pairs
+from autoencoders.statistics import Mean
 from autoencoders.tensors import BATCH, as_float, device_of
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,)

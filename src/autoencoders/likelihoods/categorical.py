@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autoencoders.likelihoods import Likelihood
+from autoencoders.likelihood import Likelihood
 
 VALUES = 256
 SPREAD = 2.0  # of the distribution that a decoder starts with: α + β of the beta-binomial

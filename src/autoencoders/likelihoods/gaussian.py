@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from autoencoders.likelihoods import Likelihood
+from autoencoders.likelihood import Likelihood
 
 
 class Gaussian(Likelihood):

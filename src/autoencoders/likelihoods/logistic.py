@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoencoders.likelihoods import Likelihood
+from autoencoders.likelihood import Likelihood
 
 
 class Logistic(Likelihood):

@@ -10,8 +10,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from autoencoders.base import Shape
-from autoencoders.modules.layers import Convolution, Pointwise, Residual, channels_last, halvings, set_bias
-from autoencoders.networks import Decoder, Grid, Network
+from autoencoders.layers import Convolution, Pointwise, Residual, channels_last, halvings, set_bias
+from autoencoders.network import Decoder, Grid, Network
 
 
 class ConvNetwork(Network):

@@ -9,17 +9,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from autoencoders.base import Shape
-from autoencoders.modules.layers import (  # fmt: skip
-    Convolution,
-    Patches,
-    Pointwise,
-    Residual,
-    Width,
-    channels_last,
-    halvings,
-    set_bias,
-)
-from autoencoders.networks import Decoder, Grid, Network
+from autoencoders.layers import Convolution, Patches, Pointwise, Residual, Width, channels_last, halvings, set_bias
+from autoencoders.network import Decoder, Grid, Network
 
 
 class PatchNetwork(Network):

@@ -10,7 +10,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from autoencoders.priors import Prior
+from autoencoders.prior import Prior
 
 
 class Mixture(Prior):

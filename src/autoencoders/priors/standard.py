@@ -4,7 +4,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from autoencoders.priors import Prior, log_normal
+from autoencoders.prior import Prior, kl_to_standard_normal, log_normal
 
 
 class StandardNormal(Prior):
@@ -34,16 +34,3 @@ class StandardNormal(Prior):
     ) -> Tensor:
         """The closed form."""
         return kl_to_standard_normal(mean, log_variance)
-
-
-def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(μ, diag σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²) in nats: (B, d) → (B,).
-
-    Kingma & Welling 2014, appendix B.
-    """
-    return kl_terms(mean, log_variance).sum(1)
-
-
-def kl_terms(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The same of each dimension: (B, d) → (B, d)."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

@@ -4,8 +4,8 @@ import torch
 from pydantic import PositiveInt
 from torch import nn
 
-from autoencoders.modules.vectors import VectorQuantizer
-from autoencoders.quantizers import Gradient
+from autoencoders.quantizer import Gradient
+from autoencoders.quantizers._vectors import VectorQuantizer
 
 
 class Codebook(VectorQuantizer):

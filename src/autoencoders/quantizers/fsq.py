@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from autoencoders.quantizers import Quantized, Quantizer, straight_through
+from autoencoders.quantizer import Quantized, Quantizer, straight_through
 
 MARGIN = 1e-3  # the outermost steps lie this much inside of the range, else no z would reach them
 

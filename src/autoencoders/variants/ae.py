@@ -6,7 +6,7 @@ Hinton & Salakhutdinov 2006. Nothing but the size of the code keeps it from lear
 """
 
 from autoencoders.base import Batch, Losses
-from autoencoders.modules.deterministic import Deterministic, squared_error
+from autoencoders.variants._deterministic import Deterministic, squared_error
 
 
 class AE(Deterministic):

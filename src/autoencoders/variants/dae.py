@@ -7,7 +7,7 @@ names the one whose copies this variant sees. Copying the input is no solution a
 """
 
 from autoencoders.base import Batch, Losses
-from autoencoders.modules.deterministic import Deterministic, squared_error
+from autoencoders.variants._deterministic import Deterministic, squared_error
 
 
 class DAE(Deterministic):

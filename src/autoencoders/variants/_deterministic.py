@@ -4,8 +4,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from autoencoders.base import Autoencoder, Shape
-from autoencoders.modules.layers import mean_colour
-from autoencoders.networks import NETWORKS, NetworkSection
+from autoencoders.layers import mean_colour
+from autoencoders.network import NETWORKS, NetworkSection
 
 
 class Deterministic(Autoencoder):

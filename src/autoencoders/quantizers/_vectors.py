@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autoencoders import parallel
-from autoencoders.quantizers import GRADIENTS, Gradient, Quantized, Quantizer, rows
+from autoencoders.quantizer import GRADIENTS, Gradient, Quantized, Quantizer, rows
 
 DECAY = 0.99  # of the moving average of each code's usage, per training step
 DEAD = 0.01  # a code is dead when it is used less than this share of what uniform use would give it,

@@ -1,1 +1,0 @@
-"""The parts that variants are made of."""
