@@ -55,4 +55,4 @@ def test_the_rule_is_told(task: str) -> None:
     assert metric.better == "lower"
     assert metric.title in rule(task)
     assert f"models:/{task}@{ALIAS}" in rule(task)
-    assert ("of one kind" in rule(task)) == metric.likelihood
+    assert ("kind of pixels" in rule(task)) == metric.likelihood

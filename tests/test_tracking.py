@@ -190,10 +190,9 @@ def test_more_than_one_call_takes(run: Run, uri: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_model")
-def test_the_experiment_is_model_training_and_leads_to_its_runs(run: Run, uri: str, tmp_path: Path) -> None:
+def test_the_experiment_leads_to_its_runs(run: Run, uri: str, tmp_path: Path) -> None:
     _project([run], uri, tmp_path)
     experiment = _experiment(uri)
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     link, _, description = experiment.tags["mlflow.note.content"].partition("\n\n")
     address = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=results"
     assert (link, description) == (f"[Show the runs]({address})", "columns")
@@ -214,19 +213,10 @@ def test_an_older_experiment_gets_what_it_lacks(run: Run, uri: str, tmp_path: Pa
     MlflowClient(uri).create_experiment(tracking.EXPERIMENT, (tmp_path / "elsewhere").as_uri(), {"team": "x"})
     _project([run], uri, tmp_path)
     tags = _experiment(uri).tags
-    assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert tags["team"] == "x"
     Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("today's columns", ["test/fid"])
     assert _experiment(uri).tags["mlflow.note.content"].endswith("today's columns")
     assert _view(_experiment(uri))["selectedColumns"] == ["metrics.`test/fid`"]
-
-
-@pytest.mark.usefixtures("no_model")
-def test_a_kind_that_someone_chose_stays(run: Run, uri: str, tmp_path: Path) -> None:
-    kind = {"mlflow.experimentKind": "regression"}
-    MlflowClient(uri).create_experiment(tracking.EXPERIMENT, (tmp_path / "mlruns").as_uri(), kind)
-    _project([run], uri, tmp_path)
-    assert _experiment(uri).tags["mlflow.experimentKind"] == "regression"
 
 
 @pytest.mark.usefixtures("no_model")

@@ -60,13 +60,9 @@ def elect(candidates: Iterable[Candidate]) -> list[Champion]:
 def rule(task: str) -> str:
     """How the champion of a task is found, in Markdown: the description of what MLflow has registered."""
     metric = METRICS[TASKS[task]]
-    kind = (
-        " Only entries whose pixels are of one kind are compared, that of the first one." if metric.likelihood else ""
-    )
+    kind = " Only entries with the first one's kind of pixels are compared." if metric.likelihood else ""
     return (
-        f"`models:/{task}@{ALIAS}` is the model for {task}: of the entries of `params.yaml` the one with the least "
-        f"{metric.title} on the **validation** split, mean over its seeds, and of these the seed with the least. An "
-        f"entry of which a seed diverged is left out.{kind} It is found anew whenever the results of the workspace are "
-        "written to MLflow; DVC experiments leave it alone.\n\n"
-        f"{metric.title}: {metric.definition}."
+        f"`models:/{task}@{ALIAS}` is of the entry of `params.yaml` with the least {metric.title} on the "
+        "**validation** split, mean over its seeds, and is the seed with the least. An entry of which a seed diverged "
+        f"is left out.{kind} DVC experiments change nothing here.\n\n{metric.title}: {metric.definition}."
     )

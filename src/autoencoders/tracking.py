@@ -31,7 +31,6 @@ from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from autoencoders.champions import ALIAS, TASKS, Champion, rule
 
 EXPERIMENT = "autoencoders"
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow 3.17's page ignores it: see `page`
 NOTE = "mlflow.note.content"  # the description of an experiment or a run, in Markdown
 VIEW = "results"
 RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # on any server
@@ -109,7 +108,7 @@ class Projector:
     def open(self, description: str, metrics: Sequence[str], saved: float = 0.0) -> None:
         """Create the experiment or update its description, and save a view of `metrics` as of the time `saved`.
 
-        Without any metrics, the view is one of the losses, and an older view stays. The experiment's kind stays, too.
+        Without any metrics, the view is one of the losses, and an older view stays.
         """
         with self._alone():
             client = MlflowClient()
@@ -121,7 +120,7 @@ class Projector:
             tags, view = {NOTE: f"{link}\n\n{description}"}, f"mlflow.sharedViewState.{VIEW}"
             if metrics or view not in experiment.tags:  # the link leads nowhere without one
                 tags[view] = _view(metrics or LOSSES, saved)
-            for key, value in (KIND | experiment.tags | tags).items() - experiment.tags.items():
+            for key, value in tags.items() - experiment.tags.items():
                 client.set_experiment_tag(self.experiment_id, key, value)
 
     def project(self, run: Run) -> bool:
