@@ -11,10 +11,11 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
+from autoencoders.pairs import Pairs
 
-from autoencoders import checkpoint, devices, training
+from autoencoders import checkpoint, devices
 from autoencoders.budget import Budget, How, Mode
-from autoencoders.sources import Pairs
+from autoencoders.training import loop
 from benchmarks.loop import IMAGE, noise
 from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
 from pipeline import params
@@ -88,7 +89,7 @@ def _train(ready: Any, over: Any, name: str, device: str, seeds: range) -> None:
         def train(seed: int, steps: int) -> None:
             model = checkpoint.build(entry.model, IMAGE, entry.arguments(), seed).to(device)
             with quiet():
-                training.fit(model, images, images.thinned(2), _budget(steps, 64), seed=seed, how=_how("graph"))
+                loop.fit(model, images, images.thinned(2), _budget(steps, 64), seed=seed, how=_how("graph"))
 
         train(0, 8)
         ready.wait()
@@ -124,7 +125,7 @@ def _steps_per_second(checked: params.Params, name: str, batch: int, mode: Mode,
     def speed() -> float:
         model = checkpoint.build(entry.model, IMAGE, entry.arguments(), 0).to(device)
         with quiet():
-            found = training.fit(
+            found = loop.fit(
                 model, images, images.thinned(2), _budget(steps, batch), seed=0, how=_how(mode), dynamic=True
             )
         return steps / found.seconds

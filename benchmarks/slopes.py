@@ -20,7 +20,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from mlflow import MlflowClient
 
-from autoencoders import storage, tracking
+from autoencoders import arrays, disk, tracking
 from benchmarks.dag import REPOSITORY, Clone
 from benchmarks.measure import Table, Value, seconds
 
@@ -136,9 +136,9 @@ def _data(folder: Path) -> Table:
         pieces = (image[: min(64, count - start)] for start in range(0, count, 64))
         path = there / "images.npy"
         steps: dict[str, Callable[[], object]] = {
-            "write": lambda: storage.write(path, (count, 3, 128, 128), pieces),  # noqa: B023
-            "seal (SHA-256)": lambda: storage.seal(there),  # noqa: B023
-            "check, before every stage": lambda: storage.check(there),  # noqa: B023
+            "write": lambda: arrays.write(path, (count, 3, 128, 128), pieces),  # noqa: B023
+            "seal (SHA-256)": lambda: disk.seal(there),  # noqa: B023
+            "check, before every stage": lambda: disk.check(there),  # noqa: B023
             "DVC's md5": lambda: file_md5(str(path), LocalFileSystem()),  # noqa: B023
             "copy": lambda: shutil.copyfile(path, there / "copy"),  # noqa: B023
             "link": lambda: os.link(path, there / "link"),  # noqa: B023

@@ -24,6 +24,7 @@ import typer
 from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
 from ruamel.yaml import YAML
 
+from autoencoders import disk
 from autoencoders.errors import UserError
 from autoencoders.intervals import interval
 from autoencoders.metrics import METRICS, Metric
@@ -82,7 +83,7 @@ def _run(name: str, *, quick: bool) -> None:
         print("A trial on the digits, of no value as a figure: all of the recipe runs.")
         return
     result = outcome(name, recipe, wanted, experiment(name, wanted))
-    stage.write_json(RESULTS / f"{name}.json", result)
+    disk.write_json(RESULTS / f"{name}.json", result)
     TABLE.write_text(page(), encoding="utf-8")
     print("", *_section(result), f"Written to {RESULTS / name}.json and {TABLE}", sep="\n")
 
@@ -309,7 +310,7 @@ def _value(row: Mapping[str, str], metric: str, section: Mapping[str, Any]) -> f
         return None
     if metric != SHARE:
         return float(text)
-    from autoencoders.quantizers import QUANTIZERS  # noqa: PLC0415 - imports torch
+    from autoencoders.quantizer import QUANTIZERS  # noqa: PLC0415 - imports torch
 
     return 100 * float(text) / QUANTIZERS.build(section["quantizer"]).entries
 
@@ -331,7 +332,7 @@ def verdict(figure: Mapping[str, Any]) -> str:
 
 def page() -> str:
     """The table of all results, as Markdown."""
-    results = [stage.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
+    results = [disk.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
     lines = [
         "# What the recipes gave", "",
         "Made by `python -m pipeline.recipe --table` from `recipes/results/`, which `make recipe NAME=…` writes. All",

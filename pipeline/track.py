@@ -14,11 +14,12 @@ from typing import Annotated, Any
 import typer
 from filelock import FileLock, Timeout
 
+from autoencoders import disk
 from autoencoders.champions import ALIAS, Candidate, Champion, elect
 from autoencoders.comparison import flattened
 from autoencoders.metrics import HEADLINE, METRICS
 from autoencoders.tracking import FAILED, FINISHED, KILLED, RUNNING, Evaluated, Projector, Run, page
-from pipeline import paths, results, stage
+from pipeline import paths, resources, results, signals, stage
 from pipeline.params import Params
 
 POLL = 4.0  # seconds between two looks at the curves
@@ -96,14 +97,14 @@ def _write(params: Params, _: stage.Provenance) -> None:
 
 def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance) -> None:
     """Show the trainings of `entries` while they run, until this process is asked to stop; then look once more."""
-    os.nice(stage.BEHIND)
+    os.nice(resources.BEHIND)
     projector = _projector()
     before = {run.training for run in _trainings(params) if run.status == FINISHED}
     shown: dict[str, tuple[str, int]] = {}  # by training: its status, how many points
     announced = ""
     last = False
     while not last:
-        last = stage.asked_to_stop()
+        last = signals.asked_to_stop()
         problem = ""
         try:
             if not projector.experiment_id:
@@ -119,7 +120,7 @@ def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance
                 print(f"MLflow at {projector.uri} does not answer, it is tried again: {problem}", flush=True)
         announced = problem
         until = time.monotonic() + POLL
-        while time.monotonic() < until and not stage.asked_to_stop():
+        while time.monotonic() < until and not signals.asked_to_stop():
             time.sleep(0.2)
 
 
@@ -141,8 +142,8 @@ def _trainings(params: Params, entries: Collection[str] | None = None) -> Iterat
     for folder in sorted(paths.checkpoints().glob("*-seed*")):
         finished = (folder / "finished.json").exists()
         try:
-            about = stage.read_json(folder / "about.json")
-            curve = stage.read_lines(folder / "curve.jsonl")
+            about = disk.read_json(folder / "about.json")
+            curve = disk.read_lines(folder / "curve.jsonl")
         except (OSError, ValueError):  # the training begins or its folder goes just now
             continue
         entry, seed = about["entry"], about["seed"]

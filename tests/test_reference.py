@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from autoencoders.base import VARIANTS
 from autoencoders.parts import Kind, keys_of
-from autoencoders.variants import VARIANTS
 from pipeline import params, recipe, reference, schema
 from tests.jsonschema import problems
 from tests.test_params import BROKEN, DEFAULT, REPOSITORY, with_value, without

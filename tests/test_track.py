@@ -10,7 +10,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from autoencoders import tracking
-from pipeline import params, stage, track
+from pipeline import params, track
 from pipeline.params import Params
 from tests.test_params import DEFAULT
 from tests.test_tracking import _runs, empty, history, uri
