@@ -18,8 +18,8 @@ from autoencoders.pairs import Pairs
 from autoencoders.training.loop import fit
 from benchmarks.loop import IMAGE, noise
 from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
-from pipeline import params, recipes
-from pipeline.recipe import committed
+from pipeline import params
+from pipeline.recipe import committed, load
 
 TRAININGS = 12  # seeds × entries of the default parameters
 AT_ONCE = {"cuda": (1, 3, 12), "cpu": (1, 2)}
@@ -105,7 +105,7 @@ def _train(ready: Any, over: Any, name: str, device: str, seeds: range) -> None:
 def _paper(device: torch.device) -> Table:
     rows: list[list[Value]] = []
     for recipe in PAPER:
-        _, wanted = recipes.load(recipe, committed())
+        _, wanted = load(recipe, committed())
         checked = params.check(wanted)
         (name,) = checked.variants
         batch = checked.training.batch_size

@@ -54,22 +54,24 @@ def _rows(what: str, sizes: list[float], times: list[float]) -> list[list[Value]
 def _tracking(folder: Path) -> Table:
     """SQLite filled with made-up runs: no data sets or models, and points at the same times in each."""
     database = folder / "mlflow.db"
-    projector = tracking.Projector(f"sqlite:///{database}", folder / "artifacts")
+    projector = tracking.Projector(f"sqlite:///{database}", folder / "artifacts", folder / "lock")
     projector.open("", [])
     client, times, sizes = MlflowClient(), dict[str, list[float]](), list[float]()
-    page: dict[str, Any] = {"experiment_ids": [projector.number], "max_results": 100}
+    page: dict[str, Any] = {"experiment_ids": [projector.experiment_id], "max_results": 100}
     filled = 0
     for count in RUNS:
-        _fill(database, projector.number, filled, count)
+        _fill(database, projector.experiment_id, filled, count)
         filled = count
         sizes.append(database.stat().st_size / count)
         run = tracking.Run("new", "", f"new-{count}", "KILLED", time.time(), {}, {},
                            [{"phase": "autoencoder", "step": i, "time": time.time(), "train_loss": 1.0}
                             for i in range(POINTS)])  # fmt: skip
         asked: dict[str, Callable[[], object]] = {
-            "ours: a run by its fingerprint": lambda: client.search_runs([projector.number], "tags.training = 't7'"),
+            "ours: a run by its fingerprint": lambda: client.search_runs(
+                [projector.experiment_id], "tags.training = 't7'"
+            ),
             "ours: a champion's run": lambda: client.search_runs(
-                [projector.number], "tags.fingerprint = 'f7' and tags.complete = 'yes'"
+                [projector.experiment_id], "tags.fingerprint = 'f7' and tags.complete = 'yes'"
             ),
             "page: 100 runs by start": lambda: client.search_runs(**page, order_by=["attributes.start_time DESC"]),
             "page: 100 runs by a metric": lambda: client.search_runs(**page, order_by=["metrics.`test/m0` ASC"]),

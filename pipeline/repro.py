@@ -176,12 +176,16 @@ def _alone() -> Iterator[None]:
 
 @contextmanager
 def following(names: Iterable[str]) -> Iterator[None]:
-    """Show the curves of trainings in MLflow while they run, if any of the stages `names` is one."""
-    if not any(name.startswith("train@") for name in names):
+    """Show the curves of the trainings among the stages `names` in MLflow while they run.
+
+    On a cluster each worker follows its own stage, so that a training has one writer.
+    """
+    entries = [name.removeprefix("train@") for name in names if name.startswith("train@")]
+    if not entries:
         yield
         return
     paths.LOGS.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pipeline.track", "--follow"]
+    command = [sys.executable, "-m", "pipeline.track", "--follow", "--", *entries]
     with _log("track").open("w", encoding="utf-8") as file, subprocess.Popen(  # noqa: S603
         command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
     ) as process:  # fmt: skip

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from autoencoders.errors import UserError
-from pipeline import params, recipes, reference
+from pipeline import params, recipe, reference
 from tests import browser
 from tests.test_params import DEFAULT, REPOSITORY, with_value
 
@@ -186,9 +186,9 @@ def parameters(text: str, page: Path) -> Iterator[str | None]:
             content = YAML(typ="safe", pure=True).load(block.code)
             try:
                 if set(content) <= set(params.Params.model_fields):
-                    params.check(recipes.merged(DEFAULT, content))
+                    params.check(recipe.merged(DEFAULT, content))
                 else:
-                    recipes.Recipe.model_validate(content)
+                    recipe.Recipe.model_validate(content)
             except (UserError, ValidationError) as error:
                 yield str(error)
             else:

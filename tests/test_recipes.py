@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from autoencoders import data
 from autoencoders.errors import UserError
 from faults.project import Project
-from pipeline import classify, evaluate, noise, params, paths, recipe, recipes, train
-from pipeline.recipes import Expected, Recipe
+from pipeline import classify, evaluate, noise, params, paths, recipe, train
+from pipeline.recipe import Expected, Recipe
 from pipeline.training_folder import TrainingFolder
 from tests.test_params import DEFAULT, REPOSITORY
 
@@ -70,12 +70,12 @@ def put(folder: Path, content: object) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_valid_and_so_is_its_trial(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    _, wanted = recipes.load(name, DEFAULT)
-    checked = params.check(recipes.trial(wanted))
+    _, wanted = recipe.load(name, DEFAULT)
+    checked = params.check(recipe.trial(wanted))
     assert checked.dataset.name == "digits"
     assert len(checked.seeds) == 1
     for entry in checked.variants:
-        assert checked.training.override(checked.entry(entry).training).steps <= recipes.TRIAL["steps"]
+        assert checked.training.override(checked.entry(entry).training).steps <= recipe.TRIAL["steps"]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         digits = data.load("digits")
         few = {name: (split, rows[:64]) for name, (split, rows) in digits.splits.items()}
         data.Data(digits.image, few).save(paths.CLEAN)
-        small = params.check(recipes.trial(DEFAULT))
+        small = params.check(recipe.trial(DEFAULT))
         noise.work(small, {})
         classify.work(small, {})
     return folder
@@ -98,8 +98,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    found, wanted = recipes.load(name, DEFAULT)
-    small = recipes.trial(wanted)
+    found, wanted = recipe.load(name, DEFAULT)
+    small = recipe.trial(wanted)
     monkeypatch.chdir(place)
     monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
     YAML().dump(small, Path("params.yaml"))
@@ -111,13 +111,13 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
         measured = evaluate.evaluate(checked, entry, seed)
         row = {"entry": entry, "seed": str(seed), "status": measured["status"], "train_seconds": "1"}
         rows.append(row | {key: str(value) for key, value in measured["metrics"]["test"].items()})
-    for figure in recipes.figures(found, small, rows):
+    for figure in recipe.figures(found, small, rows):
         assert figure["mean"] is not None, figure
 
 
 def test_the_table_of_results_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    assert recipes.TABLE.read_text(encoding="utf-8") == recipes.page()
+    assert recipe.TABLE.read_text(encoding="utf-8") == recipe.page()
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -143,42 +143,19 @@ def test_the_table_of_results_is_what_the_results_say(monkeypatch: pytest.Monkey
 def test_a_mistake_is_a_sentence(shelf: Path, content: object, sentence: str) -> None:
     put(shelf, content)
     with pytest.raises(UserError, match=sentence) as raised:
-        recipes.load("tiny", DEFAULT)
+        recipe.load("tiny", DEFAULT)
     assert str(raised.value).startswith("recipes/tiny.yaml")
 
 
 def test_a_recipe_without_a_mistake_has_none(shelf: Path) -> None:
     assert shelf.exists()
-    assert recipes.load("tiny", DEFAULT)[0].title == "Tiny"
+    assert recipe.load("tiny", DEFAULT)[0].title == "Tiny"
 
 
 def test_an_unknown_recipe_is_a_sentence(shelf: Path) -> None:
     assert shelf.exists()
     with pytest.raises(UserError, match="there is no recipe 'tinny'; there are tiny"):
-        recipes.load("tinny", DEFAULT)
-
-
-@pytest.mark.parametrize(("minutes", "gpu", "anyway", "refused"), [
-    (600, False, False, True), (600, True, False, False), (600, False, True, False), (60, False, False, False),
-])  # fmt: skip
-def test_hours_on_a_cpu_are_asked_for(
-    minutes: float, gpu: bool, anyway: bool, refused: bool, monkeypatch: pytest.MonkeyPatch  # noqa: FBT001
-) -> None:  # fmt: skip
-    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
-    slow = Recipe.model_validate(tiny(minutes={"cpu": minutes}))
-    if refused:
-        with pytest.raises(UserError, match="tiny needs a GPU: here it would take about 10 hours"):
-            recipe._enough_time("tiny", slow, anyway=anyway)
-    else:
-        recipe._enough_time("tiny", slow, anyway=anyway)
-
-
-def test_data_that_cannot_be_had_is_said_before_anything_runs(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    away = data.Dataset({"images": "0" * 64}, lambda: iter(()), lambda _: pytest.fail("parsed"), (1, 8, 8))
-    monkeypatch.setitem(data.DATASETS, "away", away)
-    with pytest.raises(UserError, match="data set 'away' could not be had from any source"):
-        recipe._have_data("away")
-    assert not (shelf / "data").exists()
+        recipe.load("tinny", DEFAULT)
 
 
 def test_a_copy_finds_what_was_downloaded(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +171,7 @@ def test_a_copy_finds_what_was_downloaded(shelf: Path, monkeypatch: pytest.Monke
 
 
 def test_params_are_merged_and_entries_replaced() -> None:
-    wanted = recipes.merged(DEFAULT, TINY["params"])
+    wanted = recipe.merged(DEFAULT, TINY["params"])
     assert wanted["training"] == DEFAULT["training"] | {"steps": 1500, "batch_size": 16}
     assert list(wanted["variants"]) == ["small"]
     assert wanted["seeds"] == [3, 4]
@@ -206,13 +183,13 @@ def test_dvc_makes_of_the_overrides_what_was_wanted(tmp_path: Path) -> None:
 
     odd: dict[str, Any] = {"none": None, "yes": True, "small": 1e-07, "empty": {}, "list": [1, "a"], "text": "1e-3"}
     odd |= {"path": r"it's C:\new\'s {x: [1]}, \\", "nothing": ""}
-    wanted = {**recipes.merged(DEFAULT, TINY["params"]), "odd": odd}
+    wanted = {**recipe.merged(DEFAULT, TINY["params"]), "odd": odd}
     del wanted["evaluation"]
     file = tmp_path / "params.yaml"
     file.write_text((REPOSITORY / "params.yaml").read_text())
-    apply_overrides(file, recipes.overrides(DEFAULT, wanted))
+    apply_overrides(file, recipe.overrides(DEFAULT, wanted))
     assert YAML(typ="safe", pure=True).load(file) == wanted
-    assert recipes.overrides(wanted, wanted) == []
+    assert recipe.overrides(wanted, wanted) == []
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -225,7 +202,7 @@ def rows(*values: float, status: str = "finished") -> list[dict[str, str]]:
 
 def figure(expected: dict[str, Any], measured: list[dict[str, str]], **section: Any) -> dict[str, Any]:
     wanted = Recipe.model_validate(tiny(expected=[{"entry": "small", **expected}]))
-    (found,) = recipes.figures(wanted, {"variants": {"small": section}}, measured)
+    (found,) = recipe.figures(wanted, {"variants": {"small": section}}, measured)
     return found
 
 
@@ -244,32 +221,32 @@ def test_a_verdict_follows_from_mean_and_interval(value: float | None, better: s
     found = figure({"metric": "mse", "value": value, "better": better}, rows(1.0, 2.0, 3.0))
     assert found["mean"] == 2.0
     assert found["interval"] == pytest.approx(4.302653 / 3**0.5)  # t(0.975; 2)·1/√3
-    assert recipes.verdict(found) == verdict
+    assert recipe.verdict(found) == verdict
 
 
 def test_one_seed_has_no_interval() -> None:
     found = figure({"metric": "mse", "value": 1.0}, rows(2.0))
     assert found["interval"] is None
-    assert recipes.verdict(found) == "not reached, 1.00000 short"
+    assert recipe.verdict(found) == "not reached, 1.00000 short"
 
 
 def test_a_diverged_seed_leaves_no_mean() -> None:
     found = figure({"metric": "mse", "value": 5.0}, [*rows(1.0, 2.0), *rows(0.0, status="diverged at step 3")])
     assert found["mean"] is None
-    assert recipes.verdict(found) == "small, seed 0: diverged at step 3"
+    assert recipe.verdict(found) == "small, seed 0: diverged at step 3"
 
 
 def test_an_undefined_metric_is_no_zero() -> None:
     found = figure({"metric": "psnr", "value": 5.0}, rows(1.0, 2.0))
     assert found["mean"] is None
-    assert recipes.verdict(found) == "undefined for this entry"
+    assert recipe.verdict(found) == "undefined for this entry"
 
 
 def test_codes_are_counted_in_percent_of_the_codebook() -> None:
     sixteen = {"name": "codebook", "codes": 16, "size": 2}
     found = figure({"metric": "codes_active", "value": 25}, rows(4.0, 8.0), quantizer=sixteen)
     assert found["values"] == {"0": 25.0, "1": 50.0}
-    assert recipes.verdict(found) == "reached, 12.5 better"
+    assert recipe.verdict(found) == "reached, 12.5 better"
 
 
 def test_a_target_says_the_direction() -> None:
@@ -304,7 +281,7 @@ def test_a_killed_recipe_goes_on_and_leaves_the_workspace_alone(project: Project
     done = project.run(*COMMAND, "tiny")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "goes on from step" in done.stdout
-    assert "small  MSE        2" in done.stdout
+    assert "| small | MSE | 2 |" in done.stdout
     after = {path: path.read_bytes() for path in project.folder.glob("*") if path.is_file()}
     assert {path: content for path, content in after.items() if "mlflow.db" not in path.name} == before
     assert not (project.folder / "reports").exists()
@@ -333,8 +310,8 @@ def test_its_result_can_be_traced(project: Project) -> None:
     mse, psnr = result["figures"]
     assert list(mse["values"]) == ["3", "4"]
     assert mse["interval"] > 0
-    assert recipes.verdict(mse).startswith("reached")
-    assert recipes.verdict(psnr).startswith("not reached")
+    assert recipe.verdict(mse).startswith("reached")
+    assert recipe.verdict(psnr).startswith("not reached")
     page = (project.folder / "recipes/results.md").read_text()
     assert "| small | MSE | 2 |" in page
     assert "not reached" in page
@@ -360,3 +337,4 @@ def test_the_list_says_what_there_is(project: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert "mnist-vq-rate: VQ-VAE with a learned prior" in done.stdout
     assert "vqvae: −ELBO (nats) ≤ 110" in done.stdout
+    assert "0.1 hours on a CPU" in done.stdout

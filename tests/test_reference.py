@@ -12,7 +12,7 @@ import pytest
 
 from autoencoders.base import VARIANTS
 from autoencoders.parts import Kind, keys_of
-from pipeline import params, recipes, reference, schema
+from pipeline import params, recipe, reference, schema
 from tests.jsonschema import problems
 from tests.test_params import BROKEN, DEFAULT, REPOSITORY, with_value, without
 
@@ -78,9 +78,9 @@ def test_params_yaml_names_its_schema() -> None:
     assert first == "# yaml-language-server: $schema=params.schema.json"
 
 
-@pytest.mark.parametrize("name", recipes.available())
+@pytest.mark.parametrize("name", recipe.available())
 def test_what_a_recipe_makes_of_it_fits_too(name: str) -> None:
-    assert wrong(recipes.load(name, DEFAULT)[1]) == []
+    assert wrong(recipe.load(name, DEFAULT)[1]) == []
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from autoencoders import checkpoint
 from autoencoders.champions import ALIAS, Candidate, Champion
-from autoencoders.tracking import FINISHED, Projector, Result, Run
+from autoencoders.tracking import FINISHED, Evaluated, Projector, Run
 from faults import servers
 from tests.conftest import IMAGE, squares
 from tests.test_codes import trained
@@ -88,11 +88,11 @@ def project(tmp_path: Path, uri: str) -> None:
     """A run in MLflow, whose model is the champion of generation."""
     weights = tmp_path / "seed0.safetensors"
     checkpoint.save(trained("vae"), weights)
-    result = Result("f", 2.0, {"validation/neg_elbo": 1.0}, [], weights, "toy", "0" * 32, IMAGE)
-    projector = Projector(uri, tmp_path / "mlruns")
+    result = Evaluated("f", 2.0, {"validation/neg_elbo": 1.0}, [], weights, "toy", "0" * 32, IMAGE)
+    projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
     projector.open("", ["validation/neg_elbo"])
     assert projector.project(Run("vae-seed0", "", "t", FINISHED, 1.0, {}, {}, [], result))
-    assert projector.crown(Champion("generation", 1.0, 1.0, Candidate("vae", {"neg_elbo": 1.0}, "Bernoulli", "f")))
+    assert projector.promote(Champion("generation", 1.0, 1.0, Candidate("vae", {"neg_elbo": 1.0}, "Bernoulli", "f")))
 
 
 @pytest.fixture(scope="module")

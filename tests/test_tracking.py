@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,11 +21,12 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from mlflow import MlflowClient
 
 from autoencoders import checkpoint, tracking
 from autoencoders.champions import ALIAS, Candidate, Champion, rule
-from autoencoders.tracking import FAILED, FINISHED, KILLED, RUNNING, Projector, Result, Run
+from autoencoders.tracking import FAILED, FINISHED, KILLED, RUNNING, Evaluated, Projector, Run
 from faults import servers
 from tests.conftest import IMAGE, PARAMETERS
 
@@ -71,7 +72,7 @@ def toy_run(folder: Path) -> Run:
             {"phase": "autoencoder", "step": 100, "time": 1020.0, "train_loss": 2.0},
             {"phase": "autoencoder", "step": 150, "time": 1030.0, "train_loss": math.nan},
         ],
-        result=Result(
+        evaluated=Evaluated(
             fingerprint="f",
             ended=1060.0,
             metrics={"test/mse": 0.5, "test/neg_elbo": math.nan, "test/psnr": math.inf, "cost/train_seconds": 60.0},
@@ -86,29 +87,29 @@ def toy_run(folder: Path) -> Run:
 
 def other(run: Run, **changes: Any) -> Run:
     """The run with another result."""
-    assert run.result is not None
-    return replace(run, result=replace(run.result, **changes))
+    assert run.evaluated is not None
+    return replace(run, evaluated=replace(run.evaluated, **changes))
 
 
 def unfinished(run: Run, points: int = 2, status: str = RUNNING) -> Run:
     """The run while it was in training."""
-    return replace(run, status=status, history=run.history[:points], result=None)
+    return replace(run, status=status, history=run.history[:points], evaluated=None)
 
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_write_model", lambda *_: None)
+    monkeypatch.setattr(tracking, "_log_model", lambda *_: None)
 
 
 def _projector(uri: str, tmp_path: Path) -> Projector:
-    projector = Projector(uri, tmp_path / "mlruns")
+    projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
     projector.open("columns", ["test/mse"])
     return projector
 
 
 def _project(runs: list[Run], uri: str, tmp_path: Path) -> int:
     projector = _projector(uri, tmp_path)
-    return sum(projector.project(run) is True for run in runs)
+    return sum(projector.project(run) for run in runs)
 
 
 def _experiment(uri: str) -> mlflow.entities.Experiment:
@@ -159,9 +160,9 @@ def test_a_run_is_all_there_and_its_model_reconstructs(run: Run, uri: str, tmp_p
     arguments = [logged.artifact_location, str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
     subprocess.run([sys.executable, "-W", "ignore", "-c", script, *arguments], check=True)
     with torch.no_grad():
-        assert run.result is not None
-        assert run.result.weights is not None
-        expected = checkpoint.load(run.result.weights).reconstruct(torch.from_numpy(x)).numpy()
+        assert run.evaluated is not None
+        assert run.evaluated.weights is not None
+        expected = checkpoint.load(run.evaluated.weights).reconstruct(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-6)
     assert not list(Path(tmp_path / "mlruns").rglob("*.pkl"))
 
@@ -189,10 +190,9 @@ def test_more_than_one_call_takes(run: Run, uri: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_model")
-def test_the_experiment_is_model_training_and_leads_to_its_runs(run: Run, uri: str, tmp_path: Path) -> None:
+def test_the_experiment_leads_to_its_runs(run: Run, uri: str, tmp_path: Path) -> None:
     _project([run], uri, tmp_path)
     experiment = _experiment(uri)
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     link, _, description = experiment.tags["mlflow.note.content"].partition("\n\n")
     address = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=results"
     assert (link, description) == (f"[Show the runs]({address})", "columns")
@@ -201,10 +201,10 @@ def test_the_experiment_is_model_training_and_leads_to_its_runs(run: Run, uri: s
 
 
 def test_the_link_leads_to_the_runs_from_the_first_point_on(uri: str, tmp_path: Path) -> None:
-    Projector(uri, tmp_path / "mlruns").open("columns", [])
+    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", [])
     assert _view(_experiment(uri))["selectedColumns"] == [f"metrics.`{name}`" for name in tracking.LOSSES]
-    Projector(uri, tmp_path / "mlruns").open("columns", ["test/mse"])
-    Projector(uri, tmp_path / "mlruns").open("columns", [])
+    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", ["test/mse"])
+    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", [])
     assert _view(_experiment(uri))["selectedColumns"] == ["metrics.`test/mse`"]
 
 
@@ -213,47 +213,59 @@ def test_an_older_experiment_gets_what_it_lacks(run: Run, uri: str, tmp_path: Pa
     MlflowClient(uri).create_experiment(tracking.EXPERIMENT, (tmp_path / "elsewhere").as_uri(), {"team": "x"})
     _project([run], uri, tmp_path)
     tags = _experiment(uri).tags
-    assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert tags["team"] == "x"
-    Projector(uri, tmp_path / "mlruns").open("today's columns", ["test/fid"])
+    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("today's columns", ["test/fid"])
     assert _experiment(uri).tags["mlflow.note.content"].endswith("today's columns")
     assert _view(_experiment(uri))["selectedColumns"] == ["metrics.`test/fid`"]
 
 
 @pytest.mark.usefixtures("no_model")
-def test_a_kind_that_someone_chose_stays(run: Run, uri: str, tmp_path: Path) -> None:
-    kind = {"mlflow.experimentKind": "regression"}
-    MlflowClient(uri).create_experiment(tracking.EXPERIMENT, (tmp_path / "mlruns").as_uri(), kind)
-    _project([run], uri, tmp_path)
-    assert _experiment(uri).tags["mlflow.experimentKind"] == "regression"
-
-
-@pytest.mark.usefixtures("no_model")
-def test_projecting_again_adds_nothing(run: Run, uri: str, tmp_path: Path) -> None:
+def test_projecting_again_adds_nothing(run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _project([run], uri, tmp_path)
     assert _project([run, other(run, fingerprint="g")], uri, tmp_path) == 1
     assert _project([run, other(run, fingerprint="g"), unfinished(run)], uri, tmp_path) == 0
     assert len(_runs(uri)) == 2
+    monkeypatch.setattr(tracking, "_shows", lambda *_: False)  # who does not look at what is there writes it again
+    assert _project([run], uri, tmp_path) == 1
+    assert len(_runs(uri)) == 3
 
 
-def test_a_projection_that_broke_off_is_taken_up(
-    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(*_: object) -> None:
+def _broken_off_twice(run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Project a run on the third try, after one that broke off before the model and one after it; returns how many
+    models there are.
+    """
+
+    def away(*_: object, **__: object) -> None:
         raise ConnectionError
 
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "set_terminated", away)
-        with pytest.raises(ConnectionError):
-            _project([run], uri, tmp_path)
-    assert _project([run], uri, tmp_path) == 0  # the one that broke off still has its lease
-    monkeypatch.setattr("autoencoders.tracking.psutil.pid_exists", lambda _: False)
+    for method in ("log_artifact", "set_terminated"):
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, method, away)
+            with pytest.raises(ConnectionError):
+                _project([run], uri, tmp_path)
+        (found,) = _runs(uri)
+        assert found.data.tags["complete"] == "no"
     assert _project([run], uri, tmp_path) == 1
+    assert _project([run], uri, tmp_path) == 0
     (found,) = _runs(uri)
     assert found.info.status == "FINISHED"
     assert found.data.tags["complete"] == "yes"
-    assert len(MlflowClient(uri).search_logged_models([found.info.experiment_id])) == 1
     assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+    assert history(uri, "test/mse") == [(0, 0.5)]
+    return len(MlflowClient(uri).search_logged_models([found.info.experiment_id]))
+
+
+def test_a_projection_that_broke_off_is_completed_by_the_next(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _broken_off_twice(run, uri, tmp_path, monkeypatch) == 1
+
+
+def test_a_half_written_model_would_stay_if_nobody_deleted_it(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MlflowClient, "delete_logged_model", lambda *_: None)
+    assert _broken_off_twice(run, uri, tmp_path, monkeypatch) == 2
 
 
 def test_a_diverged_run_is_failed_and_has_no_model(run: Run, uri: str, tmp_path: Path) -> None:
@@ -265,7 +277,7 @@ def test_a_diverged_run_is_failed_and_has_no_model(run: Run, uri: str, tmp_path:
     assert not MlflowClient(uri).search_logged_models([found.info.experiment_id])
 
 
-def champion(fingerprint: str = "f") -> Champion[str]:
+def champion(fingerprint: str = "f") -> Champion:
     return Champion("denoising", 0.25, 0.5, Candidate("ae", {"denoising_mse": 0.25}, None, fingerprint))
 
 
@@ -276,54 +288,29 @@ def registered(uri: str) -> list[tuple[str, list[str]]]:
     return sorted((version.tags["fingerprint"], version.aliases) for version in versions)
 
 
-def test_the_champion_is_who_was_crowned_last_and_no_run_has_two_versions(run: Run, uri: str, tmp_path: Path) -> None:
+def test_the_champion_is_who_was_promoted_last_and_no_run_has_two_versions(run: Run, uri: str, tmp_path: Path) -> None:
     projector = _projector(uri, tmp_path)
-    assert projector.crown(champion()) is None  # its run is not there yet
+    assert not projector.promote(champion())  # its run is not there yet
     assert not MlflowClient(uri).search_registered_models()
     projector.project(run)
-    assert projector.crown(champion()) is True
-    assert projector.crown(champion()) is False
+    assert projector.promote(champion())
+    assert not projector.promote(champion())
     assert registered(uri) == [("f", [ALIAS])]
     version = MlflowClient(uri).get_model_version_by_alias("denoising", ALIAS)
     assert version.description == "denoising_mse on the validation split: 0.25, mean of the entry's seeds 0.5"
     assert version.run_id == _runs(uri)[0].info.run_id
     assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
-    assert not [key for key in _runs(uri)[0].data.tags if key.startswith(tracking.LEASE)]
 
     projector.project(replace(other(run, fingerprint="g"), training="u"))
-    assert projector.crown(champion("g")) is True
+    assert projector.promote(champion("g"))
     assert registered(uri) == [("f", []), ("g", [ALIAS])]
-    assert projector.crown(champion("f")) is True
+    assert projector.promote(champion("f"))
     assert registered(uri) == [("f", [ALIAS]), ("g", [])]
-    assert projector.crown(champion("none")) is None
+    assert not projector.promote(champion("none"))
     assert registered(uri) == [("f", [ALIAS]), ("g", [])]
     MlflowClient(uri).update_registered_model("denoising", "the rule of before")
-    assert projector.crown(champion("f")) is True
+    projector.promote(champion("f"))
     assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
-
-
-def test_two_that_crown_at_once_make_one_version(
-    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second looks for versions before the first has made one; only its lease keeps it from making another."""
-    first, second = _projector(uri, tmp_path), _projector(uri, tmp_path)
-    first.project(run)
-    register = Projector._register
-    answers: list[bool | None] = []
-
-    def meanwhile(self: Projector, *arguments: Any) -> None:
-        if self is first:
-            answers.append(second.crown(champion()))
-        register(self, *arguments)
-
-    monkeypatch.setattr(Projector, "_register", meanwhile)
-    assert first.crown(champion()) is True
-    assert answers == [None]
-    assert registered(uri) == [("f", [ALIAS])]
-    monkeypatch.setattr(Projector, "_others", lambda *_: [])
-    monkeypatch.setattr(tracking, "_registered", lambda *_: None)
-    assert first.crown(champion()) is True
-    assert answers == [None, True]  # without leases both go on
 
 
 def history(uri: str, key: str) -> list[tuple[int, float]]:
@@ -344,12 +331,10 @@ def test_a_killed_training_that_goes_on_is_one_run_and_one_curve(run: Run, uri: 
     later = _projector(uri, tmp_path)
     later.project(unfinished(run, 3))
     assert _runs(uri)[0].info.status == "RUNNING"
-    later.leave("t")
     _project([run], uri, tmp_path)
     assert _runs(uri)[0].info.status == "FINISHED"
     assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
     assert history(uri, "autoencoder/validation_loss") == [(50, 4.0)]
-    assert not [key for key in _runs(uri)[0].data.tags if key.startswith(tracking.LEASE)]
 
 
 @pytest.mark.usefixtures("no_model")
@@ -362,107 +347,94 @@ def test_begun_with_other_parameters_it_begins_anew(run: Run, uri: str, tmp_path
 
 
 @pytest.mark.usefixtures("no_model")
-@pytest.mark.parametrize(
-    ("lease", "taken"),
-    [
-        ("elsewhere.77.a {later}", None),
-        ("elsewhere.77.a {over}", True),
-        ("{here}.4194304.a {later}", True),  # no process of this machine has such a number
-        ("{here}.1.a {later}", None),
-    ],
-)
-def test_a_run_that_another_projector_writes_is_left_to_it(
-    lease: str, taken: object, run: Run, uri: str, tmp_path: Path
+def test_begun_again_from_the_first_step_it_has_one_curve(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As after `rm -r checkpoints`: the same points at other times."""
+    later = [{**point, "time": point["time"] + 100} for point in run.history]
+    again = replace(run, started=1100.0, history=later)
+    _projector(uri, tmp_path).project(unfinished(run, 2, KILLED))
+    _projector(uri, tmp_path).project(unfinished(again))
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0)]
+    monkeypatch.setattr(tracking, "_is_of", lambda *_: True)
+    _projector(uri, tmp_path).project(unfinished(run, 2, KILLED))
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (50, 3.0)]
+
+
+@pytest.fixture
+def impatient_for_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "WAIT", 0.1)
+
+
+@pytest.mark.usefixtures("impatient_for_the_lock")
+def test_a_writer_that_holds_the_lock_for_long_is_a_sentence(run: Run, uri: str, tmp_path: Path) -> None:
     projector = _projector(uri, tmp_path)
-    projector.project(unfinished(run))
-    projector.leave("t")
-    now = time.time()
-    key, until = lease.format(here=projector.host, later=f"{now + 50:.0f}", over=f"{now - 1:.0f}").split()
-    MlflowClient(uri).set_tag(_runs(uri)[0].info.run_id, tracking.LEASE + key, until)
-    assert _projector(uri, tmp_path).project(run) is taken
-    assert _runs(uri)[0].data.tags["complete"] == ("yes" if taken else "no")
+    lock = FileLock(tmp_path / "lock")
+    actions: list[Callable[[], object]] = [
+        lambda: projector.open("columns", []),
+        lambda: projector.project(unfinished(run)),
+        lambda: projector.promote(champion()),
+    ]
+    for act in actions:
+        with lock, pytest.raises(TimeoutError, match=r"another process has been writing for 0 s; it holds .*lock"):
+            act()
+        act()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_the_second_writer_waits_for_the_first(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with FileLock(tmp_path / "lock"):
+            waiting = pool.submit(projector.project, run)
+            assert _runs(uri) == []
+            assert not waiting.done()
+        assert waiting.result()
     assert len(_runs(uri)) == 1
 
 
-@pytest.mark.usefixtures("no_model")
-@pytest.mark.parametrize(("other", "taken"), [(2, None), (1, True)])
-def test_machines_of_one_name_are_told_apart(
-    other: int, taken: object, run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process that is not on this machine may live on another one; on the same it is gone: the negative control."""
-    monkeypatch.setattr("autoencoders.tracking.psutil.pid_exists", lambda _: False)
-    monkeypatch.setattr("autoencoders.tracking.uuid.getnode", lambda: 1)
-    _projector(uri, tmp_path).project(unfinished(run))
-    monkeypatch.setattr("autoencoders.tracking.uuid.getnode", lambda: other)
-    assert _projector(uri, tmp_path).project(run) is taken
+def _race(run: Run, locks: tuple[Path, Path], uri: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A second projector comes between the first one's look for a run and its making one; returns how many runs there
+    are.
+    """
+    first, second = (Projector(uri, lock.parent / "mlruns", lock) for lock in locks)
+    for projector in (first, second):
+        projector.open("columns", [])
+    create = MlflowClient.create_run
 
-
-@pytest.mark.usefixtures("no_model")
-def test_a_run_that_another_machine_wrote_after_the_look_is_not_written_twice(
-    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second has begun, written and left between the first's look for the run and its making one."""
-
-    def race() -> list[bool | None]:
-        first, second = _projector(uri, tmp_path), _projector(uri, tmp_path)
-        answers: list[bool | None] = []
-        found = Projector._found
-
-        def first_look(self: Projector, of: Run) -> Any:
-            if self is first and not answers:
-                before = found(self, of)
-                answers.append(second.project(of))
-                return before
-            return found(self, of)
-
+    def late(*arguments: Any, **options: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(Projector, "_found", first_look)
-            return [first.project(run), *answers]
+            patch.setattr(MlflowClient, "create_run", create)
+            with contextlib.suppress(TimeoutError):
+                second.project(run)
+        return create(*arguments, **options)
 
-    assert race() == [None, True]
-    assert len(_runs(uri)) == 1
-    assert _projector(uri, tmp_path).project(run) is False
-    MlflowClient(uri).delete_run(_runs(uri)[0].info.run_id)
-    monkeypatch.setattr(tracking, "_shows", lambda *_: False)
-    assert race() == [True, True]
-    assert len(_runs(uri)) == 2
+    monkeypatch.setattr(MlflowClient, "create_run", late)
+    first.project(run)
+    return len(_runs(uri))
 
 
-@pytest.mark.usefixtures("no_model")
-def test_a_long_projection_renews_its_lease(
-    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("no_model", "impatient_for_the_lock")
+@pytest.mark.parametrize(("second", "there"), [("lock", 1), ("another", 2)])
+def test_a_run_that_two_write_at_once_is_there_once_thanks_to_the_lock(
+    second: str, there: int, run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    projector = _projector(uri, tmp_path)
-    projector.project(unfinished(run, 1))
-    before = _runs(uri)[0].data.tags[projector.me]
-    now = time.time()
-    monkeypatch.setattr("autoencoders.tracking.time.time", lambda: now + 40)
-    projector.project(unfinished(run, 2))
-    assert float(_runs(uri)[0].data.tags[projector.me]) > float(before) + 30
+    """With a lock of its own, the second one writes the run, too."""
+    assert _race(run, (tmp_path / "lock", tmp_path / second), uri, monkeypatch) == there
 
 
 def _write_ten(uri: str, folder: Path) -> None:
-    run = Run("n", "a", "t", FINISHED, 1000.0, {"p": 1}, {}, [], None)
-    runs = [replace(run, training=f"t{i}", name=f"n{i}") for i in range(10)]
-    left = list(runs)
-    until = time.monotonic() + 60
-    projector = Projector(uri, folder / "mlruns")
-    while left and time.monotonic() < until:
-        with contextlib.suppress(Exception):
-            projector.open("columns", [])
-            left = [run for run in left if projector.project(replace(run, status=RUNNING)) is None]
-            for each in runs:
-                projector.leave(each.training)
-        time.sleep(0.05)
+    projector = Projector(uri, folder / "mlruns", folder / "lock")
+    projector.open("columns", [])
+    for i in range(10):
+        projector.project(Run(f"n{i}", "a", f"t{i}", RUNNING, 1000.0, {"p": 1}, {}, []))
 
 
 def first_time_writers(uri: str, folder: Path) -> list[str | None]:
     """The names of the runs after several processes wrote the same ten to a database that was not there."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(3, context) as pool:
-        wait = [pool.submit(_write_ten, uri, folder) for _ in range(3)]
-        for each in wait:
+        for each in [pool.submit(_write_ten, uri, folder) for _ in range(3)]:
             each.result()
     return [found.info.run_name for found in _runs(uri)]
 
@@ -470,36 +442,6 @@ def first_time_writers(uri: str, folder: Path) -> list[str | None]:
 def test_several_first_time_writers_write_each_run_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'new.db'}"
     assert sorted(map(str, first_time_writers(uri, tmp_path))) == [f"n{i}" for i in range(10)]
-
-
-@pytest.mark.usefixtures("no_model")
-def test_without_leases_a_run_would_be_written_twice(
-    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two look before either has created: with leases the second to create notices the first."""
-
-    def race() -> list[bool | None]:
-        projectors = [_projector(uri, tmp_path) for _ in range(2)]
-        found = Projector._found
-        blind = [True, True]
-
-        def first_look(self: Projector, of: Run) -> Any:
-            at = projectors.index(self)
-            if blind[at]:
-                blind[at] = False
-                return []
-            return found(self, of)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Projector, "_found", first_look)
-            return [projector.project(unfinished(run)) for projector in projectors]
-
-    assert race() == [True, None]
-    assert len(_runs(uri)) == 1
-    MlflowClient(uri).delete_run(_runs(uri)[0].info.run_id)
-    monkeypatch.setattr(Projector, "_others", lambda *_: [])
-    assert race() == [True, True]
-    assert len(_runs(uri)) == 2
 
 
 @pytest.mark.usefixtures("no_model")
@@ -512,7 +454,7 @@ def test_a_locked_database_is_waited_for(run: Run, uri: str, tmp_path: Path) -> 
     done = False
     while not done and time.monotonic() < until:
         with contextlib.suppress(Exception):
-            done = projector.project(run) is True
+            done = projector.project(run)
     assert done
     locked.close()
     assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
@@ -570,8 +512,7 @@ def _through_outages(run: Run, server: servers.Server, tmp_path: Path) -> None:
         projector.project(unfinished(run, 3))
     server.start()
     projector.project(unfinished(run, 3))
-    projector.leave("t")
-    assert _projector(server.uri, tmp_path).project(run) is True
+    assert _projector(server.uri, tmp_path).project(run)
     (found,) = _runs(server.uri)
     assert found.info.status == "FINISHED"
     assert history(server.uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
@@ -581,12 +522,12 @@ def _through_outages(run: Run, server: servers.Server, tmp_path: Path) -> None:
     assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, which alone has the folder
     (logged,) = MlflowClient(server.uri).search_logged_models([found.info.experiment_id])
     assert logged.name == "ae_wide-beta4-seed0"
-    assert [projector.crown(champion()) for _ in range(2)] == [True, False]
+    assert [projector.promote(champion()) for _ in range(2)] == [True, False]
     assert registered(server.uri) == [("f", [ALIAS])]
     weights = list(Path(mlflow.artifacts.download_artifacts(f"models:/denoising@{ALIAS}")).rglob("*.safetensors"))
-    assert run.result is not None
-    assert run.result.weights is not None
-    assert [path.read_bytes() for path in weights] == [run.result.weights.read_bytes()]
+    assert run.evaluated is not None
+    assert run.evaluated.weights is not None
+    assert [path.read_bytes() for path in weights] == [run.evaluated.weights.read_bytes()]
 
 
 @pytest.mark.usefixtures("impatient")
