@@ -12,7 +12,7 @@ import torch
 from autoencoders import checkpoint, storage, training
 from autoencoders.base import Batch, Learner, Shape
 from autoencoders.budget import Budget, How
-from autoencoders.data import Bytes
+from autoencoders.datasets import Bytes
 from autoencoders.sources import Pairs
 from benchmarks.measure import Table, Value, flops, peak_flops, ratio, seconds, take_turns
 from pipeline import params

@@ -27,7 +27,7 @@ import typer
 from autoencoders import checkpoint, corruption, devices, evaluation, storage, training
 from autoencoders.base import Autoencoder
 from autoencoders.budget import Budget, How
-from autoencoders.data import Bytes
+from autoencoders.datasets import Bytes
 from autoencoders.sources import Pairs
 from benchmarks.measure import Table, Value, ratio
 

@@ -24,7 +24,7 @@ from autoencoders import (
     storage,
 )  # fmt: skip
 from autoencoders.base import Autoencoder
-from autoencoders.data import Labels
+from autoencoders.datasets import Labels
 from autoencoders.metrics import CLASSIFIER, SAMPLES, readable
 from autoencoders.sources import Pairs
 from autoencoders.training import as_float, binarise, device_of

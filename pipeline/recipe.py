@@ -104,10 +104,10 @@ def _enough_time(name: str, recipe: Recipe, *, anyway: bool) -> None:
 
 def _have_data(dataset: str) -> None:
     """Fetch the data set to where all experiments find it, or stop with a sentence before one begins."""
-    from autoencoders import data  # noqa: PLC0415 - not for a list
+    from autoencoders import downloads  # noqa: PLC0415 - not for a list
 
     if dataset != FOLDER:
-        data.fetch(dataset, paths.raw() / dataset)
+        downloads.fetch(dataset, paths.raw() / dataset)
 
 
 def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:

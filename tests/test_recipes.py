@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from autoencoders import data
+from autoencoders import datasets, downloads
 from autoencoders.errors import UserError
 from faults.project import Project
 from pipeline import classify, evaluate, noise, params, paths, recipe, recipes, train
@@ -85,9 +85,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(REPOSITORY / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        digits = data.load("digits")
+        digits = downloads.load("digits")
         few = {name: (split, rows[:64]) for name, (split, rows) in digits.splits.items()}
-        data.Data(digits.image, few).save(paths.CLEAN)
+        datasets.Data(digits.image, few).save(paths.CLEAN)
         small = params.check(recipes.trial(DEFAULT))
         noise.work(small, {})
         classify.work(small, {})
@@ -172,8 +172,8 @@ def test_hours_on_a_cpu_are_asked_for(
 
 
 def test_data_that_cannot_be_had_is_said_before_anything_runs(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    away = data.Dataset({"images": "0" * 64}, lambda: iter(()), lambda _: pytest.fail("parsed"), (1, 8, 8))
-    monkeypatch.setitem(data.DATASETS, "away", away)
+    monkeypatch.setitem(datasets.DATASETS, "away", datasets.Dataset((1, 8, 8), {"images": "0" * 64}))
+    monkeypatch.setitem(downloads.DOWNLOADS, "away", downloads.Download([], lambda _: pytest.fail("parsed")))
     with pytest.raises(UserError, match="data set 'away' could not be had from any source"):
         recipe._have_data("away")
     assert not (shelf / "data").exists()

@@ -9,7 +9,7 @@ from torch import Tensor
 from autoencoders import evaluation, unlike
 from autoencoders.base import Autoencoder, Batch, Losses
 from autoencoders.checkpoint import build
-from autoencoders.data import Bytes, Shape
+from autoencoders.datasets import Bytes, Shape
 from autoencoders.metrics import IDENTITY
 from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from autoencoders.budget import Budget, How
     from autoencoders.checkpoint import build, load, save
     from autoencoders.corruption import corrupt
-    from autoencoders.data import load as load_data
+    from autoencoders.downloads import load as load_data
     from autoencoders.devices import prepare
     from autoencoders.evaluation import evaluate
     from autoencoders.sources import Pairs
@@ -39,7 +39,7 @@ HOMES = {
     "corrupt": "corruption",
     "evaluate": "evaluation",
     "load": "checkpoint",
-    "load_data": "data.load",
+    "load_data": "downloads.load",
     "prepare": "devices",
     "save": "checkpoint",
     "train": "training",

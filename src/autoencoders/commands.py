@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # else `--help` would import torch
     from torch import Tensor
 
     from autoencoders.base import Autoencoder
-    from autoencoders.data import Bytes
+    from autoencoders.datasets import Bytes
     from autoencoders.pictures import Fit, Job
 
 PIPE = "-"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoencoders import storage
-from autoencoders.data import Bytes
+from autoencoders.datasets import Bytes
 
 DRAWS = 2**16
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from autoencoders import folder
-from autoencoders.data import Bytes, Shape
+from autoencoders.datasets import Bytes, Shape
 from autoencoders.errors import UserError
 from autoencoders.folder import FORMATS, LeftOut
 from autoencoders.storage import write_atomically

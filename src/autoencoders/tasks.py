@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autoencoders.base import Autoencoder
 from autoencoders.codes import Codec
-from autoencoders.data import Bytes
+from autoencoders.datasets import Bytes
 from autoencoders.errors import UserError
 from autoencoders.evaluation import line
 from autoencoders.training import BATCH, device_of
