@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from autoencoders import tasks, tracking
-from autoencoders.codes import Codec
+from autoencoders.codec import Codec
 from autoencoders.errors import UserError
 from autoencoders.tasks import TASKS, Options, perform
 from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE
-from tests.test_codes import trained
+from tests.test_codec import trained
 
 EMPTY = torch.zeros(0, *IMAGE)
 

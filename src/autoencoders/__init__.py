@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from autoencoders.budget import Budget, How
     from autoencoders.checkpoint import build, load, save
     from autoencoders.corruption import corrupt
-    from autoencoders.downloads import load as load_data
     from autoencoders.devices import prepare
+    from autoencoders.downloads import load as load_data
     from autoencoders.evaluation import evaluate
     from autoencoders.sources import Pairs
     from autoencoders.training import as_float, train

@@ -59,13 +59,15 @@ def inside(source: Path) -> tuple[list[str], list[LeftOut]]:
     return names, left_out
 
 
-def jobs(source: Path, names: Sequence[str], out: Path) -> list[Job]:
-    """Each file of the folder `source` becomes a PNG of the same name in `out`; a.jpg becomes a.jpg.png where there is
-    an a.png too.
+def jobs(source: Path, names: Sequence[str], out: Path | None) -> list[Job]:
+    """Each file of the folder `source` becomes a PNG of the same name in `out`, if that is given; a.jpg becomes
+    a.jpg.png where there is an a.png too.
 
     Raises:
         UserError: `out` is a file, or lies in `source`, where it would be read as well the next time.
     """
+    if out is None:
+        return [Job(folder.shown(name), source / name, None) for name in names]
     if out.exists() and not out.is_dir():
         msg = f"{out} is a file: what becomes of the folder {source} needs a folder"
         raise UserError(msg)

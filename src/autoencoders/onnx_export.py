@@ -1,7 +1,7 @@
 """A trained model as ONNX, for programs without torch: what of it is deterministic, in one file, checked against torch.
 
     reconstruct   images (B, C, H, W) → images
-    encode        images → codes as rows (B, d), see `codes.py`: means, or indices
+    encode        images → codes as rows (B, d), see `codec.py`: means, or indices
     decode        such rows → images
 
 Nothing is drawn: where the code is a distribution it is its mean. B is left open, which is why the example has two
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from autoencoders.base import Autoencoder
-from autoencoders.codes import Codec
+from autoencoders.codec import Codec
 from autoencoders.errors import UserError
 from autoencoders.storage import write_atomically
 
@@ -73,7 +73,7 @@ def check_installed() -> None:
         UserError: some are not; says how to get them.
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        msg = f"the export needs {', '.join(missing)}: pip install 'autoencoders[onnx]'"
+        msg = f"the export needs {', '.join(missing)}: in a clone, `pip install '.[onnx]'` installs them"
         raise UserError(msg)
 
 

@@ -1,0 +1,206 @@
+"""A call of the command `autoencoders`: what it reads, writes and says. The commands themselves stand in `cli.py`.
+
+What needs torch is imported inside functions: `--help` and completion do not wait for that.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import typer
+from tqdm.auto import tqdm
+
+from autoencoders import image_files
+from autoencoders.datasets import Bytes
+from autoencoders.errors import UserError
+from autoencoders.image_files import Fit, Job
+from autoencoders.storage import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autoencoders.base import Autoencoder
+
+PIPE = "-"
+BATCH = 100  # images in memory at a time
+
+
+@dataclass
+class Invocation:
+    """The options of one call, and how much of what it asks for could not be done."""
+
+    location: str  # of the model, as in `model_locator.py`
+    revision: str | None = None
+    device: str = "auto"
+    fit: Fit = "crop"
+    force: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    total: int = 1  # images to read, or else the one thing to be made
+    failed: int = 0
+
+    def note(self, text: str) -> None:
+        """Tell a user who has not asked for quiet."""
+        if not self.quiet:
+            typer.echo(text, err=True)
+
+    def detail(self, text: str) -> None:
+        """Tell a user who has asked for more."""
+        if self.verbose:
+            typer.echo(text, err=True)
+
+    def fail(self, text: str) -> None:
+        """Name what is left out; the rest goes on."""
+        self.failed += 1
+        typer.echo(f"autoencoders: {text}", err=True)
+
+    def end(self, made: str) -> None:
+        """Say what has been made, and end with 1 if something has not."""
+        if self.failed < self.total:
+            self.note(made)
+        if self.failed:
+            if self.total > 1:
+                typer.echo(f"autoencoders: {self.failed} of {self.total} images were left out", err=True)
+            raise typer.Exit(1)
+
+    @cached_property
+    def model(self) -> "Autoencoder":
+        """The model on its device, in evaluation mode."""
+        import torch
+
+        from autoencoders import checkpoint, devices
+        from autoencoders.model_locator import located
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            msg = "torch finds no GPU here: --device cpu does without"
+            raise UserError(msg)
+        device = devices.prepare(self.device, torch.get_num_threads())
+        with located(self.location, self.revision) as (path, name):
+            model = checkpoint.load(path, device)
+        if name != self.location:
+            self.note(f"model: {name}")
+        channels, height, width = model.image
+        pixels = f"{width}×{height} pixels, {channels} channel{'s' * (channels > 1)}"
+        self.detail(f"{model.configuration['variant']} for images of {pixels}, on {devices.describe(device)}")
+        return model
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def jobs(self, source: str, out: str | None = None) -> list[Job]:
+        """The images to read, and the file that each is written to; none if there is no `out`, or it is a pipe."""
+        target = None if out in {None, PIPE} else Path(str(out))
+        if source == PIPE or not Path(source).is_dir():
+            jobs = [job(source, target)]
+        elif out == PIPE:
+            msg = "a folder becomes a folder; - takes one image"
+            raise typer.BadParameter(msg, param_hint="OUT")
+        else:
+            names, left_out = image_files.inside(Path(source))
+            self.total = len(names) + len(left_out)
+            for each in left_out:
+                self.fail(f"{each.path} {each.reason}")
+            jobs = image_files.jobs(Path(source), names, target)
+        image_files.check_free([job.target for job in jobs if job.target is not None], force=self.force)
+        return jobs
+
+    def batches(self, jobs: list[Job]) -> "Iterator[tuple[list[Job], Tensor]]":
+        """The images as the model takes them, floats (B, C, H, W), and the jobs that they belong to; an image that
+        cannot be read is named and left out.
+        """
+        from autoencoders.training import as_float
+
+        resized: list[str] = []
+        quiet = True if self.quiet or len(jobs) == 1 else None  # None: no bar where stderr is no terminal
+        with tqdm(total=len(jobs), unit="image", leave=False, disable=quiet, file=sys.stderr) as bar:
+            for start in range(0, len(jobs), BATCH):
+                read, pixels = list[Job](), list[Bytes]()
+                for job in jobs[start : start + BATCH]:
+                    seen = image_files.read(job.source, self.model.image, self.fit)
+                    bar.update()
+                    if isinstance(seen, str):
+                        self.fail(f"{job.name} {seen}")
+                        continue
+                    if seen.size != self.model.image[:0:-1]:
+                        resized.append(f"{job.name} is {image_files.words(seen.size)} pixels")
+                        self.detail(resized[-1])
+                    read.append(job)
+                    pixels.append(seen.pixels)
+                if read:
+                    yield read, as_float(np.stack(pixels))
+        if resized:
+            one = len(resized) == 1
+            which = f"{resized[0]}; it was" if one else f"{len(resized)} images had another size; they were"
+            size = image_files.words(self.model.image[:0:-1])
+            self.note(f"{which} brought to the model's {size} (--fit {self.fit})")
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def reconstruct(self, jobs: list[Job]) -> None:
+        """Write the reconstruction of every image."""
+        from autoencoders import tasks
+
+        written: list[str] = []
+        for read, x in self.batches(jobs):
+            images = tasks.as_bytes(tasks.perform(self.model, "reconstruct", x, tasks.Options()))
+            for job, image in zip(read, images, strict=True):
+                put(image_files.png(image), job.target)
+                written.append(named(job.target))
+        more = f" and {len(written) - 1} more" if len(written) > 1 else ""
+        self.end(f"written: {written[0]}{more}" if written else "")
+
+    def targets(self, out: str, count: int) -> list[Path]:
+        """The files of `count` images, or the one file of all of them; none where they go to the standard output."""
+        check_png(out)
+        if out == PIPE:
+            return []
+        alone = Path(out).suffix.lower() == image_files.PNG
+        paths = [Path(out)] if alone else image_files.numbered(Path(out), count)
+        image_files.check_free(paths, force=self.force)
+        return paths
+
+
+def job(source: str, target: Path | None = None) -> Job:
+    """A single image; the standard input is read at once."""
+    if source != PIPE:
+        return image_files.job(Path(source), source, target)
+    if sys.stdin.isatty():
+        msg = "- is the standard input, which is to be an image: … | autoencoders … -"
+        raise typer.BadParameter(msg, param_hint="IN")
+    return image_files.job(sys.stdin.buffer.read(), "stdin", target)
+
+
+def check_png(out: str) -> None:
+    """A terminal shows no PNG.
+
+    Raises:
+        typer.BadParameter: `out` is one.
+    """
+    if out == PIPE and sys.stdout.isatty():
+        msg = "- is the standard output, a terminal, which shows no PNG: autoencoders … - > image.png"
+        raise typer.BadParameter(msg, param_hint="OUT")
+
+
+def write(images: Bytes, paths: list[Path], columns: int | None = None) -> None:
+    """Write images (B, C, H, W) into as many files, or all of them as one, in rows of `columns`."""
+    if len(paths) != len(images):
+        images = image_files.sheet(images, columns)[None]
+    for image, path in zip(images, paths or [None], strict=True):
+        put(image_files.png(image), path)
+
+
+def put(content: bytes, target: Path | None) -> None:
+    """Write a file, all of it or nothing, or to the standard output where there is no target."""
+    if target is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        write_atomically(target, content)
+
+
+def named(target: str | Path | None) -> str:
+    """The target's name in a message."""
+    return "the standard output" if target in {None, PIPE} else str(target)
