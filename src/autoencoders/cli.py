@@ -5,16 +5,17 @@ the standard error. It ends with 0 if all went well, 1 if something could not be
 Nothing is coloured. What needs torch is imported inside functions: `--help` and completion do not wait for that.
 """
 
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from autoencoders import image_files, invocation
 from autoencoders.errors import UserError
-from autoencoders.invocation import PIPE, Invocation, named
+from autoencoders.invocation import PIPE, Force, Invocation, Quiet, Revision, Verbose, named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,21 +38,6 @@ Outs = Annotated[
         metavar="OUT", help="A .png with all of them, a folder for one file each, or - for the standard output."
     ),
 ]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        envvar="AUTOENCODERS_MODEL",
-        metavar="MODEL",
-        help="A file (models/vae/seed0.safetensors), its folder (models/vae), either as of a revision "
-        "(HEAD~1:models/vae), or MLflow's (models:/reconstruction@champion, runs:/ID/vae-seed0).",
-    ),
-]
-Revision = Annotated[
-    str | None,
-    typer.Option("--rev", metavar="REV", help="Take MODEL as of this Git revision, tag or DVC experiment."),
-]
 Fit = Annotated[
     image_files.Fit,
     typer.Option(
@@ -59,10 +45,6 @@ Fit = Annotated[
         "exact: not at all, it is left out."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: a GPU if there is one.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,100 +74,77 @@ def about() -> None:
     """Use trained autoencoders: on an image, a folder of images, or in a pipe."""
 
 
-@app.command(
-    epilog="""\b
-Examples:
-  autoencoders reconstruct digit.png copy.png --model models/vae
-  autoencoders reconstruct digits/ copies/ --model models:/reconstruction@champion
-  autoencoders reconstruct photo.jpg copy.png --model models/vqvae --fit pad
-  cat digit.png | autoencoders reconstruct - - --model models/ae > copy.png
-"""
+def command(*examples: str) -> Callable[[Callable[..., None]], None]:
+    """Register a command that is given an `Invocation`, and has the options of that beside its own parameters."""
+    shared = inspect.signature(Invocation).parameters.values()
+
+    def register(work: Callable[..., None]) -> None:
+        def run(**given: Any) -> None:
+            call = Invocation(**{each.name: given.pop(each.name) for each in shared})
+            work(call, **given)
+
+        _, *own = inspect.signature(work).parameters.values()
+        together = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
+        run.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
+        app.command(work.__name__, help=work.__doc__, epilog="\n  ".join(["\b\nExamples:", *examples]))(run)
+
+    return register
+
+
+@command(
+    "autoencoders reconstruct digit.png copy.png --model models/vae",
+    "autoencoders reconstruct digits/ copies/ --model models:/reconstruction@champion",
+    "autoencoders reconstruct photo.jpg copy.png --model models/vqvae --fit pad",
+    "cat digit.png | autoencoders reconstruct - - --model models/ae > copy.png",
 )
-def reconstruct(
-    source: In,
-    out: Out,
-    model: Model,
-    *,
-    rev: Revision = None,
-    fit: Fit = "crop",
-    force: Force = False,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+def reconstruct(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
     """Give images back as a model encodes and decodes them."""
-    call = Invocation(model, rev, device, fit, force=force, quiet=quiet, verbose=verbose)
     invocation.check_png(out)
-    call.reconstruct(call.jobs(source, out))
+    call.reconstruct(call.jobs(source, out), fit)
 
 
-@app.command(
-    epilog="""\b
-Examples:
-  autoencoders denoise noisy.png clean.png --model models/dae
-  autoencoders denoise scans/ cleaned/ --model models:/denoising@champion
-"""
+@command(
+    "autoencoders denoise noisy.png clean.png --model models/dae",
+    "autoencoders denoise scans/ cleaned/ --model models:/denoising@champion",
 )
-def denoise(
-    source: In,
-    out: Out,
-    model: Model,
-    *,
-    rev: Revision = None,
-    fit: Fit = "crop",
-    force: Force = False,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
     """Give corrupted images back without their noise."""
-    call = Invocation(model, rev, device, fit, force=force, quiet=quiet, verbose=verbose)
     invocation.check_png(out)
     jobs = call.jobs(source, out)
     if call.model.inputs == "clean":
         call.note(
             "warning: a model of this kind has seen clean images only, and knows no noise: it gives back what it can"
         )
-    call.reconstruct(jobs)
+    call.reconstruct(jobs, fit)
 
 
-@app.command(
-    epilog="""\b
-Examples:
-  autoencoders encode digits/ codes.parquet --model models/vae
-  autoencoders encode digit.png - --model models/vqvae
-"""
+@command(
+    "autoencoders encode digits/ codes.parquet --model models/vae",
+    "autoencoders encode digit.png - --model models/vqvae",
 )
 def encode(
+    call: Invocation,
     source: In,
     out: Annotated[str, typer.Argument(metavar="OUT", help="A .parquet, a .csv, or - for CSV on the standard output.")],
-    model: Model,
-    *,
-    rev: Revision = None,
     fit: Fit = "crop",
-    force: Force = False,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Write the codes of images as a table.
 
     A row for each image: its numbers z0, z1, … or, of a codebook, its indices k0, k1, …
     """
-    call = Invocation(model, rev, device, fit, force=force, quiet=quiet, verbose=verbose)
     if out != PIPE and Path(out).suffix.lower() not in TABLES:
         msg = f"codes are written as {' or '.join(TABLES)}; {out} ends in neither"
         raise typer.BadParameter(msg, param_hint="OUT")
     jobs = call.jobs(source)
     if out != PIPE:
-        image_files.check_free([Path(out)], force=force)
+        image_files.check_free([Path(out)], force=call.force)
     import torch
 
     from autoencoders import codec, tasks
 
     form = codec.Codec(call.model)
     names, rows = list[str](), list["Tensor"]()
-    for read, x in call.batches(jobs):
+    for read, x in call.batches(jobs, fit):
         names += [job.name for job in read]
         rows.append(tasks.perform(call.model, "encode", x, tasks.Options()).cpu())
     if rows:
@@ -197,27 +156,18 @@ def encode(
     call.end(f"codes of {len(names)} images, {form.width} numbers each: {named(out)}")
 
 
-@app.command(
-    epilog="""\b
-Examples:
-  autoencoders sample digits.png --count 25 --model models/vae --seed 7
-  autoencoders sample digits/ --count 1000 --model models:/generation@champion
-"""
+@command(
+    "autoencoders sample digits.png --count 25 --model models/vae --seed 7",
+    "autoencoders sample digits/ --count 1000 --model models:/generation@champion",
 )
 def sample(
+    call: Invocation,
     out: Outs,
-    model: Model,
     *,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many images.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images, the same one the same.")] = 0,
-    rev: Revision = None,
-    force: Force = False,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Make images up, from a model's prior."""
-    call = Invocation(model, rev, device, force=force, quiet=quiet, verbose=verbose)
     paths = call.targets(out, count)
     from autoencoders import tasks
 
@@ -225,36 +175,27 @@ def sample(
     call.end(f"{count} samples, seed {seed}: {named(out)}")
 
 
-@app.command(
-    epilog="""\b
-Examples:
-  autoencoders interpolate 3.png 8.png strip.png --model models/vae
-  autoencoders interpolate 3.png 8.png frames/ --steps 60 --model models/vae
-"""
+@command(
+    "autoencoders interpolate 3.png 8.png strip.png --model models/vae",
+    "autoencoders interpolate 3.png 8.png frames/ --steps 60 --model models/vae",
 )
 def interpolate(
+    call: Invocation,
     first: Annotated[str, typer.Argument(metavar="A", help="The image to begin with.")],
     last: Annotated[str, typer.Argument(metavar="B", help="The image to end with.")],
     out: Outs,
-    model: Model,
     *,
     steps: Annotated[int, typer.Option(min=2, max=10_000, help="How many images, A's and B's included.")] = 10,
-    rev: Revision = None,
     fit: Fit = "crop",
-    force: Force = False,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Go from one image to another, in a straight line between their codes."""
-    call = Invocation(model, rev, device, fit, force=force, quiet=quiet, verbose=verbose)
     paths = call.targets(out, steps)
     jobs = [invocation.job(first), invocation.job(last)]
     import torch
 
     from autoencoders import tasks
 
-    seen = [x for _, x in call.batches(jobs)]
+    seen = [x for _, x in call.batches(jobs, fit)]
     if call.failed:
         raise typer.Exit(1)
     images = tasks.perform(call.model, "interpolate", torch.cat(seen), tasks.Options(steps=steps))
@@ -286,7 +227,7 @@ def export(
 
     Before it is written, its outputs are compared with torch's at several batch sizes.
     """
-    call = Invocation(model, rev, "cpu", force=force, quiet=quiet, verbose=verbose)
+    call = Invocation(model, rev, "cpu", force, quiet, verbose)
     if out.suffix != ".onnx":
         msg = f"models are written as ONNX; {out} does not end in .onnx"
         raise typer.BadParameter(msg, param_hint="OUT")

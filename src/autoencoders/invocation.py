@@ -5,10 +5,10 @@ What needs torch is imported inside functions: `--help` and completion do not wa
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
@@ -28,20 +28,39 @@ if TYPE_CHECKING:
 PIPE = "-"
 BATCH = 100  # images in memory at a time
 
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="AUTOENCODERS_MODEL",
+        metavar="MODEL",
+        help="A file (models/vae/seed0.safetensors), its folder (models/vae), either as of a revision "
+        "(HEAD~1:models/vae), or MLflow's (models:/reconstruction@champion, runs:/ID/vae-seed0).",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option("--rev", metavar="REV", help="Take MODEL as of this Git revision, tag or DVC experiment."),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: a GPU if there is one.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
+
 
 @dataclass
 class Invocation:
     """The options of one call, and how much of what it asks for could not be done."""
 
-    location: str  # of the model, as in `model_locator.py`
-    revision: str | None = None
-    device: str = "auto"
-    fit: Fit = "crop"
-    force: bool = False
-    quiet: bool = False
-    verbose: bool = False
-    total: int = 1  # images to read, or else the one thing to be made
-    failed: int = 0
+    location: Model
+    rev: Revision = None
+    device: Device = "auto"
+    force: Force = False
+    quiet: Quiet = False
+    verbose: Verbose = False
+    total: int = field(default=1, init=False)  # images to read, or else the one thing to be made
+    failed: int = field(default=0, init=False)
 
     def note(self, text: str) -> None:
         """Tell a user who has not asked for quiet."""
@@ -79,7 +98,7 @@ class Invocation:
             msg = "torch finds no GPU here: --device cpu does without"
             raise UserError(msg)
         device = devices.prepare(self.device, torch.get_num_threads())
-        with located(self.location, self.revision) as (path, name):
+        with located(self.location, self.rev) as (path, name):
             model = checkpoint.load(path, device)
         if name != self.location:
             self.note(f"model: {name}")
@@ -107,7 +126,7 @@ class Invocation:
         image_files.check_free([job.target for job in jobs if job.target is not None], force=self.force)
         return jobs
 
-    def batches(self, jobs: list[Job]) -> "Iterator[tuple[list[Job], Tensor]]":
+    def batches(self, jobs: list[Job], fit: Fit) -> "Iterator[tuple[list[Job], Tensor]]":
         """The images as the model takes them, floats (B, C, H, W), and the jobs that they belong to; an image that
         cannot be read is named and left out.
         """
@@ -119,7 +138,7 @@ class Invocation:
             for start in range(0, len(jobs), BATCH):
                 read, pixels = list[Job](), list[Bytes]()
                 for job in jobs[start : start + BATCH]:
-                    seen = image_files.read(job.source, self.model.image, self.fit)
+                    seen = image_files.read(job.source, self.model.image, fit)
                     bar.update()
                     if isinstance(seen, str):
                         self.fail(f"{job.name} {seen}")
@@ -135,16 +154,16 @@ class Invocation:
             one = len(resized) == 1
             which = f"{resized[0]}; it was" if one else f"{len(resized)} images had another size; they were"
             size = image_files.words(self.model.image[:0:-1])
-            self.note(f"{which} brought to the model's {size} (--fit {self.fit})")
+            self.note(f"{which} brought to the model's {size} (--fit {fit})")
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def reconstruct(self, jobs: list[Job]) -> None:
+    def reconstruct(self, jobs: list[Job], fit: Fit) -> None:
         """Write the reconstruction of every image."""
         from autoencoders import tasks
 
         written: list[str] = []
-        for read, x in self.batches(jobs):
+        for read, x in self.batches(jobs, fit):
             images = tasks.as_bytes(tasks.perform(self.model, "reconstruct", x, tasks.Options()))
             for job, image in zip(read, images, strict=True):
                 put(image_files.png(image), job.target)
