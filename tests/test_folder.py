@@ -406,13 +406,13 @@ def test_images_that_wait_are_few(root: Path, monkeypatch: pytest.MonkeyPatch) -
     started: list[str] = []
     enough = threading.Event()
 
-    def slow(path: Path, shape: Shape, fit: Fit) -> Bytes:
+    def slow(path: Path, shape: Shape, fit: Fit) -> folder.Decoded:
         assert fit == "crop"
         started.append(path.name)
         if path.name == "000":
             enough.wait(0.2)
             assert len(started) <= folder.AHEAD * workers + workers
-        return np.zeros(shape, np.uint8)
+        return folder.Decoded(np.zeros(shape, np.uint8), (1, 1))
 
     monkeypatch.setattr(folder, "decoded", slow)
     assert len(_read(root, workers=workers)[1]) == count

@@ -7,7 +7,7 @@ from PIL import Image
 
 from autoencoders import image_files
 from autoencoders.errors import UserError
-from autoencoders.image_files import Fit, Seen
+from autoencoders.folder import Decoded, Fit
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
 
@@ -28,26 +28,26 @@ def touched(folder: Path, *names: str) -> Path:
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch", "exact"])
 def test_an_image_of_the_models_size_stays_as_it_is(fit: Fit, tmp_path: Path) -> None:
     pixels = np.arange(64, dtype=np.uint8).reshape(GREY)
-    image_files.write(pixels, tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(image_files.png(pixels))
     for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
         seen = image_files.read(source, GREY, fit)
-        assert isinstance(seen, Seen)
+        assert isinstance(seen, Decoded)
         assert seen.size == (8, 8)
         np.testing.assert_array_equal(seen.pixels, pixels)
 
 
 def test_colour_is_written_and_read_back(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, RGB, dtype=np.uint8)
-    image_files.write(pixels, tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(image_files.png(pixels))
     seen = image_files.read(tmp_path / "a.png", RGB, "exact")
-    assert isinstance(seen, Seen)
+    assert isinstance(seen, Decoded)
     np.testing.assert_array_equal(seen.pixels, pixels)
 
 
 def test_another_size_is_fitted_or_named() -> None:
     wide = content((20, 10))
     padded = image_files.read(wide, GREY, "pad")
-    assert isinstance(padded, Seen)
+    assert isinstance(padded, Decoded)
     assert padded.size == (20, 10)
     assert padded.pixels.shape == GREY
     assert padded.pixels[0, 0].tolist() == [0] * 8
@@ -64,9 +64,9 @@ def test_what_is_no_image_has_its_reason(fit: Fit, tmp_path: Path) -> None:
 
 def test_a_folder_keeps_its_names_and_tells_apart_what_would_be_the_same(tmp_path: Path) -> None:
     source = touched(tmp_path / "in", "a.png", "a.jpg", "b.jpeg", "sub/a.png", ".hidden")
-    names, left_out = image_files.inside(source)
+    jobs, left_out = image_files.jobs(source, tmp_path / "out")
     assert not left_out
-    found = {job.name: job.target for job in image_files.jobs(source, names, tmp_path / "out")}
+    found = {job.name: job.target for job in jobs}
     assert found == {
         "a.jpg": tmp_path / "out/a.jpg.png",
         "a.png": tmp_path / "out/a.png.png",
@@ -78,15 +78,13 @@ def test_a_folder_keeps_its_names_and_tells_apart_what_would_be_the_same(tmp_pat
 def test_where_nothing_can_be_read_or_written_is_told(tmp_path: Path) -> None:
     source = touched(tmp_path / "in", "a.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="does not exist"):
-        image_files.inside(tmp_path / "none")
     with pytest.raises(UserError, match="holds no file"):
-        image_files.inside(tmp_path / "empty")
+        image_files.jobs(tmp_path / "empty", None)
     with pytest.raises(UserError, match=r"a\.png is a file"):
-        image_files.jobs(source, ["a.png"], source / "a.png")
+        image_files.jobs(source, source / "a.png")
     for out in (source, source / "out"):
         with pytest.raises(UserError, match="name another folder"):
-            image_files.jobs(source, ["a.png"], out)
+            image_files.jobs(source, out)
     with pytest.raises(UserError, match=r"b\.jpg does not end in \.png"):
         image_files.job(source / "a.png", "a.png", tmp_path / "b.jpg")
     with pytest.raises(UserError, match="is a file that does not end in"):

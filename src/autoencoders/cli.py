@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from autoencoders import image_files, invocation
+from autoencoders import folder, image_files, invocation
 from autoencoders.errors import UserError
 from autoencoders.invocation import PIPE, Force, Invocation, Quiet, Revision, Verbose, named
 
@@ -39,7 +39,7 @@ Outs = Annotated[
     ),
 ]
 Fit = Annotated[
-    image_files.Fit,
+    folder.Fit,
     typer.Option(
         help="How an image of another size comes to the model's: its middle, black around it, or distorted; "
         "exact: not at all, it is left out."

@@ -40,8 +40,8 @@ from autoencoders.datasets import Bytes, Shape
 from autoencoders.errors import UserError
 
 # "crop": the shorter side to size, then the centre; "pad": the longer side to size, then black around it;
-# "stretch": both sides to size, whatever the aspect.
-Fit: TypeAlias = Literal["crop", "pad", "stretch"]
+# "stretch": both sides to size, whatever the aspect; "exact": an image of another size cannot be used.
+Fit: TypeAlias = Literal["crop", "pad", "stretch", "exact"]
 
 PLUGINS = (PngImagePlugin, JpegImagePlugin, WebPImagePlugin, BmpImagePlugin, TiffImagePlugin)  # importing registers
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -69,6 +69,14 @@ class Folder:
     labels: NDArray[np.unsignedinteger[Any]]  # (N,): the class of each image, an index into `classes`
     classes: list[str]  # sorted names of the first-level subfolders with images; "" for images outside of any
     left_out: list[LeftOut]  # in the order of the paths
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image as models see it."""
+
+    pixels: Bytes  # (C, H, W)
+    size: tuple[int, int]  # (width, height) that it had
 
 
 class UnusableError(Exception):
@@ -106,7 +114,7 @@ def read(root: Path, image: Shape, *, fit: Fit, scratch: Path, workers: int) -> 
                 left_out.append(LeftOut(shown(file), result))
             else:
                 names.append(shown(file).partition("/")[0] if "/" in file else "")
-                yield result
+                yield result.pixels
 
     with warnings.catch_warnings():  # here, because a thread that changes the filters changes those of all
         warnings.simplefilter("ignore")
@@ -154,9 +162,9 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers: int) -> Iterator[Bytes | str]:
+def _in_order(work: Callable[[str], Decoded | str], files: Iterable[str], workers: int) -> Iterator[Decoded | str]:
     """The results of `work` in the order of `files`, no more than `AHEAD` per worker waiting."""
-    waiting: deque[Future[Bytes | str]] = deque()
+    waiting: deque[Future[Decoded | str]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for file in files:
             waiting.append(pool.submit(work, file))
@@ -179,19 +187,26 @@ def _on_disk(rows: Iterator[Bytes], image: Shape, scratch: Path) -> Bytes:
 # --- one image -------------------------------------------------------------------------------------------------------
 
 
-def decoded(image: Path | bytes, shape: Shape, fit: Fit) -> Bytes | str:
-    """The image in a file, or in what was read of one, as (C, H, W), or the reason why there is none."""
+def decoded(image: Path | bytes, shape: Shape, fit: Fit) -> Decoded | str:
+    """The image in a file, or in what was read of one, or the reason why there is none, which completes a sentence."""
     channels, height, width = shape
     try:
         # Pillow is given a file, not a path: a mapped file that shrinks meanwhile would end the process.
         with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as file:
-            pixels = np.asarray(_opened(file, shape, fit).convert("L" if channels == 1 else "RGB"))
+            fitted, size = _opened(file, shape, fit)
+            pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # noqa: BLE001 - on strange bytes decoders raise whatever they like
         return _reason(error)
-    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+    return Decoded(np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)), size)
 
 
-def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> Image.Image:
+def words(size: tuple[int, int]) -> str:
+    """A size as people write it: width, then height."""
+    return "×".join(map(str, size))
+
+
+def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> tuple[Image.Image, tuple[int, int]]:
+    """The image at its final size, and the size that it had."""
     channels, height, width = shape
     if not file.read(1):
         msg = "is empty"
@@ -200,13 +215,17 @@ def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> Image.Image:
     with _identified(file) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
+        size = image.size
+        if fit == "exact" and size != (width, height):
+            msg = f"is {words(size)} pixels, the model takes {words((width, height))}"
+            raise UnusableError(msg)
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             side = int(SPARE * max(height, width))
             image.draft("L" if channels == 1 else "RGB", (side, side))
         image.load()
         with contextlib.suppress(Exception):  # what is wrong in EXIF data harms no pixel
             ImageOps.exif_transpose(image, in_place=True)
-        return _fitted(_eight_bits(image), (width, height), fit)
+        return _fitted(_eight_bits(image), (width, height), fit), size
 
 
 def _identified(file: BinaryIO) -> Image.Image:

@@ -4,7 +4,7 @@ What needs torch is imported inside functions: `--help` and completion do not wa
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from autoencoders import image_files
 from autoencoders.datasets import Bytes
 from autoencoders.errors import UserError
-from autoencoders.image_files import Fit, Job
+from autoencoders.folder import Fit, words
+from autoencoders.image_files import Job
 from autoencoders.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -118,11 +119,10 @@ class Invocation:
             msg = "a folder becomes a folder; - takes one image"
             raise typer.BadParameter(msg, param_hint="OUT")
         else:
-            names, left_out = image_files.inside(Path(source))
-            self.total = len(names) + len(left_out)
+            jobs, left_out = image_files.jobs(Path(source), target)
+            self.total = len(jobs) + len(left_out)
             for each in left_out:
                 self.fail(f"{each.path} {each.reason}")
-            jobs = image_files.jobs(Path(source), names, target)
         image_files.check_free([job.target for job in jobs if job.target is not None], force=self.force)
         return jobs
 
@@ -144,7 +144,7 @@ class Invocation:
                         self.fail(f"{job.name} {seen}")
                         continue
                     if seen.size != self.model.image[:0:-1]:
-                        resized.append(f"{job.name} is {image_files.words(seen.size)} pixels")
+                        resized.append(f"{job.name} is {words(seen.size)} pixels")
                         self.detail(resized[-1])
                     read.append(job)
                     pixels.append(seen.pixels)
@@ -153,7 +153,7 @@ class Invocation:
         if resized:
             one = len(resized) == 1
             which = f"{resized[0]}; it was" if one else f"{len(resized)} images had another size; they were"
-            size = image_files.words(self.model.image[:0:-1])
+            size = words(self.model.image[:0:-1])
             self.note(f"{which} brought to the model's {size} (--fit {fit})")
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -171,11 +171,11 @@ class Invocation:
         more = f" and {len(written) - 1} more" if len(written) > 1 else ""
         self.end(f"written: {written[0]}{more}" if written else "")
 
-    def targets(self, out: str, count: int) -> list[Path]:
-        """The files of `count` images, or the one file of all of them; none where they go to the standard output."""
+    def targets(self, out: str, count: int) -> Sequence[Path | None]:
+        """The files of `count` images, or the one file of all of them; None is the standard output."""
         check_png(out)
         if out == PIPE:
-            return []
+            return [None]
         alone = Path(out).suffix.lower() == image_files.PNG
         paths = [Path(out)] if alone else image_files.numbered(Path(out), count)
         image_files.check_free(paths, force=self.force)
@@ -203,12 +203,12 @@ def check_png(out: str) -> None:
         raise typer.BadParameter(msg, param_hint="OUT")
 
 
-def write(images: Bytes, paths: list[Path], columns: int | None = None) -> None:
+def write(images: Bytes, targets: Sequence[Path | None], columns: int | None = None) -> None:
     """Write images (B, C, H, W) into as many files, or all of them as one, in rows of `columns`."""
-    if len(paths) != len(images):
+    if len(targets) != len(images):
         images = image_files.sheet(images, columns)[None]
-    for image, path in zip(images, paths or [None], strict=True):
-        put(image_files.png(image), path)
+    for image, target in zip(images, targets, strict=True):
+        put(image_files.png(image), target)
 
 
 def put(content: bytes, target: Path | None) -> None:
