@@ -149,10 +149,7 @@ def encode(
         rows.append(tasks.perform(call.model, "encode", x, tasks.Options()).cpu())
     if rows:
         table = codec.table(names, torch.cat(rows), integers=form.integers)
-        if out == PIPE:
-            invocation.put(codec.as_csv(table), None)
-        else:
-            codec.write(table, Path(out))
+        invocation.put(codec.as_bytes(table, Path(out).suffix), None if out == PIPE else Path(out))
     call.end(f"codes of {len(names)} images, {form.width} numbers each: {named(out)}")
 
 
@@ -234,7 +231,6 @@ def export(
     image_files.check_free([out], force=force)
     from autoencoders import onnx_export
 
-    onnx_export.check_installed()
     found = onnx_export.export(call.model, part, out)
     call.note(f"{out}: {part}, {out.stat().st_size / 1e6:.2f} MB, SHA-256 {found.digest}\n{found.sentence}")
 

@@ -7,9 +7,7 @@ lost.
 Dimensions: B batch, d numbers of a row.
 """
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
@@ -20,7 +18,6 @@ from autoencoders.base import Autoencoder, Latent
 from autoencoders.errors import UserError
 from autoencoders.latent import flatten, unflatten
 from autoencoders.quantizers import Quantizer
-from autoencoders.storage import write_atomically
 from autoencoders.training import device_of
 
 
@@ -93,16 +90,8 @@ def table(names: Sequence[str], rows: Tensor, *, integers: bool) -> pd.DataFrame
     return pd.concat([pd.Series(names, name="image", dtype="str"), columns], axis=1)
 
 
-def as_csv(codes: pd.DataFrame) -> bytes:
-    """A table as CSV; its numbers are as long as it takes for none to be changed."""
+def as_bytes(codes: pd.DataFrame, suffix: str) -> bytes:
+    """A table as a Parquet file or, for any suffix but ".parquet", as CSV, with as many digits as no number loses."""
+    if suffix.lower() == ".parquet":
+        return codes.to_parquet(index=False)
     return codes.to_csv(index=False, lineterminator="\n").encode()
-
-
-def write(codes: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet or, to a path that ends in .csv, as CSV; all of it or nothing."""
-    file = io.BytesIO()
-    if path.suffix.lower() == ".csv":
-        file.write(as_csv(codes))
-    else:
-        codes.to_parquet(file, index=False)
-    write_atomically(path, file.getvalue())

@@ -90,7 +90,7 @@ def fetch(name: str, cache: Path) -> tuple[Files, str]:
     """
     pinned = DATASETS[name].files
     answers = []
-    kept = Source(f"folder {cache}", lambda _: _read_folder(cache, pinned))
+    kept = Source(f"folder {cache}", lambda _: _read_all(cache))
     for source in (kept, *DOWNLOADS[name].sources):
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -140,16 +140,9 @@ def _sentence(error: BaseException) -> str:
 # --- reading files ---------------------------------------------------------------------------------------------------
 
 
-def _read_folder(folder: Path, names: dict[str, str]) -> Files:
-    places = [place for name in names for place in (folder / name, folder / f"{name}.gz") if place.exists()]
-    if not places:
-        msg = "no files there"
-        raise FileNotFoundError(msg)
-    return dict(_unpacked(place.name, place.read_bytes()) for place in reversed(places))  # a plain file wins
-
-
 def _read_all(folder: Path) -> Files:
-    return dict(_unpacked(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file())
+    paths = sorted(folder.iterdir(), reverse=True)  # of a file and its .gz, the plain one wins
+    return dict(_unpacked(path.name, path.read_bytes()) for path in paths if path.is_file())
 
 
 def _read_tar(path: Path) -> Files:

@@ -66,12 +66,7 @@ def parts(model: Autoencoder) -> Mapping[str, tuple[Callable[[Tensor], Tensor], 
     }
 
 
-def check_installed() -> None:
-    """Whether the packages are there that it takes.
-
-    Raises:
-        UserError: some are not; says how to get them.
-    """
+def _check_installed() -> None:
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         msg = f"the export needs {', '.join(missing)}: in a clone, `pip install '.[onnx]'` installs them"
         raise UserError(msg)
@@ -82,9 +77,9 @@ def export(model: Autoencoder, part: str, path: Path) -> Exported:
     """Write a part of `model`, one of `parts`, to `path`, once it has been found to compute the same.
 
     Raises:
-        UserError: it does not, or there is no such part.
+        UserError: it does not, there is no such part, or packages are missing, whose names the message has.
     """
-    check_installed()
+    _check_installed()
     if part not in parts(model):
         msg = f"there is no part {part!r}; there are {', '.join(parts(model))}"
         raise UserError(msg)
