@@ -116,7 +116,7 @@ def corrupt(folder: Path) -> Result:
     """A corrupted copy."""
     images = part(folder)
     limit()
-    copy = corruption.corrupted(images, "masking", 0.5, seed=0, name="train")
+    copy = corruption.mixture(images, [("masking", 0.5)], seed=0, name="train")
     return timed(len(images), lambda: storage.write(folder / "corrupted.npy", images.shape, copy))
 
 

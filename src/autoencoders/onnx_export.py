@@ -56,7 +56,7 @@ class Part(nn.Module):
         return self.function(x)
 
 
-def parts(model: Autoencoder) -> Mapping[str, tuple[Callable[[Tensor], Tensor], str, str]]:
+def exportable(model: Autoencoder) -> Mapping[str, tuple[Callable[[Tensor], Tensor], str, str]]:
     """What can be exported: the function, and what its input and its output are called."""
     codec = Codec(model)
     return {
@@ -74,16 +74,16 @@ def _check_installed() -> None:
 
 @torch.no_grad()
 def export(model: Autoencoder, part: str, path: Path) -> Exported:
-    """Write a part of `model`, one of `parts`, to `path`, once it has been found to compute the same.
+    """Write a part of `model`, one of `exportable`, to `path`, once it has been found to compute the same.
 
     Raises:
         UserError: it does not, there is no such part, or packages are missing, whose names the message has.
     """
     _check_installed()
-    if part not in parts(model):
-        msg = f"there is no part {part!r}; there are {', '.join(parts(model))}"
+    if part not in exportable(model):
+        msg = f"there is no part {part!r}; there are {', '.join(exportable(model))}"
         raise UserError(msg)
-    function, given, gives = parts(model)[part]
+    function, given, gives = exportable(model)[part]
     examples = {batch: _example(model, given, batch) for batch in BATCHES}
     content = _onnx(Part(model, function).eval(), examples[2], given, gives)
     found = _compared(content, function, examples)
