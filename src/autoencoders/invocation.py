@@ -52,7 +52,10 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 
 @dataclass
 class Invocation:
-    """The options of one call, and how much of what it asks for could not be done."""
+    """The options of one call, and how much of what it asks for could not be done.
+
+    What its constructor takes is an option of every command: `cli.command` sees to that.
+    """
 
     location: Model
     rev: Revision = None
