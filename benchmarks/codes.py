@@ -11,9 +11,10 @@ from multiprocessing import get_context
 from typing import Any, cast
 
 import torch
+from autoencoders.pairs import Pairs
 
-from autoencoders import checkpoint, datasets, devices, downloads, evaluation, measures, training
-from autoencoders.sources import Pairs
+from autoencoders import checkpoint, datasets, devices, downloads, evaluation, image_quality, statistics, tensors
+from autoencoders.training import loop
 from autoencoders.variants.vqvae import VQVAE
 from benchmarks.measure import Table, Value, cores, quiet
 from pipeline import params, paths
@@ -73,19 +74,19 @@ def train(name: str, seed: int) -> dict[str, float]:
     arguments = entry.arguments() | {"quantizer": chosen if chosen["name"] == "fsq" else chosen | VECTORS}
     model = cast("VQVAE", checkpoint.build(entry.model, images.image, arguments, seed))
     pairs, held_out = (Pairs(split, split) for split in (images.train, images.validation))
-    model.start_from(training.as_float(pairs.thinned(1000).targets))
+    model.start_from(tensors.as_float(pairs.thinned(1000).targets))
     budget = how.override(entry.training, {"steps": STEPS})
     with quiet(), torch.enable_grad():
-        training.fit(model, pairs, held_out.thinned(how.validation_images), budget, seed=seed, how=how)
-    counts, mse, psnr = torch.zeros(model.quantizer.entries), measures.Mean(), measures.Mean()
-    for x in evaluation.batches(images.test, training.BATCH, counts.device):
+        loop.fit(model, pairs, held_out.thinned(how.validation_images), budget, seed=seed, how=how)
+    counts, mse, psnr = torch.zeros(model.quantizer.entries), statistics.Mean(), statistics.Mean()
+    for x in evaluation.batches(images.test, tensors.BATCH, counts.device):
         indices = model.indices(x)
         output = model.decode_indices(indices)
         counts += model.quantizer.counts(indices)
-        mse.add(measures.mse(output, x))
-        psnr.add(measures.psnr(output, x))
+        mse.add(image_quality.mse(output, x))
+        psnr.add(image_quality.psnr(output, x))
     active = 100 * (counts > 0).float().mean().item()
-    values = {"active": active, "perplexity": measures.perplexity(counts), "mse": mse.value, "psnr": psnr.value}
+    values = {"active": active, "perplexity": statistics.perplexity(counts), "mse": mse.value, "psnr": psnr.value}
     print(name, seed, values, file=sys.stderr, flush=True)
     return values
 

@@ -8,12 +8,13 @@ import statistics
 
 import numpy as np
 import torch
+from autoencoders.pairs import Pairs
 
-from autoencoders import checkpoint, storage, training
+from autoencoders import arrays, checkpoint, tensors
 from autoencoders.base import Batch, Learner, Shape
 from autoencoders.budget import Budget, How
 from autoencoders.datasets import Bytes
-from autoencoders.sources import Pairs
+from autoencoders.training import loop
 from benchmarks.measure import Table, Value, flops, peak_flops, ratio, seconds, take_turns
 from pipeline import params
 
@@ -43,11 +44,11 @@ def bare_steps(model: Learner, batch: torch.Tensor, steps: int) -> float:
     return steps * len(batch) / seconds(work)
 
 
-def loop_steps(model: Learner, samples: storage.Array, steps: int, batch_size: int) -> float:
+def loop_steps(model: Learner, samples: arrays.Array, steps: int, batch_size: int) -> float:
     """Samples per second of the training loop, validation not counted."""
     budget = Budget(steps=steps, batch_size=batch_size, learning_rate=1e-4)
     two = samples[:2]
-    result = training.fit(model, Pairs(samples, samples), Pairs(two, two), budget, seed=0, how=HOW)
+    result = loop.fit(model, Pairs(samples, samples), Pairs(two, two), budget, seed=0, how=HOW)
     return result.images / result.seconds
 
 
@@ -63,8 +64,8 @@ def run() -> Table:
         for phase in model.phases():
             size = checked.training.override(entry.training, phase.training).batch_size
             images = noise(STEPS * size)
-            stored = training.represent(phase, Pairs(images, images)).targets
-            batch, learner = training.as_float(stored[:size]), phase.module
+            stored = loop.represent(phase, Pairs(images, images)).targets
+            batch, learner = tensors.as_float(stored[:size]), phase.module
             loop, bare = take_turns(
                 [
                     lambda m=learner, s=stored, n=size: loop_steps(m, s, STEPS, n),  # type: ignore[misc]

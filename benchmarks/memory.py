@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 import typer
+from autoencoders.pairs import Pairs
 
-from autoencoders import checkpoint, corruption, devices, evaluation, storage, training
+from autoencoders import arrays, checkpoint, corruption, devices, evaluation
 from autoencoders.base import Autoencoder
 from autoencoders.budget import Budget, How
 from autoencoders.datasets import Bytes
-from autoencoders.sources import Pairs
+from autoencoders.training import loop
 from benchmarks.measure import Table, Value, ratio
 
 LIMIT = 896 * 2**20  # bytes, of which importing torch takes more than 500 MiB
@@ -59,7 +60,7 @@ Result = dict[str, Any]
 def noise(count: int) -> Iterator[Bytes]:
     """`count` images, in pieces: one of random bytes, each time inverted in other bits."""
     base: Bytes | None = None
-    for number, piece in enumerate(storage.pieces(count, int(np.prod(IMAGE)))):
+    for number, piece in enumerate(arrays.pieces(count, int(np.prod(IMAGE)))):
         if base is None:
             base = np.random.default_rng(0).integers(256, size=(piece.stop, *IMAGE), dtype=np.uint8)
         yield base[: piece.stop - piece.start] ^ np.uint8(number % 256)
@@ -76,7 +77,7 @@ def train(pairs: Pairs, room: int) -> Result:
     held_out = Pairs(*(np.array(each[:HELD_OUT]) for each in pairs))
     budget = Budget(steps=STEPS, batch_size=64, learning_rate=0.001)
     learner = model("vae")
-    result = training.fit(learner, pairs, held_out, budget, seed=0, how=How(points=10, validations=1), room=room)
+    result = loop.fit(learner, pairs, held_out, budget, seed=0, how=How(points=10, validations=1), room=room)
     weights = hashlib.sha256()
     for tensor in learner.state_dict().values():
         weights.update(tensor.numpy().tobytes())
@@ -85,7 +86,7 @@ def train(pairs: Pairs, room: int) -> Result:
 
 def streamed(folder: Path) -> Result:
     """Training from disk."""
-    images = storage.read(folder / "images.npy")
+    images = arrays.read(folder / "images.npy")
     limit()
     return train(Pairs(images, images), 0)
 
@@ -107,7 +108,7 @@ def in_memory(folder: Path) -> Result:
 
 def denoising(folder: Path) -> Result:
     """Training from disk, inputs and targets."""
-    pairs = Pairs(storage.read(folder / "corrupted.npy"), part(folder))
+    pairs = Pairs(arrays.read(folder / "corrupted.npy"), part(folder))
     limit()
     return train(pairs, 0)
 
@@ -117,7 +118,7 @@ def corrupt(folder: Path) -> Result:
     images = part(folder)
     limit()
     copy = corruption.mixture(images, [("masking", 0.5)], seed=0, name="train")
-    return timed(len(images), lambda: storage.write(folder / "corrupted.npy", images.shape, copy))
+    return timed(len(images), lambda: arrays.write(folder / "corrupted.npy", images.shape, copy))
 
 
 def evaluate(folder: Path) -> Result:
@@ -135,17 +136,17 @@ def represent(folder: Path) -> Result:
     _, phase = model("vqvae").eval().phases()
 
     def work() -> None:
-        codes = training.represent(phase, Pairs(images, images))
+        codes = loop.represent(phase, Pairs(images, images))
         held_out = codes.thinned(16)
         budget = Budget(steps=5, batch_size=8, learning_rate=0.001)
-        training.fit(phase.module, codes, held_out, budget, seed=0, how=How(points=1, validations=1), room=0)
+        loop.fit(phase.module, codes, held_out, budget, seed=0, how=How(points=1, validations=1), room=0)
 
     return timed(len(images), work)
 
 
 def part(folder: Path) -> Bytes:
     """More of the images than the limit."""
-    images = storage.read(folder / "images.npy")
+    images = arrays.read(folder / "images.npy")
     return images[: int(PART * LIMIT / images[:1].nbytes)]
 
 
@@ -183,7 +184,7 @@ def run() -> Table:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = TIMES * LIMIT // int(np.prod(IMAGE))
-        storage.write(folder / "images.npy", (count, *IMAGE), noise(count))
+        arrays.write(folder / "images.npy", (count, *IMAGE), noise(count))
         with ProcessPoolExecutor(1, get_context("spawn")) as memory:
             turns = [
                 [memory.submit(in_memory, folder).result(), _process(folder, "streamed"), _process(folder, "cold")]

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 import typer
+from autoencoders.pairs import Pairs
+from autoencoders.prior import kl_to_standard_normal, reparameterise
 from torch import Tensor
 from torch.nn import functional as F
 
-from autoencoders import checkpoint, datasets, downloads, training
-from autoencoders.priors import reparameterise
-from autoencoders.priors.standard import kl_to_standard_normal
-from autoencoders.sources import Pairs
+from autoencoders import checkpoint, datasets, downloads, tensors
+from autoencoders.training import loop
 from benchmarks.measure import Table, Value, quiet
 from benchmarks.peer import trainer
 from pipeline import params, paths
@@ -48,7 +48,7 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
         model = checkpoint.build(entry.model, images.image, entry.arguments())
         started = time.process_time()
         with quiet():
-            training.train(model, pairs, held_out, how.override(entry.training, {"steps": steps}), seed=0, how=how)
+            loop.train(model, pairs, held_out, how.override(entry.training, {"steps": steps}), seed=0, how=how)
         return model, time.process_time() - started
 
     fit(how.validations)
@@ -86,7 +86,7 @@ def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
         return (distortion + kl_to_standard_normal(mean, log_variance)).mean()
 
     with quiet():
-        made = trainer(model, training.as_float(images.train))
+        made = trainer(model, tensors.as_float(images.train))
     results, took, epoch = [], 0.0, 0
     for budget in budgets:
         while took < budget:
@@ -104,7 +104,7 @@ def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
 @torch.no_grad()
 def over(test: datasets.Bytes, measure: Callable[[Tensor], Tensor]) -> float:
     """The mean of a measure over the test images."""
-    values = [measure(training.as_float(x)) for x in torch.from_numpy(test).split(BATCH)]
+    values = [measure(tensors.as_float(x)) for x in torch.from_numpy(test).split(BATCH)]
     return float(torch.stack(values).double().mean())
 
 

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from autoencoders.training.snapshots import Snapshots
+from autoencoders.training.state import Snapshot
 
-from autoencoders import checkpoint, downloads, snapshots, storage
+from autoencoders import checkpoint, disk, downloads
 from autoencoders.errors import Damaged, UserError
-from autoencoders.snapshots import Snapshots
-from autoencoders.training import Snapshot
+from autoencoders.training import snapshots
 from faults.rig import ENTRIES, Rig
 from faults.table import Counts
 
@@ -76,7 +77,7 @@ def damage(path: Path, rng: random.Random) -> str:
 
 def _raises(folder: Path) -> bool:
     try:
-        storage.check(folder)
+        disk.check(folder)
     except Damaged:
         return True
     return False
@@ -95,7 +96,7 @@ def writes(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     rng = random.Random(f"{seed} writes")
     counts = Counts("SIGKILL inside a checkpoint's write", "the old or the new one loads", count)
     script = (
-        "import sys, torch, itertools; from pathlib import Path; from autoencoders.snapshots import Snapshots\n"
+        "import sys, torch, itertools; from pathlib import Path; from autoencoders.training.snapshots import Snapshots\n"
         "from autoencoders.training import Snapshot\n"
         "keeper = Snapshots(Path(sys.argv[1]))\n"
         "latest = keeper.latest()\n"
@@ -132,7 +133,7 @@ def repeats(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     for entry in ENTRIES:
         counts = Counts(f"fresh repeat, other PYTHONHASHSEED and points: {entry}", "same weights", count)
         model = rig.project.folder / "models" / entry / "seed0.safetensors"
-        whole = storage.digest(model)
+        whole = disk.digest(model)
         for _ in range(count):
             shutil.rmtree(rig.project.folder / "checkpoints")
             model.unlink()
@@ -141,7 +142,7 @@ def repeats(folder: Path, seed: int, count: int) -> Iterator[Counts]:
             rig.project.write_params(params)
             hashes = str(rng.randrange(2**32))
             rig.must(rig.start("python", "-m", "pipeline.train", f"train@{entry}", PYTHONHASHSEED=hashes))
-            counts.add(storage.digest(model) == whole, f"points {params['training']['points']}, hash seed {hashes}")
+            counts.add(disk.digest(model) == whole, f"points {params['training']['points']}, hash seed {hashes}")
         yield counts
 
 

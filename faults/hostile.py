@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from autoencoders.training.snapshots import LAST, Snapshots
 from PIL import Image
 
-from autoencoders import checkpoint, comparison, downloads, folder, sealed, storage, summary
+from autoencoders import arrays, checkpoint, comparison, downloads, folder, sealed, summary
 from autoencoders.comparison import Table
 from autoencoders.errors import UserError
 from autoencoders.evidence import Claim, Finding, Verdict
 from autoencoders.metrics import Metric
-from autoencoders.snapshots import LAST, Snapshots
 from faults.parameters import DEFAULT
 from faults.table import Counts
 from pipeline import params
@@ -155,7 +155,7 @@ def a_n_array_that_is_a_pickle(inside: Path, mark: str) -> Handle:
 
     def handle() -> bool:
         try:
-            storage.read(inside / "images.npy")
+            arrays.read(inside / "images.npy")
         except ValueError:
             return True
         return False

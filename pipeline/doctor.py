@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
+from autoencoders.training.snapshots import LAST, PREVIOUS
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
-from autoencoders import datasets, sealed, storage
+from autoencoders import datasets, disk, sealed
 from autoencoders.errors import Damaged, UserError
-from autoencoders.snapshots import LAST, PREVIOUS
 from pipeline import locks, params, paths
-from pipeline.store import Slot
+from pipeline.training_folder import TrainingFolder
 
 CACHE = Path(".dvc/cache/files/md5")
 LEAST = 2**30  # bytes that should be free: a run of the default parameters writes two thirds of it
@@ -143,14 +143,14 @@ def _raw_data() -> Iterator[Finding]:
     for folder in sorted(path for path in paths.raw().glob("*") if path.name in datasets.DATASETS):
         for file, expected in datasets.DATASETS[folder.name].files.items():
             path = folder / file
-            if path.exists() and storage.digest(path) != expected:
+            if path.exists() and disk.digest(path) != expected:
                 yield Finding(f"{path} does not have the pinned SHA-256", f"rm {path}; the next run fetches it again")
 
 
 def _sealed_data() -> Iterator[Finding]:
-    for folder in sorted({path.parent for path in Path("data").rglob(storage.SUMS)}):
+    for folder in sorted({path.parent for path in Path("data").rglob(disk.SUMS)}):
         try:
-            storage.check(folder)
+            disk.check(folder)
         except Damaged as damage:
             yield Finding(str(damage), f"rm -rf {folder} && dvc checkout {folder}, or make repro")
 
@@ -162,11 +162,11 @@ def _models() -> Iterator[Finding]:
 
 def _checkpoints() -> Iterator[Finding]:
     for folder in sorted(paths.checkpoints().glob("*-seed*")):
-        slot = Slot(folder)
+        slot = TrainingFolder(folder)
         if slot.finished.exists():
             yield from _whole(slot.model, f"rm -r {folder}; only another run of its training would need it")
             with contextlib.suppress(OSError, ValueError, LookupError):
-                if json.loads(slot.finished.read_bytes())["curve"] != storage.digest(slot.curve):
+                if json.loads(slot.finished.read_bytes())["curve"] != disk.digest(slot.curve):
                     yield Finding(f"{slot.curve} has changed since its training ended", f"rm -r {folder}")
             continue
         for name in (LAST, PREVIOUS):

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from autoencoders import datasets, storage
+from autoencoders import arrays, datasets
 from pipeline import paths
 from pipeline.params import Params
 
@@ -12,18 +12,18 @@ def seen(params: Params, split: str) -> datasets.Bytes:
     """The clean images of a split, uint8 (N, C, H, W): where the training's are binarised anew in each step, the one
     binarisation of them that `static` would give, so that what is learned here compares with the other splits.
     """
-    images = storage.read(paths.images(paths.CLEAN, split))
+    images = arrays.read(paths.images(paths.CLEAN, split))
     if split in params.dataset.binarised or params.dataset.binarize == "none":
         return images
-    found = storage.scratch(images.shape, np.uint8)
-    rows = list(storage.pieces(len(images), images[:1].nbytes))
+    found = arrays.scratch(images.shape, np.uint8)
+    rows = list(arrays.pieces(len(images), images[:1].nbytes))
     pieces = datasets.binarise((images[part] for part in rows), params.dataset.seed, split)
     for part, piece in zip(rows, pieces, strict=True):
         found[part] = piece
-        storage.release(images)
+        arrays.release(images)
     return found
 
 
 def classes(split: str) -> NDArray[np.int64]:
     """The class of each image of a split, (N,)."""
-    return storage.read(paths.labels(split)).astype(np.int64)
+    return arrays.read(paths.labels(split)).astype(np.int64)

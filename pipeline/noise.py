@@ -2,7 +2,7 @@
 
 import typer
 
-from autoencoders import storage
+from autoencoders import arrays, disk
 from autoencoders.corruption import mixture
 from pipeline import paths, stage
 from pipeline.params import Params
@@ -13,12 +13,12 @@ def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
     noise = params.corruption
     reference = noise.reference.kind, noise.reference.level
     for split, corruptions in (("validation", [reference]), ("test", sorted(noise.tested))):
-        storage.check(paths.CLEAN / split)
-        clean = storage.read(paths.images(paths.CLEAN, split))
+        disk.check(paths.CLEAN / split)
+        clean = arrays.read(paths.images(paths.CLEAN, split))
         for kind, level in corruptions:
             copy = mixture(clean, [(kind, level)], seed=noise.seed, name=split)
-            storage.write(paths.noisy(f"{kind}-{level}", split), clean.shape, copy)
-        storage.seal(paths.NOISY / split)
+            arrays.write(paths.noisy(f"{kind}-{level}", split), clean.shape, copy)
+        disk.seal(paths.NOISY / split)
 
 
 if __name__ == "__main__":

@@ -283,7 +283,7 @@ def _unknown_inputs(params: Params) -> list[str]:
 
 def _check_entry(name: object, section: object, problems: list[str]) -> Entry | None:
     """One entry against the constructor of its model; what is wrong with it is added to `problems`."""
-    from autoencoders.variants import VARIANTS  # noqa: PLC0415 - imports torch
+    from autoencoders.base import VARIANTS  # noqa: PLC0415 - imports torch
 
     location = ("variants", name)
     if not isinstance(section, dict):

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from autoencoders.tensors import as_float
 from PIL import Image
 
 from autoencoders import checkpoint, cli, devices
 from autoencoders.image_files import png
 from autoencoders.tasks import as_bytes
-from autoencoders.training import as_float
 from tests.conftest import squares
 from tests.test_codec import trained
 

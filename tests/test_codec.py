@@ -7,10 +7,9 @@ from torch import Tensor
 
 from autoencoders import checkpoint
 from autoencoders import codec as codecs
-from autoencoders.base import Autoencoder
+from autoencoders.base import VARIANTS, Autoencoder
 from autoencoders.codec import Codec, Discrete
 from autoencoders.errors import UserError
-from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS, SECTIONS
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autoencoders import storage
+from autoencoders import arrays
 from autoencoders.corruption import KINDS, corrupt, mixture
 
 GREY = np.full((200, 1, 28, 28), 128, np.uint8)
@@ -57,7 +57,7 @@ def test_same_bytes_on_every_machine(kind: str, digest: str) -> None:
 def test_pieces_are_the_same_noise(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.full((7, 3, 5, 5), 128, np.uint8)  # an odd number of bytes each
     whole = corrupt(images, kind, 0.5, seed=0, name="a")
-    monkeypatch.setattr(storage, "CHUNK", 2 * 8 * 75)
+    monkeypatch.setattr(arrays, "CHUNK", 2 * 8 * 75)
     pieces = list(mixture(images, [(kind, 0.5)], seed=0, name="a"))
     assert [len(piece) for piece in pieces] == [2, 2, 2, 1]
     assert np.array_equal(np.concatenate(pieces), whole)
@@ -89,7 +89,7 @@ def test_same_mixture_on_every_machine() -> None:
 def test_pieces_are_the_same_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.full((7, 3, 5, 5), 128, np.uint8)
     (whole,) = mixture(images, MIXED, seed=0, name="a")
-    monkeypatch.setattr(storage, "CHUNK", 2 * 8 * 75)
+    monkeypatch.setattr(arrays, "CHUNK", 2 * 8 * 75)
     pieces = list(mixture(images, MIXED, seed=0, name="a"))
     assert [len(piece) for piece in pieces] == [2, 2, 2, 1]
     assert np.array_equal(np.concatenate(pieces), whole)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoencoders import datasets, storage
+from autoencoders import arrays, datasets, disk
 from autoencoders.downloads import load
 from autoencoders.errors import UserError
 
@@ -24,7 +24,7 @@ def test_a_data_set_is_split_once_and_saved_as_arrays(tmp_path: Path) -> None:
     assert [len(each) for each in (loaded.train, loaded.validation, loaded.test)] == [1293, 144, 360]
     loaded.save(tmp_path / "clean")
     for name in ("train", "validation", "test"):
-        images, labels = (storage.read(tmp_path / "clean" / name / f"{each}.npy") for each in ("images", "labels"))
+        images, labels = (arrays.read(tmp_path / "clean" / name / f"{each}.npy") for each in ("images", "labels"))
         assert np.array_equal(images, loaded.split(name).images)
         assert np.array_equal(labels, loaded.split(name).labels)
 
@@ -48,14 +48,14 @@ def test_too_few_images_are_a_sentence() -> None:
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    storage.write_atomically(path, b"old")
+    disk.write_atomically(path, b"old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        storage.write_atomically(path, b"new")
+        disk.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -80,8 +80,7 @@ def test_only_the_splits_asked_for_are_binarised(tmp_path: Path) -> None:
     digits = load("digits", tmp_path / "raw")
     replace(digits, binarised=("validation", "test")).save(tmp_path / "clean")
     gray = {
-        name: set(np.unique(storage.read(tmp_path / "clean" / name / "images.npy"))) - {0, 255}
-        for name in digits.splits
+        name: set(np.unique(arrays.read(tmp_path / "clean" / name / "images.npy"))) - {0, 255} for name in digits.splits
     }
     assert gray["train"]
     assert not gray["validation"]

@@ -7,11 +7,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoencoders import geometry
-from autoencoders.base import Autoencoder, Batch, Latent, Losses, Shape
+from autoencoders.base import VARIANTS, Autoencoder, Batch, Latent, Losses, Shape
 from autoencoders.checkpoint import build
 from autoencoders.latent import flatten
 from autoencoders.metrics import GEOMETRY
-from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS, batch
 
 BATCH = 50

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autoencoders import datasets, storage
+from autoencoders import arrays, datasets
 from autoencoders.downloads import load
 from pipeline import images, params, paths
 from tests.test_params import DEFAULT, with_value
@@ -34,7 +34,7 @@ def test_what_is_measured_is_gray_in_all_splits_or_in_none() -> None:
 def test_of_training_images_binarised_in_each_step_the_static_ones_are_seen() -> None:
     static = np.array(images.seen(written("static"), "train"))
     checked = written("dynamic")
-    assert set(np.unique(storage.read(paths.images(paths.CLEAN, "train")))) - {0, 255}  # what is learned from is gray
+    assert set(np.unique(arrays.read(paths.images(paths.CLEAN, "train")))) - {0, 255}  # what is learned from is gray
     assert np.array_equal(images.seen(checked, "train"), static)
 
 

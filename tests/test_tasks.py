@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from autoencoders import tasks, tracking
+from autoencoders.base import VARIANTS
 from autoencoders.codec import Codec
 from autoencoders.errors import UserError
 from autoencoders.tasks import TASKS, Options, perform
-from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE
 from tests.test_codec import trained
 

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from autoencoders.devices import prepare
     from autoencoders.downloads import load as load_data
     from autoencoders.evaluation import evaluate
-    from autoencoders.sources import Pairs
-    from autoencoders.training import as_float, train
+    from autoencoders.pairs import Pairs
+    from autoencoders.tensors import as_float
+    from autoencoders.training.loop import train
 
 __all__ = [
     "Budget",

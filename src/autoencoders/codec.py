@@ -17,8 +17,8 @@ from torch import Tensor
 from autoencoders.base import Autoencoder, Latent
 from autoencoders.errors import UserError
 from autoencoders.latent import flatten, unflatten
-from autoencoders.quantizers import Quantizer
-from autoencoders.training import device_of
+from autoencoders.quantizer import Quantizer
+from autoencoders.tensors import device_of
 
 
 @runtime_checkable

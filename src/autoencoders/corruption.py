@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autoencoders import storage
+from autoencoders import arrays
 from autoencoders.datasets import Bytes
 
 DRAWS = 2**16
@@ -36,7 +36,7 @@ def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: in
     rng = np.random.default_rng([seed, key])
     which = np.random.default_rng([seed, key, 1]).integers(0, len(corruptions), len(images), dtype=np.uint16)
     # NumPy takes two 16-bit draws from one 32-bit one: pieces with an even number of rows give the noise of one call.
-    for piece in storage.pieces(len(images), 8 * images[:1].nbytes):
+    for piece in arrays.pieces(len(images), 8 * images[:1].nbytes):
         clean = images[piece]
         draws = rng.integers(0, DRAWS, clean.shape, dtype=np.uint16)
         noisy = np.empty_like(clean)
@@ -44,7 +44,7 @@ def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: in
             hit = which[piece] == k
             noisy[hit] = KINDS[kind](clean[hit], draws[hit], level)
         yield noisy
-        storage.release(images)
+        arrays.release(images)
 
 
 def masking(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:

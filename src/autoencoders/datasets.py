@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoencoders import storage
+from autoencoders import arrays, disk
 from autoencoders.errors import UserError
 
 Bytes: TypeAlias = NDArray[np.uint8]
@@ -66,13 +66,13 @@ class Data:
         """Write every split into a folder of its own: images.npy, labels.npy and their hashes."""
         for name, (everything, rows) in self.splits.items():
             shape = (len(rows), *self.image)
-            pieces = storage.select(everything.images, rows)
+            pieces = arrays.select(everything.images, rows)
             if name in self.binarised:
                 pieces = binarise(pieces, self.seed, name)
-            storage.write(folder / name / "images.npy", shape, pieces)
+            arrays.write(folder / name / "images.npy", shape, pieces)
             labels = everything.labels[rows]
-            storage.write(folder / name / "labels.npy", labels.shape, [labels], labels.dtype)
-            storage.seal(folder / name)
+            arrays.write(folder / name / "labels.npy", labels.shape, [labels], labels.dtype)
+            disk.seal(folder / name)
 
 
 def divide(everything: Split, source: str, *, validation: float, test: float, seed: int) -> Data:

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from autoencoders import storage
+from autoencoders import disk
 from autoencoders.datasets import DATASETS, Data, Split, hold_out
 from autoencoders.errors import UserError
 
@@ -101,7 +101,7 @@ def fetch(name: str, cache: Path) -> tuple[Files, str]:
                 continue
         if source is not kept:
             for file in pinned:
-                storage.write_atomically(cache / file, files[file])
+                disk.write_atomically(cache / file, files[file])
         return files, source.name
     msg = (
         f"data set {name!r} could not be had from any source:\n" + "\n".join(answers) + "\n"

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import bounds, measures, out_of_distribution, storage
+from autoencoders import arrays, bounds, image_quality, out_of_distribution, statistics
 from autoencoders.base import Autoencoder
 from autoencoders.latent import flatten, line, parts, unflatten
-from autoencoders.sources import Pairs
-from autoencoders.training import BATCH, as_float, device_of
+from autoencoders.pairs import Pairs
+from autoencoders.tensors import BATCH, as_float, device_of
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk
 Rows: TypeAlias = list[tuple[str, Tensor]]
@@ -30,8 +30,8 @@ TRAVERSED_IMAGE = 4  # the images are in the order of their classes: MNIST's run
 def batches(images: Images, size: int, device: torch.device) -> Iterator[Tensor]:
     """Stored images as batches of floats (B, C, H, W) on `device`."""
     for start in range(0, len(images), size):
-        yield as_float(torch.from_numpy(storage.writable(np.asarray(images[start : start + size]))).to(device))
-        storage.release(images)
+        yield as_float(torch.from_numpy(arrays.writable(np.asarray(images[start : start + size]))).to(device))
+        arrays.release(images)
 
 
 @torch.no_grad()
@@ -61,9 +61,9 @@ def evaluate(
         images,
         images,
         {
-            "mse": lambda output, clean, _: measures.mse(output, clean),
-            "psnr": lambda output, clean, _: measures.psnr(output, clean),
-            "ssim": lambda output, clean, _: measures.ssim(output, clean),
+            "mse": lambda output, clean, _: image_quality.mse(output, clean),
+            "psnr": lambda output, clean, _: image_quality.psnr(output, clean),
+            "ssim": lambda output, clean, _: image_quality.ssim(output, clean),
         },
         batch_size,
     )
@@ -73,8 +73,8 @@ def evaluate(
             corrupted,
             images,
             {
-                f"denoising_{name}": lambda output, clean, _: measures.mse(output, clean),
-                f"copying_{name}": lambda output, _, seen: measures.mse(output, seen),
+                f"denoising_{name}": lambda output, clean, _: image_quality.mse(output, clean),
+                f"copying_{name}": lambda output, _, seen: image_quality.mse(output, seen),
             },
             batch_size,
         )
@@ -122,7 +122,7 @@ def denoising(
     values: dict[str, float] = {}
     for name, corrupted in noisy.items():
         seen, clean = Pairs(corrupted, images).thinned(count)
-        wanted: dict[str, Measure] = {f"denoising_{name}": lambda output, clean, _: measures.mse(output, clean)}
+        wanted: dict[str, Measure] = {f"denoising_{name}": lambda output, clean, _: image_quality.mse(output, clean)}
         values |= _means(model, seen, clean, wanted, batch_size)
     return values
 
@@ -130,9 +130,9 @@ def denoising(
 @torch.no_grad()
 def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = BATCH) -> float:
     """The mean squared error alone."""
-    return _means(model, images, images, {"mse": lambda output, clean, _: measures.mse(output, clean)}, batch_size)[
-        "mse"
-    ]
+    return _means(
+        model, images, images, {"mse": lambda output, clean, _: image_quality.mse(output, clean)}, batch_size
+    )["mse"]
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> d
 
     An identity function gives back all of them; what only knows the data gives back none.
     """
-    count = min(UNLIKE, max(2, storage.CHUNK // math.prod(model.image)))
+    count = min(UNLIKE, max(2, arrays.CHUNK // math.prod(model.image)))
     values: dict[str, float] = {}
     for name, make in (("noise", out_of_distribution.noise), ("photographs", out_of_distribution.photographs)):
         images = make(count, model.image, seed=seed)
@@ -150,8 +150,8 @@ def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> d
             images,
             images,
             {
-                f"identity_{name}": lambda output, clean, _: measures.correlation(output, clean),
-                f"unlike_{name}_mse": lambda output, clean, _: measures.mse(output, clean),
+                f"identity_{name}": lambda output, clean, _: image_quality.correlation(output, clean),
+                f"unlike_{name}_mse": lambda output, clean, _: image_quality.mse(output, clean),
             },
             batch_size,
         )
@@ -162,7 +162,7 @@ def _means(
     model: Autoencoder, inputs: Images, references: Images, wanted: Mapping[str, Measure], size: int
 ) -> dict[str, float]:
     """Means over all images of what is measured of the model's outputs for `inputs`."""
-    means = {name: measures.Mean() for name in wanted}
+    means = {name: statistics.Mean() for name in wanted}
     device = device_of(model)
     for seen, clean in zip(batches(inputs, size, device), batches(references, size, device), strict=True):
         output = model.reconstruct(seen)
@@ -219,7 +219,7 @@ def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> 
 
     The dimensions are those that vary most over the test images, each turned over ±3 standard deviations.
     """
-    codes = measures.Variance()
+    codes = statistics.Variance()
     for batch in batches(test, batch_size, x.device):
         codes.add(flatten(model.encode(batch)))
     mean, deviation = codes.mean.float(), codes.value.sqrt().float()

@@ -27,8 +27,8 @@ from torch import Tensor
 from autoencoders.base import Autoencoder
 from autoencoders.evaluation import TRAVERSED, Images, batches
 from autoencoders.latent import flatten, line, unflatten
-from autoencoders.sources import Pairs
-from autoencoders.training import device_of
+from autoencoders.pairs import Pairs
+from autoencoders.tensors import device_of
 
 PAIRS = 64  # of test images, whose midpoints are measured
 LINES = 16  # of them, walked along

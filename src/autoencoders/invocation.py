@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 
 from autoencoders import image_files
 from autoencoders.datasets import Bytes
+from autoencoders.disk import write_atomically
 from autoencoders.errors import UserError
 from autoencoders.folder import Fit, words
 from autoencoders.image_files import Job
-from autoencoders.storage import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +133,7 @@ class Invocation:
         """The images as the model takes them, floats (B, C, H, W), and the jobs that they belong to; an image that
         cannot be read is named and left out.
         """
-        from autoencoders.training import as_float
+        from autoencoders.tensors import as_float
 
         resized: list[str] = []
         quiet = True if self.quiet or len(jobs) == 1 else None  # None: no bar where stderr is no terminal

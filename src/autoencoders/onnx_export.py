@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from autoencoders.base import Autoencoder
 from autoencoders.codec import Codec
+from autoencoders.disk import write_atomically
 from autoencoders.errors import UserError
-from autoencoders.storage import write_atomically
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BATCHES = (1, 2, 3, 17)

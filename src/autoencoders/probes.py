@@ -17,10 +17,10 @@ from torch import Tensor
 
 from autoencoders.base import Autoencoder
 from autoencoders.latent import flatten
-from autoencoders.measures import Mean
 from autoencoders.metrics import REPRESENTATION
-from autoencoders.sources import Pairs
-from autoencoders.training import BATCH, as_float, device_of
+from autoencoders.pairs import Pairs
+from autoencoders.statistics import Mean
+from autoencoders.tensors import BATCH, as_float, device_of
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,)
 

@@ -14,7 +14,7 @@ from autoencoders.codec import Codec
 from autoencoders.datasets import Bytes
 from autoencoders.errors import UserError
 from autoencoders.latent import line
-from autoencoders.training import BATCH, device_of
+from autoencoders.tensors import BATCH, device_of
 
 MOST = 10_000  # images that one request may ask for
 
