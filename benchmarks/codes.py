@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from autoencoders import checkpoint, data, devices, evaluation, image_quality, tensors
+from autoencoders import checkpoint, datasets, devices, downloads, evaluation, image_quality, tensors
 from autoencoders.pairs import Pairs
 from autoencoders.statistics import Mean, perplexity
 from autoencoders.training.loop import fit
@@ -58,11 +58,11 @@ def run() -> Table:
     return Table("(h) Codes in use", note, columns | {"least active (%)": 1}, rows)
 
 
-def load() -> data.Data:
+def load() -> datasets.Data:
     """Fashion-MNIST as the pipeline splits it."""
     checked = params.load().dataset
     with quiet():
-        return data.load("fashion-mnist", paths.raw(), validation=checked.validation, seed=checked.seed)
+        return downloads.load("fashion-mnist", paths.raw(), validation=checked.validation, seed=checked.seed)
 
 
 @torch.no_grad()

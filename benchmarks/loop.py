@@ -12,7 +12,7 @@ import torch
 from autoencoders import arrays, checkpoint, tensors
 from autoencoders.base import Batch, Learner, Shape
 from autoencoders.budget import Budget, How
-from autoencoders.data import Bytes
+from autoencoders.datasets import Bytes
 from autoencoders.pairs import Pairs
 from autoencoders.training.loop import fit, represent
 from benchmarks.measure import Table, Value, flops, peak_flops, ratio, seconds, take_turns

@@ -27,7 +27,7 @@ import typer
 from autoencoders import arrays, checkpoint, corruption, devices, evaluation
 from autoencoders.base import Autoencoder
 from autoencoders.budget import Budget, How
-from autoencoders.data import Bytes
+from autoencoders.datasets import Bytes
 from autoencoders.pairs import Pairs
 from autoencoders.training.loop import Session, fit, represent
 from benchmarks.measure import Table, Value, ratio
@@ -119,7 +119,7 @@ def corrupt(folder: Path) -> Result:
     """A corrupted copy."""
     images = part(folder)
     limit()
-    copy = corruption.corrupted(images, "masking", 0.5, seed=0, name="train")
+    copy = corruption.mixture(images, [("masking", 0.5)], seed=0, name="train")
     return timed(len(images), lambda: arrays.write(folder / "corrupted.npy", images.shape, copy))
 
 

@@ -15,7 +15,7 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
-from autoencoders import checkpoint, data, tensors
+from autoencoders import checkpoint, datasets, downloads, tensors
 from autoencoders.pairs import Pairs
 from autoencoders.prior import kl_to_standard_normal, reparameterise
 from autoencoders.training.loop import train
@@ -30,11 +30,11 @@ TRIAL = 800  # steps, about an epoch
 MARGIN = 0.95  # of the time that the trial foretells is planned for, so that the budget is not overrun
 
 
-def mnist() -> data.Data:
+def mnist() -> datasets.Data:
     """MNIST as the pipeline splits it."""
     checked = params.load().dataset
     with quiet():
-        return data.load("mnist", paths.raw(), validation=checked.validation, seed=checked.seed)
+        return downloads.load("mnist", paths.raw(), validation=checked.validation, seed=checked.seed)
 
 
 def ours(variant: str, seconds: float) -> dict[str, float]:
@@ -102,7 +102,7 @@ def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
 
 
 @torch.no_grad()
-def over(test: data.Bytes, measure: Callable[[Tensor], Tensor]) -> float:
+def over(test: datasets.Bytes, measure: Callable[[Tensor], Tensor]) -> float:
     """The mean of a measure over the test images."""
     values = [measure(tensors.as_float(x)) for x in torch.from_numpy(test).split(BATCH)]
     return float(torch.stack(values).double().mean())

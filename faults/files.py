@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from autoencoders import checkpoint, data, disk
+from autoencoders import checkpoint, disk, downloads
 from autoencoders.errors import Damaged, UserError
 from autoencoders.training import snapshots
 from autoencoders.training.snapshots import Snapshots
@@ -28,8 +28,8 @@ def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """A byte flipped, or the end cut off, in every kind of file; it has to be found before it is used."""
     rng = random.Random(f"{seed} flips")
     raw = folder / "raw"
-    data.fetch("digits", raw)
-    loaded = data.load("digits", raw)
+    downloads.fetch("digits", raw)
+    loaded = downloads.load("digits", raw)
     loaded.save(folder / "clean")
     model = folder / "model.safetensors"
     checkpoint.save(checkpoint.build("ae", (1, 8, 8), PARAMETERS, seed=0), model)
@@ -38,7 +38,7 @@ def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         keeper.keep(Snapshot({"x": torch.full((1000,), float(number))}, {"step": number}))
 
     def raw_is_noticed() -> bool:
-        _, source = data.fetch("digits", raw)  # the damaged files are fetched again
+        _, source = downloads.fetch("digits", raw)  # the damaged files are fetched again
         return not source.startswith("folder")
 
     def falls_back() -> bool:

@@ -19,7 +19,7 @@ import psutil
 import torch
 from PIL import Image
 
-from autoencoders import arrays, checkpoint, comparison, data, folder, sealed, summary
+from autoencoders import arrays, checkpoint, comparison, downloads, folder, sealed, summary
 from autoencoders.comparison import Table
 from autoencoders.errors import UserError
 from autoencoders.evidence import Claim, Finding, Verdict
@@ -167,7 +167,7 @@ def _tar(inside: Path, member: tarfile.TarInfo, content: bytes) -> Handle:
     with tarfile.open(inside / "data.tar", "w") as archive:
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))
-    return lambda: isinstance(data._read_tar(inside / "data.tar"), dict)  # noqa: SLF001
+    return lambda: isinstance(downloads._read_tar(inside / "data.tar"), dict)  # noqa: SLF001
 
 
 def a_tar_member_above(inside: Path, mark: str) -> Handle:  # noqa: ARG001
@@ -196,7 +196,7 @@ def a_gzip_bomb(inside: Path, mark: str) -> Handle:  # noqa: ARG001
 
     def handle() -> bool:
         try:
-            data._read_all(inside)  # noqa: SLF001
+            downloads._read_all(inside)  # noqa: SLF001
         except RuntimeError as error:
             return "unpacks to more than" in str(error)
         return False
@@ -206,7 +206,7 @@ def a_gzip_bomb(inside: Path, mark: str) -> Handle:  # noqa: ARG001
 
 def _images(inside: Path, out: Path) -> tuple[list[str], int]:
     """The files that are left out of a folder, and how many are not."""
-    found = folder.read(inside, (3, 8, 8), fit="crop", out=out / "images.npy", workers=1)
+    found = folder.read(inside, (3, 8, 8), fit="crop", scratch=out, workers=1)
     return [each.path for each in found.left_out], len(found.labels)
 
 

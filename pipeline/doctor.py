@@ -21,7 +21,7 @@ import typer
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
-from autoencoders import data, disk, sealed
+from autoencoders import datasets, disk, sealed
 from autoencoders.errors import Damaged, UserError
 from autoencoders.training.snapshots import LAST, PREVIOUS
 from pipeline import locks, params, paths
@@ -140,8 +140,8 @@ def _is(path: Path, digest: str) -> bool | None:
 
 
 def _raw_data() -> Iterator[Finding]:
-    for folder in sorted(path for path in paths.raw().glob("*") if path.name in data.DATASETS):
-        for file, expected in data.DATASETS[folder.name].files.items():
+    for folder in sorted(path for path in paths.raw().glob("*") if path.name in datasets.DATASETS):
+        for file, expected in datasets.DATASETS[folder.name].files.items():
             path = folder / file
             if path.exists() and disk.digest(path) != expected:
                 yield Finding(f"{path} does not have the pinned SHA-256", f"rm {path}; the next run fetches it again")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from autoencoders import arrays, data
+from autoencoders import datasets, downloads
 from autoencoders.errors import UserError
 from pipeline import paths, resources, stage
 from pipeline.params import FOLDER, DatasetParams, Params
@@ -19,7 +19,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     if wanted.name == FOLDER:
         loaded = _folder(wanted, provenance)
     else:
-        loaded = data.load(wanted.name, paths.raw(), validation=wanted.validation, seed=wanted.seed)
+        loaded = downloads.load(wanted.name, paths.raw(), validation=wanted.validation, seed=wanted.seed)
     loaded = dataclasses.replace(loaded, binarised=wanted.binarised, seed=wanted.seed)
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
@@ -27,13 +27,15 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     loaded.save(paths.CLEAN)
 
 
-def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> data.Data:
+def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> datasets.Data:
     """The user's own images."""
     from autoencoders import folder  # noqa: PLC0415 - Pillow, for this data set alone
 
     settings = wanted.folder
-    decoded = paths.raw() / FOLDER / "images.npy"
-    found = folder.read(Path(settings.path), wanted.image, fit=settings.fit, out=decoded, workers=resources.cpus())
+    paths.raw().mkdir(parents=True, exist_ok=True)
+    found = folder.read(
+        Path(settings.path), wanted.image, fit=settings.fit, scratch=paths.raw(), workers=resources.cpus()
+    )
     left_out = {each.path: each.reason for each in found.left_out}
     provenance |= {"left_out": left_out, "classes": found.classes}
     total = len(found.labels) + len(left_out)
@@ -47,10 +49,9 @@ def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> data.Data:
             f"dataset.folder.broken, {settings.broken}, allows; take them out or allow more:{listed}{more}"
         )
         raise UserError(msg)
-    everything = data.Split(arrays.read(found.images), found.labels)
-    return data.divide(
-        everything, f"folder {settings.path}", validation=wanted.validation, test=settings.test, seed=wanted.seed
-    )
+    everything = datasets.Split(found.images, found.labels)
+    source = f"folder {settings.path}"
+    return datasets.divide(everything, source, validation=wanted.validation, test=settings.test, seed=wanted.seed)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from autoencoders import (
     sealed,
 )
 from autoencoders.base import VARIANTS, Autoencoder
-from autoencoders.data import Labels
+from autoencoders.datasets import Labels
 from autoencoders.metrics import CLASSIFIER, SAMPLES, readable
 from autoencoders.pairs import Pairs
 from autoencoders.tensors import as_float, binarise, device_of

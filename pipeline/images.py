@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from autoencoders import arrays, data
+from autoencoders import arrays, datasets
 from pipeline import paths
 from pipeline.params import Params
 
 
-def seen(params: Params, split: str) -> data.Bytes:
+def seen(params: Params, split: str) -> datasets.Bytes:
     """The clean images of a split, uint8 (N, C, H, W): where the training's are binarised anew in each step, the one
     binarisation of them that `static` would give, so that what is learned here compares with the other splits.
     """
@@ -17,7 +17,7 @@ def seen(params: Params, split: str) -> data.Bytes:
         return images
     found = arrays.scratch(images.shape, np.uint8)
     rows = list(arrays.pieces(len(images), images[:1].nbytes))
-    pieces = data.binarise((images[part] for part in rows), params.dataset.seed, split)
+    pieces = datasets.binarise((images[part] for part in rows), params.dataset.seed, split)
     for part, piece in zip(rows, pieces, strict=True):
         found[part] = piece
         arrays.release(images)

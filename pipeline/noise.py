@@ -3,7 +3,7 @@
 import typer
 
 from autoencoders import arrays, disk
-from autoencoders.corruption import corrupted
+from autoencoders.corruption import mixture
 from pipeline import paths, stage
 from pipeline.params import Params
 
@@ -16,7 +16,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
         disk.check(paths.CLEAN / split)
         clean = arrays.read(paths.images(paths.CLEAN, split))
         for kind, level in corruptions:
-            copy = corrupted(clean, kind, level, seed=noise.seed, name=split)
+            copy = mixture(clean, [(kind, level)], seed=noise.seed, name=split)
             arrays.write(paths.noisy(f"{kind}-{level}", split), clean.shape, copy)
         disk.seal(paths.NOISY / split)
 

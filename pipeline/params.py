@@ -19,7 +19,7 @@ from ruamel.yaml.error import YAMLError
 
 from autoencoders.budget import Budget, BudgetOverrides, How
 from autoencoders.corruption import KINDS
-from autoencoders.data import DATASETS, Shape
+from autoencoders.datasets import DATASETS, Shape
 from autoencoders.errors import UserError
 from autoencoders.parts import Kind, keys_of, kind_of
 

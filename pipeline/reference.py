@@ -27,7 +27,7 @@ from pipeline.params import PARAMS, read
 SOURCES, MAKEFILE = Path("src/autoencoders"), Path("Makefile")
 # Every command of the project, and where its function or its typer.Typer is; a module alone takes no arguments.
 COMMANDS = {
-    "autoencoders": "autoencoders.commands:app",
+    "autoencoders": "autoencoders.cli:app",
     "python -m pipeline.repro": "pipeline.repro:main",
     "python -m pipeline.worker": "pipeline.worker:main",
     "python -m pipeline.elsewhere": "pipeline.elsewhere",

@@ -20,7 +20,12 @@ from tests.test_params import REPOSITORY
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 NAME = "huber"
-ADDED = ["src/autoencoders/variants/huber.py", "src/autoencoders/networks/linear.py", "src/autoencoders/data.py"]
+ADDED = [
+    "src/autoencoders/variants/huber.py",
+    "src/autoencoders/networks/linear.py",
+    "src/autoencoders/datasets.py",
+    "src/autoencoders/downloads.py",
+]
 
 
 def follow(text: str, folder: Path, content: dict[str, Any]) -> list[str]:
@@ -51,9 +56,8 @@ def _add(block: Block, folder: Path) -> str:
         assert not path.exists(), path
         path.write_text(block.code, encoding="utf-8")
     else:
-        assert f"ut it into `{name}`, above its last line:" in block.above, block.above
-        *lines, last = path.read_text(encoding="utf-8").splitlines()
-        path.write_text("\n".join([*lines, "", block.code, last, ""]), encoding="utf-8")
+        assert f"ut it at the end of `{name}`:" in block.above, block.above
+        path.write_text(f"{path.read_text(encoding='utf-8')}\n\n{block.code.rstrip()}\n", encoding="utf-8")
     return name
 
 

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from autoencoders import arrays
-from autoencoders.corruption import KINDS, corrupt, corrupted, mixture
+from autoencoders.corruption import KINDS, corrupt, mixture
 
 GREY = np.full((200, 1, 28, 28), 128, np.uint8)
 
@@ -58,14 +58,9 @@ def test_pieces_are_the_same_noise(kind: str, monkeypatch: pytest.MonkeyPatch) -
     images = np.full((7, 3, 5, 5), 128, np.uint8)  # an odd number of bytes each
     whole = corrupt(images, kind, 0.5, seed=0, name="a")
     monkeypatch.setattr(arrays, "CHUNK", 2 * 8 * 75)
-    pieces = list(corrupted(images, kind, 0.5, seed=0, name="a"))
+    pieces = list(mixture(images, [(kind, 0.5)], seed=0, name="a"))
     assert [len(piece) for piece in pieces] == [2, 2, 2, 1]
     assert np.array_equal(np.concatenate(pieces), whole)
-
-
-def test_one_corruption_is_a_mixture_of_itself() -> None:
-    alone = corrupt(GREY, "masking", 0.5, seed=0, name="a")
-    assert np.array_equal(np.concatenate(list(mixture(GREY, [("masking", 0.5)], seed=0, name="a"))), alone)
 
 
 MIXED = (("masking", 0.25), ("masking", 0.75), ("salt_and_pepper", 0.5))

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from autoencoders import folder
-from autoencoders.data import Bytes, Shape
+from autoencoders.datasets import Bytes, Shape
 from autoencoders.errors import UserError
 from autoencoders.folder import Fit, Folder, LeftOut
 
@@ -22,8 +22,8 @@ GREY, RGB = (1, 8, 8), (3, 8, 8)
 
 
 def _read(root: Path, shape: Shape = RGB, fit: Fit = "crop", workers: int = 1) -> tuple[Folder, Bytes]:
-    result = folder.read(root, shape, fit=fit, out=root.parent / "out" / "images.npy", workers=workers)
-    images = np.load(result.images, allow_pickle=False)
+    result = folder.read(root, shape, fit=fit, scratch=root.parent, workers=workers)
+    images = result.images
     assert images.dtype == np.uint8
     assert images.shape[1:] == shape
     assert len(images) == len(result.labels)
@@ -79,7 +79,7 @@ def _oriented(kind: str, value: int) -> bytes:
     inverse = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[value]  # Pillow's Transpose; 6 and 8 are each other's
     image = _halves() if inverse is None else _halves().transpose(Image.Transpose(inverse))
     exif = Image.Exif()
-    exif[folder.ORIENTATION] = value
+    exif[ExifTags.Base.Orientation] = value
     lossless: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
     return _content(image, kind, exif=exif, **lossless.get(kind, {}))
 
@@ -406,13 +406,13 @@ def test_images_that_wait_are_few(root: Path, monkeypatch: pytest.MonkeyPatch) -
     started: list[str] = []
     enough = threading.Event()
 
-    def slow(path: Path, shape: Shape, fit: Fit) -> Bytes:
+    def slow(path: Path, shape: Shape, fit: Fit) -> folder.Decoded:
         assert fit == "crop"
         started.append(path.name)
         if path.name == "000":
             enough.wait(0.2)
             assert len(started) <= folder.AHEAD * workers + workers
-        return np.zeros(shape, np.uint8)
+        return folder.Decoded(np.zeros(shape, np.uint8), (1, 1))
 
     monkeypatch.setattr(folder, "decoded", slow)
     assert len(_read(root, workers=workers)[1]) == count
@@ -434,35 +434,22 @@ def test_a_file_that_vanishes_is_left_out(root: Path, monkeypatch: pytest.Monkey
 
 
 def test_folders_without_images_are_the_users_mistake(root: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out" / "images.npy"
-    out.parent.mkdir()
-    out.write_bytes(b"old")
+    (tmp_path / "file").write_bytes(b"")
     for place, message in [
         (tmp_path / "none", "does not exist"),
-        (out, "is a file, not a folder"),
+        (tmp_path / "file", "is a file, not a folder"),
         (root, "no image could be read from the folder .*/root: 0 files were left out$"),
     ]:
         with pytest.raises(UserError, match=message):
-            folder.read(place, RGB, fit="crop", out=out, workers=1)
+            _read(place)
     (root / "b.txt").write_bytes(b"text")
     (root / "a.txt").write_bytes(b"")
     with pytest.raises(UserError, match=r"root: 2 files were left out, such as a\.txt, which is empty$"):
-        folder.read(root, RGB, fit="crop", out=out, workers=1)
-    assert out.read_bytes() == b"old"
-    assert list(out.parent.iterdir()) == [out]
-
-
-def test_what_was_there_stays_until_all_is_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "a.png").write_bytes(_content(_plain("L", 77)))
-    result, _ = _read(root)
-    before = result.images.read_bytes()
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    (root / "b.png").write_bytes(_content(_plain("L", 78)))
-    with pytest.raises(OSError, match="No space left"):
         _read(root)
-    assert result.images.read_bytes() == before
-    assert list(result.images.parent.iterdir()) == [result.images]
+
+
+def test_nothing_is_left_beside_the_images(root: Path, tmp_path: Path) -> None:
+    (root / "a.png").write_bytes(_content(_plain("L", 77)))
+    _, images = _read(root)
+    assert list(tmp_path.iterdir()) == [root]
+    assert (images == 77).all()

@@ -10,6 +10,7 @@ from autoencoders import geometry
 from autoencoders.base import VARIANTS, Autoencoder, Batch, Latent, Losses, Shape
 from autoencoders.checkpoint import build
 from autoencoders.evaluation import undefined_metrics
+from autoencoders.latent import flatten
 from autoencoders.metrics import GEOMETRY
 from tests.conftest import IMAGE, PARAMETERS, batch
 
@@ -111,7 +112,7 @@ def test_a_switch_is_seen_by_its_jump_at_more_steps(x: Tensor, monkeypatch: pyte
 def test_dials_that_all_do_the_same_share_the_change(pixels: NDArray[np.uint8]) -> None:
     model = Mixed(IMAGE)
     shares = geometry.dial(model, pixels, BATCH).detach()
-    deviation = geometry.flat(model.encode(torch.from_numpy(pixels) / 255)).std(0)
+    deviation = flatten(model.encode(torch.from_numpy(pixels) / 255)).std(0)
     expected = deviation**-2 / (deviation**-2).sum()
     torch.testing.assert_close(shares.mean(1).sort().values, expected.detach().sort().values)
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from autoencoders import arrays, data
+from autoencoders import arrays, datasets
+from autoencoders.downloads import load
 from pipeline import images, params, paths
 from tests.test_params import DEFAULT, with_value
 
@@ -15,8 +16,8 @@ def written(binarize: str) -> params.Params:
     """The parameters, and the digits written as the stage `download` does."""
     content = with_value("dataset.binarize", binarize)
     checked = params.check(content)
-    digits = data.load("digits")
-    data.Data(digits.image, digits.splits, binarised=checked.dataset.binarised, seed=checked.dataset.seed).save(
+    digits = load("digits")
+    datasets.Data(digits.image, digits.splits, binarised=checked.dataset.binarised, seed=checked.dataset.seed).save(
         paths.CLEAN
     )
     return checked

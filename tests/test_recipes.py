@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from autoencoders import data
+from autoencoders import datasets, downloads
 from autoencoders.errors import UserError
 from faults.project import Project
 from pipeline import classify, evaluate, noise, params, paths, recipe, train
@@ -86,9 +86,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(REPOSITORY / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        digits = data.load("digits")
+        digits = downloads.load("digits")
         few = {name: (split, rows[:64]) for name, (split, rows) in digits.splits.items()}
-        data.Data(digits.image, few).save(paths.CLEAN)
+        datasets.Data(digits.image, few).save(paths.CLEAN)
         small = params.check(recipe.trial(DEFAULT))
         noise.work(small, {})
         classify.work(small, {})

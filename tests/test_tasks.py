@@ -6,11 +6,11 @@ from torch import Tensor
 
 from autoencoders import tasks, tracking
 from autoencoders.base import VARIANTS
-from autoencoders.codes import Codec
+from autoencoders.codec import Codec
 from autoencoders.errors import UserError
 from autoencoders.tasks import TASKS, Options, perform
 from tests.conftest import IMAGE
-from tests.test_codes import trained
+from tests.test_codec import trained
 
 EMPTY = torch.zeros(0, *IMAGE)
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from autoencoders.budget import Budget, How
     from autoencoders.checkpoint import build, load, save
     from autoencoders.corruption import corrupt
-    from autoencoders.data import load as load_data
     from autoencoders.devices import prepare
+    from autoencoders.downloads import load as load_data
     from autoencoders.evaluation import evaluate
     from autoencoders.pairs import Pairs
     from autoencoders.tensors import as_float
@@ -40,7 +40,7 @@ HOMES = {
     "corrupt": "corruption",
     "evaluate": "evaluation",
     "load": "checkpoint",
-    "load_data": "data.load",
+    "load_data": "downloads.load",
     "prepare": "devices",
     "save": "checkpoint",
     "train": "training",

@@ -12,31 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoencoders import arrays
-from autoencoders.data import Bytes
+from autoencoders.datasets import Bytes
 
 DRAWS = 2**16
 
 
 def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
-    """A corrupted copy of `images`, same shape; the arguments are those of `corrupted`."""
-    return np.concatenate(list(corrupted(images, kind, level, seed=seed, name=name)))
-
-
-def corrupted(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Iterator[Bytes]:
-    """A corrupted copy of `images`, piece by piece.
-
-    Args:
-        images: uint8 (N, …); left unchanged.
-        kind: "masking", "gaussian" or "salt_and_pepper".
-        level: above 0; the probability of a value to be hit, or the standard deviation in units of the pixel range.
-        seed: the noise is drawn from (seed, kind, level, name) alone.
-        name: which copy this is; two names give independent noise.
-    """
-    return mixture(images, [(kind, level)], seed=seed, name=name)
+    """A copy of `images` under one corruption, same shape; the arguments are those of `mixture`."""
+    return np.concatenate(list(mixture(images, [(kind, level)], seed=seed, name=name)))
 
 
 def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: int, name: str) -> Iterator[Bytes]:
-    """A copy of `images`, each under one of `corruptions` (kind, level), piece by piece; otherwise as `corrupted`."""
+    """A copy of `images`, each under one of `corruptions`, piece by piece.
+
+    Args:
+        images: uint8 (N, …); left unchanged.
+        corruptions: (kind, level) of each: "masking", "gaussian" or "salt_and_pepper", and, above 0, the probability of
+            a value to be hit or the standard deviation in units of the pixel range.
+        seed: the noise is drawn from (seed, corruptions, name) alone.
+        name: which copy this is; two names give independent noise.
+    """
     key = zlib.crc32("/".join([*(f"{kind}/{level}" for kind, level in corruptions), name]).encode())
     rng = np.random.default_rng([seed, key])
     which = np.random.default_rng([seed, key, 1]).integers(0, len(corruptions), len(images), dtype=np.uint16)

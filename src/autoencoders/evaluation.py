@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import arrays, bounds, image_quality, statistics, unlike
-from autoencoders.base import Autoencoder, Capability, Latent
+from autoencoders import arrays, bounds, image_quality, out_of_distribution, statistics
+from autoencoders.base import Autoencoder, Capability
+from autoencoders.latent import flatten, line, parts, unflatten
 from autoencoders.metrics import CODEBOOK, PROBABILISTIC, SAMPLES
 from autoencoders.pairs import Pairs
 from autoencoders.tensors import BATCH, as_float, device_of
@@ -159,7 +160,7 @@ def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> d
     """
     count = min(UNLIKE, max(2, arrays.CHUNK // math.prod(model.image)))
     values: dict[str, float] = {}
-    for name, make in (("noise", unlike.noise), ("photographs", unlike.photographs)):
+    for name, make in (("noise", out_of_distribution.noise), ("photographs", out_of_distribution.photographs)):
         images = make(count, model.image, seed=seed)
         values |= _means(
             model,
@@ -224,30 +225,10 @@ def _left_and_right(left: Tensor, right: Tensor) -> Rows:
     return [("", torch.cat(pair)) for pair in pairs if len(pair[0]) == count]
 
 
-def parts(z: Latent) -> tuple[Tensor, ...]:
-    """The tensors of a latent, be it one or several."""
-    return (z,) if isinstance(z, Tensor) else z
-
-
-def of_parts(z: Latent, function: Callable[[Tensor], Any]) -> Any:
-    """A latent of the same structure, each of its tensors after `function`."""
-    return function(z) if isinstance(z, Tensor) else tuple(map(function, z))
-
-
 def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
     """Each row moves in a straight line from one image's code to the next image's."""
     z = model.encode(x)
     return [("", model.decode(line(z, i, i + 1, len(x)))) for i in range(0, len(x) - 1, 2)]
-
-
-def line(z: Latent, start: int, end: int, count: int) -> Latent:
-    """`count` codes, evenly along the straight line from one code of a batch to another, both of them included."""
-
-    def of_part(part: Tensor) -> Tensor:
-        t = torch.linspace(0, 1, count, device=part.device).view(-1, *[1] * (part.ndim - 1))
-        return torch.lerp(part[start], part[end], t)
-
-    return of_parts(z, of_part)
 
 
 def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> Rows:
@@ -257,15 +238,13 @@ def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> 
     """
     codes = statistics.Variance()
     for batch in batches(test, batch_size, x.device):
-        codes.add(torch.cat(parts(model.encode(batch)), 1))
+        codes.add(flatten(model.encode(batch)))
     mean, deviation = codes.mean.float(), codes.value.sqrt().float()
     dial = torch.linspace(-3, 3, len(x), device=x.device)
     latent = model.encode(x[TRAVERSED_IMAGE % len(x)].unsqueeze(0))
-    sizes = [part.shape[1] for part in parts(latent)]
     rows = []
     for dimension in deviation.argsort(descending=True)[:TRAVERSED].tolist():
-        z = torch.cat(parts(latent), 1).repeat(len(x), 1)
+        z = flatten(latent).repeat(len(x), 1)
         z[:, dimension] = mean[dimension] + dial * deviation[dimension]
-        split = z.split(sizes, 1)
-        rows.append((f"z{dimension}", model.decode(z if isinstance(latent, Tensor) else split)))
+        rows.append((f"z{dimension}", model.decode(unflatten(z, latent))))
     return rows

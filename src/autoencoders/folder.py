@@ -9,8 +9,10 @@ the first one counts. Images are turned upright as EXIF says.
 Of a damaged TIFF file the library that decodes it, libtiff, writes a line to the standard error, past Python.
 """
 
+import contextlib
 import io
 import os
+import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,21 +26,22 @@ from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,
     Image,
+    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
 )
-from PIL.Image import Resampling, Transpose
+from PIL.Image import Resampling
 from tqdm.auto import tqdm
 
-from autoencoders.data import Bytes, Shape
+from autoencoders.datasets import Bytes, Shape
 from autoencoders.errors import UserError
 
 # "crop": the shorter side to size, then the centre; "pad": the longer side to size, then black around it;
-# "stretch": both sides to size, whatever the aspect.
-Fit: TypeAlias = Literal["crop", "pad", "stretch"]
+# "stretch": both sides to size, whatever the aspect; "exact": an image of another size cannot be used.
+Fit: TypeAlias = Literal["crop", "pad", "stretch", "exact"]
 
 PLUGINS = (PngImagePlugin, JpegImagePlugin, WebPImagePlugin, BmpImagePlugin, TiffImagePlugin)  # importing registers
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -48,16 +51,6 @@ MAX_PIXELS = 100_000_000
 AHEAD = 16  # images per worker that wait, at their final size, for a slower one before them
 SPARE = 2.0  # a JPEG is decoded at no less than this times the final size, and a box filter stops there too
 SIXTEEN_TO_EIGHT = [(value + 128) // 257 for value in range(2**16)]
-ORIENTATION = 0x0112  # the EXIF tag
-UPRIGHT = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -72,17 +65,25 @@ class LeftOut:
 class Folder:
     """What was read of a folder."""
 
-    images: Path  # .npy, uint8 (N, C, H, W), in the order of the files' paths
+    images: Bytes  # (N, C, H, W), in the order of the files' paths; mapped from a temporary file that goes with it
     labels: NDArray[np.unsignedinteger[Any]]  # (N,): the class of each image, an index into `classes`
     classes: list[str]  # sorted names of the first-level subfolders with images; "" for images outside of any
     left_out: list[LeftOut]  # in the order of the paths
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image as models see it."""
+
+    pixels: Bytes  # (C, H, W)
+    size: tuple[int, int]  # (width, height) that it had
 
 
 class UnusableError(Exception):
     """The image cannot be used; the message is the reason."""
 
 
-def read(root: Path, image: Shape, *, fit: Fit, out: Path, workers: int) -> Folder:
+def read(root: Path, image: Shape, *, fit: Fit, scratch: Path, workers: int) -> Folder:
     """Make every image below `root` one of shape `image`.
 
     Every regular file is looked at, whatever its name, but for those whose name or folder's name begins with ".". The
@@ -92,7 +93,7 @@ def read(root: Path, image: Shape, *, fit: Fit, out: Path, workers: int) -> Fold
         root: the folder.
         image: (C, H, W) in pixels; C is 1 (grey) or 3 (RGB).
         fit: how an image of another aspect comes to H×W.
-        out: the .npy file to write; there is nothing, or what was there before, until it is complete.
+        scratch: a folder on a disk with room for all of the images, where nothing is left behind.
         workers: threads that decode.
 
     Raises:
@@ -113,15 +114,19 @@ def read(root: Path, image: Shape, *, fit: Fit, out: Path, workers: int) -> Fold
                 left_out.append(LeftOut(shown(file), result))
             else:
                 names.append(shown(file).partition("/")[0] if "/" in file else "")
-                yield result
+                yield result.pixels
 
     with warnings.catch_warnings():  # here, because a thread that changes the filters changes those of all
         warnings.simplefilter("ignore")
-        _save_rows(rows(), image, out, root, left_out)
+        images = _on_disk(rows(), image, scratch)
+    if not len(images):
+        first = f", such as {left_out[0].path}, which {left_out[0].reason}" if left_out else ""
+        msg = f"no image could be read from the folder {root}: {len(left_out)} files were left out{first}"
+        raise UserError(msg)
     classes = sorted(set(names))
     index = {name: label for label, name in enumerate(classes)}
     labels = np.array([index[name] for name in names], np.min_scalar_type(len(classes) - 1))
-    return Folder(out, labels, classes, sorted(left_out, key=lambda each: each.path))
+    return Folder(images, labels, classes, sorted(left_out, key=lambda each: each.path))
 
 
 def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
@@ -157,9 +162,9 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers: int) -> Iterator[Bytes | str]:
+def _in_order(work: Callable[[str], Decoded | str], files: Iterable[str], workers: int) -> Iterator[Decoded | str]:
     """The results of `work` in the order of `files`, no more than `AHEAD` per worker waiting."""
-    waiting: deque[Future[Bytes | str]] = deque()
+    waiting: deque[Future[Decoded | str]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for file in files:
             waiting.append(pool.submit(work, file))
@@ -169,54 +174,39 @@ def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers:
             yield waiting.popleft().result()
 
 
-def _save_rows(rows: Iterator[Bytes], image: Shape, out: Path, root: Path, left_out: list[LeftOut]) -> None:
-    """Write the rows as they come; how many there are is known, and written into the header, at the end."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
+def _on_disk(rows: Iterator[Bytes], image: Shape, scratch: Path) -> Bytes:
+    """The rows as one array, which need not fit into memory."""
     count = 0
-    try:
-        with partial.open("wb") as file:
-            file.write(_header(0, image))
-            for row in rows:
-                file.write(row.tobytes())
-                count += 1
-            if not count:
-                first = f", such as {left_out[0].path}, which {left_out[0].reason}" if left_out else ""
-                msg = f"no image could be read from the folder {root}: {len(left_out)} files were left out{first}"
-                raise UserError(msg)
-            file.seek(0)
-            file.write(_header(count, image))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _header(count: int, image: Shape) -> bytes:
-    """The header of an .npy file. NumPy pads it so that its length is the same for every count."""
-    buffer = io.BytesIO()
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *image)}
-    np.lib.format.write_array_header_1_0(buffer, header)
-    return buffer.getvalue()
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for count, row in enumerate(rows, start=1):  # noqa: B007 - how many there were
+            file.write(row.data)
+        file.flush()
+        return np.memmap(file, np.uint8, "r", shape=(count, *image)) if count else np.empty((0, *image), np.uint8)
 
 
 # --- one image -------------------------------------------------------------------------------------------------------
 
 
-def decoded(image: Path | bytes, shape: Shape, fit: Fit) -> Bytes | str:
-    """The image in a file, or in what was read of one, as (C, H, W), or the reason why there is none."""
+def decoded(image: Path | bytes, shape: Shape, fit: Fit) -> Decoded | str:
+    """The image in a file, or in what was read of one, or the reason why there is none, which completes a sentence."""
     channels, height, width = shape
     try:
         # Pillow is given a file, not a path: a mapped file that shrinks meanwhile would end the process.
         with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as file:
-            pixels = np.asarray(_opened(file, shape, fit).convert("L" if channels == 1 else "RGB"))
+            fitted, size = _opened(file, shape, fit)
+            pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # noqa: BLE001 - on strange bytes decoders raise whatever they like
         return _reason(error)
-    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+    return Decoded(np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)), size)
 
 
-def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> Image.Image:
+def words(size: tuple[int, int]) -> str:
+    """A size as people write it: width, then height."""
+    return "×".join(map(str, size))
+
+
+def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> tuple[Image.Image, tuple[int, int]]:
+    """The image at its final size, and the size that it had."""
     channels, height, width = shape
     if not file.read(1):
         msg = "is empty"
@@ -225,11 +215,17 @@ def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> Image.Image:
     with _identified(file) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
+        size = image.size
+        if fit == "exact" and size != (width, height):
+            msg = f"is {words(size)} pixels, the model takes {words((width, height))}"
+            raise UnusableError(msg)
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             side = int(SPARE * max(height, width))
             image.draft("L" if channels == 1 else "RGB", (side, side))
         image.load()
-        return _fitted(_upright(_eight_bits(image), image), (width, height), fit)
+        with contextlib.suppress(Exception):  # what is wrong in EXIF data harms no pixel
+            ImageOps.exif_transpose(image, in_place=True)
+        return _fitted(_eight_bits(image), (width, height), fit), size
 
 
 def _identified(file: BinaryIO) -> Image.Image:
@@ -279,17 +275,12 @@ def _stretched(values: NDArray[Any]) -> Bytes:
     return np.rint(scaled).astype(np.uint8)
 
 
-def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
-    """Turn the image as the EXIF data of its source say. What is wrong in them harms no pixel."""
-    try:
-        method = UPRIGHT.get(source.getexif().get(ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - see `decoded`
-        return image
-    return image.transpose(method) if method is not None else image
-
-
 def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
-    """The image at `size`, (width, height); mode L or RGB."""
+    """The image at `size`, (width, height); mode L or RGB.
+
+    `ImageOps.fit` and `pad` know no `reducing_gap`, without which 12 megapixels take eight times as long to shrink, and
+    give other pixels: by up to 9 of 255 for `fit`, by all of them where `pad` puts an odd rest on the other side.
+    """
     factors = size[0] / image.width, size[1] / image.height
     if fit == "pad":
         inner = max(1, round(image.width * min(factors))), max(1, round(image.height * min(factors)))

@@ -24,8 +24,9 @@ import math
 import torch
 from torch import Tensor
 
-from autoencoders.base import Autoencoder, Latent
-from autoencoders.evaluation import TRAVERSED, Images, batches, line, parts
+from autoencoders.base import Autoencoder
+from autoencoders.evaluation import TRAVERSED, Images, batches
+from autoencoders.latent import flatten, line, unflatten
 from autoencoders.pairs import Pairs
 from autoencoders.tensors import device_of
 
@@ -64,8 +65,8 @@ def jump(model: Autoencoder, x: Tensor, batch_size: int) -> Tensor:
     z, half = model.encode(x), len(x) // 2
     found = []
     for i in range(0, half, math.ceil(half / LINES)):
-        codes = flat(line(z, i, i + half, STEPS + 1)).split(batch_size)
-        row = torch.cat([model.decode(shaped(some, z)) for some in codes])
+        codes = flatten(line(z, i, i + half, STEPS + 1)).split(batch_size)
+        row = torch.cat([model.decode(unflatten(some, z)) for some in codes])
         moved = row.diff(dim=0).flatten(1).norm(dim=1)
         found.append(moved.max() / moved.mean())
     return torch.stack(found)
@@ -90,7 +91,7 @@ def nearest(x: Tensor, data: Images, batch_size: int) -> Tensor:
 def dial(model: Autoencoder, images: Images, batch_size: int) -> Tensor:
     """dial of the dimensions that vary most over the images, on some of these: (m, n) of m dimensions and n images."""
     latents = [model.encode(x) for x in batches(images, batch_size, device_of(model))]
-    codes = torch.cat([flat(z) for z in latents])
+    codes = torch.cat([flatten(z) for z in latents])
     deviation, mean = torch.std_mean(codes, 0)
     used = deviation >= USED * deviation.max()
     some = codes[:: math.ceil(len(codes) / TURNED)].repeat_interleave(TURNS, 0)
@@ -99,20 +100,7 @@ def dial(model: Autoencoder, images: Images, batch_size: int) -> Tensor:
     for j in deviation.argsort(descending=True)[: min(TRAVERSED, int(used.sum()))].tolist():
         turned = some.clone()
         turned[:, j] = mean[j] + position * deviation[j]
-        again = [flat(model.encode(model.decode(shaped(z, latents[0])))) for z in turned.split(batch_size)]
+        again = [flatten(model.encode(model.decode(unflatten(z, latents[0])))) for z in turned.split(batch_size)]
         moved = (torch.cat(again) / deviation).unflatten(0, (-1, TURNS)).diff(dim=1).square().sum(1)  # (n, d)
         shares.append(moved[:, j] / moved[:, used].sum(1).clamp(min=torch.finfo(moved.dtype).tiny))
     return torch.stack(shares)
-
-
-def flat(z: Latent) -> Tensor:
-    """All numbers of each code as one vector: (N, d)."""
-    return torch.cat([part.flatten(1) for part in parts(z)], 1)
-
-
-def shaped(vectors: Tensor, like: Latent) -> Latent:
-    """Vectors (N, d) as codes of the structure of `like`."""
-    shapes = [part.shape[1:] for part in parts(like)]
-    split = vectors.split([shape.numel() for shape in shapes], 1)
-    found = tuple(part.unflatten(1, shape) for part, shape in zip(split, shapes, strict=True))
-    return found[0] if isinstance(like, Tensor) else found

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from autoencoders.base import Autoencoder
+from autoencoders.latent import flatten
 from autoencoders.metrics import REPRESENTATION
 from autoencoders.pairs import Pairs
 from autoencoders.statistics import Mean
@@ -57,8 +58,7 @@ def accuracies(
 
 def vectors(model: Autoencoder, stored: Tensor) -> Tensor:
     """The codes of stored images, all numbers of one in a row: (B, C, H, W) → (B, d)."""
-    z = model.code_of(as_float(stored.to(device_of(model))))
-    return torch.cat([part.flatten(1) for part in ((z,) if isinstance(z, Tensor) else z)], 1)
+    return flatten(model.code_of(as_float(stored.to(device_of(model)))))
 
 
 def linear_probes(z: Tensor, y: Tensor) -> dict[str, Rule]:

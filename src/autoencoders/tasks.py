@@ -1,6 +1,6 @@
 """What a trained model does for those who use it, by name: the tasks of MLflow's server and of the command line.
 
-Dimensions: B batch, C image channels, (H, W) image size, d numbers of a code as a row (`codes.py`).
+Dimensions: B batch, C image channels, (H, W) image size, d numbers of a code as a row (`codec.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from autoencoders.base import Autoencoder
-from autoencoders.codes import Codec
-from autoencoders.data import Bytes
+from autoencoders.codec import Codec
+from autoencoders.datasets import Bytes
 from autoencoders.errors import UserError
-from autoencoders.evaluation import line
+from autoencoders.latent import line
 from autoencoders.tensors import BATCH, device_of
 
 MOST = 10_000  # images that one request may ask for
@@ -74,6 +74,7 @@ def as_bytes(images: Tensor) -> Bytes:
     return (images * 255).round().to(torch.uint8).cpu().numpy()
 
 
+@torch.no_grad()
 def sample(model: Autoencoder, count: int, seed: int) -> Tensor:
     """`count` images from the model's prior, shape (count, C, H, W); the same for the same count and seed.
 

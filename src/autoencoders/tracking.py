@@ -290,7 +290,7 @@ def _log_model(name: str, weights: Path, image: tuple[int, int, int]) -> str:
     with warnings.catch_warnings(record=True):  # hints to write type hints, which the signature makes superfluous
         logged = mlflow.pyfunc.log_model(
             name=name,
-            python_model=str(PACKAGE / "served.py"),
+            python_model=str(PACKAGE / "mlflow_model.py"),
             artifacts={"weights": str(weights)},
             code_paths=[str(PACKAGE)],
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],

@@ -23,7 +23,7 @@ from autoencoders.champions import ALIAS, Candidate, Champion
 from autoencoders.tracking import FINISHED, Evaluated, Projector, Run
 from faults import servers
 from tests.conftest import IMAGE, squares
-from tests.test_codes import trained
+from tests.test_codec import trained
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the pac
 @pytest.fixture
 def served(tmp_path: Path) -> Any:
     with warnings.catch_warnings(record=True):  # of itself, whenever it is imported
-        from autoencoders.served import Served  # noqa: PLC0415
+        from autoencoders.mlflow_model import Served  # noqa: PLC0415
 
     checkpoint.save(trained("vae"), tmp_path / "seed0.safetensors")
     served = Served()

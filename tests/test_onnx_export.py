@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoders import export as exporting
+from autoencoders import onnx_export
 from autoencoders.errors import UserError
-from autoencoders.export import export
+from autoencoders.onnx_export import export
 from tests.conftest import IMAGE, SECTIONS
-from tests.test_codes import trained
+from tests.test_codec import trained
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -45,18 +45,18 @@ class Frozen(torch.nn.Module):
 
 
 def test_a_model_that_gives_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "Part", lambda *_: Frozen())
+    monkeypatch.setattr(onnx_export, "Part", lambda *_: Frozen())
     path = tmp_path / "model.onnx"
     with pytest.raises(UserError, match=r"does not compute the same and is not written: .* the largest difference is"):
         export(trained("ae"), "reconstruct", path)
-    monkeypatch.setattr(exporting, "TOLERANCE", 1.0)
+    monkeypatch.setattr(onnx_export, "TOLERANCE", 1.0)
     export(trained("ae"), "reconstruct", path)  # with the guard off it would be
     assert path.exists()
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else name)
-    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'autoencoders\[onnx\]'"):
+    with pytest.raises(UserError, match=r"needs onnxscript: in a clone, `pip install '\.\[onnx\]'`"):
         export(trained("ae"), "reconstruct", tmp_path / "model.onnx")
 
 

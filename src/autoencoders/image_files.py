@@ -11,18 +11,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from autoencoders import folder
-from autoencoders.data import Bytes, Shape
-from autoencoders.disk import write_atomically
+from autoencoders.datasets import Bytes, Shape
 from autoencoders.errors import UserError
-from autoencoders.folder import FORMATS, LeftOut
+from autoencoders.folder import Decoded, Fit, LeftOut
 
-Fit: TypeAlias = Literal["crop", "pad", "stretch", "exact"]  # as in `folder.py`; "exact" takes no other size
 PNG = ".png"
 
 
@@ -35,37 +32,20 @@ class Job:
     target: Path | None  # None: not to a file
 
 
-@dataclass(frozen=True)
-class Seen:
-    """An image as the model sees it."""
+def jobs(source: Path, out: Path | None) -> tuple[list[Job], list[LeftOut]]:
+    """The files of a folder that may be images, and those that are not looked at.
 
-    pixels: Bytes  # (C, H, W)
-    size: tuple[int, int]  # (width, height) that it had
-
-
-def inside(source: Path) -> tuple[list[str], list[LeftOut]]:
-    """The files of a folder that may be images, relative to it, and those that are not looked at.
+    Each becomes a PNG of the same name in `out`, if that is given; a.jpg becomes a.jpg.png where there is an a.png too.
 
     Raises:
-        UserError: there is no such folder, or nothing in it.
+        UserError: there is nothing in it; `out` is a file, or lies in `source`, where it would be read the next time.
     """
-    if not source.exists():
-        msg = f"{source} does not exist"
-        raise UserError(msg)
     names, left_out = folder.listed(source)
     if not names:
         msg = f"the folder {source} holds no file"
         raise UserError(msg)
-    return names, left_out
-
-
-def jobs(source: Path, names: Sequence[str], out: Path) -> list[Job]:
-    """Each file of the folder `source` becomes a PNG of the same name in `out`; a.jpg becomes a.jpg.png where there is
-    an a.png too.
-
-    Raises:
-        UserError: `out` is a file, or lies in `source`, where it would be read as well the next time.
-    """
+    if out is None:
+        return [Job(folder.shown(name), source / name, None) for name in names], left_out
     if out.exists() and not out.is_dir():
         msg = f"{out} is a file: what becomes of the folder {source} needs a folder"
         raise UserError(msg)
@@ -76,7 +56,7 @@ def jobs(source: Path, names: Sequence[str], out: Path) -> list[Job]:
     several = Counter(short)
     targets = [Path(name + PNG) if several[each] > 1 else each for name, each in zip(names, short, strict=True)]
     pairs = zip(names, targets, strict=True)
-    return [Job(folder.shown(name), source / name, out / target) for name, target in pairs]
+    return [Job(folder.shown(name), source / name, out / target) for name, target in pairs], left_out
 
 
 def job(source: Path | bytes, name: str, out: Path | None) -> Job:
@@ -106,32 +86,11 @@ def check_free(paths: Sequence[Path], *, force: bool) -> None:
         raise UserError(msg)
 
 
-def read(source: Path | bytes, shape: Shape, fit: Fit) -> Seen | str:
-    """The image as one of `shape`, (C, H, W), or the reason why there is none, which completes a sentence."""
+def read(source: Path | bytes, shape: Shape, fit: Fit) -> Decoded | str:
+    """The image as one of `shape`, (C, H, W), or the reason why there is none; in one thread, without warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        size = _size(source)
-        if fit == "exact" and size not in {None, (shape[2], shape[1])}:
-            return f"is {words(size)} pixels, the model takes {words((shape[2], shape[1]))}"
-        pixels = folder.decoded(source, shape, "crop" if fit == "exact" else fit)
-    return pixels if isinstance(pixels, str) else Seen(pixels, size or (shape[2], shape[1]))
-
-
-def words(size: tuple[int, int] | None) -> str:
-    """A size as people write it: width, then height."""
-    return "×".join(map(str, size or ()))
-
-
-def _size(source: Path | bytes) -> tuple[int, int] | None:
-    """(width, height) by the file's header; None if it has none, for which `folder.decoded` knows the reason."""
-    try:
-        with (
-            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
-            Image.open(file, formats=FORMATS) as image,
-        ):
-            return image.size
-    except Exception:  # noqa: BLE001 - on strange bytes decoders raise whatever they like
-        return None
+        return folder.decoded(source, shape, fit)
 
 
 def png(image: Bytes) -> bytes:
@@ -167,8 +126,3 @@ def numbered(out: Path, count: int) -> list[Path]:
         raise UserError(msg)
     digits = len(str(count - 1))
     return [out / f"{number:0{digits}}{PNG}" for number in range(count)]
-
-
-def write(image: Bytes, path: Path) -> None:
-    """Write an image (C, H, W) as a PNG, all of it or nothing."""
-    write_atomically(path, png(image))

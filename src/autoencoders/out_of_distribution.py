@@ -9,7 +9,7 @@ from importlib.metadata import distribution
 
 import numpy as np
 
-from autoencoders.data import Bytes, Shape
+from autoencoders.datasets import Bytes, Shape
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 LEAST = 0.25  # of the largest crop that fits in a photograph

@@ -7,20 +7,16 @@ lost.
 Dimensions: B batch, d numbers of a row.
 """
 
-import io
-import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from autoencoders.base import Autoencoder
-from autoencoders.disk import write_atomically
+from autoencoders.base import Autoencoder, Latent
 from autoencoders.errors import UserError
-from autoencoders.evaluation import parts
+from autoencoders.latent import flatten, unflatten
 from autoencoders.quantizer import Quantizer
 from autoencoders.tensors import device_of
 
@@ -49,23 +45,19 @@ class Codec:
     def __init__(self, model: Autoencoder) -> None:
         self.model, self.integers = model, isinstance(model, Discrete)
         with torch.no_grad():
-            example = self._codes(torch.zeros(1, *model.image, device=device_of(model)))
-        self.one = isinstance(example, Tensor)
-        self.shapes = [part.shape[1:] for part in parts(example)]
-        self.sizes = [math.prod(shape) for shape in self.shapes]
-        self.width = sum(self.sizes)
+            self._example = self._codes(torch.zeros(1, *model.image, device=device_of(model)))
+        self.width = flatten(self._example).shape[1]
 
     def encode(self, x: Tensor) -> Tensor:
         """The rows of images: (B, C, H, W) → (B, d), float32 or int64. The means, where the code is a distribution."""
-        return torch.cat([part.flatten(1) for part in parts(self._codes(x))], 1)
+        return flatten(self._codes(x))
 
     def decode(self, rows: Tensor) -> Tensor:
         """The images of rows, values in [0, 1]: (B, d) → (B, C, H, W)."""
-        split = rows.split(self.sizes, 1)
-        each = tuple(part.unflatten(1, shape) for part, shape in zip(split, self.shapes, strict=True))
-        if self.integers:
-            return cast("Discrete", self.model).decode_indices(each[0])
-        return self.model.decode(each[0] if self.one else each)
+        codes = unflatten(rows, self._example)
+        if isinstance(self.model, Discrete) and isinstance(codes, Tensor):
+            return self.model.decode_indices(codes)
+        return self.model.decode(codes)
 
     def checked(self, rows: Tensor) -> Tensor:
         """`rows` of any type as `decode` takes them.
@@ -76,18 +68,18 @@ class Codec:
         if rows.ndim != 2 or rows.shape[1] != self.width:  # noqa: PLR2004 - a matrix
             msg = f"codes of this model are rows of {self.width} numbers, these have the shape {tuple(rows.shape)}"
             raise UserError(msg)
-        if not self.integers:
+        if not isinstance(self.model, Discrete):
             if not rows.isfinite().all():
                 msg = "some of the codes are infinite or no numbers"
                 raise UserError(msg)
             return rows.float()
-        codes = cast("Discrete", self.model).quantizer.codes
+        codes = self.model.quantizer.codes
         if not ((rows >= 0) & (rows < codes) & (rows == rows.floor() if rows.is_floating_point() else True)).all():
             msg = f"codes of this model are whole numbers from 0 to {codes - 1}; some of these are not"
             raise UserError(msg)
         return rows.long()
 
-    def _codes(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def _codes(self, x: Tensor) -> Latent:
         return self.model.indices(x) if isinstance(self.model, Discrete) else self.model.encode(x)
 
 
@@ -98,16 +90,8 @@ def table(names: Sequence[str], rows: Tensor, *, integers: bool) -> pd.DataFrame
     return pd.concat([pd.Series(names, name="image", dtype="str"), columns], axis=1)
 
 
-def as_csv(codes: pd.DataFrame) -> bytes:
-    """A table as CSV; its numbers are as long as it takes for none to be changed."""
+def as_bytes(codes: pd.DataFrame, suffix: str) -> bytes:
+    """A table as a Parquet file or, for any suffix but ".parquet", as CSV, with as many digits as no number loses."""
+    if suffix.lower() == ".parquet":
+        return codes.to_parquet(index=False)
     return codes.to_csv(index=False, lineterminator="\n").encode()
-
-
-def write(codes: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet or, to a path that ends in .csv, as CSV; all of it or nothing."""
-    file = io.BytesIO()
-    if path.suffix.lower() == ".csv":
-        file.write(as_csv(codes))
-    else:
-        codes.to_parquet(file, index=False)
-    write_atomically(path, file.getvalue())

@@ -8,7 +8,7 @@ import pytest
 
 from autoencoders import checkpoint
 from autoencoders.errors import UserError
-from autoencoders.located import located
+from autoencoders.model_locator import located
 from tests.conftest import IMAGE, PARAMETERS
 
 

@@ -1,7 +1,7 @@
 """A trained model as ONNX, for programs without torch: what of it is deterministic, in one file, checked against torch.
 
     reconstruct   images (B, C, H, W) → images
-    encode        images → codes as rows (B, d), see `codes.py`: means, or indices
+    encode        images → codes as rows (B, d), see `codec.py`: means, or indices
     decode        such rows → images
 
 Nothing is drawn: where the code is a distribution it is its mean. B is left open, which is why the example has two
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from autoencoders.base import Autoencoder
-from autoencoders.codes import Codec
+from autoencoders.codec import Codec
 from autoencoders.disk import write_atomically
 from autoencoders.errors import UserError
 
@@ -56,7 +56,7 @@ class Part(nn.Module):
         return self.function(x)
 
 
-def parts(model: Autoencoder) -> Mapping[str, tuple[Callable[[Tensor], Tensor], str, str]]:
+def exportable(model: Autoencoder) -> Mapping[str, tuple[Callable[[Tensor], Tensor], str, str]]:
     """What can be exported: the function, and what its input and its output are called."""
     codec = Codec(model)
     return {
@@ -66,29 +66,24 @@ def parts(model: Autoencoder) -> Mapping[str, tuple[Callable[[Tensor], Tensor], 
     }
 
 
-def check_installed() -> None:
-    """Whether the packages are there that it takes.
-
-    Raises:
-        UserError: some are not; says how to get them.
-    """
+def _check_installed() -> None:
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        msg = f"the export needs {', '.join(missing)}: pip install 'autoencoders[onnx]'"
+        msg = f"the export needs {', '.join(missing)}: in a clone, `pip install '.[onnx]'` installs them"
         raise UserError(msg)
 
 
 @torch.no_grad()
 def export(model: Autoencoder, part: str, path: Path) -> Exported:
-    """Write a part of `model`, one of `parts`, to `path`, once it has been found to compute the same.
+    """Write a part of `model`, one of `exportable`, to `path`, once it has been found to compute the same.
 
     Raises:
-        UserError: it does not, or there is no such part.
+        UserError: it does not, there is no such part, or packages are missing, whose names the message has.
     """
-    check_installed()
-    if part not in parts(model):
-        msg = f"there is no part {part!r}; there are {', '.join(parts(model))}"
+    _check_installed()
+    if part not in exportable(model):
+        msg = f"there is no part {part!r}; there are {', '.join(exportable(model))}"
         raise UserError(msg)
-    function, given, gives = parts(model)[part]
+    function, given, gives = exportable(model)[part]
     examples = {batch: _example(model, given, batch) for batch in BATCHES}
     content = _onnx(Part(model, function).eval(), examples[2], given, gives)
     found = _compared(content, function, examples)

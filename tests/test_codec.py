@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoencoders import checkpoint, codes
+from autoencoders import checkpoint
+from autoencoders import codec as codecs
 from autoencoders.base import VARIANTS, Autoencoder
-from autoencoders.codes import Codec, Discrete
+from autoencoders.codec import Codec, Discrete
 from autoencoders.errors import UserError
 from tests.conftest import IMAGE, PARAMETERS, SECTIONS
 
@@ -78,7 +79,8 @@ def test_a_table_is_read_back_to_the_bit(variant: str, suffix: str, x: Tensor, t
     with torch.no_grad():
         rows = codec.encode(x[:3])
     path = tmp_path / f"codes{suffix}"
-    codes.write(codes.table(["a.png", "b.png", "ö, 1.png"], rows, integers=codec.integers), path)
+    table = codecs.table(["a.png", "b.png", "ö, 1.png"], rows, integers=codec.integers)
+    path.write_bytes(codecs.as_bytes(table, suffix))
     found = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
     letter = "k" if codec.integers else "z"
     assert list(found.columns) == ["image", *(f"{letter}{i}" for i in range(codec.width))]

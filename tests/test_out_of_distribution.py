@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoencoders import evaluation, unlike
+from autoencoders import evaluation, out_of_distribution
 from autoencoders.base import VARIANTS, Autoencoder, Batch, Losses
 from autoencoders.checkpoint import build
-from autoencoders.data import Bytes, Shape
+from autoencoders.datasets import Bytes, Shape
 from autoencoders.metrics import IDENTITY
 from tests.conftest import IMAGE, PARAMETERS
 
 SHAPES: list[Shape] = [(1, 8, 8), (3, 32, 32), (3, 12, 40), (1, 64, 16)]
 
 
-@pytest.mark.parametrize("make", [unlike.noise, unlike.photographs])
+@pytest.mark.parametrize("make", [out_of_distribution.noise, out_of_distribution.photographs])
 @pytest.mark.parametrize("image", SHAPES)
 def test_images_have_the_shape_of_the_data_and_come_again(make: Callable[..., Bytes], image: Shape) -> None:
     images = make(6, image, seed=0)
@@ -29,7 +29,7 @@ def test_images_have_the_shape_of_the_data_and_come_again(make: Callable[..., By
 
 
 def test_noise_is_uniform_and_the_same_everywhere() -> None:
-    images = unlike.noise(100, (1, 28, 28), seed=0)
+    images = out_of_distribution.noise(100, (1, 28, 28), seed=0)
     assert images.mean() == pytest.approx(127.5, abs=1)
     assert images.std() == pytest.approx(256 / 12**0.5, rel=0.01)
     assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "c7eb276d21fa3f53"
@@ -40,12 +40,12 @@ def test_photographs_are_smooth_and_no_noise() -> None:
         x = images.astype(float) - images.mean()
         return float((x[..., 1:] * x[..., :-1]).mean() / x.var())
 
-    assert neighbours(unlike.photographs(50, (3, 32, 32), seed=0)) > 0.8
-    assert abs(neighbours(unlike.noise(50, (3, 32, 32), seed=0))) < 0.05
+    assert neighbours(out_of_distribution.photographs(50, (3, 32, 32), seed=0)) > 0.8
+    assert abs(neighbours(out_of_distribution.noise(50, (3, 32, 32), seed=0))) < 0.05
 
 
 def test_photographs_are_gray_as_their_colours_are() -> None:
-    colour, gray = (unlike.photographs(4, (channels, 16, 16), seed=0).astype(float) for channels in (3, 1))
+    colour, gray = (out_of_distribution.photographs(4, (channels, 16, 16), seed=0).astype(float) for channels in (3, 1))
     luma = np.tensordot(colour, [0.299, 0.587, 0.114], (1, 0))
     assert luma == pytest.approx(gray[:, 0], abs=2)
 
@@ -98,7 +98,7 @@ def test_large_images_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(count)
         return np.full((count, *image), seed + 1, np.uint8)
 
-    monkeypatch.setattr(unlike, "noise", noise)
-    monkeypatch.setattr(unlike, "photographs", noise)
+    monkeypatch.setattr(out_of_distribution, "noise", noise)
+    monkeypatch.setattr(out_of_distribution, "photographs", noise)
     evaluation.identity(Copier((3, 1024, 1024), 1.0))
     assert seen == [5, 5]

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from autoencoders import checkpoint, commands, devices
-from autoencoders.pictures import png
+from autoencoders import checkpoint, cli, devices
+from autoencoders.image_files import png
 from autoencoders.tasks import as_bytes
 from autoencoders.tensors import as_float
 from tests.conftest import squares
-from tests.test_codes import trained
+from tests.test_codec import trained
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -57,7 +57,7 @@ def call(here: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Call:  # noqa
         """The exit code, what went to the standard output, and what to the standard error."""
         code: Any = 0
         try:
-            commands.main([str(each) for each in arguments])
+            cli.main([str(each) for each in arguments])
         except SystemExit as end:
             code = end.code
         out, err = (stream.decode(errors="replace") for stream in capfdbinary.readouterr())
@@ -186,7 +186,7 @@ def test_export(call: Call) -> None:
 
 def test_pipes(here: Path, models: Path) -> None:
     """In a process of its own, as it is installed."""
-    command = [sys.executable, "-m", "autoencoders.commands", "reconstruct", "-", "-", "-m", "models/ae", "-q"]
+    command = [sys.executable, "-m", "autoencoders.cli", "reconstruct", "-", "-", "-m", "models/ae", "-q"]
     image = (here / "digits/0.png").read_bytes()
     done = subprocess.run(command, input=image, capture_output=True, check=True)
     assert done.stderr == b""
@@ -251,9 +251,7 @@ def test_no_png_to_a_terminal_and_none_from_one(call: Call, monkeypatch: pytest.
 def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """What the command says in a process of its own that ends with 3 if it has imported torch."""
     script = (
-        "import sys; from autoencoders import commands\n"
-        "try: commands.main()\n"
-        "finally: 'torch' in sys.modules and sys.exit(3)"
+        "import sys; from autoencoders import cli\ntry: cli.main()\nfinally: 'torch' in sys.modules and sys.exit(3)"
     )
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
