@@ -9,9 +9,11 @@ import pytest
 
 from autoencoders.errors import UserError
 from pipeline import params, repro, resources, stage
+from pipeline.console import ConsoleLog
+from pipeline.local import LocalExecutor
 from pipeline.params import Params
-from pipeline.repro import Plan, _work
-from tests.test_params import DEFAULT, REPOSITORY
+from pipeline.plan import Plan, estimate_work
+from tests.test_params import DEFAULT, REPOSITORY, with_value
 
 UPSTREAM = {
     "download": set[str](),
@@ -25,7 +27,8 @@ UPSTREAM = {
 
 
 def plan(*changed: str) -> Plan:
-    return Plan(UPSTREAM, set(changed), {name: _work(name, DEFAULT) for name in UPSTREAM})
+    checked = params.check(DEFAULT, variants=False)
+    return Plan.of(UPSTREAM, set(changed).__contains__, lambda name: estimate_work(name, checked))
 
 
 def run(plan: Plan) -> list[str]:
@@ -57,9 +60,16 @@ def test_nothing_begins_before_what_it_depends_on() -> None:
     assert begun.ready() == ["train@vqvae", "classify", "train@ae"]  # side by side
 
 
-@pytest.mark.parametrize("broken", [{}, {"variants": None}, {"variants": {"ae": {"training": 3}}, "training": [1]}])
-def test_broken_parameters_do_not_break_the_plan(broken: dict[str, object]) -> None:
-    assert _work("train@ae", broken) > 0
+@pytest.mark.parametrize("broken", [None, 3, {}, {"training": 3}, {"training": {"steps": "many"}}])
+def test_broken_entries_do_not_break_the_plan(broken: object) -> None:
+    checked = params.check(with_value("variants.ae", broken), variants=False)
+    assert estimate_work("train@ae", checked) == checked.training.steps
+
+
+def test_the_work_of_an_entry_includes_its_parts() -> None:
+    checked = params.check(DEFAULT, variants=False)
+    assert estimate_work("train@vqvae", checked) == 1800 + 1000
+    assert estimate_work("evaluate@vqvae", checked) == (1800 + 1000) / 8
 
 
 def test_cpus_are_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +95,7 @@ def test_entries_share_a_gpu_as_the_environment_says(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv(resources.PER_GPU, per_gpu)
-    local = repro.Local(DEFAULT, None, repro.Clock())
+    local = LocalExecutor(params.check(DEFAULT, variants=False), None, ConsoleLog())
     assert local.jobs == 2 * entries
     assert sorted(str(local.slots.get()) for _ in range(local.jobs)) == sorted(["0", "1"] * entries)
 
