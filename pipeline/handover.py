@@ -1,6 +1,5 @@
 """What a caller and its cluster hand each other through DVC's remote: the code, and the results of stages."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -57,7 +56,7 @@ class Handover:
 
     def request(self, name: str) -> StageRequest:
         """All that a worker has to be told to run a stage."""
-        lock = {on: _entry(self.stages[on]) for on in self.upstream[name]}
+        lock = {on: to_single_stage_lockfile(self.stages[on]) for on in self.upstream[name]}
         return {"stage": name, "inputs": self.inputs(name), "lock": lock, "checkout": self.checkout}
 
     def restore(self, name: str) -> bool:
@@ -68,11 +67,14 @@ class Handover:
             for dep in stage.deps:
                 if dep.def_path in made:
                     dep.hash_info, dep.meta = made[dep.def_path].hash_info, made[dep.def_path].meta
+                elif any(localfs.overlaps(dep.fs_path, out.fs_path) for out in made.values()):
+                    return False  # a folder of several outputs, or a file in one, which is not here as it should be
                 else:
                     dep.save()
-        except DvcException:  # it reads what is not here, such as a folder of several outputs
+        except DvcException:  # it reads what is not there: the stage will say it
             return False
-        entry = patiently(lambda: self._find(str(_get_cache_hash(_entry(stage), key=True))))
+        key = str(_get_cache_hash(to_single_stage_lockfile(stage), key=True))
+        entry = patiently(lambda: self._find(key))
         if entry:
             self.take(name, entry)
         return entry is not None
@@ -117,7 +119,7 @@ class Handover:
                 patiently(lambda: repo.pull(inputs, force=True))
         yield
         with Repo(_wait_for_lock=True) as repo:
-            StageLoader.fill_from_lock(self.stages[name], _entry(repo.stage.load_one(name=name)))
+            StageLoader.fill_from_lock(self.stages[name], to_single_stage_lockfile(repo.stage.load_one(name=name)))
             self._offer(repo, [name])
 
     def _offer(self, repo: Repo, names: list[str]) -> None:
@@ -125,12 +127,6 @@ class Handover:
         outs = [out for name in names for out in self.stages[name].outs]
         if here := [out.def_path for out in outs if out.use_cache and out.hash_info and not out.changed_cache()]:
             patiently(lambda: repo.push(here))
-
-
-def _entry(stage: Any) -> Entry:
-    """The stage's entry in dvc.lock, made of plain dictionaries."""
-    plain: Entry = json.loads(json.dumps(to_single_stage_lockfile(stage)))
-    return plain
 
 
 def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
