@@ -343,6 +343,24 @@ def test_a_stage_that_reads_what_git_ignores_stays_here(
     assert handover.stages_at_home(stages) == {"bound", "roundabout", "shown"}
 
 
+@pytest.mark.parametrize(("read", "is_asked_for"), [("data/a", True), ("data", False), ("data/a/file", False)])
+def test_only_whole_outputs_have_hashes_to_look_up(
+    read: str,
+    is_asked_for: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = handover.Handover.__new__(handover.Handover)
+    out = SimpleNamespace(def_path="data/a", fs_path="/data/a", hash_info="hash", meta="meta")
+    dep = SimpleNamespace(def_path=read, fs_path=f"/{read}", save=lambda: None)
+    made.upstream = {"reads": {"writes"}}
+    made.stages = {"writes": SimpleNamespace(outs=[out]), "reads": SimpleNamespace(deps=[dep])}
+    asked = list[str]()
+    monkeypatch.setattr(handover, "to_single_stage_lockfile", lambda _: {"deps": dep.hash_info})
+    monkeypatch.setattr(made, "_find", asked.append)
+    assert not made.restore("reads")
+    assert bool(asked) is is_asked_for
+
+
 def test_a_trusted_network_needs_no_encryption(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[str]()
     monkeypatch.setattr(distributed, "Client", lambda address, **_: asked.append(address))

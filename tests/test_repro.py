@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from autoencoders.errors import UserError
 from pipeline import params, repro, resources, stage
 from pipeline.console import ConsoleLog
 from pipeline.local import LocalExecutor
 from pipeline.params import Params
-from pipeline.plan import Plan, estimate_work
+from pipeline.plan import Plan, estimate_work, plan_run
 from tests.test_params import DEFAULT, REPOSITORY, with_value
 
 UPSTREAM = {
@@ -58,6 +59,30 @@ def test_nothing_begins_before_what_it_depends_on() -> None:
     assert begun.ready() == []  # it runs
     begun.unfinished.discard("download")
     assert begun.ready() == ["train@vqvae", "classify", "train@ae"]  # side by side
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # by what DVC uses
+def test_what_is_missing_here_is_no_change_where_stages_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    checked = params.check(DEFAULT, variants=False)
+    stages = "stages:\n  a: {cmd: cp in a, deps: [in], outs: [a]}\n  b: {cmd: cp a b, deps: [a], outs: [b]}\n"
+    Path("dvc.yaml").write_text(stages)
+    Path("in").write_text("data")
+    with Repo.init() as repo:
+        repo.reproduce()
+    assert plan_run(checked, elsewhere=False).waiting == set()
+    shutil.rmtree(".dvc/cache")
+    Path("a").unlink()
+    Path("b").unlink()
+    assert plan_run(checked, elsewhere=False).waiting == {"a", "b"}
+    assert plan_run(checked, elsewhere=True).waiting == set()
+    Path("dvc.yaml").write_text(stages + "  new: {cmd: cp in c, deps: [in], outs: [c]}\n")
+    assert plan_run(checked, elsewhere=True).waiting == {"new"}
+    Path("in").write_text("other")
+    assert plan_run(checked, elsewhere=True).waiting == {"a", "b", "new"}
 
 
 @pytest.mark.parametrize("broken", [None, 3, {}, {"training": 3}, {"training": {"steps": "many"}}])
