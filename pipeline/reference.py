@@ -18,9 +18,9 @@ from typing import Annotated, Any
 
 import typer
 
+from autoencoders.base import VARIANTS
 from autoencoders.budget import Budget
 from autoencoders.parts import keys_of
-from autoencoders.variants import VARIANTS
 from pipeline import schema
 from pipeline.params import PARAMS, read
 

@@ -9,7 +9,7 @@ import pytest
 from dvc.repo import Repo
 
 from autoencoders.errors import UserError
-from pipeline import params, repro, resources, stage
+from pipeline import params, repro, resources, seeds, stage
 from pipeline.console import ConsoleLog
 from pipeline.local import LocalExecutor
 from pipeline.params import Params
@@ -160,7 +160,7 @@ def test_seeds_share_the_cpus(cpus: str, others: int, monkeypatch: pytest.Monkey
     monkeypatch.setenv(resources.CPUS, cpus)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     checked = params.check(DEFAULT)
-    done = stage.for_each_seed(_where, checked, "ae", timed=True)
+    done = seeds.for_each_seed(_where, checked, "ae", timed=True)
     assert list(done) == checked.seeds
     assert [(each[1], each[2], each[3]) for each in done.values()] == [("ae", seed, 1500) for seed in checked.seeds]
     elsewhere = {each[0] for each in done.values()} - {os.getpid()}
@@ -171,10 +171,10 @@ def test_seeds_share_the_cpus(cpus: str, others: int, monkeypatch: pytest.Monkey
 def test_seeds_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(resources.CPUS, "2")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    done = stage.for_each_seed(_where, params.check(DEFAULT), "ae", timed=True)
+    done = seeds.for_each_seed(_where, params.check(DEFAULT), "ae", timed=True)
     assert os.getpid() not in {each[0] for each in done.values()}
     monkeypatch.setenv(resources.PER_GPU, "1")
-    done = stage.for_each_seed(_where, params.check(DEFAULT), "ae", timed=True)
+    done = seeds.for_each_seed(_where, params.check(DEFAULT), "ae", timed=True)
     assert {each[0] for each in done.values()} == {os.getpid()}
 
 
@@ -188,8 +188,8 @@ def test_what_nobody_times_runs_on_all_cores_behind_the_rest(monkeypatch: pytest
     monkeypatch.setattr(resources, "all_cpus", lambda: 2)
     monkeypatch.setattr(os, "nice", lambda more, _nice=os.nice: _nice(more) if more == 0 else asked.append(more))
     asked: list[int] = []
-    done = stage.for_each_seed(_how_nice, params.check(DEFAULT), "ae", timed=False)
-    assert asked == [stage.BEHIND]
+    done = seeds.for_each_seed(_how_nice, params.check(DEFAULT), "ae", timed=False)
+    assert asked == [resources.BEHIND]
     assert os.getpid() not in {pid for pid, _ in done.values()}
 
 
@@ -202,7 +202,7 @@ def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
     def work(checked: Params, _: stage.Provenance) -> None:
-        stage.for_each_seed(_die, checked, "ae", timed=True)
+        seeds.for_each_seed(_die, checked, "ae", timed=True)
 
     with pytest.raises(SystemExit):
         stage.run(work, None)
