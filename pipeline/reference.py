@@ -29,8 +29,7 @@ SOURCES, MAKEFILE = Path("src/autoencoders"), Path("Makefile")
 COMMANDS = {
     "autoencoders": "autoencoders.cli:app",
     "python -m pipeline.repro": "pipeline.repro:main",
-    "python -m pipeline.worker": "pipeline.worker:main",
-    "python -m pipeline.elsewhere": "pipeline.elsewhere",
+    "python -m pipeline.worker_stage": "pipeline.worker_stage",
     "python -m pipeline.track": "pipeline.track:main",
     "python -m pipeline.recipe": "pipeline.recipe:main",
     "python -m pipeline.compare": "pipeline.compare:main",

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import distributed
 import psutil
 import pytest
 from ruamel.yaml import YAML
@@ -19,9 +20,11 @@ from autoencoders.errors import UserError
 from faults.cluster import Cluster, certificate, cluster
 from faults.project import Project, outcomes
 from faults.s3 import S3, s3, use
-from pipeline import RUNNER
+from pipeline import RUNNER, handover, params
 from pipeline import cluster as caller
-from pipeline.repro import Clock, Local
+from pipeline.console import ConsoleLog
+from pipeline.local import LocalExecutor
+from tests.test_params import DEFAULT
 
 TOY = {
     "first": {"cmd": "seq 100 > first.txt", "outs": ["first.txt"]},
@@ -273,8 +276,8 @@ def test_an_encrypted_cluster_takes_whom_it_knows(tmp_path: Path, store: S3) -> 
     with cluster(tmp_path / "cluster", made.folder, 1, store, encrypted=True) as running:
         (tmp_path / "other").mkdir()
         for other, sentence in (
-            (dict.fromkeys(running.tls, ""), f"{running.address} asks for a certificate"),
-            (dict.fromkeys(running.tls, "none.pem"), "the certificates that Dask's configuration names cannot be used"),
+            (dict.fromkeys(running.tls, ""), f"{running.address} asks for certificates"),
+            (dict.fromkeys(running.tls, "none.pem"), "No such file"),
             (certificate(tmp_path / "other"), f"there is no scheduler at {running.address}"),
         ):
             stranger = run(made, running, **other)
@@ -289,29 +292,35 @@ def test_an_encrypted_cluster_takes_whom_it_knows(tmp_path: Path, store: S3) -> 
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("tcp://192.0.2.1:8786", "neither on this machine nor encrypted"),
-        ("192.0.2.1", "no address of a scheduler"),
-        ("http://127.0.0.1:1", "no address of a scheduler"),
+        ("tcp://192.0.2.1:8786", "on this machine or with --trust-network"),
+        ("tcp://scheduler:8786", "on this machine or with --trust-network"),
+        ("192.0.2.1", "it must be tls://HOST:PORT"),
+        ("http://127.0.0.1:1", "it must be tls://HOST:PORT"),
         ("tcp://127.0.0.1:1", "there is no scheduler at"),
     ],
 )
 def test_a_wrong_address_is_one_sentence(address: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caller, "CONNECTS_WITHIN", 0.5)
-    with pytest.raises(UserError, match=sentence), made_for(address):
-        pass
+    with pytest.raises(UserError, match=sentence):
+        caller.connect(address, trusted=False)
 
 
 @pytest.mark.parametrize("kind", ["version_aware", "worktree"])
 def test_a_remote_that_keeps_versions_is_refused(kind: str) -> None:
     config = {"core": {"remote": "store"}, "remote": {"store": {"url": "s3://bucket", kind: True}}}
     with pytest.raises(UserError, match="the remote store keeps versions"):
-        caller._remote(config)
+        handover.shared_remote(config)
 
 
 def test_what_is_secret_stays_here() -> None:
-    remote = {"url": "s3://bucket", "secret_access_key": "x", "session_token": "x", "verify": True}
-    found = caller._remote({"core": {"remote": "store"}, "remote": {"store": remote}})
+    remote = {"url": "s3://bucket", "secret_access_key": "x", "session_token": "x", "password": "x", "verify": True}
+    found = handover.shared_remote({"core": {"remote": "store"}, "remote": {"store": remote}})
     assert found == {"url": "s3://bucket", "verify": True}
+
+
+def test_a_cluster_needs_a_remote() -> None:
+    with pytest.raises(UserError, match="dvc remote add --default"):
+        handover.shared_remote({"core": {}, "remote": {}})
 
 
 @pytest.mark.parametrize("name", ["plain.npy", "Übung.npy", 'quoted ".npy', "two\nlines.npy"])
@@ -331,16 +340,34 @@ def test_a_stage_that_reads_what_git_ignores_stays_here(
 
     stages = {"bound": stage("code", "own"), "roundabout": stage("code/../own"), "free": stage("code", "made"),
               "shown": stage("code", cached=False)}  # fmt: skip
-    assert caller._at_home(stages) == {"bound", "roundabout", "shown"}
+    assert handover.stages_at_home(stages) == {"bound", "roundabout", "shown"}
 
 
-def test_a_trusted_network_needs_no_encryption() -> None:
-    made_for("tcp://192.0.2.1:8786", trusted=True)
+@pytest.mark.parametrize(("read", "is_asked_for"), [("data/a", True), ("data", False), ("data/a/file", False)])
+def test_only_whole_outputs_have_hashes_to_look_up(
+    read: str,
+    is_asked_for: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = handover.Handover.__new__(handover.Handover)
+    out = SimpleNamespace(def_path="data/a", fs_path="/data/a", hash_info="hash", meta="meta")
+    dep = SimpleNamespace(def_path=read, fs_path=f"/{read}", save=lambda: None)
+    made.upstream = {"reads": {"writes"}}
+    made.stages = {"writes": SimpleNamespace(outs=[out]), "reads": SimpleNamespace(deps=[dep])}
+    asked = list[str]()
+    monkeypatch.setattr(handover, "to_single_stage_lockfile", lambda _: {"deps": dep.hash_info})
+    monkeypatch.setattr(made, "_find", asked.append)
+    assert not made.restore("reads")
+    assert bool(asked) is is_asked_for
 
 
-def made_for(address: str, *, trusted: bool = False, device: str = "auto") -> caller.Cluster:
-    local = Local({}, 1, Clock())
-    return caller.Cluster(address, {}, {}, set(), local, None, Clock(), device=device, trusted=trusted)
+def test_a_trusted_network_needs_no_encryption(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(distributed, "Client", lambda address, **_: asked.append(address))
+    caller.connect("tcp://192.0.2.1:8786", trusted=True)
+    with pytest.raises(UserError, match="--trust-network"):
+        caller.connect("tcp://192.0.2.1:8786", trusted=False)
+    assert asked == ["tcp://192.0.2.1:8786"]
 
 
 class Client:
@@ -359,34 +386,25 @@ class Client:
         }
 
 
+def executor(*workers: dict[str, Any], jobs: int | None = None) -> caller.ClusterExecutor:
+    local = LocalExecutor(params.check(DEFAULT, variants=False), 1, ConsoleLog())
+    nothing = SimpleNamespace(at_home=set())
+    return caller.ClusterExecutor("tcp://127.0.0.1:1", Client(*workers), nothing, local, jobs)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
-    ("workers", "device", "sentence"),
-    [
-        ([{"nthreads": 4}], "auto", "start w0 with --nthreads 1"),
-        ([{}], "cuda", "no worker at .* has a GPU"),
-        ([], "auto", "there has been no worker at"),
-    ],
+    ("workers", "sentence"),
+    [([{"nthreads": 4}], "start w0 with --nthreads 1"), ([], "there has been no worker at")],
 )
-def test_workers_that_cannot_do_it_are_one_sentence(workers: list[dict[str, Any]], device: str, sentence: str) -> None:
-    made = made_for("tcp://127.0.0.1:1", device=device)
-    made.client = Client(*workers)  # type: ignore[assignment]
+def test_workers_that_cannot_do_it_are_one_sentence(workers: list[dict[str, Any]], sentence: str) -> None:
+    made = executor(*workers)
     made.seen -= caller.WORKERS_WITHIN + 1
     with pytest.raises(UserError, match=sentence):
-        made.begin([], 0)
+        made.begin([])
 
 
 def test_there_is_room_for_as_many_stages_as_workers() -> None:
-    made = made_for("tcp://127.0.0.1:1")
-    made.client = Client({}, {"resources": {"GPU": 1.0}}, {})  # type: ignore[assignment]
-    assert made._room() == {"any": 3, "GPU": 1}
-    made.jobs = 2
-    assert made._room() == {"any": 2, "GPU": 1}
-    made.client = Client()  # type: ignore[assignment]
-    assert made._room()["any"] == 1  # one waits for the first worker
-
-
-def test_no_secret_travels() -> None:
-    remote = {"url": "s3://b/p", "secret_access_key": "x", "password": "y"}
-    assert caller._remote({"core": {"remote": "s3"}, "remote": {"s3": remote}}) == {"url": "s3://b/p"}
-    with pytest.raises(UserError, match="dvc remote add --default"):
-        caller._remote({"core": {}, "remote": {"s3": remote}})
+    workers: list[dict[str, Any]] = [{}, {"resources": {"GPU": 1.0}}, {}]
+    assert executor(*workers)._room() == (3, 1, 1)
+    assert executor(*workers, jobs=2)._room() == (2, 1, 1)
+    assert executor()._room() == (1, 0, 0)  # one waits for the first worker

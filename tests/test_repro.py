@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from autoencoders.errors import UserError
 from pipeline import params, repro, resources, seeds, stage
+from pipeline.console import ConsoleLog
+from pipeline.local import LocalExecutor
 from pipeline.params import Params
-from pipeline.repro import Plan, _work
-from tests.test_params import DEFAULT, REPOSITORY
+from pipeline.plan import Plan, estimate_work, plan_run
+from tests.test_params import DEFAULT, REPOSITORY, with_value
 
 UPSTREAM = {
     "download": set[str](),
@@ -25,7 +28,8 @@ UPSTREAM = {
 
 
 def plan(*changed: str) -> Plan:
-    return Plan(UPSTREAM, set(changed), {name: _work(name, DEFAULT) for name in UPSTREAM})
+    checked = params.check(DEFAULT, variants=False)
+    return Plan.of(UPSTREAM, set(changed).__contains__, lambda name: estimate_work(name, checked))
 
 
 def run(plan: Plan) -> list[str]:
@@ -57,9 +61,40 @@ def test_nothing_begins_before_what_it_depends_on() -> None:
     assert begun.ready() == ["train@vqvae", "classify", "train@ae"]  # side by side
 
 
-@pytest.mark.parametrize("broken", [{}, {"variants": None}, {"variants": {"ae": {"training": 3}}, "training": [1]}])
-def test_broken_parameters_do_not_break_the_plan(broken: dict[str, object]) -> None:
-    assert _work("train@ae", broken) > 0
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # by what DVC uses
+def test_what_is_missing_here_is_no_change_where_stages_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    checked = params.check(DEFAULT, variants=False)
+    stages = "stages:\n  a: {cmd: cp in a, deps: [in], outs: [a]}\n  b: {cmd: cp a b, deps: [a], outs: [b]}\n"
+    Path("dvc.yaml").write_text(stages)
+    Path("in").write_text("data")
+    with Repo.init() as repo:
+        repo.reproduce()
+    assert plan_run(checked, elsewhere=False).waiting == set()
+    shutil.rmtree(".dvc/cache")
+    Path("a").unlink()
+    Path("b").unlink()
+    assert plan_run(checked, elsewhere=False).waiting == {"a", "b"}
+    assert plan_run(checked, elsewhere=True).waiting == set()
+    Path("dvc.yaml").write_text(stages + "  new: {cmd: cp in c, deps: [in], outs: [c]}\n")
+    assert plan_run(checked, elsewhere=True).waiting == {"new"}
+    Path("in").write_text("other")
+    assert plan_run(checked, elsewhere=True).waiting == {"a", "b", "new"}
+
+
+@pytest.mark.parametrize("broken", [None, 3, {}, {"training": 3}, {"training": {"steps": "many"}}])
+def test_broken_entries_do_not_break_the_plan(broken: object) -> None:
+    checked = params.check(with_value("variants.ae", broken), variants=False)
+    assert estimate_work("train@ae", checked) == checked.training.steps
+
+
+def test_the_work_of_an_entry_includes_its_parts() -> None:
+    checked = params.check(DEFAULT, variants=False)
+    assert estimate_work("train@vqvae", checked) == 1800 + 1000
+    assert estimate_work("evaluate@vqvae", checked) == (1800 + 1000) / 8
 
 
 def test_cpus_are_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +120,7 @@ def test_entries_share_a_gpu_as_the_environment_says(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv(resources.PER_GPU, per_gpu)
-    local = repro.Local(DEFAULT, None, repro.Clock())
+    local = LocalExecutor(params.check(DEFAULT, variants=False), None, ConsoleLog())
     assert local.jobs == 2 * entries
     assert sorted(str(local.slots.get()) for _ in range(local.jobs)) == sorted(["0", "1"] * entries)
 
