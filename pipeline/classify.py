@@ -5,7 +5,7 @@ import typer
 
 from autoencoders import classifier, devices, evaluation, fidelity, sealed, storage
 from autoencoders.budget import How
-from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
+from autoencoders.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
 from autoencoders.sources import Pairs
 from pipeline import paths, stage
 from pipeline.images import classes, seen

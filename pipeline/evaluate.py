@@ -25,7 +25,7 @@ from autoencoders import (
 )  # fmt: skip
 from autoencoders.base import Autoencoder
 from autoencoders.data import Labels
-from autoencoders.metrics import CLASSIFIER, SAMPLES, readable
+from autoencoders.metric_names import CLASSIFIER, SAMPLES, readable
 from autoencoders.sources import Pairs
 from autoencoders.training import as_float, binarise, device_of
 from autoencoders.variants import VARIANTS

@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from autoencoders import tracking
 from autoencoders.champions import ALIAS, Candidate, elect
-from autoencoders.comparison import flattened
 from autoencoders.metrics import HEADLINE, METRICS
+from autoencoders.tables import flattened
 from pipeline import paths, results, stage
 from pipeline.params import Params
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from autoencoders import geometry
 from autoencoders.base import Autoencoder, Batch, Latent, Losses, Shape
 from autoencoders.checkpoint import build
-from autoencoders.metrics import GEOMETRY
+from autoencoders.metric_names import GEOMETRY
 from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS, batch
 

@@ -10,7 +10,7 @@ from autoencoders import evaluation, unlike
 from autoencoders.base import Autoencoder, Batch, Losses
 from autoencoders.checkpoint import build
 from autoencoders.data import Bytes, Shape
-from autoencoders.metrics import IDENTITY
+from autoencoders.metric_names import IDENTITY
 from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from autoencoders.metrics import CODEBOOK, PROBABILISTIC, SAMPLES
+from autoencoders.metric_names import CODEBOOK, PROBABILISTIC, SAMPLES
 
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
 Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # several tensors where a model has several stochastic layers

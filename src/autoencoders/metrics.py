@@ -1,11 +1,13 @@
 """Every metric: what it is called, its unit, which way is better, what it measures and where it is defined.
 
-The report, MLflow and the documentation read it from here. How each is computed stands in `measures.py` and in the
-variants. Imports no torch, since the report does without.
+The report, MLflow and the documentation read it from here; whoever trains or evaluates imports `metric_names.py` alone.
+How each is computed stands in `measures.py` and in the variants.
 """
 
 from dataclasses import dataclass
 from typing import Literal
+
+from autoencoders.metric_names import RECONSTRUCTION, readable
 
 
 @dataclass(frozen=True)
@@ -210,26 +212,15 @@ METRICS = {
         unit="MiB",
     ),
 }  # fmt: skip
-RECONSTRUCTION = ("mse", "psnr", "ssim")
 LIKELIHOOD = (
     "neg_elbo", "neg_elbo_error", "nll", "nll_error", "effective_samples", "rate", "distortion", "bits_per_dim",
     "neg_elbo_uniform", "rate_uniform",
 )  # fmt: skip
 CODES = ("active_units", "latent_units", "perplexity", "codes_used", "code_distance")
-IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlike_photographs_mse")
-GEOMETRY = ("jump", "midpoint", "dial")
-REPRESENTATION = ("probe_accuracy", "knn_accuracy")  # need images of two classes
-SAMPLES = ("frechet", "sample_precision", "sample_recall")  # need a model that can sample, and the classifier
-CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
 COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
 PLOTTED = ("mse", "denoising_mse", "ssim", "neg_elbo", "frechet", "probe_accuracy", "perplexity", "train_seconds")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows
-PROBABILISTIC = (  # need q(z|x) and p(z)
-    "neg_elbo", "neg_elbo_error", "nll", "nll_error", "effective_samples", "rate", "distortion", "bits_per_dim",
-    "active_units", "latent_units",
-)  # fmt: skip
-CODEBOOK = ("neg_elbo_uniform", "rate_uniform", "perplexity", "codes_used", "code_distance")  # need a codebook
 
 
 def metric(name: str) -> Metric:
@@ -239,11 +230,6 @@ def metric(name: str) -> Metric:
     corruption = readable(name.removeprefix("denoising_"))
     definition = f"denoising MSE under {corruption}, on `evaluation.noisy_images` of the test images"
     return Metric(corruption, definition, 5, "lower")
-
-
-def readable(corruption: str) -> str:
-    """A corruption's name in words: "salt_and_pepper-0.2" is "salt and pepper 0.2"."""
-    return corruption.replace("_", " ").replace("-", " ")
 
 
 def page() -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autoencoders.base import Autoencoder
 from autoencoders.measures import Mean
-from autoencoders.metrics import REPRESENTATION
+from autoencoders.metric_names import REPRESENTATION
 from autoencoders.sources import Pairs
 from autoencoders.training import BATCH, as_float, device_of
 

@@ -13,7 +13,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from autoencoders.base import NEEDS_CODEBOOK, Batch, Losses, Shape
-from autoencoders.metrics import PROBABILISTIC
+from autoencoders.metric_names import PROBABILISTIC
 from autoencoders.modules.deterministic import Deterministic, squared_error
 from autoencoders.networks import NetworkSection
 from autoencoders.parallel import gather
