@@ -20,6 +20,7 @@ def test_every_metric_that_is_listed_is_defined() -> None:
 
 def test_each_is_defined_in_words() -> None:
     assert all(each.title and each.definition for each in METRICS.values())
+    assert {each.better for each in METRICS.values()} == {"lower", "higher", None}
     assert len({each.title for each in METRICS.values()}) == len(METRICS)
 
 
