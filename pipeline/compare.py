@@ -39,7 +39,12 @@ def main(
         python -m pipeline.compare HEAD beta4 beta4.html
     """
     try:
-        _check(written, force=force)
+        if written.exists() and not force:
+            msg = f"{written} is there already: --force writes over it"
+            raise UserError(msg)  # noqa: TRY301
+        if not written.parent.is_dir():
+            msg = f"{written}: there is no folder {written.parent} to write it to"
+            raise UserError(msg)  # noqa: TRY301
         with TemporaryDirectory() as place:
             text = compare(before, after, Path(place))
     except UserError as error:
@@ -47,15 +52,6 @@ def main(
         sys.exit(1)
     written.write_text(text, encoding="utf-8")
     print(f"{written}: {before} beside {after}")
-
-
-def _check(written: Path, *, force: bool) -> None:
-    if written.exists() and not force:
-        msg = f"{written} is there already: --force writes over it"
-        raise UserError(msg)
-    if not written.parent.is_dir():
-        msg = f"{written}: there is no folder {written.parent} to write it to"
-        raise UserError(msg)
 
 
 def compare(before: str, after: str, place: Path) -> str:
@@ -81,23 +77,18 @@ def paired(
     one: Sequence[ReportEntry], other: Sequence[ReportEntry], before: str, after: str
 ) -> tuple[list[ReportEntry], list[tuple[str, str]]]:
     """All entries, those of one name together, and such pairs; what gave the same results is there once."""
-    theirs = {entry.name: entry for entry in other}
-    names = list(dict.fromkeys([*theirs, *(entry.name for entry in one)]))
-    mine = {entry.name: entry for entry in one}
+    mine, theirs = ({entry.name: entry for entry in entries} for entries in (one, other))
     entries, pairs = list[ReportEntry](), list[tuple[str, str]]()
-    for name in names:
-        first, second = mine.get(name), theirs.get(name)
-        if first and second and _fingerprints(first) == _fingerprints(second):
-            entries.append(second)
+    for name in dict.fromkeys([*theirs, *mine]):
+        found = [(whose, each[name]) for whose, each in ((before, mine), (after, theirs)) if name in each]
+        if len({tuple(result.fingerprint for result in entry.results) for _, entry in found}) < len(found):
+            entries.append(theirs[name])
             continue
-        if first and second:
-            pairs.append((f"{name}@{before}", f"{name}@{after}"))
-        entries += [replace(each, name=f"{name}@{whose}") for each, whose in ((first, before), (second, after)) if each]
+        renamed = [replace(entry, name=f"{name}@{whose}") for whose, entry in found]
+        entries += renamed
+        if len(renamed) > 1:
+            pairs.append((renamed[0].name, renamed[1].name))
     return entries, pairs
-
-
-def _fingerprints(entry: ReportEntry) -> list[str]:
-    return [result.fingerprint for result in entry.results]
 
 
 def _entries(revision: str, place: Path) -> list[ReportEntry]:

@@ -4,7 +4,8 @@ rate and distortion   −ELBO = R + D: on the plane of both, bounds that are equ
                       (Alemi et al. 2018, section 3)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,21 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, bbox_inches="tight", pad_inches=0.05, metadata=metadata)
 
 
+@contextmanager
+def _chart(path: Path, height: float, width: float = WIDTH) -> Iterator[Axes]:
+    """Axes to draw on, of so many inches; what is drawn is saved."""
+    with mpl.rc_context(LOOK):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure.subplots()
+        save(figure, path)
+
+
 def values(
     seeds: Mapping[str, Sequence[float]], means: Mapping[str, Interval], styles: Mapping[str, int], *,
     xlabel: str, digits: int, path: Path,
 ) -> None:  # fmt: skip
     """A metric of several entries in rows: each seed a dot, the mean with its interval and as a number."""
-    with mpl.rc_context(LOOK):
-        figure, axes = _rows(list(seeds), xlabel)
+    with _rows(path, list(seeds), xlabel) as axes:
         for row, (name, each) in enumerate(seeds.items()):
             mean = means[name]
             _interval(axes, row, mean, styles[name])
@@ -50,31 +59,28 @@ def values(
                 f"{mean.mean:,.{digits}f}", (1, row), (4, 0), xycoords=("axes fraction", "data"),
                 textcoords="offset points", va="center", ha="left", color=INK,
             )  # fmt: skip
-        save(figure, path)
 
 
 def differences(gaps: Mapping[str, Interval], styles: Mapping[str, int], xlabel: str, path: Path) -> None:
     """By how much entries differ from another one, each with its interval; hollow where that holds 0."""
-    with mpl.rc_context(LOOK):
-        figure, axes = _rows(list(gaps), xlabel)
+    with _rows(path, list(gaps), xlabel) as axes:
         axes.axvline(0, color=INK, linewidth=1, linestyle="--", zorder=1)
         for row, (name, gap) in enumerate(gaps.items()):
             _interval(axes, row, gap, styles[name], filled=gap.side(0) != 0)
-        save(figure, path)
 
 
-def _rows(names: Sequence[str], xlabel: str) -> tuple[Figure, Axes]:
+@contextmanager
+def _rows(path: Path, names: Sequence[str], xlabel: str) -> Iterator[Axes]:
     """Axes with a row for each entry, the first one above."""
-    figure = Figure(figsize=(WIDTH, 0.6 + ROW * len(names)), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlabel=xlabel, ylim=(len(names) - 0.3, -0.6))
-    axes.set_yticks(range(len(names)), names)
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(length=0)
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.margins(x=0.06)
-    return figure, axes
+    with _chart(path, 0.6 + ROW * len(names)) as axes:
+        axes.set(xlabel=xlabel, ylim=(len(names) - 0.3, -0.6))
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.margins(x=0.06)
+        yield axes
 
 
 def _interval(axes: Axes, row: int, value: Interval, style: int, *, filled: bool = True) -> None:
@@ -89,9 +95,7 @@ def _interval(axes: Axes, row: int, value: Interval, style: int, *, filled: bool
 
 def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
     """Every entry's rate and distortion: seeds as small dots, the mean as a large one, named below the axes."""
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(5.6, 4.6), layout="constrained")
-        axes = figure.subplots()
+    with _chart(path, 4.6, 5.6) as axes:
         axes.grid(visible=False)
         axes.set(xlabel="rate (nats)", ylabel="distortion (nats)")
         axes.margins(0.14)
@@ -105,8 +109,7 @@ def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
             members = sorted((each for each in points if each.family == family), key=lambda each: each.beta)
             axes.plot(*zip(*(each.mean for each in members), strict=True), color=FAINT, linewidth=1.2, zorder=2)
         _equal_sums(axes)
-        figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
-        save(figure, path)
+        _names_below(axes)
 
 
 def _dots(
@@ -138,9 +141,7 @@ def lines(
     reference: float | None = None, logarithmic: bool = False,
 ) -> None:  # fmt: skip
     """Lines of all entries with their intervals; from 0 on where there is no other `reference` to see them against."""
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
-        axes = figure.subplots()
+    with _chart(path, 3.0) as axes:
         if reference is not None:
             axes.axhline(reference, color=INK, linestyle="--", linewidth=1)
         for name, line in drawn.items():
@@ -150,8 +151,12 @@ def lines(
             axes.set_yscale("log")
         elif reference is None:
             axes.set_ylim(0, None)
-        figure.legend(loc="outside lower center", ncols=3, handlelength=1.4, columnspacing=1.2)
-        save(figure, path)
+        _names_below(axes)
+
+
+def _names_below(axes: Axes) -> None:
+    """A legend that lies outside of the axes."""
+    axes.figure.legend(loc="outside lower center", ncols=3, handlelength=1.4, columnspacing=1.2)
 
 
 def _draw(axes: Axes, name: str, line: Line, style: int) -> None:
@@ -169,9 +174,7 @@ def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Pat
     large dot marks the step whose weights were picked.
     """
     colour, marker = _look(style)
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
-        axes = figure.subplots()
+    with _chart(path, 2.6) as axes:
         for i, (curve, picked) in enumerate(zip(curves, best, strict=True)):
             train, validation = (
                 np.array([(point["step"], point[loss]) for point in curve if loss in point]).reshape(-1, 2)
@@ -185,7 +188,6 @@ def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Pat
         axes.set(xlabel="step", ylabel="loss", ylim=(min(low for low, _ in limits), max(high for _, high in limits)))
         _seconds_above(axes, curves[0])
         axes.legend()
-        save(figure, path)
 
 
 def _without_the_start(points: Curve) -> tuple[float, float]:
@@ -224,9 +226,7 @@ def bars(
     reference: tuple[str, float] | None = None,
 ) -> None:  # fmt: skip
     """Heights (n,), largest first, beside a named line; `labels` of the axes across and up."""
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
-        axes = figure.subplots()
+    with _chart(path, 2.2) as axes:
         axes.fill_between(
             np.arange(len(heights) + 1) + 0.5, np.append(np.sort(heights)[::-1], 0), step="post",
             color=_look(style)[0], linewidth=0,
@@ -235,7 +235,6 @@ def bars(
             axes.axhline(reference[1], color=INK, linestyle="--", linewidth=1, label=reference[0])
             axes.legend()
         axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(0.5, len(heights) + 0.5), ylim=(0, None))
-        save(figure, path)
 
 
 def _look(style: int) -> tuple[str, str]:

@@ -10,11 +10,11 @@ import pandas as pd
 from autoencoders import charts
 from autoencoders.evidence import Entry, Evidence, Line, RateDistortion, loss_ratios, noise_levels
 from autoencoders.galleries import Examples
-from autoencoders.intervals import by_seed, difference, interval, leaders
+from autoencoders.intervals import difference, interval, leaders
 from autoencoders.metric_names import readable
 from autoencoders.metrics import METRICS, PLOTTED
 from autoencoders.pages import Figure
-from autoencoders.tables import heading
+from autoencoders.tables import comparable, heading
 
 SETTLED = 0.2  # of a training, from which on its losses are compared: before, they fall too fast
 LEAST = 0.1  # per cent of its way that a training is shown to have before it
@@ -22,14 +22,11 @@ LEAST = 0.1  # per cent of its way that a training is shown to have before it
 
 def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Name, heading and values by seed of every metric that several entries define, for each kind of pixels."""
-    results = evidence.results
     for name in PLOTTED:
-        each, defined = METRICS[name], results[results[name].notna()] if name in results else results[:0]
-        kinds = list(defined["pixels"].unique()) if each.likelihood else [None]
-        for kind in kinds:
-            mine = defined if kind is None else defined[defined["pixels"] == kind]
-            if len(set(mine["entry"])) > 1:
-                yield name, heading(each, kind if len(kinds) > 1 else None), by_seed(mine, name)
+        found = list(comparable(evidence.results, name))
+        for kind, values in found:
+            if values.shape[1] > 1:
+                yield name, heading(METRICS[name], kind if len(found) > 1 else None), values
 
 
 def values(evidence: Evidence, folder: Path) -> Iterator[Figure]:

@@ -39,7 +39,7 @@ def tables(
     """
     defining: dict[tuple[str, ...], list[tuple[str, str, dict[str, str]]]] = {}
     for name in names:
-        for head, cells in _columns(results, name, say_pixels) if name in results else ():
+        for head, cells in _columns(results, name, say_pixels):
             defining.setdefault(tuple(cells), []).append((name, head, cells))
     made = list[Table]()
     for entries, columns in sorted(defining.items(), key=lambda item: -len(item[0])):
@@ -51,14 +51,20 @@ def tables(
 
 def _columns(results: pd.DataFrame, name: str, say_pixels: bool) -> Iterator[tuple[str, dict[str, str]]]:  # noqa: FBT001
     """The columns that show a metric, each with a cell for every entry that defines it."""
-    each, defined = metric(name.removeprefix("validation_")), results[results[name].notna()]
-    kinds = defined["pixels"].unique() if each.likelihood else [None]
-    for kind in kinds:
-        values = by_seed(defined if kind is None else defined[defined["pixels"] == kind], name)
+    each = metric(name.removeprefix("validation_"))
+    for kind, values in comparable(results, name):
         best = leaders(values, each.better)
         cells = {str(entry): cell(interval(values[entry]), each.digits, bold=entry in best) for entry in values}
-        if cells:
-            yield heading(each, kind if say_pixels else None), cells
+        yield heading(each, kind if say_pixels else None), cells
+
+
+def comparable(results: pd.DataFrame, name: str) -> Iterator[tuple[str | None, pd.DataFrame]]:
+    """A metric by seed, of those entries that can be compared: likelihoods by their kind of pixels, else all (None)."""
+    defined = results[results[name].notna()] if name in results else results[:0]
+    if metric(name.removeprefix("validation_")).likelihood:
+        yield from ((str(kind), by_seed(mine, name)) for kind, mine in defined.groupby("pixels", sort=False))
+    elif len(defined):
+        yield None, by_seed(defined, name)
 
 
 def heading(each: Metric, pixels: str | None = None) -> str:
@@ -68,22 +74,13 @@ def heading(each: Metric, pixels: str | None = None) -> str:
 
 def differences(sections: Mapping[str, Mapping[str, Any]]) -> Table | None:
     """What differs between the entries of one model, a column for each such parameter; None if nothing does."""
-    flat = {name: dict(flattened(section)) for name, section in sections.items()}
-    families: dict[str, list[str]] = {}
-    for name, keys in flat.items():
-        families.setdefault(str(keys.get("model")), []).append(name)
-    columns = [
-        key
-        for key in dict.fromkeys(key for keys in flat.values() for key in keys)
-        if any(len({repr(flat[name].get(key)) for name in family}) > 1 for family in families.values())
-    ]
+    texts = {name: {key: str(value) for key, value in flattened(each)} for name, each in sections.items()}
+    frame = pd.DataFrame.from_dict(texts, orient="index").fillna("–")
+    families = [family for _, family in frame.groupby("model", sort=False)]
+    columns = [str(key) for key in frame if any(len(set(family[key])) > 1 for family in families)]
     if not columns:
         return None
-    rows = [
-        [name, model, *(str(flat[name][key]) if key in flat[name] else "–" for key in columns)]
-        for model, family in families.items()
-        for name in family
-    ]
+    rows = pd.concat(families)[["model", *columns]].reset_index().to_numpy().tolist()
     note = "The parameters in which entries of one model differ; – where an entry does not have one. All stand below."
     return Table("What differs between the entries", note, ["", "model", *columns], rows)
 
