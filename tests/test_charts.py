@@ -89,6 +89,10 @@ def test_a_metric_shows_every_seed_its_mean_and_interval(tmp_path: Path, drawn: 
     assert [text.get_text() for text in axes.texts] == ["3.0", "4.0"]
 
 
+def test_a_legend_tells_many_entries_apart() -> None:
+    assert len({charts._look(style) for style in range(36)}) == 36
+
+
 def test_a_curve_of_one_point_is_drawn(tmp_path: Path) -> None:
     charts.learning([CURVE[:1]], [0], 0, tmp_path / "curve.svg")
     assert (tmp_path / "curve.svg").stat().st_size > 0

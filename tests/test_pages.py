@@ -99,16 +99,6 @@ def test_markdown_tables_have_as_many_cells_as_columns() -> None:
     assert "| b | **1.0** |" in text
 
 
-def test_images_stand_in_rows_with_gaps_between() -> None:
-    images = np.zeros((2, 3, 1, 14, 14), np.uint8)
-    sheet = Strip("a", "", images).sheet
-    assert (sheet.height, sheet.width) == (2 * 15 - 1, 3 * 15 - 1)
-    assert sheet.mode == "L"
-    assert Strip("a", "", np.zeros((1, 1, 3, 64, 64), np.uint8)).sheet.mode == "RGB"
-    assert Strip("a", "", images).pixelated
-    assert Strip("a", "", np.zeros((1, 1, 3, 64, 64), np.uint8)).data_uri.startswith("data:image/webp;base64,")
-
-
 def test_a_chart_takes_the_colours_of_the_page_and_a_name(tmp_path: Path) -> None:
     path = tmp_path / "chart.svg"
     drawn = {"a": [(0.0, Interval(1.0, 0.1)), (0.5, Interval(2.0, 0.2))]}

@@ -238,5 +238,5 @@ def bars(
 
 
 def _look(style: int) -> tuple[str, str]:
-    """Colour and marker."""
-    return COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
+    """Colour and marker, another pair for each of 36 styles: a legend tells all entries apart."""
+    return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(COLOURS)) % len(MARKERS)]

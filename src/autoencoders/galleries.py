@@ -8,6 +8,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -76,44 +77,37 @@ def reconstructions(examples: Mapping[str, Examples], reference: str) -> Iterato
         examples: by entry.
         reference: the corruption of "denoising MSE", in words.
     """
-    if not examples:
-        return
-    first = next(iter(examples.values()))
-    yield _gallery("Reconstructions", "Test images, and what each entry gives back.", examples, "original",
-                   "reconstruction")  # fmt: skip
-    noise = {reference: ("corrupted", "restored")} | _middle_levels(first, reference)
-    for corruption, (above, below) in noise.items():
-        caption = f"Test images under {corruption}, and what each entry makes of them."
-        yield _gallery(f"Denoising: {corruption}", caption, examples, above, below)
+    if examples:
+        first = next(iter(examples.values()))
+        caption = "Test images, and what each entry gives back."
+        yield _gallery("Reconstructions", caption, examples, "original", "reconstruction")
+        for corruption, (above, below) in {reference: ("corrupted", "restored"), **_middle(first, reference)}.items():
+            caption = f"Test images under {corruption}, and what each entry makes of them."
+            yield _gallery(f"Denoising: {corruption}", caption, examples, above, below)
 
 
-def _middle_levels(examples: Examples, reference: str) -> dict[str, tuple[str, str]]:
-    """Of each kind of noise that the reference is not of, the middle one of the levels that were drawn, with the names
-    of the corrupted images and of those that an entry restored: the row below.
+def _middle(examples: Examples, reference: str) -> dict[str, tuple[str, str]]:
+    """Of each kind of noise that the reference is not of, the middle one of the levels that were drawn: the rows of the
+    corrupted images and, below these, of the restored ones.
     """
-    kinds: dict[str, list[str]] = {}
-    for key in sorted(examples):
-        figure, _, label = key.partition("/")
-        label = label.rpartition("/")[2]
-        if figure == "denoising" and label not in {"", "original", "restored"}:
-            kinds.setdefault(label.rpartition(" ")[0], []).append(key)
-    middle = {}
-    for kind, keys in kinds.items():
-        key = keys[len(keys) // 2]
-        _, row, label = key.split("/")
-        if not reference.startswith(kind):
-            middle[label] = key, f"denoising/{int(row) + 1:02d}/restored"
-    return middle
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for above, below in pairwise(sorted(key for key in examples if key.startswith("denoising/"))):
+        if below.endswith("/restored"):
+            kinds.setdefault(_label(above).rpartition(" ")[0], []).append((above, below))
+    middle = [rows[len(rows) // 2] for kind, rows in kinds.items() if not reference.startswith(kind)]
+    return {_label(above): (above, below) for above, below in middle}
+
+
+def _label(row: str) -> str:
+    return row.rpartition("/")[2]
 
 
 def _gallery(title: str, caption: str, examples: Mapping[str, Examples], above: str, below: str) -> Gallery:
     """What stands above all, as the first entry has it, and below it what each entry makes of it."""
-    name = above if "/" not in above else "corrupted"
+    name = "original" if above == "original" else "corrupted"
     strips = [Strip(name, f"{name} test images", next(iter(examples.values()))[above][None])]
-    strips += [
-        Strip(entry, f"{title.lower()}: by {entry}", each[below][None])
-        for entry, each in examples.items() if below in each
-    ]  # fmt: skip
+    made = {entry: each[below] for entry, each in examples.items() if below in each}
+    strips += [Strip(entry, f"{title.lower()}: by {entry}", images[None]) for entry, images in made.items()]
     return Gallery(title, caption, strips)
 
 
