@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from autoencoders.training.snapshots import LAST, Snapshots
 from PIL import Image
 
-from autoencoders import checkpoint, data, folder, pages, sealed, storage, summary, tables
+from autoencoders import arrays, checkpoint, data, folder, pages, sealed, summary, tables
 from autoencoders.errors import UserError
 from autoencoders.metrics import Metric
-from autoencoders.snapshots import LAST, Snapshots
 from autoencoders.tables import Table
 from autoencoders.verdicts import Claim, Finding, Judgement, Verdict
 from faults.parameters import DEFAULT
@@ -155,7 +155,7 @@ def a_n_array_that_is_a_pickle(inside: Path, mark: str) -> Handle:
 
     def handle() -> bool:
         try:
-            storage.read(inside / "images.npy")
+            arrays.read(inside / "images.npy")
         except ValueError:
             return True
         return False

@@ -2,11 +2,11 @@
 
 import numpy as np
 import typer
+from autoencoders.pairs import Pairs
 
-from autoencoders import classifier, devices, evaluation, fidelity, sealed, storage
+from autoencoders import classifier, devices, disk, evaluation, fidelity, sealed
 from autoencoders.budget import How
 from autoencoders.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
-from autoencoders.sources import Pairs
 from pipeline import paths, stage
 from pipeline.images import classes, seen
 from pipeline.params import Params
@@ -17,12 +17,12 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     device = devices.prepare(params.training.device, params.training.threads)
     provenance |= {"device": device.type, "hardware": devices.describe(device)}
     for split in ("train", "validation", "test"):
-        storage.check(paths.CLEAN / split)
+        disk.check(paths.CLEAN / split)
     train, validation, test = (Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test"))
     paths.CLASSIFIER.mkdir(parents=True, exist_ok=True)
 
     def write(metrics: dict[str, float], undefined: dict[str, str]) -> None:
-        stage.write_json(paths.CLASSIFIER / "metrics.json", {"metrics": metrics, "undefined": undefined})
+        disk.write_json(paths.CLASSIFIER / "metrics.json", {"metrics": metrics, "undefined": undefined})
 
     if len(np.unique(train.targets)) == 1:
         reason = "all training images are of one class: there is nothing to classify"

@@ -8,28 +8,28 @@ from typing import Any
 import numpy as np
 import torch
 import typer
+from autoencoders.pairs import Pairs
+from autoencoders.tensors import as_float, binarise, device_of
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autoencoders import (
+from autoencoders import (  # fmt: skip
+    arrays,
     checkpoint,
     classifier,
     devices,
+    disk,
     evaluation,
     fidelity,
     figures,
     geometry,
     probes,
     sealed,
-    storage,
-)  # fmt: skip
-from autoencoders.base import Autoencoder
+)
+from autoencoders.base import VARIANTS, Autoencoder
 from autoencoders.data import Labels
 from autoencoders.metric_names import CLASSIFIER, SAMPLES, readable
-from autoencoders.sources import Pairs
-from autoencoders.training import as_float, binarise, device_of
-from autoencoders.variants import VARIANTS
-from pipeline import paths, stage
+from pipeline import paths, seeds, stage
 from pipeline.images import classes, seen
 from pipeline.params import Params
 
@@ -49,11 +49,11 @@ def main(name: str) -> None:
         device = devices.prepare(params.training.device, params.training.threads)
         provenance |= {"device": device.type, "hardware": devices.describe(device)}
         for split in ("train", "validation", "test"):
-            storage.check(paths.CLEAN / split)
+            disk.check(paths.CLEAN / split)
         for split in ("validation", "test"):
-            storage.check(paths.NOISY / split)
-        results = stage.for_each_seed(evaluate, params, name, timed=False)
-        stage.write_json(paths.EVALUATION / name / "metrics.json", results)
+            disk.check(paths.NOISY / split)
+        results = seeds.for_each_seed(evaluate, params, name, timed=False)
+        disk.write_json(paths.EVALUATION / name / "metrics.json", results)
 
     stage.run(work, paths.PROVENANCE / "evaluate" / f"{name}.json")
 
@@ -61,7 +61,7 @@ def main(name: str) -> None:
 def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
     """Metrics and figures of one seed; for a diverged one nothing but the fact."""
     about = (VARIANTS.find(params.entry(name).model).__doc__ or "").strip()
-    outcome = stage.read_json(paths.MODELS / name / f"seed{seed}.json")
+    outcome = disk.read_json(paths.MODELS / name / f"seed{seed}.json")
     diverged = [
         f"{phase} diverged at step {end['diverged_at_step']}: {end['cause']}"
         for phase, end in outcome.items()
@@ -91,7 +91,7 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
 
 def _undefined(model: Autoencoder) -> dict[str, str]:
     """The metrics and figures that this model, or any on these images, cannot have, each with the reason."""
-    of_images = stage.read_json(paths.CLASSIFIER / "metrics.json")["undefined"]
+    of_images = disk.read_json(paths.CLASSIFIER / "metrics.json")["undefined"]
     samples = dict.fromkeys(SAMPLES, model.undefined["samples"]) if "samples" in model.undefined else {}
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | dict(model.undefined)
 
@@ -103,8 +103,8 @@ def _odd(value: float) -> bool:
 def _validation(params: Params, model: Autoencoder) -> dict[str, float]:
     """What settings are picked by; under the reference corruption alone."""
     reference = params.corruption.reference.name
-    images = storage.read(paths.images(paths.CLEAN, "validation"))
-    corrupted = storage.read(paths.noisy(reference, "validation"))
+    images = arrays.read(paths.images(paths.CLEAN, "validation"))
+    corrupted = arrays.read(paths.noisy(reference, "validation"))
     values = evaluation.evaluate(model, images, {reference: corrupted}, **_settings(params))
     return _with_reference(values, reference)
 
@@ -113,7 +113,7 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> d
     """What is reported."""
     images, train = seen(params, "test"), seen(params, "train")
     reference, size = params.corruption.reference.name, params.evaluation.batch_size
-    values = evaluation.evaluate(model, images, {reference: storage.read(paths.noisy(reference))}, **_settings(params))
+    values = evaluation.evaluate(model, images, {reference: arrays.read(paths.noisy(reference))}, **_settings(params))
     values = _with_reference(values, reference)
     count = params.evaluation.noisy_images
     values |= evaluation.denoising(model, images, _noisy(params), count=count, batch_size=size)
@@ -161,7 +161,7 @@ def _settings(params: Params) -> dict[str, int]:
 def _noisy(params: Params) -> dict[str, evaluation.Images]:
     """The corrupted test images by corruption, on disk."""
     names = [f"{kind}-{level}" for kind, level in sorted(params.corruption.tested)]
-    return {name: storage.read(paths.noisy(name)) for name in names}
+    return {name: arrays.read(paths.noisy(name)) for name in names}
 
 
 def _drawn(params: Params) -> list[str]:
@@ -175,20 +175,20 @@ def _drawn(params: Params) -> list[str]:
 def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
     """The figures of one seed, and what the report draws of all entries together: images, KL and use of codes."""
     folder, device = paths.EVALUATION / name / f"seed{seed}", next(model.parameters()).device
-    test = storage.read(paths.images(paths.CLEAN, "test"))
-    shown = _of_each_class(storage.read(paths.labels("test")), params.evaluation.images)
+    test = arrays.read(paths.images(paths.CLEAN, "test"))
+    shown = _of_each_class(arrays.read(paths.labels("test")), params.evaluation.images)
 
     def floats(images: evaluation.Images) -> Tensor:
         return as_float(torch.from_numpy(np.asarray(images[shown])).to(device))
 
     x = floats(test)
-    named = {readable(name): floats(storage.read(paths.noisy(name))) for name in _drawn(params)}
+    named = {readable(name): floats(arrays.read(paths.noisy(name))) for name in _drawn(params)}
     pictures = evaluation.pictures(model, x, named, test, **_settings(params))
     for figure, rows in pictures.items():
         halves = ("originals", "reconstructions") if figure == "reconstructions" else None
         figures.images([(label, row.cpu().numpy()) for label, row in rows], folder / f"{figure}.png", halves)
     with torch.no_grad():
-        corrupted = floats(storage.read(paths.noisy(params.corruption.reference.name)))
+        corrupted = floats(arrays.read(paths.noisy(params.corruption.reference.name)))
         examples = {"original": x, "reconstruction": model.reconstruct(x)}
         examples |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
         examples |= {

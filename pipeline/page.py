@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pandas as pd
 from ruamel.yaml import YAML
 
-from autoencoders import galleries, report_charts, summary, tables
+from autoencoders import disk, galleries, report_charts, summary, tables
 from autoencoders.claims import CLAIMS
 from autoencoders.evidence import CLEAN, Evidence, noise_levels
 from autoencoders.metric_names import GEOMETRY, IDENTITY, REPRESENTATION, SAMPLES, readable
@@ -19,7 +19,7 @@ from autoencoders.metrics import CODES, COST, HEADLINE, LIKELIHOOD, METRICS, met
 from autoencoders.pages import Section
 from autoencoders.tables import Table
 from autoencoders.verdicts import Verdict, judge
-from pipeline import paths, results, stage
+from pipeline import paths, results
 from pipeline.params import PARAMS, Params
 from pipeline.results import ReportEntry
 
@@ -183,7 +183,7 @@ def _tables(params: Params, entries: Sequence[ReportEntry], finished: pd.DataFra
 
 def _features() -> str:
     """What the features are worth in which samples are compared with images."""
-    measured = stage.read_json(paths.CLASSIFIER / "metrics.json")["metrics"]
+    measured = disk.read_json(paths.CLASSIFIER / "metrics.json")["metrics"]
     if not measured:
         return "There is no classifier to take features from."
     return (
@@ -276,8 +276,8 @@ def _provenance(params: Params) -> Table:
     for name in params.variants:
         files[f"train@{name}"] = paths.training(name)
         files[f"evaluate@{name}"] = paths.PROVENANCE / "evaluate" / f"{name}.json"
-    took = [[name, f"{stage.read_json(file)['seconds']:,.1f}"] for name, file in files.items()]
-    left_out = stage.read_json(files["download"]).get("left_out", {})
+    took = [[name, f"{disk.read_json(file)['seconds']:,.1f}"] for name, file in files.items()]
+    left_out = disk.read_json(files["download"]).get("left_out", {})
     note = "Of each stage's own work, all seeds together."
     if left_out:
         note += f" {len(left_out)} files were left out; {files['download']} lists them with the reasons."

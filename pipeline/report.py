@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 import typer
 
-from autoencoders import figures, pages
+from autoencoders import disk, figures, pages
 from autoencoders.galleries import Gallery
 from autoencoders.metrics import DECIDING
 from autoencoders.pages import Figure
@@ -75,7 +75,7 @@ def _write_curves(entry: ReportEntry) -> None:
                 {"step": step, "seconds": round(fmean(seconds), 2), "loss": fmean(losses)}
                 for step, (seconds, losses) in ((s, zip(*r, strict=True)) for s, r in sorted(points.items()))
             ]
-            stage.write_csv(rows, paths.REPORTS / "curves" / name / f"{entry.name}-{phase}.csv")
+            disk.write_csv(rows, paths.REPORTS / "curves" / name / f"{entry.name}-{phase}.csv")
 
 
 def _write_metrics(entry: ReportEntry) -> None:
@@ -89,7 +89,7 @@ def _write_metrics(entry: ReportEntry) -> None:
         }
         for split in ("validation", "test")
     }
-    stage.write_json(paths.REPORTS / "metrics" / f"{entry.name}.json", means)
+    disk.write_json(paths.REPORTS / "metrics" / f"{entry.name}.json", means)
 
 
 def _pictures(galleries: Sequence[Gallery], folder: Path) -> Iterator[Figure]:

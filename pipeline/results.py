@@ -11,13 +11,14 @@ import pandas as pd
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
+from autoencoders import disk
 from autoencoders.errors import UserError
 from autoencoders.evidence import Entry
 from autoencoders.galleries import Examples
 from autoencoders.metric_names import GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
 from autoencoders.metrics import CODES, LIKELIHOOD
 from autoencoders.tables import flattened, spreadsheet
-from pipeline import paths, stage
+from pipeline import paths
 from pipeline.params import CLEAN, Params
 
 MEASURED = (*RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *REPRESENTATION, *SAMPLES)  # columns of the CSV
@@ -159,11 +160,11 @@ def _result(lock: dict[str, Any], entry: str, seed: int) -> Result:
 
 def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
     train, download, noise = lock[f"train@{entry}"], lock["download"], lock["noise"]
-    evaluated = stage.read_json(paths.EVALUATION / entry / "metrics.json")[str(seed)]
+    evaluated = disk.read_json(paths.EVALUATION / entry / "metrics.json")[str(seed)]
     inputs = _params(train)[f"variants.{entry}"]["inputs"]
     learned = {} if inputs == CLEAN else _params(lock[f"corrupt@{inputs}"])
     parameters = _params(download) | _params(noise) | learned | _params(train) | {"seeds": seed}
-    training = stage.read_json(paths.training(entry))
+    training = disk.read_json(paths.training(entry))
     models = paths.MODELS / entry
     weights = hashlib.sha256((models / f"seed{seed}.safetensors").read_bytes()).hexdigest()
     depends_on = [train["deps"], parameters, weights, evaluated]
@@ -171,7 +172,7 @@ def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
         entry=entry,
         seed=seed,
         **evaluated,
-        outcome=stage.read_json(models / f"seed{seed}.json"),
+        outcome=disk.read_json(models / f"seed{seed}.json"),
         training=training,
         cost=training["seeds"][str(seed)],
         parameters=parameters,
@@ -179,7 +180,7 @@ def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
         fingerprint=_digest(depends_on),
         folder=paths.EVALUATION / entry / f"seed{seed}",
         weights=models / f"seed{seed}.safetensors",
-        curve=stage.read_lines(paths.curve(entry, seed)),
+        curve=disk.read_lines(paths.curve(entry, seed)),
     )
 
 

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import typer
 from filelock import FileLock, Timeout
 
-from autoencoders import tracking
+from autoencoders import disk, tracking
 from autoencoders.champions import ALIAS, Candidate, elect
 from autoencoders.metrics import HEADLINE, METRICS
 from autoencoders.tables import flattened
-from pipeline import paths, results, stage
+from pipeline import paths, resources, results, signals, stage
 from pipeline.params import Params
 
 POLL = 4.0  # seconds between two looks at the curves
@@ -77,13 +77,13 @@ def _once(params: Params, _: stage.Provenance) -> None:
 
 
 def _follow(params: Params, _: stage.Provenance) -> None:
-    os.nice(stage.BEHIND)
+    os.nice(resources.BEHIND)
     projector = tracking.Projector(_uri(), paths.root() / "mlruns")
     before = {folder for folder, run in _trainings(params, finished=True) if run.status == tracking.FINISHED}
     shown: dict[str, tuple[str, int]] = {}  # of each training: its status, how many points
     told = ""
     while True:
-        last = stage.asked_to_stop()
+        last = signals.asked_to_stop()
         try:
             _show(projector, params, before, shown)
             told = ""
@@ -95,7 +95,7 @@ def _follow(params: Params, _: stage.Provenance) -> None:
         if last:
             break
         until = time.monotonic() + POLL
-        while time.monotonic() < until and not stage.asked_to_stop():
+        while time.monotonic() < until and not signals.asked_to_stop():
             time.sleep(0.2)
     for training in list(projector.held):
         projector.leave(training)
@@ -129,8 +129,8 @@ def _trainings(params: Params, *, finished: bool = False) -> Iterator[tuple[str,
     for folder in sorted(paths.checkpoints().glob("*-seed*")):
         over = (folder / "finished.json").exists()
         try:
-            about = stage.read_json(folder / "about.json")
-            curve = stage.read_lines(folder / "curve.jsonl")
+            about = disk.read_json(folder / "about.json")
+            curve = disk.read_lines(folder / "curve.jsonl")
         except (OSError, ValueError):  # it begins or goes just now
             continue
         if over and not finished:

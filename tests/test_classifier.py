@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from autoencoders.tensors import as_float
+from autoencoders.training.state import Result
 
-from autoencoders import classifier, storage
+from autoencoders import arrays, classifier, disk
 from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
 from autoencoders.classifier import Classifier
 from autoencoders.errors import UserError
 from autoencoders.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
 from autoencoders.sealed import read
-from autoencoders.training import Result, as_float
-from pipeline import classify, evaluate, params, paths, stage
+from pipeline import classify, evaluate, params, paths
 from tests.conftest import IMAGE, PARAMETERS
 from tests.test_params import with_value
 from tests.test_probes import CLASSES, quadrants
@@ -71,12 +72,12 @@ def classified(
     monkeypatch.chdir(folder)
     for seed, (split, count) in enumerate({"train": 200, "validation": 40, "test": tested}.items()):
         images, found = quadrants(count, seed)
-        storage.write(paths.images(paths.CLEAN, split), images.shape, [images])
-        storage.write(paths.labels(split), found.shape, [found % labels])
-        storage.seal(paths.CLEAN / split)
+        arrays.write(paths.images(paths.CLEAN, split), images.shape, [images])
+        arrays.write(paths.labels(split), found.shape, [found % labels])
+        disk.seal(paths.CLEAN / split)
     checked = params.check(with_value("evaluation.classifier", BUDGET.model_dump()), variants=False)
     classify.work(checked, {})
-    written: dict[str, dict[str, Any]] = stage.read_json(paths.CLASSIFIER / "metrics.json")
+    written: dict[str, dict[str, Any]] = disk.read_json(paths.CLASSIFIER / "metrics.json")
     assert set(CLASSIFIER) == written["metrics"].keys() | written["undefined"].keys() - {*REPRESENTATION, *SAMPLES}
     return written
 

@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoencoders import geometry
-from autoencoders.base import Autoencoder, Batch, Latent, Losses, Shape
+from autoencoders.base import VARIANTS, Autoencoder, Batch, Latent, Losses, Shape
 from autoencoders.checkpoint import build
 from autoencoders.metric_names import GEOMETRY
-from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS, batch
 
 BATCH = 50

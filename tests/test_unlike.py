@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from autoencoders import evaluation, unlike
-from autoencoders.base import Autoencoder, Batch, Losses
+from autoencoders.base import VARIANTS, Autoencoder, Batch, Losses
 from autoencoders.checkpoint import build
 from autoencoders.data import Bytes, Shape
 from autoencoders.metric_names import IDENTITY
-from autoencoders.variants import VARIANTS
 from tests.conftest import IMAGE, PARAMETERS
 
 SHAPES: list[Shape] = [(1, 8, 8), (3, 32, 32), (3, 12, 40), (1, 64, 16)]

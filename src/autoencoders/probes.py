@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from autoencoders.base import Autoencoder
-from autoencoders.measures import Mean
 from autoencoders.metric_names import REPRESENTATION
-from autoencoders.sources import Pairs
-from autoencoders.training import BATCH, as_float, device_of
+from autoencoders.pairs import Pairs
+from autoencoders.statistics import Mean
+from autoencoders.tensors import BATCH, as_float, device_of
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,)
 
