@@ -19,12 +19,12 @@ import psutil
 import torch
 from PIL import Image
 
-from autoencoders import arrays, checkpoint, comparison, downloads, folder, sealed, summary
-from autoencoders.comparison import Table
+from autoencoders import arrays, checkpoint, downloads, folder, pages, sealed, summary, tables
 from autoencoders.errors import UserError
-from autoencoders.evidence import Claim, Finding, Verdict
 from autoencoders.metrics import Metric
+from autoencoders.tables import Table
 from autoencoders.training.snapshots import LAST, Snapshots
+from autoencoders.verdicts import Claim, Finding, Judgement, Verdict
 from faults.parameters import DEFAULT
 from faults.table import Counts
 from pipeline import params
@@ -297,21 +297,23 @@ def a_few_lines_of_yaml_that_fill_the_memory(inside: Path, mark: str) -> Handle:
 
 def a_report_full_of_markup(inside: Path, mark: str) -> Handle:  # noqa: ARG001
     evil = '<script>alert("x")</script>'
-    claim = Claim("key", evil, evil, [Finding(Verdict.MIXED, evil)])
+    claim = Claim("key", evil, evil, ())
+    judgement = Judgement(claim, [Finding(Verdict.MIXED, evil)], Verdict.MIXED)
     table = Table(evil, evil, ["", evil], [[evil, "1 | 2"]], [evil])
     nothing = ("values", "gaps", "noise", "rates", "curves", "galleries", "sheets", "codes", "pictures")
-    section = comparison.Section(evil, evil, seeds=table, origin={evil: evil}, parameters=evil)
+    section = pages.Section(evil, evil, seeds=table, origin={evil: evil}, parameters=evil)
     context: dict[str, Any] = {name: [] for name in nothing} | {
         "title": evil, "lead": evil, "problems": [evil], "sentences": [summary.Sentence(evil, "")], "reading": evil,
         "differences": table, "tables": [table],
         "contrasts": [{"title": evil, "parameters": [(evil, evil, evil)], "table": table, "tied": [evil]}],
-        "claims": [{"claim": claim, "tables": [table], "figures": []}], "sections": [section],
+        "claims": [{"claim": claim, "judgement": judgement, "tables": [table], "figures": []}],
+        "sections": [section],
         "undefined": [(evil, [evil])], "metrics": {evil: Metric(evil, evil, 1)}, "provenance": table, "own": {},
         "parameters": f"# ```\n# {evil}\n", "fence": "````", "folder": inside,
     }  # fmt: skip
 
     def handle() -> bool:
-        page, text = (comparison.render(f"comparison.{kind}.j2", context) for kind in ("html", "md"))
+        page, text = (pages.render(f"comparison.{kind}.j2", context) for kind in ("html", "md"))
         outside_of_the_fence = text.split("````")[0] + text.split("````")[2]
         return "<script>alert" not in page and "<script" not in outside_of_the_fence
 
@@ -320,7 +322,7 @@ def a_report_full_of_markup(inside: Path, mark: str) -> Handle:  # noqa: ARG001
 
 def a_cell_that_is_a_formula(inside: Path, mark: str) -> Handle:
     def handle() -> bool:
-        cells = [comparison.spreadsheet(each) for each in (f'=cmd|"/c touch {mark}"!A1', "+1", "-1+1", "@SUM(A1)")]
+        cells = [tables.spreadsheet(each) for each in (f'=cmd|"/c touch {mark}"!A1', "+1", "-1+1", "@SUM(A1)")]
         pd.DataFrame(cells).to_csv(inside / "x.csv", header=False, index=False)
         lines = (inside / "x.csv").read_text(encoding="utf-8").splitlines()
         return all(line.lstrip('"').startswith("'") for line in lines)

@@ -7,7 +7,7 @@ import typer
 from autoencoders import classifier, devices, disk, evaluation, fidelity, sealed
 from autoencoders.budget import Budget, How
 from autoencoders.classifier import Classifier
-from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
+from autoencoders.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
 from autoencoders.pairs import Pairs
 from autoencoders.training.loop import fit
 from autoencoders.training.state import PhaseResult

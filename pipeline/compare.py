@@ -5,7 +5,7 @@ No stage: nothing depends on it. What DVC has of a revision in its cache is enou
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from autoencoders import comparison
+from autoencoders import pages
 from autoencoders.errors import UserError
 from pipeline import page, params, paths, results
-from pipeline.page import Shown
+from pipeline.results import ReportEntry
 
 WORKSPACE = "workspace"  # what lies on disk
 NEEDED = ("params.yaml", "dvc.lock", "models", "evaluation", "provenance", "classifier")
@@ -39,7 +39,12 @@ def main(
         python -m pipeline.compare HEAD beta4 beta4.html
     """
     try:
-        _check(written, force=force)
+        if written.exists() and not force:
+            msg = f"{written} is there already: --force writes over it"
+            raise UserError(msg)  # noqa: TRY301
+        if not written.parent.is_dir():
+            msg = f"{written}: there is no folder {written.parent} to write it to"
+            raise UserError(msg)  # noqa: TRY301
         with TemporaryDirectory() as place:
             text = compare(before, after, Path(place))
     except UserError as error:
@@ -47,15 +52,6 @@ def main(
         sys.exit(1)
     written.write_text(text, encoding="utf-8")
     print(f"{written}: {before} beside {after}")
-
-
-def _check(written: Path, *, force: bool) -> None:
-    if written.exists() and not force:
-        msg = f"{written} is there already: --force writes over it"
-        raise UserError(msg)
-    if not written.parent.is_dir():
-        msg = f"{written}: there is no folder {written.parent} to write it to"
-        raise UserError(msg)
 
 
 def compare(before: str, after: str, place: Path) -> str:
@@ -72,45 +68,38 @@ def compare(before: str, after: str, place: Path) -> str:
     one, other = (_entries(revision, place / str(i)) for i, revision in enumerate((before, after)))
     entries, pairs = paired(one, other, before, after)
     with chdir(place / "1"):
-        context = page.context(entries, page.rows(entries), Path("figures"), pairs)
+        context = page.context(entries, results.rows(entries), Path("figures"), pairs)
         context |= {"title": f"{before} beside {after}"}
-        return comparison.render("comparison.html.j2", context)
+        return pages.render("comparison.html.j2", context)
 
 
 def paired(
-    one: Sequence[Shown], other: Sequence[Shown], before: str, after: str
-) -> tuple[list[Shown], list[tuple[str, str]]]:
+    one: Sequence[ReportEntry], other: Sequence[ReportEntry], before: str, after: str
+) -> tuple[list[ReportEntry], list[tuple[str, str]]]:
     """All entries, those of one name together, and such pairs; what gave the same results is there once."""
-    theirs = {entry.name: entry for entry in other}
-    names = list(dict.fromkeys([*theirs, *(entry.name for entry in one)]))
-    mine = {entry.name: entry for entry in one}
-    entries, pairs = list[Shown](), list[tuple[str, str]]()
-    for name in names:
-        first, second = mine.get(name), theirs.get(name)
-        if first and second and _fingerprints(first) == _fingerprints(second):
-            entries.append(second)
+    mine, theirs = ({entry.name: entry for entry in entries} for entries in (one, other))
+    entries, pairs = list[ReportEntry](), list[tuple[str, str]]()
+    for name in dict.fromkeys([*theirs, *mine]):
+        found = [(whose, each[name]) for whose, each in ((before, mine), (after, theirs)) if name in each]
+        if len({tuple(result.fingerprint for result in entry.results) for _, entry in found}) < len(found):
+            entries.append(theirs[name])
             continue
-        if first and second:
-            pairs.append((f"{name}@{before}", f"{name}@{after}"))
-        entries += [replace(each, name=f"{name}@{whose}") for each, whose in ((first, before), (second, after)) if each]
+        renamed = [replace(entry, name=f"{name}@{whose}") for whose, entry in found]
+        entries += renamed
+        if len(renamed) > 1:
+            pairs.append((renamed[0].name, renamed[1].name))
     return entries, pairs
 
 
-def _fingerprints(entry: Shown) -> list[str]:
-    return [result.fingerprint for result in entry.results]
-
-
-def _entries(revision: str, place: Path) -> list[Shown]:
+def _entries(revision: str, place: Path) -> list[ReportEntry]:
     """The entries of a revision, from copies of its files in `place`."""
     _take(revision, place)
     with chdir(place):
-        found = page.shown(params.load(variants=False))
-        return [replace(entry, results=list(_anchored(entry))) for entry in found]
-
-
-def _anchored(entry: Shown) -> Iterator[results.Result]:
-    for result in entry.results:
-        yield replace(result, folder=result.folder.resolve(), weights=result.weights.resolve())
+        found = results.collect(params.load(variants=False))
+    return [
+        replace(entry, results=[replace(result, folder=place / result.folder) for result in entry.results])
+        for entry in found
+    ]
 
 
 def _take(revision: str, place: Path) -> None:

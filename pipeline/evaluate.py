@@ -26,7 +26,7 @@ from autoencoders import (
 )
 from autoencoders.base import VARIANTS, Autoencoder
 from autoencoders.datasets import Labels
-from autoencoders.metrics import CLASSIFIER, SAMPLES, readable
+from autoencoders.metric_names import CLASSIFIER, SAMPLES, readable
 from autoencoders.pairs import Pairs
 from autoencoders.tensors import as_float, binarise, device_of
 from pipeline import paths, seeds, stage

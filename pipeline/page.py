@@ -1,171 +1,86 @@
-"""What the pages of the comparison show: of one run of the pipeline, or of two revisions beside each other."""
+"""What the pages of the report show: of one run of the pipeline, or of two revisions beside each other."""
 
 import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from ruamel.yaml import YAML
-from safetensors.numpy import load_file
 
-from autoencoders import charts, claims, comparison, disk, metrics, summary
-from autoencoders.claims import noises
-from autoencoders.comparison import Figure, Gallery, Section, Strip, Table
-from autoencoders.evidence import CLEAN, Entry, Evidence
-from autoencoders.metrics import readable
-from pipeline import evidence, paths, results
+from autoencoders import disk, galleries, report_charts, summary, tables
+from autoencoders.claims import CLAIMS
+from autoencoders.evidence import CLEAN, Evidence, noise_levels
+from autoencoders.metric_names import GEOMETRY, IDENTITY, REPRESENTATION, SAMPLES, readable
+from autoencoders.metrics import CODES, COST, HEADLINE, LIKELIHOOD, METRICS, metric
+from autoencoders.pages import Section
+from autoencoders.tables import Table
+from autoencoders.verdicts import Verdict, judge
+from pipeline import paths, results
 from pipeline.params import PARAMS, Params
-from pipeline.results import Result
+from pipeline.results import ReportEntry
 
-Examples: TypeAlias = dict[str, NDArray[Any]]
-SHEETS = {
-    "samples": ("Samples", "Images drawn from each entry's prior."),
-    "interpolation": ("Interpolation", "Each row is a straight line from one image's code to another's, decoded."),
-    "traversal": (
-        "Traversal",
-        "One dimension of one image's code turned over ±3 standard deviations, a row for each; those that vary most.",
-    ),
-}
 SERVER = "http://127.0.0.1:5000"  # where `make ui` shows the runs
 RUN = "#/experiments/1/runs?workflowType=machine_learning&searchFilter={}"
-GROUPS = (metrics.RECONSTRUCTION, metrics.LIKELIHOOD, metrics.CODES, metrics.IDENTITY, metrics.GEOMETRY,
-          metrics.REPRESENTATION, metrics.SAMPLES)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Shown:
-    """An entry under the name that the page gives it."""
-
-    name: str
-    params: Params
-    results: Sequence[Result]
-
-    @property
-    def section(self) -> Mapping[str, Any]:
-        """Of `variants` in its parameters."""
-        section: Mapping[str, Any] = self.params.variants[self.results[0].entry]
-        return section
-
-    @property
-    def finished(self) -> list[Result]:
-        """Its seeds that did; the first stands for it in the figures."""
-        return [result for result in self.results if result.status == "finished"]
-
-    @property
-    def examples(self) -> Examples:
-        """Images of its first seed that finished, as numbers from 0 to 255, and what else there is to draw."""
-        if not self.finished:
-            return {}
-        return load_file(self.finished[0].folder / "examples.safetensors")
-
-    def entry(self) -> Entry:
-        """What the claims are judged by."""
-        inputs = self.section["inputs"]
-        return Entry(
-            self.name,
-            pixels=next((result.pixels for result in self.finished), None),
-            parameters=dict(comparison.flattened(self.section)),
-            noise=() if inputs == CLEAN else tuple(self.params.corruption.train[inputs].noise),
-            curves=[result.curve for result in self.finished],
-        )
-
-
-def shown(params: Params) -> list[Shown]:
-    """The entries of one run."""
-    collected = results.collect(params)
-    return [Shown(name, params, [r for r in collected if r.entry == name]) for name in params.variants]
-
-
-def rows(entries: Sequence[Shown]) -> pd.DataFrame:
-    """One row for each entry and seed: what was measured, what it cost and where it comes from."""
-    return pd.DataFrame([_row(entry.name, result) for entry in entries for result in entry.results])
-
-
-def _row(name: str, result: Result) -> dict[str, Any]:
-    """What was measured, on the test split unless named."""
-    validation = {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
-    measured = {
-        **{name: float("nan") for group in GROUPS for name in group},
-        **result.metrics.get("test", {}),
-        **validation,
-    }
-    trained = {
-        "pixels": result.pixels or "n/a",
-        **results.costs(result),
-        "best_steps": "/".join(str(phase["best_step"]) for phase in result.outcome.values()),
-        "started": result.training["started"],
-        "commit": result.training["commit"],
-        "uncommitted_changes": " ".join(result.training["uncommitted_changes"]) or "none",
-        "data": result.data_digest,
-        "parameters_digest": results.parameters_digest(result),
-        "device": result.training["device"],
-        "hardware": result.training["hardware"],
-        "precision": result.training["precision"],
-        "mode": result.training["mode"],
-        "python": result.training["python"],
-        **result.training["packages"],
-    }
-    if taken := measured.keys() & trained.keys():
-        msg = f"metrics with the name of another column: {', '.join(sorted(taken))}"
-        raise ValueError(msg)
-    model = result.parameters[f"variants.{result.entry}"]["model"]
-    which = {"entry": name, "model": model, "seed": result.seed, "status": result.status}
-    return {name: comparison.spreadsheet(value) for name, value in (which | measured | trained).items()}
 
 
 def context(
-    entries: Sequence[Shown], table: pd.DataFrame, folder: Path, pairs: Sequence[tuple[str, str]] = ()
+    entries: Sequence[ReportEntry], rows: pd.DataFrame, folder: Path, pairs: Sequence[tuple[str, str]] = ()
 ) -> dict[str, Any]:
     """What the templates show.
 
     Args:
         entries: in the order of the page; the first one's parameters are those of the page.
-        table: their `rows`.
+        rows: their `results.rows`.
         folder: of the charts.
         pairs: names of entries to set against each other, beside those that differ under one key.
     """
     params = entries[0].params
-    finished = table[table["status"] == "finished"]
-    found = Evidence([entry.entry() for entry in entries], finished)
-    by_name = {entry.name: entry for entry in found.entries}
+    finished = rows[rows["status"] == "finished"]
+    evidence = Evidence([entry.entry() for entry in entries], finished)
+    examples = {entry.name: each for entry in entries if (each := entry.examples)}
+    by_name = {entry.name: entry for entry in evidence.entries}
+    wanted = [(by_name[before], by_name[after]) for before, after in pairs] or summary.siblings(evidence.entries)
     reference = f"{readable(params.corruption.reference.kind)} {params.corruption.reference.level}"
-    wanted = [(by_name[before], by_name[after]) for before, after in pairs] or summary.siblings(found.entries)
+    picked = {entry.name: _picked(entry) for entry in entries}
     text = PARAMS.read_text(encoding="utf-8")
     return {
         "title": f"Autoencoders on {params.dataset.name}",
         "lead": _lead(entries),
-        "sentences": summary.sentences(found, reference),
+        "sentences": summary.sentences(evidence, reference),
         "problems": list(_problems(entries)),
         "reading": _reading(params),
-        "values": list(evidence.values(found, folder)),
-        "gaps": list(evidence.differences(found, folder)),
-        "noise": list(evidence.noise(found, folder)),
-        "rates": list(evidence.rate_distortion(found, folder)),
-        "curves": [*evidence.progress(found, folder), *_curves(entries, found, folder)],
-        "galleries": list(_galleries(entries, reference)),
-        "sheets": list(_sheets(entries)),
-        "codes": list(_codes(entries, found, folder)),
-        "differences": comparison.differences({entry.name: entry.section for entry in entries}),
-        "contrasts": [_shown_contrast(each, entries) for each in summary.contrasts(found, wanted)],
-        "tables": list(_tables(entries, finished)),
-        "claims": list(_claims(found, finished, evidence.claimed(found, folder))),
+        "values": list(report_charts.values(evidence, folder)),
+        "gaps": list(report_charts.differences(evidence, folder)),
+        "noise": list(report_charts.noise(evidence, folder)),
+        "rates": list(report_charts.rate_distortion(evidence, folder)),
+        "curves": [*report_charts.progress(evidence, folder), *report_charts.learning(evidence, picked, folder)],
+        "galleries": list(galleries.reconstructions(examples, reference)),
+        "sheets": list(galleries.sheets(examples)),
+        "codes": list(report_charts.code_use(evidence, examples, folder)),
+        "differences": tables.differences({entry.name: entry.section for entry in entries}),
+        "contrasts": [_contrast(each, entries) for each in summary.contrasts(evidence, wanted)],
+        "tables": list(_tables(params, entries, finished)),
+        "claims": list(_claims(evidence, folder)),
         "sections": [_section(entry, finished) for entry in entries],
         "undefined": _undefined(entries),
-        "metrics": {name: each for name, each in metrics.METRICS.items() if name in finished},
+        "metrics": {name: each for name, each in METRICS.items() if name in finished},
         "provenance": _provenance(params),
         "parameters": text,
         "fence": "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0)),
     }
 
 
-def _lead(entries: Sequence[Shown]) -> str:
+def _picked(entry: ReportEntry) -> dict[str, list[int]]:
+    """By phase the step of every seed whose weights validation picked."""
+    phases = dict.fromkeys(phase for result in entry.finished for phase in result.outcome)
+    return {phase: [result.outcome[phase]["best_step"] for result in entry.finished] for phase in phases}
+
+
+def _lead(entries: Sequence[ReportEntry]) -> str:
     """What the page is about, in a line."""
     params, training = entries[0].params, entries[0].results[0].training
     seeds = f"{len(params.seeds)} seeds" if len(params.seeds) > 1 else "one seed"
@@ -175,7 +90,7 @@ def _lead(entries: Sequence[Shown]) -> str:
     )
 
 
-def _steps(entry: Shown) -> str:
+def _steps(entry: ReportEntry) -> str:
     """The steps of each phase, where any seed has got so far."""
     phases: dict[str, int] = {}
     for result in entry.results:
@@ -184,7 +99,7 @@ def _steps(entry: Shown) -> str:
     return " + ".join(f"{steps:,}" for steps in phases.values())
 
 
-def _problems(entries: Sequence[Shown]) -> Iterator[str]:
+def _problems(entries: Sequence[ReportEntry]) -> Iterator[str]:
     for entry in entries:
         for result in entry.results:
             yield from (f"{entry.name}, seed {result.seed}: {symptom}" for symptom in result.symptoms)
@@ -205,133 +120,28 @@ def _reading(params: Params) -> str:
     )
 
 
-def _curves(entries: Sequence[Shown], found: Evidence, folder: Path) -> Iterator[Figure]:
-    """Every phase of every entry's training."""
-    for entry in entries:
-        phases = dict.fromkeys(phase for result in entry.finished for phase in result.outcome)
-        for phase in phases:
-            curves = [[point for point in result.curve if point["phase"] == phase] for result in entry.finished]
-            best = [result.outcome[phase]["best_step"] for result in entry.finished]
-            path = folder / entry.name / f"learning_{phase}.svg"
-            charts.learning(curves, best, evidence.styles(found)[entry.name], path)
-            title = entry.name if phase == "autoencoder" else f"{entry.name}, {phase}"
-            yield Figure(title, path, "Loss by step, seconds above. Large mark: the weights that validation picked.")
-
-
-def _galleries(entries: Sequence[Shown], reference: str) -> Iterator[Gallery]:
-    """The same test images as every entry gives them back, clean and under each kind of noise."""
-    examples = {entry.name: each for entry in entries if (each := entry.examples)}
-    if not examples:
-        return
-    first = next(iter(examples.values()))
-    yield _gallery(
-        "Reconstructions", "Test images, and what each entry gives back.", ("original", first["original"]),
-        {name: each["reconstruction"] for name, each in examples.items()},
-    )  # fmt: skip
-    yield _gallery(
-        f"Denoising: {reference}", "Test images under the reference corruption, and what each entry makes of them.",
-        ("corrupted", first["corrupted"]), {name: each["restored"] for name, each in examples.items()},
-    )  # fmt: skip
-    for key, corruption in _middle(first, reference):
-        restored = {name: each.get(_next(key)) for name, each in examples.items()}
-        yield _gallery(
-            f"Denoising: {corruption}", "Test images under this noise, and what each entry makes of them.",
-            ("corrupted", first[key]), {name: each for name, each in restored.items() if each is not None},
-        )  # fmt: skip
-
-
-def _middle(examples: Examples, reference: str) -> Iterator[tuple[str, str]]:
-    """Of each kind of noise that the reference is not of, the middle one of the levels that were drawn."""
-    kinds: dict[str, list[tuple[str, str]]] = {}
-    for key in sorted(examples):
-        if key.startswith("denoising/") and (words := key.rpartition("/")[2]) not in {"original", "restored"}:
-            kinds.setdefault(words.rpartition(" ")[0], []).append((key, words))
-    return (levels[len(levels) // 2] for kind, levels in kinds.items() if not reference.startswith(kind))
-
-
-def _next(key: str) -> str:
-    """The row below a corrupted one."""
-    figure, row, _ = key.split("/")
-    return f"{figure}/{int(row) + 1:02d}/restored"
-
-
-def _gallery(title: str, caption: str, above: tuple[str, NDArray[Any]], below: Mapping[str, NDArray[Any]]) -> Gallery:
-    what = title.lower()
-    strips = [Strip(above[0], f"{above[0]} test images", above[1][None])]
-    strips += [Strip(name, f"{what}: by {name}", images[None]) for name, images in below.items()]
-    return Gallery(title, caption, strips)
-
-
-def _sheets(entries: Sequence[Shown]) -> Iterator[Gallery]:
-    """What each entry draws of itself, entries beside each other."""
-    examples = {entry.name: entry.examples for entry in entries}
-    for figure, (title, caption) in SHEETS.items():
-        sheets = {
-            name: np.stack([each[key] for key in keys])
-            for name, each in examples.items()
-            if (keys := sorted(key for key in each if key.startswith(f"{figure}/")))
-        }
-        strips = [Strip(name, f"{title.lower()} of {name}", images) for name, images in sheets.items()]
-        if strips:
-            yield Gallery(title, caption, strips)
-
-
-def _codes(entries: Sequence[Shown], found: Evidence, folder: Path) -> Iterator[Figure]:
-    """How much of its code each entry uses."""
-    drawn = (
-        ("kl_per_dimension", "KL of each latent dimension", "latent dimensions, largest rate first", "KL (nats)",
-         "KL(q(z|x) ‖ p(z)) of each latent dimension; one without any has collapsed."),
-        ("code_usage", "Use of each code", "codes, most used first", "share of positions (%)",
-         "How often each code of the codebook is used over the whole test set."),
-    )  # fmt: skip
-    for entry in entries:
-        examples = entry.examples
-        for key, title, across, up, caption in drawn:
-            if key not in examples:
-                continue
-            heights, reference = examples[key].astype(np.float64), None
-            if key == "code_usage":
-                heights, reference = 100 * heights / heights.sum(), ("uniform use", 100 / len(heights))
-            path = folder / entry.name / f"{key}.svg"
-            charts.bars(heights, (across, up), evidence.styles(found)[entry.name], path, reference)
-            yield Figure(f"{title}: {entry.name}", path, f"{caption} Seed {entry.finished[0].seed}.")
-
-
-def _shown_contrast(contrast: summary.Contrast, entries: Sequence[Shown]) -> dict[str, Any]:
+def _contrast(contrast: summary.Contrast, entries: Sequence[ReportEntry]) -> dict[str, Any]:
     """What one setting changed, as a table of what can be told and a list of what cannot."""
-
-    def cell(value: Any, digits: int) -> str:
-        return comparison.cell(value, digits)
-
-    told = [
-        [comparison.heading(each), change.reading, _signed(change, each.digits), cell(change.before, each.digits),
-         cell(change.after, each.digits)]
-        for change in contrast.told
-        for each in [metrics.metric(change.name)]
-    ]  # fmt: skip
-    header = ["", "is", "by", contrast.before, contrast.after]
-    whose = {entry.name: entry for entry in entries}
+    before, after = (next(e for e in entries if e.name == each.name) for each in (contrast.before, contrast.after))
+    told, links = list[list[str]](), dict[str, str]()
+    for change in contrast.told:
+        each = metric(change.name)
+        heading, digits = tables.heading(each), each.digits
+        by = ("+" if change.gap.mean > 0 else "") + tables.cell(change.gap, digits).replace("-", "−")
+        told.append([heading, change.reading, by, *(tables.cell(v, digits) for v in (change.before, change.after))])
+        links[heading] = f"#metric-{change.name if change.name in METRICS else 'noise'}"
     return {
-        "title": f"{contrast.before} → {contrast.after}",
+        "title": f"{before.name} → {after.name}",
         "parameters": [
-            (key, _value(before, key, whose[contrast.before]), _value(after, key, whose[contrast.after]))
-            for key, before, after in contrast.parameters
+            (key, _value(old, key, before), _value(new, key, after)) for key, old, new in contrast.parameters
         ],
-        "links": {
-            comparison.heading(metrics.metric(change.name)): f"#metric-{_anchor(change.name)}"
-            for change in contrast.told
-        },
-        "table": Table("", "", header, told) if told else None,
-        "tied": [metrics.metric(change.name).title for change in contrast.tied],
+        "links": links,
+        "table": Table("", "", ["", "is", "by", before.name, after.name], told) if told else None,
+        "tied": [metric(change.name).title for change in contrast.tied],
     }
 
 
-def _signed(change: summary.Change, digits: int) -> str:
-    sign = "+" if change.gap.mean > 0 else ""
-    return (sign + comparison.cell(change.gap, digits)).replace("-", "−")
-
-
-def _value(value: Any, key: str, entry: Shown) -> str:
+def _value(value: Any, key: str, entry: ReportEntry) -> str:
     """A parameter's value; of `inputs` also the noise that the name stands for."""
     if key != "inputs" or value == CLEAN:
         return "–" if value is None else str(value)
@@ -339,40 +149,36 @@ def _value(value: Any, key: str, entry: Shown) -> str:
     return f"{value} ({', '.join(f'{readable(kind)} {level}' for kind, levels in noise.items() for level in levels)})"
 
 
-def _anchor(name: str) -> str:
-    return name if name in metrics.METRICS else "noise"
-
-
-def _tables(entries: Sequence[Shown], finished: pd.DataFrame) -> Iterator[Table]:
+def _tables(params: Params, entries: Sequence[ReportEntry], finished: pd.DataFrame) -> Iterator[Table]:
     """The results; a table that has nothing to show is left out."""
-    reference = entries[0].params.corruption.reference
+    reference = params.corruption.reference
     note = f"Denoising MSE: {reference.kind} at level {reference.level}."
-    glance = comparison.tables("At a glance", note, finished, metrics.HEADLINE)
+    glance = tables.tables("At a glance", note, finished, HEADLINE)
     glance = glance or [Table("At a glance", note, ["", "status"], [])]
-    for entry in entries:
-        if not entry.finished:
-            glance[0].rows.append([entry.name, *(["diverged"] * (len(glance[0].header) - 1))])
+    diverged = [entry.name for entry in entries if not entry.finished]
+    glance[0].rows.extend([name, *(["diverged"] * (len(glance[0].header) - 1))] for name in diverged)
     yield from glance
     for pixels in finished.loc[finished["neg_elbo"].notna(), "pixels"].unique():
         of_one_kind = finished[finished["pixels"] == pixels]
         note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these."
-        yield from comparison.tables(f"Likelihood: {pixels}", note, of_one_kind, metrics.LIKELIHOOD, say_pixels=False)
+        yield from tables.tables(f"Likelihood: {pixels}", note, of_one_kind, LIKELIHOOD, say_pixels=False)
+    restored = (
+        f"MSE to the clean images of what is made of {params.evaluation.noisy_images:,} corrupted ones; first that of "
+        "all without noise."
+    )
+    noise = noise_levels(finished).items()
     for title, note, names in (
-        ("Codes", "Over the whole test set.", metrics.CODES),
-        ("Representation", "Of the codes of frozen models, for the images' classes.", metrics.REPRESENTATION),
-        ("Geometry", "Codes of test images, mixed and turned.", metrics.GEOMETRY),
-        ("Samples", _features(), metrics.SAMPLES),
-        ("Inputs unlike the data", "What a model gives back of noise and of photographs.", metrics.IDENTITY),
-    ):
-        yield from comparison.tables(title, note, finished, names)
-    for kind, levels in noises(finished).items():
-        count = entries[0].params.evaluation.noisy_images
-        note = f"MSE to the clean images of what is made of {count:,} corrupted ones; first that of all without noise."
-        yield from comparison.tables(f"Denoising: {readable(kind)}", note, finished, [name for _, name in levels])
-    yield from comparison.tables("Cost", "Of one seed.", finished, metrics.COST)
-    validation = [f"validation_{name}" for name in metrics.HEADLINE]
-    note = "The first table on the validation split. By these, settings are picked."
-    yield from comparison.tables("Validation", note, finished, validation)
+        ("Codes", "Over the whole test set.", CODES),
+        ("Representation", "Of the codes of frozen models, for the images' classes.", REPRESENTATION),
+        ("Geometry", "Codes of test images, mixed and turned.", GEOMETRY),
+        ("Samples", _features(), SAMPLES),
+        ("Out-of-distribution inputs", "What a model gives back of noise and of photographs.", IDENTITY),
+        *((f"Denoising: {readable(kind)}", restored, [name for _, name in levels]) for kind, levels in noise),
+        ("Cost", "Of one seed.", COST),
+        ("Validation", "The first table on the validation split. By these, settings are picked.",
+         [f"validation_{name}" for name in HEADLINE]),
+    ):  # fmt: skip
+        yield from tables.tables(title, note, finished, names)
 
 
 def _features() -> str:
@@ -387,31 +193,35 @@ def _features() -> str:
     )
 
 
-def _claims(found: Evidence, finished: pd.DataFrame, drawn: Mapping[str, list[Figure]]) -> Iterator[dict[str, Any]]:
-    """Each claim with its numbers and figures."""
-    for claim in claims.claims(found):
-        mine = finished[finished["entry"].isin([entry.name for entry in claim.answering])]
+def _claims(evidence: Evidence, folder: Path) -> Iterator[dict[str, Any]]:
+    """Each claim with its verdict, numbers and figures."""
+    figures = {"memory": list(report_charts.generalisation(evidence, folder))}
+    for claim in CLAIMS:
+        judgement = judge(claim, evidence)
+        mine = [entry.name for entry in evidence.group(claim.entries)]
+        rows = evidence.results[evidence.results["entry"].isin(mine)]
+        measured = judgement.verdict is not Verdict.UNMEASURED
         yield {
             "claim": claim,
-            "tables": comparison.tables(claim.title, "", mine, claim.metrics),
-            "figures": drawn.get(claim.key, []),
+            "judgement": judgement,
+            "tables": tables.tables(claim.title, "", rows, claim.table) if measured else [],
+            "figures": figures.get(claim.key, []),
         }
 
 
-def _section(entry: Shown, finished: pd.DataFrame) -> Section:
+def _section(entry: ReportEntry, finished: pd.DataFrame) -> Section:
     """An entry: what it is, every seed's numbers, and where they come from."""
     result, training = entry.results[0], entry.results[0].training
     mine = finished[finished["entry"] == entry.name].set_index("seed")
-    names = [name for name in metrics.HEADLINE if name in mine and mine[name].notna().any()]
+    names = [name for name in HEADLINE if name in mine and mine[name].notna().any()]
     seeds = [
-        [f"seed {seed}", *(f"{mine.loc[seed, name]:,.{metrics.metric(name).digits}f}" for name in names)]
-        for seed in mine.index
+        [f"seed {seed}", *(f"{mine.loc[seed, name]:,.{metric(name).digits}f}" for name in names)] for seed in mine.index
     ]
     commit = training["commit"]
     return Section(
         entry.name,
         result.about + ("" if entry.finished else " No seed finished."),
-        seeds=Table("", "", ["", *(metrics.metric(name).title for name in names)], seeds, names) if seeds else None,
+        seeds=Table("", "", ["", *(metric(name).title for name in names)], seeds, names) if seeds else None,
         links={f"seed {each.seed}": _run(each.cost["fingerprint"]) for each in entry.results},
         origin={
             "commit": commit,
@@ -443,22 +253,20 @@ def _run(fingerprint: str) -> str:
     return f"{server}/{RUN.format(wanted)}"
 
 
-def _undefined(entries: Sequence[Shown]) -> list[tuple[str, list[str]]]:
-    """The reasons for every value that is not there, each with what it is the reason for."""
+def _undefined(entries: Sequence[ReportEntry]) -> list[tuple[str, list[str]]]:
+    """The reasons for every value that is not there, each with what it is the reason for and of whom."""
     reasons: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
         for name, reason in {name: why for r in entry.results for name, why in r.undefined.items()}.items():
-            title = metrics.METRICS[name].title if name in metrics.METRICS else name.replace("_", " ")
+            title = METRICS[name].title if name in METRICS else name.replace("_", " ")
             reasons.setdefault(reason, {}).setdefault(title, []).append(entry.name)
-    return [(reason, list(_by_entries(of))) for reason, of in reasons.items()]
-
-
-def _by_entries(titles: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Metrics that the same entries lack, together."""
-    together: dict[tuple[str, ...], list[str]] = {}
-    for title, names in titles.items():
-        together.setdefault(tuple(names), []).append(title)
-    yield from (f"{', '.join(metrics)} ({', '.join(names)})" for names, metrics in together.items())
+    found = []
+    for reason, titles in reasons.items():
+        together: dict[str, list[str]] = {}
+        for title, names in titles.items():
+            together.setdefault(", ".join(names), []).append(title)
+        found.append((reason, [f"{', '.join(lacking)} ({names})" for names, lacking in together.items()]))
+    return found
 
 
 def _provenance(params: Params) -> Table:

@@ -2,16 +2,26 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from ruamel.yaml import YAML
+from safetensors.numpy import load_file
 
 from autoencoders import disk
 from autoencoders.errors import UserError
+from autoencoders.evidence import Entry
+from autoencoders.galleries import Examples
+from autoencoders.metric_names import GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
+from autoencoders.metrics import CODES, LIKELIHOOD
+from autoencoders.tables import flattened, spreadsheet
 from pipeline import paths
 from pipeline.params import CLEAN, Params
+
+MEASURED = (*RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *REPRESENTATION, *SAMPLES)  # columns of the CSV
 
 
 @dataclass(frozen=True)
@@ -37,10 +47,76 @@ class Result:
     curve: list[dict[str, Any]]  # phase, step, time and losses of every point
 
 
-def collect(params: Params) -> list[Result]:
-    """Every entry and seed of the parameters, in their order."""
+@dataclass(frozen=True)
+class ReportEntry:
+    """An entry under the name that the report gives it."""
+
+    name: str
+    params: Params
+    results: Sequence[Result]
+
+    @property
+    def section(self) -> Mapping[str, Any]:
+        """Of `variants` in its parameters."""
+        section: Mapping[str, Any] = self.params.variants[self.results[0].entry]
+        return section
+
+    @property
+    def finished(self) -> list[Result]:
+        """Its seeds that did; the first stands for it in the figures."""
+        return [result for result in self.results if result.status == "finished"]
+
+    @property
+    def examples(self) -> Examples:
+        """Images of its first seed that finished, as numbers from 0 to 255, and what else there is to draw."""
+        if not self.finished:
+            return {}
+        return load_file(self.finished[0].folder / "examples.safetensors")
+
+    def entry(self) -> Entry:
+        """What the claims are judged by."""
+        return Entry(
+            self.name,
+            pixels=next((result.pixels for result in self.finished), None),
+            parameters=dict(flattened(self.section)),
+            curves=[result.curve for result in self.finished],
+        )
+
+
+def collect(params: Params) -> list[ReportEntry]:
+    """Every entry of the parameters with all its seeds, in their order."""
     lock = _lock()
-    return [_result(lock, entry, seed) for entry in params.variants for seed in params.seeds]
+    return [ReportEntry(name, params, [_result(lock, name, seed) for seed in params.seeds]) for name in params.variants]
+
+
+def rows(entries: Sequence[ReportEntry]) -> pd.DataFrame:
+    """One row for each entry and seed: what was measured, what it cost and where it comes from."""
+    return pd.DataFrame([_row(entry.name, result) for entry in entries for result in entry.results])
+
+
+def _row(name: str, result: Result) -> dict[str, Any]:
+    """What was measured, on the test split unless named."""
+    training = result.training
+    measured = dict.fromkeys(MEASURED, float("nan")) | result.metrics.get("test", {})
+    measured |= {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
+    trained = {
+        "pixels": result.pixels or "n/a",
+        **costs(result),
+        "best_steps": "/".join(str(phase["best_step"]) for phase in result.outcome.values()),
+        "started": training["started"],
+        "commit": training["commit"],
+        "uncommitted_changes": " ".join(training["uncommitted_changes"]) or "none",
+        "data": result.data_digest,
+        "parameters_digest": parameters_digest(result),
+        **{key: training[key] for key in ("device", "hardware", "precision", "mode", "python")},
+        **training["packages"],
+    }
+    if taken := measured.keys() & trained.keys():
+        msg = f"metrics with the name of another column: {', '.join(sorted(taken))}"
+        raise ValueError(msg)
+    model = result.parameters[f"variants.{result.entry}"]["model"]
+    which = {"entry": name, "model": model, "seed": result.seed, "status": result.status}
+    return {name: spreadsheet(value) for name, value in (which | measured | trained).items()}
 
 
 def available(params: Params) -> tuple[list[Result], list[str]]:

@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 
 from autoencoders import disk
 from autoencoders.champions import ALIAS, Candidate, Champion, elect
-from autoencoders.comparison import flattened
 from autoencoders.metrics import HEADLINE, METRICS
+from autoencoders.tables import flattened
 from autoencoders.tracking import FAILED, FINISHED, KILLED, RUNNING, Evaluated, Projector, Run, page
 from pipeline import paths, resources, results, signals, stage
 from pipeline.params import Params

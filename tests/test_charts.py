@@ -7,16 +7,16 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Plot
 
 from autoencoders import charts
-from autoencoders.charts import Spent
-from autoencoders.comparison import Figure
-from autoencoders.figures import COLOURS
+from autoencoders.evidence import RateDistortion
 from autoencoders.intervals import Interval
+from autoencoders.pages import Figure
+from autoencoders.palette import COLOURS, FAINT, PAPER
 
-SPENT = [
-    Spent("vae", 0, np.array([20.0, 21.0]), np.array([80.0, 79.0]), family="vae", beta=1.0),
-    Spent("vae-beta4", 1, np.array([10.0, 11.0]), np.array([95.0, 94.0]), family="vae", beta=4.0),
-    Spent("vqvae", 2, np.array([150.0]), np.array([50.0]), uniform=np.array([300.0])),
-    Spent("vqvae-too", 3, np.array([151.0]), np.array([50.5]), uniform=np.array([300.0])),
+POINTS = [
+    RateDistortion("vae", 0, np.array([20.0, 21.0]), np.array([80.0, 79.0]), family="vae", beta=1.0),
+    RateDistortion("vae-beta4", 1, np.array([10.0, 11.0]), np.array([95.0, 94.0]), family="vae", beta=4.0),
+    RateDistortion("vqvae", 2, np.array([150.0]), np.array([50.0]), uniform=np.array([300.0])),
+    RateDistortion("vqvae-too", 3, np.array([151.0]), np.array([50.5]), uniform=np.array([300.0])),
 ]
 LINES = {"a": [(0.0, Interval(1.0, 0.1)), (0.5, Interval(2.0, 0.2))], "b": [(0.0, Interval(1.0, float("nan")))]}
 
@@ -44,7 +44,7 @@ STYLES = {"a": 0, "b": 7}
 
 
 def draw_all(folder: Path) -> None:
-    charts.rate_distortion(SPENT, folder / "rate.svg")
+    charts.rate_distortion(POINTS, folder / "rate.svg")
     charts.lines(LINES, STYLES, "level", "MSE", folder / "lines.svg")
     charts.lines(LINES, STYLES, "seconds", "%", folder / "log.svg", logarithmic=True)
     charts.values({"a": [1.0, 2.0]}, {"a": Interval(1.5, 0.4)}, STYLES, xlabel="", digits=2, path=folder / "values.svg")
@@ -74,7 +74,7 @@ def test_a_difference_that_may_be_chance_is_hollow(tmp_path: Path, drawn: list[P
     gaps = {"a": Interval(1.0, 0.5), "b": Interval(1.0, 2.0), "c": Interval(1.0, float("nan"))}
     charts.differences(gaps, dict.fromkeys(gaps, 0), "x", tmp_path / "gaps.svg")
     faces = [to_hex(np.asarray(dots.get_facecolor())[0].tolist()) for dots in drawn[0].axes[0].collections]
-    assert faces == [COLOURS[0], charts.PAPER, charts.PAPER]
+    assert faces == [COLOURS[0], PAPER, PAPER]
 
 
 def test_a_metric_shows_every_seed_its_mean_and_interval(tmp_path: Path, drawn: list[Plot]) -> None:
@@ -89,26 +89,35 @@ def test_a_metric_shows_every_seed_its_mean_and_interval(tmp_path: Path, drawn: 
     assert [text.get_text() for text in axes.texts] == ["3.0", "4.0"]
 
 
+def test_a_legend_tells_many_entries_apart() -> None:
+    assert len({charts._look(style) for style in range(36)}) == 36
+
+
 def test_a_curve_of_one_point_is_drawn(tmp_path: Path) -> None:
     charts.learning([CURVE[:1]], [0], 0, tmp_path / "curve.svg")
     assert (tmp_path / "curve.svg").stat().st_size > 0
 
 
-def test_labels_cover_neither_dots_nor_each_other(tmp_path: Path, drawn: list[Plot]) -> None:
-    charts.rate_distortion(SPENT, tmp_path / "rate.svg")
-    axes = drawn[0].axes[0]
-    named = [text for text in axes.texts if text.get_text().startswith("v")]
-    assert {text.get_text() for text in named} >= {"vae", "vqvae", "vqvae, uniform prior"}
-    assert len(named) == 6
-    boxes = [text.get_window_extent() for text in named]
-    means = [axes.transData.transform(each.mean) for each in SPENT]
-    assert not any(box.contains(*mean) for box in boxes for mean in means)
-    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+def test_names_and_numbers_lie_beside_all_dots(tmp_path: Path, drawn: list[Plot]) -> None:
+    """The names below the axes, the sums at the upper ends of their lines: above the axes, or left of all dots."""
+    charts.rate_distortion(POINTS, tmp_path / "rate.svg")
+    (axes,), (legend,) = drawn[0].axes, drawn[0].legends
+    occupied = axes.get_tightbbox()
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "vae", "vae-beta4", "vqvae", "vqvae, uniform prior", "vqvae-too", "vqvae-too, uniform prior",
+    ]  # fmt: skip
+    assert occupied is not None
+    assert not legend.get_window_extent().overlaps(occupied)
+    sums = [text.get_window_extent() for text in axes.texts if text.get_text().isdecimal()]
+    assert len(sums) > 3
+    assert not any(one.overlaps(other) for i, one in enumerate(sums) for other in sums[:i])
+    means = [axes.transData.transform(each.mean) for each in POINTS]
+    assert not any(box.padded(4).contains(*mean) for box in sums for mean in means)
 
 
 def test_only_a_family_is_joined_and_equal_sums_have_slope_minus_one(tmp_path: Path, drawn: list[Plot]) -> None:
-    charts.rate_distortion(SPENT, tmp_path / "rate.svg")
-    (curve,) = (line for line in drawn[0].axes[0].lines if line.get_color() == charts.FAINT)
+    charts.rate_distortion(POINTS, tmp_path / "rate.svg")
+    (curve,) = (line for line in drawn[0].axes[0].lines if line.get_color() == FAINT)
     assert np.asarray(curve.get_xydata()).tolist() == [[20.5, 79.5], [10.5, 94.5]]
     for line in drawn[0].axes[0].lines:
         if line is not curve:

@@ -12,7 +12,7 @@ from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
 from autoencoders.classifier import Classifier
 from autoencoders.errors import UserError
-from autoencoders.metrics import CLASSIFIER, REPRESENTATION, SAMPLES
+from autoencoders.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
 from autoencoders.sealed import read
 from autoencoders.tensors import as_float
 from autoencoders.training.state import PhaseResult

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from pipeline import params
 from pipeline.compare import paired
-from pipeline.page import Shown
+from pipeline.results import ReportEntry
 
 
 @dataclass
@@ -12,9 +12,9 @@ class Seed:
     fingerprint: str
 
 
-def entries(**fingerprints: str) -> list[Shown]:
+def entries(**fingerprints: str) -> list[ReportEntry]:
     checked = cast("params.Params", None)
-    return [Shown(name, checked, cast("Sequence[Any]", [Seed(each)])) for name, each in fingerprints.items()]
+    return [ReportEntry(name, checked, cast("Sequence[Any]", [Seed(each)])) for name, each in fingerprints.items()]
 
 
 def test_what_gave_the_same_is_there_once_and_what_differs_is_a_pair() -> None:

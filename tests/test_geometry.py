@@ -11,7 +11,7 @@ from autoencoders.base import VARIANTS, Autoencoder, Batch, Latent, Losses, Shap
 from autoencoders.checkpoint import build
 from autoencoders.evaluation import undefined_metrics
 from autoencoders.latent import flatten
-from autoencoders.metrics import GEOMETRY
+from autoencoders.metric_names import GEOMETRY
 from tests.conftest import IMAGE, PARAMETERS, batch
 
 BATCH = 50

@@ -10,7 +10,7 @@ from autoencoders import evaluation, out_of_distribution
 from autoencoders.base import VARIANTS, Autoencoder, Batch, Losses
 from autoencoders.checkpoint import build
 from autoencoders.datasets import Bytes, Shape
-from autoencoders.metrics import IDENTITY
+from autoencoders.metric_names import IDENTITY
 from tests.conftest import IMAGE, PARAMETERS
 
 SHAPES: list[Shape] = [(1, 8, 8), (3, 32, 32), (3, 12, 40), (1, 64, 16)]

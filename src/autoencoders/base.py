@@ -75,7 +75,7 @@ class Autoencoder(Learner):
         inputs: what it has to see in training, "clean" or "corrupted" images, however corrupted; None leaves it to the
             parameters.
         undefined: the capabilities that this variant has no definition of, each with the reason. What metrics and
-            figures each of them means stands in `evaluation.METRICS_OF`.
+            figures each of them means stands in `metric_names.METRICS_OF`.
         pixels: what a pixel is to the likelihood, "Bernoulli", "8-bit" or "continuous"; bounds on different ones cannot
             be compared.
         configuration: what `checkpoint.build` made it from.

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoencoders import arrays, bounds, image_quality, out_of_distribution, statistics
-from autoencoders.base import Autoencoder, Capability
+from autoencoders.base import Autoencoder
 from autoencoders.latent import flatten, line, parts, unflatten
-from autoencoders.metrics import CODEBOOK, PROBABILISTIC, SAMPLES
+from autoencoders.metric_names import METRICS_OF
 from autoencoders.pairs import Pairs
 from autoencoders.tensors import BATCH, as_float, device_of
 
@@ -25,16 +25,6 @@ SAMPLE_ROWS = 6
 UNLIKE = 500  # images of each kind that are unlike the data; fewer where they are large
 VECTORS = 2  # the number of dimensions of a batch of codes that are vectors, not grids
 TRAVERSED = 8  # dimensions of the code
-METRICS_OF: dict[Capability, tuple[str, ...]] = {  # the metrics and figures that need a capability of the model
-    "bound": PROBABILISTIC,
-    "importance": ("nll", "nll_error", "effective_samples"),
-    "units": ("active_units", "latent_units"),
-    "kl_per_dimension": ("kl_per_dimension",),
-    "samples": (*SAMPLES, "samples"),
-    "codebook": (*CODEBOOK, "code_usage"),
-    "direction": ("dial", "traversal"),
-    "bits_per_dim": ("bits_per_dim",),
-}
 TRAVERSED_IMAGE = 4  # the images are in the order of their classes: MNIST's running example, a handwritten 4
 
 

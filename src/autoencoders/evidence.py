@@ -1,33 +1,37 @@
-"""What a claim is judged by: which entries answer, what the seeds tell of a value or a difference, and how it is said.
+"""The results as evidence: the entries, their metrics by seed, and which of them answer a question.
 
-A verdict is read off an interval: all of it on the claimed side of a threshold supports the claim, all of it on the
-other side contradicts it, and one that holds the threshold decides nothing.
+Who answers is found by what an entry is: what it learned from, which metrics it defines; never by its name.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from autoencoders.charts import Curve
-from autoencoders.comparison import by_seed, cell
-from autoencoders.intervals import Interval, difference, interval, leaders
+from autoencoders.intervals import Interval, by_seed, difference, interval, leaders
 from autoencoders.metrics import metric
 
+Curve: TypeAlias = Sequence[Mapping[str, Any]]  # points of one phase: step, time, train_loss or validation_loss
+Line: TypeAlias = Sequence[tuple[float, Interval]]  # where, and what was measured there
+
 CLEAN = "clean"  # the `inputs` of an entry that learns from uncorrupted images
-ABOVE, BELOW = 1, -1  # on which side of a threshold a claim places a value
 
 
-class Verdict(StrEnum):
-    """What the data say of a claim."""
+class Group(StrEnum):
+    """Entries of one kind, as a sentence calls them."""
 
-    SUPPORTED = "supported"
-    CONTRADICTED = "contradicted"
-    UNDECIDED = "undecided"
-    MIXED = "mixed"
-    UNMEASURED = "not measured"
+    ALL = "entries"
+    PLAIN = "plain autoencoders"
+    CLEAN = "entries that learned from clean images"
+    CORRUPTED = "entries that learned from corrupted images"
+    DENOISING = "denoising autoencoders"
+    VARIATIONAL = "variational autoencoders"
+    DISCRETE = "autoencoders with a codebook"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,6 @@ class Entry:
     name: str
     pixels: str | None = None  # what a pixel is to its likelihood, if it has one
     parameters: Mapping[str, Any] = field(default_factory=dict)  # of its section in params.yaml, by dotted keys
-    noise: Sequence[str] = ()  # the kinds of corruption that it learned from
     curves: Sequence[Curve] = ()  # one for each seed that finished
 
     @property
@@ -50,6 +53,13 @@ class Entry:
     def clean(self) -> bool:
         """Whether it learned from clean images."""
         return self.parameters.get("inputs") == CLEAN
+
+    @property
+    def codes(self) -> int:
+        """The codes of all its codebooks; 0 where the parameters do not say."""
+        if "quantizer.levels" in self.parameters:
+            return math.prod(self.parameters["quantizer.levels"])
+        return int(self.parameters.get("quantizer.codes", 0)) * int(self.parameters.get("quantizer.depth", 1))
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,20 @@ class Evidence:
         """The entries that define all of these metrics."""
         return [entry for entry in self.entries if all(len(self.values(entry, name)) for name in names)]
 
+    def group(self, group: Group) -> list[Entry]:
+        """The entries of one kind."""
+        discrete = {entry.name for entry in self.having("codes_used")}
+        belongs: dict[Group, Callable[[Entry], bool]] = {
+            Group.ALL: lambda _: True,
+            Group.PLAIN: lambda entry: entry.plain,
+            Group.CLEAN: lambda entry: entry.clean,
+            Group.CORRUPTED: lambda entry: not entry.clean,
+            Group.DENOISING: lambda entry: not entry.clean and entry.pixels is None,
+            Group.VARIATIONAL: lambda entry: entry.pixels is not None and entry.name not in discrete,
+            Group.DISCRETE: lambda entry: entry.name in discrete,
+        }
+        return [entry for entry in self.entries if belongs[group](entry)]
+
     def best(self, entries: Iterable[Entry], name: str) -> Entry:
         """The entry with the best mean of a metric that they all define."""
         sign = 1 if metric(name).better == "lower" else -1
@@ -92,126 +116,53 @@ class Evidence:
         return *best, difference(pair[0], pair[1], len(ours) * len(theirs))
 
     @property
-    def variational(self) -> list[Entry]:
-        """Whose code is a distribution over numbers."""
-        discrete = {entry.name for entry in self.discrete}
-        return [entry for entry in self.having("mse") if entry.pixels and entry.name not in discrete]
-
-    @property
-    def discrete(self) -> list[Entry]:
-        """Whose code is taken from a codebook."""
-        return self.having("codes_used")
+    def styles(self) -> dict[str, int]:
+        """A number for each entry: the same look in all charts."""
+        return {entry.name: i for i, entry in enumerate(self.entries)}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One measurement that bears on a claim."""
+class RateDistortion:
+    """What an entry's codes cost and leave unsaid: nats of rate and of distortion, one for each seed."""
 
-    verdict: Verdict | None  # None: it helps to read the others
-    text: str
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim with what was found.
-
-    Attributes:
-        key: a short name for links.
-        title: the claim itself.
-        reading: how it is put to the test, thresholds included.
-        findings: in the order in which they are read.
-        metrics: what its table shows, of the entries that answer.
-        answering: these.
-        overall: what the findings say together, where that is not simply what all of them say.
-    """
-
-    key: str
-    title: str
-    reading: str
-    findings: list[Finding]
-    metrics: Sequence[str] = ()
-    answering: Sequence[Entry] = ()
-    overall: Verdict | None = None
+    label: str
+    style: int  # the same number has the same colour and marker in every chart
+    rate: NDArray[np.float64]
+    distortion: NDArray[np.float64]
+    uniform: NDArray[np.float64] | None = None  # the rate under the uniform prior, where another is learned
+    family: Hashable = None  # entries of one family are joined, in the order of
+    beta: float = 1.0
 
     @property
-    def verdict(self) -> Verdict:
-        """That of all findings where they agree; those that nothing was measured for do not count."""
-        return self.overall or together(finding.verdict for finding in self.findings if finding.verdict)
-
-    @property
-    def label(self) -> str:
-        """The verdict, and whether there was more to measure."""
-        partly = self.verdict is not Verdict.UNMEASURED and any(f.verdict is Verdict.UNMEASURED for f in self.findings)
-        return f"{self.verdict}, as far as measured" if partly else str(self.verdict)
+    def mean(self) -> tuple[float, float]:
+        """Over the seeds."""
+        return float(self.rate.mean()), float(self.distortion.mean())
 
 
-def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """The one that all have that measured something; mixed where they differ."""
-    measured = set(verdicts) - {Verdict.UNMEASURED}
-    if len(measured) > 1:
-        return Verdict.MIXED
-    return measured.pop() if measured else Verdict.UNMEASURED
+def noise_levels(results: pd.DataFrame) -> dict[str, list[tuple[float, str]]]:
+    """The metrics of every kind of corruption by level, "mse" at level 0."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for name in map(str, results):
+        kind, dash, level = name.removeprefix("denoising_").rpartition("-")
+        if name.startswith("denoising_") and dash:
+            found.setdefault(kind, [(0.0, "mse")]).append((float(level), name))
+    return {kind: sorted(names) for kind, names in found.items()}
 
 
-def judge(value: Interval, threshold: float, claimed: int) -> Verdict:
-    """Whether a value lies on the claimed side of a threshold, `ABOVE` or `BELOW` it."""
-    side = value.side(threshold)
-    if side == 0:
-        return Verdict.UNDECIDED
-    return Verdict.SUPPORTED if side == claimed else Verdict.CONTRADICTED
+def noise_metrics(results: pd.DataFrame) -> list[str]:
+    """The errors under corruption, of all kinds at all levels."""
+    return [name for levels in noise_levels(results).values() for _, name in levels if name != "mse"]
 
 
-def unmeasured(reason: str) -> Finding:
-    """Nothing to go by, and why, as a sentence without its full stop."""
-    return Finding(Verdict.UNMEASURED, f"{reason}.")
-
-
-def better(evidence: Evidence, name: str, ours: Sequence[Entry], theirs: Sequence[Entry], whose: str) -> Finding:
-    """Whether the best of ours is better than the best of theirs; `whose` says who the two are."""
-    ours, theirs = ([entry for entry in each if entry in evidence.having(name)] for each in (ours, theirs))
-    title = metric(name).title
-    if not ours or not theirs:
-        return unmeasured(f"{title} is not there for both {whose}")
-    mine, other, gain = evidence.advantage(ours, theirs, name)
-    verdict = judge(gain, 0, ABOVE)
-    says = {Verdict.SUPPORTED: "better by", Verdict.CONTRADICTED: "worse by"}.get(verdict)
-    return Finding(
-        verdict,
-        f"{title}: {mine.name} {shown(evidence.mean(mine, name), name)}, "
-        f"{other.name} {shown(evidence.mean(other, name), name)}; {told(gain, name, says)}.",
-    )
-
-
-def told(gain: Interval, name: str, says: str | None) -> str:
-    """A difference in words: its size where it has a sign, else that it cannot be told."""
-    size = shown(Interval(abs(gain.mean), gain.half), name)
-    if says:
-        return f"{says} {size}"
-    return f"they cannot be told apart ({sure(gain, f'difference {size}')})"
-
-
-def sure(value: Interval, text: str) -> str:
-    """`text`, and where there is no interval the reason."""
-    return text if value.known else f"{text}; fewer than two seeds give no interval"
-
-
-def shown(value: Interval, name: str) -> str:
-    """A metric's value as the tables show it, with its unit."""
-    each = metric(name)
-    return f"{cell(value, each.digits)} {each.unit}".rstrip()
-
-
-def percent(value: Interval) -> str:
-    """A share in percent."""
-    return cell(Interval(100 * value.mean, 100 * value.half), 1) + " %"
-
-
-def above(value: Interval) -> str:
-    """By which share something is more or less than something else."""
-    return f"{percent(Interval(abs(value.mean), value.half))} {'above' if value.mean >= 0 else 'below'}"
-
-
-def listed(names: Iterable[object]) -> str:
-    """`a, b and c`."""
-    *most, last = map(str, names)
-    return f"{', '.join(most)} and {last}" if most else last
+def loss_ratios(curve: Curve, phase: str = "autoencoder") -> list[tuple[int, float]]:
+    """Validation loss ÷ mean training loss since the validation before, with its step, of one phase."""
+    ratios, losses = list[tuple[int, float]](), list[float]()
+    for point in curve:
+        if point["phase"] != phase:
+            continue
+        if "train_loss" in point:
+            losses.append(point["train_loss"])
+        if "validation_loss" in point and losses and np.mean(losses) > 0:
+            ratios.append((point["step"], point["validation_loss"] / float(np.mean(losses))))
+            losses = []
+    return ratios

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from autoencoders.metrics import SAMPLES
+from autoencoders.metric_names import SAMPLES
 
 NEAREST = 3  # k of the balls, as in Kynkäänniemi et al. 2019
 FEWEST = NEAREST + 1  # points of a set whose balls are defined

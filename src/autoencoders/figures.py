@@ -10,12 +10,12 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from autoencoders.palette import ACCENT, COLOURS, GRID, INK
+
 mpl.use("Agg")
 
 Rows: TypeAlias = Sequence[tuple[str, NDArray[np.float32]]]  # labels, and images (n, C, H, W) in [0, 1]
 
-INK, GRID, ACCENT = "#1f2937", "#e5e7eb", "#1d4ed8"
-COLOURS = ("#1d4ed8", "#c2410c", "#047857", "#7e22ce", "#be123c", "#0e7490")  # 4.5 : 1 or more on white
 STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": GRID,

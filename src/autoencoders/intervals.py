@@ -52,6 +52,12 @@ def difference(ours: pd.Series, theirs: pd.Series, comparisons: int = 1) -> Inte
     return interval(ours - theirs, comparisons)
 
 
+def by_seed(results: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A metric with a row for each seed and a column for each entry, in their order."""
+    entries = list(dict.fromkeys(results["entry"]))
+    return results.set_index(["seed", "entry"])[name].unstack()[entries]  # noqa: PD010 - there is nothing to aggregate
+
+
 def leaders(values: pd.DataFrame, better: str | None) -> set[str]:
     """The entry with the best mean, and those whose difference to it may as well be 0.
 

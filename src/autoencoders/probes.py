@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autoencoders.base import Autoencoder
 from autoencoders.latent import flatten
-from autoencoders.metrics import REPRESENTATION
+from autoencoders.metric_names import REPRESENTATION
 from autoencoders.pairs import Pairs
 from autoencoders.statistics import Mean
 from autoencoders.tensors import BATCH, as_float, device_of

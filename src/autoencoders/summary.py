@@ -1,19 +1,18 @@
 """What the results say in a few sentences, and what each setting changed: nothing that the data do not hold."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from autoencoders import metrics
-from autoencoders.claims import noises
-from autoencoders.comparison import by_seed, flattened
-from autoencoders.evidence import Entry, Evidence, listed, shown
-from autoencoders.intervals import Interval, difference, interval, leaders
-from autoencoders.metrics import metric
+from autoencoders.evidence import Entry, Evidence, noise_levels, noise_metrics
+from autoencoders.intervals import Interval, by_seed, difference, interval, leaders
+from autoencoders.metric_names import GEOMETRY, REPRESENTATION, SAMPLES
+from autoencoders.metrics import HEADLINE, metric
+from autoencoders.tables import flattened, listed, shown
 
 COMPARED = (
-    *metrics.HEADLINE, "copying_mse", "nll", "rate", "distortion", "active_units", "codes_used",
-    *metrics.REPRESENTATION, *metrics.GEOMETRY, *metrics.SAMPLES, "parameters", "train_seconds",
+    *HEADLINE, "copying_mse", "nll", "rate", "distortion", "active_units", "codes_used", *REPRESENTATION, *GEOMETRY,
+    *SAMPLES, "parameters", "train_seconds",
 )  # fmt: skip
 
 
@@ -33,48 +32,49 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
         evidence: the results.
         reference: the corruption of "denoising MSE", in words.
     """
-    restores = best(
-        evidence, evidence.having("denoising_mse"), "denoising_mse", f"restores images best from {reference}"
-    )
-    said = [
-        best(evidence, evidence.having("mse"), "mse", "reconstructs best"),
-        restores and replace(restores, more=_over_all_noise(evidence)),
-        _likelihood(evidence),
-    ]
-    return [replace(each, text=f"{each.text}.") for each in said if each]
+    bounded = evidence.having("neg_elbo")
+    kinds = [entry.pixels for entry in bounded]
+    comparable = [entry for entry in bounded if entry.pixels == max(kinds, key=kinds.count)]
+    nearest = [f"`{name}`" for name in sorted(evidence.leaders("frechet"))] if evidence.having("frechet") else []
+    samples = f"By Fréchet distance the best samples are those of {listed(nearest)}." if nearest else ""
+    asked = (
+        (evidence.having("mse"), "mse", "reconstructs best", ""),
+        (evidence.having("denoising_mse"), "denoising_mse", f"restores images best from {reference}",
+         _over_all_noise(evidence)),
+        (comparable, "neg_elbo", "gives the images the highest likelihood", samples),
+    )  # fmt: skip
+    return [
+        Sentence(f"{text}.", certainty, more)
+        for entries, name, does, more in asked if entries
+        for text, certainty in [_best(evidence, entries, name, does)]
+    ]  # fmt: skip
 
 
-def best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) -> Sentence | None:
-    """The best of `entries` by a metric that they all define, with what tells it from the next; None without any."""
-    if not entries:
-        return None
-    names = [entry.name for entry in entries]
-    results = evidence.results[evidence.results["entry"].isin(names)]
+def _best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) -> tuple[str, str]:
+    """The best of `entries` by a metric that they all define, with what tells it from the next; how certain that is."""
+    results = evidence.results[evidence.results["entry"].isin([entry.name for entry in entries])]
     values, each = by_seed(results[results[name].notna()], name), metric(name)
     order = list(values.mean().sort_values(ascending=each.better == "lower").index)
+    means = {entry: shown(interval(values[entry]), name) for entry in order}
     first, lead = order[0], leaders(values, each.better)
-    cited = {entry: f"`{entry}` ({shown(interval(values[entry]), name)})" for entry in order}
-    value = f"{each.title} {shown(interval(values[first]), name)}"
     if len(order) == 1:
-        return Sentence(f"`{first}` is the only entry with a {each.title}: {shown(interval(values[first]), name)}", "")
+        return f"`{first}` is the only entry with a {each.title}: {means[first]}", ""
+    best = f"`{first}` {does}: {each.title} {means[first]}; next is"
     if not lead:
-        return Sentence(f"`{first}` {does}: {value}; next is {cited[order[1]]}", "one seed")
-    behind = [entry for entry in order if entry not in lead]
-    gap = shown(_size(difference(values[behind[0]], values[first])), name) if behind else ""
+        return f"{best} `{order[1]}` ({means[order[1]]})", "one seed"
+    behind = next((entry for entry in order if entry not in lead), None)
+    gap = difference(values[behind], values[first]) if behind else Interval(0.0, 0.0)
+    size = shown(Interval(abs(gap.mean), gap.half), name)
     if len(lead) == 1:
-        return Sentence(f"`{first}` {does}: {value}; next is `{behind[0]}`, {gap} behind (seed by seed)", "certain")
-    tied = listed(cited[entry] for entry in order if entry in lead)
-    rest = f"; next is `{behind[0]}`, {gap} behind `{first}`" if behind else ""
-    return Sentence(f"Who {does} cannot be told: by {each.title} {tied} tie{rest}", "tie")
-
-
-def _size(gap: Interval) -> Interval:
-    return Interval(abs(gap.mean), gap.half)
+        return f"{best} `{behind}`, {size} behind (seed by seed)", "certain"
+    tied = listed(f"`{entry}` ({means[entry]})" for entry in order if entry in lead)
+    rest = f"; next is `{behind}`, {size} behind `{first}`" if behind else ""
+    return f"Who {does} cannot be told: by {each.title} {tied} tie{rest}", "tie"
 
 
 def _over_all_noise(evidence: Evidence) -> str:
     """Which entry has the least error at the most levels of all kinds of noise."""
-    names = [name for levels in noises(evidence.results).values() for _, name in levels if name != "mse"]
+    names = noise_metrics(evidence.results)
     entries = evidence.having(*names)
     if not names or len(entries) < 2:  # noqa: PLR2004 - nobody to compare with
         return ""
@@ -84,19 +84,6 @@ def _over_all_noise(evidence: Evidence) -> str:
     ties = f", {shared} of them a tie" if shared else ""
     count = f"{wins.count(most)} of {len(wins)}{ties}"
     return f"Over all kinds and levels of noise `{most}` has the least mean error at {count}."
-
-
-def _likelihood(evidence: Evidence) -> Sentence | None:
-    """Of the kind of pixels that most entries share; and whose samples are nearest to the images."""
-    defined = evidence.having("neg_elbo")
-    kinds = [entry.pixels for entry in defined]
-    mine = [entry for entry in defined if entry.pixels == max(kinds, key=kinds.count)]
-    said = best(evidence, mine, "neg_elbo", "gives the images the highest likelihood")
-    nearest = sorted(evidence.leaders("frechet")) if evidence.having("frechet") else []
-    if said is None or not nearest:
-        return said
-    whose = listed(f"`{name}`" for name in nearest)
-    return replace(said, more=f"By Fréchet distance the best samples are those of {whose}.")
 
 
 @dataclass(frozen=True)
@@ -124,10 +111,14 @@ class Change:
 class Contrast:
     """Two entries, what differs in their parameters, and in their metrics."""
 
-    before: str
-    after: str
-    parameters: list[tuple[str, Any, Any]]  # key, and its value in each; None where there is none
-    metrics: list[Change]
+    before: Entry
+    after: Entry
+    metrics: Sequence[Change]
+
+    @property
+    def parameters(self) -> list[tuple[str, Any, Any]]:
+        """Each key that differs, and its value in both; None where there is none."""
+        return changed(self.before.parameters, self.after.parameters)
 
     @property
     def told(self) -> list[Change]:
@@ -141,8 +132,18 @@ class Contrast:
 
 
 def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[Contrast]:
-    """What became different from the first to the second entry of each pair."""
-    return [_contrast(evidence, before, after) for before, after in pairs]
+    """What became different from the first to the second entry of each pair; of noise at the middle level of a kind."""
+    middle = [levels[len(levels) // 2][1] for levels in noise_levels(evidence.results).values()]
+    found = []
+    for before, after in pairs:
+        changes = []
+        for name in (*COMPARED, *middle):
+            first, second = evidence.values(before, name), evidence.values(after, name)
+            comparable = not metric(name).likelihood or before.pixels == after.pixels
+            if len(first) and len(second) and comparable:
+                changes.append(Change(name, interval(first), interval(second), difference(second, first)))
+        found.append(Contrast(before, after, changes))
+    return found
 
 
 def siblings(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
@@ -163,18 +164,3 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[s
         for key in dict.fromkeys([*before, *after])
         if before.get(key) != after.get(key)
     ]
-
-
-def _middle_levels(evidence: Evidence) -> list[str]:
-    """Of each kind of noise the error at the middle one of its levels."""
-    return [names[len(names) // 2][1] for names in noises(evidence.results).values()]
-
-
-def _contrast(evidence: Evidence, before: Entry, after: Entry) -> Contrast:
-    changes = []
-    for name in (*COMPARED, *_middle_levels(evidence)):
-        first, second = evidence.values(before, name), evidence.values(after, name)
-        comparable = not metric(name).likelihood or before.pixels == after.pixels
-        if len(first) and len(second) and comparable:
-            changes.append(Change(name, interval(first), interval(second), difference(second, first)))
-    return Contrast(before.name, after.name, changed(before.parameters, after.parameters), changes)
