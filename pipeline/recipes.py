@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, mode
 from autoencoders.errors import UserError
 from autoencoders.metrics import METRICS, Metric
 from pipeline import params, stage
-from pipeline.params import Section
+from pipeline.sections import Section, in_sentences
 
 RECIPES = Path("recipes")
 RESULTS = RECIPES / "results"
@@ -114,7 +114,7 @@ def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     try:
         recipe = Recipe.model_validate(params.read(path))
     except ValidationError as error:
-        msg = "\n".join(f"{path}: {sentence}" for sentence in params.in_sentences(error, Recipe))
+        msg = "\n".join(f"{path}: {sentence}" for sentence in in_sentences(error, Recipe))
         raise UserError(msg) from error
     wanted = merged(base, recipe.params)
     entries = params.check(wanted, f"{path}, params").variants

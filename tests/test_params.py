@@ -217,8 +217,8 @@ BROKEN = [
     (with_value("variants." + "a" * 200, DEFAULT["variants"]["vae"]), "variants.aaaa", "letters, digits"),
     (
         with_value("variants.vae.prior", nested(600)),
-        "variants.vae.prior.prior… has parts within parts",
-        "at most 12 levels",
+        "variants.vae.prior.prior.prior",
+        "prior has parts within parts: at most 12 levels",
     ),
     (without("variants.vae.code"), "variants.vae.code is missing", ""),
     ([], "the file is []:", "must be a valid dictionary"),

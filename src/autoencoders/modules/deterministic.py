@@ -1,9 +1,8 @@
 """What the variants share whose code is a point: everything but the loss."""
 
-from pydantic import PositiveInt
 from torch import Tensor
 
-from autoencoders.base import NEEDS_CODEBOOK, NEEDS_PRIOR, Autoencoder, Shape
+from autoencoders.base import NEEDS_CODEBOOK, NEEDS_PRIOR, Autoencoder, CodeSize, Shape
 from autoencoders.modules.layers import mean_colour
 from autoencoders.networks import NETWORKS, NetworkSection
 
@@ -16,7 +15,7 @@ class Deterministic(Autoencoder):
         **dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook"),
     }
 
-    def __init__(self, image: Shape, *, network: NetworkSection, code: PositiveInt) -> None:
+    def __init__(self, image: Shape, *, network: NetworkSection, code: CodeSize) -> None:
         super().__init__(image)
         built = NETWORKS.build(network, image)
         self.encoder = built.encoder(code)

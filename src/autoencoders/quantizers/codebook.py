@@ -5,7 +5,7 @@ from pydantic import PositiveInt
 from torch import nn
 
 from autoencoders.modules.vectors import VectorQuantizer
-from autoencoders.quantizers import Gradient
+from autoencoders.quantizers import Gradient, Restarts
 
 
 class Codebook(VectorQuantizer):
@@ -16,7 +16,7 @@ class Codebook(VectorQuantizer):
         *,
         codes: PositiveInt,
         size: PositiveInt,
-        restarts: bool = True,
+        restarts: Restarts = True,
         gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(codes, size, restarts=restarts, gradient=gradient)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from autoencoders import parallel
 from autoencoders.modules.vectors import DECAY, REVIVED, VectorQuantizer
-from autoencoders.quantizers import Gradient, Quantized, rows
+from autoencoders.quantizers import Gradient, Quantized, Restarts, rows
 
 SMOOTHING = 1e-5  # ε
 
@@ -34,7 +34,7 @@ class MovingAverages(VectorQuantizer):
         codes: PositiveInt,
         size: PositiveInt,
         decay: Annotated[float, Field(ge=0, lt=1)] = DECAY,
-        restarts: bool = True,
+        restarts: Restarts = True,
         gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(codes, size, restarts=restarts, gradient=gradient)

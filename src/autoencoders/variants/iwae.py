@@ -9,7 +9,7 @@ import math
 
 from pydantic import PositiveInt
 
-from autoencoders.base import Batch, Losses, Shape
+from autoencoders.base import Batch, CodeSize, Losses, Shape
 from autoencoders.likelihoods import LikelihoodSection
 from autoencoders.networks import NetworkSection
 from autoencoders.priors import PriorSection
@@ -24,7 +24,7 @@ class IWAE(VAE):
         image: Shape,
         *,
         network: NetworkSection,
-        code: PositiveInt,
+        code: CodeSize,
         samples: PositiveInt,
         likelihood: LikelihoodSection,
         prior: PriorSection = "standard",  # type: ignore[assignment]

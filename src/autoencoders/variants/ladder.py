@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias, cast
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from autoencoders.base import NEEDS_DIRECTION, Shape
 from autoencoders.likelihoods import LIKELIHOODS, LikelihoodSection
 from autoencoders.modules.layers import Convolution, Pointwise, Residual, Width, channels_last, mean_colour
-from autoencoders.modules.variational import Variational, WarmUp
+from autoencoders.modules.variational import Beta, Variational, WarmUp
 from autoencoders.networks import NETWORKS, Grid, NetworkSection
 from autoencoders.priors import log_normal, moments, reparameterise
 
@@ -40,7 +40,7 @@ class Ladder(Variational):
         layers: PositiveInt,
         channels: PositiveInt,
         likelihood: LikelihoodSection,
-        beta: NonNegativeFloat = 1.0,
+        beta: Beta = 1.0,
         warm_up: WarmUp = 0.0,
     ) -> None:
         built = NETWORKS.build(network, image)

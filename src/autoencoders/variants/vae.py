@@ -10,13 +10,13 @@ al. 2017. log p(x) itself is intractable: loss = −log p(x) + KL(q_φ(z|x) ‖ 
 """
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor
 
 from autoencoders.base import Shape
 from autoencoders.likelihoods import LIKELIHOODS, LikelihoodSection
 from autoencoders.modules.layers import mean_colour
-from autoencoders.modules.variational import Variational, WarmUp
+from autoencoders.modules.variational import Beta, Variational, WarmUp
 from autoencoders.networks import NETWORKS, NetworkSection
 from autoencoders.priors import PRIORS, PriorSection, log_normal, moments, reparameterise
 from autoencoders.priors.standard import kl_terms
@@ -31,7 +31,7 @@ class VAE(Variational):
         *,
         network: NetworkSection,
         code: PositiveInt,
-        beta: NonNegativeFloat,
+        beta: Beta,
         likelihood: LikelihoodSection,
         warm_up: WarmUp = 0.0,
         prior: PriorSection = "standard",  # type: ignore[assignment]

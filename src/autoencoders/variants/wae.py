@@ -9,10 +9,10 @@ The estimate has no bias and may be negative. A VAE draws each q(z|x) towards p(
 """
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from autoencoders.base import NEEDS_CODEBOOK, Batch, Losses, Shape
+from autoencoders.base import NEEDS_CODEBOOK, Batch, CodeSize, Losses, Shape
 from autoencoders.metrics import PROBABILISTIC
 from autoencoders.modules.deterministic import Deterministic, squared_error
 from autoencoders.networks import NetworkSection
@@ -32,7 +32,7 @@ class WAE(Deterministic):
         **dict.fromkeys(NEEDS_CODEBOOK, "there is no codebook"),
     }
 
-    def __init__(self, image: Shape, *, network: NetworkSection, code: PositiveInt, penalty: NonNegativeFloat) -> None:
+    def __init__(self, image: Shape, *, network: NetworkSection, code: CodeSize, penalty: NonNegativeFloat) -> None:
         super().__init__(image, network=network, code=code)
         self.code, self.penalty = code, penalty
 
