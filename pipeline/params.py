@@ -86,8 +86,8 @@ class DatasetParams(Section):
     validation: Share = Field(description="share of the training images held out to pick weights and settings by")
     seed: Seed = Field(description="of that split")
     binarize: Literal["none", "static", "dynamic"] = Field(
-        description="black and white pixels, their gray value being the probability of white; static: once; "
-        "dynamic: in each training step, but once for validation, test and corrupted copies"
+        description="pixels drawn black or white, their value being the probability of white; static: once; dynamic: "
+        "in each training step, but once for validation, test and corrupted copies"
     )
     folder: FolderParams = Field(description="your own images: what `name: folder` reads")
 
@@ -139,9 +139,7 @@ class CorruptionParams(Section):
 
     seed: Seed = Field(description="of all noise")
     reference: ReferenceCorruption = Field(description='what "denoising MSE" is measured under, for every entry')
-    train: dict[CorruptionName, TrainCorruption] = Field(
-        description="what entries may learn from: each has a name of yours, which an entry gives as its `inputs`"
-    )
+    train: dict[CorruptionName, TrainCorruption] = Field(description="what entries may name as their `inputs`")
     test: Noise = Field(description="the levels that every entry is tested on")
 
     @property

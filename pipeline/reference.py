@@ -24,7 +24,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from typer.cli import get_docs_for_click
 
 import pipeline
-from pipeline.params import PARAMS, Params, read
+from pipeline.params import Params
 from pipeline.sections import Entry, entries_type
 
 Json: TypeAlias = dict[str, Any]
@@ -71,9 +71,8 @@ def schema() -> Json:
 
 INTRODUCTION = """\
 `params.yaml` is checked as a whole before any stage works: a key that does not exist or a value that is out of range
-gets a sentence, and nothing is lost. The defaults of the sections are those of `params.yaml`, those of a model's keys
-are its constructor's; – has to be given. Editors that read the first line of `params.yaml` check it while you type, by
-`params.schema.json`."""
+gets a sentence, and nothing is lost. Keys without a default have to be given. Editors that read the first line of
+`params.yaml` check it while you type, by `params.schema.json`."""
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {
     "integer": "whole number",
@@ -86,7 +85,7 @@ TYPES = {
 
 def parameters() -> str:
     """docs/parameters.md: a table for each section of params.yaml, each model, and each part of one."""
-    whole, values = schema(), read(PARAMS)
+    whole = schema()
     definitions, parts = whole["$defs"], [INTRODUCTION]
     common = Entry.model_json_schema(schema_generator=WithoutTitles)["properties"]
     for name, section in whole["properties"].items():
@@ -94,7 +93,7 @@ def parameters() -> str:
         if name == "variants":
             parts += ["Every entry has these keys, and those of its [model](#models):", _table(common, definitions)]
         else:
-            parts.append(_table({name: section}, definitions, values))
+            parts.append(_table({name: section}, definitions))
     for title in (name for name, each in definitions.items() if "type" not in each):  # a choice of several
         parts.append(f"## {title.capitalize()}s")
         for name, each in definitions.items():
@@ -106,32 +105,29 @@ def parameters() -> str:
     return _page("Parameters", "the code that checks `params.yaml`, and the constructors of models and parts", parts)
 
 
-def _table(keys: Json, definitions: Json, values: Json | None = None) -> str:
-    """A table of keys, and of the keys below them; their defaults are those of `values`, or of the schema."""
-    head = "| key | default | allowed | meaning |\n|---|---|---|---|\n"
-    return head + "".join(row for key, each in keys.items() for row in _rows(each, key, values or {}, definitions))
+def _table(keys: Json, definitions: Json) -> str:
+    """A table of keys, and of the keys below them."""
+    rows = (row for key, each in keys.items() for row in _rows(each, key, definitions))
+    return "| key | default | allowed | meaning |\n|---|---|---|---|\n" + "".join(rows)
 
 
-def _rows(section: Json, path: str, values: Json, definitions: Json) -> Iterator[str]:
-    key = path.rpartition(".")[2]
-    value = values.get(key, section.get("default"))
-    inner = definitions[section["$ref"].rpartition("/")[2]] if "$ref" in section else section
-    keys, named = inner.get("properties", {}), inner.get("additionalProperties")
-    if isinstance(named, dict) and "$ref" in named:  # mappings by names of the user's
-        keys, value = {"*": named | {"description": "a name of yours"}}, {"*": next(iter(values[key].values()))}
+def _rows(section: Json, path: str, definitions: Json) -> Iterator[str]:
+    default = f"`{json.dumps(section['default'])}`".replace('"', "") if "default" in section else ""
     meaning = section["description"].replace("|", "∣")
-    yield f"| `{path}` | {'–' if keys else _shown(value)} | {_allowed(section, definitions)} | {meaning} |\n"
-    for key, each in keys.items():
-        yield from _rows(each, f"{path}.{key}", value or {}, definitions)
+    yield f"| `{path}` | {default} | {_allowed(section, definitions)} | {meaning} |\n"
+    inner = definitions.get(_target(section), section)
+    if "$ref" in (named := inner.get("additionalProperties") or {}):
+        inner = {"properties": {"*": named | {"description": "a name of yours"}}}
+    for key, each in inner.get("properties", {}).items():
+        yield from _rows(each, f"{path}.{key}", definitions)
 
 
 def _allowed(section: Json, definitions: Json) -> str:
     """A schema in words."""
-    title = section.get("$ref", "").rpartition("/")[2]
-    inner = definitions.get(title, section)
+    inner = definitions.get(_target(section), section)
     if "type" not in inner:  # a choice, by name where a name alone will do
         names = [f"{_allowed(each, definitions)} or " for each in inner.get("anyOf", ()) if "type" in each]
-        return f"{''.join(names)}a [{title}](#{title}s): its `name` and its keys"
+        return f"{''.join(names)}a [{_target(section)}](#{_target(section)}s): its `name` and its keys"
     if values := inner.get("enum", [inner["const"]] if "const" in inner else []):
         return ", ".join(f"`{each}`" for each in values)
     if "items" in inner:
@@ -140,9 +136,8 @@ def _allowed(section: Json, definitions: Json) -> str:
     return f"{TYPES[inner['type']]} {', '.join(bounds)}".strip()
 
 
-def _shown(value: Any) -> str:
-    """A value as `params.yaml` would have it."""
-    return "–" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`".replace('"', "")
+def _target(section: Json) -> str:
+    return str(section.get("$ref", "")).rpartition("/")[2]
 
 
 # --- docs/commands.md ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import inspect
 import re
 import reprlib
 import typing
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, ForwardRef, Literal, Union
 
 from pydantic import (
@@ -45,11 +45,9 @@ class Entry(Section):
 
     model: str = Field(description="what it is: a file in src/autoencoders/variants/")
     inputs: str = Field(
-        description="what it sees in training: clean images, or a corruption of `corruption.train` by its name"
+        description="what it sees in training: clean, or a corruption of `corruption.train` by its name"
     )
-    training: BudgetOverrides = Field(
-        default_factory=BudgetOverrides, description="what differs from the section `training`"
-    )
+    training: BudgetOverrides = Field(default=BudgetOverrides(), description="what differs from the section `training`")
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the model's constructor."""
@@ -74,28 +72,25 @@ def entries_type() -> Any:
     waiting = [Choice(VARIANTS, "model", Entry)]
     while waiting:
         choice = waiting.pop()
-        choices[choice.registry.title] = choice
-        waiting += [Choice(each, "name", Part) for each in choice.inner if each.title not in choices]
-    types = {_reference(title): choice.as_type() for title, choice in choices.items()}
+        choices[choice.registry.base.__name__] = choice
+        waiting += [Choice(each, "name", Part) for each in choice.inner if each.base.__name__ not in choices]
+    types = {name: choice.as_type() for name, choice in choices.items()}
     for choice in choices.values():
         for section in choice.sections.values():
             section.model_rebuild(_types_namespace=types)
-    return dict[str, types[_reference(VARIANTS.title)]]  # type: ignore[misc]
-
-
-def _reference(title: str) -> str:
-    """What sections call the choice from a registry; no key has such a name."""
-    return f"any_{title}"
+    entry = types[VARIANTS.base.__name__]
+    return dict[str, entry]  # type: ignore[valid-type]
 
 
 class Choice:
     """A part of a registry: a section whose `key` names the part, and whose other keys are the part's own.
 
-    Its sections refer to other choices by their titles, since a part may hold one of its own kind.
+    Its sections refer to choices by the names of base classes, since a part may hold one of its own registry.
     """
 
     def __init__(self, registry: Registry[Any], key: str, base: type[Section]) -> None:
         self.registry, self.key = registry, key
+        self.takes_names = key == "name" and registry.title not in MAPPINGS_ONLY
         self.sections: dict[str, type[Section]] = {}
         self.broken: dict[str, str] = {}
         self.inner: list[Registry[Any]] = []
@@ -110,7 +105,10 @@ class Choice:
         named = Field(description=base.model_fields[self.key].description)
         fields: dict[str, Any] = {self.key: (Literal[name], named)}
         if seen := getattr(part, "inputs", None):
-            fields["inputs"] = (Annotated[str, AfterValidator(_sees(seen, name))], base.model_fields["inputs"])
+            fields["inputs"] = (
+                Annotated[str, AfterValidator(partial(_check_inputs, name, seen))],
+                base.model_fields["inputs"],
+            )
         for key in keys_of(part):
             fields[key.name] = self._field(key, " ".join((part.__doc__ or "").split()))
         return create_model(f"{self.registry.title}-{name}", __base__=base, __doc__=part.__doc__, **fields)
@@ -123,7 +121,7 @@ class Choice:
         annotation, marks = key.annotation, getattr(key.annotation, "__metadata__", ())
         if registry := registry_of(annotation):
             self.inner.append(registry)
-            annotation = Annotated[ForwardRef(_reference(registry.title)), *marks]
+            annotation = Annotated[ForwardRef(registry.base.__name__), *marks]
         field: Any = ... if key.default is key.empty else key.default
         if f"`{key.name}`" in document and not any(getattr(mark, "description", None) for mark in marks):
             field = Field(field, description=document)
@@ -131,22 +129,20 @@ class Choice:
 
     def as_type(self) -> Any:
         """A discriminated union of the sections; as JSON Schema with the names that stand for a part without keys."""
-        union: Any = Annotated[Union[tuple(self.sections.values())], Field(discriminator=self.key)]  # noqa: UP007
-        bare = [name for name, each in self.sections.items() if _required(each) == [self.key]]
-        shown: Any = Union[Literal[tuple(bare)], union] if bare and self._takes_names else union  # noqa: UP007
+        union: Any = Union[tuple(self.sections.values()) or (Part,)]  # noqa: UP007
+        if len(self.sections) > 1:
+            union = Annotated[union, Field(discriminator=self.key)]
+        required = {name: [each.is_required() for each in s.model_fields.values()] for name, s in self.sections.items()}
+        bare = [name for name, each in required.items() if sum(each) == 1]  # the name itself
+        shown: Any = Union[Literal[tuple(bare)], union] if bare and self.takes_names else union  # noqa: UP007
         validator = WrapValidator(self._choose, json_schema_input_type=shown)
         return TypeAliasType(self.registry.title, Annotated[union, validator])
-
-    @property
-    def _takes_names(self) -> bool:
-        """Whether a name alone is a section."""
-        return self.key == "name" and self.registry.title not in MAPPINGS_ONLY
 
     def _choose(self, value: Any, _: Any, info: ValidationInfo) -> Section:
         """The section that is named, checked; pydantic's own choice would put the name into each error's location."""
         title, depth = self.registry.title, (info.context or 0) + 1
         there = f"there are {', '.join(self.registry.available())}"
-        section = {self.key: value} if isinstance(value, str) and self._takes_names else value
+        section = {self.key: value} if isinstance(value, str) and self.takes_names else value
         if isinstance(value, str) and title in MAPPINGS_ONLY:
             wrong = [f' is "{value}": write {{name: {value}}}, since dvc.yaml reads the name there']
         elif not isinstance(section, dict):
@@ -166,20 +162,12 @@ class Choice:
         raise PydanticCustomError("section", "wrong", {"sentences": wrong})  # noqa: EM101
 
 
-def _required(section: type[Section]) -> list[str]:
-    return [name for name, field in section.model_fields.items() if field.is_required()]
-
-
-def _sees(seen: str, model: str) -> Any:
-    """A check that a model which has to see clean images, or corrupted ones, does."""
-
-    def check(inputs: str) -> str:
-        if seen != ("clean" if inputs == "clean" else "corrupted"):
-            msg = f"the model {model} has to see {seen} images"
-            raise ValueError(msg)
-        return inputs
-
-    return check
+def _check_inputs(model: str, seen: str, inputs: str) -> str:
+    """The inputs of a model that has to see `seen` images, clean or corrupted ones."""
+    if seen != ("clean" if inputs == "clean" else "corrupted"):
+        msg = f"the model {model} has to see {seen} images"
+        raise ValueError(msg)
+    return inputs
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A part is a file of its package: how it is found, and what is said of one that cannot be used."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Untyped(Network):
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A second folder of networks, which is looked at first."""
     for path in NETWORKS.folder.glob("[a-z]*.py"):
+        NETWORKS.find(path.stem)  # so that no other test gets the copy
         (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(networks, "__path__", [str(tmp_path), *networks.__path__])
     sections.entries_type.cache_clear()
@@ -47,6 +49,22 @@ def test_a_file_is_a_part_unless_its_name_begins_with_an_underscore(folder: Path
         NETWORKS.find("_shared")
     (folder / "shared.py").write_text(SHARED)  # without it, it is one
     assert NETWORKS.available() == ["conv", "mlp", "patches", "shared"]
+
+
+@pytest.mark.parametrize("working", [[], ["patches"]])
+def test_one_part_that_can_be_used_is_enough_and_none_is_a_sentence(
+    working: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {"conv", "mlp", "patches"} - set(working):
+        (folder / f"{name}.py").write_text("import nothing_of_that_name")
+        monkeypatch.delitem(sys.modules, f"autoencoders.networks.{name}")
+    if working:
+        params.check(with_value("seeds", [0]))
+    else:
+        with pytest.raises(
+            UserError, match=r"vae\.network\.name: src/autoencoders/networks/patches\.py cannot be used"
+        ):
+            params.check(with_value("seeds", [0]))
 
 
 @pytest.mark.parametrize(

@@ -63,5 +63,5 @@ class How(BaseModel):
     precision: Precision = "float32"
     mode: Mode = "graph"
     points: Annotated[int, Field(ge=1, le=10_000, description="of each training's curve, at least")] = 100
-    validations: Annotated[int, Field(ge=1, le=10_000, description="after which the best weights are kept")] = 10
+    validations: Annotated[int, Field(ge=1, le=10_000, description="of each training; the best weights are kept")] = 10
     validation_images: Annotated[int, Field(gt=0, description="for each validation, evenly spread")] = 2000
