@@ -226,4 +226,4 @@ def _known_keys(annotation: Any, location: tuple[int | str, ...]) -> list[str]:
 def _fields(annotation: Any) -> dict[str, Any]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {name: field.annotation for name, field in annotation.model_fields.items()}
-    return dict(getattr(annotation, "__annotations__", {}))
+    return typing.get_type_hints(annotation) if isinstance(annotation, type) else {}
