@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help repro test lint docs ui track check-results audit bench faults lock recipe recipes
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 repro: .venv/ready  ## run whatever has changed of the pipeline, several stages at a time
 	$(BIN)/python -m pipeline.repro
