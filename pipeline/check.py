@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import typer
 
-from autoencoders import sealed, storage
+from autoencoders import disk, sealed
 from autoencoders.errors import Damaged, UserError
 from pipeline import locks, params, paths
 
@@ -46,11 +46,11 @@ def _locks() -> Iterator[Problem]:
 
 def _outputs() -> Iterator[Problem]:
     """Arrays and models that are not what a stage has written."""
-    arrays = {path.parent for path in Path("data").rglob("*") if path.name == storage.SUMS or path.suffix == ".npy"}
+    arrays = {path.parent for path in Path("data").rglob("*") if path.name == disk.SUMS or path.suffix == ".npy"}
     models = {*paths.MODELS.glob("*/*.safetensors"), *paths.CLASSIFIER.glob("*.safetensors")}
     for path in sorted(arrays | models):
         try:
-            storage.check(path) if path in arrays else sealed.read(path)
+            disk.check(path) if path in arrays else sealed.read(path)
         except Damaged as damage:
             out = path if path in arrays else path.parent
             yield str(damage), f"rm -rf {out} && dvc checkout {out}, or make repro"

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
 
+from autoencoders import disk
 from autoencoders.errors import UserError
 from autoencoders.metrics import METRICS, Metric
 from pipeline import params, stage
@@ -208,7 +209,7 @@ def _value(row: Mapping[str, str], metric: str, section: Mapping[str, Any]) -> f
 
 
 def _codes(section: Mapping[str, Any]) -> int:
-    from autoencoders.quantizers import QUANTIZERS  # noqa: PLC0415 - imports torch
+    from autoencoders.quantizer import QUANTIZERS  # noqa: PLC0415 - imports torch
 
     return QUANTIZERS.build(section["quantizer"]).entries
 
@@ -240,7 +241,7 @@ def verdict(figure: Mapping[str, Any]) -> str:
 def write(name: str, recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """Put down what came of a recipe, where it can be committed, and make the table of all results anew."""
     result = outcome(name, recipe, wanted, rows)
-    stage.write_json(RESULTS / f"{name}.json", result)
+    disk.write_json(RESULTS / f"{name}.json", result)
     TABLE.write_text(page(), encoding="utf-8")
     return result
 
@@ -291,7 +292,7 @@ def origin(result: Mapping[str, Any]) -> str:
 
 def page() -> str:
     """The table of all results, as Markdown."""
-    results = [stage.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
+    results = [disk.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
     lines = [
         "# What the recipes gave", "",
         "Made by `python -m pipeline.recipe --table` from `recipes/results/`, which `make recipe NAME=…` writes. All",

@@ -66,7 +66,7 @@ class Part(Section):
 @cache
 def entries_type() -> Any:
     """The type of `variants`: each entry one of the sections of all models, by the name under `model`."""
-    from autoencoders.variants import VARIANTS  # noqa: PLC0415 - imports torch
+    from autoencoders.base import VARIANTS  # noqa: PLC0415 - imports torch
 
     choices: dict[str, Choice] = {}
     waiting = [Choice(VARIANTS, "model", Entry)]

@@ -11,9 +11,8 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from autoencoders import variants
+from autoencoders.base import VARIANTS
 from autoencoders.checkpoint import build
-from autoencoders.variants import VARIANTS
 from faults.project import Project
 from tests.conftest import IMAGE, PARAMETERS, batch
 from tests.test_docs import Block, blocks

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from autoencoders.network import NETWORKS
 
-from autoencoders import networks
 from autoencoders.errors import UserError
-from autoencoders.networks import NETWORKS
 from pipeline import params, sections
 from tests.test_params import with_value
 

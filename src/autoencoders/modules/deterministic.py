@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from autoencoders.base import NEEDS_CODEBOOK, NEEDS_PRIOR, Autoencoder, CodeSize, Shape
-from autoencoders.modules.layers import mean_colour
-from autoencoders.networks import NETWORKS, NetworkSection
+from autoencoders.layers import mean_colour
+from autoencoders.network import NETWORKS, NetworkSection
 
 
 class Deterministic(Autoencoder):

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from autoencoders.base import NEEDS_CODEBOOK, Autoencoder, Batch, Losses, Shape
-from autoencoders.likelihoods import Likelihood, bits_per_dim
-from autoencoders.measures import Mean, Variance
+from autoencoders.likelihood import Likelihood, bits_per_dim
+from autoencoders.statistics import Mean, Variance
 
 ACTIVE = 0.01  # a latent dimension is active when the variance over x of its shift exceeds this
 COLLAPSED = 0.1  # the share of dimensions that are active is less than this

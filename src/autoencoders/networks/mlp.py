@@ -11,8 +11,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from autoencoders.base import Shape
-from autoencoders.modules.layers import ACTIVATIONS, Activation, perceptron, set_bias
-from autoencoders.networks import Decoder, Network
+from autoencoders.layers import ACTIVATIONS, Activation, perceptron, set_bias
+from autoencoders.network import Decoder, Network
 
 
 class MLP(Network):

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from autoencoders.modules.layers import ACTIVATIONS, Activation, perceptron
-from autoencoders.priors import PRIORS, Prior, PriorSection, log_normal, moments, reparameterise
+from autoencoders.layers import ACTIVATIONS, Activation, perceptron
+from autoencoders.prior import PRIORS, Prior, PriorSection, log_normal, moments, reparameterise
 
 
 class Layer(Prior):

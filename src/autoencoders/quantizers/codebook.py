@@ -4,8 +4,9 @@ import torch
 from pydantic import PositiveInt
 from torch import nn
 
-from autoencoders.modules.vectors import VectorQuantizer
-from autoencoders.quantizers import Gradient, Restarts
+from autoencoders.quantizer import Gradient
+from autoencoders.quantizers import Restarts
+from autoencoders.quantizers._vectors import VectorQuantizer
 
 
 class Codebook(VectorQuantizer):

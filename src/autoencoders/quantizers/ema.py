@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autoencoders import parallel
-from autoencoders.modules.vectors import DECAY, REVIVED, VectorQuantizer
-from autoencoders.quantizers import Gradient, Quantized, Restarts, rows
+from autoencoders.quantizer import Gradient, Quantized, rows
+from autoencoders.quantizers import Restarts
+from autoencoders.quantizers._vectors import DECAY, REVIVED, VectorQuantizer
 
 SMOOTHING = 1e-5  # ε
 

@@ -12,7 +12,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from autoencoders.quantizers import GRADIENTS, Gradient, Grid, Quantized, Quantizer, Restarts
+from autoencoders.quantizer import GRADIENTS, Gradient, Grid, Quantized, Quantizer
+from autoencoders.quantizers import Restarts
 from autoencoders.quantizers.codebook import Codebook
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from autoencoders import parallel
 from autoencoders.base import Batch, CodeSize, Losses, Shape
-from autoencoders.modules.deterministic import Deterministic, squared_error
-from autoencoders.networks import NetworkSection
+from autoencoders.network import NetworkSection
+from autoencoders.variants._deterministic import Deterministic, squared_error
 
 
 class ContractiveAE(Deterministic):

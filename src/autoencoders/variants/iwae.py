@@ -10,9 +10,9 @@ import math
 from pydantic import PositiveInt
 
 from autoencoders.base import Batch, CodeSize, Losses, Shape
-from autoencoders.likelihoods import LikelihoodSection
-from autoencoders.networks import NetworkSection
-from autoencoders.priors import PriorSection
+from autoencoders.likelihood import LikelihoodSection
+from autoencoders.network import NetworkSection
+from autoencoders.prior import PriorSection
 from autoencoders.variants.vae import VAE
 
 

@@ -18,11 +18,11 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from autoencoders.base import NEEDS_DIRECTION, Shape
-from autoencoders.likelihoods import LIKELIHOODS, LikelihoodSection
-from autoencoders.modules.layers import Convolution, Pointwise, Residual, Width, channels_last, mean_colour
-from autoencoders.modules.variational import Beta, Variational, WarmUp
-from autoencoders.networks import NETWORKS, Grid, NetworkSection
-from autoencoders.priors import log_normal, moments, reparameterise
+from autoencoders.layers import Convolution, Pointwise, Residual, Width, channels_last, mean_colour
+from autoencoders.likelihood import LIKELIHOODS, LikelihoodSection
+from autoencoders.network import NETWORKS, Grid, NetworkSection
+from autoencoders.prior import log_normal, moments, reparameterise
+from autoencoders.variants._variational import Beta, Variational, WarmUp
 
 Gaussian: TypeAlias = tuple[Tensor, Tensor]  # μ and log σ², of any one shape (B, …)
 

@@ -12,9 +12,9 @@ import torch
 from pydantic import NonNegativeFloat
 
 from autoencoders.base import Batch, CodeSize, Losses, Shape
-from autoencoders.modules.deterministic import Deterministic, squared_error
-from autoencoders.networks import NetworkSection
+from autoencoders.network import NetworkSection
 from autoencoders.parallel import gather
+from autoencoders.variants._deterministic import Deterministic, squared_error
 
 
 class SparseAE(Deterministic):

@@ -21,11 +21,11 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from autoencoders.base import Batch, CodeSize, Losses, Shape
-from autoencoders.likelihoods import LikelihoodSection
-from autoencoders.modules.variational import WarmUp
-from autoencoders.networks import NetworkSection
+from autoencoders.likelihood import LikelihoodSection
+from autoencoders.network import NetworkSection
 from autoencoders.parallel import gather
-from autoencoders.priors import reparameterise
+from autoencoders.prior import reparameterise
+from autoencoders.variants._variational import WarmUp
 from autoencoders.variants.vae import VAE
 
 

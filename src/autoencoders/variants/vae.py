@@ -14,12 +14,11 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from autoencoders.base import Shape
-from autoencoders.likelihoods import LIKELIHOODS, LikelihoodSection
-from autoencoders.modules.layers import mean_colour
-from autoencoders.modules.variational import Beta, Variational, WarmUp
-from autoencoders.networks import NETWORKS, NetworkSection
-from autoencoders.priors import PRIORS, PriorSection, log_normal, moments, reparameterise
-from autoencoders.priors.standard import kl_terms
+from autoencoders.layers import mean_colour
+from autoencoders.likelihood import LIKELIHOODS, LikelihoodSection
+from autoencoders.network import NETWORKS, NetworkSection
+from autoencoders.prior import PRIORS, PriorSection, kl_terms, log_normal, moments, reparameterise
+from autoencoders.variants._variational import Beta, Variational, WarmUp
 
 
 class VAE(Variational):

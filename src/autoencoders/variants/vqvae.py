@@ -19,12 +19,12 @@ from typing_extensions import TypedDict
 
 from autoencoders.base import NEEDS_DIRECTION, Autoencoder, Batch, Losses, Phase, Shape
 from autoencoders.budget import BudgetOverrides
-from autoencoders.likelihoods import LIKELIHOODS, LikelihoodSection, bits_per_dim
-from autoencoders.measures import Mean, perplexity
-from autoencoders.modules.layers import mean_colour
-from autoencoders.modules.prior import CausalPrior
-from autoencoders.networks import NETWORKS, NetworkSection
-from autoencoders.quantizers import QUANTIZERS, QuantizerSection
+from autoencoders.layers import mean_colour
+from autoencoders.likelihood import LIKELIHOODS, LikelihoodSection, bits_per_dim
+from autoencoders.network import NETWORKS, NetworkSection
+from autoencoders.quantizer import QUANTIZERS, QuantizerSection
+from autoencoders.statistics import Mean, perplexity
+from autoencoders.variants._code_transformer import CausalPrior
 
 COLLAPSED = 0.05  # the perplexity, as a share of the codes, is less than this
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from autoencoders.base import NEEDS_CODEBOOK, Batch, CodeSize, Losses, Shape
 from autoencoders.metrics import PROBABILISTIC
-from autoencoders.modules.deterministic import Deterministic, squared_error
-from autoencoders.networks import NetworkSection
+from autoencoders.network import NetworkSection
 from autoencoders.parallel import gather
+from autoencoders.variants._deterministic import Deterministic, squared_error
 
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
