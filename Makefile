@@ -5,10 +5,10 @@ export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint docs ui track doctor audit bench faults lock recipe recipes
+.PHONY: help repro test lint docs ui track check-results audit bench faults lock recipe recipes
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 repro: .venv/ready  ## run whatever has changed of the pipeline, several stages at a time
 	$(BIN)/python -m pipeline.repro
@@ -33,8 +33,8 @@ ui: .venv/ready  ## browse the runs in MLflow
 track: .venv/ready  ## have MLflow show what is on disk, at MLFLOW_TRACKING_URI or in mlflow.db
 	$(BIN)/python -m pipeline.track
 
-doctor: .venv/ready  ## check data, cache, models, checkpoints and locks; say what is wrong and what mends it
-	$(BIN)/python -m pipeline.doctor
+check-results: .venv/ready  ## look for damage in params.yaml, dvc.lock, data and models; say what mends it
+	$(BIN)/python -m pipeline.check
 
 recipe: .venv/ready  ## reproduce a published result and say how it stands: make recipe NAME=iwae-short
 	$(BIN)/python -m pipeline.recipe $(NAME)

@@ -60,12 +60,12 @@ def mend() -> None:
 
     Only for one who is alone with the repository: see `repro`.
     """
-    told = False
+    announced = False
     while running := at_work():
-        if not told:
+        if not announced:
             numbers = ", ".join(map(str, running))
             print(f"waiting for another DVC that is at work here, process {numbers}", flush=True)
-        told = True
+        announced = True
         time.sleep(0.2)
     if torn():
         sys.exit(f"\n{TORN}; what mends it: {REMEDY}\n")

@@ -5,28 +5,22 @@ against the classes below. Each problem becomes one sentence: key, value, what i
 without them a stage starts in a third of the time.
 """
 
-import difflib
-import inspect
 import re
-import reprlib
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, create_model
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from autoencoders.budget import Budget, BudgetOverrides, How
+from autoencoders.budget import Budget, How
 from autoencoders.corruption import KINDS
 from autoencoders.datasets import DATASETS, Shape
 from autoencoders.errors import UserError
-from autoencoders.parts import Kind, keys_of, kind_of
+from pipeline.sections import Entry, Section, entries_type, in_sentences
 
 PARAMS = Path("params.yaml")
-SHORT = reprlib.Repr()  # what of a value is shown
-SHORT.maxother, SHORT.maxlevel = 60, 3
-DEEPEST = 12  # level of a part within parts
 COPIES = 5  # of the weights in training: themselves, the best ones, gradients, two moments
 
 
@@ -62,40 +56,40 @@ def corruption_name(value: object) -> object:
 CLEAN = "clean"  # the `inputs` of an entry that sees the images as they are
 TAKEN = (CLEAN, "noisy", "raw")
 FOLDER = "folder"  # the data set that is a user's own images
+NAMES = [*DATASETS, FOLDER]
 EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
 CorruptionName: TypeAlias = Annotated[str, BeforeValidator(corruption_name)]
+DatasetName: TypeAlias = Annotated[str, one_of(NAMES), Field(json_schema_extra={"enum": NAMES})]
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
 Share: TypeAlias = Annotated[float, Field(ge=0.01, le=0.5)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
 Level: TypeAlias = Annotated[float, Field(ge=0.001, le=1)]
-CorruptionKind: TypeAlias = Annotated[str, one_of(KINDS)]
+CorruptionKind: TypeAlias = Annotated[str, one_of(KINDS), Field(json_schema_extra={"enum": list(KINDS)})]
 Noise: TypeAlias = Annotated[dict[CorruptionKind, Annotated[list[Level], Field(min_length=1)]], Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """A mapping in `params.yaml`: no unknown keys, no conversions, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class FolderParams(Section):
     """`dataset.folder`."""
 
-    path: Annotated[str, Field(min_length=1)]
-    size: Annotated[int, Field(ge=8, le=1024)]
-    channels: Literal[1, 3]
-    fit: Literal["crop", "pad", "stretch"]
-    test: Share
-    broken: Annotated[float, Field(ge=0, le=1)]
+    path: Text = Field(description="all PNG, JPEG, WebP, BMP and TIFF files in it; its subfolders are the classes")
+    size: int = Field(ge=8, le=1024, description="pixels along both sides, after resizing")
+    channels: Literal[1, 3] = Field(description="3 colour, 1 gray")
+    fit: Literal["crop", "pad", "stretch"] = Field(description="crop: the longer side's middle; pad: with black")
+    test: Share = Field(description="share of the images held out for the test")
+    broken: float = Field(ge=0, le=1, description="share of the files that may be unreadable; they are listed")
 
 
 class DatasetParams(Section):
     """`dataset`."""
 
-    name: Annotated[str, one_of([*DATASETS, FOLDER])]
-    validation: Share
-    seed: Seed
-    binarize: Literal["none", "static", "dynamic"]
-    folder: FolderParams
+    name: DatasetName = Field(description="digits: 8×8, embedded in scikit-learn, no download; folder: images of yours")
+    validation: Share = Field(description="share of the training images held out to pick weights and settings by")
+    seed: Seed = Field(description="of that split")
+    binarize: Literal["none", "static", "dynamic"] = Field(
+        description="pixels drawn black or white, their value being the probability of white; static: once; dynamic: "
+        "in each training step, but once for validation, test and corrupted copies"
+    )
+    folder: FolderParams = Field(description="your own images: what `name: folder` reads")
 
     @property
     def binarised(self) -> tuple[str, ...]:
@@ -119,8 +113,8 @@ class DatasetParams(Section):
 class ReferenceCorruption(Section):
     """`corruption.reference`."""
 
-    kind: CorruptionKind
-    level: Level
+    kind: CorruptionKind = Field(description='of the noise that "denoising MSE" is measured under, for every entry')
+    level: Level = Field(description="of that noise")
 
     @property
     def name(self) -> str:
@@ -131,8 +125,8 @@ class ReferenceCorruption(Section):
 class TrainCorruption(Section):
     """One of `corruption.train`."""
 
-    noise: Noise
-    copies: Annotated[int, Field(ge=1, le=100)]
+    noise: Noise = Field(description="levels by kind; each image of a copy gets one of them all, drawn at equal odds")
+    copies: int = Field(ge=1, le=100, description="of each training image; one is seen in each epoch, in turns")
 
     @property
     def mixed(self) -> list[tuple[str, float]]:
@@ -143,10 +137,10 @@ class TrainCorruption(Section):
 class CorruptionParams(Section):
     """`corruption`."""
 
-    seed: Seed
-    reference: ReferenceCorruption
-    train: dict[CorruptionName, TrainCorruption]
-    test: Noise
+    seed: Seed = Field(description="of all noise")
+    reference: ReferenceCorruption = Field(description='what "denoising MSE" is measured under, for every entry')
+    train: dict[CorruptionName, TrainCorruption] = Field(description="what entries may name as their `inputs`")
+    test: Noise = Field(description="the levels that every entry is tested on")
 
     @property
     def tested(self) -> set[tuple[str, float]]:
@@ -159,57 +153,43 @@ class CorruptionParams(Section):
 class TrainingParams(How, Budget):
     """`training`: the budget that entries may override, and how every training runs."""
 
-    device: Literal["auto", "cpu", "cuda"]
-    threads: Annotated[int, Field(ge=1, le=1024)]
-    processes: Annotated[int, Field(ge=1, le=4096)] = 1
-
-
-class Entry(Section):
-    """One entry of `variants`: the keys of every entry; the constructor's arguments are added per model."""
-
-    model: str
-    inputs: str
-    training: BudgetOverrides = Field(default_factory=BudgetOverrides)
-
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of the model's constructor."""
-        return self.model_dump(exclude=set(Entry.model_fields))
-
-
-class Part(Section):
-    """A part that an entry names, such as its network."""
-
-    name: str
+    device: Literal["auto", "cpu", "cuda"] = Field(description="auto: a GPU if there is one")
+    threads: int = Field(ge=1, le=1024, description="of a training on a CPU; another number gives other rounding")
+    processes: int = Field(default=1, ge=1, le=4096, description="that share each training: docs/parallel.md")
 
 
 class ImportanceParams(Section):
     """`evaluation.importance`."""
 
-    samples: Annotated[int, Field(ge=1, le=1_000_000)]
-    images: Annotated[int, Field(ge=2)]
+    samples: int = Field(ge=1, le=1_000_000, description="of q(z|x) for each image")
+    images: int = Field(ge=2, description="of the test split, evenly spread")
 
 
 class EvaluationParams(Section):
     """`evaluation`."""
 
-    batch_size: PositiveInt
-    images: Annotated[int, Field(ge=2, le=50)]
-    samples: Annotated[int, Field(ge=4, le=100_000)]  # the 3rd nearest other one has to be there
-    seed: Seed
-    noisy_images: PositiveInt
-    importance: ImportanceParams
-    classifier: Budget
+    batch_size: int = Field(gt=0, description="images per batch; small ones stay in a CPU's cache")
+    images: int = Field(ge=2, le=50, description="test images shown in each figure")
+    # At least 4 samples: the 3rd nearest other one has to be there.
+    samples: int = Field(ge=4, le=100_000, description="drawn to be compared with as many test images, or with all")
+    seed: Seed = Field(description="of samples, the noise in the VAE's bound, the classifier, images unlike the data")
+    noisy_images: int = Field(gt=0, description="of the test split, evenly spread, for `corruption.test`")
+    importance: ImportanceParams = Field(description="weighting, for a tighter bound on −log p(x) than −ELBO")
+    classifier: Budget = Field(description="in its features samples are compared with images")
 
 
 class Params(Section):
     """The whole of `params.yaml`."""
 
-    dataset: DatasetParams
-    corruption: CorruptionParams
-    seeds: Annotated[list[Seed], Field(min_length=1)]
-    training: TrainingParams
-    variants: Annotated[dict[EntryName, Any], Field(min_length=1)]
-    evaluation: EvaluationParams
+    dataset: DatasetParams = Field(description="the images, and how they are split")
+    corruption: CorruptionParams = Field(
+        description="noise of each value (one channel of a pixel). Kinds: masking (level: probability of 0), gaussian "
+        "(standard deviation, the range being 1), salt_and_pepper (probability of black or white)"
+    )
+    seeds: list[Seed] = Field(min_length=1, description="each entry is trained once with each")
+    training: TrainingParams = Field(description="each entry may override the first five in its own section")
+    variants: dict[EntryName, Any] = Field(min_length=1, description="what is trained, evaluated and compared, by name")
+    evaluation: EvaluationParams = Field(description="what is measured of every entry, and on how much")
 
     def entry(self, name: str) -> Entry:
         """The entry `name` of `variants`."""
@@ -251,21 +231,23 @@ def read(path: Path) -> Any:
 def check(content: object, source: str = "params.yaml", *, variants: bool = True) -> Params:
     """`content` as checked parameters; raises `UserError` as `load` does."""
     problems: list[str] = []
+    entries: dict[str, Entry] = {}
     try:
         params = Params.model_validate(content)
         problems += _unknown_inputs(params)
     except ValidationError as error:
         problems += in_sentences(error, Params)
     sections = content.get("variants") if isinstance(content, dict) and variants else None
-    checked = {
-        name: _check_entry(name, section, problems)
-        for name, section in (sections if isinstance(sections, dict) else {}).items()
-    }
+    if isinstance(sections, dict):
+        try:
+            entries = TypeAdapter(entries_type()).validate_python(sections)
+        except ValidationError as error:
+            problems += in_sentences(error, Params, ("variants",))
     if variants and not problems:
-        params = params.model_copy(update={"variants": checked})
+        params = params.model_copy(update={"variants": entries})
         problems += _contradictions(params)
     if problems:
-        raise UserError("\n".join(f"{source}: {_printable(problem)}" for problem in problems))
+        raise UserError("\n".join(f"{source}: {_printable(problem)}" for problem in dict.fromkeys(problems)))
     return params
 
 
@@ -279,93 +261,6 @@ def _unknown_inputs(params: Params) -> list[str]:
         for name, each in inputs.items()
         if isinstance(each, str) and each not in known
     ]
-
-
-def _check_entry(name: object, section: object, problems: list[str]) -> Entry | None:
-    """One entry against the constructor of its model; what is wrong with it is added to `problems`."""
-    from autoencoders.base import VARIANTS  # noqa: PLC0415 - imports torch
-
-    location = ("variants", name)
-    if not isinstance(section, dict):
-        problems.append(f"variants.{name} is {_shown(section)}: must be a mapping of keys to values")
-        return None
-    if isinstance(section.get("network"), str):
-        problems.append(
-            f'variants.{name}.network is "{section["network"]}": write {{name: {section["network"]}}}, since dvc.yaml '
-            "reads the name there"
-        )
-        return None
-    variant = _find(VARIANTS, section, "model", location, problems)
-    if variant is None:
-        return None
-    checked = cast("Entry | None", _check_keys(variant, section, Entry, location, problems))
-    seen = CLEAN if checked is None or checked.inputs == CLEAN else "corrupted"
-    if checked is not None and variant.inputs not in {None, seen}:
-        problems.append(
-            f'variants.{name}.inputs is "{checked.inputs}": the model {checked.model} has to see '
-            f"{variant.inputs} images"
-        )
-    return checked
-
-
-def _find(kind: Kind[Any], section: dict[str, Any], key: str, location: tuple[object, ...], problems: list[str]) -> Any:
-    """The class of the part that `section` names under `key`."""
-    where = ".".join(map(str, (*location, key)))
-    if key not in section:
-        problems.append(f"{where} is missing; there are {', '.join(kind.available())}")
-        return None
-    try:
-        return kind.find(str(section[key]))
-    except LookupError as error:
-        problems.append(f"{where}: {error}")
-    except Exception as error:  # noqa: BLE001 - a part's file may fail in any way when it is imported
-        folder = f"src/{kind.package.replace('.', '/')}"
-        problems.append(f"{where}: {folder}/{section[key]}.py cannot be imported: {error}")
-    return None
-
-
-def _check_keys(
-    part: type, section: dict[str, Any], base: type[Section], location: tuple[object, ...], problems: list[str]
-) -> Section | None:
-    """A section against the constructor of the part that it names, the parts inside it included."""
-    keys = list(keys_of(part))
-    if bare := [key.name for key in keys if key.annotation is inspect.Parameter.empty]:
-        problems.append(f"{'.'.join(map(str, location))}: give the constructor's arguments a type: {', '.join(bare)}")
-        return None
-    before, inner = len(problems), {}
-    for key in keys:
-        kind, given = kind_of(key.annotation), section.get(key.name, key.default)
-        if kind is not None and given is not inspect.Parameter.empty:
-            inner[key.name] = _check_part(kind, given, (*location, key.name), problems)
-    fields: dict[str, Any] = {
-        key.name: (key.annotation, ... if key.default is inspect.Parameter.empty else key.default) for key in keys
-    }
-    model = create_model(f"{part.__name__}Keys", __base__=base, **fields)
-    try:
-        checked = model.model_validate(section | {name: {} for name in inner})
-    except ValidationError as error:
-        problems += in_sentences(error, model, location)
-        return None
-    return checked.model_copy(update=inner) if len(problems) == before else None
-
-
-def _check_part(kind: Kind[Any], section: object, location: tuple[object, ...], problems: list[str]) -> Any:
-    """A part as a mapping of its name and all its keys."""
-    named = {"name": section} if isinstance(section, str) else section
-    if not isinstance(named, dict):
-        problems.append(
-            f"{'.'.join(map(str, location))} is {_shown(section)}: must be the name of a {kind.title} or a mapping "
-            f"with its name; there are {', '.join(kind.available())}"
-        )
-        return None
-    if len(location) > DEEPEST:
-        problems.append(
-            f"{'.'.join(map(str, location[:4]))}… has parts within parts: at most {DEEPEST} levels are allowed"
-        )
-        return None
-    part = _find(kind, named, "name", location, problems)
-    checked = None if part is None else _check_keys(part, named, Part, location, problems)
-    return None if checked is None else checked.model_dump()
 
 
 def _contradictions(params: Params) -> list[str]:
@@ -405,66 +300,6 @@ def _first(error: BaseException) -> str:
     return str(error).split("\n", 1)[0]
 
 
-def in_sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[object, ...] = ()) -> list[str]:
-    """One sentence per problem: key, value, what is allowed."""
-    sentences = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in (*prefix, *problem["loc"]) if part != "[key]")
-        value = problem["input"]
-        kind = problem["type"]
-        if kind == "extra_forbidden":
-            known = _known_keys(model, problem["loc"][:-1])
-            close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            sentences.append(f"{key} is an unknown key; known here: {', '.join(known)}{hint}")
-        elif kind == "missing":
-            sentences.append(f"{key} is missing")
-        else:
-            sentences.append(f"{key or 'the file'} is {_shown(value)}: {_allowed(problem)}{_hint(value)}")
-    return sentences
-
-
-def _allowed(problem: typing.Mapping[str, Any]) -> str:
-    message: str = problem["msg"].removeprefix("Value error, ")
-    return re.sub(r" or instance of \w+| after validation", "", message.replace("Input should be", "must be"))
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, dict | list):
-        return SHORT.repr(value)  # a few lines of YAML can stand for more than a memory holds
-    text = f'"{value}"' if isinstance(value, str) else str(value)
-    return text if len(text) <= SHORT.maxother else text[: SHORT.maxother - 3] + "…"
-
-
 def _printable(text: str) -> str:
     """On one line, with nothing that a terminal would obey."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-def _hint(value: object) -> str:
-    """What to do about a number that was read as text."""
-    try:
-        number = float(value) if isinstance(value, str) else None
-    except ValueError:
-        return ""
-    return "" if number is None else "; it was read as text, so write the number without quotes, as in 0.001"
-
-
-def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed at `location` inside `model`."""
-    annotation: Any = model
-    for part in location:
-        annotation = _fields(annotation).get(str(part), Any)
-    return list(_fields(annotation))
-
-
-def _fields(annotation: Any) -> dict[str, Any]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {name: field.annotation for name, field in annotation.model_fields.items()}
-    return dict(getattr(annotation, "__annotations__", {}))
-
-
-if __name__ == "__main__":
-    from pipeline import stage
-
-    stage.run(lambda *_: None, None)

@@ -29,7 +29,8 @@ from autoencoders.errors import UserError
 from autoencoders.intervals import interval
 from autoencoders.metrics import METRICS, Metric
 from pipeline import RUNNER, params, paths, stage
-from pipeline.params import PARAMS, Section
+from pipeline.params import PARAMS
+from pipeline.sections import Section, in_sentences
 
 RECIPES = Path("recipes")
 RESULTS = RECIPES / "results"
@@ -163,7 +164,7 @@ def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     try:
         recipe = Recipe.model_validate(params.read(path))
     except ValidationError as error:
-        msg = "\n".join(f"{path}: {sentence}" for sentence in params.in_sentences(error, Recipe))
+        msg = "\n".join(f"{path}: {sentence}" for sentence in in_sentences(error, Recipe))
         raise UserError(msg) from error
     wanted = merged(base, recipe.params)
     entries = params.check(wanted, f"{path}, params").variants

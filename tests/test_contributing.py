@@ -100,8 +100,8 @@ def test_what_it_adds_is_in_the_style_of_the_house(followed: Project) -> None:
 @pytest.mark.parametrize(
     ("line", "broken", "sentence"),
     [
-        ("import huber_loss", "import hubers_loss", "variants/huber.py cannot be imported"),
-        ("class LinearNetwork(Network)", "class LinearNetwork(Networks)", "networks/linear.py cannot be imported"),
+        ("import huber_loss", "import hubers_loss", "variants/huber.py cannot be used"),
+        ("class LinearNetwork(Network)", "class LinearNetwork(Networks)", "networks/linear.py cannot be used"),
         ("delta: 0.1", "dellta: 0.1", "variants.huber.dellta is an unknown key; known here"),
         ("network: {name: linear}", "network: {name: linera}", "unknown network 'linera'"),
         ('DATASETS["bars"]', 'DATASETS["bar"]', 'dataset.name is "bars": must be one of'),
@@ -113,9 +113,9 @@ def test_a_mistake_in_the_document_is_noticed(line: str, broken: str, sentence: 
     content = project.params()
     follow(TEXT.replace(line, broken), project.folder, content)
     project.write_params(content)
-    done = project.run(sys.executable, "-m", "pipeline.params")
+    done = project.run(sys.executable, "-m", "pipeline.check")
     assert done.returncode == 1
-    assert sentence in done.stderr
+    assert sentence in done.stdout
 
 
 @pytest.mark.parametrize("instruction", ["Save it as `src/autoencoders/variants/huber.py`", "and set in `params.yaml`"])

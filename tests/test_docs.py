@@ -1,13 +1,14 @@
 """The documents are true: their links lead somewhere, their code runs, what they name is there."""
 
 import ast
-import importlib
+import contextlib
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +28,8 @@ PAGES = sorted(
     path.relative_to(REPOSITORY).as_posix()
     for path in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "recipes/results.md"]
 )
-LANGUAGES = {"", "sh", "python", "yaml", "{literalinclude}", "{toctree}", "{eval-rst}"}
-TARGETS = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+LANGUAGES = {"", "sh", "console", "python", "yaml", "{literalinclude}", "{toctree}", "{eval-rst}"}
+TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 MADE = "docs/_build/"  # by `make docs`
 FOLDERS = "src|pipeline|docs|tests|recipes|benchmarks|faults"
 RUN_ELSEWHERE = {"docs/library.md": "tests/test_library.py", "CONTRIBUTING.md": "tests/test_contributing.py"}
@@ -113,10 +114,10 @@ def command(line: str) -> str | None:
         return f"make has no target {words[1]}"
     if words[:2] == ["python", "-m"] and not module(words[2]):
         return f"there is no module {words[2]}"
-    for program, place in reference.COMMANDS.items():
+    for program, parser in programs().items():
         known = program.split()
-        if words[: len(known)] == known and len(words) > len(known) and ":" in place:
-            return not_understood(place, words[len(known) :])
+        if words[: len(known)] == known and len(words) > len(known) and not isinstance(parser, str):
+            return not_understood(parser, words[len(known) :])
     return refused_by_dvc(words) if words[:1] == ["dvc"] else None
 
 
@@ -135,18 +136,22 @@ def refused_by_dvc(words: list[str]) -> str | None:
     return None
 
 
-def not_understood(place: str, words: list[str]) -> str | None:
+@cache
+def programs() -> dict[str, Any]:
+    with contextlib.chdir(REPOSITORY):
+        return reference.programs()
+
+
+def not_understood(parser: Any, words: list[str]) -> str | None:
     """What a program of ours does not understand of its command line."""
-    home, _, name = place.partition(":")
-    parser = reference.parser(getattr(importlib.import_module(home), name))
     try:
         while words:  # a command may have others below it
-            context = parser.make_context(name, list(words))
+            context = parser.make_context(parser.name, list(words))
             below = getattr(parser, "commands", {})
             words = [*context._protected_args, *context.args] if below else []
             parser = below[words.pop(0)] if words else parser
     except Exception as error:  # noqa: BLE001 - whatever the parser raises
-        return f"{place}, {' '.join(words)}: {error!r}"
+        return f"{' '.join(words)}: {error!r}"
     return None
 
 
@@ -307,7 +312,7 @@ def test_the_site_shows_code_and_asks_for_nothing_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         assert FETCHED.findall(page.read_text()) == [], page
     assert "k = argmin_j" in (site / "theory.html").read_text()
-    assert 'href="_modules/' in (site / "reference.html").read_text()
+    assert 'href="../_modules/' in (site / "_reference/autoencoders.base.html").read_text()
 
 
 THEMES_OWN = "landmark-unique"  # two sidebars without a name

@@ -66,6 +66,16 @@ BROKEN = [
         "variants.vqvae.prior.depth is an unknown key; known here: width,",
         "",
     ),
+    (
+        with_value("variants.vqvae.prior.training.step", 2),
+        "variants.vqvae.prior.training.step is an unknown key; known here: steps, batch_size,",
+        "did you mean steps?",
+    ),
+    (
+        with_value("corruption.train.mixed.copy", 2),
+        "corruption.train.mixed.copy is an unknown key; known here: noise, copies",
+        "did you mean copies?",
+    ),
     (with_value("experiment", 1), "experiment is an unknown key; known here: dataset,", ""),
     (with_value("training.steps", "many"), 'training.steps is "many": must be a valid integer', ""),
     (
@@ -217,8 +227,8 @@ BROKEN = [
     (with_value("variants." + "a" * 200, DEFAULT["variants"]["vae"]), "variants.aaaa", "letters, digits"),
     (
         with_value("variants.vae.prior", nested(600)),
-        "variants.vae.prior.prior… has parts within parts",
-        "at most 12 levels",
+        "variants.vae.prior.prior.prior",
+        "prior has parts within parts: at most 12 levels",
     ),
     (without("variants.vae.code"), "variants.vae.code is missing", ""),
     ([], "the file is []:", "must be a valid dictionary"),

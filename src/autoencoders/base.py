@@ -7,14 +7,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from autoencoders.parts import Kind
+from autoencoders.registry import Registry
 
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
+CodeSize: TypeAlias = Annotated[int, Field(gt=0, description="numbers in the code z")]
 Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # several tensors where a model has several stochastic layers
 Losses: TypeAlias = dict[str, Tensor]  # "loss" is what is minimised, the rest its named parts; each a batch mean
 Capability: TypeAlias = Literal[  # what only some variants define
@@ -149,4 +151,4 @@ class Autoencoder(Learner):
         return [Phase("autoencoder", self)]
 
 
-VARIANTS: Kind[Autoencoder] = Kind("autoencoders.variants", Autoencoder, "model")  # type: ignore[type-abstract]
+VARIANTS: Registry[Autoencoder] = Registry("autoencoders.variants", Autoencoder, "model")  # type: ignore[type-abstract]

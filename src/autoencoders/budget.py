@@ -3,15 +3,25 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1)]
-Steps: TypeAlias = Annotated[int, Field(ge=1, le=100_000_000)]  # each has its learning rate in memory
-Precision: TypeAlias = Literal["float32", "bfloat16"]
-Mode: TypeAlias = Literal["graph", "eager"]
-Schedule: TypeAlias = Literal["one_cycle", "stairs", "constant"]
-Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+# At most so many steps: each has its learning rate in memory.
+Steps: TypeAlias = Annotated[int, Field(ge=1, le=100_000_000, description="optimiser steps")]
+BatchSize: TypeAlias = Annotated[int, Field(gt=0, description="images per step")]
+LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1, description="of Adam, at its peak")]
+Schedule: TypeAlias = Annotated[
+    Literal["one_cycle", "stairs", "constant"],
+    Field(description="of the learning rate; stairs: 8 stages, each 3 times as long and slower by 10^(1/7)"),
+]
+Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=1, description="of Adam")]
+Precision: TypeAlias = Annotated[
+    Literal["float32", "bfloat16"], Field(description="of the arithmetic; bfloat16 where the hardware is fast at it")
+]
+Mode: TypeAlias = Annotated[
+    Literal["graph", "eager"],
+    Field(description="on a GPU: graph (a step is recorded once and replayed) or eager (operation by operation)"),
+]
 
 
 class Budget(BaseModel):
@@ -20,10 +30,10 @@ class Budget(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     steps: Steps
-    batch_size: PositiveInt
+    batch_size: BatchSize
     learning_rate: LearningRate
-    schedule: Schedule = "one_cycle"  # of the learning rate: see `optimiser`
-    epsilon: Epsilon = 1e-8  # of Adam
+    schedule: Schedule = "one_cycle"
+    epsilon: Epsilon = 1e-8
 
     def override(self, *overrides: Mapping[str, Any]) -> "Budget":
         """The budget after `overrides`, the last one counting most."""
@@ -39,7 +49,7 @@ class BudgetOverrides(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[misc]
 
     steps: Steps
-    batch_size: PositiveInt
+    batch_size: BatchSize
     learning_rate: LearningRate
     schedule: Schedule
     epsilon: Epsilon
@@ -52,6 +62,6 @@ class How(BaseModel):
 
     precision: Precision = "float32"
     mode: Mode = "graph"
-    points: Annotated[int, Field(ge=1, le=10_000)] = 100
-    validations: Annotated[int, Field(ge=1, le=10_000)] = 10
-    validation_images: PositiveInt = 2000
+    points: Annotated[int, Field(ge=1, le=10_000, description="of each training's curve, at least")] = 100
+    validations: Annotated[int, Field(ge=1, le=10_000, description="of each training; the best weights are kept")] = 10
+    validation_images: Annotated[int, Field(gt=0, description="for each validation, evenly spread")] = 2000

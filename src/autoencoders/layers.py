@@ -6,14 +6,15 @@ feature maps.
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Width: TypeAlias = Annotated[int, Field(ge=2)]  # feature maps; residual blocks halve them
+Width: TypeAlias = Annotated[int, Field(ge=2, description="feature maps")]  # residual blocks halve them
+Activation: TypeAlias = Annotated[Literal["relu", "tanh", "elu", "gelu"], Field(description="what follows each layer")]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "gelu": nn.GELU}
 LARGEST = 8  # along each side of a grid that a fully connected layer still sees as a whole
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from autoencoders.base import Capability, Shape
-from autoencoders.parts import Kind
+from autoencoders.registry import Registry
 
 
 class Likelihood(nn.Module, ABC):
@@ -45,8 +46,15 @@ class Likelihood(nn.Module, ABC):
         """The decoder's output for which `mean` is about E[x|z]: (C,) → (C·P,)."""
 
 
-LIKELIHOODS: Kind[Likelihood] = Kind("autoencoders.likelihoods", Likelihood, "likelihood")  # type: ignore[type-abstract]
-LikelihoodSection: TypeAlias = Annotated[dict[str, Any], LIKELIHOODS]
+LIKELIHOODS: Registry[Likelihood] = Registry("autoencoders.likelihoods", Likelihood, "likelihood")  # type: ignore[type-abstract]
+LikelihoodSection: TypeAlias = Annotated[
+    dict[str, Any],
+    LIKELIHOODS,
+    Field(
+        description="of a pixel: bernoulli (its value is a probability), logistic or categorical (256 values), or "
+        "gaussian (a density, with a learned variance)"
+    ),
+]
 
 
 def bits_per_dim(nats: float, image: Shape) -> float:

@@ -7,10 +7,11 @@ for each image dimension. Outputs are float32 whatever the precision of the arit
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, TypeAlias
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from autoencoders.base import Shape
-from autoencoders.parts import Kind
+from autoencoders.registry import Registry
 
 Grid: TypeAlias = tuple[int, int]
 
@@ -63,5 +64,7 @@ class Network(ABC):
         raise NotImplementedError
 
 
-NETWORKS: Kind[Network] = Kind("autoencoders.networks", Network, "network")  # type: ignore[type-abstract]
-NetworkSection: TypeAlias = Annotated[dict[str, Any], NETWORKS]
+NETWORKS: Registry[Network] = Registry("autoencoders.networks", Network, "network")  # type: ignore[type-abstract]
+NetworkSection: TypeAlias = Annotated[
+    dict[str, Any], NETWORKS, Field(description="what its encoder and decoder are made of")
+]

@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from autoencoders import parallel
-from autoencoders.parts import Kind
+from autoencoders.registry import Registry
 
 
 class Prior(nn.Module, ABC):
@@ -32,8 +33,12 @@ class Prior(nn.Module, ABC):
         return log_normal(z, mean, log_variance) - self.log_prob(z, generator)
 
 
-PRIORS: Kind[Prior] = Kind("autoencoders.priors", Prior, "prior")  # type: ignore[type-abstract]
-PriorSection: TypeAlias = Annotated[dict[str, Any], PRIORS]
+PRIORS: Registry[Prior] = Registry("autoencoders.priors", Prior, "prior")  # type: ignore[type-abstract]
+PriorSection: TypeAlias = Annotated[
+    dict[str, Any],
+    PRIORS,
+    Field(description="of the code: standard, N(0, I); mixture, learned; or layer, a second stochastic one"),
+]
 
 
 def reparameterise(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:

@@ -16,13 +16,20 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoencoders.parts import Kind
+from autoencoders.registry import Registry
 
 Grid: TypeAlias = tuple[int, int]
-Gradient: TypeAlias = Literal["straight_through", "rotation"]
+Gradient: TypeAlias = Annotated[
+    Literal["straight_through", "rotation"],
+    Field(description="the encoder's gradient: that of the code, copied, or turned and scaled as the code is"),
+]
+Restarts: TypeAlias = Annotated[
+    bool, Field(description="whether a code that is out of use restarts as an output of the encoder")
+]
 
 TINY = 1e-12  # a norm that is no longer divided by
 
@@ -82,8 +89,10 @@ class Quantizer(nn.Module, ABC):
         )
 
 
-QUANTIZERS: Kind[Quantizer] = Kind("autoencoders.quantizers", Quantizer, "quantiser")  # type: ignore[type-abstract]
-QuantizerSection: TypeAlias = Annotated[dict[str, Any], QUANTIZERS]
+QUANTIZERS: Registry[Quantizer] = Registry("autoencoders.quantizers", Quantizer, "quantiser")  # type: ignore[type-abstract]
+QuantizerSection: TypeAlias = Annotated[
+    dict[str, Any], QUANTIZERS, Field(description="what makes codes of the encoder's output")
+]
 
 
 def rows(z: Tensor) -> Tensor:

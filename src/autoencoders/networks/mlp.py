@@ -5,13 +5,13 @@ It sees an image as one vector, so it has no grid and a VQ-VAE cannot be built f
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from autoencoders.base import Shape
-from autoencoders.layers import ACTIVATIONS, perceptron, set_bias
+from autoencoders.layers import ACTIVATIONS, Activation, perceptron, set_bias
 from autoencoders.network import Decoder, Network
 
 
@@ -23,7 +23,7 @@ class MLP(Network):
         image: Shape,
         *,
         hidden: Annotated[list[PositiveInt], Field(min_length=1)],
-        activation: Literal["relu", "tanh", "elu", "gelu"] = "relu",
+        activation: Activation = "relu",
     ) -> None:
         super().__init__(image)
         self.hidden, self.activation = hidden, ACTIVATIONS[activation]

@@ -6,13 +6,13 @@ The integral is intractable. p(z|u) p(u) / q(u|z) at one u ~ q(u|z) is an unbias
 prior is trained on the bound of two layers, and importance weights with k samples are those of two layers.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from autoencoders.layers import ACTIVATIONS, perceptron
+from autoencoders.layers import ACTIVATIONS, Activation, perceptron
 from autoencoders.prior import PRIORS, Prior, PriorSection, log_normal, moments, reparameterise
 
 
@@ -25,7 +25,7 @@ class Layer(Prior):
         *,
         code: PositiveInt,
         hidden: Annotated[list[PositiveInt], Field(min_length=1)],
-        activation: Literal["relu", "tanh", "elu", "gelu"] = "relu",
+        activation: Activation = "relu",
         prior: PriorSection = "standard",  # type: ignore[assignment]
     ) -> None:
         super().__init__()

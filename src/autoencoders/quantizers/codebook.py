@@ -4,7 +4,7 @@ import torch
 from pydantic import PositiveInt
 from torch import nn
 
-from autoencoders.quantizer import Gradient
+from autoencoders.quantizer import Gradient, Restarts
 from autoencoders.quantizers._vectors import VectorQuantizer
 
 
@@ -16,7 +16,7 @@ class Codebook(VectorQuantizer):
         *,
         codes: PositiveInt,
         size: PositiveInt,
-        restarts: bool = True,
+        restarts: Restarts = True,
         gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(codes, size, restarts=restarts, gradient=gradient)

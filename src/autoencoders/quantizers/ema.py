@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autoencoders import parallel
-from autoencoders.quantizer import Gradient, Quantized, rows
+from autoencoders.quantizer import Gradient, Quantized, Restarts, rows
 from autoencoders.quantizers._vectors import DECAY, REVIVED, VectorQuantizer
 
 SMOOTHING = 1e-5  # ε
@@ -34,7 +34,7 @@ class MovingAverages(VectorQuantizer):
         codes: PositiveInt,
         size: PositiveInt,
         decay: Annotated[float, Field(ge=0, lt=1)] = DECAY,
-        restarts: bool = True,
+        restarts: Restarts = True,
         gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(codes, size, restarts=restarts, gradient=gradient)

@@ -12,12 +12,12 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from autoencoders.quantizer import GRADIENTS, Gradient, Grid, Quantized, Quantizer
+from autoencoders.quantizer import GRADIENTS, Gradient, Grid, Quantized, Quantizer, Restarts
 from autoencoders.quantizers.codebook import Codebook
 
 
 class Residual(Quantizer):
-    """`depth` codebooks of K = `codes` vectors each; the indices are a grid (h, w·depth)."""
+    """`depth` codebooks of K = `codes` vectors of `size` numbers; the indices are a grid (h, w·depth)."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Residual(Quantizer):
         codes: PositiveInt,
         size: PositiveInt,
         depth: Annotated[int, Field(ge=1, le=100)],
-        restarts: bool = True,
+        restarts: Restarts = True,
         gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__()

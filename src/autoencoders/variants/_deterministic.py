@@ -1,9 +1,8 @@
 """What the variants share whose code is a point: everything but the loss."""
 
-from pydantic import PositiveInt
 from torch import Tensor
 
-from autoencoders.base import Autoencoder, Shape
+from autoencoders.base import Autoencoder, CodeSize, Shape
 from autoencoders.layers import mean_colour
 from autoencoders.network import NETWORKS, NetworkSection
 
@@ -18,7 +17,7 @@ class Deterministic(Autoencoder):
         "codebook": "there is no codebook",
     }
 
-    def __init__(self, image: Shape, *, network: NetworkSection, code: PositiveInt) -> None:
+    def __init__(self, image: Shape, *, network: NetworkSection, code: CodeSize) -> None:
         super().__init__(image)
         built = NETWORKS.build(network, image)
         self.encoder = built.encoder(code)

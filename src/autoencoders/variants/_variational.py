@@ -16,7 +16,10 @@ from autoencoders.statistics import Mean, Variance
 ACTIVE = 0.01  # a latent dimension is active when the variance over x of its shift exceeds this
 COLLAPSED = 0.1  # the share of dimensions that are active is less than this
 
-WarmUp: TypeAlias = Annotated[float, Field(ge=0, le=1)]  # share of the training
+Beta: TypeAlias = Annotated[float, Field(ge=0, description="weight of KL(q‖p); 1 is the bound on log p(x)")]
+WarmUp: TypeAlias = Annotated[
+    float, Field(ge=0, le=1, description="share of the training over which that weight grows from 0")
+]
 
 
 class Variational(Autoencoder):

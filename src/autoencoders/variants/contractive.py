@@ -15,11 +15,11 @@ so part of the penalty is saved by a smaller code that a steeper decoder reads, 
 from functools import partial
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from autoencoders import parallel
-from autoencoders.base import Batch, Losses, Shape
+from autoencoders.base import Batch, CodeSize, Losses, Shape
 from autoencoders.network import NetworkSection
 from autoencoders.variants._deterministic import Deterministic, squared_error
 
@@ -27,7 +27,7 @@ from autoencoders.variants._deterministic import Deterministic, squared_error
 class ContractiveAE(Deterministic):
     """An autoencoder that pays for the slope of its encoder; `penalty` is λ."""
 
-    def __init__(self, image: Shape, *, network: NetworkSection, code: PositiveInt, penalty: NonNegativeFloat) -> None:
+    def __init__(self, image: Shape, *, network: NetworkSection, code: CodeSize, penalty: NonNegativeFloat) -> None:
         super().__init__(image, network=network, code=code)
         self.penalty = penalty
 

@@ -9,7 +9,7 @@ import math
 
 from pydantic import PositiveInt
 
-from autoencoders.base import Batch, Losses, Shape
+from autoencoders.base import Batch, CodeSize, Losses, Shape
 from autoencoders.likelihood import LikelihoodSection
 from autoencoders.network import NetworkSection
 from autoencoders.prior import PriorSection
@@ -24,7 +24,7 @@ class IWAE(VAE):
         image: Shape,
         *,
         network: NetworkSection,
-        code: PositiveInt,
+        code: CodeSize,
         samples: PositiveInt,
         likelihood: LikelihoodSection,
         prior: PriorSection = "standard",  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias, cast
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from autoencoders.base import Shape
@@ -22,7 +22,7 @@ from autoencoders.layers import Convolution, Pointwise, Residual, Width, channel
 from autoencoders.likelihood import LIKELIHOODS, LikelihoodSection
 from autoencoders.network import NETWORKS, Grid, NetworkSection
 from autoencoders.prior import log_normal, moments, reparameterise
-from autoencoders.variants._variational import Variational, WarmUp
+from autoencoders.variants._variational import Beta, Variational, WarmUp
 
 Gaussian: TypeAlias = tuple[Tensor, Tensor]  # μ and log σ², of any one shape (B, …)
 
@@ -40,7 +40,7 @@ class Ladder(Variational):
         layers: PositiveInt,
         channels: PositiveInt,
         likelihood: LikelihoodSection,
-        beta: NonNegativeFloat = 1.0,
+        beta: Beta = 1.0,
         warm_up: WarmUp = 0.0,
     ) -> None:
         built = NETWORKS.build(network, image)

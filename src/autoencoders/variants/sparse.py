@@ -9,9 +9,9 @@ it is zero for most images and large for a few (Treves & Rolls 1991), and the co
 """
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 
-from autoencoders.base import Batch, Losses, Shape
+from autoencoders.base import Batch, CodeSize, Losses, Shape
 from autoencoders.network import NetworkSection
 from autoencoders.parallel import gather
 from autoencoders.variants._deterministic import Deterministic, squared_error
@@ -20,7 +20,7 @@ from autoencoders.variants._deterministic import Deterministic, squared_error
 class SparseAE(Deterministic):
     """An autoencoder whose code has few numbers far from zero; `penalty` is λ."""
 
-    def __init__(self, image: Shape, *, network: NetworkSection, code: PositiveInt, penalty: NonNegativeFloat) -> None:
+    def __init__(self, image: Shape, *, network: NetworkSection, code: CodeSize, penalty: NonNegativeFloat) -> None:
         super().__init__(image, network=network, code=code)
         self.penalty = penalty
 

@@ -17,10 +17,10 @@ The logarithms are biased, the less the larger the batch is.
 import math
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from autoencoders.base import Batch, Losses, Shape
+from autoencoders.base import Batch, CodeSize, Losses, Shape
 from autoencoders.likelihood import LikelihoodSection
 from autoencoders.network import NetworkSection
 from autoencoders.parallel import gather
@@ -39,7 +39,7 @@ class TCVAE(VAE):
         image: Shape,
         *,
         network: NetworkSection,
-        code: PositiveInt,
+        code: CodeSize,
         beta: NonNegativeFloat,
         likelihood: LikelihoodSection,
         alpha: NonNegativeFloat = 1.0,

@@ -10,7 +10,7 @@ al. 2017. log p(x) itself is intractable: loss = −log p(x) + KL(q_φ(z|x) ‖ 
 """
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor
 
 from autoencoders.base import Shape
@@ -18,7 +18,7 @@ from autoencoders.layers import mean_colour
 from autoencoders.likelihood import LIKELIHOODS, LikelihoodSection
 from autoencoders.network import NETWORKS, NetworkSection
 from autoencoders.prior import PRIORS, PriorSection, kl_terms, log_normal, moments, reparameterise
-from autoencoders.variants._variational import Variational, WarmUp
+from autoencoders.variants._variational import Beta, Variational, WarmUp
 
 
 class VAE(Variational):
@@ -30,7 +30,7 @@ class VAE(Variational):
         *,
         network: NetworkSection,
         code: PositiveInt,
-        beta: NonNegativeFloat,
+        beta: Beta,
         likelihood: LikelihoodSection,
         warm_up: WarmUp = 0.0,
         prior: PriorSection = "standard",  # type: ignore[assignment]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import ConfigDict, Field
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -34,10 +34,10 @@ class PriorParams(TypedDict):
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
-    width: PositiveInt
-    layers: Annotated[int, Field(ge=1, le=100)]
-    heads: PositiveInt
-    training: BudgetOverrides
+    width: Annotated[int, Field(gt=0, description="numbers for each place of the grid")]
+    layers: Annotated[int, Field(ge=1, le=100, description="blocks of attention and a perceptron")]
+    heads: Annotated[int, Field(gt=0, description="of the attention; they share `width`")]
+    training: Annotated[BudgetOverrides, Field(description="what differs from `training`")]
 
 
 class VQVAE(Autoencoder):
@@ -55,9 +55,9 @@ class VQVAE(Autoencoder):
         *,
         network: NetworkSection,
         quantizer: QuantizerSection,
-        beta: NonNegativeFloat,
+        beta: Annotated[float, Field(ge=0, description="weight of the commitment loss")],
         likelihood: LikelihoodSection,
-        prior: PriorParams,
+        prior: Annotated[PriorParams, Field(description="the causal transformer that learns p(codes) afterwards")],
     ) -> None:
         super().__init__(image)
         self.beta = beta

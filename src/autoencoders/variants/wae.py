@@ -9,10 +9,10 @@ The estimate has no bias and may be negative. A VAE draws each q(z|x) towards p(
 """
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from autoencoders.base import Batch, Losses, Shape
+from autoencoders.base import Batch, CodeSize, Losses, Shape
 from autoencoders.network import NetworkSection
 from autoencoders.parallel import gather
 from autoencoders.variants._deterministic import Deterministic, squared_error
@@ -31,7 +31,7 @@ class WAE(Deterministic):
         "codebook": "there is no codebook",
     }
 
-    def __init__(self, image: Shape, *, network: NetworkSection, code: PositiveInt, penalty: NonNegativeFloat) -> None:
+    def __init__(self, image: Shape, *, network: NetworkSection, code: CodeSize, penalty: NonNegativeFloat) -> None:
         super().__init__(image, network=network, code=code)
         self.code, self.penalty = code, penalty
 

@@ -1,7 +1,8 @@
-"""Parts that `params.yaml` chooses by name: each kind of part is a package, each part one file in it.
+"""Registries of the parts that `params.yaml` chooses by name: a registry is a package, a part is one file in it.
 
-The file's name is the part's name, its only subclass of the kind's base class is the part, and the keyword arguments
-of that class's constructor are the part's keys in `params.yaml`.
+The file's name is the part's name. The only subclass of the registry's base class in it is the part, and the keyword
+arguments of that class's constructor are the part's keys in `params.yaml`. Files whose names begin with `_` hold what
+several parts share.
 """
 
 import importlib
@@ -17,14 +18,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Kind(Generic[T]):
-    """A kind of part. As an annotation, `Annotated[dict[str, Any], kind]`, it marks a key whose value is such a part:
-    a name, or a mapping of `name` and the part's own keys.
+class Registry(Generic[T]):
+    """The parts of one package. As an annotation, `Annotated[dict[str, Any], registry]`, it marks a key whose value is
+    a part of it: the part's name, or a mapping of `name` and the part's own keys.
     """
 
     package: str
     base: type[T]
-    title: str  # what one part of this kind is called
+    title: str  # what one part is called
 
     @property
     def folder(self) -> Path:
@@ -66,7 +67,6 @@ def keys_of(part: type) -> Iterator[inspect.Parameter]:
             yield key.replace(annotation=hints.get(key.name, inspect.Parameter.empty))
 
 
-def kind_of(annotation: Any) -> Kind[Any] | None:
-    """The kind of part that an annotation asks for, if it does."""
-    marks = typing.get_args(annotation)[1:] if typing.get_origin(annotation) is typing.Annotated else ()
-    return next((mark for mark in marks if isinstance(mark, Kind)), None)
+def registry_of(annotation: Any) -> Registry[Any] | None:
+    """The registry that an annotation asks for a part of, if it does."""
+    return next((mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Registry)), None)
