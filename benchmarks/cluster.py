@@ -10,9 +10,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.measure import Table, Value, seconds
-from faults.cluster import Cluster, cluster
-from faults.project import Project
-from faults.s3 import S3, s3, use
+from tests.support.cluster import Cluster, cluster
+from tests.support.project import Project
+from tests.support.s3 import S3, s3, use
 
 STAGES = 64
 ASLEEP = 10  # seconds that a stage takes

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import Table, Value, seconds
-from faults.s3 import s3, use
+from tests.support.s3 import s3, use
 
 REPOSITORY = Path(__file__).parent.parent
 DVC = (sys.executable, "-m", "dvc")

@@ -17,9 +17,9 @@ from autoencoders.budget import Budget, How
 from autoencoders.errors import UserError
 from autoencoders.pairs import Pairs
 from autoencoders.training.loop import fit
-from faults.project import REPOSITORY
 from faults.table import Counts
 from pipeline import params
+from tests.support.project import REPOSITORY
 
 DEFAULT: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
 SENTENCE = re.compile(r"params\.yaml: .+")

@@ -17,7 +17,7 @@ import pandas as pd
 import psutil
 from ruamel.yaml import YAML
 
-from faults.project import Project
+from tests.support.project import Project
 
 EVERY = "0.1"  # seconds between two checkpoints: many, so that many kills hit one
 LEAVES_WITHIN = 5.0  # seconds

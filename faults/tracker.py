@@ -9,8 +9,8 @@ from mlflow import MlflowClient
 
 from autoencoders import disk
 from faults.rig import ENTRIES, Rig
-from faults.servers import Server, serving
 from faults.table import Counts
+from tests.support.servers import Server, serving
 
 TRAINS = tuple(f"train@{entry}" for entry in ENTRIES)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from faults.cluster import cluster
-from faults.project import Project
-from faults.s3 import s3, use
 from faults.table import Counts
+from tests.support.cluster import cluster
+from tests.support.project import Project
+from tests.support.s3 import s3, use
 
 LONGEST = 12.0  # seconds that trainings and evaluations take, roughly
 ENTRIES = ("dae", "vqvae")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.project import Project
+from tests.support.project import Project
 
 TINY = {"network": {"name": "patches", "width": 8, "downsampling": 4}, "code": 4, "training": {"steps": 5}}
 

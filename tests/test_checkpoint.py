@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from autoencoders import checkpoint
 from autoencoders.base import VARIANTS
 from autoencoders.errors import UserError
-from tests.conftest import IMAGE, PARAMETERS
+from tests.support.toys import IMAGE, PARAMETERS
 
 
 @pytest.mark.parametrize("name", VARIANTS.available())

@@ -17,9 +17,8 @@ from autoencoders.sealed import read
 from autoencoders.tensors import as_float
 from autoencoders.training.state import PhaseResult
 from pipeline import classify, evaluate, params, paths
-from tests.conftest import IMAGE, PARAMETERS
-from tests.test_params import with_value
-from tests.test_probes import CLASSES, quadrants
+from tests.support.parameters import with_value
+from tests.support.toys import CLASSES, IMAGE, PARAMETERS, quadrants
 
 CPU = torch.device("cpu")
 BUDGET = Budget(steps=60, batch_size=20, learning_rate=0.01)

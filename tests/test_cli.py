@@ -18,8 +18,7 @@ from autoencoders import checkpoint, cli, devices
 from autoencoders.image_files import png
 from autoencoders.tasks import as_bytes
 from autoencoders.tensors import as_float
-from tests.conftest import squares
-from tests.test_codec import trained
+from tests.support.toys import squares, trained
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 

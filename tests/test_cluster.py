@@ -17,14 +17,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from autoencoders.errors import UserError
-from faults.cluster import Cluster, certificate, cluster
-from faults.project import Project, outcomes
-from faults.s3 import S3, s3, use
 from pipeline import RUNNER, handover, params
 from pipeline import cluster as caller
 from pipeline.console import ConsoleLog
 from pipeline.local import LocalExecutor
-from tests.test_params import DEFAULT
+from tests.support.cluster import Cluster, certificate, cluster
+from tests.support.parameters import DEFAULT
+from tests.support.project import Project, outcomes
+from tests.support.s3 import S3, s3, use
 
 TOY = {
     "first": {"cmd": "seq 100 > first.txt", "outs": ["first.txt"]},

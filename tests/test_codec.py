@@ -5,18 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoencoders import checkpoint
 from autoencoders import codec as codecs
-from autoencoders.base import VARIANTS, Autoencoder
+from autoencoders.base import VARIANTS
 from autoencoders.codec import Codec, Discrete
 from autoencoders.errors import UserError
-from tests.conftest import IMAGE, PARAMETERS, SECTIONS
-
-
-def trained(variant: str, **changes: object) -> Autoencoder:
-    model = checkpoint.build(variant, IMAGE, PARAMETERS[variant] | changes, seed=0).eval()
-    model.start_from(torch.rand(8, *IMAGE))
-    return model
+from tests.support.toys import IMAGE, SECTIONS, trained
 
 
 @pytest.mark.parametrize("variant", VARIANTS.available())

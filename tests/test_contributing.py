@@ -13,10 +13,9 @@ from torch import Tensor
 
 from autoencoders.base import VARIANTS
 from autoencoders.checkpoint import build
-from faults.project import Project
-from tests.conftest import IMAGE, PARAMETERS, batch
-from tests.test_docs import Block, blocks
-from tests.test_params import REPOSITORY
+from tests.support.markdown import Block, blocks
+from tests.support.project import REPOSITORY, Project
+from tests.support.toys import IMAGE, PARAMETERS, batch
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 NAME = "huber"

@@ -12,7 +12,7 @@ from autoencoders.base import VARIANTS
 from autoencoders.likelihood import LIKELIHOODS
 from autoencoders.network import NETWORKS
 from autoencoders.quantizer import QUANTIZERS
-from tests.test_params import REPOSITORY
+from tests.support.project import REPOSITORY
 
 STAGES: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "dvc.yaml")["stages"]
 WITHOUT_EFFECT = {

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from dvc.cli import DvcParserError
@@ -21,8 +21,10 @@ from ruamel.yaml import YAML
 
 from autoencoders.errors import UserError
 from pipeline import params, recipe, reference
-from tests import browser
-from tests.test_params import DEFAULT, REPOSITORY, with_value
+from tests.support import browser
+from tests.support.markdown import FENCE, blocks
+from tests.support.parameters import DEFAULT, with_value
+from tests.support.project import REPOSITORY
 
 PAGES = sorted(
     path.relative_to(REPOSITORY).as_posix()
@@ -33,24 +35,6 @@ TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encodin
 MADE = "docs/_build/"  # by `make docs`
 FOLDERS = "src|pipeline|docs|tests|recipes|benchmarks|faults"
 RUN_ELSEWHERE = {"docs/library.md": "tests/test_library.py", "CONTRIBUTING.md": "tests/test_contributing.py"}
-
-
-class Block(NamedTuple):
-    """A block of code, with the paragraph above it."""
-
-    language: str
-    argument: str
-    code: str
-    above: str
-
-
-FENCE = re.compile(r"^```([^\s`]*) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def blocks(text: str) -> Iterator[Block]:
-    for found in FENCE.finditer(text):
-        above = text[: found.start()].strip().rpartition("\n\n")[2]
-        yield Block(found[1], found[2], found[3], above)
 
 
 def prose(text: str) -> str:

@@ -8,8 +8,8 @@ from autoencoders.base import VARIANTS, Autoencoder, Batch, Losses, Shape
 from autoencoders.checkpoint import build
 from autoencoders.tensors import as_float
 from pipeline import evaluate, params
-from tests.conftest import IMAGE, PARAMETERS, batch
-from tests.test_params import with_value
+from tests.support.parameters import with_value
+from tests.support.toys import IMAGE, PARAMETERS, batch
 
 DRAWN = {"neg_elbo", "neg_elbo_error", "rate", "distortion", "bits_per_dim"}  # with noise that comes batch by batch
 

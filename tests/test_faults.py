@@ -10,9 +10,9 @@ from autoencoders import checkpoint, disk
 from autoencoders.training import snapshots
 from autoencoders.training.state import Snapshot
 from faults import files, hostile, parameters
-from faults.project import REPOSITORY
 from faults.table import Counts
 from pipeline import params
+from tests.support.project import REPOSITORY
 
 Family = Callable[[Path, int, int], Iterator[Counts]]
 

@@ -12,7 +12,7 @@ from autoencoders.checkpoint import build
 from autoencoders.evaluation import undefined_metrics
 from autoencoders.latent import flatten
 from autoencoders.metric_names import GEOMETRY
-from tests.conftest import IMAGE, PARAMETERS, batch
+from tests.support.toys import IMAGE, PARAMETERS, batch
 
 BATCH = 50
 

@@ -4,7 +4,7 @@ import pytest
 from autoencoders import arrays, datasets
 from autoencoders.downloads import load
 from pipeline import images, params, paths
-from tests.test_params import DEFAULT, with_value
+from tests.support.parameters import DEFAULT, with_value
 
 
 @pytest.fixture(autouse=True)

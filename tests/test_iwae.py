@@ -6,7 +6,7 @@ from torch import Tensor
 from autoencoders.checkpoint import build
 from autoencoders.variants.iwae import IWAE
 from autoencoders.variants.vae import VAE
-from tests.conftest import IMAGE, PARAMETERS, batch
+from tests.support.toys import IMAGE, PARAMETERS, batch
 
 
 def iwae(samples: int) -> IWAE:

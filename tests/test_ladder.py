@@ -5,7 +5,7 @@ from torch.distributions import Normal, kl_divergence
 
 from autoencoders.checkpoint import build
 from autoencoders.variants.ladder import Ladder, kl
-from tests.conftest import IMAGE, PARAMETERS
+from tests.support.toys import IMAGE, PARAMETERS
 
 
 @pytest.fixture

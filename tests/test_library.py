@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import autoencoders
-from tests.test_params import REPOSITORY
+from tests.support.project import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "library.md").read_text(encoding="utf-8")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.test_params import REPOSITORY
+from tests.support.processes import gone
+from tests.support.project import REPOSITORY
 
 # A stage whose work polls, or computes without looking up, in this process or in two of its own.
 STAGE = """
@@ -64,16 +65,6 @@ def start(place: Path, how: str) -> tuple[subprocess.Popen[bytes], list[psutil.P
         assert time.monotonic() < until
         time.sleep(0.05)
     return dvc, psutil.Process(dvc.pid).children(recursive=True)
-
-
-def gone(processes: list[psutil.Process], within: float) -> bool:
-    """Whether they end in time; a process that nobody has asked about is a zombie then."""
-    until = time.monotonic() + within
-    while [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 WAYS = ["polls", "polls workers", "looks at nothing", "looks at nothing workers"]

@@ -21,9 +21,8 @@ from mlflow.exceptions import MlflowException
 from autoencoders import checkpoint
 from autoencoders.champions import ALIAS, Candidate, Champion
 from autoencoders.tracking import FINISHED, Evaluated, Projector, Run
-from faults import servers
-from tests.conftest import IMAGE, squares
-from tests.test_codec import trained
+from tests.support import servers
+from tests.support.toys import IMAGE, squares, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
 
@@ -78,7 +77,7 @@ class Serving:
             f"http://127.0.0.1:{self.port}/invocations", content, {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, np.array(json.load(answer)["predictions"])
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)["message"]

@@ -9,7 +9,7 @@ import pytest
 from autoencoders import checkpoint
 from autoencoders.errors import UserError
 from autoencoders.model_locator import located
-from tests.conftest import IMAGE, PARAMETERS
+from tests.support.toys import IMAGE, PARAMETERS
 
 
 def save(path: Path, variant: str = "ae", seed: int = 0) -> Path:

@@ -8,8 +8,7 @@ import torch
 from autoencoders import onnx_export
 from autoencoders.errors import UserError
 from autoencoders.onnx_export import export
-from tests.conftest import IMAGE, SECTIONS
-from tests.test_codec import trained
+from tests.support.toys import IMAGE, SECTIONS, trained
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -11,7 +11,7 @@ from autoencoders.base import VARIANTS, Autoencoder, Batch, Losses
 from autoencoders.checkpoint import build
 from autoencoders.datasets import Bytes, Shape
 from autoencoders.metric_names import IDENTITY
-from tests.conftest import IMAGE, PARAMETERS
+from tests.support.toys import IMAGE, PARAMETERS
 
 SHAPES: list[Shape] = [(1, 8, 8), (3, 32, 32), (3, 12, 40), (1, 64, 16)]
 

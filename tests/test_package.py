@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.project import Project
-from tests.test_params import REPOSITORY
+from tests.support.project import REPOSITORY, Project
 
 # Imports every module of the library from the folder that is given, and finds its parts.
 SCRIPT = """

@@ -19,8 +19,8 @@ import torch
 from autoencoders import parallel
 from autoencoders.base import VARIANTS
 from autoencoders.quantizer import QUANTIZERS
-from tests.sharing import CASES, run
-from tests.test_params import REPOSITORY
+from tests.support.project import REPOSITORY
+from tests.support.sharing import CASES, run
 
 ROUNDING = 2e-5  # relative
 AGAIN = ["contractive", "ladder", "vqvae ema", "ragged", "ragged codebook"]
@@ -42,7 +42,7 @@ def together(folder: Path, size: int, cases: Sequence[str], **environment: str) 
     place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.sharing", str(folder), *cases],
+            [sys.executable, "-m", "tests.support.sharing", str(folder), *cases],
             cwd=REPOSITORY,
             env=os.environ | place | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.DEVNULL,

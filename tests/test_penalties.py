@@ -11,7 +11,7 @@ from autoencoders.checkpoint import build
 from autoencoders.variants._deterministic import Deterministic
 from autoencoders.variants.contractive import squared_slope
 from autoencoders.variants.wae import SCALES, kernel, mmd
-from tests.conftest import IMAGE, PARAMETERS, batch
+from tests.support.toys import IMAGE, PARAMETERS, batch
 
 PENALISED = {"sparse": "size", "contractive": "slope", "wae": "mmd"}
 

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from faults.project import SIDE_BY_SIDE, Project, outcomes
-from faults.servers import Server
-from tests.browser import DESK, PHONE, Theme, opened, overflow, violations
+from tests.support.browser import DESK, PHONE, Theme, opened, overflow, violations
+from tests.support.project import SIDE_BY_SIDE, Project, outcomes
+from tests.support.servers import Server
 
 VARIANT = '''"""Mean: gives back the mean of all pixels; the example of a variant of one's own."""
 

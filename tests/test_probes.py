@@ -8,9 +8,7 @@ from torch import Tensor
 from autoencoders import probes
 from autoencoders.base import Autoencoder, Batch, Losses
 from autoencoders.pairs import Pairs
-from tests.conftest import IMAGE
-
-CLASSES = 4
+from tests.support.toys import IMAGE, quadrants
 
 
 class Pixels(Autoencoder):
@@ -28,16 +26,6 @@ class Pixels(Autoencoder):
 
     def loss(self, batch: Batch) -> Losses:
         raise NotImplementedError
-
-
-def quadrants(count: int, seed: int, *, shuffled: bool = False) -> Pairs:
-    """Noise with one bright quadrant, which is its class; or has nothing to do with it."""
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 100, (count, *IMAGE), np.uint8)
-    labels = np.arange(count) % CLASSES
-    for image, label in zip(images, labels, strict=True):
-        image[0, 4 * (label // 2) : 4 + 4 * (label // 2), 4 * (label % 2) : 4 + 4 * (label % 2)] += 100
-    return Pairs(images, rng.permutation(labels) if shuffled else labels)
 
 
 def accuracies(model: Autoencoder | None = None, *, shuffled: bool = False, batch_size: int = 50) -> dict[str, float]:

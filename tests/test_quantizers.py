@@ -16,7 +16,7 @@ from autoencoders.quantizers.codebook import Codebook
 from autoencoders.quantizers.ema import MovingAverages
 from autoencoders.quantizers.fsq import FiniteScalar
 from autoencoders.quantizers.residual import Residual
-from tests.conftest import IMAGE, PARAMETERS, SECTIONS, batch
+from tests.support.toys import IMAGE, PARAMETERS, SECTIONS, batch
 
 VECTORS = [Codebook, MovingAverages]
 

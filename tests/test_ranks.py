@@ -17,9 +17,9 @@ import pytest
 
 from autoencoders import disk
 from autoencoders.errors import UserError
-from faults.project import Project
 from pipeline import ranks
-from tests.test_listener import gone
+from tests.support.processes import gone
+from tests.support.project import Project
 
 T = TypeVar("T")
 STEPS = 300

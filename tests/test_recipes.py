@@ -14,11 +14,11 @@ from ruamel.yaml import YAML
 
 from autoencoders import datasets, downloads
 from autoencoders.errors import UserError
-from faults.project import Project
 from pipeline import classify, evaluate, noise, params, paths, recipe, train
 from pipeline.recipe import Expected, Recipe
 from pipeline.training_folder import TrainingFolder
-from tests.test_params import DEFAULT, REPOSITORY
+from tests.support.parameters import DEFAULT
+from tests.support.project import REPOSITORY, Project
 
 NAMES = sorted(path.stem for path in (REPOSITORY / "recipes").glob("*.yaml"))
 

@@ -15,7 +15,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from pipeline import params, recipe, reference
-from tests.test_params import BROKEN, DEFAULT, REPOSITORY, with_value, without
+from tests.support.parameters import BROKEN, DEFAULT, with_value, without
+from tests.support.project import REPOSITORY
 
 SCHEMA: dict[str, Any] = json.loads((REPOSITORY / "params.schema.json").read_text(encoding="utf-8"))
 # What a schema cannot say: combinations, this machine, names that params.yaml itself defines, names no shell may see.

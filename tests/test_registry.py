@@ -10,7 +10,7 @@ from autoencoders import networks
 from autoencoders.errors import UserError
 from autoencoders.network import NETWORKS
 from pipeline import params, sections
-from tests.test_params import with_value
+from tests.support.parameters import with_value
 
 SHARED = """
 from autoencoders.networks import Network

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import DESK, PHONE, Theme, opened, overflow, violations
+from tests.support.browser import DESK, PHONE, Theme, opened, overflow, violations
 
 REPORT = Path("reports/comparison.html").resolve()
 LARGEST = 3 * 2**20  # bytes

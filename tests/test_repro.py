@@ -14,7 +14,8 @@ from pipeline.console import ConsoleLog
 from pipeline.local import LocalExecutor
 from pipeline.params import Params
 from pipeline.plan import Plan, estimate_work, plan_run
-from tests.test_params import DEFAULT, REPOSITORY, with_value
+from tests.support.parameters import DEFAULT, with_value
+from tests.support.project import REPOSITORY
 
 UPSTREAM = {
     "download": set[str](),

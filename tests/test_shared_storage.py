@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.s3 import S3, s3, use
+from tests.support.s3 import S3, s3, use
 
 MIB = 2**20
 IMPATIENT = {"AWS_MAX_ATTEMPTS": "1"}

@@ -22,7 +22,7 @@ from autoencoders.training.curve import Curve, Progress
 from autoencoders.training.loop import Session, train
 from autoencoders.training.snapshots import Snapshots
 from autoencoders.training.state import PhaseResult, Snapshot, Stopped
-from tests.conftest import IMAGE, PARAMETERS, SECTIONS
+from tests.support.toys import IMAGE, PARAMETERS, SECTIONS
 
 BUDGET = Budget(steps=11, batch_size=16, learning_rate=0.01)  # epochs of 4 batches
 HOW = How(mode="eager", points=4, validations=3)
@@ -195,7 +195,7 @@ def test_killed_at_any_call_of_a_write_the_old_or_the_new_one_loads(
 def test_every_byte_of_a_sealed_file_counts(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     sealed.write(path, {"a": torch.arange(8.0), "b": torch.zeros(2, 3, dtype=torch.int64)}, {"kind": "toy", "n": 3})
-    whole, rng = path.read_bytes(), random.Random(0)  # noqa: S311 - no secret
+    whole, rng = path.read_bytes(), random.Random(0)
     assert sealed.read(path)[1] == {"kind": "toy", "n": 3}
     for place in range(len(whole)):
         changed = bytearray(whole)

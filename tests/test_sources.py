@@ -11,7 +11,7 @@ from autoencoders import arrays
 from autoencoders.base import VARIANTS
 from autoencoders.pairs import Pairs
 from autoencoders.training.batches import Resident, Streamed, source
-from tests.test_golden import losses
+from tests.support.golden import losses
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from autoencoders import disk
 from autoencoders.errors import UserError
 from pipeline import stage
 from pipeline.params import Params
-from tests.test_params import REPOSITORY
+from tests.support.project import REPOSITORY
 
 
 @pytest.fixture(autouse=True)

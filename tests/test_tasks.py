@@ -9,8 +9,7 @@ from autoencoders.base import VARIANTS
 from autoencoders.codec import Codec
 from autoencoders.errors import UserError
 from autoencoders.tasks import TASKS, Options, perform
-from tests.conftest import IMAGE
-from tests.test_codec import trained
+from tests.support.toys import IMAGE, trained
 
 EMPTY = torch.zeros(0, *IMAGE)
 

@@ -13,7 +13,7 @@ from autoencoders.pairs import Pairs
 from autoencoders.prior import reparameterise
 from autoencoders.training.loop import train
 from autoencoders.variants.tcvae import decomposition, log_weights
-from tests.conftest import IMAGE, PARAMETERS, batch, squares
+from tests.support.toys import IMAGE, PARAMETERS, batch, squares
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 
 from autoencoders.tracking import Projector
-from faults import servers
-from faults.s3 import S3, s3
-from tests.test_tracking import _runs, toy_run
+from tests.support import servers
+from tests.support.runs import runs_at, toy_run
+from tests.support.s3 import S3, s3
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = YAML(typ="safe", pure=True).load(ROOT / "compose.yaml")
@@ -120,7 +120,7 @@ def test_machines_write_each_their_own_runs_and_none_again(team: tuple[str, S3, 
     late.start()
     late.join()
     assert [each.exitcode for each in (*machines, late)] == [0] * (RUNS + 1)
-    found = _runs(uri)
+    found = runs_at(uri)
     assert sorted(str(run.info.run_name) for run in found) == [f"run{i}" for i in range(RUNS)]
     client = MlflowClient(uri)
     for run in found:
@@ -143,5 +143,5 @@ def test_without_its_store_the_server_says_so_and_writes_it_later(team: tuple[st
     store.start()
     projector.open("columns", [])
     assert projector.project(run)
-    (late,) = (each for each in _runs(uri) if each.info.run_name == "late")
+    (late,) = (each for each in runs_at(uri) if each.info.run_name == "late")
     assert late.info.status == "FINISHED"

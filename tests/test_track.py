@@ -12,8 +12,9 @@ from mlflow import MlflowClient
 from autoencoders import tracking
 from pipeline import params, signals, track
 from pipeline.params import Params
-from tests.test_params import DEFAULT
-from tests.test_tracking import _runs, empty, history, uri
+from tests.support.parameters import DEFAULT
+from tests.support.runs import runs_at
+from tests.test_tracking import empty, history, uri
 
 __all__ = ["empty", "uri"]  # fixtures
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
@@ -71,7 +72,7 @@ def stop_after(looks: int, between: Callable[[], object], monkeypatch: pytest.Mo
 
 
 def statuses(uri: str) -> dict[str | None, str]:
-    return {run.info.run_name: run.info.status for run in _runs(uri)}
+    return {run.info.run_name: run.info.status for run in runs_at(uri)}
 
 
 def test_the_follower_shows_what_runs_and_what_is_added_until_it_is_asked_to_stop(

@@ -1,7 +1,6 @@
 import concurrent.futures
 import contextlib
 import json
-import math
 import multiprocessing
 import shutil
 import signal
@@ -26,9 +25,10 @@ from mlflow import MlflowClient
 
 from autoencoders import checkpoint, tracking
 from autoencoders.champions import ALIAS, Candidate, Champion, rule
-from autoencoders.tracking import FAILED, FINISHED, KILLED, RUNNING, Evaluated, Projector, Run
-from faults import servers
-from tests.conftest import IMAGE, PARAMETERS
+from autoencoders.tracking import FAILED, KILLED, RUNNING, Projector, Run
+from tests.support import servers
+from tests.support.runs import experiment_at, runs_at, toy_run
+from tests.support.toys import IMAGE
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
 
@@ -50,39 +50,6 @@ def uri(tmp_path: Path, empty: Path) -> str:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return toy_run(tmp_path)
-
-
-def toy_run(folder: Path) -> Run:
-    """A run whose model and figure lie in `folder`."""
-    torch.manual_seed(0)
-    weights, figure = folder / "seed0.safetensors", folder / "figure.png"
-    checkpoint.save(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), weights)
-    figure.write_bytes(b"png")
-    return Run(
-        name="ae_wide-beta4-seed0",
-        about="The **plain** one.",
-        training="t",
-        status=FINISHED,
-        started=1000.0,
-        parameters={"ae.code": 4},
-        tags={"device": "cpu"},
-        history=[
-            {"phase": "autoencoder", "step": 50, "time": 1010.5, "train_loss": 3.0, "train_rate": None},
-            {"phase": "autoencoder", "step": 50, "time": 1011.0, "validation_loss": 4.0},
-            {"phase": "autoencoder", "step": 100, "time": 1020.0, "train_loss": 2.0},
-            {"phase": "autoencoder", "step": 150, "time": 1030.0, "train_loss": math.nan},
-        ],
-        evaluated=Evaluated(
-            fingerprint="f",
-            ended=1060.0,
-            metrics={"test/mse": 0.5, "test/neg_elbo": math.nan, "test/psnr": math.inf, "cost/train_seconds": 60.0},
-            figures=[figure],
-            weights=weights,
-            data="toy",
-            data_digest="0123456789abcdef0123456789abcdef",
-            image=IMAGE,
-        ),
-    )
 
 
 def other(run: Run, **changes: Any) -> Run:
@@ -112,16 +79,6 @@ def _project(runs: list[Run], uri: str, tmp_path: Path) -> int:
     return sum(projector.project(run) for run in runs)
 
 
-def _experiment(uri: str) -> mlflow.entities.Experiment:
-    experiment = MlflowClient(uri).get_experiment_by_name(tracking.EXPERIMENT)
-    assert experiment is not None
-    return experiment
-
-
-def _runs(uri: str) -> list[mlflow.entities.Run]:
-    return list(MlflowClient(uri).search_runs([_experiment(uri).experiment_id]))
-
-
 def _view(experiment: mlflow.entities.Experiment) -> dict[str, Any]:
     state: dict[str, Any] = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.results"])["state"])
     return state
@@ -129,7 +86,7 @@ def _view(experiment: mlflow.entities.Experiment) -> dict[str, Any]:
 
 def test_a_run_is_all_there_and_its_model_reconstructs(run: Run, uri: str, tmp_path: Path) -> None:
     assert _project([run], uri, tmp_path) == 1
-    (found,) = _runs(uri)
+    (found,) = runs_at(uri)
     assert found.info.run_name == "ae_wide-beta4-seed0"
     assert found.info.status == "FINISHED"
     assert (found.info.start_time, found.info.end_time) == (1_000_000, 1_060_000)
@@ -170,7 +127,7 @@ def test_a_run_is_all_there_and_its_model_reconstructs(run: Run, uri: str, tmp_p
 @pytest.mark.usefixtures("no_model")
 def test_a_point_has_its_step_and_its_own_time(run: Run, uri: str, tmp_path: Path) -> None:
     _project([run], uri, tmp_path)
-    (found,) = _runs(uri)
+    (found,) = runs_at(uri)
     loss = MlflowClient(uri).get_metric_history(found.info.run_id, "autoencoder/train_loss")
     assert [(point.step, point.timestamp, point.value) for point in loss] == [(50, 1_010_500, 3), (100, 1_020_000, 2)]
     (mse,) = MlflowClient(uri).get_metric_history(found.info.run_id, "test/mse")
@@ -183,7 +140,7 @@ def test_more_than_one_call_takes(run: Run, uri: str, tmp_path: Path) -> None:
     parameters = {f"p{i}": i for i in range(250)} | {"long": "x" * 7000}
     history = [{"phase": "prior", "step": i, "time": 1000.0 + i, "train_loss": float(i)} for i in range(1200)]
     _project([replace(run, parameters=parameters, history=history)], uri, tmp_path)
-    (found,) = _runs(uri)
+    (found,) = runs_at(uri)
     assert found.data.params == {key: str(value)[:6000] for key, value in parameters.items()}
     losses = MlflowClient(uri).get_metric_history(found.info.run_id, "prior/train_loss")
     assert [point.value for point in losses] == list(range(1200))
@@ -192,7 +149,7 @@ def test_more_than_one_call_takes(run: Run, uri: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_model")
 def test_the_experiment_leads_to_its_runs(run: Run, uri: str, tmp_path: Path) -> None:
     _project([run], uri, tmp_path)
-    experiment = _experiment(uri)
+    experiment = experiment_at(uri)
     link, _, description = experiment.tags["mlflow.note.content"].partition("\n\n")
     address = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=results"
     assert (link, description) == (f"[Show the runs]({address})", "columns")
@@ -202,21 +159,21 @@ def test_the_experiment_leads_to_its_runs(run: Run, uri: str, tmp_path: Path) ->
 
 def test_the_link_leads_to_the_runs_from_the_first_point_on(uri: str, tmp_path: Path) -> None:
     Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", [])
-    assert _view(_experiment(uri))["selectedColumns"] == [f"metrics.`{name}`" for name in tracking.LOSSES]
+    assert _view(experiment_at(uri))["selectedColumns"] == [f"metrics.`{name}`" for name in tracking.LOSSES]
     Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", ["test/mse"])
     Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", [])
-    assert _view(_experiment(uri))["selectedColumns"] == ["metrics.`test/mse`"]
+    assert _view(experiment_at(uri))["selectedColumns"] == ["metrics.`test/mse`"]
 
 
 @pytest.mark.usefixtures("no_model")
 def test_an_older_experiment_gets_what_it_lacks(run: Run, uri: str, tmp_path: Path) -> None:
     MlflowClient(uri).create_experiment(tracking.EXPERIMENT, (tmp_path / "elsewhere").as_uri(), {"team": "x"})
     _project([run], uri, tmp_path)
-    tags = _experiment(uri).tags
+    tags = experiment_at(uri).tags
     assert tags["team"] == "x"
     Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("today's columns", ["test/fid"])
-    assert _experiment(uri).tags["mlflow.note.content"].endswith("today's columns")
-    assert _view(_experiment(uri))["selectedColumns"] == ["metrics.`test/fid`"]
+    assert experiment_at(uri).tags["mlflow.note.content"].endswith("today's columns")
+    assert _view(experiment_at(uri))["selectedColumns"] == ["metrics.`test/fid`"]
 
 
 @pytest.mark.usefixtures("no_model")
@@ -224,10 +181,10 @@ def test_projecting_again_adds_nothing(run: Run, uri: str, tmp_path: Path, monke
     _project([run], uri, tmp_path)
     assert _project([run, other(run, fingerprint="g")], uri, tmp_path) == 1
     assert _project([run, other(run, fingerprint="g"), unfinished(run)], uri, tmp_path) == 0
-    assert len(_runs(uri)) == 2
+    assert len(runs_at(uri)) == 2
     monkeypatch.setattr(tracking, "_shows", lambda *_: False)  # who does not look at what is there writes it again
     assert _project([run], uri, tmp_path) == 1
-    assert len(_runs(uri)) == 3
+    assert len(runs_at(uri)) == 3
 
 
 def _broken_off_twice(run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -243,11 +200,11 @@ def _broken_off_twice(run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.Mo
             patch.setattr(MlflowClient, method, away)
             with pytest.raises(ConnectionError):
                 _project([run], uri, tmp_path)
-        (found,) = _runs(uri)
+        (found,) = runs_at(uri)
         assert found.data.tags["complete"] == "no"
     assert _project([run], uri, tmp_path) == 1
     assert _project([run], uri, tmp_path) == 0
-    (found,) = _runs(uri)
+    (found,) = runs_at(uri)
     assert found.info.status == "FINISHED"
     assert found.data.tags["complete"] == "yes"
     assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
@@ -271,7 +228,7 @@ def test_a_half_written_model_would_stay_if_nobody_deleted_it(
 def test_a_diverged_run_is_failed_and_has_no_model(run: Run, uri: str, tmp_path: Path) -> None:
     diverged = replace(other(run, weights=None, metrics={"cost/train_seconds": 60.0}), status=FAILED)
     _project([diverged], uri, tmp_path)
-    (found,) = _runs(uri)
+    (found,) = runs_at(uri)
     assert found.info.status == "FAILED"
     assert found.data.metrics["cost/train_seconds"] == 60.0
     assert not MlflowClient(uri).search_logged_models([found.info.experiment_id])
@@ -298,7 +255,7 @@ def test_the_champion_is_who_was_promoted_last_and_no_run_has_two_versions(run: 
     assert registered(uri) == [("f", [ALIAS])]
     version = MlflowClient(uri).get_model_version_by_alias("denoising", ALIAS)
     assert version.description == "denoising_mse on the validation split: 0.25, mean of the entry's seeds 0.5"
-    assert version.run_id == _runs(uri)[0].info.run_id
+    assert version.run_id == runs_at(uri)[0].info.run_id
     assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
 
     projector.project(replace(other(run, fingerprint="g"), training="u"))
@@ -315,7 +272,7 @@ def test_the_champion_is_who_was_promoted_last_and_no_run_has_two_versions(run: 
 
 def history(uri: str, key: str) -> list[tuple[int, float]]:
     """The points of the only run."""
-    (found,) = _runs(uri)
+    (found,) = runs_at(uri)
     return [(point.step, point.value) for point in MlflowClient(uri).get_metric_history(found.info.run_id, key)]
 
 
@@ -324,15 +281,15 @@ def test_a_killed_training_that_goes_on_is_one_run_and_one_curve(run: Run, uri: 
     projector = _projector(uri, tmp_path)
     for points in (1, 2):
         projector.project(unfinished(run, points))
-        assert _runs(uri)[0].info.status == "RUNNING"
+        assert runs_at(uri)[0].info.status == "RUNNING"
     assert history(uri, "autoencoder/train_loss") == [(50, 3.0)]
     projector.project(unfinished(run, 2, KILLED))
-    assert _runs(uri)[0].info.status == "KILLED"
+    assert runs_at(uri)[0].info.status == "KILLED"
     later = _projector(uri, tmp_path)
     later.project(unfinished(run, 3))
-    assert _runs(uri)[0].info.status == "RUNNING"
+    assert runs_at(uri)[0].info.status == "RUNNING"
     _project([run], uri, tmp_path)
-    assert _runs(uri)[0].info.status == "FINISHED"
+    assert runs_at(uri)[0].info.status == "FINISHED"
     assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
     assert history(uri, "autoencoder/validation_loss") == [(50, 4.0)]
 
@@ -342,7 +299,7 @@ def test_begun_with_other_parameters_it_begins_anew(run: Run, uri: str, tmp_path
     projector = _projector(uri, tmp_path)
     projector.project(unfinished(run, 2, KILLED))
     _project([replace(run, parameters={"ae.code": 5})], uri, tmp_path)
-    assert _runs(uri)[0].data.params == {"ae.code": "5"}
+    assert runs_at(uri)[0].data.params == {"ae.code": "5"}
     assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
 
 
@@ -387,10 +344,10 @@ def test_the_second_writer_waits_for_the_first(run: Run, uri: str, tmp_path: Pat
     with concurrent.futures.ThreadPoolExecutor() as pool:
         with FileLock(tmp_path / "lock"):
             waiting = pool.submit(projector.project, run)
-            assert _runs(uri) == []
+            assert runs_at(uri) == []
             assert not waiting.done()
         assert waiting.result()
-    assert len(_runs(uri)) == 1
+    assert len(runs_at(uri)) == 1
 
 
 def _race(run: Run, locks: tuple[Path, Path], uri: str, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -411,7 +368,7 @@ def _race(run: Run, locks: tuple[Path, Path], uri: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(MlflowClient, "create_run", late)
     first.project(run)
-    return len(_runs(uri))
+    return len(runs_at(uri))
 
 
 @pytest.mark.usefixtures("no_model", "impatient_for_the_lock")
@@ -436,7 +393,7 @@ def first_time_writers(uri: str, folder: Path) -> list[str | None]:
     with concurrent.futures.ProcessPoolExecutor(3, context) as pool:
         for each in [pool.submit(_write_ten, uri, folder) for _ in range(3)]:
             each.result()
-    return [found.info.run_name for found in _runs(uri)]
+    return [found.info.run_name for found in runs_at(uri)]
 
 
 def test_several_first_time_writers_write_each_run_once(tmp_path: Path) -> None:
@@ -513,7 +470,7 @@ def _through_outages(run: Run, server: servers.Server, tmp_path: Path) -> None:
     server.start()
     projector.project(unfinished(run, 3))
     assert _projector(server.uri, tmp_path).project(run)
-    (found,) = _runs(server.uri)
+    (found,) = runs_at(server.uri)
     assert found.info.status == "FINISHED"
     assert history(server.uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
     assert history(server.uri, "autoencoder/validation_loss") == [(50, 4.0)]

@@ -22,7 +22,7 @@ from autoencoders.training.state import PhaseResult
 from autoencoders.training.step import Means, Step
 from autoencoders.training.validation import Validation
 from autoencoders.variants.ae import AE
-from tests.conftest import IMAGE, PARAMETERS
+from tests.support.toys import IMAGE, PARAMETERS
 
 BUDGET = Budget(steps=10, batch_size=16, learning_rate=0.01)
 HOW = How(mode="eager")

@@ -13,8 +13,9 @@ from autoencoders import arrays, checkpoint, disk
 from autoencoders.training.state import Stopped
 from pipeline import params, paths, training_folder
 from pipeline.training_folder import CurveLog, TrainingFolder
-from tests.conftest import IMAGE, PARAMETERS
-from tests.test_params import DEFAULT, REPOSITORY
+from tests.support.parameters import DEFAULT
+from tests.support.project import REPOSITORY
+from tests.support.toys import IMAGE, PARAMETERS
 
 MACHINE = {"hardware": "this one"}
 

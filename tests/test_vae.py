@@ -7,7 +7,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from autoencoders.checkpoint import build
 from autoencoders.prior import kl_to_standard_normal, reparameterise
 from autoencoders.variants.vae import VAE
-from tests.conftest import IMAGE, PARAMETERS, batch
+from tests.support.toys import IMAGE, PARAMETERS, batch
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 from autoencoders.base import VARIANTS, Autoencoder
 from autoencoders.checkpoint import build
-from tests.conftest import IMAGE, PARAMETERS, batch
+from tests.support.toys import IMAGE, PARAMETERS, batch
 
 
 @pytest.fixture(params=VARIANTS.available())

@@ -5,7 +5,7 @@ import torch
 
 from autoencoders.checkpoint import build
 from autoencoders.variants.vqvae import VQVAE
-from tests.conftest import IMAGE, PARAMETERS, batch
+from tests.support.toys import IMAGE, PARAMETERS, batch
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """One of the processes of tests/test_parallel.py: trains toy models with the others, and writes down what it has.
 
-RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=… MASTER_PORT=… python -m tests.sharing <folder> <case> …
+RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=… MASTER_PORT=… python -m tests.support.sharing <folder> <case> …
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from autoencoders.budget import Budget, How
 from autoencoders.checkpoint import build
 from autoencoders.pairs import Pairs
 from autoencoders.training.loop import train
-from tests.conftest import IMAGE, PARAMETERS, SECTIONS, squares
+from tests.support.toys import IMAGE, PARAMETERS, SECTIONS, squares
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its parameters, what differs in training
     **{name: (name, parameters, {}) for name, parameters in PARAMETERS.items()},

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from distributed import Client
 
-from faults.s3 import S3
-from faults.servers import STARTS_WITHIN, free_port
+from tests.support.s3 import S3
+from tests.support.servers import STARTS_WITHIN, free_port
 
 TLS = "DASK_DISTRIBUTED__COMM__TLS"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

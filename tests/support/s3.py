@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dvc.config import Config
 
-from faults.servers import STARTS_WITHIN, Killable, free_port
+from tests.support.servers import STARTS_WITHIN, Killable, free_port
 
 BUCKET = "bucket"  # the one that is there from the start
 

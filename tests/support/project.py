@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parent.parent.parent
 SIDE_BY_SIDE = (sys.executable, "-m", "pipeline.repro", "--jobs", "2")
 
 
