@@ -11,7 +11,7 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 repro: .venv/ready  ## run whatever has changed of the pipeline, several stages at a time
-	$(BIN)/python -m pipeline.repro
+	$(BIN)/python -m pipeline.runner.repro
 
 test: .venv/ready  ## run the test suite, a file on each core
 	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile
@@ -22,7 +22,7 @@ lint: .venv/ready  ## check style and types
 	$(BIN)/mypy
 
 docs: .venv/ready  ## build the documentation's site, docs/_build/index.html, with nothing fetched
-	$(BIN)/python -m pipeline.reference
+	$(BIN)/python -m pipeline.tools.reference
 	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build
 	@echo "docs/_build/index.html"
 
@@ -31,16 +31,16 @@ ui: .venv/ready  ## browse the runs in MLflow
 	$(BIN)/mlflow ui --host 127.0.0.1
 
 track: .venv/ready  ## have MLflow show what is on disk, at MLFLOW_TRACKING_URI or in mlflow.db
-	$(BIN)/python -m pipeline.track
+	$(BIN)/python -m pipeline.reporting.track
 
 check-results: .venv/ready  ## look for damage in params.yaml, dvc.lock, data and models; say what mends it
-	$(BIN)/python -m pipeline.check
+	$(BIN)/python -m pipeline.tools.check
 
 recipe: .venv/ready  ## reproduce a published result and say how it stands: make recipe NAME=iwae-short
-	$(BIN)/python -m pipeline.recipe $(NAME)
+	$(BIN)/python -m pipeline.tools.recipe $(NAME)
 
 recipes: .venv/ready  ## list the recipes: paper, expected figure, time
-	$(BIN)/python -m pipeline.recipe
+	$(BIN)/python -m pipeline.tools.recipe
 
 audit: .venv/ready  ## compare the lock with the known vulnerabilities
 	$(BIN)/uv tool run pip-audit -r requirements.lock --require-hashes --disable-pip

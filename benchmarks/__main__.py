@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from autoencoders import devices
+from aelab.core import devices
 from benchmarks.measure import Table, cores, peak_flops
 
 BENCHMARKS = ("loop", "peer", "dag", "scaling", "quality", "memory", "resume", "codes", "bound", "ranks", "cluster",

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from autoencoders import bounds, checkpoint, devices
+from aelab.core import devices
+from aelab.evaluation import bounds
+from aelab.models import checkpoint
 from benchmarks.measure import Table, Value, seconds
 
 IMAGE = (1, 28, 28)

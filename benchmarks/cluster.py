@@ -61,7 +61,8 @@ def _many(top: Path, store: S3) -> Table:
     with cluster(top / "many-cluster", made.folder, 1, store) as running:
         for where, options in (("here", []), ("on a worker", ["--scheduler", running.address])):
             began = time.monotonic()
-            process = subprocess.Popen([sys.executable, "-m", "pipeline.repro", *options], cwd=made.folder, text=True,  # noqa: S603
+            command = [sys.executable, "-m", "pipeline.runner.repro", *options]
+            process = subprocess.Popen(command, cwd=made.folder, text=True,  # noqa: S603
                                        env=_own(made, running.environment()), stdout=subprocess.PIPE)  # fmt: skip
             next(line for line in process.stdout or () if "start" in line)
             rows.append([f"the first stage begins {where}", time.monotonic() - began])
@@ -106,7 +107,7 @@ def _call(made: Project, running: Cluster, stage: str = "") -> float:
 
 
 def _command(made: Project, environment: dict[str, str], *options: str) -> float:
-    command = [sys.executable, "-m", "pipeline.repro", *options]
+    command = [sys.executable, "-m", "pipeline.runner.repro", *options]
     own = _own(made, environment)
     return seconds(lambda: subprocess.run(command, cwd=made.folder, env=own, check=True, capture_output=True))  # noqa: S603
 

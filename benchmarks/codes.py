@@ -12,13 +12,17 @@ from typing import Any, cast
 
 import torch
 
-from autoencoders import checkpoint, datasets, devices, downloads, evaluation, image_quality, tensors
-from autoencoders.pairs import Pairs
-from autoencoders.statistics import Mean, perplexity
-from autoencoders.training.loop import fit
-from autoencoders.variants.vqvae import VQVAE
+from aelab.core import devices, tensors
+from aelab.data import datasets
+from aelab.data.pairs import Pairs
+from aelab.evaluation import image_quality, reconstruction
+from aelab.ingest import downloads
+from aelab.models import checkpoint
+from aelab.models.statistics import Mean, perplexity
+from aelab.training.loop import fit
+from aelab.variants.vqvae import VQVAE
 from benchmarks.measure import Table, Value, cores, quiet
-from pipeline import params, paths
+from pipeline.common import params, paths
 
 STEPS = 1000
 SEEDS = (0, 1, 2)
@@ -80,7 +84,7 @@ def train(name: str, seed: int) -> dict[str, float]:
     with quiet(), torch.enable_grad():
         fit(model, pairs, held_out.thinned(how.validation_images), budget, seed=seed, how=how)
     counts, mse, psnr = torch.zeros(model.quantizer.entries), Mean(), Mean()
-    for x in evaluation.batches(images.test, tensors.BATCH, counts.device):
+    for x in reconstruction.batches(images.test, tensors.BATCH, counts.device):
         indices = model.indices(x)
         output = model.decode_indices(indices)
         counts += model.quantizer.counts(indices)

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from benchmarks.measure import Table, Value, seconds
 
 REPOSITORY = Path(__file__).parent.parent
-PARALLEL = (sys.executable, "-m", "pipeline.repro")
+PARALLEL = (sys.executable, "-m", "pipeline.runner.repro")
 SEQUENTIAL = (sys.executable, "-m", "dvc", "repro")
 
 

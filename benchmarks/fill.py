@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
-from autoencoders import checkpoint, devices
-from autoencoders.budget import Budget, How, Mode
-from autoencoders.pairs import Pairs
-from autoencoders.training.loop import fit
+from aelab.core import devices
+from aelab.core.settings import Budget, How, Mode
+from aelab.data.pairs import Pairs
+from aelab.models import checkpoint
+from aelab.training.loop import fit
 from benchmarks.loop import IMAGE, noise
 from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
-from pipeline import params
-from pipeline.recipe import committed, load
+from pipeline.common import params
+from pipeline.tools.recipe import committed, load
 
 TRAININGS = 12  # seeds × entries of the default parameters
 AT_ONCE = {"cuda": (1, 3, 12), "cpu": (1, 2)}

@@ -9,14 +9,15 @@ import statistics
 import numpy as np
 import torch
 
-from autoencoders import arrays, checkpoint, tensors
-from autoencoders.base import Batch, Learner, Shape
-from autoencoders.budget import Budget, How
-from autoencoders.datasets import Bytes
-from autoencoders.pairs import Pairs
-from autoencoders.training.loop import fit, represent
+from aelab.core import arrays, tensors
+from aelab.core.settings import Budget, How
+from aelab.data.datasets import Bytes
+from aelab.data.pairs import Pairs
+from aelab.models import checkpoint
+from aelab.models.base import Batch, Learner, Shape
+from aelab.training.loop import fit, represent
 from benchmarks.measure import Table, Value, flops, peak_flops, ratio, seconds, take_turns
-from pipeline import params
+from pipeline.common import params
 
 IMAGE = (1, 28, 28)
 STEPS = 60  # of each turn

@@ -24,12 +24,15 @@ import numpy as np
 import torch
 import typer
 
-from autoencoders import arrays, checkpoint, corruption, devices, evaluation
-from autoencoders.base import Autoencoder
-from autoencoders.budget import Budget, How
-from autoencoders.datasets import Bytes
-from autoencoders.pairs import Pairs
-from autoencoders.training.loop import Session, fit, represent
+from aelab.core import arrays, devices
+from aelab.core.settings import Budget, How
+from aelab.data import corruption
+from aelab.data.datasets import Bytes
+from aelab.data.pairs import Pairs
+from aelab.evaluation import reconstruction
+from aelab.models import checkpoint
+from aelab.models.base import Autoencoder
+from aelab.training.loop import Session, fit, represent
 from benchmarks.measure import Table, Value, ratio
 
 LIMIT = 896 * 2**20  # bytes, of which importing torch takes more than 500 MiB
@@ -127,8 +130,8 @@ def evaluate(folder: Path) -> Result:
     """Every metric of the VAE on a few images, then one of them on many: SSIM is ten times slower than the rest."""
     images, vae = part(folder), model("vae").eval()
     limit()
-    evaluation.evaluate(vae, images[:FEW])
-    return timed(len(images), lambda: evaluation.reconstruction_error(vae, images))
+    reconstruction.evaluate(vae, images[:FEW])
+    return timed(len(images), lambda: reconstruction.reconstruction_error(vae, images))
 
 
 def represented(folder: Path) -> Result:

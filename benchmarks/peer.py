@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autoencoders import tensors
-from autoencoders.base import Batch, Learner, Losses
-from autoencoders.prior import kl_to_standard_normal, reparameterise
-from autoencoders.quantizers.codebook import Codebook
+from aelab.core import tensors
+from aelab.models.base import Batch, Learner, Losses
+from aelab.models.prior import kl_to_standard_normal, reparameterise
+from aelab.quantizers.codebook import Codebook
 from benchmarks.loop import IMAGE, bare_steps, loop_steps, noise
 from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
 

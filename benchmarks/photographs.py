@@ -31,7 +31,7 @@ from typing import Annotated
 import typer
 from PIL import Image, ImageOps
 
-from autoencoders.errors import UserError
+from aelab.core.errors import UserError
 
 PHOTOGRAPHS = {  # package → where in it, which
     "lomiri-wallpapers-16.04": (

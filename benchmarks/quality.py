@@ -15,13 +15,16 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
-from autoencoders import checkpoint, datasets, downloads, tensors
-from autoencoders.pairs import Pairs
-from autoencoders.prior import kl_to_standard_normal, reparameterise
-from autoencoders.training.loop import train
+from aelab.core import tensors
+from aelab.data import datasets
+from aelab.data.pairs import Pairs
+from aelab.ingest import downloads
+from aelab.models import checkpoint
+from aelab.models.prior import kl_to_standard_normal, reparameterise
+from aelab.training.loop import train
 from benchmarks.measure import Table, Value, quiet
 from benchmarks.peer import trainer
-from pipeline import params, paths
+from pipeline.common import params, paths
 
 BUDGETS = (60.0, 180.0)  # seconds
 MEASURES = {"ae": "MSE", "vae": "−ELBO (nats)"}

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import distributed
 
-from autoencoders import checkpoint, devices, parallel
-from autoencoders.budget import Budget, How
-from autoencoders.pairs import Pairs
-from autoencoders.training.loop import fit
+from aelab.core import devices, process_group
+from aelab.core.settings import Budget, How
+from aelab.data.pairs import Pairs
+from aelab.models import checkpoint
+from aelab.training.loop import fit
 from benchmarks.loop import IMAGE, noise
 from benchmarks.measure import Table, Value, quiet, ratio
-from pipeline import params
+from pipeline.common import params
 
 TURNS = 4
 SECONDS = 2.0  # of each turn, about
@@ -90,8 +91,8 @@ def _part(found: Path, name: str, batch: int, steps: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(os.environ["RANK"]) % len(cores)]})
-    parallel.begin(device)
-    took, add_up = [0.0], parallel._sum  # noqa: SLF001
+    process_group.begin(device)
+    took, add_up = [0.0], process_group._sum  # noqa: SLF001
 
     def timed(x: torch.Tensor) -> torch.Tensor:
         began = time.perf_counter()
@@ -99,7 +100,7 @@ def _part(found: Path, name: str, batch: int, steps: int) -> None:
         took[0] += time.perf_counter() - began
         return result
 
-    parallel._sum = timed  # noqa: SLF001
+    process_group._sum = timed  # noqa: SLF001
     model = checkpoint.build(name, IMAGE, params.load().entry(name).arguments(), 0)
     images = noise(4 * batch)
     how = How(points=2, validations=1, mode="eager")
@@ -113,11 +114,11 @@ def _part(found: Path, name: str, batch: int, steps: int) -> None:
     train(10)
     distributed.barrier()
     if APART in os.environ:
-        parallel.end()
+        process_group.end()
     seconds = train(steps)
     if os.environ["RANK"] == "0":
         found.write_text(json.dumps({"speed": steps / seconds, "sum": took[0] / seconds}), encoding="utf-8")
-    parallel.end()
+    process_group.end()
 
 
 if __name__ == "__main__":

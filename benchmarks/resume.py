@@ -14,14 +14,16 @@ from pathlib import Path
 
 import torch
 
-from autoencoders import checkpoint, disk
-from autoencoders.budget import Budget, How
-from autoencoders.training.loop import Session, train
-from autoencoders.training.snapshots import SECONDS, Snapshots
+from aelab.core import disk
+from aelab.core.settings import Budget, How
+from aelab.models import checkpoint
+from aelab.training.loop import Session, train
+from aelab.training.snapshots import SECONDS, Snapshots
 from benchmarks.loop import IMAGE, noise
 from benchmarks.measure import Table, Value, quiet, ratio, seconds, take_turns
-from pipeline import params, training_folder
-from pipeline.training_folder import CurveLog, TrainingFolder
+from pipeline.common import params
+from pipeline.training import training_folder
+from pipeline.training.training_folder import CurveLog, TrainingFolder
 
 STEPS = 900  # long enough for several checkpoints
 TURNS = 3
@@ -71,10 +73,10 @@ def run() -> Table:
 
 @contextmanager
 def _follower(root: str) -> Iterator[None]:
-    """`pipeline.track --follow`, which has begun to show what is there."""
+    """`pipeline.reporting.track --follow`, which has begun to show what is there."""
     database = Path(root) / "mlflow.db"
     environment = os.environ | {"DVC_ROOT": root, "MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
-    with subprocess.Popen([sys.executable, "-m", "pipeline.track", "--follow"], env=environment) as process:
+    with subprocess.Popen([sys.executable, "-m", "pipeline.reporting.track", "--follow"], env=environment) as process:
         while not database.exists():
             time.sleep(0.1)
         time.sleep(15)  # its imports, and the tables of an empty database

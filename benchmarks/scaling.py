@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from autoencoders import checkpoint
+from aelab.models import checkpoint
 from benchmarks.dag import PARALLEL, Clone
 from benchmarks.loop import IMAGE, loop_steps, noise
 from benchmarks.measure import Table, Value
-from pipeline import params
+from pipeline.common import params
 
 STEPS = 10
 TURNS = 3

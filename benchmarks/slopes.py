@@ -20,7 +20,8 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from mlflow import MlflowClient
 
-from autoencoders import arrays, disk, tracking
+from aelab.core import arrays, disk
+from aelab.report import mlflow_writer
 from benchmarks.dag import REPOSITORY, Clone
 from benchmarks.measure import Table, Value, seconds
 
@@ -54,7 +55,7 @@ def _rows(what: str, sizes: list[float], times: list[float]) -> list[list[Value]
 def _tracking(folder: Path) -> Table:
     """SQLite filled with made-up runs: no data sets or models, and points at the same times in each."""
     database = folder / "mlflow.db"
-    projector = tracking.Projector(f"sqlite:///{database}", folder / "artifacts", folder / "lock")
+    projector = mlflow_writer.Projector(f"sqlite:///{database}", folder / "artifacts", folder / "lock")
     projector.open("", [])
     client, times, sizes = MlflowClient(), dict[str, list[float]](), list[float]()
     page: dict[str, Any] = {"experiment_ids": [projector.experiment_id], "max_results": 100}
@@ -63,7 +64,7 @@ def _tracking(folder: Path) -> Table:
         _fill(database, projector.experiment_id, filled, count)
         filled = count
         sizes.append(database.stat().st_size / count)
-        run = tracking.Run("new", "", f"new-{count}", "KILLED", time.time(), {}, {},
+        run = mlflow_writer.Run("new", "", f"new-{count}", "KILLED", time.time(), {}, {},
                            [{"phase": "autoencoder", "step": i, "time": time.time(), "train_loss": 1.0}
                             for i in range(POINTS)])  # fmt: skip
         asked: dict[str, Callable[[], object]] = {

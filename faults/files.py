@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 
-from autoencoders import checkpoint, disk, downloads
-from autoencoders.errors import Damaged, UserError
-from autoencoders.training import snapshots
-from autoencoders.training.snapshots import Snapshots
-from autoencoders.training.state import Snapshot
+from aelab.core import disk
+from aelab.core.errors import Damaged, UserError
+from aelab.ingest import downloads
+from aelab.models import checkpoint
+from aelab.training import snapshots
+from aelab.training.snapshots import Snapshots
+from aelab.training.state import Snapshot
 from faults.rig import ENTRIES, Rig
 from faults.table import Counts
 
@@ -97,8 +99,8 @@ def writes(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     counts = Counts("SIGKILL inside a checkpoint's write", "the old or the new one loads", count)
     script = (
         "import sys, torch, itertools; from pathlib import Path\n"
-        "from autoencoders.training.snapshots import Snapshots\n"
-        "from autoencoders.training.state import Snapshot\n"
+        "from aelab.training.snapshots import Snapshots\n"
+        "from aelab.training.state import Snapshot\n"
         "keeper = Snapshots(Path(sys.argv[1]))\n"
         "latest = keeper.latest()\n"
         "first = latest.values['step'] + 1 if latest else 1\n"
@@ -142,7 +144,7 @@ def repeats(folder: Path, seed: int, count: int) -> Iterator[Counts]:
             params["training"]["points"] = rng.choice([1, 7, 50, 200, 1000])
             rig.project.write_params(params)
             hashes = str(rng.randrange(2**32))
-            rig.must(rig.start("python", "-m", "pipeline.train", f"train@{entry}", PYTHONHASHSEED=hashes))
+            rig.must(rig.start("python", "-m", "pipeline.stages.train", f"train@{entry}", PYTHONHASHSEED=hashes))
             counts.add(disk.digest(model) == whole, f"points {params['training']['points']}, hash seed {hashes}")
         yield counts
 
@@ -190,13 +192,13 @@ def two_at_once(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     rng = random.Random(f"{seed} two")
     rig = Rig(folder, steps=100)
     counts = Counts("two `dvc repro`, or `make repro`, at once", "one waits or says so; outputs intact", count)
-    commands = (("dvc", "repro"), ("python", "-m", "pipeline.repro", "--jobs", "2"))
+    commands = (("dvc", "repro"), ("python", "-m", "pipeline.runner.repro", "--jobs", "2"))
     for _ in range(count):
         rig.forget("train@ae", "evaluate@ae")
         pair = [rng.choice(commands) for _ in range(2)]
         first = rig.start(*pair[0])
         time.sleep(rng.uniform(0, 3))
-        other = rig.project.run(*pair[1], AUTOENCODERS_CHECKPOINT="0.1")
+        other = rig.project.run(*pair[1], AELAB_CHECKPOINT="0.1")
         first.wait(600)
         said = rig.said() + other.stdout + other.stderr
         polite = "Traceback" not in said and (

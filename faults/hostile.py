@@ -19,15 +19,18 @@ import psutil
 import torch
 from PIL import Image
 
-from autoencoders import arrays, checkpoint, downloads, folder, pages, sealed, summary, tables
-from autoencoders.errors import UserError
-from autoencoders.metrics import Metric
-from autoencoders.tables import Table
-from autoencoders.training.snapshots import LAST, Snapshots
-from autoencoders.verdicts import Claim, Finding, Judgement, Verdict
+from aelab.core import arrays, tensor_file
+from aelab.core.errors import UserError
+from aelab.ingest import downloads, image_folder
+from aelab.models import checkpoint
+from aelab.report import pages, summary, tables
+from aelab.report.metrics import Metric
+from aelab.report.tables import Table
+from aelab.report.verdicts import Claim, Finding, Judgement, Verdict
+from aelab.training.snapshots import LAST, Snapshots
 from faults.parameters import DEFAULT
 from faults.table import Counts
-from pipeline import params
+from pipeline.common import params
 
 RUNS = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"}  # what audits call it
 MEMORY, SECONDS = 2**31, 60.0  # bytes and seconds that refusing a file may take
@@ -110,7 +113,7 @@ def a_checkpoint_that_is_a_pickle(inside: Path, mark: str) -> Handle:
 
 def _safetensors(inside: Path, header: bytes, body: bytes = b"\0" * 64, size: int | None = None) -> Handle:
     (inside / "m.safetensors").write_bytes(struct.pack("<Q", len(header) if size is None else size) + header + body)
-    return lambda: bool(sealed.read(inside / "m.safetensors")) and False
+    return lambda: bool(tensor_file.read(inside / "m.safetensors")) and False
 
 
 def a_header_longer_than_the_file(inside: Path, mark: str) -> Handle:  # noqa: ARG001
@@ -131,7 +134,7 @@ def a_header_nested_without_end(inside: Path, mark: str) -> Handle:  # noqa: ARG
 
 
 def _sealed_model(inside: Path, about: dict[str, Any]) -> Handle:
-    sealed.write(inside / "m.safetensors", {"x": torch.zeros(1)}, about)
+    tensor_file.write(inside / "m.safetensors", {"x": torch.zeros(1)}, about)
     return lambda: bool(checkpoint.load(inside / "m.safetensors")) and False
 
 
@@ -206,7 +209,7 @@ def a_gzip_bomb(inside: Path, mark: str) -> Handle:  # noqa: ARG001
 
 def _images(inside: Path, out: Path) -> tuple[list[str], int]:
     """The files that are left out of a folder, and how many are not."""
-    found = folder.read(inside, (3, 8, 8), fit="crop", scratch=out, workers=1)
+    found = image_folder.read(inside, (3, 8, 8), fit="crop", scratch=out, workers=1)
     return [each.path for each in found.left_out], len(found.labels)
 
 

@@ -36,8 +36,8 @@ def _kill_training(rig: Rig, entry: str, moment: float) -> bool:
     stage = f"train@{entry}"
     command, early = ("dvc", "repro", "--single-item", stage), moment < EARLY
     delay = moment / EARLY * IMPORTS if early else moment * LONGEST[entry]
-    when = (lambda: rig.of("pipeline.train", stage)) if early else (lambda: rig.training(entry))
-    return rig.hit(command, (stage,), when, delay, lambda: rig.of("pipeline.train")) and not rig.left_over()
+    when = (lambda: rig.of("pipeline.stages.train", stage)) if early else (lambda: rig.training(entry))
+    return rig.hit(command, (stage,), when, delay, lambda: rig.of("pipeline.stages.train")) and not rig.left_over()
 
 
 def _counted(
@@ -71,7 +71,10 @@ def stages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         here = functools.partial(rig.of, module)
         single: Any = ("dvc", "repro", "--single-item", stage), (stage,), here, longest, here
         yield _counted(rig, f"during {stage}", itertools.islice(rounds, count), single)
-    command, trainer = ("dvc", "repro", "--single-item", "train@vqvae"), functools.partial(rig.of, "pipeline.train")
+    command, trainer = (
+        ("dvc", "repro", "--single-item", "train@vqvae"),
+        functools.partial(rig.of, "pipeline.stages.train"),
+    )
     between = command, ("train@vqvae",), rig.in_prior, 0.05, trainer
     yield _counted(rig, "between autoencoder and prior", itertools.islice(rounds, count), between)
 
@@ -79,10 +82,10 @@ def stages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """Kills of DVC alone and of the runner alone, whose trainings must not live on."""
     rig, rounds = Rig(folder), moments((seed, "runners"), 1.0)
-    trainer, trains = functools.partial(rig.of, "pipeline.train"), ("train@vae", "train@ae")
+    trainer, trains = functools.partial(rig.of, "pipeline.stages.train"), ("train@vae", "train@ae")
     dvc = functools.partial(rig.of, "dvc", "repro")
     yield _counted(rig, "of DVC alone", itertools.islice(rounds, count), (("dvc", "repro"), trains, trainer, 4.0, dvc))
-    side_by_side = ("python", "-m", "pipeline.repro", "--jobs", "2")
-    runner = functools.partial(rig.of, "pipeline.repro")
+    side_by_side = ("python", "-m", "pipeline.runner.repro", "--jobs", "2")
+    runner = functools.partial(rig.of, "pipeline.runner.repro")
     alone = side_by_side, trains, trainer, 4.0, runner
     yield _counted(rig, "of the runner alone", itertools.islice(rounds, count), alone, again=side_by_side)

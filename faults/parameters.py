@@ -12,13 +12,13 @@ from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from autoencoders import checkpoint
-from autoencoders.budget import Budget, How
-from autoencoders.errors import UserError
-from autoencoders.pairs import Pairs
-from autoencoders.training.loop import fit
+from aelab.core.errors import UserError
+from aelab.core.settings import Budget, How
+from aelab.data.pairs import Pairs
+from aelab.models import checkpoint
+from aelab.training.loop import fit
 from faults.table import Counts
-from pipeline import params
+from pipeline.common import params
 from tests.support.project import REPOSITORY
 
 DEFAULT: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")

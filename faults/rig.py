@@ -46,7 +46,7 @@ class Rig:
             "PYTHONPATH": str(self.project.folder / "src"),
             "DVC_NO_ANALYTICS": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            "AUTOENCODERS_CHECKPOINT": EVERY,
+            "AELAB_CHECKPOINT": EVERY,
         }
         return kept | own | more
 

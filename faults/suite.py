@@ -23,10 +23,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from autoencoders import devices
+from aelab.core import devices
 from faults import files, hostile, kills, parameters, tracker, workers
 from faults.table import Counts
-from pipeline import resources
+from pipeline.common import resources
 
 Family = Callable[[Path, int, int], Iterator[Counts]]
 FAMILIES: dict[str, tuple[Family, int, int]] = {  # how often at full size, and in how many parts

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from autoencoders import disk
+from aelab.core import disk
 from faults.rig import ENTRIES, Rig
 from faults.table import Counts
 from tests.support.servers import Server, serving
@@ -27,7 +27,7 @@ def outages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         rig.forget(*TRAINS, "report")
         with serving(folder.parent / f"server{rounds}") as server:
             outages = _disturbed(rig, server, rng, count - lost.tried)
-            rig.must(rig.start("python", "-m", "pipeline.track", MLFLOW_TRACKING_URI=server.uri))
+            rig.must(rig.start("python", "-m", "pipeline.reporting.track", MLFLOW_TRACKING_URI=server.uri))
             wrong, differs = compare(rig, server.uri), rig.differs()
         for _ in range(outages):
             lost.add(not differs, f"{differs}")
@@ -39,7 +39,7 @@ def outages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 def _disturbed(rig: Rig, server: Server, rng: random.Random, most: int) -> int:
     """A run of the pipeline during which the server is killed again and again; how often."""
-    process = rig.start("python", "-m", "pipeline.repro", "--jobs", "2", MLFLOW_TRACKING_URI=server.uri)
+    process = rig.start("python", "-m", "pipeline.runner.repro", "--jobs", "2", MLFLOW_TRACKING_URI=server.uri)
     outages = 0
     while process.poll() is None and outages < most:
         time.sleep(rng.uniform(1, 5))

@@ -30,7 +30,7 @@ def kills(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     made.side_by_side()
     whole, lock = _bits(made), (made.folder / "dvc.lock").read_text(encoding="utf-8")
     checkpoints = folder.parent / "checkpoints"
-    own = {"AUTOENCODERS_CHECKPOINTS": str(checkpoints), "AUTOENCODERS_CHECKPOINT": "0.1"}
+    own = {"AELAB_CHECKPOINTS": str(checkpoints), "AELAB_CHECKPOINT": "0.1"}
     resumed = 0
     with s3(folder.parent / "s3") as store, cluster(folder.parent / "cluster", made.folder, 0, store) as running:
         for name in (names := ["worker0", "worker1"]):
@@ -41,7 +41,8 @@ def kills(folder: Path, seed: int, count: int) -> Iterator[Counts]:
             _forget(made, lock)
             shutil.rmtree(checkpoints, ignore_errors=True)
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.repro", "--scheduler", running.address], cwd=made.folder, text=True,
+                [sys.executable, "-m", "pipeline.runner.repro", "--scheduler", running.address],
+                cwd=made.folder, text=True,
                 env=running.environment() | {"PYTHONPATH": "src"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
             said = []

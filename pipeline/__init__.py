@@ -1,4 +1,4 @@
-"""The stages of `dvc.yaml`: paths and parameters here, mathematics in `autoencoders`."""
+"""The stages of `dvc.yaml`: paths and parameters here, mathematics in `aelab`."""
 
 import gc
 import os
@@ -6,4 +6,4 @@ import os
 gc.set_threshold(100_000)  # objects; looking for garbage after every 700 took a fifth of the time of all imports
 
 PARENT = os.getppid()  # noted before the slow imports: it may be gone after them
-RUNNER = "AUTOENCODERS_RUNNER"  # the process number of the `pipeline.repro` that a stage runs for
+RUNNER = "AELAB_RUNNER"  # the process number of the `pipeline.runner.repro` that a stage runs for

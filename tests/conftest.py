@@ -3,7 +3,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from autoencoders import devices
+from aelab.core import devices
 from tests.support.toys import squares
 
 devices.prepare("cpu", threads=1)

@@ -5,11 +5,11 @@ import statistics
 import numpy as np
 import torch
 
-from autoencoders import tensors
-from autoencoders.budget import Budget, How
-from autoencoders.checkpoint import build
-from autoencoders.pairs import Pairs
-from autoencoders.training.loop import Session, fit, represent
+from aelab.core import tensors
+from aelab.core.settings import Budget, How
+from aelab.data.pairs import Pairs
+from aelab.models.checkpoint import build
+from aelab.training.loop import Session, fit, represent
 from tests.support.toys import IMAGE, PARAMETERS, squares
 
 

@@ -12,7 +12,7 @@ import psutil
 from ruamel.yaml import YAML
 
 REPOSITORY = Path(__file__).parent.parent.parent
-SIDE_BY_SIDE = (sys.executable, "-m", "pipeline.repro", "--jobs", "2")
+SIDE_BY_SIDE = (sys.executable, "-m", "pipeline.runner.repro", "--jobs", "2")
 
 
 class Project:
@@ -72,7 +72,7 @@ class Project:
         return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
 
     def side_by_side(self) -> list[str]:
-        """The stages that `pipeline.repro` ran, two at a time."""
+        """The stages that `pipeline.runner.repro` ran, two at a time."""
         done = self.run(*SIDE_BY_SIDE)
         assert done.returncode == 0, done.stdout + done.stderr
         return outcomes(done.stdout, "done")
@@ -95,5 +95,5 @@ class Project:
 
 
 def outcomes(output: str, what: str) -> list[str]:
-    """The stages of which `pipeline.repro` says `what`, in order."""
+    """The stages of which `pipeline.runner.repro` says `what`, in order."""
     return re.findall(rf"^ *\d+:\d\d  {what} +(\S+)", output, re.MULTILINE)

@@ -7,8 +7,8 @@ import mlflow
 import torch
 from mlflow import MlflowClient
 
-from autoencoders import checkpoint
-from autoencoders.tracking import EXPERIMENT, FINISHED, Evaluated, Run
+from aelab.models import checkpoint
+from aelab.report.mlflow_writer import EXPERIMENT, FINISHED, Evaluated, Run
 from tests.support.toys import IMAGE, PARAMETERS
 
 

@@ -1,4 +1,4 @@
-"""One of the processes of tests/test_parallel.py: trains toy models with the others, and writes down what it has.
+"""One of the processes of tests/core/test_process_group.py: trains toy models with the others; writes what it has.
 
 RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=… MASTER_PORT=… python -m tests.support.sharing <folder> <case> …
 """
@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoencoders import devices, parallel
-from autoencoders.budget import Budget, How
-from autoencoders.checkpoint import build
-from autoencoders.pairs import Pairs
-from autoencoders.training.loop import train
+from aelab.core import devices, process_group
+from aelab.core.settings import Budget, How
+from aelab.data.pairs import Pairs
+from aelab.models.checkpoint import build
+from aelab.training.loop import train
 from tests.support.toys import IMAGE, PARAMETERS, SECTIONS, squares
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its parameters, what differs in training
@@ -68,11 +68,11 @@ def run(case: str, broken: str = "", device: str = "cpu", mode: Any = "eager") -
     how = How(mode=mode, points=STEPS, validations=3, precision=what.get("precision", "float32"))
     with pytest.MonkeyPatch.context() as patch:
         if "room" in what:
-            patch.setattr("autoencoders.devices.room", lambda _: what["room"])
+            patch.setattr("aelab.core.devices.room", lambda _: what["room"])
         for function, instead in BROKEN.get(broken, {}).items():
-            patch.setattr(parallel, function, instead)
+            patch.setattr(process_group, function, instead)
             for module in ("sparse", "tcvae", "wae"):
-                patch.setattr(f"autoencoders.variants.{module}.gather", instead) if function == "gather" else None
+                patch.setattr(f"aelab.variants.{module}.gather", instead) if function == "gather" else None
         model = build(name, IMAGE, parameters, seed=0).to(device)
         results = train(model, shown, held, budget, seed=0, how=how, dynamic=what.get("dynamic", False))
     points = [point for result in results.values() for point in result.curve]
@@ -85,19 +85,19 @@ def main() -> None:
     """All the cases that are asked for: a name, or name:broken."""
     folder, *cases = sys.argv[1:]
     device = os.environ.get("DEVICE", "cpu")
-    parallel.begin(devices.prepare(device, 1))
+    process_group.begin(devices.prepare(device, 1))
     mode, found = os.environ.get("MODE", "eager"), dict[str, Any]()
     for case in cases:
         name, _, broken = case.partition(":")
         found[case] = run(name, broken, device, mode)
     found["agree"] = [
-        parallel.agree("all", torch.device(device)),
-        parallel.agree(f"{parallel.rank()}", torch.device(device)),
-        parallel.any_of(parallel.rank() == 1, torch.device(device)),
-        parallel.any_of(False, torch.device(device)),
+        process_group.agree("all", torch.device(device)),
+        process_group.agree(f"{process_group.rank()}", torch.device(device)),
+        process_group.any_of(process_group.rank() == 1, torch.device(device)),
+        process_group.any_of(False, torch.device(device)),
     ]
     Path(folder, f"{os.environ['RANK']}.json").write_text(json.dumps(found))
-    parallel.end()
+    process_group.end()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoencoders import checkpoint
-from autoencoders.base import Autoencoder, Batch
-from autoencoders.pairs import Pairs
+from aelab.data.pairs import Pairs
+from aelab.models import checkpoint
+from aelab.models.base import Autoencoder, Batch
 
 IMAGE = (1, 8, 8)
 NETWORK = {"name": "patches", "width": 8}

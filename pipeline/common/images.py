@@ -1,0 +1,30 @@
+"""The images of a split as models see them where nothing is drawn anew in each step."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aelab.core import arrays
+from aelab.data import datasets
+from pipeline.common import paths
+from pipeline.common.params import Params
+
+
+def seen(params: Params, split: str) -> datasets.Bytes:
+    """The clean images of a split, uint8 (N, C, H, W): where the training's are binarised anew in each step, the one
+    binarisation of them that `static` would give, so that what is learned here compares with the other splits.
+    """
+    images = arrays.read(paths.images(paths.CLEAN, split))
+    if split in params.dataset.binarised or params.dataset.binarize == "none":
+        return images
+    found = arrays.scratch(images.shape, np.uint8)
+    rows = list(arrays.pieces(len(images), images[:1].nbytes))
+    pieces = datasets.binarise((images[part] for part in rows), params.dataset.seed, split)
+    for part, piece in zip(rows, pieces, strict=True):
+        found[part] = piece
+        arrays.release(images)
+    return found
+
+
+def classes(split: str) -> NDArray[np.int64]:
+    """The class of each image of a split, (N,)."""
+    return arrays.read(paths.labels(split)).astype(np.int64)

@@ -1,0 +1,305 @@
+"""`params.yaml`, checked as a whole before any stage works.
+
+The entries of `variants` are checked against the constructors of the models and parts that they name, everything else
+against the classes below. Each problem becomes one sentence: key, value, what is allowed. Only the entries need torch:
+without them a stage starts in a third of the time.
+"""
+
+import re
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from aelab.core.errors import UserError
+from aelab.core.settings import Budget, How
+from aelab.data.corruption import KINDS
+from aelab.data.datasets import DATASETS, Shape
+from pipeline.common.sections import Entry, Section, entries_type, in_sentences
+
+PARAMS = Path("params.yaml")
+COPIES = 5  # of the weights in training: themselves, the best ones, gradients, two moments
+
+
+def one_of(allowed: typing.Iterable[str]) -> BeforeValidator:
+    """A validator for a value out of a list that is made at run time."""
+    names = list(allowed)
+
+    def check(value: object) -> object:
+        if value not in names:
+            msg = f"must be one of {', '.join(names)}"
+            raise ValueError(msg)
+        return value
+
+    return BeforeValidator(check)
+
+
+def entry_name(value: object, whose: str = "an entry") -> object:
+    """A name that files, stages and MLflow can carry."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}", str(value)):
+        msg = f"{whose}'s name is made of letters, digits, - and _"
+        raise ValueError(msg)
+    return value
+
+
+def corruption_name(value: object) -> object:
+    """A name that a folder in `data` can have beside those that are there already."""
+    if str(value).lower() in TAKEN:
+        msg = f"data/{value} holds other images: take another name than {', '.join(TAKEN)}"
+        raise ValueError(msg)
+    return entry_name(value, "a corruption")
+
+
+CLEAN = "clean"  # the `inputs` of an entry that sees the images as they are
+TAKEN = (CLEAN, "noisy", "raw")
+FOLDER = "folder"  # the data set that is a user's own images
+NAMES = [*DATASETS, FOLDER]
+EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
+CorruptionName: TypeAlias = Annotated[str, BeforeValidator(corruption_name)]
+DatasetName: TypeAlias = Annotated[str, one_of(NAMES), Field(json_schema_extra={"enum": NAMES})]
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
+Share: TypeAlias = Annotated[float, Field(ge=0.01, le=0.5)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
+Level: TypeAlias = Annotated[float, Field(ge=0.001, le=1)]
+CorruptionKind: TypeAlias = Annotated[str, one_of(KINDS), Field(json_schema_extra={"enum": list(KINDS)})]
+Noise: TypeAlias = Annotated[dict[CorruptionKind, Annotated[list[Level], Field(min_length=1)]], Field(min_length=1)]
+
+
+class FolderParams(Section):
+    """`dataset.folder`."""
+
+    path: Text = Field(description="all PNG, JPEG, WebP, BMP and TIFF files in it; its subfolders are the classes")
+    size: int = Field(ge=8, le=1024, description="pixels along both sides, after resizing")
+    channels: Literal[1, 3] = Field(description="3 colour, 1 gray")
+    fit: Literal["crop", "pad", "stretch"] = Field(description="crop: the longer side's middle; pad: with black")
+    test: Share = Field(description="share of the images held out for the test")
+    broken: float = Field(ge=0, le=1, description="share of the files that may be unreadable; they are listed")
+
+
+class DatasetParams(Section):
+    """`dataset`."""
+
+    name: DatasetName = Field(description="digits: 8×8, embedded in scikit-learn, no download; folder: images of yours")
+    validation: Share = Field(description="share of the training images held out to pick weights and settings by")
+    seed: Seed = Field(description="of that split")
+    binarize: Literal["none", "static", "dynamic"] = Field(
+        description="pixels drawn black or white, their value being the probability of white; static: once; dynamic: "
+        "in each training step, but once for validation, test and corrupted copies"
+    )
+    folder: FolderParams = Field(description="your own images: what `name: folder` reads")
+
+    @property
+    def binarised(self) -> tuple[str, ...]:
+        """The splits that are written in black and white; the training's images are `dynamic`ally so in each step."""
+        return {"none": (), "static": ("train", "validation", "test"), "dynamic": ("validation", "test")}[self.binarize]
+
+    @property
+    def binarisation(self) -> Literal["none", "static", "dynamic"]:
+        """How the images have become black and white, be it here or before."""
+        ready = self.name != FOLDER and DATASETS[self.name].binarised
+        return "static" if ready else self.binarize
+
+    @property
+    def image(self) -> Shape:
+        """(C, H, W) of the images."""
+        if self.name == FOLDER:
+            return self.folder.channels, self.folder.size, self.folder.size
+        return DATASETS[self.name].image
+
+
+class ReferenceCorruption(Section):
+    """`corruption.reference`."""
+
+    kind: CorruptionKind = Field(description='of the noise that "denoising MSE" is measured under, for every entry')
+    level: Level = Field(description="of that noise")
+
+    @property
+    def name(self) -> str:
+        """What the corruption is called in files and metrics."""
+        return f"{self.kind}-{self.level}"
+
+
+class TrainCorruption(Section):
+    """One of `corruption.train`."""
+
+    noise: Noise = Field(description="levels by kind; each image of a copy gets one of them all, drawn at equal odds")
+    copies: int = Field(ge=1, le=100, description="of each training image; one is seen in each epoch, in turns")
+
+    @property
+    def mixed(self) -> list[tuple[str, float]]:
+        """The kinds and levels that each copy is a mixture of; in an order of their own, since DVC knows none."""
+        return sorted({(kind, level) for kind, levels in self.noise.items() for level in levels})
+
+
+class CorruptionParams(Section):
+    """`corruption`."""
+
+    seed: Seed = Field(description="of all noise")
+    reference: ReferenceCorruption = Field(description='what "denoising MSE" is measured under, for every entry')
+    train: dict[CorruptionName, TrainCorruption] = Field(description="what entries may name as their `inputs`")
+    test: Noise = Field(description="the levels that every entry is tested on")
+
+    @property
+    def tested(self) -> set[tuple[str, float]]:
+        """The kinds and levels that all entries are tested on, the reference included."""
+        return {(self.reference.kind, self.reference.level)} | {
+            (kind, level) for kind, levels in self.test.items() for level in levels
+        }
+
+
+class TrainingParams(How, Budget):
+    """`training`: the budget that entries may override, and how every training runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(description="auto: a GPU if there is one")
+    threads: int = Field(ge=1, le=1024, description="of a training on a CPU; another number gives other rounding")
+    processes: int = Field(default=1, ge=1, le=4096, description="that share each training: docs/parallel.md")
+
+
+class ImportanceParams(Section):
+    """`evaluation.importance`."""
+
+    samples: int = Field(ge=1, le=1_000_000, description="of q(z|x) for each image")
+    images: int = Field(ge=2, description="of the test split, evenly spread")
+
+
+class EvaluationParams(Section):
+    """`evaluation`."""
+
+    batch_size: int = Field(gt=0, description="images per batch; small ones stay in a CPU's cache")
+    images: int = Field(ge=2, le=50, description="test images shown in each figure")
+    # At least 4 samples: the 3rd nearest other one has to be there.
+    samples: int = Field(ge=4, le=100_000, description="drawn to be compared with as many test images, or with all")
+    seed: Seed = Field(description="of samples, the noise in the VAE's bound, the classifier, images unlike the data")
+    noisy_images: int = Field(gt=0, description="of the test split, evenly spread, for `corruption.test`")
+    importance: ImportanceParams = Field(description="weighting, for a tighter bound on −log p(x) than −ELBO")
+    classifier: Budget = Field(description="in its features samples are compared with images")
+
+
+class Params(Section):
+    """The whole of `params.yaml`."""
+
+    dataset: DatasetParams = Field(description="the images, and how they are split")
+    corruption: CorruptionParams = Field(
+        description="noise of each value (one channel of a pixel). Kinds: masking (level: probability of 0), gaussian "
+        "(standard deviation, the range being 1), salt_and_pepper (probability of black or white)"
+    )
+    seeds: list[Seed] = Field(min_length=1, description="each entry is trained once with each")
+    training: TrainingParams = Field(description="each entry may override the first five in its own section")
+    variants: dict[EntryName, Any] = Field(min_length=1, description="what is trained, evaluated and compared, by name")
+    evaluation: EvaluationParams = Field(description="what is measured of every entry, and on how much")
+
+    def entry(self, name: str) -> Entry:
+        """The entry `name` of `variants`."""
+        if name not in self.variants:
+            msg = f"there is no entry {name!r} among the variants of params.yaml; there are {', '.join(self.variants)}"
+            raise UserError(msg)
+        return cast("Entry", self.variants[name])
+
+    def learned(self, name: str) -> TrainCorruption:
+        """The corruption `name` of `corruption.train`."""
+        if name not in self.corruption.train:
+            there = ", ".join(self.corruption.train) or "none"
+            msg = f"there is no corruption {name!r} in corruption.train of params.yaml; there are {there}"
+            raise UserError(msg)
+        return self.corruption.train[name]
+
+
+def load(path: Path = PARAMS, *, variants: bool = True) -> Params:
+    """The checked parameters; without `variants`, their sections are left as they are, unchecked.
+
+    Raises:
+        UserError: one sentence for each thing that is wrong.
+    """
+    return check(read(path), str(path), variants=variants)
+
+
+def read(path: Path) -> Any:
+    """What a YAML file holds, unchecked; raises `UserError` where it cannot be read."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror}"
+        raise UserError(msg) from error
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01, or no UTF-8
+        msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
+        raise UserError(msg) from error
+
+
+def check(content: object, source: str = "params.yaml", *, variants: bool = True) -> Params:
+    """`content` as checked parameters; raises `UserError` as `load` does."""
+    problems: list[str] = []
+    entries: dict[str, Entry] = {}
+    try:
+        params = Params.model_validate(content)
+        problems += _unknown_inputs(params)
+    except ValidationError as error:
+        problems += in_sentences(error, Params)
+    sections = content.get("variants") if isinstance(content, dict) and variants else None
+    if isinstance(sections, dict):
+        try:
+            entries = TypeAdapter(entries_type()).validate_python(sections)
+        except ValidationError as error:
+            problems += in_sentences(error, Params, ("variants",))
+    if variants and not problems:
+        params = params.model_copy(update={"variants": entries})
+        problems += _contradictions(params)
+    if problems:
+        raise UserError("\n".join(f"{source}: {_printable(problem)}" for problem in dict.fromkeys(problems)))
+    return params
+
+
+def _unknown_inputs(params: Params) -> list[str]:
+    """What entries, not checked yet, want to see that nothing writes."""
+    known = [CLEAN, *params.corruption.train]
+    inputs = {name: section.get("inputs") for name, section in params.variants.items() if isinstance(section, dict)}
+    return [
+        f'variants.{name}.inputs is "{each}": must be {CLEAN} or the name of a corruption in corruption.train; known '
+        f"here: {', '.join(known)}"
+        for name, each in inputs.items()
+        if isinstance(each, str) and each not in known
+    ]
+
+
+def _contradictions(params: Params) -> list[str]:
+    """What is wrong only in combination: with each other, or with this machine."""
+    import torch  # noqa: PLC0415 - slow
+
+    from aelab.core import devices  # noqa: PLC0415
+    from aelab.models.checkpoint import build  # noqa: PLC0415
+
+    free, problems = devices.free_memory(), []
+    if len(set(params.seeds)) < len(params.seeds):
+        problems.append(f"seeds is {params.seeds}: each seed may stand there only once")
+    if params.training.device == "cuda" and not torch.cuda.is_available():
+        problems.append('training.device is "cuda", but this machine has no usable GPU: take "auto" or "cpu"')
+    elif params.training.precision == "bfloat16" and not devices.fast_at_bfloat16(params.training.device):
+        problems.append('training.precision is "bfloat16", but this machine can only emulate it: take "float32"')
+    image = params.dataset.image
+    for name in params.variants:
+        entry = params.entry(name)
+        try:
+            with torch.device("meta"):  # shapes alone: arithmetic on real tensors would start threads before a fork
+                model = build(entry.model, image, entry.arguments())
+        except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, MemoryError) as error:
+            problems.append(f"variants.{name} cannot be built for images of shape {image}: {_first(error)}")
+            continue
+        needed = COPIES * sum(each.numel() * each.element_size() for each in model.state_dict().values())
+        if needed > free:
+            problems.append(
+                f"variants.{name} is too large: to train it takes {needed / 2**30:,.0f} GiB for its weights alone, and "
+                f"{free / 2**30:,.1f} GiB are free"
+            )
+    return problems
+
+
+def _first(error: BaseException) -> str:
+    """The first line of what torch says."""
+    return str(error).split("\n", 1)[0]
+
+
+def _printable(text: str) -> str:
+    """On one line, with nothing that a terminal would obey."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

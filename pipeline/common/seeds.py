@@ -1,0 +1,53 @@
+"""The seeds of an entry side by side, each in a process of its own."""
+
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import torch
+
+from pipeline.common import params, resources
+from pipeline.common.signals import LISTENER
+
+T = TypeVar("T")
+
+
+def for_each_seed(
+    work: Callable[[params.Params, str, int], T], checked: params.Params, entry: str, *, timed: bool
+) -> dict[int, T]:
+    """`work(parameters, entry, seed)` for every seed, several at once: small models leave a GPU idle, and a training on
+    a CPU uses few of its cores. If one fails, all others end first.
+
+    Work that nobody times may run on all cores, behind what is timed: so none is idle while the last stages end.
+    """
+    on_gpu = checked.training.device != "cpu" and torch.cuda.is_available()
+    cpus = resources.cpus() if timed else resources.all_cpus()
+    at_once = (resources.per_gpu() if on_gpu else None) or cpus // checked.training.threads
+    workers = min(len(checked.seeds), at_once)
+    if not timed:
+        os.nice(resources.BEHIND)
+    if workers <= 1:
+        return {seed: work(checked, entry, seed) for seed in checked.seeds}
+    # A fork saves importing torch again. It is safe while no thread of torch's has run: the parameters are checked on
+    # the meta device for that reason. A GPU cannot be shared with a fork, and Apple's libraries have their own threads.
+    context = get_context("fork" if sys.platform == "linux" and not on_gpu else "spawn")
+    with ProcessPoolExecutor(workers, context, _begin, (LISTENER.polls,)) as pool:
+        content = checked.model_dump()
+        running = {seed: pool.submit(_in_worker, work, content, entry, seed) for seed in checked.seeds}
+        try:
+            wait(running.values())
+            return {seed: future.result() for seed, future in running.items()}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _begin(polls: bool) -> None:  # noqa: FBT001 - ProcessPoolExecutor passes by position
+    LISTENER.listen(polls=polls)
+
+
+def _in_worker(work: Callable[[params.Params, str, int], T], content: dict[str, Any], entry: str, seed: int) -> T:
+    return work(params.check(content), entry, seed)

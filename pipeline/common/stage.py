@@ -1,0 +1,127 @@
+"""What every stage does around its own work: check the parameters first, say where its results come from, and turn
+what a user can mend into one sentence with nothing lost.
+"""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from safetensors import SafetensorError
+
+from aelab.core.disk import write_json
+from aelab.core.errors import UserError
+from pipeline import PARENT
+from pipeline.common import params, resources
+from pipeline.common.signals import LISTENER
+
+Provenance: TypeAlias = dict[str, Any]
+
+CODE = ("dvc.yaml", "params.yaml", "pipeline", "src", "requirements.lock")
+PACKAGES = ("torch", "numpy", "mlflow", "dvc")
+NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def run(
+    work: Callable[[params.Params, Provenance], None],
+    provenance_file: Path | None,
+    *,
+    variants: bool = True,
+    polls: bool = False,
+) -> None:
+    """Do a stage's `work` on the checked parameters and write down where and how it was done.
+
+    `work` may add to the provenance. It goes to a file of its own, since it differs between equal runs. Without
+    `variants`, the entries are left as they are: checking them means importing torch. Work that `polls` is given a
+    moment to leave in order when it is to stop.
+    """
+    try:
+        LISTENER.listen(polls=polls)
+        LISTENER.check(wanted=os.getppid() == PARENT)
+        checked = params.load(variants=variants)  # imports the variants, and with them torch
+        provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
+        started = time.perf_counter()
+        work(checked, provenance)
+        provenance["seconds"] = round(time.perf_counter() - started, 2)
+        if provenance_file is not None:
+            write_json(provenance_file, provenance)
+        LISTENER.disarm()
+    except BaseException as error:
+        asked = LISTENER.asked
+        LISTENER.disarm()
+        if asked is None or not asked.orphaned:  # else another run may be at work there
+            _restore_outputs()
+        if asked is not None:
+            print("\ninterrupted: the next run goes on from here\n", file=sys.stderr, flush=True)
+            sys.exit(128 + asked.number)
+        sentence = what_to_mend(error)
+        if sentence is None:
+            raise
+        print(f"\n{sentence}\n", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _provenance() -> Provenance:
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=all", "--", *CODE)
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit or "unknown",
+        "uncommitted_changes": sorted(line[3:] for line in changed.splitlines()) if commit else ["unknown"],
+        "experiment": os.environ.get("DVC_EXP_NAME", ""),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)  # noqa: S603, S607
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.rstrip("\n")
+
+
+def what_to_mend(error: BaseException) -> str | None:
+    """A problem that the user can mend as a sentence; None if `error` is something else."""
+    if isinstance(error, UserError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
+        return (
+            "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, free some, or let "
+            f"trainings take turns on it with {resources.PER_GPU}=1"
+        )
+    if isinstance(error, BrokenProcessPool):
+        return f"a process was killed, most likely for want of memory: try fewer at once, with {resources.CPUS}=1"
+    if isinstance(error, OSError) and error.errno in NO_WRITING:
+        where = error.filename or "the results"
+        return f"cannot write {where}: {error.strerror}; free space or permit writing there, then run again"
+    if isinstance(error, SafetensorError) and "I/O error" in str(error):
+        return f"cannot write the results: {error}; free space or permit writing there, then run again"
+    return None
+
+
+def _restore_outputs() -> None:
+    """Bring back the stage's outputs of before: DVC deletes them just before it runs the stage's command.
+
+    They are in DVC's cache under the hashes of `dvc.lock`, which holds the last successful run while a stage runs.
+    """
+    name = os.environ.get("DVC_STAGE")
+    if name is None:
+        return
+    from dvc.repo import Repo  # noqa: PLC0415 - slow to import, needed only here
+
+    try:
+        with Repo() as repo:
+            for out in repo.stage.load_one(name=name).outs:
+                if out.use_cache and out.hash_info:
+                    out.checkout(force=True, allow_missing=True)
+    except Exception as error:  # noqa: BLE001 - what went wrong first is what matters
+        print(f"the earlier results are still in the cache, `dvc checkout` brings them back ({error})", file=sys.stderr)

@@ -1,0 +1,208 @@
+"""What the stages have left on disk, put together for the report and for MLflow."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ruamel.yaml import YAML
+from safetensors.numpy import load_file
+
+from aelab.core import disk
+from aelab.core.errors import UserError
+from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
+from aelab.report.evidence import Entry
+from aelab.report.galleries import Examples
+from aelab.report.metrics import CODES, LIKELIHOOD
+from aelab.report.tables import flattened, spreadsheet
+from pipeline.common import paths
+from pipeline.common.params import CLEAN, Params
+
+MEASURED = (*RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *REPRESENTATION, *SAMPLES)  # columns of the CSV
+
+
+@dataclass(frozen=True)
+class Result:
+    """One trained seed of one entry."""
+
+    entry: str
+    seed: int
+    status: str  # "finished", or what went wrong
+    about: str  # the model, in a sentence
+    pixels: str | None  # what a pixel is to the model's likelihood, if it has one
+    metrics: dict[str, dict[str, float]]  # by split, "validation" and "test"; empty if it did not finish
+    undefined: dict[str, str]  # metric or figure → why there is none
+    symptoms: list[str]  # what is wrong with a model that finished
+    outcome: dict[str, dict[str, int]]  # phase → best_step, diverged_at_step
+    training: dict[str, Any]  # where and how it was trained
+    cost: dict[str, Any]  # of this seed's training: started, ended, phases, peak_memory_mib
+    parameters: dict[str, Any]  # that it was made with, as `dvc.lock` holds them: dataset, corruption, training, …
+    data_digest: str  # DVC's hash of the clean training images
+    fingerprint: str  # of the code, data and parameters of the training, and of what it and the evaluation gave
+    folder: Path  # of its figures
+    weights: Path
+    curve: list[dict[str, Any]]  # phase, step, time and losses of every point
+
+
+@dataclass(frozen=True)
+class ReportEntry:
+    """An entry under the name that the report gives it."""
+
+    name: str
+    params: Params
+    results: Sequence[Result]
+
+    @property
+    def section(self) -> Mapping[str, Any]:
+        """Of `variants` in its parameters."""
+        section: Mapping[str, Any] = self.params.variants[self.results[0].entry]
+        return section
+
+    @property
+    def finished(self) -> list[Result]:
+        """Its seeds that did; the first stands for it in the figures."""
+        return [result for result in self.results if result.status == "finished"]
+
+    @property
+    def examples(self) -> Examples:
+        """Images of its first seed that finished, as numbers from 0 to 255, and what else there is to draw."""
+        if not self.finished:
+            return {}
+        return load_file(self.finished[0].folder / "examples.safetensors")
+
+    def entry(self) -> Entry:
+        """What the claims are judged by."""
+        return Entry(
+            self.name,
+            pixels=next((result.pixels for result in self.finished), None),
+            parameters=dict(flattened(self.section)),
+            curves=[result.curve for result in self.finished],
+        )
+
+
+def collect(params: Params) -> list[ReportEntry]:
+    """Every entry of the parameters with all its seeds, in their order."""
+    lock = _lock()
+    return [ReportEntry(name, params, [_result(lock, name, seed) for seed in params.seeds]) for name in params.variants]
+
+
+def rows(entries: Sequence[ReportEntry]) -> pd.DataFrame:
+    """One row for each entry and seed: what was measured, what it cost and where it comes from."""
+    return pd.DataFrame([_row(entry.name, result) for entry in entries for result in entry.results])
+
+
+def _row(name: str, result: Result) -> dict[str, Any]:
+    """What was measured, on the test split unless named."""
+    training = result.training
+    measured = dict.fromkeys(MEASURED, float("nan")) | result.metrics.get("test", {})
+    measured |= {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
+    trained = {
+        "pixels": result.pixels or "n/a",
+        **costs(result),
+        "best_steps": "/".join(str(phase["best_step"]) for phase in result.outcome.values()),
+        "started": training["started"],
+        "commit": training["commit"],
+        "uncommitted_changes": " ".join(training["uncommitted_changes"]) or "none",
+        "data": result.data_digest,
+        "parameters_digest": parameters_digest(result),
+        **{key: training[key] for key in ("device", "hardware", "precision", "mode", "python")},
+        **training["packages"],
+    }
+    if taken := measured.keys() & trained.keys():
+        msg = f"metrics with the name of another column: {', '.join(sorted(taken))}"
+        raise ValueError(msg)
+    model = result.parameters[f"variants.{result.entry}"]["model"]
+    which = {"entry": name, "model": model, "seed": result.seed, "status": result.status}
+    return {name: spreadsheet(value) for name, value in (which | measured | trained).items()}
+
+
+def available(params: Params) -> tuple[list[Result], list[str]]:
+    """The results that there are, and a sentence for each that there is not."""
+    found, lacking = list[Result](), list[str]()
+    try:
+        lock = _lock()
+    except UserError as error:
+        return [], [str(error)]
+    for entry in params.variants:
+        for seed in params.seeds:
+            try:
+                found.append(_result(lock, entry, seed))
+            except UserError as error:
+                lacking.append(str(error))
+    return found, lacking
+
+
+def parameters_digest(result: Result) -> str:
+    """A short name for the parameters that a result was made with."""
+    return _digest(result.parameters)[:12]
+
+
+def costs(result: Result) -> dict[str, float]:
+    """What the training took: seconds over all phases, images per second of the first phase, peak memory."""
+    phases = list(result.cost["phases"].values())
+    return {
+        "train_seconds": sum(phase["seconds"] for phase in phases),
+        "images_per_second": phases[0]["images_per_second"],
+        "peak_memory_mib": float(result.cost["peak_memory_mib"]),
+    }
+
+
+def _result(lock: dict[str, Any], entry: str, seed: int) -> Result:
+    try:
+        return _read(lock, entry, seed)
+    except (KeyError, FileNotFoundError) as error:
+        msg = f"there are no results of {entry}, seed {seed}: run `dvc repro` first"
+        raise UserError(msg) from error
+
+
+def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
+    train, download, noise = lock[f"train@{entry}"], lock["download"], lock["noise"]
+    evaluated = disk.read_json(paths.EVALUATION / entry / "metrics.json")[str(seed)]
+    inputs = _params(train)[f"variants.{entry}"]["inputs"]
+    learned = {} if inputs == CLEAN else _params(lock[f"corrupt@{inputs}"])
+    parameters = _params(download) | _params(noise) | learned | _params(train) | {"seeds": seed}
+    training = disk.read_json(paths.training(entry))
+    models = paths.MODELS / entry
+    weights = hashlib.sha256((models / f"seed{seed}.safetensors").read_bytes()).hexdigest()
+    depends_on = [train["deps"], parameters, weights, evaluated]
+    return Result(
+        entry=entry,
+        seed=seed,
+        **evaluated,
+        outcome=disk.read_json(models / f"seed{seed}.json"),
+        training=training,
+        cost=training["seeds"][str(seed)],
+        parameters=parameters,
+        data_digest=_out(download, paths.CLEAN / "train"),
+        fingerprint=_digest(depends_on),
+        folder=paths.EVALUATION / entry / f"seed{seed}",
+        weights=models / f"seed{seed}.safetensors",
+        curve=disk.read_lines(paths.curve(entry, seed)),
+    )
+
+
+def _lock() -> dict[str, Any]:
+    """The stages of `dvc.lock`; those before the running one are up to date in it."""
+    path = Path("dvc.lock")
+    if not path.exists():
+        msg = "dvc.lock is not there: `dvc repro` writes it"
+        raise UserError(msg)
+    stages: dict[str, Any] = YAML(typ="safe", pure=True).load(path)["stages"]
+    return stages
+
+
+def _params(stage_lock: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a stage was last run with."""
+    return dict(stage_lock["params"]["params.yaml"])
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _out(stage_lock: dict[str, Any], path: Path) -> str:
+    """DVC's hash of one output."""
+    return str(next(out["md5"] for out in stage_lock["outs"] if out["path"] == str(path)))

@@ -1,0 +1,229 @@
+"""track: project what is on disk to MLflow. A problem with it is a warning: what is on disk is the truth.
+
+python -m pipeline.reporting.track             # everything, once
+python -m pipeline.reporting.track --follow    # the curves of trainings while they grow, until ended
+"""
+
+import os
+import time
+from collections.abc import Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from filelock import FileLock, Timeout
+
+from aelab.core import disk
+from aelab.report.champions import ALIAS, Candidate, Champion, elect
+from aelab.report.metrics import HEADLINE, METRICS
+from aelab.report.mlflow_writer import FAILED, FINISHED, KILLED, RUNNING, Evaluated, Projector, Run, page
+from aelab.report.tables import flattened
+from pipeline.common import paths, resources, signals, stage
+from pipeline.common.params import Params
+from pipeline.reporting import results
+
+POLL = 4.0  # seconds between two looks at the curves
+GLANCE = ("cost/train_seconds", *(f"{split}/{name}" for split in ("test", "validation") for name in HEADLINE))
+PATIENCE = {"sqlite": 60.0, "other": 15.0}  # seconds that a locked database or a server is given to answer
+DESCRIPTION = """One run for each entry of `variants` in `params.yaml` and each seed. `test/…` was measured on the test
+split, `validation/…` on the one that weights and settings are picked by, `cost/…` is what the training took.
+`autoencoder/…` and `prior/…` are the losses of the training's phases by step.
+
+| metric | unit | what it is |
+|---|---|---|
+""" + "\n".join(
+    f"| `{name}` | {each.unit or '–'} | {each.definition.replace('|', '∣')} |" for name, each in METRICS.items()
+)
+# Okabe & Ito 2008: told apart by colour-blind eyes too; the seeds of an entry share one.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
+PROGRESS = {
+    RUNNING: "in training",
+    KILLED: "broken off; `make repro` goes on from its last checkpoint",
+    FINISHED: "trained, not evaluated yet",
+}
+
+
+def main(
+    entries: Annotated[list[str] | None, typer.Argument(help="Entries to follow; all by default.")] = None,
+    *,
+    follow: Annotated[bool, typer.Option(help="Show the curves of trainings while they grow, until ended.")] = False,
+) -> None:
+    """Have MLflow show what is on disk: at $MLFLOW_TRACKING_URI, or in mlflow.db."""
+    work = partial(_follow, entries) if follow else _write
+    stage.run(work, None, variants=False, polls=follow)
+
+
+def _projector() -> Projector:
+    root = paths.root()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    database = uri.removeprefix("sqlite:///")
+    lock = root / ".dvc/tmp/mlflow.lock" if database == uri else Path(f"{database}.lock")
+    return Projector(uri, root / "mlruns", lock)
+
+
+def _write(params: Params, _: stage.Provenance) -> None:
+    """Write all that is on disk, and say what was written."""
+    projector = _projector()
+    collected, lacking = results.available(params)
+    for sentence in lacking:
+        print(sentence)
+    runs = [_result(result, params) for result in collected]
+    runs += [run for run in _trainings(params) if run.status != FINISHED]  # what is finished has a result, or soon will
+    there = {name for run in runs if run.evaluated for name in run.evaluated.metrics}
+    shown = [name for name in GLANCE if name in there]
+    saved = max((result.cost["ended"] for result in collected), default=0.0)
+    champions = _champions(collected)
+    written, promoted = set[str](), set[str]()
+    until = time.monotonic() + PATIENCE["sqlite" if projector.uri.startswith("sqlite") else "other"]
+    while True:
+        try:
+            projector.open(DESCRIPTION, shown, saved)
+            # Each is added as soon as it is written, so that those before a failure count.
+            written.update(run.training for run in runs if projector.project(run))
+            promoted.update(champion.task for champion in champions if projector.promote(champion))
+            break
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
+            if time.monotonic() > until:
+                print(f"warning: the runs could not be written to MLflow at {projector.uri}: {_in_a_line(error)}")
+                print("The results on disk are complete; `make track` writes them later.")
+                return
+        time.sleep(1)
+    print(f"MLflow at {projector.uri}: {len(written)} runs written, {len(runs) - len(written)} were there already")
+    for champion in champions:
+        if champion.task in promoted:
+            print(f"models:/{champion.task}@{ALIAS} is now a model of {champion.candidate.entry}")
+    print(f"The runs: {page(projector.uri)}" + (" (`make ui` serves them)" if "sqlite:" in projector.uri else ""))
+
+
+def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance) -> None:
+    """Show the trainings of `entries` while they run, until this process is asked to stop; then look once more."""
+    os.nice(resources.BEHIND)
+    projector = _projector()
+    before = {run.training for run in _trainings(params) if run.status == FINISHED}
+    shown: dict[str, tuple[str, int]] = {}  # by training: its status, how many points
+    announced = ""
+    last = False
+    while not last:
+        last = signals.asked_to_stop()
+        problem = ""
+        try:
+            if not projector.experiment_id:
+                projector.open(DESCRIPTION, [])
+            for run in _trainings(params, entries):
+                now = run.status, len(run.history)
+                if run.training not in before and shown.get(run.training) != now:
+                    projector.project(run)
+                    shown[run.training] = now
+        except Exception as error:  # noqa: BLE001 - the next look tries again
+            problem = _in_a_line(error)
+            if problem != announced:
+                print(f"MLflow at {projector.uri} does not answer, it is tried again: {problem}", flush=True)
+        announced = problem
+        until = time.monotonic() + POLL
+        while time.monotonic() < until and not signals.asked_to_stop():
+            time.sleep(0.2)
+
+
+def _champions(collected: list[results.Result]) -> list[Champion]:
+    if os.environ.get("DVC_EXP_NAME"):  # its results are compared with each other, not with what the workspace has
+        return []
+    return elect(
+        Candidate(result.entry, result.metrics.get("validation", {}), result.pixels, result.fingerprint)
+        for result in collected
+    )
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _trainings(params: Params, entries: Collection[str] | None = None) -> Iterator[Run]:
+    """The trainings, of `entries` or of all, that have a folder of checkpoints."""
+    for folder in sorted(paths.checkpoints().glob("*-seed*")):
+        finished = (folder / "finished.json").exists()
+        try:
+            about = disk.read_json(folder / "about.json")
+            curve = disk.read_lines(folder / "curve.jsonl")
+        except (OSError, ValueError):  # the training begins or its folder goes just now
+            continue
+        entry, seed = about["entry"], about["seed"]
+        if entries and entry not in entries:
+            continue
+        status = FINISHED if finished else RUNNING if _locked(FileLock(folder / "lock")) else KILLED
+        yield Run(
+            name=f"{entry}-seed{seed}",
+            about=f"Entry `{entry}`, seed {seed}: {PROGRESS[status]}",
+            training=about["fingerprint"],
+            status=status,
+            started=about["begun"][0],
+            parameters=_parameters(about["parameters"] | {"seeds": seed}),
+            tags={**_tags(entry, about, about["parameters"], params), "status": PROGRESS[status]},
+            history=curve,
+        )
+
+
+def _locked(lock: FileLock) -> bool:
+    """Whether a process holds the lock."""
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _parameters(sections: dict[str, Any]) -> dict[str, Any]:
+    return {key.replace("seeds", "seed"): value for key, value in flattened(sections)}
+
+
+def _tags(entry: str, training: dict[str, Any], parameters: dict[str, Any], params: Params) -> dict[str, str]:
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(params.variants)}
+    return {
+        "entry": entry,
+        "model": str(parameters[f"variants.{entry}"]["model"]),
+        "mlflow.source.name": "dvc repro",  # without a source MLflow hides the commit
+        "mlflow.source.type": "PROJECT",
+        "mlflow.runColor": colours.get(entry, COLOURS[-1]),
+        **{key: training[key] for key in ("device", "hardware", "precision", "mode")},
+    }
+
+
+def _result(result: results.Result, params: Params) -> Run:
+    training = result.training
+    metrics = {f"{split}/{key}": value for split, values in result.metrics.items() for key, value in values.items()}
+    costs = {f"cost/{key}": value for key, value in results.costs(result).items()}
+    diverged = result.status != "finished"
+    return Run(
+        name=f"{result.entry}-seed{result.seed}",
+        about=f"{result.about} Entry `{result.entry}`, seed {result.seed}: {result.status}.",
+        training=result.cost["fingerprint"],
+        status=FAILED if diverged else FINISHED,
+        started=result.cost["started"],
+        parameters=_parameters(result.parameters),
+        tags={
+            **_tags(result.entry, training, result.parameters, params),
+            "status": result.status,
+            "symptoms": "; ".join(result.symptoms) or "none",
+            "mlflow.source.git.commit": training["commit"],
+            "uncommitted_changes": ", ".join(training["uncommitted_changes"]) or "none",
+            "dvc_experiment": training["experiment"] or "none",
+            "data_digest": result.data_digest,
+            **{f"undefined.{name}": reason for name, reason in result.undefined.items()},
+            **{f"version.{name}": number for name, number in training["packages"].items()},
+        },
+        history=result.curve,
+        evaluated=Evaluated(
+            fingerprint=result.fingerprint,
+            ended=result.cost["ended"],
+            metrics=metrics | costs,
+            figures=sorted(result.folder.glob("*.png")),
+            weights=None if diverged else result.weights,
+            data=str(result.parameters["dataset"]["name"]),
+            data_digest=result.data_digest,
+            image=params.dataset.image,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""`dvc repro`, several stages at a time."""

@@ -1,0 +1,215 @@
+"""Stages on the workers of a Dask cluster: the executor that `repro` uses when it is given a scheduler.
+
+The plan and `dvc.lock` stay here, with one writer. A worker is told the name of a stage and the hashes of what it
+reads; code, data and results travel through DVC's remote, and the stage's entry of `dvc.lock` comes back. Dask carries
+the message, and gives a stage to another worker when one dies: it may run more than once, its result is taken once.
+"""
+
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import cloudpickle
+import distributed
+from dvc.repo import Repo
+
+from aelab.core.errors import UserError
+from pipeline.common.params import Params
+from pipeline.runner.cluster import worker
+from pipeline.runner.cluster.handover import Handover
+from pipeline.runner.console import ConsoleLog, StageOutput, log_file
+from pipeline.runner.local import LocalExecutor
+from pipeline.runner.plan import Plan
+
+cloudpickle.register_pickle_by_value(worker)  # no worker has to be started where `pipeline` can be found
+
+CONNECTS_WITHIN = 10.0  # seconds
+WORKERS_WITHIN = 60.0  # seconds in which there has to be a worker, at first and whenever the last has gone
+
+
+@contextmanager
+def on_cluster(
+    address: str, plan: Plan, params: Params, jobs: int | None, console: ConsoleLog, *, trusted: bool
+) -> Iterator["ClusterExecutor"]:
+    """An executor for a plan on the workers of the scheduler at `address`.
+
+    Raises:
+        UserError: it is not to be trusted, is not there, or there is no remote that workers can use.
+    """
+    client = connect(address, trusted=trusted)
+    with Repo(_wait_for_lock=True) as repo:
+        handover = Handover(repo, plan)
+        local = LocalExecutor(params, jobs, console, handover.around)
+        executor = ClusterExecutor(address, client, handover, local, jobs)
+        client.subscribe_topic(executor.topic, executor.hear)
+        try:
+            yield executor
+        finally:
+            handover.write_lock()
+            for task in executor.tasks.values():
+                task.ended.cancel()
+            with contextlib.suppress(Exception):
+                client.close(timeout=2)
+
+
+def connect(address: str, *, trusted: bool) -> distributed.Client:
+    """Dask's client of a scheduler.
+
+    Raises:
+        UserError: anyone on the way can listen to it, or it does not answer, or not to us.
+    """
+    url = urlsplit(address)
+    private = trusted or url.hostname in {"localhost", "127.0.0.1", "::1"}
+    if not url.hostname or not (url.scheme == "tls" or (url.scheme == "tcp" and private)):
+        msg = (
+            f"--scheduler {address}: it must be tls://HOST:PORT, or tcp://HOST:PORT on this machine or with "
+            "--trust-network, if the network is your own: who reaches a scheduler can run code on its workers"
+        )
+        raise UserError(msg)
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said below
+    try:
+        certificate = distributed.security.Security().get_connection_args("client").get("ssl_context")
+        if url.scheme == "tls" and certificate is None:
+            msg = f"{address} asks for certificates: distributed.comm.tls of Dask's configuration has to name them"
+            raise UserError(msg)
+        return distributed.Client(address, timeout=CONNECTS_WITHIN, set_as_default=False)
+    except (OSError, ValueError) as error:
+        msg = f"there is no scheduler at {address}, or none that takes our certificates: {error}"
+        raise UserError(msg) from None
+
+
+def _done() -> Future[bool]:
+    future = Future[bool]()
+    future.set_result(True)
+    return future
+
+
+@dataclass
+class Task:
+    """A stage that has been given to Dask."""
+
+    output: StageOutput
+    on_gpu: bool
+    ended: Future[bool] = field(default_factory=Future)  # whether well
+    announced: bool = False
+    began: float = field(default_factory=time.monotonic)
+    entry: dict[str, Any] | None = None  # in dvc.lock, if it ended well
+    log: str = ""
+
+
+class ClusterExecutor:
+    """Hands stages to workers that are free; what cannot travel runs here, and what the remote knows does not run."""
+
+    def __init__(
+        self, address: str, client: distributed.Client, handover: Handover, local: LocalExecutor, jobs: int | None
+    ) -> None:
+        self.address, self.client, self.handover, self.local, self.jobs = address, client, handover, local, jobs
+        self.console = local.console
+        self.topic = f"aelab-{uuid.uuid4().hex}"
+        self.tasks: dict[str, Task] = {}
+        self.unknown = set[str]()  # stages that the remote's run cache has been asked for in vain
+        self.seen = time.monotonic()  # a worker
+
+    def begin(self, names: list[str]) -> dict[Future[bool], str]:
+        """Begin stages.
+
+        Raises:
+            UserError: the scheduler is gone, or there is no worker that can run them.
+        """
+        begun = self.local.begin([name for name in names if name in self.handover.at_home])
+        room, gpus, gpu_room = self._room()
+        for name in (name for name in names if name not in self.handover.at_home):
+            if name not in self.unknown and self.handover.restore(name):
+                self.console.say("cached", name, "its results are in the remote")
+                begun[_done()] = name
+                continue
+            self.unknown.add(name)
+            on_gpu = bool(gpus) and self.handover.uses_gpu(name)
+            if room > 0 and (gpu_room > 0 or not on_gpu):
+                room, gpu_room = room - 1, gpu_room - on_gpu
+                begun[self._submit(name, on_gpu=on_gpu)] = name
+        return begun
+
+    def end(self, name: str) -> None:
+        """Take the result of a stage that is over."""
+        if name not in self.tasks:
+            self.local.end(name)
+            return
+        task = self.tasks.pop(name)
+        if task.entry:
+            self.handover.take(name, task.entry)
+        log_file(name).write_text(task.log, encoding="utf-8")
+        self.console.say("done" if task.entry else "failed", name, f"{time.monotonic() - task.began:.1f} s")
+
+    def hear(self, event: tuple[float, dict[str, str]]) -> None:
+        """Show what a worker tells of its stage: that it begins, or a line of its output."""
+        _, told = event
+        name = told["stage"]
+        task = self.tasks.get(name)
+        if task is None:
+            return  # told by a worker that was taken for dead
+        if "line" in told:
+            task.output.read(told["line"])
+            return
+        event_name, remark = ("again", " instead of a lost worker") if task.announced else ("start", "")
+        task.announced, task.output = True, StageOutput(name)
+        self.console.say(event_name, name, told["by"] + remark)
+
+    def _submit(self, name: str, *, on_gpu: bool) -> Future[bool]:
+        task = self.tasks[name] = Task(StageOutput(name), on_gpu)
+        work = worker.work
+        asked = self.client.submit(
+            lambda request, topic: work(request, topic),  # noqa: PLW0108 - Dask sends a lambda's code, others by name
+            self.handover.request(name), self.topic, key=f"{name}-{uuid.uuid4().hex}",  # it remembers results by key
+            resources={"GPU": 1.0} if on_gpu else {}, pure=False,
+        )  # fmt: skip
+        asked.add_done_callback(lambda asked: self._take(task, asked))
+        return task.ended
+
+    def _take(self, task: Task, asked: Any) -> None:
+        """Take what Dask says of a task that is over; in a thread of Dask's."""
+        if task.ended.cancelled():
+            return
+        if asked.status == "cancelled":
+            task.ended.set_exception(self._gone())
+            return
+        problem = asked.exception()
+        if problem is None:
+            task.entry, task.log = asked.result()
+        else:
+            task.log = f"{type(problem).__name__}: {problem}\n"
+            if isinstance(problem, distributed.scheduler.KilledWorker):
+                task.log = f"every worker that ran it died, {problem.allowed_failures + 1} in all: too little memory?\n"
+        task.ended.set_result(task.entry is not None)
+
+    def _room(self) -> tuple[int, int, int]:
+        """How many more stages the workers can take, how many workers have a GPU, how many of these are free."""
+        if self.client.status != "running":
+            raise self._gone()
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        if wrong := [str(each["name"]) for each in workers if each["nthreads"] != 1]:
+            msg = f"a worker runs one stage at a time: start {', '.join(wrong)} with --nthreads 1"
+            raise UserError(msg)
+        if workers:
+            self.seen = time.monotonic()
+        elif time.monotonic() - self.seen > WORKERS_WITHIN:
+            msg = (
+                f"there has been no worker at {self.address} for {WORKERS_WITHIN:.0f} s: start some with "
+                f"`dask worker {self.address} --nthreads 1`; what has finished is kept"
+            )
+            raise UserError(msg)
+        gpus = sum(bool(each["resources"].get("GPU")) for each in workers)
+        # Where there is none yet, one stage waits for it: a cluster that grows on demand begins to.
+        room = min(max(1, len(workers)), self.jobs or len(workers) + 1) - len(self.tasks)
+        return room, gpus, gpus - sum(task.on_gpu for task in self.tasks.values())
+
+    def _gone(self) -> UserError:
+        return UserError(f"the scheduler at {self.address} is gone; what has finished is kept, the next run goes on")

@@ -1,0 +1,194 @@
+"""What a caller and its cluster hand each other through DVC's remote: the code, and the results of stages."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from dvc.exceptions import DvcException
+from dvc.fs import localfs
+from dvc.repo import Repo
+from dvc.stage.cache import _get_cache_hash
+from dvc.stage.loader import StageLoader
+from dvc.stage.serialize import to_single_stage_lockfile
+from dvc.utils.serialize import modify_yaml, parse_yaml
+
+from aelab.core.errors import UserError
+from pipeline.runner.cluster import worker
+from pipeline.runner.cluster.worker import Checkout, StageRequest
+from pipeline.runner.cluster.worker_stage import patiently
+from pipeline.runner.plan import Plan
+
+Entry: TypeAlias = dict[str, Any]  # of a stage in dvc.lock
+
+SECRET = ("secret", "password", "token", "key", "connection", "credential")  # in the names of what stays here
+WRITING = 0.05  # share of the time that may go into writing dvc.lock, which is slow where it is long
+
+
+class Handover:
+    """The stages with the hashes that are known so far, here and on the workers; the writer of `dvc.lock`."""
+
+    def __init__(self, repo: Repo, plan: Plan) -> None:
+        self.repo, self.upstream = repo, plan.upstream
+        self.stages = {stage.addressing: stage for stage in repo.index.stages}
+        self.at_home = stages_at_home(self.stages)
+        self.pending: dict[str, Entry] = {}  # entries that dvc.lock does not have yet
+        self.writes_next = 0.0
+        remote = shared_remote(repo.config)
+        read = set[str]().union(*(plan.upstream[name] for name in plan.waiting)) - plan.waiting
+        self._offer(repo, sorted(read))  # it may have run here, and workers read it
+        self.checkout = publish(remote)
+
+    def inputs(self, name: str) -> list[str]:
+        """The outputs of other stages that a stage reads."""
+        deps = [dep.fs_path for dep in self.stages[name].deps]
+        outs = [out for on in sorted(self.upstream[name]) for out in self.stages[on].outs]
+        return [out.def_path for out in outs if any(localfs.overlaps(out.fs_path, dep) for dep in deps)]
+
+    def uses_gpu(self, name: str) -> bool:
+        """Whether a stage uses a GPU where there is one."""
+        used = {key for dep in self.stages[name].deps for key in getattr(dep, "params", ())}
+        return bool(used & {"training", "training.device"})
+
+    def request(self, name: str) -> StageRequest:
+        """All that a worker has to be told to run a stage."""
+        lock = {on: to_single_stage_lockfile(self.stages[on]) for on in self.upstream[name]}
+        return {"stage": name, "inputs": self.inputs(name), "lock": lock, "checkout": self.checkout}
+
+    def restore(self, name: str) -> bool:
+        """Take what DVC's run cache in the remote has of a stage, if all its outputs are there; nothing moves."""
+        stage = self.stages[name]
+        made = {out.def_path: out for on in self.upstream[name] for out in self.stages[on].outs}
+        try:
+            for dep in stage.deps:
+                if dep.def_path in made:
+                    dep.hash_info, dep.meta = made[dep.def_path].hash_info, made[dep.def_path].meta
+                elif any(localfs.overlaps(dep.fs_path, out.fs_path) for out in made.values()):
+                    return False  # a folder of several outputs, or a file in one, which is not here as it should be
+                else:
+                    dep.save()
+        except DvcException:  # it reads what is not there: the stage will say it
+            return False
+        key = str(_get_cache_hash(to_single_stage_lockfile(stage), key=True))
+        entry = patiently(lambda: self._find(key))
+        if entry:
+            self.take(name, entry)
+        return entry is not None
+
+    def _find(self, key: str) -> Entry | None:
+        """An entry of the run cache whose outputs the remote has: it gets a folder's list after the files in it."""
+        odb = self.repo.cloud.get_remote_odb(hash_name="md5")
+        runs = self.repo.cloud.get_remote_odb(hash_name="md5-dos2unix")
+        runs.fs.fs.invalidate_cache()  # others write there
+        folder = runs.fs.join(runs.path, "runs", key[:2], key)
+        for path in sorted(runs.fs.find(folder)) if runs.fs.exists(folder) else []:
+            entry: Entry = parse_yaml(runs.fs.cat_file(path), path)
+            if all(odb.exists(out["md5"]) for out in entry["outs"]):
+                return entry
+        return None
+
+    def take(self, name: str, entry: Entry) -> None:
+        """Take what a stage has come to on a worker."""
+        StageLoader.fill_from_lock(self.stages[name], entry)
+        self.pending[name] = entry
+        if time.monotonic() > self.writes_next:
+            self.write_lock()
+
+    def write_lock(self) -> None:
+        """Bring dvc.lock up to date; what runs here writes it, too."""
+        if not self.pending:
+            return
+        began = time.monotonic()
+        pending, self.pending = self.pending, {}
+        with Repo(_wait_for_lock=True) as repo, repo.lock, modify_yaml("dvc.lock") as content:
+            content["schema"] = "2.0"
+            content.setdefault("stages", {}).update(pending)
+        ended = time.monotonic()
+        self.writes_next = ended + (ended - began) / WRITING
+
+    @contextmanager
+    def around(self, name: str) -> Iterator[None]:
+        """Before a stage runs here, fetch what it reads; afterwards, others get what it has written."""
+        self.write_lock()
+        if inputs := self.inputs(name):
+            with Repo(_wait_for_lock=True) as repo:
+                patiently(lambda: repo.pull(inputs, force=True))
+        yield
+        with Repo(_wait_for_lock=True) as repo:
+            StageLoader.fill_from_lock(self.stages[name], to_single_stage_lockfile(repo.stage.load_one(name=name)))
+            self._offer(repo, [name])
+
+    def _offer(self, repo: Repo, names: list[str]) -> None:
+        """Have the remote hold what stages have written, as far as it is here."""
+        outs = [out for name in names for out in self.stages[name].outs]
+        if here := [out.def_path for out in outs if out.use_cache and out.hash_info and not out.changed_cache()]:
+            patiently(lambda: repo.push(here))
+
+
+def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
+    """The stages that run here: a worker cannot have all that they read, or hand over all that they write."""
+    made = {out.def_path for stage in stages.values() for out in stage.outs}
+    own = {name: {dep.def_path for dep in stage.deps} - made for name, stage in stages.items()}
+    read = sorted(set[str]().union(*own.values()))
+    list_ignored = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *read, ":!*.pyc")
+    ignored = [Path(name) for name in _git(*list_ignored).split("\0") if name] if read else []
+    stay = {path for path in read if any(file.is_relative_to(os.path.normpath(path)) for file in ignored)}
+    return {name for name, stage in stages.items() if own[name] & stay or not all(out.use_cache for out in stage.outs)}
+
+
+def shared_remote(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How the default remote is configured, without what is secret.
+
+    Raises:
+        UserError: there is none, or DVC's run cache is not made for its kind.
+    """
+    name = config["core"].get("remote")
+    if name is None:
+        msg = "a cluster needs a place that all its workers reach: `dvc remote add --default NAME s3://BUCKET/FOLDER`"
+        raise UserError(msg)
+    if config["remote"][name].get("version_aware") or config["remote"][name].get("worktree"):
+        msg = f"the remote {name} keeps versions, which DVC's run cache is not made for: a cluster needs another one"
+        raise UserError(msg)
+    return {key: value for key, value in config["remote"][name].items() if not any(word in key for word in SECRET)}
+
+
+def publish(remote: dict[str, Any]) -> Checkout:
+    """Put what is checked out here, changed files included, into the remote.
+
+    Raises:
+        UserError: the remote does not take it.
+    """
+    head = _git("rev-parse", "HEAD")
+    with tempfile.TemporaryDirectory() as folder:
+        index, bundle = Path(folder) / "index", Path(folder) / "code.bundle"
+        shutil.copy(_git("rev-parse", "--git-path", "index"), index)
+        _git("add", "--all", GIT_INDEX_FILE=str(index))
+        tree = _git("write-tree", GIT_INDEX_FILE=str(index))
+        name = f"{head}-{tree}.bundle"
+        try:
+            files, path = worker.storage(remote)
+            target = files.join(path, "code", name)
+            if not files.exists(target):
+                me = ("-c", "user.name=cluster", "-c", "user.email=cluster")
+                code = _git(*me, "commit-tree", tree, "-p", head, "-m", "What is checked out")
+                _git("update-ref", worker.CODE, code)
+                _git("bundle", "create", "--quiet", str(bundle), worker.CODE)
+                _git("update-ref", "-d", worker.CODE)
+                files.put_file(str(bundle), target)
+        except Exception as error:  # noqa: BLE001 - every file system has its own
+            msg = f"the remote {remote['url']} does not take what workers need: {error}"
+            raise UserError(msg) from None
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    environment = {"MLFLOW_TRACKING_URI": server} if server.startswith("http") else {}
+    return {"bundle": name, "head": head, "remote": remote, "environment": environment}
+
+
+def _git(*arguments: str, **environment: str) -> str:
+    try:
+        return worker.git(*arguments, folder=None, **environment)
+    except RuntimeError as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,92 @@
+"""The plan of a run: which stages may have to run, which of them may run now, and which goes first."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import Any, Self
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo, lock_repo
+
+from aelab.core.errors import UserError
+from pipeline.common.params import Params
+
+EVALUATION = 0.125  # work of an evaluation, as a share of its training
+
+
+@dataclass
+class Plan:
+    """Which stages may have to run, and which of them may run now."""
+
+    upstream: Mapping[str, set[str]]  # stage → the stages that it depends on
+    remaining_work: Mapping[str, float]  # of a stage and the longest way on from it to the end
+    waiting: set[str]  # to run, not begun
+    unfinished: set[str]
+
+    @classmethod
+    def of(
+        cls, upstream: Mapping[str, set[str]], is_changed: Callable[[str], bool], work: Callable[[str], float]
+    ) -> Self:
+        """Plan what has changed and all that depends on it."""
+        order = list(TopologicalSorter(upstream).static_order())
+        waiting = set[str]()
+        for name in order:
+            if upstream[name] & waiting or is_changed(name):
+                waiting.add(name)
+        remaining = {name: work(name) for name in order}
+        for name in reversed(order):
+            for on in upstream[name]:
+                remaining[on] = max(remaining[on], work(on) + remaining[name])
+        return cls(upstream, remaining, waiting, set(waiting))
+
+    def ready(self) -> list[str]:
+        """The stages that can begin, those with the most work from there to the end first."""
+        free = [name for name in self.waiting if not self.upstream[name] & self.unfinished]
+        return sorted(free, key=lambda name: (-self.remaining_work[name], name))
+
+
+def plan_run(params: Params, *, elsewhere: bool) -> Plan:
+    """Plan what DVC calls changed. Where stages run `elsewhere`, outputs that are missing here count as unchanged.
+
+    Raises:
+        UserError: DVC cannot read `dvc.yaml` with these parameters.
+    """
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)  # the stages say it again, each in its log
+    with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
+        try:
+            graph = repo.index.graph
+        except DvcException as error:
+            msg = f"{error}: {error.__cause__ or ''}"
+            raise UserError(msg) from error
+        stages = {stage.addressing: stage for stage in graph}
+        upstream = {name: {on.addressing for on in graph.successors(stage)} for name, stage in stages.items()}
+
+        def is_changed(name: str) -> bool:
+            stage = stages[name]
+            try:
+                if not elsewhere:
+                    return bool(stage.changed())
+                # DVC allows missing outputs even where a stage has never run.
+                new = not all(each.hash_info for each in (*stage.deps, *stage.outs))
+                return new or bool(stage.changed(allow_missing=True, upstream=list(graph.successors(stage))))
+            except DvcException:  # the stage will say it
+                return True
+
+        return Plan.of(upstream, is_changed, lambda name: estimate_work(name, params))
+
+
+def estimate_work(name: str, params: Params) -> float:
+    """Guess how long a stage takes, in training steps."""
+    kind, _, entry = name.partition("@")
+    if kind == "classify":
+        return params.evaluation.classifier.steps
+    steps = _steps(params.variants.get(entry)) or params.training.steps
+    return steps if kind == "train" else steps * EVALUATION
+
+
+def _steps(section: Any) -> float:
+    """The training steps that an entry names, those of its parts included; nobody has checked it yet."""
+    if not isinstance(section, dict):
+        return 0.0
+    return sum(each if key == "steps" and isinstance(each, int) else _steps(each) for key, each in section.items())

@@ -1,0 +1,146 @@
+"""`dvc repro`, several stages at a time: every stage goes through `dvc repro --single-item`, siblings side by side.
+
+    python -m pipeline.runner.repro --jobs 2                           # processes of this machine
+    python -m pipeline.runner.repro --scheduler tls://scheduler:8786   # the workers of a Dask cluster: see `cluster`
+
+It leaves what a plain `dvc repro` leaves: a stage's results do not depend on what runs beside it. While trainings run,
+`pipeline.reporting.track --follow` shows their curves in MLflow.
+"""
+
+import concurrent.futures
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from filelock import FileLock, Timeout
+
+from aelab.core.errors import UserError
+from pipeline.common import params
+from pipeline.common.params import Params
+from pipeline.runner import locks
+from pipeline.runner.console import ConsoleLog, log_file
+from pipeline.runner.local import Executor, LocalExecutor, end_stages_on_signals, following
+from pipeline.runner.plan import Plan, plan_run
+
+POLL = 1.0  # seconds
+
+
+def main(
+    *,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Stages at a time; one per GPU, CPU or worker by default.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(envvar="AELAB_SCHEDULER", help="Of Dask, whose workers run the stages: tcp://… or tls://…"),
+    ] = None,
+    trust_network: Annotated[
+        bool, typer.Option(help="Use a scheduler on another machine without TLS: all who reach it are trusted.")
+    ] = False,
+) -> None:
+    """Run every stage whose results are out of date, several at a time, and say what came of each."""
+    _use_this_python()
+    end_stages_on_signals()
+    try:
+        with _alone():
+            locks.mend()
+            checked, plan = _plan(elsewhere=bool(scheduler))
+            if not plan.waiting:
+                print("Data and pipelines are up to date.")
+                return
+            with _executor(plan, checked, jobs, scheduler, trusted=trust_network) as executor:
+                failed = run(plan, executor)
+    except UserError as problem:
+        sys.exit(f"\n{problem}\n")
+    _report(failed, plan.waiting)
+
+
+def run(plan: Plan, executor: Executor) -> list[str]:
+    """Run all that can be run; returns the stages that failed."""
+    failed: list[str] = []
+    running: dict[Future[bool], str] = {}
+    while True:
+        begun = executor.begin(plan.ready())
+        plan.waiting -= set(begun.values())
+        running |= begun
+        if not running:
+            return failed
+        done, _ = concurrent.futures.wait(running, POLL, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in done:
+            name, well = running.pop(future), future.result()
+            executor.end(name)
+            if well:
+                plan.unfinished.discard(name)
+            else:
+                failed.append(name)
+
+
+def _use_this_python() -> None:
+    """Have the stages' `python` be the one that runs this, be its environment active or not."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let two runs take turns: each would find the other's stages busy."""
+    place = Path(".dvc/tmp")
+    place.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place / "pipeline.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("another `make repro` is at work here: waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _plan(*, elsewhere: bool) -> tuple[Params, Plan]:
+    """The parameters, without their entries, whose check needs torch, and the plan."""
+    try:
+        checked = params.load(variants=False)
+        return checked, plan_run(checked, elsewhere=elsewhere)
+    except UserError:
+        params.load()  # what is wrong with the entries is most likely why DVC cannot plan: say all of it
+        raise
+
+
+@contextmanager
+def _executor(
+    plan: Plan, checked: Params, jobs: int | None, scheduler: str | None, *, trusted: bool
+) -> Iterator[Executor]:
+    """Where the stages run: here, with a follower that shows the curves, or on the workers of a cluster."""
+    console = ConsoleLog()
+    if not scheduler:
+        with following(plan.waiting):
+            yield LocalExecutor(checked, jobs, console)
+        return
+    try:
+        from pipeline.runner.cluster.executor import on_cluster  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        msg = f"stages on a cluster need the extra `cluster`, as requirements.lock has it: {error}"
+        raise UserError(msg) from None
+    with on_cluster(scheduler, plan, checked, jobs, console, trusted=trusted) as cluster:
+        yield cluster
+
+
+def _report(failed: list[str], skipped: set[str]) -> None:
+    """Show the output of what failed, and what was not run for that reason."""
+    for name in failed:
+        log = log_file(name)
+        print(f"\n{name} failed. Its output, from {log}:\n\n{log.read_text(encoding='utf-8')}", file=sys.stderr)
+    if failed:
+        rest = f"; not run for that reason: {', '.join(sorted(skipped))}" if skipped else ""
+        print(f"failed: {', '.join(failed)}{rest}; the other results are kept", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

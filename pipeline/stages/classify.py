@@ -1,0 +1,76 @@
+"""classify: train the classifier in whose features samples are compared with images; say where there can be none."""
+
+import numpy as np
+import torch
+import typer
+
+from aelab.core import devices, disk, tensor_file
+from aelab.core.settings import Budget, How
+from aelab.data.pairs import Pairs
+from aelab.evaluation import classifier, fidelity, reconstruction
+from aelab.evaluation.classifier import Classifier
+from aelab.evaluation.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
+from aelab.training.loop import fit
+from aelab.training.state import PhaseResult
+from pipeline.common import paths, stage
+from pipeline.common.images import classes, seen
+from pipeline.common.params import Params
+
+
+def work(params: Params, provenance: stage.Provenance) -> None:
+    """Write the classifier, its features of the test images, its metrics, and the reasons for those that are n/a."""
+    device = devices.prepare(params.training.device, params.training.threads)
+    provenance |= {"device": device.type, "hardware": devices.describe(device)}
+    for split in ("train", "validation", "test"):
+        disk.check(paths.CLEAN / split)
+    train, validation, test = (Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test"))
+    paths.CLASSIFIER.mkdir(parents=True, exist_ok=True)
+
+    def write(metrics: dict[str, float], undefined: dict[str, str]) -> None:
+        disk.write_json(paths.CLASSIFIER / "metrics.json", {"metrics": metrics, "undefined": undefined})
+
+    if len(np.unique(train.targets)) == 1:
+        reason = "all training images are of one class: there is nothing to classify"
+        return write({}, dict.fromkeys((*REPRESENTATION, *SAMPLES, *CLASSIFIER), reason))
+    if len(test.targets) < fidelity.FEWEST:
+        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), f"there are fewer than {fidelity.FEWEST} test images"))
+    how, settings = How(mode=params.training.mode), params.evaluation
+    outputs = 1 + max(int(each.targets.max()) for each in (train, validation, test))
+    model, result = learn(train, validation, outputs, settings.classifier, seed=settings.seed, how=how, device=device)
+    if result.diverged_at_step:
+        reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
+        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), reason))
+    count = min(settings.samples, len(test.targets))
+    tested, learned_from = (
+        classifier.features(model, reconstruction.batches(each.thinned(count).inputs, settings.batch_size, device))
+        for each in (test, train)
+    )
+    classifier.save(model, paths.CLASSIFIER / "model.safetensors")
+    tensor_file.write(paths.CLASSIFIER / "features.safetensors", {"test": tested}, {})
+    floor = fidelity.frechet(learned_from, tested)
+    return write({"classifier_accuracy": classifier.accuracy(model, test), "frechet_floor": floor}, {})
+
+
+def learn(
+    images: Pairs, validation: Pairs, classes: int, budget: Budget, *, seed: int, how: How, device: torch.device
+) -> tuple[Classifier, PhaseResult]:
+    """A classifier with the weights of the least validation loss, and how its training went.
+
+    Args:
+        images: uint8 (N, C, H, W), each with its class from 0 to `classes` − 1, (N,) int64.
+        validation: likewise.
+        classes: their number.
+        budget: of the training.
+        seed: of the weights and the data's order.
+        how: precision, mode, number of validations.
+        device: to train on.
+    """
+    torch.manual_seed(seed)
+    channels, height, width = images.inputs.shape[1:]
+    model = Classifier((channels, height, width), classes).to(device)
+    held_out = validation.thinned(how.validation_images)
+    return model, fit(model, images, held_out, budget, seed=seed, how=how, phase="classifier")
+
+
+if __name__ == "__main__":
+    typer.run(lambda: stage.run(work, paths.PROVENANCE / "classify.json"))

@@ -1,0 +1,34 @@
+"""corrupt@name: write the corrupted copies that the entries with these `inputs` learn from."""
+
+import typer
+
+from aelab.core import arrays, disk
+from aelab.data.corruption import mixture
+from pipeline.common import paths, stage
+from pipeline.common.images import seen
+from pipeline.common.params import Params
+
+
+def main(name: str) -> None:
+    """Write the copies of NAME, one of `corruption.train` in params.yaml. The name of its stage means the same."""
+    name = name.rpartition("@")[2]
+
+    def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
+        corruption = params.learned(name)
+        for split, copies in (("train", corruption.copies), ("validation", 1)):
+            disk.check(paths.CLEAN / split)
+            clean = seen(params, split)
+            pieces = (
+                piece
+                for copy in range(copies)
+                for piece in mixture(clean, corruption.mixed, seed=params.corruption.seed, name=f"{split}-{copy}")
+            )
+            folder = paths.inputs(name)
+            arrays.write(paths.images(folder, split), (copies * len(clean), *clean.shape[1:]), pieces)
+            disk.seal(folder / split)
+
+    stage.run(work, paths.PROVENANCE / "corrupt" / f"{name}.json")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,59 @@
+"""download: fetch or read the data set, verify it, split it, and write every split as arrays."""
+
+import dataclasses
+from pathlib import Path
+
+import typer
+
+from aelab.core.errors import UserError
+from aelab.data import datasets
+from aelab.ingest import downloads
+from pipeline.common import paths, resources, stage
+from pipeline.common.params import FOLDER, DatasetParams, Params
+
+SHOWN = 20  # left-out files that are named on the terminal; the provenance has them all
+
+
+def work(params: Params, provenance: stage.Provenance) -> None:
+    """Write the splits; where the data came from goes into the provenance."""
+    wanted = params.dataset
+    if wanted.name == FOLDER:
+        loaded = _folder(wanted, provenance)
+    else:
+        loaded = downloads.load(wanted.name, paths.raw(), validation=wanted.validation, seed=wanted.seed)
+    loaded = dataclasses.replace(loaded, binarised=wanted.binarised, seed=wanted.seed)
+    provenance["source"] = loaded.source
+    sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
+    print(f"{wanted.name}: from {loaded.source}; images: {sizes}")
+    loaded.save(paths.CLEAN)
+
+
+def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> datasets.Data:
+    """The user's own images."""
+    from aelab.ingest import image_folder  # noqa: PLC0415 - Pillow, for this data set alone
+
+    settings = wanted.folder
+    paths.raw().mkdir(parents=True, exist_ok=True)
+    found = image_folder.read(
+        Path(settings.path), wanted.image, fit=settings.fit, scratch=paths.raw(), workers=resources.cpus()
+    )
+    left_out = {each.path: each.reason for each in found.left_out}
+    provenance |= {"left_out": left_out, "classes": found.classes}
+    total = len(found.labels) + len(left_out)
+    listed = "".join(f"\n  {path} {reason}" for path, reason in list(left_out.items())[:SHOWN])
+    more = f"\n  … and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+    if left_out:
+        print(f"left out of {settings.path}, {len(left_out)} of {total} files:{listed}{more}")
+    if len(left_out) > settings.broken * total:
+        msg = (
+            f"{len(left_out)} of the {total} files in {settings.path} cannot be used, more than the share "
+            f"dataset.folder.broken, {settings.broken}, allows; take them out or allow more:{listed}{more}"
+        )
+        raise UserError(msg)
+    everything = datasets.Split(found.images, found.labels)
+    source = f"folder {settings.path}"
+    return datasets.divide(everything, source, validation=wanted.validation, test=settings.test, seed=wanted.seed)
+
+
+if __name__ == "__main__":
+    typer.run(lambda: stage.run(work, paths.PROVENANCE / "download.json"))

@@ -1,0 +1,217 @@
+"""evaluate@entry: measure every seed of one entry on the validation and the test split and draw its figures."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from safetensors.torch import save_file
+from torch import Tensor
+
+from aelab.core import arrays, devices, disk, tensor_file
+from aelab.core.tensors import as_float, binarise, device_of
+from aelab.data.datasets import Labels
+from aelab.data.pairs import Pairs
+from aelab.evaluation import classifier, fidelity, figures, geometry, probes, reconstruction
+from aelab.evaluation.metric_names import CLASSIFIER, SAMPLES, readable
+from aelab.models import checkpoint
+from aelab.models.base import VARIANTS, Autoencoder
+from pipeline.common import paths, seeds, stage
+from pipeline.common.images import classes, seen
+from pipeline.common.params import Params
+
+BINARISATION = {
+    "none": "not binarised",
+    "static": "static binarisation",
+    "dynamic": "dynamic binarisation",
+}
+DRAWN = 3  # levels of each kind of corruption in the figure, at most
+
+
+def main(name: str) -> None:
+    """Evaluate NAME, an entry of `variants` in params.yaml. The name of its stage, evaluate@NAME, means the same."""
+    name = name.rpartition("@")[2]
+
+    def work(params: Params, provenance: stage.Provenance) -> None:
+        device = devices.prepare(params.training.device, params.training.threads)
+        provenance |= {"device": device.type, "hardware": devices.describe(device)}
+        for split in ("train", "validation", "test"):
+            disk.check(paths.CLEAN / split)
+        for split in ("validation", "test"):
+            disk.check(paths.NOISY / split)
+        results = seeds.for_each_seed(evaluate, params, name, timed=False)
+        disk.write_json(paths.EVALUATION / name / "metrics.json", results)
+
+    stage.run(work, paths.PROVENANCE / "evaluate" / f"{name}.json")
+
+
+def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
+    """Metrics and figures of one seed; for a diverged one nothing but the fact."""
+    about = (VARIANTS.find(params.entry(name).model).__doc__ or "").strip()
+    outcome = disk.read_json(paths.MODELS / name / f"seed{seed}.json")
+    diverged = [
+        f"{phase} diverged at step {end['diverged_at_step']}: {end['cause']}"
+        for phase, end in outcome.items()
+        if end["diverged_at_step"]
+    ]
+    if diverged:
+        return {"status": diverged[0], "about": about, "pixels": None, "metrics": {}, "undefined": {}, "symptoms": []}
+    device = devices.prepare(params.training.device, params.training.threads)
+    model = checkpoint.load(paths.MODELS / name / f"seed{seed}.safetensors", device)
+    undefined = _undefined(model)
+    measured = {"validation": _validation(params, model), "test": _test(params, model, undefined)}
+    infinite = {name: f"it is {value}" for values in measured.values() for name, value in values.items() if _odd(value)}
+    finite = {
+        split: {name: value for name, value in values.items() if name not in infinite}
+        for split, values in measured.items()
+    }
+    _draw(params, model, name, seed)
+    return {
+        "status": "finished",
+        "about": about,
+        "pixels": model.pixels and f"{model.pixels}, {BINARISATION[params.dataset.binarisation]}",
+        "metrics": finite,
+        "undefined": undefined | infinite,
+        "symptoms": model.symptoms(measured["validation"]),
+    }
+
+
+def _undefined(model: Autoencoder) -> dict[str, str]:
+    """The metrics and figures that this model, or any on these images, cannot have, each with the reason."""
+    of_images = disk.read_json(paths.CLASSIFIER / "metrics.json")["undefined"]
+    of_model = reconstruction.undefined_metrics(model)
+    samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # these reasons stand before all others
+    return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
+
+
+def _odd(value: float) -> bool:
+    return not math.isfinite(value)
+
+
+def _validation(params: Params, model: Autoencoder) -> dict[str, float]:
+    """What settings are picked by; under the reference corruption alone."""
+    reference = params.corruption.reference.name
+    images = arrays.read(paths.images(paths.CLEAN, "validation"))
+    corrupted = arrays.read(paths.noisy(reference, "validation"))
+    values = reconstruction.evaluate(model, images, {reference: corrupted}, **_settings(params))
+    return _with_reference(values, reference)
+
+
+def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> dict[str, float]:
+    """What is reported."""
+    images, train = seen(params, "test"), seen(params, "train")
+    reference, size = params.corruption.reference.name, params.evaluation.batch_size
+    values = reconstruction.evaluate(
+        model, images, {reference: arrays.read(paths.noisy(reference))}, **_settings(params)
+    )
+    values = _with_reference(values, reference)
+    count = params.evaluation.noisy_images
+    values |= reconstruction.denoising(model, images, _noisy(params), count=count, batch_size=size)
+    values |= reconstruction.identity(model, **_settings(params))
+    wanted = params.evaluation.importance
+    values |= reconstruction.importance_weighted(
+        model, images, values, samples=wanted.samples, count=wanted.images, seed=params.evaluation.seed
+    )
+    learned_from = Pairs.of(train).thinned(len(images)).targets
+    values["train_mse"] = reconstruction.reconstruction_error(model, learned_from, size)
+    values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
+    values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
+    values |= geometry.measure(model, images, train, size)
+    if "probe_accuracy" not in undefined:
+        splits = {split: Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test")}
+        values |= probes.accuracies(model, **splits, batch_size=size)
+    if "frechet" not in undefined:
+        values |= _samples(params, model)
+    return values
+
+
+@torch.no_grad()
+def _samples(params: Params, model: Autoencoder) -> dict[str, float]:
+    """How like the test images as many samples are, in the classifier's features."""
+    device, settings = device_of(model), params.evaluation
+    images = tensor_file.read(paths.CLASSIFIER / "features.safetensors")[0]["test"]
+    seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device)
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    drawn = (model.sample(len(rows), generator) for rows in images.split(settings.batch_size))
+    if params.dataset.binarisation != "none":  # images are black and white: so are samples, each pixel by its mean
+        drawn = (binarise(generator, means)[0] for means in drawn)
+    return fidelity.compare(classifier.features(seen_by, drawn), images)
+
+
+def _with_reference(values: dict[str, float], reference: str) -> dict[str, float]:
+    """The errors under the reference corruption by names that do not depend on it."""
+    names = {f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def _settings(params: Params) -> dict[str, int]:
+    return {"batch_size": params.evaluation.batch_size, "seed": params.evaluation.seed}
+
+
+def _noisy(params: Params) -> dict[str, reconstruction.Images]:
+    """The corrupted test images by corruption, on disk."""
+    names = [f"{kind}-{level}" for kind, level in sorted(params.corruption.tested)]
+    return {name: arrays.read(paths.noisy(name)) for name in names}
+
+
+def _drawn(params: Params) -> list[str]:
+    """The corruptions that are drawn: of each kind the highest level, and those below it that are evenly apart."""
+    levels = {kind: sorted(set(each)) for kind, each in params.corruption.test.items()}
+    return [
+        f"{kind}-{level}" for kind, each in levels.items() for level in each[:: -math.ceil(len(each) / DRAWN)][::-1]
+    ]
+
+
+def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
+    """The figures of one seed, and what the report draws of all entries together: images, KL and use of codes."""
+    folder, device = paths.EVALUATION / name / f"seed{seed}", next(model.parameters()).device
+    test = arrays.read(paths.images(paths.CLEAN, "test"))
+    shown = _of_each_class(arrays.read(paths.labels("test")), params.evaluation.images)
+
+    def floats(images: reconstruction.Images) -> Tensor:
+        return as_float(torch.from_numpy(np.asarray(images[shown])).to(device))
+
+    x = floats(test)
+    named = {readable(name): floats(arrays.read(paths.noisy(name))) for name in _drawn(params)}
+    pictures = reconstruction.pictures(model, x, named, test, **_settings(params))
+    for figure, rows in pictures.items():
+        halves = ("originals", "reconstructions") if figure == "reconstructions" else None
+        figures.images([(label, row.cpu().numpy()) for label, row in rows], folder / f"{figure}.png", halves)
+    with torch.no_grad():
+        corrupted = floats(arrays.read(paths.noisy(params.corruption.reference.name)))
+        examples = {"original": x, "reconstruction": model.reconstruct(x)}
+        examples |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
+        examples |= {
+            f"{figure}/{i:02d}/{label}": row for figure, rows in pictures.items() for i, (label, row) in enumerate(rows)
+        }
+        drawn = {key: (255 * rows.clamp(0, 1)).round().byte() for key, rows in examples.items()}
+        batches = partial(reconstruction.batches, test, params.evaluation.batch_size, device)
+        if "kl_per_dimension" not in model.undefined:
+            drawn["kl_per_dimension"] = model.kl_per_dimension(batches())
+            figures.kl_per_dimension(drawn["kl_per_dimension"].cpu().numpy(), folder / "kl_per_dimension.png")
+        if "codebook" not in model.undefined:
+            drawn["code_usage"] = model.code_counts(batches())
+            figures.code_usage(drawn["code_usage"].cpu().numpy(), folder / "code_usage.png")
+    save_file({key: rows.contiguous() for key, rows in drawn.items()}, folder / "examples.safetensors")
+
+
+def _of_each_class(labels: Labels, count: int) -> list[int]:
+    """Indices of `count` images in the order of their classes, one of each class after the other, and then again; each
+    class's are spread over all that it has, beginning with its first.
+    """
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    turns = math.ceil(count / len(classes))
+    order = [
+        int(members[len(members) * turn // turns])
+        for turn in range(turns)
+        for members in classes
+        if turn < len(members)
+    ]
+    return order[:count]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,25 @@
+"""noise: write the corrupted copies that every entry is measured on."""
+
+import typer
+
+from aelab.core import arrays, disk
+from aelab.data.corruption import mixture
+from pipeline.common import paths, stage
+from pipeline.common.params import Params
+
+
+def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
+    """Write the validation images under the reference corruption, and the test images under every one."""
+    noise = params.corruption
+    reference = noise.reference.kind, noise.reference.level
+    for split, corruptions in (("validation", [reference]), ("test", sorted(noise.tested))):
+        disk.check(paths.CLEAN / split)
+        clean = arrays.read(paths.images(paths.CLEAN, split))
+        for kind, level in corruptions:
+            copy = mixture(clean, [(kind, level)], seed=noise.seed, name=split)
+            arrays.write(paths.noisy(f"{kind}-{level}", split), clean.shape, copy)
+        disk.seal(paths.NOISY / split)
+
+
+if __name__ == "__main__":
+    typer.run(lambda: stage.run(work, paths.PROVENANCE / "noise.json"))

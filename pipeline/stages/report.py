@@ -1,0 +1,119 @@
+"""report: set all entries side by side, as CSV, Markdown and one HTML file, and hand the results to MLflow."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import typer
+
+from aelab.core import disk
+from aelab.evaluation import figures
+from aelab.report import pages
+from aelab.report.galleries import Gallery
+from aelab.report.metrics import DECIDING
+from aelab.report.pages import Figure
+from pipeline.common import paths, stage
+from pipeline.common.params import Params
+from pipeline.reporting import report_entries, results
+from pipeline.reporting.results import ReportEntry
+
+DRAWN = {
+    "reconstructions": "Test images on the left, what the model gives back on the right.",
+    "denoising": "Each corruption of the test images, and what the model makes of it.",
+    "interpolation": "Straight lines from one image's code to another's.",
+    "traversal": "One dimension of one image's code is turned over ±3 standard deviations, the rest left alone.",
+    "samples": "Images drawn from the model's prior.",
+}
+
+
+def work(params: Params, _: stage.Provenance) -> None:
+    """Write the reports; beside it, in a process of its own because MLflow is slow to import, MLflow's runs."""
+    with subprocess.Popen([sys.executable, "-m", "pipeline.reporting.track"]) as track:
+        write(params)
+    if track.returncode:
+        msg = "the runs could not be written to MLflow"
+        raise RuntimeError(msg)
+
+
+def write(params: Params) -> None:
+    """Write the three reports, the metrics and curves for DVC, and the figures that the reports show."""
+    entries = results.collect(params)
+    rows = results.rows(entries)
+    paths.REPORTS.mkdir(exist_ok=True)
+    rows.to_csv(paths.REPORTS / "comparison.csv", index=False, na_rep="n/a")
+    folder = paths.REPORTS / "figures"
+    for old in (folder, paths.REPORTS / "curves", paths.REPORTS / "metrics"):
+        shutil.rmtree(old, ignore_errors=True)
+    for entry in entries:
+        _write_curves(entry)
+        _write_metrics(entry)
+    context = report_entries.context(entries, rows, folder)
+    own = {entry.name: list(_own(entry, folder)) for entry in entries}
+    context |= {"folder": paths.REPORTS, "pictures": list(_pictures(context["galleries"][:2], folder)), "own": own}
+    for extension in ("md", "html"):
+        text = pages.render(f"comparison.{extension}.j2", context)
+        (paths.REPORTS / f"comparison.{extension}").write_text(text, encoding="utf-8")
+    print("\n".join(f"{sentence.text} ({sentence.certainty})" for sentence in context["sentences"]))
+
+
+def _write_curves(entry: ReportEntry) -> None:
+    """What `dvc plots` shows: the loss by step of every phase, and the seconds from the curve's first point to each
+    step; means over the seeds.
+    """
+    curves = [result.curve for result in entry.results]
+    for phase in dict.fromkeys(point["phase"] for curve in curves for point in curve):
+        of_phase = [[point for point in curve if point["phase"] == phase] for curve in curves]
+        for split, name in (("train", "training"), ("validation", "validation")):
+            points: dict[int, list[tuple[float, float]]] = {}
+            for curve in of_phase:
+                for point in curve:
+                    if f"{split}_loss" in point:
+                        reached = point["time"] - curve[0]["time"], point[f"{split}_loss"]
+                        points.setdefault(point["step"], []).append(reached)
+            rows = [
+                {"step": step, "seconds": round(fmean(seconds), 2), "loss": fmean(losses)}
+                for step, (seconds, losses) in ((s, zip(*r, strict=True)) for s, r in sorted(points.items()))
+            ]
+            disk.write_csv(rows, paths.REPORTS / "curves" / name / f"{entry.name}-{phase}.csv")
+
+
+def _write_metrics(entry: ReportEntry) -> None:
+    """What `dvc metrics` shows, by split: means over the seeds that finished, of the metrics that decide first."""
+    finished = [result.metrics for result in entry.results if result.metrics]
+    means = {
+        split: {
+            name: fmean(measured[split][name] for measured in finished)
+            for name in DECIDING
+            if finished and all(name in measured[split] for measured in finished)
+        }
+        for split in ("validation", "test")
+    }
+    disk.write_json(paths.REPORTS / "metrics" / f"{entry.name}.json", means)
+
+
+def _pictures(galleries: Sequence[Gallery], folder: Path) -> Iterator[Figure]:
+    """Galleries as files, for pages that hold no images themselves."""
+    for gallery in galleries:
+        title = gallery.title.partition(":")[0]
+        path = folder / f"{title.lower()}.png"
+        figures.images([(strip.label, np.asarray(strip.images[0] / 255, np.float32)) for strip in gallery.strips], path)
+        yield Figure(title, path, gallery.caption)
+
+
+def _own(entry: ReportEntry, folder: Path) -> Iterator[Figure]:
+    """An entry's own figures, of its first seed that finished."""
+    for result in entry.finished[:1]:
+        for name, caption in DRAWN.items():
+            source, target = result.folder / f"{name}.png", folder / entry.name / f"{name}.png"
+            if source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+                yield Figure(name.capitalize(), target, caption)
+
+
+if __name__ == "__main__":
+    typer.run(lambda: stage.run(work, None, variants=False))

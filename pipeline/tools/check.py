@@ -1,0 +1,61 @@
+"""check: params.yaml, dvc.lock, and the seals of data and models, by the functions that the stages use.
+
+    python -m pipeline.tools.check
+
+It changes nothing: it names everything that is wrong, and the command that mends it.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import typer
+
+from aelab.core import disk, tensor_file
+from aelab.core.errors import Damaged, UserError
+from pipeline.common import params, paths
+from pipeline.runner import locks
+
+Problem: TypeAlias = tuple[str, str]  # what is wrong, and what mends it
+
+
+def main() -> None:
+    """Say what is wrong with params.yaml, dvc.lock, data and models, and what mends it."""
+    problems = [*_parameters(), *_locks(), *_outputs()]
+    for what, remedy in problems:
+        print(f"✗ {what}\n  → {remedy}".replace(f"{Path.cwd()}/", ""))
+    if problems:
+        sys.exit(1)
+    print("✓ params.yaml, dvc.lock, data and models are in order")
+
+
+def _parameters() -> list[Problem]:
+    try:
+        params.load()
+    except UserError as error:
+        return [(line, "edit params.yaml") for line in str(error).splitlines()]
+    return []
+
+
+def _locks() -> Iterator[Problem]:
+    if locks.torn():
+        yield locks.TORN, locks.REMEDY
+    if locks.busy_list_torn():
+        yield f"{locks.BUSY} is damaged: it stops every DVC", f"rm {locks.BUSY}"
+
+
+def _outputs() -> Iterator[Problem]:
+    """Arrays and models that are not what a stage has written."""
+    arrays = {path.parent for path in Path("data").rglob("*") if path.name == disk.SUMS or path.suffix == ".npy"}
+    models = {*paths.MODELS.glob("*/*.safetensors"), *paths.CLASSIFIER.glob("*.safetensors")}
+    for path in sorted(arrays | models):
+        try:
+            disk.check(path) if path in arrays else tensor_file.read(path)
+        except Damaged as damage:
+            out = path if path in arrays else path.parent
+            yield str(damage), f"rm -rf {out} && dvc checkout {out}, or make repro"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,386 @@
+"""Recipes: published settings, run as DVC experiments, and how their results stand against the published figures.
+
+    python -m pipeline.tools.recipe                       # the recipes: what they reproduce, and in what time
+    python -m pipeline.tools.recipe iwae-short            # the result goes to recipes/results/iwae-short.json
+    python -m pipeline.tools.recipe iwae-short --quick    # whether all of it runs, in a minute
+
+A recipe's `params` replaces parts of params.yaml, mapping by mapping; its `variants` and `seeds` replace all of theirs.
+The experiment runs in a copy of the repository: params.yaml, dvc.lock and the reports stay as they are. A recipe starts
+from the last commit's params.yaml, so that commit and recipe say all.
+"""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
+from ruamel.yaml import YAML
+
+from aelab.core import disk
+from aelab.core.errors import UserError
+from aelab.report.intervals import interval
+from aelab.report.metrics import METRICS, Metric
+from pipeline import RUNNER
+from pipeline.common import params, paths, stage
+from pipeline.common.params import PARAMS
+from pipeline.common.sections import Section, in_sentences
+
+RECIPES = Path("recipes")
+RESULTS = RECIPES / "results"
+TABLE = RECIPES / "results.md"
+SHARE = "codes_active"  # a metric of recipes alone: codebooks of all sizes side by side
+KNOWN = METRICS | {SHARE: Metric("codes active", "codes used, in percent of the codebook", 1, "higher", unit="%")}
+TRIAL = {"steps": 4, "batch_size": 64, "samples": 64, "images": 16}  # at most, wherever these keys stand
+TRIAL_PARAMS = {
+    "dataset": {"name": "digits"},
+    "training": {"precision": "float32", "validations": 2, "validation_images": 64},
+}
+SAME = ("started", "commit", "data", "device", "hardware", "precision", "mode", "python", *stage.PACKAGES)
+HEADER = ("entry", "metric", "seeds", "mean ± 95 %", "expected", "", "s/seed")
+
+
+def main(
+    name: Annotated[str | None, typer.Argument(help="One of the recipes; without it they are listed.")] = None,
+    *,
+    quick: Annotated[bool, typer.Option(help="A few steps on the digits, to try the command; no verdict.")] = False,
+    table: Annotated[bool, typer.Option(help="Make recipes/results.md anew, and run nothing.")] = False,
+) -> None:
+    """Run the recipe NAME and set its result beside the published figure."""
+    try:
+        if table:
+            TABLE.write_text(page(), encoding="utf-8")
+        elif name is None:
+            _list()
+        else:
+            _run(name, quick=quick)
+    except UserError as error:
+        sys.exit(f"\n{error}\n")
+
+
+def _list() -> None:
+    base = committed()
+    for name in available():
+        recipe, _ = load(name, base)
+        targets = ", ".join(f"{each.entry}: {each.target}" for each in recipe.expected)
+        source = f"{recipe.paper}, {recipe.table}"
+        print(f"{name}: {recipe.title}", source, targets, recipe.time, sep="\n    ", end="\n\n")
+    print("Run one with: make recipe NAME=…")
+
+
+def _run(name: str, *, quick: bool) -> None:
+    recipe, wanted = load(name, committed())
+    print(f"{recipe.title}\n{recipe.paper}, {recipe.table}\nabout {recipe.time}")
+    print(*(f"differs: {each}" for each in recipe.differs), sep="\n")
+    if quick:
+        wanted = trial(wanted)
+        figures(recipe, wanted, experiment(f"{name}-quick", wanted))
+        print("A trial on the digits, of no value as a figure: all of the recipe runs.")
+        return
+    result = outcome(name, recipe, wanted, experiment(name, wanted))
+    disk.write_json(RESULTS / f"{name}.json", result)
+    TABLE.write_text(page(), encoding="utf-8")
+    print("", *_section(result), f"Written to {RESULTS / name}.json and {TABLE}", sep="\n")
+
+
+# --- what a recipe is -------------------------------------------------------------------------------------------------
+
+
+def known(metric: str) -> str:
+    """The name of a metric that the report has."""
+    if metric in KNOWN:
+        return metric
+    msg = f"must be {SHARE} or a metric of docs/metrics.md"
+    raise ValueError(msg)
+
+
+class Expected(Section):
+    """One figure of a recipe, with what has been published of it, if anything."""
+
+    entry: str
+    metric: Annotated[str, AfterValidator(known)]
+    value: float | None = None
+    better: Literal["lower", "higher"] | None = None  # needed where the metric itself does not say
+
+    @model_validator(mode="after")
+    def _direction(self) -> "Expected":
+        if self.value is not None and not self.direction:
+            msg = f"better, lower or higher, has to be said for {self.metric}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def direction(self) -> Literal["lower", "higher"] | None:
+        """Which way is better."""
+        return self.better or KNOWN[self.metric].better
+
+    @property
+    def target(self) -> str:
+        """The metric and its expected value, as in "NLL (nats) ≤ 86.76"."""
+        sign = "≤" if self.direction == "lower" else "≥"
+        return _heading(self.metric) + (f" {sign} {self.value:g}" if self.value is not None else "")
+
+
+class Recipe(Section):
+    """A file in `recipes/`."""
+
+    title: str
+    paper: str
+    table: str  # which table and row of the paper, or where else the figure stands
+    setting: str
+    expected: Annotated[list[Expected], Field(min_length=1)]
+    minutes: dict[Literal["cpu", "gpu"], PositiveFloat]  # about, of all seeds one after the other; as far as measured
+    differs: list[str]  # from the paper's setting
+    params: dict[str, Any]
+
+    @property
+    def time(self) -> str:
+        """About how long the recipe takes."""
+        times = [f"{minutes / 60:.1f} hours on a {where.upper()}" for where, minutes in self.minutes.items()]
+        return ", ".join(times) or "time not measured"
+
+
+def available() -> list[str]:
+    """The names of all recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe `name`, and the parameters that it makes of the parameters `base`, both checked.
+
+    Raises:
+        UserError: one sentence for each thing that is wrong.
+    """
+    if name not in available():
+        msg = f"there is no recipe {name!r}; there are {', '.join(available())}"
+        raise UserError(msg)
+    path = RECIPES / f"{name}.yaml"
+    try:
+        recipe = Recipe.model_validate(params.read(path))
+    except ValidationError as error:
+        msg = "\n".join(f"{path}: {sentence}" for sentence in in_sentences(error, Recipe))
+        raise UserError(msg) from error
+    wanted = merged(base, recipe.params)
+    entries = params.check(wanted, f"{path}, params").variants
+    if missing := [each.entry for each in recipe.expected if each.entry not in entries]:
+        msg = f"{path}: expected names {', '.join(missing)}; the entries are {', '.join(entries)}"
+        raise UserError(msg)
+    return recipe, wanted
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, mapping by mapping; `variants` is replaced as a whole."""
+    inner = {
+        key: merged(base[key], value)
+        for key, value in changes.items()
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and key != "variants"
+    }
+    return {**base, **changes, **inner}
+
+
+def trial(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The same entries for a few steps of one seed on the embedded digits: whether all of it runs, and no more."""
+    return merged(_shortened(wanted), TRIAL_PARAMS | {"seeds": wanted["seeds"][:1]})
+
+
+def _shortened(section: Any) -> Any:
+    if not isinstance(section, Mapping):
+        return section
+    return {key: min(value, TRIAL[key]) if key in TRIAL else _shortened(value) for key, value in section.items()}
+
+
+# --- the experiment ---------------------------------------------------------------------------------------------------
+
+
+def committed() -> dict[str, Any]:
+    """The parameters of the last commit, unchecked."""
+    text = _git("show", f"HEAD:./{PARAMS}")
+    if text is None:
+        msg = f"git has no committed {PARAMS}: a recipe is an experiment, which starts from a commit"
+        raise UserError(msg)
+    content: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
+    return content
+
+
+def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Run the DAG with the parameters `wanted` in a copy of the repository; returns the rows of its report's table.
+
+    An earlier experiment of that name on this commit is replaced. What was trained before is not trained again.
+    """
+    head = (_git("rev-parse", "HEAD") or "").strip()
+    reference = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+    _git("update-ref", "-d", reference)
+    changes = [word for each in overrides(params.read(PARAMS), wanted) for word in ("--set-param", each)]
+    environment = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONPATH": "src",  # of the copy
+        "PYTHONUNBUFFERED": "1",
+        RUNNER: str(os.getpid()),  # the stages end with this process
+    }
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", name, *changes]
+    with subprocess.Popen(command, env=os.environ | environment) as process:  # noqa: S603
+        try:
+            process.wait()
+        except KeyboardInterrupt:  # it goes to DVC and the stages, too
+            process.wait()
+            sys.exit(130)
+    text = _git("show", f"{reference}:./{paths.REPORTS}/comparison.csv")
+    if process.returncode or text is None:
+        msg = f"{name} did not come to its end, for the reason above; what was trained is kept for the next run"
+        raise UserError(msg)
+    return list(csv.DictReader(text.splitlines()))
+
+
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", check=False)  # noqa: S603, S607
+    return None if done.returncode else done.stdout
+
+
+def overrides(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What turns the parameters `base` into `wanted`, section by section, in Hydra's grammar: what is there is deleted
+    and put anew, since Hydra would merge a mapping.
+    """
+    changed = [key for key in {**base, **wanted} if base.get(key) != wanted.get(key)]
+    return [
+        *(f"~{key}" for key in changed if key in base),
+        *(f"+{key}={literal(wanted[key])}" for key in changed if key in wanted),
+    ]
+
+
+def literal(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{literal(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(literal, value)) + "]"
+    if isinstance(value, str):
+        # Escaped are quotes, and backslashes just before one, the closing one included; others stand for themselves.
+        return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
+    return json.dumps(value)
+
+
+# --- what a recipe gave -----------------------------------------------------------------------------------------------
+
+
+def outcome(name: str, recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The result of a recipe, with all that its figures depend on."""
+    changed = rows[0]["uncommitted_changes"].split()
+    return {
+        "recipe": name,
+        **recipe.model_dump(include={"title", "paper", "table"}),
+        "figures": figures(recipe, wanted, rows),
+        **{key: rows[0][key] for key in SAME},
+        "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],  # all below
+        "parameters": dict(wanted),
+    }
+
+
+def figures(recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Each expected figure with what was measured: `rows` of the report's table, one for each entry and seed."""
+    return [_figure(each, wanted["variants"][each.entry], rows) for each in recipe.expected]
+
+
+def _figure(expected: Expected, section: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    mine = [row for row in rows if row["entry"] == expected.entry]
+    finished = [row for row in mine if row["status"] == "finished"]
+    values = {row["seed"]: _value(row, expected.metric, section) for row in finished}
+    measured = [value for value in values.values() if value is not None]
+    whole = bool(measured) and len(measured) == len(mine)  # else a mean would leave out the worst
+    spread = interval(measured)
+    return {
+        **expected.model_dump(),
+        "better": expected.direction,
+        "values": values,
+        "mean": spread.mean if whole else None,
+        "interval": spread.half if whole and spread.known else None,
+        "train_seconds": round(fmean(float(row["train_seconds"]) for row in mine), 1),
+        "problems": [f"{row['entry']}, seed {row['seed']}: {row['status']}" for row in mine if row not in finished],
+    }
+
+
+def _value(row: Mapping[str, str], metric: str, section: Mapping[str, Any]) -> float | None:
+    """A metric of one seed; None where it is undefined."""
+    text = row.get("codes_used" if metric == SHARE else metric, "n/a")
+    if text in {"", "n/a"}:
+        return None
+    if metric != SHARE:
+        return float(text)
+    from aelab.models.quantizer import QUANTIZERS  # noqa: PLC0415 - imports torch
+
+    return 100 * float(text) / QUANTIZERS.build(section["quantizer"]).entries
+
+
+def verdict(figure: Mapping[str, Any]) -> str:
+    """How a figure stands against what is expected of it."""
+    if figure["mean"] is None:
+        return "; ".join(figure["problems"]) or "undefined for this entry"
+    if figure["value"] is None:
+        return "nothing to compare with"
+    ahead = figure["mean"] - figure["value"] if figure["better"] == "higher" else figure["value"] - figure["mean"]
+    by = f"{abs(ahead):.{KNOWN[figure['metric']].digits}f}"
+    if ahead >= 0:
+        return f"reached, {by} better"
+    if ahead + (figure["interval"] or 0) >= 0:
+        return f"within the interval, {by} short"
+    return f"not reached, {by} short"
+
+
+def page() -> str:
+    """The table of all results, as Markdown."""
+    results = [disk.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
+    lines = [
+        "# What the recipes gave", "",
+        "Made by `python -m pipeline.tools.recipe --table` from `recipes/results/`, which `make recipe NAME=…` writes.",
+        "All figures are of the test split: means over the seeds ± their 95 % confidence interval (Student's t).",
+        "Reached: the mean is as good as the expected figure; within the interval: it is worse by less than the interval.",
+        "Seconds are those of one seed's training steps.", "",
+    ]  # fmt: skip
+    for result in results:
+        lines += [f"## {result['recipe']}", ""]
+        lines += [f"{result['title']}. Expected: {result['paper']}, {result['table']}.", ""]
+        lines += _section(result)
+    waiting = sorted(set(available()) - {result["recipe"] for result in results})
+    if waiting:
+        lines += [f"No results yet: {', '.join(waiting)}.", ""]
+    return "\n".join(lines)
+
+
+def _section(result: Mapping[str, Any]) -> list[str]:
+    """A result's figures as a table, and where they come from."""
+    changed = f" with changes in {', '.join(result['uncommitted_changes'])}" if result["uncommitted_changes"] else ""
+    how = f"{result['hardware']}, {result['precision']}, {result['mode']}"
+    versions = f"Python {result['python']}, torch {result['torch']}"
+    return [
+        f"| {' | '.join(HEADER)} |",
+        "|---|---|---:|---:|---:|---|---:|",
+        *map(_row, result["figures"]),
+        "",
+        f"commit {result['commit'][:12]}{changed}; {how}; {versions}; {result['started']}",
+        "",
+    ]
+
+
+def _row(figure: Mapping[str, Any]) -> str:
+    digits = KNOWN[figure["metric"]].digits
+    half = f" ± {figure['interval']:.{digits}f}" if figure["interval"] else ""
+    mean = "n/a" if figure["mean"] is None else f"{figure['mean']:,.{digits}f}{half}"
+    expected = "–" if figure["value"] is None else f"{figure['value']:g}"
+    seeds, seconds = len(figure["values"]), f"{figure['train_seconds']:,.0f}"
+    cells = (figure["entry"], _heading(figure["metric"]), seeds, mean, expected, verdict(figure), seconds)
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _heading(metric: str) -> str:
+    title, unit = KNOWN[metric].title, KNOWN[metric].unit
+    return f"{title} ({unit})" if unit else title
+
+
+if __name__ == "__main__":
+    typer.run(main)

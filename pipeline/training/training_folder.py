@@ -1,0 +1,260 @@
+"""What trainings leave outside of DVC's outputs, which DVC deletes before it runs a stage: a folder for each seed.
+
+The folder holds the snapshots of an unfinished training, or the result of a finished one. Its name is a fingerprint of
+all that the training's bits depend on. So a training that was broken off goes on, a finished one is not repeated, and
+no training ever finds what another one wrote.
+"""
+
+import hashlib
+import json
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
+
+from aelab.core import disk, tensor_file
+from aelab.core.errors import Damaged
+from aelab.models import checkpoint
+from aelab.models.base import Autoencoder
+from aelab.training.loop import Session
+from aelab.training.snapshots import Snapshots
+from aelab.training.state import PhaseResult, Stopped
+from pipeline.common import paths
+from pipeline.common.params import CLEAN, PARAMS, Params
+
+DAYS = 30  # after which a folder that nothing has touched goes, when the next training begins
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """The folder of one training."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, entry: str, seed: int, params: Params, machine: Mapping[str, str]) -> Self:
+        """The folder of a seed's training.
+
+        Args:
+            entry: of `variants`.
+            seed: one of the seeds.
+            params: the checked parameters.
+            machine: the device, its name, the precision and the mode.
+        """
+        section, training = params.entry(entry).model_dump(), params.training.model_dump()
+        dynamic = params.dataset.binarize == "dynamic"
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+        contents = {dep: _content(dep) for dep in _deps(entry, section)}
+        depends_on = [entry, seed, section, training, dynamic, dict(machine) | versions, contents]
+        fingerprint = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
+        return cls(paths.checkpoints() / f"{entry}-seed{seed}-{fingerprint}")
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this training from all others."""
+        return self.folder.name.rpartition("-")[2]
+
+    @property
+    def name(self) -> str:
+        """The entry and the seed."""
+        return self.folder.name.rpartition("-")[0]
+
+    @property
+    def curve(self) -> Path:
+        """Every point of its curve, one JSON object on each line, added as it is reached."""
+        return self.folder / "curve.jsonl"
+
+    @property
+    def about(self) -> Path:
+        """What is trained here."""
+        return self.folder / "about.json"
+
+    @property
+    def model(self) -> Path:
+        """The trained model, once it is."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def finished(self) -> Path:
+        """How the training ended, once it has; written last."""
+        return self.folder / "finished.json"
+
+    def lock(self) -> FileLock:
+        """Held by the process that trains here, for as long as it lives."""
+        return FileLock(self.folder / "lock")
+
+    @contextmanager
+    def held(self, stop: Callable[[], bool]) -> Iterator[None]:
+        """Have the training to oneself: another process that is at it is waited for."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock, announced = self.lock(), False
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=0.2)
+            except Timeout:
+                if not announced:
+                    print(f"another process is training in {self.folder}: waiting for it", flush=True)
+                announced = True
+                if stop():
+                    raise Stopped from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def session(self, about: Mapping[str, Any], stop: Callable[[], bool], *, writes: bool) -> Iterator[Session]:
+        """Follow a training and keep its snapshots, from the last one on; only the process that `writes` leaves files.
+
+        Args:
+            about: the entry, the seed and the machine.
+            stop: whether the training is to end after the next snapshot.
+            writes: whether this process does.
+        """
+        snapshots = Snapshots(self.folder, stop=stop, writes=writes)
+        if not writes:
+            yield Session(store=snapshots)
+            return
+        begun = [*(disk.read_json(self.about)["begun"] if self.about.exists() else []), time.time()]
+        content = {
+            **about,
+            "fingerprint": self.fingerprint,
+            "begun": begun,
+            "parameters": raw_parameters(about["entry"]),
+        }
+        disk.write_atomically(self.about, disk.as_json(content))
+        with CurveLog(self.curve) as log:
+            if latest := snapshots.latest():
+                step, phase = latest.values.get("step", 0), latest.values["phase"]
+                print(f"{self.name} goes on from step {step:,} of the {phase}")
+                for phase, point in latest.points():  # a power cut may have taken some of them
+                    log.write({"phase": phase} | point)
+            follow = lambda phase, point: log.write({"phase": phase} | point)  # noqa: E731
+            yield Session(self.name, follow=follow, store=snapshots)
+
+    def result(self) -> dict[str, Any] | None:
+        """How the training ended; None if it has not, or if what it left is not whole."""
+        if not self.finished.exists():
+            return None
+        damage = f"{self.curve} has changed"
+        try:
+            tensor_file.read(self.model)
+            ended: dict[str, Any] = disk.read_json(self.finished)
+            if ended["curve"] == disk.digest(self.curve):
+                return ended
+        except (Damaged, OSError, ValueError, LookupError) as error:
+            damage = str(error)
+        print(f"{damage}: the training begins anew", flush=True)
+        for path in (self.finished, self.model, self.curve, self.about):
+            path.unlink(missing_ok=True)
+        return None
+
+    def finish(self, model: Autoencoder, results: Mapping[str, PhaseResult], cost: Mapping[str, Any]) -> None:
+        """Write the model, and then how its training ended; the snapshots have done their duty."""
+        checkpoint.save(model, self.model)
+        Snapshots(self.folder).clear()
+        outcome = {
+            phase: {"best_step": each.best_step, "diverged_at_step": each.diverged_at_step, "cause": each.cause}
+            for phase, each in results.items()
+        }
+        begun = disk.read_json(self.about)["begun"]
+        whole = {"started": begun[0], "ended": time.time(), "interruptions": len(begun) - 1, **cost}
+        content = {"outcome": outcome, "cost": whole, "curve": disk.digest(self.curve)}
+        disk.write_atomically(self.finished, disk.as_json(content))
+
+    def hand_over(self, entry: str, seed: int) -> dict[str, Any]:
+        """Copy what a finished training left to where DVC looks for it; returns what it cost.
+
+        Raises:
+            FileNotFoundError: the training is not finished here.
+        """
+        ended = disk.read_json(self.finished)
+        models = paths.MODELS / entry
+        models.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.model, models / f"seed{seed}.safetensors")
+        disk.write_json(models / f"seed{seed}.json", ended["outcome"])
+        paths.curve(entry, seed).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.curve, paths.curve(entry, seed))
+        return {**ended["cost"], "fingerprint": self.fingerprint}
+
+
+class CurveLog:
+    """A curve that survives its writer: points that are in the file already keep the time when they were reached."""
+
+    def __init__(self, path: Path) -> None:
+        text = path.read_bytes() if path.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]  # a line that was being written goes
+        self.known = {_name(json.loads(line)) for line in whole.splitlines()}
+        self.file = path.open("ab")
+        self.file.truncate(len(whole))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, point: Mapping[str, Any]) -> None:
+        """Add a point that is not there yet, for everyone to see."""
+        if _name(point) not in self.known:
+            self.known.add(_name(point))
+            self.file.write(json.dumps(point, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+            self.file.flush()
+
+
+def tidy() -> None:
+    """Remove the folders that no training has touched for `DAYS`."""
+    for folder in paths.checkpoints().glob("*-seed*"):
+        ages = [time.time() - path.stat().st_mtime for path in folder.iterdir()]
+        if min(ages, default=0.0) > DAYS * 86400:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def raw_parameters(entry: str) -> dict[str, Any]:
+    """The sections of `params.yaml` that make up a training, as DVC will record them."""
+    content = YAML(typ="safe", pure=True).load(PARAMS.read_text(encoding="utf-8"))
+    section, corruption = content["variants"][entry], content["corruption"]
+    sections = {key: content[key] for key in ("dataset", "training")} | {f"variants.{entry}": section}
+    sections |= {f"corruption.{key}": corruption[key] for key in ("seed", "reference", "test")}
+    inputs = section["inputs"]
+    return sections if inputs == CLEAN else sections | {f"corruption.train.{inputs}": corruption["train"][inputs]}
+
+
+def _name(point: Mapping[str, Any]) -> tuple[object, ...]:
+    return point["phase"], point["step"], *sorted(key for key in point if key.endswith("loss"))
+
+
+def _deps(entry: str, section: Mapping[str, Any]) -> list[str]:
+    """What the stage train@entry depends on, as `dvc.yaml` says it, but for the lock: the versions that a training's
+    bits depend on stand beside it.
+    """
+    architecture = YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text(encoding="utf-8"))
+
+    def value(match: re.Match[str]) -> str:
+        found: Any = {"key": entry, "item": section}
+        for part in match[1].split("."):
+            found = found[part]
+        return str(found)
+
+    deps = architecture["stages"]["train"]["do"]["deps"]
+    return [re.sub(r"\$\{([\w.]+)\}", value, dep) for dep in deps if dep != "requirements.lock"]
+
+
+def _content(dep: str) -> object:
+    """The hash of a file, of a folder's Python files, or of a sealed folder's hashes."""
+    path = Path(dep)
+    if path.is_dir() and (path / disk.SUMS).exists():
+        path = path / disk.SUMS
+    if path.is_dir():
+        return {str(each.relative_to(path)): disk.digest(each) for each in sorted(path.rglob("*.py"))}
+    return disk.digest(path)

@@ -1,0 +1,44 @@
+"""Autoencoders: the models, their training and their evaluation. Knows no path and no parameter file.
+
+What a notebook needs is here by short names, imported when it is first used; docs/library.md shows it at work.
+"""
+
+# ruff: noqa: F401
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aelab.core.devices import prepare
+    from aelab.core.settings import Budget, How
+    from aelab.core.tensors import as_float
+    from aelab.data.corruption import corrupt
+    from aelab.data.pairs import Pairs
+    from aelab.evaluation.reconstruction import evaluate
+    from aelab.ingest.downloads import load as load_data
+    from aelab.models.checkpoint import build, load, save
+    from aelab.training.loop import train
+
+HOMES = {
+    "Budget": "core.settings",
+    "How": "core.settings",
+    "Pairs": "data.pairs",
+    "as_float": "core.tensors",
+    "build": "models.checkpoint",
+    "corrupt": "data.corruption",
+    "evaluate": "evaluation.reconstruction",
+    "load": "models.checkpoint",
+    "load_data": "ingest.downloads:load",
+    "prepare": "core.devices",
+    "save": "models.checkpoint",
+    "train": "training.loop",
+}
+__all__ = [*HOMES]  # noqa: PLE0604 - names, all of them
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(HOMES)}"
+        raise AttributeError(msg)
+    home, _, renamed = HOMES[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), renamed or name)

@@ -1,0 +1,134 @@
+"""The device that models run on, set up so that the same run gives the same bits."""
+
+import ctypes
+import os
+import platform
+import resource
+import time
+from typing import Any
+
+import psutil
+import torch
+
+from aelab.core.environment import whole_number
+
+MEMORY = "AELAB_MEMORY"
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # what glibc's malloc.h calls them
+
+
+def prepare(name: str, threads: int) -> torch.device:
+    """The device `name` ("auto": a GPU where there is one), with deterministic arithmetic for this process.
+
+    Sums depend in their last bits on how many threads share them: `threads` is the number on a CPU, however many
+    cores there are.
+    """
+    torch.set_num_threads(threads)
+    _keep_freed_memory()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms() is the same, but imports a compiler
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    # Nothing here reads memory before it writes it, so there is no need to fill it first.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_flush_denormal(True)  # subnormal numbers are two orders slower on a CPU
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what one training step frees for the next one, instead of handing it to the kernel and asking for
+    it again, page by page.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(TRIM_THRESHOLD, 2**30)
+        mallopt(MMAP_THRESHOLD, 2**25)
+
+
+def fast_at_bfloat16(name: str) -> bool:
+    """Whether the device `name` has instructions for bfloat16; without them it is hundreds of times slower."""
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    return has["architecture"] != "x86_64" or has["amx_bf16"] or has["avx512_bf16"]
+
+
+def describe(device: torch.device) -> str:
+    """The hardware behind `device`, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin anew, as far as the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has held so far, in MiB: on the GPU where it works there, else in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def room(device: torch.device) -> int:
+    """Bytes of images that a training may keep on `device`: what MEMORY says, in MiB, else a quarter of what is free,
+    since several trainings run side by side.
+    """
+    if limit := whole_number(MEMORY):
+        return limit * 2**20
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 4
+    return free_memory() // 4 // processes_here()
+
+
+def processes_here() -> int:
+    """How many of the processes that share this one's training are on this machine, as torchrun says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def free_memory() -> int:
+    """Bytes of RAM that this machine has free."""
+    return psutil.virtual_memory().available
+
+
+class Stopwatch:
+    """The time that a device spends on what is done inside of `with` blocks; only reading it waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.gpu = device.type == "cuda"
+        self.laps: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> None:
+        self.laps.append((self._now(), None))
+
+    def __exit__(self, *_: object) -> None:
+        self.laps[-1] = self.laps[-1][0], self._now()
+
+    def seconds(self) -> float:
+        """Of all blocks together."""
+        if self.gpu:
+            torch.cuda.synchronize()
+            return sum(began.elapsed_time(ended) for began, ended in self.laps) / 1000
+        return sum(ended - began for began, ended in self.laps)
+
+    def _now(self) -> Any:
+        if not self.gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - not a file of ours
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

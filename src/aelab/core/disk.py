@@ -1,0 +1,102 @@
+"""Files that are whole or say that they are not: atomic writes, hashes, sealed folders; JSON and CSV."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aelab.core.errors import Damaged
+
+SUMS = "SHA256SUMS"  # what `sha256sum -c` reads
+
+
+def seal(folder: Path) -> None:
+    """Write down the SHA-256 of every file in `folder`, for `check`."""
+    lines = [f"{digest(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.name != SUMS]
+    write_atomically(folder / SUMS, "".join(lines).encode())
+
+
+def check(folder: Path) -> None:
+    """Read every file of a sealed folder and compare it with what was written.
+
+    Raises:
+        Damaged: one is missing or has changed, or the folder was never sealed.
+    """
+    try:
+        text = (folder / SUMS).read_text(encoding="utf-8")
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        expected = {name: found for found, _, name in (line.rstrip("\n").partition("  ") for line in whole)}
+        there = {path.name for path in folder.iterdir()} - {SUMS}
+    except (OSError, ValueError) as error:
+        msg = f"{folder} cannot be checked: {error}"
+        raise Damaged(msg) from error
+    for name in sorted(there | set(expected)):
+        if name not in there or name not in expected or digest(folder / name) != expected[name]:
+            what = "is missing" if name not in there else "does not have the SHA-256 that it was written with"
+            msg = f"{folder / name} {what}"
+            raise Damaged(msg)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either all of it or what it held before, even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync(folder: Path) -> None:
+    """Have the disk hold the names in `folder` as they are now; only POSIX knows that they may lag."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The objects of a file of JSON lines; a last line that is being written is left for later."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write `content` as JSON; NaN and infinity are errors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(as_json(content))
+
+
+def as_json(content: object) -> bytes:
+    """`content` as the text of a JSON file; NaN and infinity are errors."""
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows that need not all have the same columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list({name: None for row in rows for name in row}), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

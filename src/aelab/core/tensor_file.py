@@ -1,0 +1,60 @@
+"""Tensors on disk that nothing can change unnoticed: safetensors files which carry their own SHA-256.
+
+The header's one entry is JSON and holds, beside what the tensors are, the digest of the whole file with zeros where the
+digest stands. Reading one runs no code and believes no size that it states before its bytes have been counted.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors import torch as codec
+from torch import Tensor
+
+from aelab.core.disk import write_atomically
+from aelab.core.errors import Damaged
+
+ENTRY = "autoencoder"  # of the header
+BLANK = "0" * 64
+UNREADABLE = (
+    OSError,
+    safetensors.SafetensorError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write `tensors` and what they are, as JSON has it, so that `path` holds all of it or what it held before."""
+    entry = json.dumps({"sha256": BLANK, **about}, sort_keys=True)
+    content = codec.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {ENTRY: entry})
+    digest = hashlib.sha256(content).hexdigest()
+    write_atomically(path, content.replace(BLANK.encode(), digest.encode(), 1))
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors in `path`, on the CPU, and what they are.
+
+    Raises:
+        Damaged: the file was not written by `write`, or has changed since.
+    """
+    try:
+        content = path.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][ENTRY])
+        digest = about.pop("sha256")
+        blanked = content.replace(digest.encode(), BLANK.encode(), 1)
+        if hashlib.sha256(blanked).hexdigest() != digest:
+            msg = f"{path} is damaged: its content does not have the SHA-256 that it states"
+            raise Damaged(msg)
+        return codec.load(content), about
+    except UNREADABLE as error:
+        msg = f"{path} cannot be read: {' '.join(str(error).split())}"
+        raise Damaged(msg) from error

@@ -1,0 +1,42 @@
+"""Small helpers for tensors on their way between disk, device and model."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aelab.core import arrays, process_group
+
+BATCH = 100  # samples at a time where nothing is learned: bounds the memory, and small ones stay in a CPU's cache
+
+
+def as_float(stored: Tensor | arrays.Array) -> Tensor:
+    """What is stored as a model sees it, same shape: uint8 becomes floats in [0, 1], codes become indices of 64 bits.
+
+    Raises:
+        TypeError: it holds floats already.
+    """
+    if not isinstance(stored, Tensor):
+        stored = torch.from_numpy(arrays.writable(np.ascontiguousarray(stored)))
+    if stored.is_floating_point():
+        msg = "images are stored as uint8, from 0 to 255; these are floats already"
+        raise TypeError(msg)
+    return stored.float() / 255 if stored.dtype == torch.uint8 else stored.long()
+
+
+def binarise(generator: torch.Generator, *images: Tensor) -> tuple[Tensor, ...]:
+    """Images (B, C, H, W) of gray values in [0, 1] as black and white ones, white with the gray value as probability.
+
+    One threshold for each pixel serves all `images`: a corrupted copy is binarised as the image itself is.
+    """
+    thresholds = process_group.draw(torch.rand, images[0].shape, generator)
+    return tuple((thresholds < x).float() for x in images)
+
+
+def copy_of(module: nn.Module) -> dict[str, Tensor]:
+    """The module's state, detached from what training goes on to change."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters are."""
+    return next(module.parameters()).device

@@ -1,0 +1,74 @@
+"""Corruption of images: what a denoising autoencoder learns to undo, and what every variant is tested on.
+
+Each kind of noise draws one 16-bit integer per input dimension and looks the result up, so that nothing depends on
+the floating-point arithmetic of one machine: the same parameters give the same bytes everywhere. A mixture draws for
+each image, at equal odds, which of several corruptions C_1 … C_K it comes under: C(x̃|x) = 1/K · Σ C_k(x̃|x).
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aelab.core import arrays
+from aelab.data.datasets import Bytes
+
+DRAWS = 2**16
+
+
+def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
+    """A copy of `images` under one corruption, same shape; the arguments are those of `mixture`."""
+    return np.concatenate(list(mixture(images, [(kind, level)], seed=seed, name=name)))
+
+
+def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: int, name: str) -> Iterator[Bytes]:
+    """A copy of `images`, each under one of `corruptions`, piece by piece.
+
+    Args:
+        images: uint8 (N, …); left unchanged.
+        corruptions: (kind, level) of each: "masking", "gaussian" or "salt_and_pepper", and, above 0, the probability of
+            a value to be hit or the standard deviation in units of the pixel range.
+        seed: the noise is drawn from (seed, corruptions, name) alone.
+        name: which copy this is; two names give independent noise.
+    """
+    key = zlib.crc32("/".join([*(f"{kind}/{level}" for kind, level in corruptions), name]).encode())
+    rng = np.random.default_rng([seed, key])
+    which = np.random.default_rng([seed, key, 1]).integers(0, len(corruptions), len(images), dtype=np.uint16)
+    # NumPy takes two 16-bit draws from one 32-bit one: pieces with an even number of rows give the noise of one call.
+    for piece in arrays.pieces(len(images), 8 * images[:1].nbytes):
+        clean = images[piece]
+        draws = rng.integers(0, DRAWS, clean.shape, dtype=np.uint16)
+        noisy = np.empty_like(clean)
+        for k, (kind, level) in enumerate(corruptions):
+            hit = which[piece] == k
+            noisy[hit] = KINDS[kind](clean[hit], draws[hit], level)
+        yield noisy
+        arrays.release(images)
+
+
+def masking(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
+    """Set each input dimension to 0 with probability `level` (Vincent et al. 2010, section 3.3)."""
+    return np.where(draws < round(level * DRAWS), np.uint8(0), images)
+
+
+def gaussian(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
+    """Add normal noise with standard deviation `level`, in units of the pixel range, and clip to the range."""
+    from scipy.special import ndtri  # noqa: PLC0415 - every stage imports this module to check the parameters
+
+    quantiles = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
+    noise = np.rint(255 * level * quantiles).astype(np.int16)
+    return np.clip(images + noise[draws], 0, 255).astype(np.uint8)
+
+
+def salt_and_pepper(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
+    """Set each input dimension, with probability `level`, to black or to white at equal odds."""
+    half = round(level / 2 * DRAWS)
+    return np.where(draws < half, np.uint8(0), np.where(draws >= DRAWS - half, np.uint8(255), images))
+
+
+KINDS: dict[str, Callable[[Bytes, NDArray[np.uint16], float], Bytes]] = {
+    "masking": masking,
+    "gaussian": gaussian,
+    "salt_and_pepper": salt_and_pepper,
+}

@@ -1,0 +1,172 @@
+"""Data sets of images: the published ones that can be named, how a data set is split, and how it lies on disk.
+
+A published data set is a few named files, of which the SHA-256 of the unpacked content is pinned here; `downloads.py`
+fetches and parses them. A user's own images come from a folder (`folder.py`). On disk a split is two arrays, images
+and labels.
+"""
+
+import functools
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aelab.core import arrays, disk
+from aelab.core.errors import UserError
+
+Bytes: TypeAlias = NDArray[np.uint8]
+Labels: TypeAlias = NDArray[np.unsignedinteger]  # (N,)
+Shape: TypeAlias = tuple[int, int, int]  # (C, H, W)
+
+FEWEST = 2  # images of a split: an interpolation needs two, a variance too
+
+
+class Split(NamedTuple):
+    """Images with their labels."""
+
+    images: Bytes  # (N, C, H, W)
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split. A split is a selection of rows, so that images on disk need not be read to be split."""
+
+    image: Shape
+    splits: dict[str, tuple[Split, NDArray[np.int64]]]  # by name: where its images are, and which of them it has
+    source: str = ""
+    binarised: Collection[str] = ()  # the splits whose images are written in black and white
+    seed: int = 0  # of that
+
+    def split(self, name: str) -> Split:
+        """The split "train", "validation" or "test", in memory."""
+        everything, rows = self.splits[name]
+        return Split(everything.images[rows], everything.labels[rows])
+
+    @functools.cached_property
+    def train(self) -> Bytes:
+        """The images to learn from, uint8 (N, C, H, W)."""
+        return self.split("train").images
+
+    @functools.cached_property
+    def validation(self) -> Bytes:
+        """The images to pick weights and settings by."""
+        return self.split("validation").images
+
+    @functools.cached_property
+    def test(self) -> Bytes:
+        """The images to report on."""
+        return self.split("test").images
+
+    def save(self, folder: Path) -> None:
+        """Write every split into a folder of its own: images.npy, labels.npy and their hashes."""
+        for name, (everything, rows) in self.splits.items():
+            shape = (len(rows), *self.image)
+            pieces = arrays.select(everything.images, rows)
+            if name in self.binarised:
+                pieces = binarise(pieces, self.seed, name)
+            arrays.write(folder / name / "images.npy", shape, pieces)
+            labels = everything.labels[rows]
+            arrays.write(folder / name / "labels.npy", labels.shape, [labels], labels.dtype)
+            disk.seal(folder / name)
+
+
+def divide(everything: Split, source: str, *, validation: float, test: float, seed: int) -> Data:
+    """A user's images, split by chance: a share of all for the test, then one of the rest for the validation.
+
+    Raises:
+        UserError: a split would have fewer than `FEWEST` images.
+    """
+    rest, tested = hold_out(np.arange(len(everything.labels)), test, seed)
+    train, held = hold_out(rest, validation, seed)
+    splits = {"train": (everything, train), "validation": (everything, held), "test": (everything, tested)}
+    if short := [name for name, (_, rows) in splits.items() if len(rows) < FEWEST]:
+        msg = (
+            f"{source} has {len(everything.labels)} images, too few: fewer than {FEWEST} would be left for "
+            f"{' and '.join(short)}"
+        )
+        raise UserError(msg)
+    _, *shape = everything.images.shape
+    return Data((shape[0], shape[1], shape[2]), splits, source)
+
+
+def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split `rows` into what remains and a `fraction` of them, drawn by `seed`; both in the order of `rows`."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    held = round(len(rows) * fraction)
+    return rows[np.sort(order[held:])], rows[np.sort(order[:held])]
+
+
+def binarise(pieces: Iterable[Bytes], seed: int, split: str) -> Iterator[Bytes]:
+    """Pieces of a split's uint8 images in black (0) and white (255), white with the gray value as probability.
+
+    As with corruption, integers alone decide: the same seed gives the same bytes everywhere.
+    """
+    rng = np.random.default_rng([seed, zlib.crc32(f"binarise/{split}".encode())])
+    for gray in pieces:
+        drawn = rng.integers(0, 255, gray.shape, dtype=np.uint8)  # 0 … 254: 0 is never white, 255 always
+        yield np.where(drawn < gray, np.uint8(255), np.uint8(0))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is known of a published data set before it is here."""
+
+    image: Shape
+    files: dict[str, str]  # the SHA-256 of each file's unpacked content
+    binarised: bool = False  # its images are black and white
+    validation: int = 0  # so many of the training images, the last ones, are its own validation split; 0: it has none
+
+
+DATASETS = {
+    "mnist": Dataset(
+        image=(1, 28, 28),
+        files={
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+    ),
+    "fashion-mnist": Dataset(
+        image=(1, 28, 28),
+        files={
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+    ),
+    "cifar10": Dataset(
+        image=(3, 32, 32),
+        files={
+            "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+            "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+            "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+            "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+            "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+            "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+        },
+    ),
+    "binarized-mnist": Dataset(
+        image=(1, 28, 28),
+        files={
+            "binarized_mnist_train.amat": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+            "binarized_mnist_valid.amat": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+            "binarized_mnist_test.amat": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+        },
+        binarised=True,
+        validation=10_000,
+    ),
+    "digits": Dataset(
+        image=(1, 8, 8),
+        files={
+            "images": "b41ca9fd335466eee997366c2e6f6bbe0a1b4582afe091fc4eba35f4a254182f",
+            "labels": "8ba4f891220f5e4c9c819638d1602d74b83618f167043c6da52a2a247841ddf0",
+        },
+    ),
+}

@@ -1,0 +1,43 @@
+"""Pairs of what a model sees and what it gives back, in memory or on disk."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aelab.core import arrays
+
+
+class Pairs(NamedTuple):
+    """What is seen and what is to be given back, in memory or on disk: images as uint8, codes as integers."""
+
+    inputs: arrays.Array
+    targets: arrays.Array
+
+    @classmethod
+    def of(cls, images: "Pairs | arrays.Array") -> "Pairs":
+        """Pairs as they are; images as pairs with themselves."""
+        return images if isinstance(images, Pairs) else cls(images, images)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both, counted once where they are one."""
+        return self.targets.nbytes + (0 if self.inputs is self.targets else self.inputs.nbytes)
+
+    def thinned(self, count: int) -> "Pairs":
+        """`count` of the pairs at most, evenly spread over all."""
+        if count >= len(self.targets):
+            return self
+        chosen = np.linspace(0, len(self.targets) - 1, count).round().astype(np.int64)
+        targets = arrays.selected(self.targets, chosen)
+        return Pairs(targets if self.inputs is self.targets else arrays.selected(self.inputs, chosen), targets)
+
+    def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of it in batches of `size`, on the CPU."""
+        for start in range(0, len(self.targets), size):
+            x, y = (torch.from_numpy(arrays.writable(each[start : start + size])) for each in self)
+            for each in self:
+                arrays.release(each)
+            yield x, y

@@ -1,0 +1,1 @@
+"""What a trained model is measured by; nothing here trains."""

@@ -1,0 +1,97 @@
+"""Figures as PNG files: the same data give the same bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from aelab.evaluation.palette import ACCENT, COLOURS, GRID, INK
+
+mpl.use("Agg")
+
+Rows: TypeAlias = Sequence[tuple[str, NDArray[np.float32]]]  # labels, and images (n, C, H, W) in [0, 1]
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "legend.frameon": False,
+}
+
+
+def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> None:
+    """Labelled rows of images on one sheet; with `halves`, its left and right half stand apart under these names."""
+    sheet = np.concatenate([_strip(row) for _, row in rows])
+    if halves:
+        left, right = np.split(sheet, 2, axis=1)
+        apart = np.ones((len(sheet), sheet.shape[0] // len(rows) // 4, 3), np.float32)
+        sheet = np.concatenate([left, apart, right], axis=1)
+    height, width = sheet.shape[:2]
+    row_height = height / len(rows)
+    inch = 2 * row_height  # pixels: a row is half an inch high
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(width / inch, height / inch), dpi=120)
+        axes = figure.add_axes((0, 0, 1, 1))  # the labels hang over the left edge; the file is cut around them
+        axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        labelled = [(label, (i + 0.5) * row_height - 0.5) for i, (label, _) in enumerate(rows) if label]
+        axes.set_yticks([place for _, place in labelled], [label for label, _ in labelled])
+        axes.set_xticks([width / 4, 3 * width / 4] if halves else [], halves or ())
+        axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        save(figure, path)
+
+
+def code_usage(counts: NDArray[np.float32], path: Path) -> None:
+    """How often each code is used, most used first, beside uniform use; counts of shape (K,)."""
+    shares = np.sort(counts.astype(np.float64) / counts.sum(dtype=np.float64))[::-1]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 2.8), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        axes.fill_between(np.arange(1, len(shares) + 1), shares * 100, step="mid", color=ACCENT, alpha=0.8)
+        axes.axhline(100 / len(shares), color=INK, linestyle="--", linewidth=1, label="uniform use")
+        axes.set(
+            xlabel="codes, most used first", ylabel="share of positions (%)", xlim=(1, len(shares)), ylim=(0, None)
+        )
+        axes.legend()
+        save(figure, path)
+
+
+def kl_per_dimension(nats: NDArray[np.float32], path: Path) -> None:
+    """The rate of each latent dimension, largest first; nats of shape (d,)."""
+    sorted_nats = np.sort(nats)[::-1]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 2.8), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        axes.bar(np.arange(1, len(nats) + 1), sorted_nats, width=0.8, color=ACCENT)
+        axes.set(xlabel="latent dimensions, largest rate first", ylabel="KL(q ‖ p) (nats)", ylim=(0, None))
+        axes.grid(visible=False, axis="x")
+        save(figure, path)
+
+
+def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images (n, C, H, W) side by side on white with a gap of about a fourteenth: (H + gap, n·(W + gap), 3)."""
+    pixels = row.transpose(0, 2, 3, 1)  # (n, H, W, C)
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
+    gap = max(1, pixels.shape[1] // 14)
+    padded = np.pad(pixels, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1.0)
+    return np.concatenate(list(padded), axis=1)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """A figure as a file, without the version of the library that drew it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

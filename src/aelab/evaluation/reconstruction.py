@@ -1,0 +1,242 @@
+"""What a trained model is measured by, on images it has not learned from. All of it in batches, without gradients."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aelab.core import arrays
+from aelab.core.tensors import BATCH, as_float, device_of
+from aelab.data.pairs import Pairs
+from aelab.evaluation import bounds, image_quality, out_of_distribution
+from aelab.evaluation.metric_names import METRICS_OF
+from aelab.models import statistics
+from aelab.models.base import Autoencoder
+from aelab.models.latent import flatten, line, parts, unflatten
+
+Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk
+Rows: TypeAlias = list[tuple[str, Tensor]]
+Measure: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # of output, clean and seen images: one value each
+
+LEFT = 5  # images in the left half of a row
+SAMPLE_ROWS = 6
+UNLIKE = 500  # images of each kind that are unlike the data; fewer where they are large
+VECTORS = 2  # the number of dimensions of a batch of codes that are vectors, not grids
+TRAVERSED = 8  # dimensions of the code
+TRAVERSED_IMAGE = 4  # the images are in the order of their classes: MNIST's running example, a handwritten 4
+
+
+def undefined_metrics(model: Autoencoder) -> dict[str, str]:
+    """The metrics and figures that the model has no definition of, each with the reason."""
+    return {name: why for capability, why in model.undefined.items() for name in METRICS_OF[capability]}
+
+
+def batches(images: Images, size: int, device: torch.device) -> Iterator[Tensor]:
+    """Stored images as batches of floats (B, C, H, W) on `device`."""
+    for start in range(0, len(images), size):
+        yield as_float(torch.from_numpy(arrays.writable(np.asarray(images[start : start + size]))).to(device))
+        arrays.release(images)
+
+
+@torch.no_grad()
+def evaluate(
+    model: Autoencoder,
+    images: Images,
+    noisy: Mapping[str, Images] | None = None,
+    *,
+    batch_size: int = BATCH,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The reconstruction metrics of a split, the errors on its corrupted copies, and what the model itself measures.
+
+    By name; `metrics.METRICS` says what each is.
+
+    Args:
+        model: in evaluation mode, on any device.
+        images: the clean images of the split.
+        noisy: corrupted copies of them, by the name of the corruption, each for the metrics "denoising_<name>" and
+            "copying_<name>".
+        batch_size: images per batch.
+        seed: of the sampling in the bound.
+    """
+    device = device_of(model)
+    values = _means(
+        model,
+        images,
+        images,
+        {
+            "mse": lambda output, clean, _: image_quality.mse(output, clean),
+            "psnr": lambda output, clean, _: image_quality.psnr(output, clean),
+            "ssim": lambda output, clean, _: image_quality.ssim(output, clean),
+        },
+        batch_size,
+    )
+    for name, corrupted in (noisy or {}).items():
+        values |= _means(
+            model,
+            corrupted,
+            images,
+            {
+                f"denoising_{name}": lambda output, clean, _: image_quality.mse(output, clean),
+                f"copying_{name}": lambda output, _, seen: image_quality.mse(output, seen),
+            },
+            batch_size,
+        )
+    generator = torch.Generator(device).manual_seed(seed)
+    values |= model.measure(batches(images, batch_size, device), generator)
+    undefined = undefined_metrics(model)
+    return {name: value for name, value in values.items() if name not in undefined}
+
+
+def importance_weighted(
+    model: Autoencoder, images: Images, values: Mapping[str, float], *, samples: int, count: int, seed: int
+) -> dict[str, float]:
+    """The bound on −log p(x) with `samples` samples, "nll", and its standard error; nothing where it is not defined.
+
+    Args:
+        model: as for `evaluate`.
+        images: the split that it is the mean over.
+        values: what `evaluate` said about them.
+        samples: k.
+        count: of the images that it is estimated from, evenly spread.
+        seed: of the sampling.
+    """
+    if "nll" in undefined_metrics(model):
+        return {}
+    device = device_of(model)
+    chosen = batches(Pairs.of(images).thinned(count).targets, BATCH, device)
+    generator = torch.Generator(device).manual_seed(seed)
+    bound = bounds.importance_weighted(model, chosen, samples, generator)
+    nll, error = bound.of_all(values["neg_elbo"], values["neg_elbo_error"], len(images))
+    return {"nll": nll, "nll_error": error, "effective_samples": bound.effective.median().item()}
+
+
+@torch.no_grad()
+def denoising(
+    model: Autoencoder, images: Images, noisy: Mapping[str, Images], *, count: int, batch_size: int = BATCH
+) -> dict[str, float]:
+    """The errors to the clean images alone, "denoising_<name>", of as many corruptions as there are.
+
+    Args:
+        model: as for `evaluate`.
+        images: the clean images of the split.
+        noisy: their corrupted copies, by the name of the corruption.
+        count: of the images that the errors are means over, evenly spread and the same under all corruptions.
+        batch_size: images per batch.
+    """
+    values: dict[str, float] = {}
+    for name, corrupted in noisy.items():
+        seen, clean = Pairs(corrupted, images).thinned(count)
+        wanted: dict[str, Measure] = {f"denoising_{name}": lambda output, clean, _: image_quality.mse(output, clean)}
+        values |= _means(model, seen, clean, wanted, batch_size)
+    return values
+
+
+@torch.no_grad()
+def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = BATCH) -> float:
+    """The mean squared error alone."""
+    return _means(
+        model, images, images, {"mse": lambda output, clean, _: image_quality.mse(output, clean)}, batch_size
+    )["mse"]
+
+
+@torch.no_grad()
+def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> dict[str, float]:
+    """How much of images that are unlike the data the model gives back, by name as in `metrics.IDENTITY`.
+
+    An identity function gives back all of them; what only knows the data gives back none.
+    """
+    count = min(UNLIKE, max(2, arrays.CHUNK // math.prod(model.image)))
+    values: dict[str, float] = {}
+    for name, make in (("noise", out_of_distribution.noise), ("photographs", out_of_distribution.photographs)):
+        images = make(count, model.image, seed=seed)
+        values |= _means(
+            model,
+            images,
+            images,
+            {
+                f"identity_{name}": lambda output, clean, _: image_quality.correlation(output, clean),
+                f"unlike_{name}_mse": lambda output, clean, _: image_quality.mse(output, clean),
+            },
+            batch_size,
+        )
+    return values
+
+
+def _means(
+    model: Autoencoder, inputs: Images, references: Images, wanted: Mapping[str, Measure], size: int
+) -> dict[str, float]:
+    """Means over all images of what is measured of the model's outputs for `inputs`."""
+    means = {name: statistics.Mean() for name in wanted}
+    device = device_of(model)
+    for seen, clean in zip(batches(inputs, size, device), batches(references, size, device), strict=True):
+        output = model.reconstruct(seen)
+        for name, measure in wanted.items():
+            means[name].add(measure(output, clean, seen))
+    return {name: mean.value for name, mean in means.items()}
+
+
+@torch.no_grad()
+def pictures(
+    model: Autoencoder, x: Tensor, noisy: Mapping[str, Tensor], test: Images, *, batch_size: int, seed: int
+) -> dict[str, Rows]:
+    """What there is to see, by figure: labelled rows of images (n, C, H, W) in [0, 1]; those of "reconstructions" have
+    originals in their left half and reconstructions in their right half.
+
+    Args:
+        model: as for `evaluate`.
+        x: n test images (n, C, H, W), floats on the model's device.
+        noisy: the same images corrupted, by the name of the corruption in words.
+        test: all test images, to see over which range a code varies.
+        batch_size: images per batch.
+        seed: of the samples.
+    """
+    figures = {
+        "reconstructions": _left_and_right(x, model.reconstruct(x)),
+        "denoising": [("original", x)],
+        "interpolation": _interpolation(model, x),
+    }
+    for name, corrupted in noisy.items():
+        figures["denoising"] += [(name, corrupted), ("restored", model.reconstruct(corrupted))]
+    if "direction" not in model.undefined and all(part.ndim == VECTORS for part in parts(model.encode(x))):
+        figures["traversal"] = _traversal(model, x, test, batch_size)
+    if "samples" not in model.undefined:
+        samples = model.sample(SAMPLE_ROWS * len(x), torch.Generator(x.device).manual_seed(seed))
+        figures["samples"] = [("", row) for row in samples.split(len(x))]
+    return figures
+
+
+def _left_and_right(left: Tensor, right: Tensor) -> Rows:
+    """Rows of both, `LEFT` of the first and then `LEFT` of the second; what does not fill a row is left out."""
+    count = min(LEFT, len(left))
+    pairs = zip(left.split(count), right.split(count), strict=True)
+    return [("", torch.cat(pair)) for pair in pairs if len(pair[0]) == count]
+
+
+def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
+    """Each row moves in a straight line from one image's code to the next image's."""
+    z = model.encode(x)
+    return [("", model.decode(line(z, i, i + 1, len(x)))) for i in range(0, len(x) - 1, 2)]
+
+
+def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> Rows:
+    """Latent traversal: one dimension of one image's code is turned at a time, as a dial, the others left as they are.
+
+    The dimensions are those that vary most over the test images, each turned over ±3 standard deviations.
+    """
+    codes = statistics.Variance()
+    for batch in batches(test, batch_size, x.device):
+        codes.add(flatten(model.encode(batch)))
+    mean, deviation = codes.mean.float(), codes.value.sqrt().float()
+    dial = torch.linspace(-3, 3, len(x), device=x.device)
+    latent = model.encode(x[TRAVERSED_IMAGE % len(x)].unsqueeze(0))
+    rows = []
+    for dimension in deviation.argsort(descending=True)[:TRAVERSED].tolist():
+        z = flatten(latent).repeat(len(x), 1)
+        z[:, dimension] = mean[dimension] + dial * deviation[dimension]
+        rows.append((f"z{dimension}", model.decode(unflatten(z, latent))))
+    return rows

@@ -1,0 +1,1 @@
+"""Trained models on files, folders and pipes, and in other programs."""

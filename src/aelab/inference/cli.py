@@ -1,0 +1,240 @@
+"""The command `aelab`: trained models on files, folders and pipes.
+
+The command writes to the path that the user names, or to the standard output where that is `-`; every message goes to
+the standard error. It ends with 0 if all went well, 1 if something could not be done, 2 if it was called wrongly.
+Nothing is coloured. What needs torch is imported inside functions: `--help` and completion do not wait for that.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from aelab.core.errors import UserError
+from aelab.inference import image_files, invocation
+from aelab.inference.invocation import PIPE, Force, Invocation, Quiet, Revision, Verbose, named
+from aelab.ingest import image_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TABLES = (".parquet", ".csv")
+
+app = typer.Typer(
+    name="aelab",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+In = Annotated[str, typer.Argument(metavar="IN", help="An image, a folder of images, or - for the standard input.")]
+Out = Annotated[str, typer.Argument(metavar="OUT", help="A .png, a folder for a folder, or - for the standard output.")]
+Outs = Annotated[
+    str,
+    typer.Argument(
+        metavar="OUT", help="A .png with all of them, a folder for one file each, or - for the standard output."
+    ),
+]
+Fit = Annotated[
+    image_folder.Fit,
+    typer.Option(
+        help="How an image of another size comes to the model's: its middle, black around it, or distorted; "
+        "exact: not at all, it is left out."
+    ),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; what the user can mend becomes one sentence."""
+    try:
+        app(arguments, prog_name="aelab")
+    except UserError as error:
+        sys.exit(f"aelab: {error}")
+    except OSError as error:  # no space, no permission
+        sys.exit(f"aelab: {error.filename or 'the output'}: {error.strerror}")
+
+
+@app.callback(
+    epilog="""\b
+Examples:
+  aelab reconstruct digit.png copy.png --model models/vae
+  aelab denoise scans/ cleaned/ --model models:/denoising@champion
+  cat digit.png | aelab encode - - --model models/vae
+  aelab sample digits.png --count 25 --model models/vqvae --seed 7
+  aelab interpolate 3.png 8.png strip.png --model models/ae
+  aelab export models/vae vae.onnx
+
+COMMAND --help has more of them.
+"""
+)
+def about() -> None:
+    """Use trained autoencoders: on an image, a folder of images, or in a pipe."""
+
+
+def command(*examples: str) -> Callable[[Callable[..., None]], None]:
+    """Register a command that is given an `Invocation`, and has the options of that beside its own parameters."""
+    shared = inspect.signature(Invocation).parameters.values()
+
+    def register(work: Callable[..., None]) -> None:
+        def run(**given: Any) -> None:
+            call = Invocation(**{each.name: given.pop(each.name) for each in shared})
+            work(call, **given)
+
+        _, *own = inspect.signature(work).parameters.values()
+        together = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
+        run.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
+        app.command(work.__name__, help=work.__doc__, epilog="\n  ".join(["\b\nExamples:", *examples]))(run)
+
+    return register
+
+
+@command(
+    "aelab reconstruct digit.png copy.png --model models/vae",
+    "aelab reconstruct digits/ copies/ --model models:/reconstruction@champion",
+    "aelab reconstruct photo.jpg copy.png --model models/vqvae --fit pad",
+    "cat digit.png | aelab reconstruct - - --model models/ae > copy.png",
+)
+def reconstruct(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
+    """Give images back as a model encodes and decodes them."""
+    invocation.check_png(out)
+    call.reconstruct(call.jobs(source, out), fit)
+
+
+@command(
+    "aelab denoise noisy.png clean.png --model models/dae",
+    "aelab denoise scans/ cleaned/ --model models:/denoising@champion",
+)
+def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
+    """Give corrupted images back without their noise."""
+    invocation.check_png(out)
+    jobs = call.jobs(source, out)
+    if call.model.inputs == "clean":
+        call.note(
+            "warning: a model of this kind has seen clean images only, and knows no noise: it gives back what it can"
+        )
+    call.reconstruct(jobs, fit)
+
+
+@command(
+    "aelab encode digits/ codes.parquet --model models/vae",
+    "aelab encode digit.png - --model models/vqvae",
+)
+def encode(
+    call: Invocation,
+    source: In,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A .parquet, a .csv, or - for CSV on the standard output.")],
+    fit: Fit = "crop",
+) -> None:
+    """Write the codes of images as a table.
+
+    A row for each image: its numbers z0, z1, … or, of a codebook, its indices k0, k1, …
+    """
+    if out != PIPE and Path(out).suffix.lower() not in TABLES:
+        msg = f"codes are written as {' or '.join(TABLES)}; {out} ends in neither"
+        raise typer.BadParameter(msg, param_hint="OUT")
+    jobs = call.jobs(source)
+    if out != PIPE:
+        image_files.check_free([Path(out)], force=call.force)
+    import torch
+
+    from aelab.inference import codec, tasks
+
+    form = codec.Codec(call.model)
+    names, rows = list[str](), list["Tensor"]()
+    for read, x in call.batches(jobs, fit):
+        names += [job.name for job in read]
+        rows.append(tasks.perform(call.model, "encode", x, tasks.Options()).cpu())
+    if rows:
+        table = codec.table(names, torch.cat(rows), integers=form.integers)
+        invocation.put(codec.as_bytes(table, Path(out).suffix), None if out == PIPE else Path(out))
+    call.end(f"codes of {len(names)} images, {form.width} numbers each: {named(out)}")
+
+
+@command(
+    "aelab sample digits.png --count 25 --model models/vae --seed 7",
+    "aelab sample digits/ --count 1000 --model models:/generation@champion",
+)
+def sample(
+    call: Invocation,
+    out: Outs,
+    *,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many images.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images, the same one the same.")] = 0,
+) -> None:
+    """Make images up, from a model's prior."""
+    paths = call.targets(out, count)
+    from aelab.inference import tasks
+
+    invocation.write(tasks.as_bytes(tasks.sample(call.model, count, seed)), paths)
+    call.end(f"{count} samples, seed {seed}: {named(out)}")
+
+
+@command(
+    "aelab interpolate 3.png 8.png strip.png --model models/vae",
+    "aelab interpolate 3.png 8.png frames/ --steps 60 --model models/vae",
+)
+def interpolate(
+    call: Invocation,
+    first: Annotated[str, typer.Argument(metavar="A", help="The image to begin with.")],
+    last: Annotated[str, typer.Argument(metavar="B", help="The image to end with.")],
+    out: Outs,
+    *,
+    steps: Annotated[int, typer.Option(min=2, max=10_000, help="How many images, A's and B's included.")] = 10,
+    fit: Fit = "crop",
+) -> None:
+    """Go from one image to another, in a straight line between their codes."""
+    paths = call.targets(out, steps)
+    jobs = [invocation.job(first), invocation.job(last)]
+    import torch
+
+    from aelab.inference import tasks
+
+    seen = [x for _, x in call.batches(jobs, fit)]
+    if call.failed:
+        raise typer.Exit(1)
+    images = tasks.perform(call.model, "interpolate", torch.cat(seen), tasks.Options(steps=steps))
+    invocation.write(tasks.as_bytes(images), paths, columns=steps)
+    call.end(f"{steps} images from {first} to {last}: {named(out)}")
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  aelab export models/vae vae.onnx
+  aelab export models:/reconstruction@champion encoder.onnx --part encode
+"""
+)
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As --model of the other commands.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="An .onnx.")],
+    *,
+    part: Annotated[
+        Literal["reconstruct", "encode", "decode"],
+        typer.Option(help="Images to images, images to codes (as rows, see encode), or such rows to images."),
+    ] = "reconstruct",
+    rev: Revision = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a model as ONNX, for other programs.
+
+    Before it is written, its outputs are compared with torch's at several batch sizes.
+    """
+    call = Invocation(model, rev, "cpu", force, quiet, verbose)
+    if out.suffix != ".onnx":
+        msg = f"models are written as ONNX; {out} does not end in .onnx"
+        raise typer.BadParameter(msg, param_hint="OUT")
+    image_files.check_free([out], force=force)
+    from aelab.inference import onnx
+
+    found = onnx.export(call.model, part, out)
+    call.note(f"{out}: {part}, {out.stat().st_size / 1e6:.2f} MB, SHA-256 {found.digest}\n{found.sentence}")
+
+
+if __name__ == "__main__":
+    main()

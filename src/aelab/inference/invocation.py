@@ -1,0 +1,229 @@
+"""A call of the command `aelab`: what it reads, writes and says. The commands themselves stand in `cli.py`.
+
+What needs torch is imported inside functions: `--help` and completion do not wait for that.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import typer
+from tqdm.auto import tqdm
+
+from aelab.core.disk import write_atomically
+from aelab.core.errors import UserError
+from aelab.data.datasets import Bytes
+from aelab.inference import image_files
+from aelab.inference.image_files import Job
+from aelab.ingest.image_folder import Fit, words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aelab.models.base import Autoencoder
+
+PIPE = "-"
+BATCH = 100  # images in memory at a time
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="AELAB_MODEL",
+        metavar="MODEL",
+        help="A file (models/vae/seed0.safetensors), its folder (models/vae), either as of a revision "
+        "(HEAD~1:models/vae), or MLflow's (models:/reconstruction@champion, runs:/ID/vae-seed0).",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option("--rev", metavar="REV", help="Take MODEL as of this Git revision, tag or DVC experiment."),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: a GPU if there is one.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
+
+
+@dataclass
+class Invocation:
+    """The options of one call, and how much of what it asks for could not be done.
+
+    What its constructor takes is an option of every command: `cli.command` sees to that.
+    """
+
+    location: Model
+    rev: Revision = None
+    device: Device = "auto"
+    force: Force = False
+    quiet: Quiet = False
+    verbose: Verbose = False
+    total: int = field(default=1, init=False)  # images to read, or else the one thing to be made
+    failed: int = field(default=0, init=False)
+
+    def note(self, text: str) -> None:
+        """Tell a user who has not asked for quiet."""
+        if not self.quiet:
+            typer.echo(text, err=True)
+
+    def detail(self, text: str) -> None:
+        """Tell a user who has asked for more."""
+        if self.verbose:
+            typer.echo(text, err=True)
+
+    def fail(self, text: str) -> None:
+        """Name what is left out; the rest goes on."""
+        self.failed += 1
+        typer.echo(f"aelab: {text}", err=True)
+
+    def end(self, made: str) -> None:
+        """Say what has been made, and end with 1 if something has not."""
+        if self.failed < self.total:
+            self.note(made)
+        if self.failed:
+            if self.total > 1:
+                typer.echo(f"aelab: {self.failed} of {self.total} images were left out", err=True)
+            raise typer.Exit(1)
+
+    @cached_property
+    def model(self) -> "Autoencoder":
+        """The model on its device, in evaluation mode."""
+        import torch
+
+        from aelab.core import devices
+        from aelab.inference.model_locator import located
+        from aelab.models import checkpoint
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            msg = "torch finds no GPU here: --device cpu does without"
+            raise UserError(msg)
+        device = devices.prepare(self.device, torch.get_num_threads())
+        with located(self.location, self.rev) as (path, name):
+            model = checkpoint.load(path, device)
+        if name != self.location:
+            self.note(f"model: {name}")
+        channels, height, width = model.image
+        pixels = f"{width}×{height} pixels, {channels} channel{'s' * (channels > 1)}"
+        self.detail(f"{model.configuration['variant']} for images of {pixels}, on {devices.describe(device)}")
+        return model
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def jobs(self, source: str, out: str | None = None) -> list[Job]:
+        """The images to read, and the file that each is written to; none if there is no `out`, or it is a pipe."""
+        target = None if out in {None, PIPE} else Path(str(out))
+        if source == PIPE or not Path(source).is_dir():
+            jobs = [job(source, target)]
+        elif out == PIPE:
+            msg = "a folder becomes a folder; - takes one image"
+            raise typer.BadParameter(msg, param_hint="OUT")
+        else:
+            jobs, left_out = image_files.jobs(Path(source), target)
+            self.total = len(jobs) + len(left_out)
+            for each in left_out:
+                self.fail(f"{each.path} {each.reason}")
+        image_files.check_free([job.target for job in jobs if job.target is not None], force=self.force)
+        return jobs
+
+    def batches(self, jobs: list[Job], fit: Fit) -> "Iterator[tuple[list[Job], Tensor]]":
+        """The images as the model takes them, floats (B, C, H, W), and the jobs that they belong to; an image that
+        cannot be read is named and left out.
+        """
+        from aelab.core.tensors import as_float
+
+        resized: list[str] = []
+        quiet = True if self.quiet or len(jobs) == 1 else None  # None: no bar where stderr is no terminal
+        with tqdm(total=len(jobs), unit="image", leave=False, disable=quiet, file=sys.stderr) as bar:
+            for start in range(0, len(jobs), BATCH):
+                read, pixels = list[Job](), list[Bytes]()
+                for job in jobs[start : start + BATCH]:
+                    seen = image_files.read(job.source, self.model.image, fit)
+                    bar.update()
+                    if isinstance(seen, str):
+                        self.fail(f"{job.name} {seen}")
+                        continue
+                    if seen.size != self.model.image[:0:-1]:
+                        resized.append(f"{job.name} is {words(seen.size)} pixels")
+                        self.detail(resized[-1])
+                    read.append(job)
+                    pixels.append(seen.pixels)
+                if read:
+                    yield read, as_float(np.stack(pixels))
+        if resized:
+            one = len(resized) == 1
+            which = f"{resized[0]}; it was" if one else f"{len(resized)} images had another size; they were"
+            size = words(self.model.image[:0:-1])
+            self.note(f"{which} brought to the model's {size} (--fit {fit})")
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def reconstruct(self, jobs: list[Job], fit: Fit) -> None:
+        """Write the reconstruction of every image."""
+        from aelab.inference import tasks
+
+        written: list[str] = []
+        for read, x in self.batches(jobs, fit):
+            images = tasks.as_bytes(tasks.perform(self.model, "reconstruct", x, tasks.Options()))
+            for job, image in zip(read, images, strict=True):
+                put(image_files.png(image), job.target)
+                written.append(named(job.target))
+        more = f" and {len(written) - 1} more" if len(written) > 1 else ""
+        self.end(f"written: {written[0]}{more}" if written else "")
+
+    def targets(self, out: str, count: int) -> Sequence[Path | None]:
+        """The files of `count` images, or the one file of all of them; None is the standard output."""
+        check_png(out)
+        if out == PIPE:
+            return [None]
+        alone = Path(out).suffix.lower() == image_files.PNG
+        paths = [Path(out)] if alone else image_files.numbered(Path(out), count)
+        image_files.check_free(paths, force=self.force)
+        return paths
+
+
+def job(source: str, target: Path | None = None) -> Job:
+    """A single image; the standard input is read at once."""
+    if source != PIPE:
+        return image_files.job(Path(source), source, target)
+    if sys.stdin.isatty():
+        msg = "- is the standard input, which is to be an image: … | aelab … -"
+        raise typer.BadParameter(msg, param_hint="IN")
+    return image_files.job(sys.stdin.buffer.read(), "stdin", target)
+
+
+def check_png(out: str) -> None:
+    """A terminal shows no PNG.
+
+    Raises:
+        typer.BadParameter: `out` is one.
+    """
+    if out == PIPE and sys.stdout.isatty():
+        msg = "- is the standard output, a terminal, which shows no PNG: aelab … - > image.png"
+        raise typer.BadParameter(msg, param_hint="OUT")
+
+
+def write(images: Bytes, targets: Sequence[Path | None], columns: int | None = None) -> None:
+    """Write images (B, C, H, W) into as many files, or all of them as one, in rows of `columns`."""
+    if len(targets) != len(images):
+        images = image_files.sheet(images, columns)[None]
+    for image, target in zip(images, targets, strict=True):
+        put(image_files.png(image), target)
+
+
+def put(content: bytes, target: Path | None) -> None:
+    """Write a file, all of it or nothing, or to the standard output where there is no target."""
+    if target is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        write_atomically(target, content)
+
+
+def named(target: str | Path | None) -> str:
+    """The target's name in a message."""
+    return "the standard output" if target in {None, PIPE} else str(target)

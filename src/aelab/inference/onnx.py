@@ -1,0 +1,147 @@
+"""A trained model as ONNX, for programs without torch: what of it is deterministic, in one file, checked against torch.
+
+    reconstruct   images (B, C, H, W) → images
+    encode        images → codes as rows (B, d), see `codec.py`: means, or indices
+    decode        such rows → images
+
+Nothing is drawn: where the code is a distribution it is its mean. B is left open, which is why the example has two
+images: of a single one the exporter may conclude that it is always one. A constant may hide even so, hence the check at
+several sizes, one of them larger than any that the exporter has seen.
+
+Indices may differ where two codes are equally near, since other programs round differently; so they are compared by the
+share that differs, images and means by the largest difference.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aelab.core.disk import write_atomically
+from aelab.core.errors import UserError
+from aelab.inference.codec import Codec
+from aelab.models.base import Autoencoder
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+BATCHES = (1, 2, 3, 17)
+TOLERANCE = 1e-4  # of images in [0, 1], and of means in units of the greatest one
+TIES = 0.01  # of the indices
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of it."""
+
+    digest: str  # SHA-256 of the file
+    difference: float  # the largest to torch's outputs, or the share of indices that differ
+    sentence: str  # that says so
+
+
+class Part(nn.Module):
+    """A function of a model as a module of its own."""
+
+    def __init__(self, model: Autoencoder, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the function gives."""
+        return self.function(x)
+
+
+def exportable(model: Autoencoder) -> Mapping[str, tuple[Callable[[Tensor], Tensor], str, str]]:
+    """What can be exported: the function, and what its input and its output are called."""
+    codec = Codec(model)
+    return {
+        "reconstruct": (model.reconstruct, "images", "reconstructions"),
+        "encode": (codec.encode, "images", "codes"),
+        "decode": (codec.decode, "codes", "images"),
+    }
+
+
+def _check_installed() -> None:
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        msg = f"the export needs {', '.join(missing)}: in a clone, `pip install '.[onnx]'` installs them"
+        raise UserError(msg)
+
+
+@torch.no_grad()
+def export(model: Autoencoder, part: str, path: Path) -> Exported:
+    """Write a part of `model`, one of `exportable`, to `path`, once it has been found to compute the same.
+
+    Raises:
+        UserError: it does not, there is no such part, or packages are missing, whose names the message has.
+    """
+    _check_installed()
+    if part not in exportable(model):
+        msg = f"there is no part {part!r}; there are {', '.join(exportable(model))}"
+        raise UserError(msg)
+    function, given, gives = exportable(model)[part]
+    examples = {batch: _example(model, given, batch) for batch in BATCHES}
+    content = _onnx(Part(model, function).eval(), examples[2], given, gives)
+    found = _compared(content, function, examples)
+    write_atomically(path, content)
+    return found
+
+
+def _example(model: Autoencoder, given: str, batch: int) -> Tensor:
+    """Images of noise, or the codes of some."""
+    generator = torch.Generator().manual_seed(batch)
+    images = torch.rand(batch, *model.image, generator=generator)
+    return images if given == "images" else Codec(model).encode(images)
+
+
+def _onnx(module: nn.Module, example: Tensor, given: str, gives: str) -> bytes:
+    """The content of an ONNX file with everything in it."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():  # of the exporter, about what it uses itself
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (example,),
+            input_names=[given],
+            output_names=[gives],
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),  # another of them would settle for a constant in silence
+            verbose=False,
+        )
+    if program is None:
+        msg = "torch has exported nothing"
+        raise RuntimeError(msg)
+    return program.model_proto.SerializeToString()
+
+
+def _compared(content: bytes, function: Callable[[Tensor], Tensor], examples: Mapping[int, Tensor]) -> Exported:
+    """What the file gives, beside what torch gives.
+
+    Raises:
+        UserError: it is not the same.
+    """
+    import onnxruntime  # noqa: PLC0415 - an extra
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    worst, relative, integers = 0.0, 0.0, False
+    for batch, x in examples.items():
+        expected, (found,) = function(x).numpy(), session.run(None, {name: x.numpy()})
+        if found.shape != expected.shape or found.dtype != expected.dtype:
+            msg = f"the exported model gives {found.dtype} {found.shape} at a batch of {batch}, not {expected.shape}"
+            raise UserError(msg)
+        integers = bool(np.issubdtype(expected.dtype, np.integer))
+        difference = float((found != expected).mean() if integers else np.abs(found - expected).max())
+        scale = 1.0 if integers else max(1.0, float(np.abs(expected).max()))
+        worst, relative = max(worst, difference), max(relative, difference / scale)
+    what = f"{worst:.2%} of the indices differ" if integers else f"the largest difference is {worst:.1e}"
+    sentence = f"beside torch, at batches of {', '.join(map(str, examples))}: {what}"
+    if not relative <= (TIES if integers else TOLERANCE):
+        msg = f"the exported model does not compute the same and is not written: {sentence}"
+        raise UserError(msg)
+    return Exported(hashlib.sha256(content).hexdigest(), worst, sentence)

@@ -1,0 +1,1 @@
+"""How images come in: downloads with their mirrors and parsers, folders of image files."""

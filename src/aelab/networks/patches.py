@@ -1,0 +1,151 @@
+"""Patches: all the arithmetic at low resolution.
+
+An image is taken apart into patches at the first layer and put together again after the last one; in between stand
+convolutions on the grid of patches. Large grids are halved until a vector's fully connected layer is small.
+"""
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from aelab.models.base import Shape
+from aelab.models.layers import Convolution, Patches, Pointwise, Residual, Width, channels_last, halvings, set_bias
+from aelab.models.network import Decoder, Grid, Network
+
+
+class PatchNetwork(Network):
+    """`width` feature maps on a grid with one place for every `downsampling`² pixels."""
+
+    def __init__(self, image: Shape, *, width: Width, downsampling: PositiveInt = 4) -> None:
+        super().__init__(image)
+        if image[1] % downsampling or image[2] % downsampling:
+            msg = f"both sides must be multiples of downsampling, {downsampling}"
+            raise ValueError(msg)
+        self.width, self.downsampling = width, downsampling
+
+    @property
+    def grid(self) -> Grid:
+        """(H, W) / downsampling."""
+        return self.image[1] // self.downsampling, self.image[2] // self.downsampling
+
+    def encoder(self, features: int) -> nn.Module:
+        """One convolution over the patches, then a fully connected layer."""
+        return VectorEncoder(self, features)
+
+    def decoder(self, code: int, channels: int = 1) -> Decoder:
+        """A fully connected layer, then residual blocks on the grid."""
+        return VectorDecoder(self, code, channels)
+
+    def grid_encoder(self, features: int) -> nn.Module:
+        """One convolution over the patches, then a perceptron at every place."""
+        return GridEncoder(self, features)
+
+    def grid_decoder(self, features: int, channels: int = 1) -> Decoder:
+        """Residual blocks on the grid."""
+        return GridDecoder(self, features, channels)
+
+
+class VectorEncoder(nn.Module):
+    """Images (B, C, H, W) to `features` numbers each (B, features)."""
+
+    def __init__(self, network: PatchNetwork, features: int) -> None:
+        super().__init__()
+        size, width = network.downsampling, network.width
+        times = halvings(network.grid)
+        self.layers = nn.Sequential(
+            Patches(size),  # (B, p²·C, h, w)
+            Convolution(network.image[0] * size**2, width),
+            nn.ReLU(),
+            *(layer for _ in range(times) for layer in (Patches(2), Pointwise(4 * width, width), nn.ReLU())),
+        )
+        places = network.grid[0] * network.grid[1] // 4**times
+        self.head = nn.Linear(places * width, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, features)."""
+        return self.head(self.layers(x).permute(0, 2, 3, 1).flatten(1)).float()  # channels last: flattened in place
+
+
+class Output(nn.Module):
+    """Feature maps (B, F, h, w) to the parameters of pixels (B, C·P, H, W)."""
+
+    def __init__(self, network: PatchNetwork, channels: int) -> None:
+        super().__init__()
+        self.pixels = network.downsampling**2
+        self.convolution = Convolution(network.width, network.image[0] * channels * self.pixels)
+        self.shuffle = nn.PixelShuffle(network.downsampling)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, h, w) → (B, C·P, H, W)."""
+        return self.shuffle(self.convolution(x)).float()
+
+
+class PatchDecoder(Decoder):
+    """What the two decoders share: the layer that puts the patches together."""
+
+    output: Output
+
+    def start_at(self, output: Tensor) -> None:
+        """Give the last layer that bias."""
+        set_bias(self.output.convolution, output.repeat_interleave(self.output.pixels))
+
+
+class VectorDecoder(PatchDecoder):
+    """Codes (B, d) to the parameters of pixels (B, C·P, H, W)."""
+
+    def __init__(self, network: PatchNetwork, code: int, channels: int) -> None:
+        super().__init__()
+        width, times = network.width, halvings(network.grid)
+        height, breadth = (side // 2**times for side in network.grid)
+        self.grid = height, breadth, width
+        self.stem = nn.Linear(code, height * breadth * width)
+        self.layers = nn.Sequential(
+            *(layer for _ in range(times) for layer in (nn.ReLU(), Pointwise(width, 4 * width), nn.PixelShuffle(2))),
+            *(Residual(width, width // 2) for _ in range(2)),
+            nn.ReLU(),
+        )
+        self.output = Output(network, channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, d) → (B, C·P, H, W)."""
+        return self.output(self.layers(channels_last(self.stem(z).unflatten(1, self.grid))))
+
+
+class GridEncoder(nn.Module):
+    """Images (B, C, H, W) to one vector per patch (B, D, h, w).
+
+    The receptive field is a patch and its neighbours, and a learned position is added. Codes of so small a field are
+    easier for the prior to predict: on MNIST about 150 nats, against 200 for a residual encoder with a wide one.
+    """
+
+    def __init__(self, network: PatchNetwork, features: int) -> None:
+        super().__init__()
+        size, width = network.downsampling, network.width
+        self.patches = nn.Sequential(
+            Patches(size),  # (B, p²·C, h, w)
+            Convolution(network.image[0] * size**2, 2 * width),
+        )
+        self.position = nn.Parameter(0.3 * torch.randn(2 * width, *network.grid))
+        self.layers = nn.Sequential(nn.ReLU(), Pointwise(2 * width, width), nn.ReLU(), Pointwise(width, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, D, h, w)."""
+        return self.layers(self.patches(x) + self.position).float()
+
+
+class GridDecoder(PatchDecoder):
+    """One vector per patch (B, D, h, w) to the parameters of pixels (B, C·P, H, W)."""
+
+    def __init__(self, network: PatchNetwork, features: int, channels: int) -> None:
+        super().__init__()
+        width = network.width
+        self.layers = nn.Sequential(
+            Convolution(features, width),
+            *(Residual(width, width // 2) for _ in range(2)),
+            nn.ReLU(),
+        )
+        self.output = Output(network, channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, D, h, w) → (B, C·P, H, W)."""
+        return self.output(self.layers(z))

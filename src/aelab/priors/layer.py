@@ -1,0 +1,44 @@
+"""A second stochastic layer: p(z) = ∫ p(z|u) p(u) du, with a code u above the code z (Burda et al. 2016, section 5).
+
+    p(z|u) = N(μ_θ(u), diag σ_θ²(u)),  p(u) the prior of the upper layer,  q(u|z) = N(μ_φ(z), diag σ_φ²(z))
+
+The integral is intractable. p(z|u) p(u) / q(u|z) at one u ~ q(u|z) is an unbiased estimate of it, so a VAE with this
+prior is trained on the bound of two layers, and importance weights with k samples are those of two layers.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from aelab.models.layers import ACTIVATIONS, Activation, perceptron
+from aelab.models.prior import PRIORS, Prior, PriorSection, log_normal, moments, reparameterise
+
+
+class Layer(Prior):
+    """A prior with `code` latent dimensions above; perceptrons with layers of the sizes `hidden` lead up and down."""
+
+    def __init__(
+        self,
+        below: PositiveInt,
+        *,
+        code: PositiveInt,
+        hidden: Annotated[list[PositiveInt], Field(min_length=1)],
+        activation: Activation = "relu",
+        prior: PriorSection = "standard",  # type: ignore[assignment]
+    ) -> None:
+        super().__init__()
+        self.up = perceptron([below, *hidden, 2 * code], ACTIVATIONS[activation])
+        self.down = perceptron([code, *hidden[::-1], 2 * below], ACTIVATIONS[activation])
+        self.prior = PRIORS.build(prior, code)
+
+    def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """log p(z|u) + log p(u) − log q(u|z) at one u ~ q(u|z): (…, d) → (…)."""
+        q = moments(self.up(z))
+        u = reparameterise(*q, generator)
+        return log_normal(z, *moments(self.down(u))) + self.prior.log_prob(u, generator) - log_normal(u, *q)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """u ~ p(u), then z ~ p(z|u): (count, d)."""
+        return reparameterise(*moments(self.down(self.prior.sample(count, generator))), generator)

@@ -1,0 +1,38 @@
+"""A mixture of Gaussians as prior, learned with the rest: p(z) = Σ_k π_k · N(z; μ_k, diag σ_k²).
+
+Dilokthanakul et al. 2016; the VampPrior of Tomczak & Welling 2018 is the mixture whose components are posteriors of
+learned pseudo-inputs, and this one is the "mixture of Gaussians prior" that it is compared with there.
+"""
+
+import math
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from aelab.models.prior import Prior
+
+
+class Mixture(Prior):
+    """A mixture with `components` components, which begin near N(0, I)."""
+
+    def __init__(self, code: PositiveInt, *, components: PositiveInt) -> None:
+        super().__init__()
+        self.means = nn.Parameter(0.5 * torch.randn(components, code))
+        self.log_variances = nn.Parameter(torch.zeros(components, code))
+        self.logits = nn.Parameter(torch.zeros(components))
+
+    def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """(…, d) → (…)."""
+        precisions = (-self.log_variances).exp()  # (K, d)
+        with torch.autocast(z.device.type, enabled=False):  # in bfloat16 the difference of these products is lost
+            # Σ_d (z − μ)²/σ² as two matrix products, instead of a tensor (…, K, d)
+            square = z.square() @ precisions.T - 2 * z @ (self.means * precisions).T
+        constant = (self.means.square() * precisions + self.log_variances + math.log(2 * math.pi)).sum(1)
+        return (self.logits.log_softmax(0) - 0.5 * (square + constant)).logsumexp(-1)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count, d)."""
+        chosen = torch.multinomial(self.logits.softmax(0), count, replacement=True, generator=generator)
+        noise = torch.randn(count, self.means.shape[1], generator=generator, device=generator.device)
+        return self.means[chosen] + (self.log_variances[chosen] / 2).exp() * noise

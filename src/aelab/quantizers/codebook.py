@@ -1,0 +1,26 @@
+"""A codebook learned by gradient descent on the codebook loss (van den Oord et al. 2017, sections 3.1 and 3.2)."""
+
+import torch
+from pydantic import PositiveInt
+from torch import nn
+
+from aelab.models.quantizer import Gradient, Restarts
+from aelab.quantizers._vectors import VectorQuantizer
+
+
+class Codebook(VectorQuantizer):
+    """K = `codes` vectors of `size` numbers; without `restarts` they start at random around 0 and are left alone."""
+
+    def __init__(
+        self,
+        *,
+        codes: PositiveInt,
+        size: PositiveInt,
+        restarts: Restarts = True,
+        gradient: Gradient = "straight_through",
+    ) -> None:
+        super().__init__(codes, size, restarts=restarts, gradient=gradient)
+        self.vectors = nn.Parameter(torch.zeros(codes, size))
+        if not restarts:
+            nn.init.uniform_(self.vectors, -1 / codes, 1 / codes)
+            self.usage.fill_(1.0)

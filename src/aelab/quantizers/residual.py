@@ -1,0 +1,81 @@
+"""Residual quantisation: each level quantises what the levels before it have left (Zeghidour et al. 2021, algorithm 1).
+
+    r_1 = z_e,   e_d = the nearest code of level d to r_d,   r_{d+1} = r_d − e_d,   e = Σ_d e_d
+
+The losses are those of all levels: ‖r_d − e_d‖² = ‖z_e − Σ_{j≤d} e_j‖², which commits z_e to every partial sum (Lee et
+al. 2022, equation 8). A place has one index for each level, next to each other in raster order.
+"""
+
+from typing import Annotated, cast
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from aelab.models.quantizer import GRADIENTS, Gradient, Grid, Quantized, Quantizer, Restarts
+from aelab.quantizers.codebook import Codebook
+
+
+class Residual(Quantizer):
+    """`depth` codebooks of K = `codes` vectors of `size` numbers; the indices are a grid (h, w·depth)."""
+
+    def __init__(
+        self,
+        *,
+        codes: PositiveInt,
+        size: PositiveInt,
+        depth: Annotated[int, Field(ge=1, le=100)],
+        restarts: Restarts = True,
+        gradient: Gradient = "straight_through",
+    ) -> None:
+        super().__init__()
+        self.codes, self.size, self.depth, self.gradient = codes, size, depth, GRADIENTS[gradient]
+        self.levels = nn.ModuleList(Codebook(codes=codes, size=size, restarts=restarts) for _ in range(depth))
+
+    @property
+    def entries(self) -> int:
+        """K·depth: the levels have codes of their own."""
+        return self.codes * self.depth
+
+    def grid(self, places: Grid) -> Grid:
+        """(h, w) → (h, w·depth)."""
+        return places[0], places[1] * self.depth
+
+    @torch.no_grad()
+    def quantise(self, z_e: Tensor) -> Tensor:
+        """The codes of all levels: (B, D, h, w) → (B, h, w·depth)."""
+        residual, indices = z_e, []
+        for level in self._codebooks():
+            indices.append(level.quantise(residual))
+            residual = residual - level.look_up(indices[-1])
+        return torch.stack(indices, -1).flatten(2)
+
+    def look_up(self, indices: Tensor) -> Tensor:
+        """e: (B, h, w·depth) → (B, D, h, w)."""
+        each = indices.unflatten(2, (-1, self.depth)).unbind(-1)
+        return torch.stack([level.look_up(k) for level, k in zip(self._codebooks(), each, strict=True)]).sum(0)
+
+    def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
+        """Quantise z_e, shape (B, D, h, w), level by level; in training mode, each learns from what it is given."""
+        residual, made = z_e, []
+        for level in self._codebooks():
+            made.append(level(residual, generator))
+            residual = residual - made[-1].z_q.detach()
+        e = torch.stack([each.z_q.detach() for each in made]).sum(0)
+        return Quantized(
+            z_q=self.gradient(z_e, e),
+            indices=torch.stack([each.indices for each in made], -1).flatten(2),
+            codebook_loss=torch.stack([each.codebook_loss for each in made]).sum(),
+            commitment_loss=torch.stack([each.commitment_loss for each in made]).sum(),
+        )
+
+    def counts(self, indices: Tensor) -> Tensor:
+        """How often each code of each level occurs, the levels one after the other: (K·depth,).
+
+        The levels occur equally often, so the perplexity is depth times the geometric mean of theirs.
+        """
+        level = torch.arange(self.depth, device=indices.device)
+        return super().counts(indices.unflatten(2, (-1, self.depth)) + level * self.codes)
+
+    def _codebooks(self) -> list[Codebook]:
+        return cast("list[Codebook]", list(self.levels))

@@ -1,0 +1,242 @@
+"""What the report draws, as SVG with text that stays text: the same data give the same bytes.
+
+rate and distortion   −ELBO = R + D: on the plane of both, bounds that are equal lie on lines of slope −1
+                      (Alemi et al. 2018, section 3)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from aelab.evaluation.figures import STYLE
+from aelab.evaluation.palette import COLOURS, FAINT, GRID, INK, PAPER
+from aelab.report.evidence import Curve, Line, RateDistortion
+from aelab.report.intervals import Interval
+
+MARKERS = "osD^vP"  # told apart without colours, too
+WIDTH, ROW = 3.5, 0.28  # inches: of a chart, and of one entry in it
+BELOW = 0.3  # a row's mean are its seeds, in rows
+LOOK: Any = STYLE | {"svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"]}
+CURVE = 10  # points from which on a curve is one
+
+
+def save(figure: Figure, path: Path) -> None:
+    """A chart as a file: its ids are its own, so that many fit into one page; no date, no version."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context({"svg.hashsalt": "/".join(path.parts[-2:])}):
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(path, bbox_inches="tight", pad_inches=0.05, metadata=metadata)
+
+
+@contextmanager
+def _chart(path: Path, height: float, width: float = WIDTH) -> Iterator[Axes]:
+    """Axes to draw on, of so many inches; what is drawn is saved."""
+    with mpl.rc_context(LOOK):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure.subplots()
+        save(figure, path)
+
+
+def values(
+    seeds: Mapping[str, Sequence[float]], means: Mapping[str, Interval], styles: Mapping[str, int], *,
+    xlabel: str, digits: int, path: Path,
+) -> None:  # fmt: skip
+    """A metric of several entries in rows: each seed a dot, the mean with its interval and as a number."""
+    with _rows(path, list(seeds), xlabel) as axes:
+        for row, (name, each) in enumerate(seeds.items()):
+            mean = means[name]
+            _interval(axes, row, mean, styles[name])
+            axes.scatter(each, [row + BELOW] * len(each), s=7, color=FAINT, linewidths=0, zorder=4)
+            axes.annotate(
+                f"{mean.mean:,.{digits}f}", (1, row), (4, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", va="center", ha="left", color=INK,
+            )  # fmt: skip
+
+
+def differences(gaps: Mapping[str, Interval], styles: Mapping[str, int], xlabel: str, path: Path) -> None:
+    """By how much entries differ from another one, each with its interval; hollow where that holds 0."""
+    with _rows(path, list(gaps), xlabel) as axes:
+        axes.axvline(0, color=INK, linewidth=1, linestyle="--", zorder=1)
+        for row, (name, gap) in enumerate(gaps.items()):
+            _interval(axes, row, gap, styles[name], filled=gap.side(0) != 0)
+
+
+@contextmanager
+def _rows(path: Path, names: Sequence[str], xlabel: str) -> Iterator[Axes]:
+    """Axes with a row for each entry, the first one above."""
+    with _chart(path, 0.6 + ROW * len(names)) as axes:
+        axes.set(xlabel=xlabel, ylim=(len(names) - 0.3, -0.6))
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.margins(x=0.06)
+        yield axes
+
+
+def _interval(axes: Axes, row: int, value: Interval, style: int, *, filled: bool = True) -> None:
+    """A mean with the line of its interval, if there is one."""
+    colour, marker = _look(style)
+    if value.known:
+        axes.plot([value.mean - value.half, value.mean + value.half], [row, row], color=colour, linewidth=2.5, zorder=2)
+    axes.scatter(
+        value.mean, row, s=42, marker=marker, facecolor=colour if filled else PAPER, edgecolor=colour, zorder=3
+    )
+
+
+def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
+    """Every entry's rate and distortion: seeds as small dots, the mean as a large one, named below the axes."""
+    with _chart(path, 4.6, 5.6) as axes:
+        axes.grid(visible=False)
+        axes.set(xlabel="rate (nats)", ylabel="distortion (nats)")
+        axes.margins(0.14)
+        for each in points:
+            _dots(axes, each.rate, each.distortion, each.style, each.label)
+            if each.uniform is not None:
+                _dots(axes, each.uniform, each.distortion, each.style, f"{each.label}, uniform prior", filled=False)
+                arrow = {"arrowstyle": "->", "color": FAINT, "linewidth": 1, "shrinkA": 4, "shrinkB": 6}
+                axes.annotate("", each.mean, (float(each.uniform.mean()), each.mean[1]), arrowprops=arrow)
+        for family in dict.fromkeys(each.family for each in points if each.family is not None):
+            members = sorted((each for each in points if each.family == family), key=lambda each: each.beta)
+            axes.plot(*zip(*(each.mean for each in members), strict=True), color=FAINT, linewidth=1.2, zorder=2)
+        _equal_sums(axes)
+        _names_below(axes)
+
+
+def _dots(
+    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], style: int, label: str, *, filled: bool = True
+) -> None:
+    """Small dots and a large one at their mean; hollow ones where they are not what is compared."""
+    colour, marker = _look(style)
+    face = colour if filled else PAPER
+    axes.scatter(x, y, s=9, color=colour, alpha=0.6, linewidths=0, zorder=3)
+    axes.scatter(x.mean(), y.mean(), s=48, marker=marker, facecolor=face, edgecolor=colour, zorder=4, label=label)
+
+
+def _equal_sums(axes: Axes) -> None:
+    """Lines of equal rate + distortion behind all else, their numbers at the upper ends, in the margins of the axes."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    axes.set(xlim=(left, right), ylim=(low, high))
+    for total in MaxNLocator(8).tick_values(left + low, right + high):
+        start, end = max(left, total - high), min(right, total - low)
+        if start < end:
+            axes.plot([start, end], [total - start, total - end], color=GRID, linewidth=1, zorder=1)
+            axes.annotate(
+                f"{total:g}", (start, total - start), (3, 1), textcoords="offset points", fontsize=7, color=FAINT,
+                zorder=1,
+            )  # fmt: skip
+
+
+def lines(
+    drawn: Mapping[str, Line], styles: Mapping[str, int], xlabel: str, ylabel: str, path: Path, *,
+    reference: float | None = None, logarithmic: bool = False,
+) -> None:  # fmt: skip
+    """Lines of all entries with their intervals; from 0 on where there is no other `reference` to see them against."""
+    with _chart(path, 3.0) as axes:
+        if reference is not None:
+            axes.axhline(reference, color=INK, linestyle="--", linewidth=1)
+        for name, line in drawn.items():
+            _draw(axes, name, line, styles[name])
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        if logarithmic:
+            axes.set_yscale("log")
+        elif reference is None:
+            axes.set_ylim(0, None)
+        _names_below(axes)
+
+
+def _names_below(axes: Axes) -> None:
+    """A legend that lies outside of the axes."""
+    axes.figure.legend(loc="outside lower center", ncols=3, handlelength=1.4, columnspacing=1.2)
+
+
+def _draw(axes: Axes, name: str, line: Line, style: int) -> None:
+    """A line with a band from end to end of its intervals."""
+    colour, marker = _look(style)
+    x = [where for where, _ in line]
+    means = np.array([value.mean for _, value in line])
+    halves = np.array([value.half if value.known else 0.0 for _, value in line])
+    axes.fill_between(x, means - halves, means + halves, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, means, label=name, color=colour, marker=marker, markersize=4, linewidth=1.4)
+
+
+def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Path) -> None:
+    """One phase's training (thin) and validation loss by step, for every seed, and above by seconds of the first one; a
+    large dot marks the step whose weights were picked.
+    """
+    colour, marker = _look(style)
+    with _chart(path, 2.6) as axes:
+        for i, (curve, picked) in enumerate(zip(curves, best, strict=True)):
+            train, validation = (
+                np.array([(point["step"], point[loss]) for point in curve if loss in point]).reshape(-1, 2)
+                for loss in ("train_loss", "validation_loss")
+            )
+            labels = ("training", "validation") if i == 0 else ("_", "_")
+            axes.plot(*train.T, color=FAINT, linewidth=0.6, label=labels[0])
+            axes.plot(*validation.T, color=colour, linewidth=1.2, marker=marker, markersize=3, label=labels[1])
+            axes.plot(*validation[validation[:, 0] == picked].T, marker, color=colour, markersize=7)
+        limits = [_without_the_start(curve) for curve in curves]
+        axes.set(xlabel="step", ylabel="loss", ylim=(min(low for low, _ in limits), max(high for _, high in limits)))
+        _seconds_above(axes, curves[0])
+        axes.legend()
+
+
+def _without_the_start(points: Curve) -> tuple[float, float]:
+    """Limits that show the training after its first twentieth: the losses before would flatten all that follows."""
+    last = points[-1]["step"]
+    losses = [
+        value
+        for point in points
+        for name, value in point.items()
+        if name in {"train_loss", "validation_loss"} and (point["step"] > last / 20 or len(points) < CURVE)
+    ]
+    margin = 0.05 * (max(losses) - min(losses)) or 1.0
+    return min(losses) - margin, max(losses) + margin
+
+
+def _seconds_above(axes: Axes, points: Curve) -> None:
+    """A second axis above a panel: how many seconds after the first point each step was reached."""
+    steps = np.array([point["step"] for point in points], np.float64)
+    seconds = np.array([point["time"] for point in points], np.float64) - points[0]["time"]
+    if len(points) < CURVE or seconds[-1] <= 0 or (np.diff(seconds) < 0).any():  # a clock that was set back
+        return
+    seconds += np.arange(len(seconds)) * 1e-9  # strictly rising, so that it can be inverted
+    above = axes.secondary_xaxis(
+        "top",
+        functions=(
+            lambda x: np.interp(np.asarray(x), steps, seconds),
+            lambda x: np.interp(np.asarray(x), seconds, steps),
+        ),
+    )
+    above.xaxis.set_major_locator(MaxNLocator(5, prune="upper"))
+    above.set_xlabel("seconds")
+
+
+def bars(
+    heights: NDArray[np.float64], labels: tuple[str, str], style: int, path: Path,
+    reference: tuple[str, float] | None = None,
+) -> None:  # fmt: skip
+    """Heights (n,), largest first, beside a named line; `labels` of the axes across and up."""
+    with _chart(path, 2.2) as axes:
+        axes.fill_between(
+            np.arange(len(heights) + 1) + 0.5, np.append(np.sort(heights)[::-1], 0), step="post",
+            color=_look(style)[0], linewidth=0,
+        )  # fmt: skip
+        if reference:
+            axes.axhline(reference[1], color=INK, linestyle="--", linewidth=1, label=reference[0])
+            axes.legend()
+        axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(0.5, len(heights) + 0.5), ylim=(0, None))
+
+
+def _look(style: int) -> tuple[str, str]:
+    """Colour and marker, another pair for each of 36 styles: a legend tells all entries apart."""
+    return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(COLOURS)) % len(MARKERS)]

@@ -1,0 +1,303 @@
+"""MLflow as a projection of what is on disk: one run per training, live while it runs, complete once it is evaluated.
+
+The fingerprint of its training names a run, so that projecting the same things twice adds nothing. One process writes
+at a time: a lock file on this machine sees to that. A run without the tag `complete` is unfinished, and the next
+projection completes or replaces the run. No number that is undefined or not finite is ever logged.
+"""
+
+import json
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from filelock import FileLock, Timeout
+from mlflow import MlflowClient
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Run as Found
+from mlflow.models import ModelSignature
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+from aelab.report.champions import ALIAS, TASKS, Champion, rule
+
+EXPERIMENT = "autoencoders"
+NOTE = "mlflow.note.content"  # the description of an experiment or a run, in Markdown
+VIEW = "results"
+RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # on any server
+LONGEST = 6000  # characters of a parameter, all that MLflow takes
+REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # what a model imports
+PACKAGE = Path(__file__).parent
+OPTIONS = (  # of a served model: `tasks.Options`, and which task
+    ParamSpec("task", DataType.string, "reconstruct"),
+    ParamSpec("seed", DataType.long, 0),
+    ParamSpec("count", DataType.long, 1),
+    ParamSpec("steps", DataType.long, 10),
+    ParamSpec("codes", DataType.double, [], (-1,)),
+)
+LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # of every model
+WAIT = 30.0  # seconds for another process to finish the run that it writes
+RUNNING, KILLED, FINISHED, FAILED = "RUNNING", "KILLED", "FINISHED", "FAILED"  # as MLflow has them
+
+
+@dataclass(frozen=True)
+class Run:
+    """What there is to know about one training so far."""
+
+    name: str  # of the run and of its model: letters, digits, "-" and "_"
+    about: str  # what it is, in Markdown
+    training: str  # fingerprint of what the training depends on
+    status: str  # RUNNING, KILLED, FINISHED or FAILED
+    started: float  # seconds since the epoch
+    parameters: Mapping[str, Any]
+    tags: Mapping[str, str]
+    history: Sequence[Mapping[str, Any]]  # points: phase, step, time in seconds since the epoch, and its losses
+    evaluated: "Evaluated | None" = None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a training and its evaluation have left."""
+
+    fingerprint: str  # of the training, and of what it and the evaluation gave
+    ended: float
+    metrics: Mapping[str, float]  # by the names that MLflow shows
+    figures: list[Path]
+    weights: Path | None  # None: the training diverged
+    data: str  # name of the data set
+    data_digest: str
+    image: tuple[int, int, int]  # (C, H, W)
+
+
+@dataclass
+class Projector:
+    """Writes runs to the MLflow at `uri`.
+
+    Any exception of its methods may be one of MLflow's, of the network or of a database. Every method can be called
+    again at any time, by this projector or by another one.
+
+    Args:
+        uri: a server's address, or "sqlite:///" and a path.
+        local_artifacts: the folder of all artifacts where there is no server.
+        lock: a file; of the projectors that share one, one writes at a time.
+    """
+
+    uri: str
+    local_artifacts: Path
+    lock: Path
+    experiment_id: str = ""
+    logged: dict[str, int] = field(default_factory=dict)  # by the id of a run: how many points MLflow has
+
+    def __post_init__(self) -> None:
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # two lines a run that lead to the wrong page
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away costs seconds only
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        mlflow.set_tracking_uri(self.uri)
+
+    def open(self, description: str, metrics: Sequence[str], saved: float = 0.0) -> None:
+        """Create the experiment or update its description, and save a view of `metrics` as of the time `saved`.
+
+        Without any metrics, the view is one of the losses, and an older view stays.
+        """
+        with self._alone():
+            client = MlflowClient()
+            if self.uri.startswith("sqlite:") and client.get_experiment_by_name(EXPERIMENT) is None:
+                client.create_experiment(EXPERIMENT, self.local_artifacts.as_uri())
+            experiment = mlflow.set_experiment(EXPERIMENT)
+            self.experiment_id = str(experiment.experiment_id)
+            link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # MLflow folds a description to its first line
+            tags, view = {NOTE: f"{link}\n\n{description}"}, f"mlflow.sharedViewState.{VIEW}"
+            if metrics or view not in experiment.tags:  # the link leads nowhere without one
+                tags[view] = _view(metrics or LOSSES, saved)
+            for key, value in tags.items() - experiment.tags.items():
+                client.set_experiment_tag(self.experiment_id, key, value)
+
+    def project(self, run: Run) -> bool:
+        """Have MLflow show `run` as it is now; returns whether there was anything to write."""
+        with self._alone():
+            client = MlflowClient()
+            there = client.search_runs([self.experiment_id], f"tags.training = '{run.training}'")
+            if any(_shows(found, run) for found in there):
+                return False
+            unfinished = [found for found in there if not _is_complete(found)]
+            begun = next((found for found in unfinished if _is_of(found, run)), None)
+            for found in unfinished:
+                if found is not begun:
+                    client.delete_run(found.info.run_id)
+            if begun is None:
+                tags = {"training": run.training, "complete": "no"}
+                begun = client.create_run(self.experiment_id, _milliseconds(run.started), tags, run.name)
+            self._write(begun, run)
+            return True
+
+    def promote(self, champion: Champion) -> bool:
+        """Have MLflow's registry give the alias `ALIAS` of a task to its champion; returns whether another one had it.
+
+        Nothing happens before the champion's run is complete. No run gets a second version.
+        """
+        with self._alone():
+            client, task, fingerprint = MlflowClient(), champion.task, champion.candidate.fingerprint
+            complete = f"tags.fingerprint = '{fingerprint}' and tags.complete = 'yes'"
+            runs = client.search_runs([self.experiment_id], complete, max_results=1)
+            if not runs:
+                return False
+            if not client.search_registered_models(f"name = '{task}'"):
+                client.create_registered_model(task)
+            client.update_registered_model(task, rule(task))
+            versions = client.search_model_versions(f"name = '{task}' and run_id = '{runs[0].info.run_id}'")
+            number = versions[0].version if versions else self._create_version(champion, runs[0].info.run_id)
+            if client.get_registered_model(task).aliases.get(ALIAS) == number:
+                return False
+            client.set_registered_model_alias(task, ALIAS, number)
+            return True
+
+    def _create_version(self, champion: Champion, run_id: str) -> str:
+        client, candidate = MlflowClient(), champion.candidate
+        (model,) = client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'")
+        metric = f"{TASKS[champion.task]} on the validation split: {champion.value:.6g}"
+        created = client.create_model_version(
+            champion.task,
+            model.model_uri,
+            run_id,
+            tags={"fingerprint": candidate.fingerprint, "entry": candidate.entry},
+            description=f"{metric}, mean of the entry's seeds {champion.mean:.6g}",
+            model_id=model.model_id,
+        )
+        return str(created.version)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process writes.
+
+        Raises:
+            TimeoutError: another process has been writing all the time.
+        """
+        try:
+            with FileLock(self.lock, timeout=WAIT):
+                yield
+        except Timeout as error:
+            msg = f"another process has been writing for {WAIT:.0f} s; it holds {self.lock}"
+            raise TimeoutError(msg) from error
+
+    def _write(self, found: Found, run: Run) -> None:
+        """Write what the run does not have yet.
+
+        A point that is written twice is one point: MLflow drops a metric of the same name, step, time and value.
+        """
+        client, run_id = MlflowClient(), found.info.run_id
+        tags = {**run.tags, NOTE: run.about} | ({"fingerprint": run.evaluated.fingerprint} if run.evaluated else {})
+        client.log_batch(
+            run_id,
+            _points(run.history[self.logged.get(run_id, 0) :]),
+            [Param(*each) for each in _texts(run.parameters).items() - found.data.params.items()],
+            [RunTag(*each) for each in tags.items() - found.data.tags.items()],
+        )
+        self.logged[run_id] = len(run.history)
+        if run.evaluated is not None:
+            self._complete(run_id, run, run.evaluated)
+        elif run.status != found.info.status:
+            if run.status == RUNNING:
+                client.update_run(run_id, RUNNING)
+            else:
+                client.set_terminated(run_id, run.status)
+
+    def _complete(self, run_id: str, run: Run, evaluated: Evaluated) -> None:
+        client = MlflowClient()
+        for figure in evaluated.figures:
+            client.log_artifact(run_id, str(figure), "figures")
+        for earlier in client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'"):
+            client.delete_logged_model(earlier.model_id)  # of a projection that broke off
+        source = CodeDatasetSource({"mlflow.source.name": "dvc stage download"})
+        data = MetaDataset(source, evaluated.data, evaluated.data_digest)  # type: ignore[abstract]
+        with mlflow.start_run(run_id=run_id):
+            mlflow.log_input(data, context="training")
+            model = None if evaluated.weights is None else _log_model(run.name, evaluated.weights, evaluated.image)
+        end = _milliseconds(evaluated.ended)
+        metrics = [
+            Metric(name, value, end, 0, model_id=model)
+            for name, value in evaluated.metrics.items()
+            if math.isfinite(value)
+        ]
+        client.log_batch(run_id, metrics)
+        client.set_terminated(run_id, run.status, end)
+        client.set_tag(run_id, "complete", "yes")
+
+
+def page(uri: str) -> str:
+    """The address of the runs' table; for a database, where `mlflow ui` shows it by default.
+
+    A click on an experiment does not lead there: MLflow 3.17 goes by what the browser was used for last, or else GenAI.
+    """
+    experiment = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
+    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    return f"{server}/{RUNS.format(experiment.experiment_id if experiment else 0)}"
+
+
+def _shows(found: Found, run: Run) -> bool:
+    """Whether nothing of `run` is left to be written."""
+    fingerprint = found.data.tags.get("fingerprint")
+    return _is_complete(found) and (run.evaluated is None or run.evaluated.fingerprint == fingerprint)
+
+
+def _is_complete(found: Found) -> bool:
+    return found.data.tags.get("complete") == "yes"
+
+
+def _is_of(found: Found, run: Run) -> bool:
+    """Whether an unfinished run can become `run`: MLflow lets no parameter be changed and no metric be taken back."""
+    logged, fingerprint = found.data.params, found.data.tags.get("fingerprint")
+    return (
+        found.info.start_time == _milliseconds(run.started)
+        and (fingerprint is None or (run.evaluated is not None and run.evaluated.fingerprint == fingerprint))
+        and all(logged.get(key, value) == value for key, value in _texts(run.parameters).items())
+    )
+
+
+def _view(metrics: Sequence[str], saved: float) -> str:
+    """A saved view of the runs' page: MLflow itself shows no metric in the table, and 10 runs in the charts."""
+    state = {"selectedColumns": [f"metrics.`{name}`" for name in metrics], "runsHiddenMode": "SHOW_ALL"}
+    return json.dumps({"name": VIEW, "createdAt": _milliseconds(saved), "state": json.dumps(state)})
+
+
+def _points(history: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    """The losses as "phase/loss" at the step and time of a point."""
+    return [
+        Metric(f"{point['phase']}/{name}", value, _milliseconds(point["time"]), point["step"])
+        for point in history
+        for name, value in point.items()
+        if name not in {"phase", "step", "time"} and value is not None and math.isfinite(value)
+    ]
+
+
+def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value)[:LONGEST] for key, value in parameters.items()}
+
+
+def _log_model(name: str, weights: Path, image: tuple[int, int, int]) -> str:
+    """The model as code plus safetensors: loading it needs no pickle, logging it does not import torch. Its id."""
+    images = TensorSpec(np.dtype(np.float32), (-1, *image))
+    with warnings.catch_warnings(record=True):  # hints to write type hints, which the signature makes superfluous
+        logged = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(PACKAGE / "mlflow_model.py"),
+            artifacts={"weights": str(weights)},
+            code_paths=[str(PACKAGE)],
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+            signature=ModelSignature(Schema([images]), Schema([images]), ParamSchema(list(OPTIONS))),
+        )
+    return str(logged.model_id)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

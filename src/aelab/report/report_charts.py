@@ -1,0 +1,190 @@
+"""The charts of the report: what each of them shows of the evidence, as a file in a folder, with its caption."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from aelab.evaluation.metric_names import readable
+from aelab.report import charts
+from aelab.report.evidence import Entry, Evidence, Line, RateDistortion, loss_ratios, noise_levels
+from aelab.report.galleries import Examples
+from aelab.report.intervals import difference, interval, leaders
+from aelab.report.metrics import METRICS, PLOTTED
+from aelab.report.pages import Figure
+from aelab.report.tables import comparable, heading
+
+SETTLED = 0.2  # of a training, from which on its losses are compared: before, they fall too fast
+LEAST = 0.1  # per cent of its way that a training is shown to have before it
+
+
+def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Name, heading and values by seed of every metric that several entries define, for each kind of pixels."""
+    for name in PLOTTED:
+        found = list(comparable(evidence.results, name))
+        for kind, values in found:
+            if values.shape[1] > 1:
+                yield name, heading(METRICS[name], kind if len(found) > 1 else None), values
+
+
+def values(evidence: Evidence, folder: Path) -> Iterator[Figure]:
+    """Each metric that several entries define: seeds as dots, means with their intervals."""
+    for i, (name, title, seeds) in enumerate(_plotted(evidence)):
+        path = folder / f"values-{i}-{name}.svg"
+        dots = {str(entry): seeds[entry].dropna().tolist() for entry in seeds}
+        means = {entry: interval(each) for entry, each in dots.items()}
+        charts.values(dots, means, evidence.styles, xlabel=METRICS[name].unit, digits=METRICS[name].digits, path=path)
+        yield Figure(title, path, "", name)
+
+
+def differences(evidence: Evidence, folder: Path) -> Iterator[Figure]:
+    """By how much every entry differs from the best one, seed by seed."""
+    for i, (name, title, seeds) in enumerate(_plotted(evidence)):
+        each, lead = METRICS[name], leaders(seeds, METRICS[name].better)
+        if not lead:
+            continue
+        means = seeds[sorted(lead)].mean()
+        best = str(means.idxmin() if each.better == "lower" else means.idxmax())
+        gaps = {str(entry): difference(seeds[entry], seeds[best]) for entry in seeds if entry != best}
+        path = folder / f"differences-{i}-{name}.svg"
+        charts.differences(
+            gaps, evidence.styles, f"minus that of {best}" + (f" ({each.unit})" if each.unit else ""), path
+        )
+        yield Figure(title, path, f"Against {best}, the best.", name)
+
+
+def noise(evidence: Evidence, folder: Path) -> Iterator[Figure]:
+    """Every entry's error by level, for each kind of noise."""
+    for kind, names in noise_levels(evidence.results).items():
+        lines = {
+            entry.name: [(level, evidence.mean(entry, name)) for level, name in names]
+            for entry in evidence.having(*(name for _, name in names))
+        }
+        if lines:
+            path = folder / f"noise-{kind}.svg"
+            charts.lines(lines, evidence.styles, "level of the noise", "MSE to the clean image", path)
+            yield Figure(readable(kind).capitalize(), path, "Level 0 is reconstruction; bands are 95 % intervals.")
+
+
+def progress(evidence: Evidence, folder: Path) -> Iterator[Figure]:
+    """How much of its way each entry still has before it, by seconds."""
+    lines = {entry.name: line for entry in evidence.entries if (line := _way(entry))}
+    if lines:
+        path = folder / "progress.svg"
+        charts.lines(lines, evidence.styles, "seconds of training", "% of the way left", path, logarithmic=True)
+        yield Figure(
+            "All entries", path,
+            "How much of the fall of its validation loss is still to come: 100 % at the first validation, 0 at "
+            f"the best; {LEAST} % or less is drawn as {LEAST}. Losses of different models have units of their own. The "
+            "training of a learned prior comes after it.",
+        )  # fmt: skip
+
+
+def _way(entry: Entry) -> Line:
+    """Seconds since the beginning, and the share of the fall of the validation loss that is still to come, in %."""
+    ways = []
+    for curve in entry.curves:
+        points = [point for point in curve if point["phase"] == "autoencoder"]
+        losses = [(point["time"] - points[0]["time"], point["validation_loss"]) for point in points
+                  if "validation_loss" in point]  # fmt: skip
+        fall = losses[0][1] - min(loss for _, loss in losses) if losses else 0.0
+        if fall > 0:
+            best = losses[0][1] - fall
+            ways.append([(seconds, max(LEAST, 100 * (loss - best) / fall)) for seconds, loss in losses])
+    return [
+        (interval(seconds).mean, interval(left))
+        for seconds, left in (zip(*points, strict=True) for points in zip(*ways, strict=False))
+        if math.isfinite(interval(left).mean)
+    ]
+
+
+def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
+    """One figure for each kind of pixels."""
+    answering = [entry for entry in evidence.having("rate", "distortion") if entry.pixels]
+    for i, pixels in enumerate(dict.fromkeys(entry.pixels for entry in answering)):
+        mine = [entry for entry in answering if entry.pixels == pixels]
+        points = [_rate_distortion(evidence, entry, mine) for entry in mine]
+        path = folder / f"rate_distortion{i or ''}.svg"
+        charts.rate_distortion(points, path)
+        caption = (
+            "Small dots are seeds, large ones their means. Gray lines join equal sums of both, the −ELBO that they are "
+            "marked with: further down and to the left is better."
+        )
+        if any(each.family is not None for each in points):
+            caption += " Dark lines join one model at several β."
+        if any(each.uniform is not None for each in points):
+            caption += " An arrow leads from the uniform prior to the learned one."
+        yield Figure(f"Rate and distortion: {pixels}", path, caption)
+
+
+def _rate_distortion(evidence: Evidence, entry: Entry, others: Sequence[Entry]) -> RateDistortion:
+    seeds = pd.DataFrame({name: evidence.values(entry, name) for name in ("rate", "distortion", "rate_uniform")})
+    rate, distortion, uniform = (seeds[name].to_numpy(float) for name in seeds)
+    discrete = seeds["rate_uniform"].notna()
+    # With a codebook β weighs no rate.
+    family = None if discrete.any() or "beta" not in entry.parameters else _but_beta(entry)
+    alone = sum(_but_beta(other) == family for other in others) < 2  # noqa: PLR2004 - a line has two ends
+    return RateDistortion(
+        entry.name, evidence.styles[entry.name], rate, distortion,
+        uniform=uniform if discrete.all() else None,
+        family=None if alone else family,
+        beta=float(entry.parameters.get("beta", 1.0)),
+    )  # fmt: skip
+
+
+def _but_beta(entry: Entry) -> str:
+    """All parameters but β, as text."""
+    return repr(sorted((key, repr(value)) for key, value in entry.parameters.items() if key != "beta"))
+
+
+def generalisation(evidence: Evidence, folder: Path) -> Iterator[Figure]:
+    """Validation ÷ training loss of every entry, by the share of the training that is done."""
+    lines = {entry.name: line for entry in evidence.entries if (line := _ratios(entry))}
+    if lines:
+        path = folder / "generalisation.svg"
+        charts.lines(lines, evidence.styles, "share of the training", "validation ÷ training loss", path, reference=1)
+        yield Figure(
+            "Validation against training loss", path,
+            "Each validation loss over the mean of the training losses since the one before, with 95 % intervals over "
+            "the seeds. Training losses are older than the validation, so that the ratio begins below 1; above 1, the "
+            "entry does better on what it has seen.",
+        )  # fmt: skip
+
+
+def _ratios(entry: Entry) -> Line:
+    curves = [dict(loss_ratios(curve)) for curve in entry.curves]
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
+    return [
+        (step / steps[-1], interval(curve[step] for curve in curves)) for step in steps if step > SETTLED * steps[-1]
+    ]
+
+
+def learning(evidence: Evidence, picked: Mapping[str, Mapping[str, Sequence[int]]], folder: Path) -> Iterator[Figure]:
+    """Every phase of every entry's training; `picked` has by entry and phase the best step of each seed."""
+    for entry in evidence.entries:
+        for phase, best in picked[entry.name].items():
+            curves = [[point for point in curve if point["phase"] == phase] for curve in entry.curves]
+            path = folder / entry.name / f"learning_{phase}.svg"
+            charts.learning(curves, best, evidence.styles[entry.name], path)
+            title = entry.name if phase == "autoencoder" else f"{entry.name}, {phase}"
+            yield Figure(title, path, "Loss by step, seconds above. Large mark: the weights that validation picked.")
+
+
+def code_use(evidence: Evidence, examples: Mapping[str, Examples], folder: Path) -> Iterator[Figure]:
+    """How much of its code each entry uses, its first seed that finished."""
+    for name, each in examples.items():
+        style = evidence.styles[name]
+        if (nats := each.get("kl_per_dimension")) is not None:
+            path = folder / name / "kl_per_dimension.svg"
+            charts.bars(nats.astype(np.float64), ("latent dimensions, largest rate first", "KL (nats)"), style, path)
+            caption = "KL(q(z|x) ‖ p(z)) of each latent dimension; one without any has collapsed. First seed."
+            yield Figure(f"KL of each latent dimension: {name}", path, caption)
+        if (counts := each.get("code_usage")) is not None:
+            path = folder / name / "code_usage.svg"
+            shares = 100 * counts.astype(np.float64) / counts.astype(np.float64).sum()
+            uniform = ("uniform use", 100 / len(counts))
+            charts.bars(shares, ("codes, most used first", "share of positions (%)"), style, path, uniform)
+            caption = "How often each code of the codebook is used over the whole test set. First seed."
+            yield Figure(f"Use of each code: {name}", path, caption)

@@ -1,0 +1,120 @@
+"""The curve of a training as it comes from the device, and what a terminal shows of it."""
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from multiprocessing import parent_process
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from aelab.core import process_group
+from aelab.models.base import Losses
+
+Point: TypeAlias = dict[str, Any]  # step, time, and "train_…" or "validation_…" losses
+RISE = 1.5  # how many times its least a loss has to be for a divergence to have announced itself
+
+
+class Curve:
+    """The points of a training's curve, each with the time when it was reached.
+
+    Losses are on their way from the device when they are `put`; `collect` takes what has arrived, in order, and hands
+    it on. The first point that is not finite ends the curve.
+    """
+
+    def __init__(self, progress: "Progress", device: torch.device, follow: Callable[[Point], None]) -> None:
+        self.progress, self.follow = progress, follow
+        self.gpu = device.type == "cuda"
+        self.coming: deque[tuple[str, int, list[str], Tensor, torch.cuda.Event | None]] = deque()
+        self.points: list[Point] = []
+        self.diverged = 0  # the step, 0: it did not
+        self.cause = ""
+
+    def go_on(self, points: list[Point]) -> None:
+        """Begin after `points`, which have been handed on already."""
+        self.points = points
+        self.progress.go_on(points[-1]["step"] if points else 0)
+
+    def put(self, split: str, step: int, losses: Losses) -> None:
+        """Send the losses of a split, as of `step`, on their way."""
+        values, event = torch.stack(list(losses.values())), None
+        if self.gpu:
+            event = torch.cuda.Event()
+            values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+            event.record()
+        self.coming.append((split, step, list(losses), values, event))
+
+    def collect(self, *, wait: bool = False) -> bool:
+        """Take what has arrived, or wait for all of it; returns whether the training has diverged."""
+        while self.coming and not self.diverged:
+            split, step, names, values, event = self.coming[0]
+            if event is not None and wait:
+                event.synchronize()
+            elif event is not None and not event.query():
+                break
+            self.coming.popleft()
+            losses = dict(zip(names, values.tolist(), strict=True))
+            if not all(map(math.isfinite, losses.values())):
+                self.diverged, self.cause = step, self._cause(split, losses)
+                break
+            point = {"step": step, "time": time.time(), **{f"{split}_{name}": value for name, value in losses.items()}}
+            self.points.append(point)
+            self.follow(point)
+            self.progress.reached(step, split, losses["loss"])
+        return bool(self.diverged)
+
+    def _cause(self, split: str, losses: Mapping[str, float]) -> str:
+        """What the numbers before say about losses that are not finite."""
+        which = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
+        before = [point[f"{split}_loss"] for point in self.points if f"{split}_loss" in point]
+        if not before:
+            return f"{which} from the start: the initial weights, an input or a parameter of the model is too large"
+        if before[-1] > RISE * min(before):
+            return (
+                f"{which} after a loss of {before[-1]:.3g} that had been {min(before):.3g}: the learning rate is "
+                "probably too high"
+            )
+        return f"{which} after a loss of {before[-1]:.3g}: an overflow, a division by zero or the logarithm of one"
+
+
+class Progress:
+    """A bar with throughput and time left on a terminal or in a notebook; a plain line at each validation elsewhere,
+    and where several processes share the terminal.
+    """
+
+    def __init__(self, label: str, steps: int, batch: int) -> None:
+        self.label, self.steps, self.batch = label if process_group.first() else "", steps, batch
+        self.losses: dict[str, float] = {}
+        alone = parent_process() is None and process_group.first()
+        self.live = alone and (sys.stderr.isatty() or tqdm.__module__ == "tqdm.auto")
+        self.bar = tqdm(
+            total=steps * batch, desc=label, unit=" img", unit_scale=True, disable=not self.live, leave=False
+        )
+        self.started, self.before = time.perf_counter(), 0
+
+    def go_on(self, step: int) -> None:
+        """Another process has done the first `step` steps."""
+        self.before = step
+        self.bar.update(step * self.batch)
+
+    def reached(self, step: int, split: str, loss: float) -> None:
+        """`step` steps are done, with this loss."""
+        self.losses[split] = loss
+        self.bar.set_postfix_str(", ".join(f"{name} {value:.5g}" for name, value in self.losses.items()), refresh=False)
+        self.bar.update(step * self.batch - self.bar.n)
+        if split == "validation" and not self.live and self.label:
+            seconds = time.perf_counter() - self.started
+            speed = (step - self.before) / seconds
+            print(
+                f"{self.label}: step {step:,}/{self.steps:,}, train {self.losses.get('train', math.nan):.5g}, "
+                f"validation {loss:.5g}, {speed * self.batch:,.0f} img/s, {(self.steps - step) / speed:.0f} s left",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """The training is over."""
+        self.bar.close()

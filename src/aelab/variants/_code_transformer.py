@@ -1,0 +1,107 @@
+"""A learned prior over the codes of a VQ-VAE: p(k) = Π_i p(k_i | k_1 … k_{i−1}) in raster order.
+
+The autoencoder's uniform prior is replaced after training (van den Oord et al. 2017, section 3.3), here by a causal
+transformer (Vaswani et al. 2017, pre-norm) instead of the paper's PixelCNN.
+
+Dimensions: B batch, (h, w) latent grid, L = h·w positions, K codes, d width.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aelab.models.base import Batch, Learner, Losses
+
+
+class CausalPrior(Learner):
+    """A distribution over grids of codes: at each position a softmax over all codes, given those before it alone."""
+
+    def __init__(self, grid: tuple[int, int], codes: int, *, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            msg = f"the prior's width {width} must be a multiple of heads, {heads}"
+            raise ValueError(msg)
+        self.grid = grid
+        self.start = codes  # the index that stands before the first code
+        self.embedding = nn.Embedding(codes + 1, width)
+        self.position = nn.Parameter(torch.empty(grid[0] * grid[1], width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, codes)
+        for table in (self.embedding.weight, self.position):
+            nn.init.normal_(table, std=0.02)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Logits of every code given those before it: (B, L) → (B, L, K)."""
+        before = F.pad(codes[:, :-1], (1, 0), value=self.start)
+        hidden = self.embedding(before) + self.position[: codes.shape[1]]
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.head(self.norm(hidden)).float()
+
+    def nll(self, indices: Tensor) -> Tensor:
+        """−log p(k) in nats per image: (B, h, w) → (B,)."""
+        codes = indices.flatten(1)
+        # A row per position, not (B, K, L): a softmax over neighbours in memory is several times faster.
+        return F.cross_entropy(self(codes).flatten(0, 1), codes.flatten(), reduction="none").view_as(codes).sum(1)
+
+    def loss(self, batch: Batch) -> Losses:
+        """The rate of the codes, which are the batch's targets, and its inputs too."""
+        return {"loss": self.nll(batch.targets).mean()}
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` grids drawn code by code: (count, h, w). Each block keeps its keys and values of the codes before."""
+        length = len(self.position)
+        codes = torch.full((count, length + 1), self.start, device=self.position.device)
+        blocks = cast("list[Block]", list(self.blocks))
+        memories = [block.memory(count, length) for block in blocks]
+        for i in range(length):
+            hidden = self.embedding(codes[:, i : i + 1]) + self.position[i]
+            for block, memory in zip(blocks, memories, strict=True):
+                hidden = block.next(hidden, memory, i)
+            probabilities = self.head(self.norm(hidden)).float()[:, 0].softmax(1)
+            codes[:, i + 1] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        return codes[:, 1:].reshape(count, *self.grid)
+
+
+class Block(nn.Module):
+    """Causal self-attention, then a two-layer perceptron, each added to its input: (B, L, d) → (B, L, d)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, d) → (B, L, d)."""
+        query, key, value = self._query_key_value(x)
+        return self._add(x, F.scaled_dot_product_attention(query, key, value, is_causal=True))
+
+    def memory(self, batch: int, length: int) -> Tensor:
+        """Room for the keys and values of `length` positions: (2, B, heads, L, d/heads)."""
+        width = self.out.in_features
+        return self.out.weight.new_zeros(2, batch, self.heads, length, width // self.heads)
+
+    def next(self, x: Tensor, memory: Tensor, i: int) -> Tensor:
+        """Position i alone, (B, 1, d) → (B, 1, d); `memory` holds the positions before it, and then this one too."""
+        query, key, value = self._query_key_value(x)
+        memory[0, :, :, i], memory[1, :, :, i] = key[:, :, 0], value[:, :, 0]
+        keys, values = memory[:, :, :, : i + 1]
+        return self._add(x, F.scaled_dot_product_attention(query, keys, values, is_causal=False))
+
+    def _query_key_value(self, x: Tensor) -> Tensor:
+        """(B, L, d) → (3, B, heads, L, d/heads)."""
+        qkv = self.qkv(self.attention_norm(x))  # (B, L, 3·d)
+        return qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Both residual connections: x (B, L, d) and what it attended to (B, heads, L, d/heads) → (B, L, d)."""
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.mlp(x)

@@ -1,0 +1,183 @@
+"""Ladder VAE: many stochastic layers, inferred from the top down along the path on which they are generated.
+
+    p(z) = p(z_0) Π_l p(z_l | z_<l),  q(z|x) = q(z_0|x) Π_l q(z_l | z_<l, x)
+    loss = −E_q[log p(x|z)] + β · Σ_l E_q[KL(q(z_l|z_<l, x) ‖ p(z_l|z_<l))]
+
+Sønderby et al. 2016, Kingma et al. 2016 (section 5.1), Child 2021. Each posterior sees what generation has made of the
+layers above, and corrects it by the image. z_0 is a vector, the layers below are maps on the network's grid.
+
+Dimensions: F `width`, (h, w) grid, D `channels` of a layer's map.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias, cast
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from aelab.models.base import Shape
+from aelab.models.layers import Convolution, Pointwise, Residual, Width, channels_last, mean_colour
+from aelab.models.likelihood import LIKELIHOODS, LikelihoodSection
+from aelab.models.network import NETWORKS, Grid, NetworkSection
+from aelab.models.prior import log_normal, moments, reparameterise
+from aelab.variants._variational import Beta, Variational, WarmUp
+
+Gaussian: TypeAlias = tuple[Tensor, Tensor]  # μ and log σ², of any one shape (B, …)
+
+
+class Ladder(Variational):
+    """`layers` stochastic layers of `channels` maps each, below one with `code` dimensions."""
+
+    def __init__(
+        self,
+        image: Shape,
+        *,
+        network: NetworkSection,
+        width: Width,
+        code: PositiveInt,
+        layers: PositiveInt,
+        channels: PositiveInt,
+        likelihood: LikelihoodSection,
+        beta: Beta = 1.0,
+        warm_up: WarmUp = 0.0,
+    ) -> None:
+        built = NETWORKS.build(network, image)
+        height, breadth = built.grid
+        units = code + layers * channels * height * breadth
+        super().__init__(image, LIKELIHOODS.build(likelihood), units, beta, warm_up)
+        self.undefined["direction"] = "most of the code lies on a grid: its numbers are not dials of the image"
+        self.encoder = nn.Sequential(built.grid_encoder(width), *(Residual(width, width // 2) for _ in range(2)))
+        self.top = Top(built.grid, width, code)
+        self.layers = nn.ModuleList(Layer(width, channels) for _ in range(layers))
+        self.decoder = built.grid_decoder(width, self.likelihood.channels)
+
+    def start_from(self, x: Tensor) -> None:
+        """Start with the mean colour of x as the output."""
+        self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
+
+    def infer(self, e: Tensor, choose: Callable[[Gaussian], Tensor]) -> tuple[Tensor, "list[Inferred]"]:
+        """The feature maps h below the last layer, and every layer on the way, from the encoder's output e, both of
+        shape (B, F, h, w); `choose` takes a code from each posterior.
+        """
+        q = self.top.posterior(e)
+        found = [Inferred(choose(q), q, (torch.zeros_like(q[0]), torch.zeros_like(q[1])))]
+        h = self.top(found[0].z)
+        for layer in self._layers():
+            p = layer.prior(h)
+            q = layer.posterior(h, e, p)
+            found.append(Inferred(choose(q), q, p))
+            h = layer(h, found[-1].z)
+        return h, found
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The mean of each layer's posterior, given those above: (B, code), then (B, D, h, w) for every layer."""
+        return tuple(each.z for each in self.infer(self.encoder(x), lambda q: q[0])[1])
+
+    def kl_terms(self, x: Tensor) -> Tensor:
+        """KL(q ‖ p) of every number of every layer, given the means of those above: (B, units)."""
+        _, found = self.infer(self.encoder(x), lambda q: q[0])
+        return torch.cat([kl_terms(each.q, each.p).flatten(1) for each in found], 1)
+
+    def shifts(self, x: Tensor) -> Tensor:
+        """(μ_q − μ_p)/σ_p of every layer, given the means of those above, with which μ_q would vary: (B, units)."""
+        _, found = self.infer(self.encoder(x), lambda q: q[0])
+        return torch.cat([((q[0] - p[0]) * (-p[1] / 2).exp()).flatten(1) for _, q, p in found], 1)
+
+    def decode(self, z: tuple[Tensor, ...]) -> Tensor:
+        """E[x|z], shape (B, C, H, W)."""
+        h = self.top(z[0])
+        for layer, each in zip(self._layers(), z[1:], strict=True):
+            h = layer(h, each)
+        return self.likelihood.mean(self.decoder(h))
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Images decoded from z ~ p(z)."""
+        h = self.top(torch.randn(count, self.top.code, generator=generator, device=generator.device))
+        for layer in self._layers():
+            h = layer(h, reparameterise(*layer.prior(h), generator))
+        return self.likelihood.mean(self.decoder(h))
+
+    def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Distortion and rate at one z ~ q(z|inputs), in nats per image: (B,) each; each layer's KL is exact."""
+        h, found = self.infer(self.encoder(inputs), lambda q: reparameterise(*q, generator))
+        rate = torch.stack([kl(each.q, each.p) for each in found]).sum(0)
+        return -self.likelihood.log_prob(self.decoder(h), targets), rate
+
+    def log_weights(self, inputs: Tensor, targets: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """log p(targets|z) + log p(z) − log q(z|inputs) at `samples` draws z ~ q(z|inputs): (B, samples)."""
+        e, x = (each.repeat_interleave(samples, 0) for each in (self.encoder(inputs), targets))
+        h, found = self.infer(e, lambda q: reparameterise(*q, generator))
+        log_p_over_q = [log_prob(each.z, each.p) - log_prob(each.z, each.q) for each in found]
+        return (self.likelihood.log_prob(self.decoder(h), x) + torch.stack(log_p_over_q).sum(0)).view(-1, samples)
+
+    def _layers(self) -> list["Layer"]:
+        return cast("list[Layer]", list(self.layers))
+
+
+class Inferred(NamedTuple):
+    """A layer's code, and the two distributions over it."""
+
+    z: Tensor
+    q: Gaussian
+    p: Gaussian
+
+
+class Top(nn.Module):
+    """The uppermost layer: a vector z_0 with the prior N(0, I)."""
+
+    def __init__(self, grid: Grid, width: int, code: int) -> None:
+        super().__init__()
+        self.code, self.shape = code, (*grid, width)
+        self.up = nn.Linear(math.prod(self.shape), 2 * code)
+        self.down = nn.Linear(code, math.prod(self.shape))
+
+    def posterior(self, e: Tensor) -> Gaussian:
+        """q(z_0|x): (B, F, h, w) → (B, code) each."""
+        return moments(self.up(e.permute(0, 2, 3, 1).flatten(1)))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, code) → (B, F, h, w)."""
+        return channels_last(self.down(z).unflatten(1, self.shape))
+
+
+class Layer(nn.Module):
+    """A layer on the grid; h are the feature maps that generation has arrived at."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.expect = nn.Sequential(nn.ReLU(), Convolution(width, 2 * channels))
+        self.correct = nn.Sequential(nn.ReLU(), Convolution(2 * width, 2 * channels))
+        self.merge = Pointwise(channels, width)
+        self.transform = Residual(width, width // 2)
+
+    def prior(self, h: Tensor) -> Gaussian:
+        """p(z_l|z_<l): (B, F, h, w) → (B, D, h, w) each."""
+        return moments(self.expect(h), dim=1)
+
+    def posterior(self, h: Tensor, e: Tensor, p: Gaussian) -> Gaussian:
+        """q(z_l|z_<l, x), by its difference to the prior: (B, F, h, w) twice → (B, D, h, w) each."""
+        mean, log_variance = moments(self.correct(torch.cat([h, e], 1)), dim=1)
+        return p[0] + mean, p[1] + log_variance
+
+    def forward(self, h: Tensor, z: Tensor) -> Tensor:
+        """What generation makes of h and z: (B, F, h, w)."""
+        return self.transform(h + self.merge(z))
+
+
+def log_prob(z: Tensor, gaussian: Gaussian) -> Tensor:
+    """log N(z; μ, diag σ²) in nats: (B, …) → (B,)."""
+    return log_normal(*(each.flatten(1) for each in (z, *gaussian)))
+
+
+def kl(q: Gaussian, p: Gaussian) -> Tensor:
+    """KL(q ‖ p) = ½ Σ ((μ_q − μ_p)² / σ_p² + σ_q²/σ_p² − 1 − log σ_q²/σ_p²) in nats: (B, …) → (B,)."""
+    return kl_terms(q, p).flatten(1).sum(1)
+
+
+def kl_terms(q: Gaussian, p: Gaussian) -> Tensor:
+    """The same of each number: (B, …) → (B, …)."""
+    log_ratio = q[1] - p[1]
+    square = (q[0] - p[0]).square() * (-p[1]).exp()
+    return 0.5 * (square + log_ratio.exp() - 1 - log_ratio)

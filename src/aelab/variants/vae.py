@@ -1,0 +1,87 @@
+"""VAE: an autoencoder whose code is a distribution.
+
+    inference model   q_φ(z|x) = N(μ, diag σ²)
+    prior             p(z) = N(0, I), or a learned one
+    reparameterised   z = μ + σ·ε,  ε ~ N(0, I)
+    loss              −E_q[log p_θ(x|z)] + β·KL(q_φ(z|x) ‖ p(z))
+
+Kingma & Welling 2014, equations 4 and 10; β = 1 is the bound −log p(x) ≤ loss, another β is the β-VAE of Higgins et
+al. 2017. log p(x) itself is intractable: loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)).
+"""
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from aelab.models.base import Shape
+from aelab.models.layers import mean_colour
+from aelab.models.likelihood import LIKELIHOODS, LikelihoodSection
+from aelab.models.network import NETWORKS, NetworkSection
+from aelab.models.prior import PRIORS, PriorSection, kl_terms, log_normal, moments, reparameterise
+from aelab.variants._variational import Beta, Variational, WarmUp
+
+
+class VAE(Variational):
+    """A variational autoencoder with `code` latent dimensions."""
+
+    def __init__(
+        self,
+        image: Shape,
+        *,
+        network: NetworkSection,
+        code: PositiveInt,
+        beta: Beta,
+        likelihood: LikelihoodSection,
+        warm_up: WarmUp = 0.0,
+        prior: PriorSection = "standard",  # type: ignore[assignment]
+    ) -> None:
+        super().__init__(image, LIKELIHOODS.build(likelihood), code, beta, warm_up)
+        built = NETWORKS.build(network, image)
+        self.encoder = built.encoder(2 * code)
+        self.decoder = built.decoder(code, self.likelihood.channels)
+        self.prior = PRIORS.build(prior, code)
+        if not self.prior.independent:
+            self.undefined["kl_per_dimension"] = "the prior ties the dimensions together"
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and log σ² of q(z|x), each (B, code)."""
+        return moments(self.encoder(x))
+
+    def start_from(self, x: Tensor) -> None:
+        """Start with the mean colour of x as the output."""
+        self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """μ, shape (B, code)."""
+        return self.posterior(x)[0]
+
+    def kl_terms(self, x: Tensor) -> Tensor:
+        """½ (μ² + σ² − 1 − log σ²), (B, code); only for the prior N(0, I)."""
+        return kl_terms(*self.posterior(x))
+
+    def shifts(self, x: Tensor) -> Tensor:
+        """μ, as Burda et al. 2016 have it: (B, code)."""
+        return self.encode(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """E[x|z], shape (B, C, H, W)."""
+        return self.likelihood.mean(self.decoder(z))
+
+    def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Distortion and rate at one z ~ q(z|inputs), in nats per image: (B,) each."""
+        q = self.posterior(inputs)
+        z = reparameterise(*q, generator)
+        return -self.likelihood.log_prob(self.decoder(z), targets), self.prior.kl(*q, z, generator)
+
+    def log_weights(self, inputs: Tensor, targets: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """log p(targets|z) + log p(z) − log q(z|inputs) at `samples` draws z ~ q(z|inputs): (B, samples)."""
+        mean, log_variance = (each.unsqueeze(1).expand(-1, samples, -1) for each in self.posterior(inputs))
+        z = reparameterise(mean, log_variance, generator)  # (B, k, d)
+        copies = targets.unsqueeze(1).expand(-1, samples, *targets.shape[1:])
+        log_likelihood = self.likelihood.log_prob(self.decoder(z.flatten(0, 1)), copies.flatten(0, 1))
+        log_prior = self.prior.log_prob(z, generator)
+        return log_likelihood.view_as(log_prior) + log_prior - log_normal(z, mean, log_variance)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Images decoded from z ~ p(z)."""
+        return self.decode(self.prior.sample(count, generator))

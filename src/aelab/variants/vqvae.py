@@ -1,0 +1,158 @@
+"""VQ-VAE: an autoencoder whose code is a grid of entries from a learned codebook, and a prior learned over them.
+
+    posterior      one-hot at k = argmin_j ‖z_e(x) − e_j‖
+    decoder input  z_q(x) = e_k, whose gradient is copied straight through to z_e(x)
+    loss           −log p(x|z_q) + ‖sg[z_e(x)] − e‖² + β‖z_e(x) − sg[e]‖²
+
+van den Oord et al. 2017, equations 1 to 3. The posterior is deterministic, so the rate is −log p(k) alone: L·log K
+under the uniform prior of the training, less under the prior that is learned afterwards.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from aelab.core.settings import BudgetOverrides
+from aelab.models.base import Autoencoder, Batch, Losses, Phase, Shape
+from aelab.models.layers import mean_colour
+from aelab.models.likelihood import LIKELIHOODS, LikelihoodSection, bits_per_dim
+from aelab.models.network import NETWORKS, NetworkSection
+from aelab.models.quantizer import QUANTIZERS, QuantizerSection
+from aelab.models.statistics import Mean, perplexity
+from aelab.variants._code_transformer import CausalPrior
+
+COLLAPSED = 0.05  # the perplexity, as a share of the codes, is less than this
+
+
+class PriorParams(TypedDict):
+    """The keys of `prior`: the transformer's size and its own training budget."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    width: Annotated[int, Field(gt=0, description="numbers for each place of the grid")]
+    layers: Annotated[int, Field(ge=1, le=100, description="blocks of attention and a perceptron")]
+    heads: Annotated[int, Field(gt=0, description="of the attention; they share `width`")]
+    training: Annotated[BudgetOverrides, Field(description="what differs from `training`")]
+
+
+class VQVAE(Autoencoder):
+    """One code of the quantiser for every place of the network's grid."""
+
+    undefined = {
+        "importance": "q(z|x) is a single code: more samples of it are the same one",
+        **dict.fromkeys(("units", "kl_per_dimension"), "a discrete code has no E_q[z] to vary"),
+        "direction": "a discrete code has no direction to move along",
+    }
+
+    def __init__(
+        self,
+        image: Shape,
+        *,
+        network: NetworkSection,
+        quantizer: QuantizerSection,
+        beta: Annotated[float, Field(ge=0, description="weight of the commitment loss")],
+        likelihood: LikelihoodSection,
+        prior: Annotated[PriorParams, Field(description="the causal transformer that learns p(codes) afterwards")],
+    ) -> None:
+        super().__init__(image)
+        self.beta = beta
+        built, p_x, codes = NETWORKS.build(network, image), LIKELIHOODS.build(likelihood), QUANTIZERS.build(quantizer)
+        grid = codes.grid(built.grid)
+        self.encoder = built.grid_encoder(codes.size)
+        self.quantizer = codes
+        self.decoder = built.grid_decoder(codes.size, p_x.channels)
+        self.likelihood = p_x
+        self.pixels = p_x.pixels
+        self.undefined = {**type(self).undefined, **p_x.undefined}
+        size = {"width": prior["width"], "layers": prior["layers"], "heads": prior["heads"]}
+        self.prior = CausalPrior(grid, codes.codes, **size)
+        self.prior_training = prior["training"]
+
+    def start_from(self, x: Tensor) -> None:
+        """Start with the mean colour of x as the output."""
+        self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """z_e, shape (B, D, h, w)."""
+        return self.quantizer.bound(self.encoder(x).float())
+
+    def decode(self, z: Tensor) -> Tensor:
+        """E[x|z_q] of the codes of z, shape (B, C, H, W)."""
+        return self.decode_indices(self.quantizer.quantise(z))
+
+    def code_of(self, x: Tensor) -> Tensor:
+        """z_q, shape (B, D, h, w)."""
+        return self.quantizer.look_up(self.indices(x))
+
+    def indices(self, x: Tensor) -> Tensor:
+        """k, shape (B, h, w) on the quantiser's grid."""
+        return self.quantizer.quantise(self.encode(x))
+
+    def decode_indices(self, indices: Tensor) -> Tensor:
+        """E[x|z_q] of codes (B, h, w): images, shape (B, C, H, W)."""
+        return self.likelihood.mean(self.decoder(self.quantizer.look_up(indices)))
+
+    def loss(self, batch: Batch) -> Losses:
+        """Equation 3, each term summed over the image."""
+        quantized = self.quantizer(self.encode(batch.inputs), batch.generator)
+        distortion = -self.likelihood.log_prob(self.decoder(quantized.z_q), batch.targets).mean()
+        return {
+            "loss": distortion + quantized.codebook_loss + self.beta * quantized.commitment_loss,
+            "distortion": distortion,
+            "commitment": quantized.commitment_loss,
+        }
+
+    def phases(self) -> list[Phase]:
+        """The autoencoder, then the prior over its codes."""
+        return [*super().phases(), Phase("prior", self.prior, self.indices, self.prior_training)]
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Images decoded from codes that the learned prior draws."""
+        return self.decode_indices(self.prior.sample(count, generator))
+
+    def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
+        """How often each code is used, shape (K,); (K·levels,) where there are several codebooks."""
+        counts = torch.zeros(self.quantizer.entries, device=self.prior.position.device)
+        for x in batches:
+            counts += self.quantizer.counts(self.indices(x))
+        return counts
+
+    def symptoms(self, values: Mapping[str, float]) -> list[str]:
+        """Codebook collapse: (almost) all images share a few codes."""
+        perplexity, used, codes = values["perplexity"], values["codes_used"], self.quantizer.entries
+        if perplexity >= COLLAPSED * codes:
+            return []
+        return [f"the codebook has collapsed: {used:.0f} of {codes} codes in use, perplexity {perplexity:.1f}"]
+
+    def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> dict[str, float]:  # noqa: ARG002
+        """−ELBO in nats per image under the learned and the uniform prior; use of the codebook; ‖z_e − e‖²/‖z_e‖²."""
+        distortion, rate, distance, norm = Mean(), Mean(), Mean(), Mean()
+        usage = torch.zeros(self.quantizer.entries, device=self.prior.position.device)
+        for x in batches:
+            z_e = self.encode(x)
+            indices = self.quantizer.quantise(z_e)
+            e = self.quantizer.look_up(indices)
+            distortion.add(-self.likelihood.log_prob(self.decoder(e), x))
+            rate.add(self.prior.nll(indices))
+            usage += self.quantizer.counts(indices)
+            distance.add((z_e - e).square().sum((1, 2, 3)))
+            norm.add(z_e.square().sum((1, 2, 3)))
+        neg_elbo = distortion.value + rate.value
+        rate_uniform = math.prod(self.prior.grid) * math.log(self.quantizer.codes)
+        return {
+            "neg_elbo": neg_elbo,
+            "neg_elbo_error": 0.0,  # nothing is sampled
+            "rate": rate.value,
+            "distortion": distortion.value,
+            "bits_per_dim": bits_per_dim(neg_elbo, self.image),
+            "neg_elbo_uniform": distortion.value + rate_uniform,
+            "rate_uniform": rate_uniform,
+            "perplexity": perplexity(usage),
+            "codes_used": float((usage > 0).sum()),
+            "code_distance": distance.value / norm.value if norm.value else math.nan,
+        }

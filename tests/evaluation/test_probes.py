@@ -1,0 +1,91 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from aelab.data.pairs import Pairs
+from aelab.evaluation import probes
+from aelab.models.base import Autoencoder, Batch, Losses
+from tests.support.toys import IMAGE, quadrants
+
+
+class Pixels(Autoencoder):
+    """The code is the image, in two parts."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__(IMAGE)
+        self.gain = torch.nn.Parameter(torch.tensor(gain))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[:, :, :4] * self.gain, x[:, :, 4:] * self.gain
+
+    def decode(self, z: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.cat(z, 2)
+
+    def loss(self, batch: Batch) -> Losses:
+        raise NotImplementedError
+
+
+def accuracies(model: Autoencoder | None = None, *, shuffled: bool = False, batch_size: int = 50) -> dict[str, float]:
+    splits = [quadrants(200, seed, shuffled=shuffled) for seed in range(3)]
+    return probes.accuracies(model or Pixels(), *splits, batch_size=batch_size)
+
+
+def test_classes_that_a_code_parts_are_found() -> None:
+    assert accuracies() == {"probe_accuracy": 100, "knn_accuracy": 100}
+
+
+def test_classes_that_have_nothing_to_do_with_the_code_are_not() -> None:
+    """A probe that sees more than the codes of training images would find them."""
+    for value in accuracies(shuffled=True).values():
+        assert 10 < value < 40  # by chance 25 %, with a standard deviation of 3
+
+
+def test_both_read_all_of_a_code() -> None:
+    """Its first part does not tell all classes apart."""
+
+    class Half(Pixels):
+        def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            top, bottom = super().encode(x)
+            return top, bottom[:, :, :0]
+
+    assert all(value < 90 for value in accuracies(Half()).values())
+
+
+@pytest.mark.parametrize("gain", [1e-4, 1e4])
+def test_the_scale_of_a_code_does_not_matter(gain: float) -> None:
+    assert accuracies(Pixels(gain)) == accuracies()
+
+
+def test_the_same_again_whatever_the_batches() -> None:
+    assert accuracies() == accuracies() == accuracies(batch_size=7)
+
+
+def test_two_classes_and_few_images() -> None:
+    two = Pairs(*(each[[0, 1, 4]] for each in quadrants(8, 0)))
+    assert probes.accuracies(Pixels(), two, two, two) == {"probe_accuracy": 100, "knn_accuracy": pytest.approx(200 / 3)}
+
+
+def test_large_codes_are_learned_from_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def noted(z: Tensor, y: Tensor) -> probes.Rule:
+        seen.append(len(z))
+        return before(z, y)
+
+    before = probes.nearest_neighbours
+    monkeypatch.setattr(probes, "nearest_neighbours", noted)
+    accuracies()
+    monkeypatch.setattr(probes, "NUMBERS", 21 * 64)
+    accuracies()
+    assert seen == [200, 21]
+
+
+@pytest.mark.parametrize("splits", [[quadrants(8, 0), quadrants(8, 0)], [Pairs(quadrants(8, 0)[0], np.zeros(8, int))]])
+def test_what_cannot_be_measured_is_no_number(splits: list[Pairs]) -> None:
+    model = Pixels(math.inf if len(splits) > 1 else 1.0)
+    values = probes.accuracies(model, splits[0], splits[0], splits[-1])
+    assert values.keys() == {"probe_accuracy", "knn_accuracy"}
+    assert all(map(math.isnan, values.values()))

@@ -1,0 +1,278 @@
+"""The command as it is called: what it writes, what it says, how it ends."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from aelab.core import devices
+from aelab.core.tensors import as_float
+from aelab.inference import cli
+from aelab.inference.image_files import png
+from aelab.inference.tasks import as_bytes
+from aelab.models import checkpoint
+from tests.support.toys import squares, trained
+
+Call: TypeAlias = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    for variant in ("ae", "dae", "vae", "vqvae"):
+        checkpoint.save(trained(variant), root / variant / "seed0.safetensors")
+    return root
+
+
+@pytest.fixture
+def here(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with digits/ (three images), and the models as AE, DAE, VAE, VQVAE."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    for i, image in enumerate(squares()[:3]):
+        (tmp_path / f"digits/{i}.png").write_bytes(png(image))
+    (tmp_path / "models").symlink_to(models)
+    monkeypatch.setattr(devices, "prepare", lambda *_: torch.device("cpu"))  # the process of the tests is prepared
+    return tmp_path
+
+
+class Terminal(io.StringIO):
+    buffer = io.BytesIO()
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def call(here: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Call:  # noqa: ARG001 - it has been entered
+    def called(*arguments: object) -> tuple[int, str, str]:
+        """The exit code, what went to the standard output, and what to the standard error."""
+        code: Any = 0
+        try:
+            cli.main([str(each) for each in arguments])
+        except SystemExit as end:
+            code = end.code
+        out, err = (stream.decode(errors="replace") for stream in capfdbinary.readouterr())
+        if isinstance(code, str):  # as Python does where nobody catches it
+            return 1, out, err + code
+        return code or 0, out, err
+
+    return called
+
+
+def pixels(path: Path | str) -> Any:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def expected(variant: str, models: Path, count: int = 3) -> Any:
+    with torch.no_grad():
+        model = checkpoint.load(models / variant / "seed0.safetensors")
+        return as_bytes(model.reconstruct(as_float(squares()[:count])))
+
+
+def test_a_folder_is_reconstructed(call: Call, models: Path) -> None:
+    code, out, err = call("reconstruct", "digits", "out", "--model", "models/vae")
+    assert (code, out) == (0, "")
+    assert err.splitlines() == ["model: models/vae/seed0.safetensors", "written: out/0.png and 2 more"]
+    for i, image in enumerate(expected("vae", models)):
+        np.testing.assert_array_equal(pixels(f"out/{i}.png"), image[0])
+
+
+def test_quiet_is_quiet_and_verbose_is_not(call: Call) -> None:
+    assert call("reconstruct", "digits/0.png", "a.png", "-m", "models/vae", "--quiet") == (0, "", "")
+    code, _, err = call("reconstruct", "digits/0.png", "b.png", "-m", "models/vae/seed0.safetensors", "--verbose")
+    assert code == 0
+    assert "vae for images of 8×8 pixels, 1 channel, on" in err
+
+
+def test_the_environment_may_name_the_model(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AELAB_MODEL", "models/ae")
+    assert call("reconstruct", "digits/0.png", "a.png")[0] == 0
+
+
+def test_a_bad_image_is_told_and_the_rest_goes_on(call: Call, here: Path, models: Path) -> None:
+    (here / "digits/1.png").write_text("hello")
+    code, _, err = call("reconstruct", "digits", "out", "-m", "models/ae")
+    assert code == 1
+    assert "1.png is not a PNG, JPEG, WebP, BMP or TIFF image" in err
+    assert "1 of 3 images were left out" in err
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["0.png", "2.png"]
+    np.testing.assert_array_equal(pixels("out/2.png"), expected("ae", models)[2][0])
+    code, _, err = call("encode", "digits", "codes.csv", "-m", "models/ae")
+    assert code == 1
+    assert list(pd.read_csv("codes.csv")["image"]) == ["0.png", "2.png"]
+
+
+def test_nothing_is_replaced_without_force(call: Call, here: Path) -> None:
+    (here / "a.png").write_text("mine")
+    for arguments in (
+        ("reconstruct", "digits/0.png", "a.png", "-m", "models/vae"),
+        ("sample", "a.png", "-m", "models/vae"),
+        ("interpolate", "digits/0.png", "digits/1.png", "a.png", "-m", "models/vae"),
+    ):
+        code, _, err = call(*arguments)
+        assert (code, "--force does so" in err) == (1, True)
+        assert (here / "a.png").read_text() == "mine"
+    assert call("sample", "a.png", "-m", "models/vae", "--force")[0] == 0
+    assert pixels("a.png").shape == (32, 32)
+
+
+def test_another_size_is_brought_to_the_models(call: Call, here: Path) -> None:
+    Image.new("RGB", (40, 20), "white").save(here / "wide.png")
+    code, _, err = call("reconstruct", "wide.png", "a.png", "-m", "models/ae", "--fit", "pad")
+    assert code == 0
+    assert "wide.png is 40×20 pixels; it was brought to the model's 8×8 (--fit pad)" in err
+    code, _, err = call("reconstruct", "wide.png", "b.png", "-m", "models/ae", "--fit", "exact")
+    assert (code, (here / "b.png").exists()) == (1, False)
+    assert "wide.png is 40×20 pixels, the model takes 8×8" in err
+
+
+def test_denoising_with_a_model_that_knows_no_noise_is_warned_of(call: Call) -> None:
+    code, _, err = call("denoise", "digits/0.png", "a.png", "-m", "models/ae")
+    assert (code, "warning: a model of this kind has seen clean images only" in err) == (0, True)
+    code, _, err = call("denoise", "digits/0.png", "b.png", "-m", "models/dae")
+    assert (code, "warning" in err) == (0, False)
+
+
+@pytest.mark.parametrize(("variant", "column"), [("vae", "z3"), ("vqvae", "k3")])
+def test_codes_as_a_table(variant: str, column: str, call: Call) -> None:
+    assert call("encode", "digits", "codes.parquet", "-m", f"models/{variant}")[0] == 0
+    table = pd.read_parquet("codes.parquet")
+    assert (len(table), table.columns[-1]) == (3, column)
+    code, out, _ = call("encode", "digits", "-", "-m", f"models/{variant}")
+    assert code == 0
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(out)), table, check_dtype=False, rtol=1e-6)
+
+
+def test_samples_are_those_of_the_seed(call: Call) -> None:
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert call("sample", out, "-n", 3, "--seed", seed, "-m", "models/vae")[0] == 0
+    first, again, other = ([pixels(f"{out}/{i}.png") for i in range(3)] for out in "abc")
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    code, _, err = call("sample", "d.png", "-m", "models/ae")
+    assert (code, "cannot sample: the code is a point" in err) == (1, True)
+
+
+def test_an_interpolation_leads_from_one_image_to_the_other(call: Call, models: Path) -> None:
+    assert call("interpolate", "digits/0.png", "digits/2.png", "strip.png", "--steps", 7, "-m", "models/ae")[0] == 0
+    assert call("interpolate", "digits/0.png", "digits/2.png", "frames", "--steps", 7, "-m", "models/ae")[0] == 0
+    ends = expected("ae", models)[[0, 2], 0]
+    strip = pixels("strip.png")
+    assert strip.shape == (8, 56)
+    np.testing.assert_allclose(strip[:, :8], ends[0], atol=1)
+    np.testing.assert_allclose(pixels("frames/6.png"), ends[1], atol=1)
+    code, _, err = call("interpolate", "digits/0.png", "none.png", "x.png", "-m", "models/ae")
+    assert (code, "none.png cannot be read" in err) == (1, True)
+
+
+def test_export(call: Call) -> None:
+    pytest.importorskip("onnxruntime")
+    code, out, err = call("export", "models/ae", "ae.onnx", "--part", "encode")
+    assert (code, out) == (0, "")
+    assert "at batches of 1, 2, 3, 17: the largest difference is" in err
+    assert call("export", "models/ae", "ae.onnx")[0] == 1
+    assert call("export", "models/ae", "ae.bin")[0] == 2
+
+
+def test_pipes(here: Path, models: Path) -> None:
+    """In a process of its own, as it is installed."""
+    command = [sys.executable, "-m", "aelab.inference.cli", "reconstruct", "-", "-", "-m", "models/ae", "-q"]
+    image = (here / "digits/0.png").read_bytes()
+    done = subprocess.run(command, input=image, capture_output=True, check=True)
+    assert done.stderr == b""
+    np.testing.assert_allclose(pixels(io.BytesIO(done.stdout)), expected("ae", models)[0][0], atol=1)  # type: ignore[arg-type]
+    broken = subprocess.run(command, input=image[:40], capture_output=True, check=False)
+    assert (broken.returncode, broken.stdout) == (1, b"")
+    assert broken.stderr == b"aelab: stdin is truncated or damaged\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("reconstruct", "digits/0.png"), "Missing argument 'OUT'"),
+        (("reconstruct", "digits/0.png", "a.png"), "Missing option '--model'"),
+        (("reconstruct", "digits", "-", "-m", "models/ae"), "a folder becomes a folder"),
+        (("encode", "digits", "codes.txt", "-m", "models/ae"), "codes.txt ends in neither"),
+        (("sample", "a.png", "-m", "models/vae", "-n", "0"), "greater than or equal to 1"),
+        (("interpolate", "a", "b", "c.png", "-m", "models/vae", "--steps", "1"), "greater than or equal to 2"),
+        (("reconstruct", "a", "b.png", "-m", "models/vae", "--fit", "zoom"), "'zoom'"),
+        (("paint",), "No such command 'paint'"),
+    ],
+)
+def test_a_wrong_call_ends_with_2(arguments: tuple[str, ...], problem: str, call: Call) -> None:
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert problem in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("reconstruct", "none.png", "a.png", "-m", "models/ae"), "none.png cannot be read (No such file"),
+        (("reconstruct", "digits/0.png", "a.jpg", "-m", "models/ae"), "a.jpg does not end in .png"),
+        (("reconstruct", "digits/0.png", "a.png", "-m", "none"), "there is no model none"),
+        (("reconstruct", "digits/0.png", "a.png", "-m", "digits/0.png"), "is not a trained model of this project"),
+        (("reconstruct", "digits/0.png", "digits/0.png/a.png", "-m", "models/ae"), "digits/0.png: File exists"),
+    ],
+)
+def test_what_can_be_mended_is_one_sentence(arguments: tuple[str, ...], problem: str, call: Call) -> None:
+    code, out, err = call(*arguments)
+    assert (code, out) == (1, "")
+    assert problem in err
+    assert "Traceback" not in err
+
+
+def test_no_gpu(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = call("sample", "a.png", "-m", "models/vae", "--device", "cuda")
+    assert (code, "--device cpu does without" in err) == (1, True)
+
+
+def test_no_png_to_a_terminal_and_none_from_one(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Terminal())
+        for arguments in (("sample", "-"), ("reconstruct", "digits/0.png", "-")):
+            assert call(*arguments, "-m", "models/vae")[0] == 2
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    code, _, err = call("encode", "-", "-", "-m", "models/vae")
+    assert (code, "which is to be an image" in err) == (2, True)
+
+
+def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What the command says in a process of its own that ends with 3 if it has imported torch."""
+    script = (
+        "import sys; from aelab.inference import cli\ntry: cli.main()\nfinally: 'torch' in sys.modules and sys.exit(3)"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+@pytest.mark.parametrize("command", ["", "reconstruct", "denoise", "encode", "sample", "interpolate", "export"])
+def test_help_teaches_by_example_and_is_quick(command: str) -> None:
+    done = told(*command.split(), "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"  aelab {command}" in done.stdout.partition("Examples:")[2]
+
+
+def test_nothing_is_coloured() -> None:
+    for environment in ({"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}):
+        assert "\x1b" not in told("--help", **environment).stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    instruction = {"_AELAB_COMPLETE": f"complete_{shell}", "COMP_WORDS": "aelab re", "COMP_CWORD": "1"}
+    done = told(**instruction, _TYPER_COMPLETE_ARGS="aelab re", _TYPER_COMPLETE_FISH_ACTION="get-args")
+    assert "reconstruct" in done.stdout
+    assert done.returncode == 0

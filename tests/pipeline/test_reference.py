@@ -1,0 +1,147 @@
+"""What is made from the code is what the code says now: the pages of docs/, and the schema of params.yaml."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from pipeline.common import params
+from pipeline.tools import recipe, reference
+from tests.support.parameters import BROKEN, DEFAULT, with_value, without
+from tests.support.project import REPOSITORY
+
+SCHEMA: dict[str, Any] = json.loads((REPOSITORY / "params.schema.json").read_text(encoding="utf-8"))
+# What a schema cannot say: combinations, this machine, names that params.yaml itself defines, names no shell may see.
+BEYOND = (
+    "cannot be built", "holds other images", "letters, digits", "the name of a corruption", "only once", "has to see",
+    "at most 12 levels", "must be clean", "is nan", "is inf", "letters, digits, - and _",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.mark.parametrize("page", reference.PAGES)
+def test_a_page_is_up_to_date(page: Path) -> None:
+    """After a change: python -m pipeline.tools.reference"""
+    assert page.read_text(encoding="utf-8") == reference.PAGES[page]()
+
+
+def test_a_stale_page_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(reference, "PAGES", {page: lambda: "new\n"})
+    page.write_text("old\n")
+    with pytest.raises(SystemExit, match=r"out of date: .*page\.md"):
+        reference.main(check=True)
+    assert page.read_text() == "old\n"
+    reference.main(check=False)
+    assert page.read_text() == "new\n"
+    reference.main(check=True)
+
+
+def test_a_command_is_shown_as_it_helps_itself() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.tools.recipe", "--help"],
+        capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    section = reference.commands().split("### `python -m pipeline.tools.recipe`")[1].split("###")[0]
+    shown = re.findall(r"^\* `(?:--)?(\w+)[^`]*`: ([^.\n]*)", section, re.MULTILINE)
+    assert {"name", "quick", "help"} <= {name for name, _ in shown}
+    for name, what in shown:
+        assert name in done.stdout
+        assert what in " ".join(done.stdout.split())
+
+
+def test_every_program_of_the_pipeline_is_shown() -> None:
+    programs = {path.stem for path in Path("pipeline").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
+    assert {"aelab"} | {f"python -m pipeline.{name}" for name in programs} == set(reference.programs())
+
+
+def wrong(content: object) -> list[str]:
+    """What an editor would say."""
+    errors = Draft202012Validator(SCHEMA).iter_errors(content)
+    return [f"{each.json_path.removeprefix('$.')}: {each.message}" for error in errors for each in meant(error)]
+
+
+def meant(error: ValidationError) -> Iterator[ValidationError]:
+    """Of a choice among models or parts, what is wrong with the one that is named."""
+    choices = [list(each) for _, each in groupby(error.context, lambda each: each.schema_path[0])]
+    named = [each for each in choices if not any(inner.validator in {"const", "enum"} for inner in each)]
+    for inner in named[0] if named else ():
+        yield from meant(inner)
+    if not named:
+        yield error
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_the_default_fits_the_schema() -> None:
+    assert wrong(DEFAULT) == []
+
+
+def test_params_yaml_names_its_schema() -> None:
+    first = (REPOSITORY / "params.yaml").read_text(encoding="utf-8").splitlines()[0]
+    assert first == "# yaml-language-server: $schema=params.schema.json"
+
+
+@pytest.mark.parametrize("name", recipe.available())
+def test_what_a_recipe_makes_of_it_fits_too(name: str) -> None:
+    assert wrong(recipe.load(name, DEFAULT)[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (with_value("training.step", 5), "training: Additional properties are not allowed ('step' was unexpected)"),
+        (
+            with_value("variants.vae.betta", 1),
+            "variants.vae: Additional properties are not allowed ('betta' was unexpected",
+        ),
+        (with_value("variants.vqvae.quantizer.levels", [8]), "'levels' was unexpected"),
+        (without("variants.vqvae.beta"), "variants.vqvae: 'beta' is a required property"),
+        (with_value("variants.vae.network", "patches"), "variants.vae.network: 'patches' is not of type 'object'"),
+        (with_value("variants.vae.prior", "mixture"), "variants.vae.prior: 'mixture' is not"),
+    ],
+)
+def test_a_mistake_is_found(content: object, where: str) -> None:
+    (said,) = wrong(content)
+    assert where in said
+
+
+@pytest.mark.parametrize("content", [
+    content for content, *sentence in BROKEN if not any(beyond in " ".join(sentence) for beyond in BEYOND)
+])  # fmt: skip
+def test_the_schema_finds_what_the_check_finds(content: object) -> None:
+    assert wrong(content)
+
+
+def undescribed(schema: dict[str, Any]) -> Iterator[str]:
+    """The keys of a JSON Schema that say nothing of their meaning."""
+    for name, section in {"": schema, **schema["$defs"]}.items():
+        for key, each in section.get("properties", {}).items():
+            if not each.get("description"):
+                yield f"{name}.{key}"
+
+
+def test_every_key_has_a_meaning() -> None:
+    assert list(undescribed(SCHEMA)) == []
+    keys = {"a": {"description": "the first letter"}, "b": {}}
+    assert list(undescribed({"properties": keys, "$defs": {"c": {"properties": {"d": {}}}}})) == [".b", "c.d"]
+
+
+def test_the_schema_is_that_of_the_entries_that_are_checked() -> None:
+    entry = params.check(DEFAULT).entry("vqvae")
+    assert set(SCHEMA["$defs"]["model-vqvae"]["properties"]) == set(type(entry).model_fields)

@@ -1,0 +1,252 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from aelab.core.errors import UserError
+from pipeline.common import params, resources, seeds, stage
+from pipeline.common.params import Params
+from pipeline.runner import repro
+from pipeline.runner.console import ConsoleLog
+from pipeline.runner.local import LocalExecutor
+from pipeline.runner.plan import Plan, estimate_work, plan_run
+from tests.support.parameters import DEFAULT, with_value
+from tests.support.project import REPOSITORY
+
+UPSTREAM = {
+    "download": set[str](),
+    "classify": {"download"},
+    "train@ae": {"download"},
+    "train@vqvae": {"download"},
+    "evaluate@ae": {"train@ae", "classify"},
+    "evaluate@vqvae": {"train@vqvae", "classify"},
+    "report": {"evaluate@ae", "evaluate@vqvae"},
+}
+
+
+def plan(*changed: str) -> Plan:
+    checked = params.check(DEFAULT, variants=False)
+    return Plan.of(UPSTREAM, set(changed).__contains__, lambda name: estimate_work(name, checked))
+
+
+def run(plan: Plan) -> list[str]:
+    """The order in which a plan runs, one stage at a time."""
+    order = []
+    while ready := plan.ready():
+        plan.waiting.discard(ready[0])
+        plan.unfinished.discard(ready[0])
+        order.append(ready[0])
+    return order
+
+
+def test_the_longest_way_to_the_end_goes_first() -> None:
+    order = ["download", "train@vqvae", "classify", "train@ae", "evaluate@vqvae", "evaluate@ae", "report"]
+    assert run(plan("download")) == order
+
+
+def test_only_what_depends_on_a_change_runs() -> None:
+    assert run(plan("train@ae")) == ["train@ae", "evaluate@ae", "report"]
+    assert run(plan()) == []
+
+
+def test_nothing_begins_before_what_it_depends_on() -> None:
+    begun = plan("download")
+    assert begun.ready() == ["download"]
+    begun.waiting.discard("download")
+    assert begun.ready() == []  # it runs
+    begun.unfinished.discard("download")
+    assert begun.ready() == ["train@vqvae", "classify", "train@ae"]  # side by side
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # by what DVC uses
+def test_what_is_missing_here_is_no_change_where_stages_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    checked = params.check(DEFAULT, variants=False)
+    stages = "stages:\n  a: {cmd: cp in a, deps: [in], outs: [a]}\n  b: {cmd: cp a b, deps: [a], outs: [b]}\n"
+    Path("dvc.yaml").write_text(stages)
+    Path("in").write_text("data")
+    with Repo.init() as repo:
+        repo.reproduce()
+    assert plan_run(checked, elsewhere=False).waiting == set()
+    shutil.rmtree(".dvc/cache")
+    Path("a").unlink()
+    Path("b").unlink()
+    assert plan_run(checked, elsewhere=False).waiting == {"a", "b"}
+    assert plan_run(checked, elsewhere=True).waiting == set()
+    Path("dvc.yaml").write_text(stages + "  new: {cmd: cp in c, deps: [in], outs: [c]}\n")
+    assert plan_run(checked, elsewhere=True).waiting == {"new"}
+    Path("in").write_text("other")
+    assert plan_run(checked, elsewhere=True).waiting == {"a", "b", "new"}
+
+
+@pytest.mark.parametrize("broken", [None, 3, {}, {"training": 3}, {"training": {"steps": "many"}}])
+def test_broken_entries_do_not_break_the_plan(broken: object) -> None:
+    checked = params.check(with_value("variants.ae", broken), variants=False)
+    assert estimate_work("train@ae", checked) == checked.training.steps
+
+
+def test_the_work_of_an_entry_includes_its_parts() -> None:
+    checked = params.check(DEFAULT, variants=False)
+    assert estimate_work("train@vqvae", checked) == 1800 + 1000
+    assert estimate_work("evaluate@vqvae", checked) == (1800 + 1000) / 8
+
+
+def test_cpus_are_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(resources.CPUS, "3")
+    assert resources.cpus() == 3
+    monkeypatch.delenv(resources.CPUS)
+    assert resources.cpus() >= 1
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "2.5", "two", "nan"])
+def test_a_wrong_number_in_the_environment_is_one_sentence(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, read in {resources.CPUS: resources.cpus, resources.PER_GPU: resources.per_gpu}.items():
+        monkeypatch.setenv(name, wrong)
+        with pytest.raises(UserError, match=f"{name} is '{wrong}': it must be a whole number of at least 1"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("per_gpu", "entries"), [("", 1), ("1", 1), ("3", 1), ("5", 1), ("6", 2), ("12", 4)]
+)  # of three seeds each
+def test_entries_share_a_gpu_as_the_environment_says(
+    per_gpu: str, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv(resources.PER_GPU, per_gpu)
+    local = LocalExecutor(params.check(DEFAULT, variants=False), None, ConsoleLog())
+    assert local.jobs == 2 * entries
+    assert sorted(str(local.slots.get()) for _ in range(local.jobs)) == sorted(["0", "1"] * entries)
+
+
+def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-1")
+    assert resources.gpus() == ["0", "GPU-1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert resources.gpus() == []
+
+
+@pytest.mark.parametrize(("visible", "found"), [("0,-1,1", ["0"]), ("-1", []), ("1,,0", ["1"]), ("2,3", ["2", "3"])])
+def test_gpus_behind_one_that_is_none_are_not_seen(
+    visible: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert resources.gpus() == found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs an executable script")
+def test_gpus_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert resources.gpus() == []
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho GPU-a\necho GPU-b\n")
+    tool.chmod(0o755)
+    assert resources.gpus() == ["GPU-a", "GPU-b"]
+
+
+def _where(checked: Params, entry: str, seed: int) -> tuple[int, str, int, int]:
+    return os.getpid(), entry, seed, checked.training.steps
+
+
+@pytest.mark.parametrize(("cpus", "others"), [("1", 0), ("2", 2)])
+def test_seeds_share_the_cpus(cpus: str, others: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(resources.CPUS, cpus)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    checked = params.check(DEFAULT)
+    done = seeds.for_each_seed(_where, checked, "ae", timed=True)
+    assert list(done) == checked.seeds
+    assert [(each[1], each[2], each[3]) for each in done.values()] == [("ae", seed, 1500) for seed in checked.seeds]
+    elsewhere = {each[0] for each in done.values()} - {os.getpid()}
+    assert len(elsewhere) <= others
+    assert bool(elsewhere) == bool(others)
+
+
+def test_seeds_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(resources.CPUS, "2")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    done = seeds.for_each_seed(_where, params.check(DEFAULT), "ae", timed=True)
+    assert os.getpid() not in {each[0] for each in done.values()}
+    monkeypatch.setenv(resources.PER_GPU, "1")
+    done = seeds.for_each_seed(_where, params.check(DEFAULT), "ae", timed=True)
+    assert {each[0] for each in done.values()} == {os.getpid()}
+
+
+def _how_nice(_: Params, __: str, ___: int) -> tuple[int, int]:
+    return os.getpid(), os.nice(0)
+
+
+def test_what_nobody_times_runs_on_all_cores_behind_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(resources.CPUS, "1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(resources, "all_cpus", lambda: 2)
+    monkeypatch.setattr(os, "nice", lambda more, _nice=os.nice: _nice(more) if more == 0 else asked.append(more))
+    asked: list[int] = []
+    done = seeds.for_each_seed(_how_nice, params.check(DEFAULT), "ae", timed=False)
+    assert asked == [resources.BEHIND]
+    assert os.getpid() not in {pid for pid, _ in done.values()}
+
+
+def _die(_: Params, __: str, ___: int) -> None:
+    os.kill(os.getpid(), 9)
+
+
+def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv(resources.CPUS, "2")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def work(checked: Params, _: stage.Provenance) -> None:
+        seeds.for_each_seed(_die, checked, "ae", timed=True)
+
+    with pytest.raises(SystemExit):
+        stage.run(work, None)
+    assert "a process was killed, most likely for want of memory" in capsys.readouterr().err
+
+
+SCRIPT = """
+import os, sys, torch
+from pipeline import params, stage
+from tests.pipeline.test_params import with_value
+
+def multiply(*_):
+    return (torch.ones(512, 512) @ torch.ones(512, 512)).sum().item()
+
+content = with_value("training.threads", 2) | {"seeds": [0, 1]}
+content["variants"]["ae"]["code"] = 2000
+os.environ["AELAB_CPUS"] = "4"
+torch.set_num_threads(2)
+checked = params.check(content)
+if sys.argv[1] == "real":
+    multiply()  # as a check that built models with weights would start threads
+print(stage.for_each_seed(multiply, checked, "ae", timed=True))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no fork")
+def test_checking_large_models_starts_no_threads_that_a_fork_would_miss() -> None:
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run([*command, "meta"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "{0: 134217728.0, 1: 134217728.0}\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no fork")
+def test_a_fork_after_threads_would_be_noticed() -> None:
+    command = [sys.executable, "-c", SCRIPT, "real"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(15)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_stages_run_with_the_python_of_the_runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    repro._use_this_python()
+    assert shutil.which("python") == str(Path(sys.executable).parent / "python")

@@ -1,0 +1,100 @@
+import errno
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from aelab.core import disk
+from aelab.core.errors import UserError
+from pipeline.common import stage
+from pipeline.common.params import Params
+from tests.support.project import REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with valid parameters as the working directory."""
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _raise(error: Exception) -> None:
+    def work(_: Params, __: stage.Provenance) -> None:
+        raise error
+
+    stage.run(work, None)
+
+
+def test_provenance_is_written_with_what_the_work_adds(folder: Path) -> None:
+    def work(params: Params, provenance: stage.Provenance) -> None:
+        provenance["seeds"] = params.seeds
+
+    stage.run(work, folder / "provenance" / "stage.json")
+    written = disk.read_json(folder / "provenance" / "stage.json")
+    assert written["seeds"] == [0, 1, 2]
+    assert written["seconds"] >= 0
+    assert {"started", "commit", "uncommitted_changes", "experiment", "python", "packages"} <= written.keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("mend this"), "mend this"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "models/x"),
+            "cannot write models/x: No space left on device",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "data"), "cannot write data: Read-only file system"),
+        (PermissionError(errno.EACCES, "Permission denied", "data"), "cannot write data: Permission denied"),
+        (SafetensorError("Error while serializing: I/O error: No space left"), "cannot write the results"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        _raise(error)
+    assert exit_.value.code == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(sentence)
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(errno.ENOENT, "No such file", "x")])
+def test_a_bug_stays_a_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        _raise(error)
+
+
+def test_bad_parameters_stop_before_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "params.yaml").write_text("dataset: 5\n")
+    with pytest.raises(SystemExit):
+        _raise(AssertionError("the work began"))
+    assert "params.yaml: dataset is 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "unused"),
+    [
+        ("train", {"pandas", "matplotlib", "mlflow"}),
+        ("evaluate", {"pandas", "mlflow"}),
+        ("download", {"torch", "mlflow", "pandas", "PIL"}),
+        ("report", {"torch", "mlflow"}),
+        ("track", {"torch", "matplotlib"}),
+        ("repro", {"torch", "pandas", "matplotlib", "mlflow"}),
+    ],
+)
+def test_a_stage_imports_what_it_uses(stage: str, unused: set[str]) -> None:
+    script = f"import sys, pipeline.{stage}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert f"pipeline.{stage}" in done.stdout.split()
+    assert not unused & set(done.stdout.split())
+
+
+def test_undefined_numbers_are_never_written(folder: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        disk.write_json(folder / "x.json", {"mse": float("nan")})

@@ -1,0 +1,147 @@
+"""The follower and the projection of everything, on folders of checkpoints without any trainings."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from mlflow import MlflowClient
+
+from aelab.report import mlflow_writer
+from pipeline.common import params, signals
+from pipeline.common.params import Params
+from pipeline.reporting import track
+from tests.report.test_mlflow_writer import empty, history, uri
+from tests.support.parameters import DEFAULT
+from tests.support.runs import runs_at
+
+__all__ = ["empty", "uri"]  # fixtures
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+
+
+@pytest.fixture
+def checked() -> Params:
+    return params.check(DEFAULT, variants=False)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for trainings, of a project without results; the fixtures' MLflow shows what is in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("AELAB_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr("os.nice", lambda _: None)
+    monkeypatch.setattr(track, "POLL", 0.0)
+    return tmp_path / "checkpoints"
+
+
+def begin(checkpoints: Path, entry: str, *, finished: bool = False) -> Path:
+    """A training of which one point is there; returns its folder."""
+    folder = checkpoints / f"{entry}-seed0-abc"
+    folder.mkdir(parents=True)
+    about = {"entry": entry, "seed": 0, "fingerprint": f"fingerprint-of-{entry}", "begun": [1000.0]}
+    how = {"device": "cpu", "hardware": "a machine", "precision": "float32", "mode": "eager"}
+    parameters = {f"variants.{entry}": {"model": "vae"}}
+    (folder / "about.json").write_text(json.dumps({**about, **how, "parameters": parameters}))
+    add_point(folder, 50)
+    if finished:
+        (folder / "finished.json").write_text("{}")
+    return folder
+
+
+def add_point(folder: Path, step: int) -> None:
+    point = {"phase": "autoencoder", "step": step, "time": 1000.0 + step, "train_loss": 1.0}
+    with (folder / "curve.jsonl").open("a") as file:
+        file.write(json.dumps(point) + "\n")
+
+
+def stop_after(looks: int, between: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask the follower to stop after so many looks; something happens `between` two of them."""
+    asked = iter(range(looks))
+
+    def asked_to_stop() -> bool:
+        at = next(asked, looks)
+        if at > 0:
+            between()
+        return at >= looks - 1
+
+    monkeypatch.setattr(signals, "asked_to_stop", asked_to_stop)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+
+
+def statuses(uri: str) -> dict[str | None, str]:
+    return {run.info.run_name: run.info.status for run in runs_at(uri)}
+
+
+def test_the_follower_shows_what_runs_and_what_is_added_until_it_is_asked_to_stop(
+    checkpoints: Path, checked: Params, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = begin(checkpoints, "vae")
+    begin(checkpoints, "ae", finished=True)  # over before
+    steps = iter(range(100, 1000, 50))
+    stop_after(2, lambda: add_point(folder, next(steps)), monkeypatch)
+    with FileLock(folder / "lock"):
+        track._follow(None, checked, {})
+    assert statuses(uri) == {"vae-seed0": "RUNNING"}
+    assert len(history(uri, "autoencoder/train_loss")) > 1
+    stop_after(1, lambda: None, monkeypatch)
+    track._follow(None, checked, {})
+    assert statuses(uri) == {"vae-seed0": "KILLED"}
+
+
+@pytest.mark.parametrize(("entries", "shown"), [(["vae"], {"vae-seed0"}), (None, {"vae-seed0", "ae-seed0"})])
+def test_a_follower_leaves_the_entries_of_others_alone(
+    entries: list[str] | None,
+    shown: set[str],
+    checkpoints: Path,
+    checked: Params,
+    uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a cluster, whose workers share the folder of checkpoints."""
+    for entry in ("vae", "ae"):
+        begin(checkpoints, entry)
+    stop_after(1, lambda: None, monkeypatch)
+    track._follow(entries, checked, {})
+    assert statuses(uri).keys() == shown
+
+
+def test_an_mlflow_that_does_not_answer_is_announced_once_and_catches_up(
+    checkpoints: Path, checked: Params, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(checkpoints, "vae")
+    open_, failures = mlflow_writer.Projector.open, iter(range(3))
+
+    def away(*arguments: Any) -> None:
+        if next(failures, None) is not None:
+            msg = "away\nfor now"
+            raise ConnectionError(msg)
+        open_(*arguments)
+
+    monkeypatch.setattr(mlflow_writer.Projector, "open", away)
+    stop_after(9, lambda: None, monkeypatch)
+    track._follow(None, checked, {})
+    assert statuses(uri) == {"vae-seed0": "KILLED"}
+    assert capsys.readouterr().out.count("does not answer, it is tried again: away for now\n") == 1
+
+
+def test_everything_is_written_once_and_a_busy_writer_is_a_warning(
+    checkpoints: Path, checked: Params, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(checkpoints, "vae")
+    monkeypatch.setattr(mlflow_writer, "WAIT", 0.1)
+    monkeypatch.setattr(track, "PATIENCE", {"sqlite": 0.0})
+    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock"):
+        track._write(checked, {})
+    said = capsys.readouterr().out
+    assert "warning: the runs could not be written to MLflow at sqlite:" in said
+    assert "another process has been writing" in said
+    assert MlflowClient(uri).get_experiment_by_name(mlflow_writer.EXPERIMENT) is None
+    for _ in range(2):
+        track._write(checked, {})
+        assert "warning" not in capsys.readouterr().out
+    assert statuses(uri) == {"vae-seed0": "KILLED"}
+    assert history(uri, "autoencoder/train_loss") == [(50, 1.0)]

@@ -1,0 +1,58 @@
+import math
+from typing import Any
+
+import pytest
+
+from aelab.report.champions import ALIAS, TASKS, Candidate, elect, rule
+from aelab.report.metrics import METRICS
+
+
+def candidate(entry: str, seed: int = 0, pixels: str | None = None, **metrics: float) -> Candidate:
+    return Candidate(entry, metrics, pixels, f"{entry}-{seed}")
+
+
+def champions(*candidates: Candidate) -> dict[str, Any]:
+    return {champion.task: champion.candidate.fingerprint for champion in elect(candidates)}
+
+
+def test_the_mean_over_seeds_picks_the_entry_and_validation_its_seed() -> None:
+    """The single best seed is of an entry that is worse as a whole."""
+    lucky = candidate("a", 0, mse=0.1), candidate("a", 1, mse=0.9)
+    steady = candidate("b", 0, mse=0.3), candidate("b", 1, mse=0.2)
+    assert champions(*lucky, *steady) == {"reconstruction": "b-1"}
+    (found,) = elect([*lucky, *steady])
+    assert found.value == 0.2
+    assert found.mean == pytest.approx(0.25)
+
+
+def test_an_entry_of_which_a_seed_diverged_is_never_one() -> None:
+    assert champions(candidate("a", 0, mse=0.1), candidate("a", 1), candidate("b", mse=0.5)) == {
+        "reconstruction": "b-0"
+    }
+    assert champions(candidate("a")) == {}
+
+
+def test_likelihoods_of_another_kind_of_pixels_are_not_compared() -> None:
+    first = candidate("a", pixels="Bernoulli", neg_elbo=100.0)
+    other = candidate("b", pixels="8-bit", neg_elbo=-5.0)
+    same = candidate("c", pixels="Bernoulli", neg_elbo=90.0)
+    assert champions(candidate("ae", mse=1.0), first, other, same) == {
+        "reconstruction": "ae-0",
+        "generation": "c-0",
+    }
+
+
+def test_each_task_has_its_own() -> None:
+    good = candidate("a", mse=0.1, denoising_mse=0.5)
+    clean = candidate("b", mse=0.2, denoising_mse=0.1)
+    assert champions(good, clean) == {"reconstruction": "a-0", "denoising": "b-0"}
+    assert champions(good, candidate("tie", mse=0.1, denoising_mse=math.inf))["reconstruction"] == "a-0"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_rule_is_told(task: str) -> None:
+    metric = METRICS[TASKS[task]]
+    assert metric.better == "lower"
+    assert metric.title in rule(task)
+    assert f"models:/{task}@{ALIAS}" in rule(task)
+    assert ("kind of pixels" in rule(task)) == metric.likelihood

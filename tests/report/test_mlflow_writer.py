@@ -1,0 +1,502 @@
+import concurrent.futures
+import contextlib
+import json
+import multiprocessing
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from mlflow import MlflowClient
+
+from aelab.models import checkpoint
+from aelab.report import mlflow_writer
+from aelab.report.champions import ALIAS, Candidate, Champion, rule
+from aelab.report.mlflow_writer import FAILED, KILLED, RUNNING, Projector, Run
+from tests.support import servers
+from tests.support.runs import experiment_at, runs_at, toy_run
+from tests.support.toys import IMAGE
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take seconds to make."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def uri(tmp_path: Path, empty: Path) -> str:
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return toy_run(tmp_path)
+
+
+def other(run: Run, **changes: Any) -> Run:
+    """The run with another result."""
+    assert run.evaluated is not None
+    return replace(run, evaluated=replace(run.evaluated, **changes))
+
+
+def unfinished(run: Run, points: int = 2, status: str = RUNNING) -> Run:
+    """The run while it was in training."""
+    return replace(run, status=status, history=run.history[:points], evaluated=None)
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_writer, "_log_model", lambda *_: None)
+
+
+def _projector(uri: str, tmp_path: Path) -> Projector:
+    projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
+    projector.open("columns", ["test/mse"])
+    return projector
+
+
+def _project(runs: list[Run], uri: str, tmp_path: Path) -> int:
+    projector = _projector(uri, tmp_path)
+    return sum(projector.project(run) for run in runs)
+
+
+def _view(experiment: mlflow.entities.Experiment) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.results"])["state"])
+    return state
+
+
+def test_a_run_is_all_there_and_its_model_reconstructs(run: Run, uri: str, tmp_path: Path) -> None:
+    assert _project([run], uri, tmp_path) == 1
+    (found,) = runs_at(uri)
+    assert found.info.run_name == "ae_wide-beta4-seed0"
+    assert found.info.status == "FINISHED"
+    assert (found.info.start_time, found.info.end_time) == (1_000_000, 1_060_000)
+    assert found.data.params == {"ae.code": "4"}
+    assert found.data.metrics == {
+        "test/mse": 0.5,
+        "cost/train_seconds": 60.0,
+        "autoencoder/train_loss": 2.0,
+        "autoencoder/validation_loss": 4.0,
+    }
+    assert found.data.tags["device"] == "cpu"
+    assert found.data.tags["mlflow.note.content"] == "The **plain** one."
+    assert found.inputs is not None
+    (data,) = found.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("toy", "0123456789abcdef0123456789abcdef")
+    figures = MlflowClient(uri).list_artifacts(found.info.run_id, "figures")
+    assert [figure.path for figure in figures] == ["figures/figure.png"]
+
+    x = np.random.default_rng(0).random((3, *IMAGE), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    (logged,) = MlflowClient(uri).search_logged_models([found.info.experiment_id])
+    assert logged.name == "ae_wide-beta4-seed0"
+    assert {metric.key: metric.value for metric in logged.metrics or []} == {"test/mse": 0.5, "cost/train_seconds": 60}
+    script = (
+        "import sys, mlflow, numpy; model, x, y = sys.argv[1:];"
+        "numpy.save(y, mlflow.pyfunc.load_model(model).predict(numpy.load(x)))"
+    )
+    arguments = [logged.artifact_location, str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script, *arguments], check=True)
+    with torch.no_grad():
+        assert run.evaluated is not None
+        assert run.evaluated.weights is not None
+        expected = checkpoint.load(run.evaluated.weights).reconstruct(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-6)
+    assert not list(Path(tmp_path / "mlruns").rglob("*.pkl"))
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_point_has_its_step_and_its_own_time(run: Run, uri: str, tmp_path: Path) -> None:
+    _project([run], uri, tmp_path)
+    (found,) = runs_at(uri)
+    loss = MlflowClient(uri).get_metric_history(found.info.run_id, "autoencoder/train_loss")
+    assert [(point.step, point.timestamp, point.value) for point in loss] == [(50, 1_010_500, 3), (100, 1_020_000, 2)]
+    (mse,) = MlflowClient(uri).get_metric_history(found.info.run_id, "test/mse")
+    assert (mse.step, mse.timestamp) == (0, 1_060_000)
+    assert not MlflowClient(uri).get_metric_history(found.info.run_id, "autoencoder/train_rate")
+
+
+@pytest.mark.usefixtures("no_model")
+def test_more_than_one_call_takes(run: Run, uri: str, tmp_path: Path) -> None:
+    parameters = {f"p{i}": i for i in range(250)} | {"long": "x" * 7000}
+    history = [{"phase": "prior", "step": i, "time": 1000.0 + i, "train_loss": float(i)} for i in range(1200)]
+    _project([replace(run, parameters=parameters, history=history)], uri, tmp_path)
+    (found,) = runs_at(uri)
+    assert found.data.params == {key: str(value)[:6000] for key, value in parameters.items()}
+    losses = MlflowClient(uri).get_metric_history(found.info.run_id, "prior/train_loss")
+    assert [point.value for point in losses] == list(range(1200))
+
+
+@pytest.mark.usefixtures("no_model")
+def test_the_experiment_leads_to_its_runs(run: Run, uri: str, tmp_path: Path) -> None:
+    _project([run], uri, tmp_path)
+    experiment = experiment_at(uri)
+    link, _, description = experiment.tags["mlflow.note.content"].partition("\n\n")
+    address = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=results"
+    assert (link, description) == (f"[Show the runs]({address})", "columns")
+    assert mlflow_writer.page(uri) == f"http://127.0.0.1:5000/{address}"
+    assert _view(experiment)["selectedColumns"] == ["metrics.`test/mse`"]
+
+
+def test_the_link_leads_to_the_runs_from_the_first_point_on(uri: str, tmp_path: Path) -> None:
+    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", [])
+    assert _view(experiment_at(uri))["selectedColumns"] == [f"metrics.`{name}`" for name in mlflow_writer.LOSSES]
+    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", ["test/mse"])
+    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", [])
+    assert _view(experiment_at(uri))["selectedColumns"] == ["metrics.`test/mse`"]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_an_older_experiment_gets_what_it_lacks(run: Run, uri: str, tmp_path: Path) -> None:
+    MlflowClient(uri).create_experiment(mlflow_writer.EXPERIMENT, (tmp_path / "elsewhere").as_uri(), {"team": "x"})
+    _project([run], uri, tmp_path)
+    tags = experiment_at(uri).tags
+    assert tags["team"] == "x"
+    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("today's columns", ["test/fid"])
+    assert experiment_at(uri).tags["mlflow.note.content"].endswith("today's columns")
+    assert _view(experiment_at(uri))["selectedColumns"] == ["metrics.`test/fid`"]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_projecting_again_adds_nothing(run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _project([run], uri, tmp_path)
+    assert _project([run, other(run, fingerprint="g")], uri, tmp_path) == 1
+    assert _project([run, other(run, fingerprint="g"), unfinished(run)], uri, tmp_path) == 0
+    assert len(runs_at(uri)) == 2
+    monkeypatch.setattr(mlflow_writer, "_shows", lambda *_: False)  # who does not look at what is there writes it again
+    assert _project([run], uri, tmp_path) == 1
+    assert len(runs_at(uri)) == 3
+
+
+def _broken_off_twice(run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Project a run on the third try, after one that broke off before the model and one after it; returns how many
+    models there are.
+    """
+
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError
+
+    for method in ("log_artifact", "set_terminated"):
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, method, away)
+            with pytest.raises(ConnectionError):
+                _project([run], uri, tmp_path)
+        (found,) = runs_at(uri)
+        assert found.data.tags["complete"] == "no"
+    assert _project([run], uri, tmp_path) == 1
+    assert _project([run], uri, tmp_path) == 0
+    (found,) = runs_at(uri)
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["complete"] == "yes"
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+    assert history(uri, "test/mse") == [(0, 0.5)]
+    return len(MlflowClient(uri).search_logged_models([found.info.experiment_id]))
+
+
+def test_a_projection_that_broke_off_is_completed_by_the_next(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _broken_off_twice(run, uri, tmp_path, monkeypatch) == 1
+
+
+def test_a_half_written_model_would_stay_if_nobody_deleted_it(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MlflowClient, "delete_logged_model", lambda *_: None)
+    assert _broken_off_twice(run, uri, tmp_path, monkeypatch) == 2
+
+
+def test_a_diverged_run_is_failed_and_has_no_model(run: Run, uri: str, tmp_path: Path) -> None:
+    diverged = replace(other(run, weights=None, metrics={"cost/train_seconds": 60.0}), status=FAILED)
+    _project([diverged], uri, tmp_path)
+    (found,) = runs_at(uri)
+    assert found.info.status == "FAILED"
+    assert found.data.metrics["cost/train_seconds"] == 60.0
+    assert not MlflowClient(uri).search_logged_models([found.info.experiment_id])
+
+
+def champion(fingerprint: str = "f") -> Champion:
+    return Champion("denoising", 0.25, 0.5, Candidate("ae", {"denoising_mse": 0.25}, None, fingerprint))
+
+
+def registered(uri: str) -> list[tuple[str, list[str]]]:
+    """The versions of what is registered, each with the run's fingerprint and its aliases."""
+    client = MlflowClient(uri)
+    versions = [client.get_model_version(found.name, found.version) for found in client.search_model_versions()]
+    return sorted((version.tags["fingerprint"], version.aliases) for version in versions)
+
+
+def test_the_champion_is_who_was_promoted_last_and_no_run_has_two_versions(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    assert not projector.promote(champion())  # its run is not there yet
+    assert not MlflowClient(uri).search_registered_models()
+    projector.project(run)
+    assert projector.promote(champion())
+    assert not projector.promote(champion())
+    assert registered(uri) == [("f", [ALIAS])]
+    version = MlflowClient(uri).get_model_version_by_alias("denoising", ALIAS)
+    assert version.description == "denoising_mse on the validation split: 0.25, mean of the entry's seeds 0.5"
+    assert version.run_id == runs_at(uri)[0].info.run_id
+    assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
+
+    projector.project(replace(other(run, fingerprint="g"), training="u"))
+    assert projector.promote(champion("g"))
+    assert registered(uri) == [("f", []), ("g", [ALIAS])]
+    assert projector.promote(champion("f"))
+    assert registered(uri) == [("f", [ALIAS]), ("g", [])]
+    assert not projector.promote(champion("none"))
+    assert registered(uri) == [("f", [ALIAS]), ("g", [])]
+    MlflowClient(uri).update_registered_model("denoising", "the rule of before")
+    projector.promote(champion("f"))
+    assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
+
+
+def history(uri: str, key: str) -> list[tuple[int, float]]:
+    """The points of the only run."""
+    (found,) = runs_at(uri)
+    return [(point.step, point.value) for point in MlflowClient(uri).get_metric_history(found.info.run_id, key)]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_killed_training_that_goes_on_is_one_run_and_one_curve(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    for points in (1, 2):
+        projector.project(unfinished(run, points))
+        assert runs_at(uri)[0].info.status == "RUNNING"
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0)]
+    projector.project(unfinished(run, 2, KILLED))
+    assert runs_at(uri)[0].info.status == "KILLED"
+    later = _projector(uri, tmp_path)
+    later.project(unfinished(run, 3))
+    assert runs_at(uri)[0].info.status == "RUNNING"
+    _project([run], uri, tmp_path)
+    assert runs_at(uri)[0].info.status == "FINISHED"
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+    assert history(uri, "autoencoder/validation_loss") == [(50, 4.0)]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_begun_with_other_parameters_it_begins_anew(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    projector.project(unfinished(run, 2, KILLED))
+    _project([replace(run, parameters={"ae.code": 5})], uri, tmp_path)
+    assert runs_at(uri)[0].data.params == {"ae.code": "5"}
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_begun_again_from_the_first_step_it_has_one_curve(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `rm -r checkpoints`: the same points at other times."""
+    later = [{**point, "time": point["time"] + 100} for point in run.history]
+    again = replace(run, started=1100.0, history=later)
+    _projector(uri, tmp_path).project(unfinished(run, 2, KILLED))
+    _projector(uri, tmp_path).project(unfinished(again))
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0)]
+    monkeypatch.setattr(mlflow_writer, "_is_of", lambda *_: True)
+    _projector(uri, tmp_path).project(unfinished(run, 2, KILLED))
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (50, 3.0)]
+
+
+@pytest.fixture
+def impatient_for_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_writer, "WAIT", 0.1)
+
+
+@pytest.mark.usefixtures("impatient_for_the_lock")
+def test_a_writer_that_holds_the_lock_for_long_is_a_sentence(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    lock = FileLock(tmp_path / "lock")
+    actions: list[Callable[[], object]] = [
+        lambda: projector.open("columns", []),
+        lambda: projector.project(unfinished(run)),
+        lambda: projector.promote(champion()),
+    ]
+    for act in actions:
+        with lock, pytest.raises(TimeoutError, match=r"another process has been writing for 0 s; it holds .*lock"):
+            act()
+        act()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_the_second_writer_waits_for_the_first(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with FileLock(tmp_path / "lock"):
+            waiting = pool.submit(projector.project, run)
+            assert runs_at(uri) == []
+            assert not waiting.done()
+        assert waiting.result()
+    assert len(runs_at(uri)) == 1
+
+
+def _race(run: Run, locks: tuple[Path, Path], uri: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A second projector comes between the first one's look for a run and its making one; returns how many runs there
+    are.
+    """
+    first, second = (Projector(uri, lock.parent / "mlruns", lock) for lock in locks)
+    for projector in (first, second):
+        projector.open("columns", [])
+    create = MlflowClient.create_run
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "create_run", create)
+            with contextlib.suppress(TimeoutError):
+                second.project(run)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_run", late)
+    first.project(run)
+    return len(runs_at(uri))
+
+
+@pytest.mark.usefixtures("no_model", "impatient_for_the_lock")
+@pytest.mark.parametrize(("second", "there"), [("lock", 1), ("another", 2)])
+def test_a_run_that_two_write_at_once_is_there_once_thanks_to_the_lock(
+    second: str, there: int, run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a lock of its own, the second one writes the run, too."""
+    assert _race(run, (tmp_path / "lock", tmp_path / second), uri, monkeypatch) == there
+
+
+def _write_ten(uri: str, folder: Path) -> None:
+    projector = Projector(uri, folder / "mlruns", folder / "lock")
+    projector.open("columns", [])
+    for i in range(10):
+        projector.project(Run(f"n{i}", "a", f"t{i}", RUNNING, 1000.0, {"p": 1}, {}, []))
+
+
+def first_time_writers(uri: str, folder: Path) -> list[str | None]:
+    """The names of the runs after several processes wrote the same ten to a database that was not there."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(3, context) as pool:
+        for each in [pool.submit(_write_ten, uri, folder) for _ in range(3)]:
+            each.result()
+    return [found.info.run_name for found in runs_at(uri)]
+
+
+def test_several_first_time_writers_write_each_run_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    assert sorted(map(str, first_time_writers(uri, tmp_path))) == [f"n{i}" for i in range(10)]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_locked_database_is_waited_for(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = _projector(uri, tmp_path)
+    locked = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None, check_same_thread=False)
+    locked.execute("begin exclusive")
+    threading.Timer(3.0, lambda: locked.execute("rollback")).start()
+    until = time.monotonic() + 60
+    done = False
+    while not done and time.monotonic() < until:
+        with contextlib.suppress(Exception):
+            done = projector.project(run)
+    assert done
+    locked.close()
+    assert history(uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+class Broken(BaseHTTPRequestHandler):
+    """Answers 500 to everything."""
+
+    def _answer(self) -> None:
+        self.send_response(500)
+        self.end_headers()
+        self.wfile.write(b"Internal Server Error")
+
+    do_GET = do_POST = _answer  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def broken_server() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_is_away_hangs_or_is_broken_is_an_exception_within_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging, broken_server() as broken:
+        for uri in (f"http://127.0.0.1:{servers.free_port()}", f"http://127.0.0.1:{hanging.getsockname()[1]}", broken):
+            began = time.monotonic()
+            with pytest.raises(Exception, match=r"."):
+                _projector(uri, tmp_path)
+            assert time.monotonic() - began < 20
+
+
+def _through_outages(run: Run, server: servers.Server, tmp_path: Path) -> None:
+    """A training that is followed while its server hangs and is killed."""
+    projector = _projector(server.uri, tmp_path)
+    projector.project(unfinished(run, 1))
+    server.signal(signal.SIGSTOP)
+    with pytest.raises(Exception, match=r"."):
+        projector.project(unfinished(run, 2))
+    server.signal(signal.SIGCONT)
+    projector.project(unfinished(run, 2))
+    server.kill()
+    with pytest.raises(Exception, match=r"."):
+        projector.project(unfinished(run, 3))
+    server.start()
+    projector.project(unfinished(run, 3))
+    assert _projector(server.uri, tmp_path).project(run)
+    (found,) = runs_at(server.uri)
+    assert found.info.status == "FINISHED"
+    assert history(server.uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+    assert history(server.uri, "autoencoder/validation_loss") == [(50, 4.0)]
+    figures = MlflowClient(server.uri).list_artifacts(found.info.run_id, "figures")
+    assert [figure.path for figure in figures] == ["figures/figure.png"]
+    assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, which alone has the folder
+    (logged,) = MlflowClient(server.uri).search_logged_models([found.info.experiment_id])
+    assert logged.name == "ae_wide-beta4-seed0"
+    assert [projector.promote(champion()) for _ in range(2)] == [True, False]
+    assert registered(server.uri) == [("f", [ALIAS])]
+    weights = list(Path(mlflow.artifacts.download_artifacts(f"models:/denoising@{ALIAS}")).rglob("*.safetensors"))
+    assert run.evaluated is not None
+    assert run.evaluated.weights is not None
+    assert [path.read_bytes() for path in weights] == [run.evaluated.weights.read_bytes()]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_through_outages_of_a_server_on_sqlite(run: Run, tmp_path: Path) -> None:
+    with servers.serving(tmp_path / "server") as server:
+        _through_outages(run, server, tmp_path)
+
+
+@pytest.mark.skipif(servers.postgresql_programs() is None, reason="needs PostgreSQL: Debian's package postgresql")
+@pytest.mark.usefixtures("impatient")
+def test_through_outages_of_a_server_on_postgresql(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = tmp_path_factory.mktemp("postgresql")
+    with servers.postgresql(place / "database") as database, servers.serving(place / "server", database) as server:
+        _through_outages(run, server, place)

@@ -1,0 +1,112 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aelab.evaluation.palette import THEMED
+from aelab.report import charts, pages
+from aelab.report.galleries import Gallery, Strip
+from aelab.report.intervals import Interval
+from aelab.report.metrics import METRICS
+from aelab.report.pages import Figure, Section
+from aelab.report.summary import Sentence
+from aelab.report.tables import Table
+from aelab.report.verdicts import Claim, Finding, Judgement, Verdict
+
+
+def context(**changes: Any) -> dict[str, Any]:
+    """What the templates show, next to nothing of it."""
+    tables = [
+        Table("title", "note", ["", "MSE ↓"], [["a", "2.0"], ["b", "**1.0**"]]),
+        Table("", "", ["", "x"], [["b", "5.0"]]),
+    ]
+    claim = Claim("key", "Claim.", "Reading.", ())
+    judgement = Judgement(claim, [Finding(Verdict.SUPPORTED, "`a`: finding.")], Verdict.SUPPORTED)
+    lists = ("problems", "values", "gaps", "noise", "rates", "curves", "galleries", "sheets", "codes", "contrasts")
+    nothing: dict[str, Any] = {name: [] for name in (*lists, "sections", "pictures")}
+    return {
+        **nothing,
+        "title": "T",
+        "lead": "L",
+        "sentences": [Sentence("`a` is best.", "certain", "More.")],
+        "reading": "R",
+        "differences": None,
+        "tables": tables,
+        "claims": [{"claim": claim, "judgement": judgement, "tables": tables, "figures": []}],
+        "undefined": [("no codebook", ["perplexity (a)"])],
+        "metrics": {"mse": METRICS["mse"]},
+        "provenance": tables[1],
+        "fence": "```",
+        "parameters": "seeds: [0]\n",
+        "folder": Path("reports"),
+        "own": {},
+    } | changes
+
+
+def rendered(**changes: Any) -> tuple[str, str]:
+    html, text = (pages.render(f"comparison.{kind}.j2", context(**changes)) for kind in ("html", "md"))
+    return html, text
+
+
+def test_a_claim_stands_with_its_verdict_on_both_pages() -> None:
+    html, text = rendered()
+    assert '<span class="verdict supported">supported</span>' in html
+    assert "<code>a</code>: finding." in html
+    assert "| Claim. | supported |" in text
+    assert "- `a`: finding. *Supported.*\n" in text
+
+
+def test_the_summary_says_how_certain_it_is() -> None:
+    html, text = rendered()
+    assert "<code>a</code> is best." in html
+    assert '<span class="verdict certain">certain at 95 %</span> More' in html
+    assert "- `a` is best. *Certain.* More.\n" in text
+
+
+EVIL = "<script>alert(1)</script>"
+
+
+def test_what_is_said_of_a_claim_is_no_markup() -> None:
+    claim = Claim("key", EVIL, EVIL, ())
+    judgement = Judgement(claim, [Finding(None, EVIL), Finding(Verdict.MIXED, EVIL)], Verdict.MIXED)
+    for page in rendered(claims=[{"claim": claim, "judgement": judgement, "tables": [], "figures": []}]):
+        assert EVIL not in page
+        assert page.count("&lt;script") >= 4
+
+
+def test_what_a_user_wrote_is_no_markup() -> None:
+    section = Section(EVIL, EVIL, origin={"data": EVIL}, parameters=f"# {EVIL}")
+    html, text = rendered(title=EVIL, problems=[EVIL], sections=[section], parameters=f"# {EVIL}")
+    assert EVIL not in html
+    assert html.count("&lt;script&gt;") >= 6
+    assert EVIL not in text.split("```")[0]
+
+
+def test_page_needs_no_network() -> None:
+    strip = Strip("a", "an image", np.zeros((1, 2, 1, 8, 8), np.uint8))
+    html, _ = rendered(galleries=[Gallery("G", "caption", [strip])])
+    assert 'src="data:image/png;base64,' in html
+    assert "http" not in html
+
+
+def test_markdown_tables_have_as_many_cells_as_columns() -> None:
+    text = rendered()[1]
+    header = None
+    for line in text.splitlines():
+        header = (header or line.count("|")) if line.startswith("|") else None
+        assert header is None or line.count("|") == header, line
+    assert "| b | **1.0** |" in text
+
+
+def test_a_chart_takes_the_colours_of_the_page_and_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "chart.svg"
+    drawn = {"a": [(0.0, Interval(1.0, 0.1)), (0.5, Interval(2.0, 0.2))]}
+    charts.lines(drawn, {"a": 0}, "level <1>", "MSE", path)
+    svg = Figure('A "title" & more', path, "").svg
+    assert svg.startswith('<svg class="chart" role="img" aria-label="A &#34;title&#34; &amp; more"')
+    assert not re.search("|".join(THEMED), svg)
+    assert "var(--c0)" in svg
+    assert "var(--ink)" in svg
+    assert "level &lt;1&gt;</text>" in svg
+    assert "<?xml" not in svg

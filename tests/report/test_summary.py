@@ -1,0 +1,92 @@
+"""What the page says first follows from the numbers, and changes with them."""
+
+import pandas as pd
+import pytest
+
+from aelab.report import summary
+from aelab.report.evidence import Entry, Evidence
+
+VAE = Entry("vae", "binary", {"model": "vae", "beta": 1.0, "network": {"width": 8}})
+BETA = Entry("vae-beta4", "binary", {"model": "vae", "beta": 4.0, "network": {"width": 8}})
+WIDE = Entry("vae-wide", "binary", {"model": "vae", "beta": 4.0, "network": {"width": 16}})
+
+
+def evidence(values: dict[Entry, dict[str, list[float]]]) -> Evidence:
+    rows = [
+        {"entry": entry.name, "seed": seed, "pixels": entry.pixels} | {name: each[seed] for name, each in of.items()}
+        for entry, of in values.items()
+        for seed in range(len(next(iter(of.values()))))
+    ]
+    return Evidence(list(values), pd.DataFrame(rows))
+
+
+def said(first: list[float], second: list[float]) -> list[summary.Sentence]:
+    return summary.sentences(evidence({VAE: {"mse": first}, BETA: {"mse": second}}), "masking 0.5")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text", "certainty"),
+    [
+        ([1.0, 1.1, 1.2], [3.0, 3.1, 3.2], "`vae` reconstructs best", "certain"),
+        ([5.0, 5.1, 5.2], [3.0, 3.1, 3.2], "`vae-beta4` reconstructs best", "certain"),
+        ([1.0, 3.0, 2.0], [2.0, 2.1, 2.2], "Who reconstructs best cannot be told", "tie"),
+        ([1.0], [2.0], "`vae` reconstructs best", "one seed"),
+    ],
+)
+def test_the_first_sentence(first: list[float], second: list[float], text: str, certainty: str) -> None:
+    (sentence,) = said(first, second)
+    assert sentence.text.startswith(text)
+    assert sentence.certainty == certainty
+
+
+def test_the_sentence_has_the_numbers_that_it_rests_on() -> None:
+    (sentence,) = said([1.0, 1.1, 1.2], [3.0, 3.1, 3.3])
+    assert "1.10000 ± 0.24841" in sentence.text
+    assert "2.03333 ± 0.14342 behind (seed by seed)" in sentence.text
+
+
+def test_denoising_is_summed_up_over_all_levels() -> None:
+    levels = {f"denoising_masking-0.{i}": [1.0, 1.1] for i in (1, 2, 3)}
+    better = levels | {"denoising_masking-0.1": [0.5, 0.6]}
+    common = {"mse": [1.0, 1.0], "denoising_mse": [1.0, 1.1]}
+    found = summary.sentences(
+        evidence({VAE: common | levels, BETA: common | {"denoising_mse": [2.0, 2.1]} | better}), "masking 0.5"
+    )
+    assert "`vae` restores images best from masking 0.5" in found[1].text
+    assert found[1].more.endswith("`vae` has the least mean error at 2 of 3, 2 of them a tie.")
+
+
+def test_what_one_key_changed_and_what_may_be_chance() -> None:
+    found = evidence(
+        {
+            VAE: {"mse": [1.0, 1.1, 1.2], "psnr": [9.0, 8.0, 7.0], "neg_elbo": [90.0, 91.0, 92.0]},
+            BETA: {"mse": [3.0, 3.1, 3.3], "psnr": [8.0, 9.0, 7.1], "neg_elbo": [89.0, 89.9, 91.0]},
+            WIDE: {"mse": [3.0, 3.1, 3.3], "psnr": [8.0, 9.0, 7.0], "neg_elbo": [99.0, 99.0, 99.0]},
+        }
+    )
+    pairs = list(summary.siblings(found.entries))
+    assert [(one.name, other.name) for one, other in pairs] == [("vae", "vae-beta4"), ("vae-beta4", "vae-wide")]
+    contrast, _ = summary.contrasts(found, pairs)
+    assert contrast.parameters == [("beta", 1.0, 4.0)]
+    assert {change.name: change.reading for change in contrast.told} == {"mse": "worse", "neg_elbo": "better"}
+    assert [change.name for change in contrast.tied] == ["psnr"]
+
+
+def test_likelihoods_of_different_pixels_are_not_set_against_each_other() -> None:
+    other = Entry("other", "8-bit", {"model": "vae", "beta": 2.0, "network": {"width": 8}})
+    values = {"mse": [1.0, 1.1], "neg_elbo": [9.0, 9.1]}
+    (contrast,) = summary.contrasts(evidence({VAE: values, other: values}), [(VAE, other)])
+    assert [change.name for change in contrast.metrics] == ["mse"]
+
+
+def test_one_seed_may_be_chance() -> None:
+    (contrast,) = summary.contrasts(evidence({VAE: {"mse": [1.0]}, BETA: {"mse": [2.0]}}), [(VAE, BETA)])
+    assert [change.reading for change in contrast.metrics] == ["one seed: may be chance"]
+
+
+def test_the_middle_level_of_each_kind_of_noise_is_among_what_changed() -> None:
+    levels = {f"denoising_gaussian-0.{i}": [1.0, 1.1] for i in (1, 2, 3)}
+    worse = {name: [2.0, 2.1] for name in levels}
+    found = evidence({VAE: {"mse": [1.0, 1.1]} | levels, BETA: {"mse": [1.0, 1.1]} | worse})
+    (contrast,) = summary.contrasts(found, [(VAE, BETA)])
+    assert {change.name: change.reading for change in contrast.told} == {"denoising_gaussian-0.2": "worse"}

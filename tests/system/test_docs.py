@@ -1,0 +1,328 @@
+"""The documents are true: their links lead somewhere, their code runs, what they name is there."""
+
+import ast
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.cli import DvcParserError
+from dvc.cli.parser import get_main_parser
+from playwright.sync_api import sync_playwright
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from aelab.core.errors import UserError
+from pipeline.common import params
+from pipeline.tools import recipe, reference
+from tests.support import browser
+from tests.support.markdown import FENCE, blocks
+from tests.support.parameters import DEFAULT, with_value
+from tests.support.project import REPOSITORY
+
+PAGES = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for path in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "recipes/results.md"]
+)
+LANGUAGES = {"", "sh", "console", "python", "yaml", "{literalinclude}", "{toctree}", "{eval-rst}"}
+TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+MADE = "docs/_build/"  # by `make docs`
+FOLDERS = "src|pipeline|docs|tests|recipes|benchmarks|faults"
+RUN_ELSEWHERE = {
+    "docs/library.md": "tests/system/test_library.py",
+    "CONTRIBUTING.md": "tests/system/test_contributing.py",
+}
+
+
+def prose(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def anchors(path: Path) -> set[str]:
+    """Those of the headings, as GitHub and MyST make them."""
+    headings = re.findall(r"^#+ (.*)$", prose(path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# Each of these says what is wrong with a page, and counts what it has looked at.
+
+
+def links(text: str, page: Path) -> Iterator[str | None]:
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", prose(text))):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        if not path.exists():
+            yield f"{target} is not there"
+        elif anchor and anchor not in anchors(path):
+            yield f"{target}: no such heading"
+        else:
+            yield None
+
+
+def names(text: str, page: Path) -> Iterator[str | None]:
+    """Files, commands and tests, in backticks."""
+    added = set(re.findall(r"[Ss]ave it as `([^`]+)`", text))
+    known = {path.name for path in tracked()}
+    for name in re.findall(r"`([^`\n]+)`", prose(text)):
+        if "NAME" in name or "…" in name or "<" in name or name in added or name == MADE:
+            continue
+        if found := re.fullmatch(r"(tests/\w+\.py)::(\w+)", name):
+            yield None if found[2] in functions(REPOSITORY / found[1]) else f"there is no test {name}"
+        elif re.fullmatch(rf"(?:{FOLDERS})/[\w./-]*", name):
+            yield None if (REPOSITORY / name).exists() else f"there is no {name}"
+        elif re.fullmatch(r"[\w-]+\.(?:py|md|yaml|lock|toml)", name):
+            yield None if name in known else f"there is no {name}"
+        elif re.match(r"make |python -m ", name):
+            yield command(name)
+    assert page.suffix == ".md"
+
+
+def commands(text: str, page: Path) -> Iterator[str | None]:
+    """In blocks of shell."""
+    for block in blocks(text):
+        if block.language == "sh":
+            for line in block.code.splitlines():
+                yield from (command(each) for each in re.split(r"&&|;", line.split(" #")[0]) if each.strip())
+    assert page.suffix == ".md"
+
+
+def command(line: str) -> str | None:
+    """What is wrong with a command line, if it is one of ours."""
+    words = [word for word in shlex.split(line) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    if words[:1] == ["make"] and len(words) > 1 and words[1] not in TARGETS:
+        return f"make has no target {words[1]}"
+    if words[:2] == ["python", "-m"] and not module(words[2]):
+        return f"there is no module {words[2]}"
+    for program, parser in programs().items():
+        known = program.split()
+        if words[: len(known)] == known and len(words) > len(known) and not isinstance(parser, str):
+            return not_understood(parser, words[len(known) :])
+    return refused_by_dvc(words) if words[:1] == ["dvc"] else None
+
+
+def refused_by_dvc(words: list[str]) -> str | None:
+    """What DVC does not understand, or what an experiment's parameters could not be."""
+    try:
+        get_main_parser().parse_args(words[1:])
+    except (DvcParserError, SystemExit):
+        return f"DVC does not know {' '.join(words)}"
+    for name, value in (word.split("=", 1) for word in words[3:] if words[1:3] == ["exp", "run"] and "=" in word):
+        for each in value.split(",") if "[" not in value else [value]:
+            try:
+                params.check(with_value(name, YAML(typ="safe", pure=True).load(each)))
+            except (UserError, KeyError) as error:
+                return f"{name}={each}: {error}"
+    return None
+
+
+@cache
+def programs() -> dict[str, Any]:
+    with contextlib.chdir(REPOSITORY):
+        return reference.programs()
+
+
+def not_understood(parser: Any, words: list[str]) -> str | None:
+    """What a program of ours does not understand of its command line."""
+    try:
+        while words:  # a command may have others below it
+            context = parser.make_context(parser.name, list(words))
+            below = getattr(parser, "commands", {})
+            words = [*context._protected_args, *context.args] if below else []
+            parser = below[words.pop(0)] if words else parser
+    except Exception as error:  # noqa: BLE001 - whatever the parser raises
+        return f"{' '.join(words)}: {error!r}"
+    return None
+
+
+def module(name: str) -> bool:
+    place = REPOSITORY / ("src" if name.startswith("aelab") else ".") / name.replace(".", "/")
+    return place.with_suffix(".py").exists() or (place / "__main__.py").exists()
+
+
+def functions(path: Path) -> set[str]:
+    if not path.exists():
+        return set()
+    return {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [Path(line) for line in done.stdout.splitlines()]
+
+
+def quotations(text: str, page: Path) -> Iterator[str | None]:
+    """Lines of code that a page quotes from where they are."""
+    for block in blocks(text):
+        if block.language == "{literalinclude}":
+            source = page.parent / block.argument
+            lines = source.read_text(encoding="utf-8").splitlines() if source.exists() else []
+            for line in re.findall(r"^:(?:start|end)-at: (.*)$", block.code, re.MULTILINE):
+                yield None if any(line in each for each in lines) else f"{block.argument} has no line {line}"
+
+
+def parameters(text: str, page: Path) -> Iterator[str | None]:
+    """Blocks of YAML: parts of params.yaml, or a recipe."""
+    for block in blocks(text):
+        if block.language == "yaml" and page.name != "CONTRIBUTING.md":
+            content = YAML(typ="safe", pure=True).load(block.code)
+            try:
+                if set(content) <= set(params.Params.model_fields):
+                    params.check(recipe.merged(DEFAULT, content))
+                else:
+                    recipe.Recipe.model_validate(content)
+            except (UserError, ValidationError) as error:
+                yield str(error)
+            else:
+                yield None
+
+
+def languages(text: str, page: Path) -> Iterator[str | None]:
+    for block in blocks(text):
+        yield None if block.language in LANGUAGES else f"nothing looks at a block of {block.language}"
+    if any(block.language == "python" for block in blocks(text)):
+        name = page.relative_to(REPOSITORY).as_posix() if page.is_relative_to(REPOSITORY) else page.name
+        yield None if name in RUN_ELSEWHERE else run(text, page)
+
+
+def run(text: str, page: Path) -> str | None:
+    """What a page's blocks of Python, run one after the other, end with."""
+    known: dict[str, Any] = {}
+    for block in blocks(text):
+        if block.language == "python":
+            try:
+                exec(block.code, known)  # noqa: S102
+            except Exception as error:  # noqa: BLE001
+                return f"{page.name}: {error!r}"
+    return None
+
+
+CHECKS: list[Callable[[str, Path], Iterator[str | None]]] = [
+    links, names, commands, quotations, parameters, languages,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_true(
+    name: str, check: Callable[[str, Path], Iterator[str | None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = REPOSITORY / name
+    assert [problem for problem in check(page.read_text(encoding="utf-8"), page) if problem] == []
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (links, "[there](nowhere.md)"),
+        (links, "[there](README.md#no-such-heading)"),
+        (names, "see `src/aelab/nothing.py`"),
+        (names, "see `nothing.yaml`"),
+        (names, "held by `tests/variants/test_vae.py::test_nothing`"),
+        (names, "run `make nothing`"),
+        (names, "run `python -m pipeline.nothing`"),
+        (commands, "```sh\nMLFLOW_TRACKING_URI=x make nothing  # no target\n```\n"),
+        (commands, "```sh\ngit pull && python -m pipeline.nothing\n```\n"),
+        (commands, "```sh\ndvc exp run -S variants.vae.betta=4\n```\n"),
+        (commands, "```sh\ndvc repro --nothing\n```\n"),
+        (commands, "```sh\ndvc nothing\n```\n"),
+        (commands, "```sh\npython -m pipeline.runner.repro --nothing\n```\n"),
+        (commands, "```sh\npython -m pipeline.runner.repro --jobs many\n```\n"),
+        (commands, "```sh\ndvc exp run --queue -S variants.vae.beta=4,-1\n```\n"),
+        (quotations, "```{literalinclude} src/aelab/variants/vae.py\n:start-at: return nothing\n```\n"),
+        (quotations, "```{literalinclude} src/nothing.py\n:start-at: return nothing\n```\n"),
+        (parameters, "```yaml\ntraining: {steps: 0}\n```\n"),
+        (parameters, "```yaml\nvariants:\n  vae: {model: vae}\n```\n"),
+        (parameters, "```yaml\ntitle: a recipe without the rest\n```\n"),
+        (languages, "```perl\nprint 1\n```\n"),
+        (languages, "```python\nx = 1\n```\n\n```python\ny = z\n```\n"),
+    ],
+)
+def test_a_page_that_is_not_true_is_noticed(check: Callable[[str, Path], Iterator[str | None]], text: str) -> None:
+    assert [problem for problem in check(text, REPOSITORY / "broken.md") if problem]
+
+
+def test_all_this_looks_at_something() -> None:
+    counts = {
+        check.__name__: sum(1 for name in PAGES for _ in check((REPOSITORY / name).read_text(), REPOSITORY / name))
+        for check in CHECKS
+    }
+    print(counts)
+    assert all(counts.values()), counts
+
+
+def test_what_is_hand_written_is_about_as_long_as_the_table_says() -> None:
+    rows = re.findall(
+        r"^\| (`[^|]*) \|.*\| (\d+) lines[^|]*\|$", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 10
+    for what, said in rows:
+        if "`_" not in what:  # else it is a function
+            files = [REPOSITORY / name for name in re.findall(r"`([\w/]+\.py)`", what)]
+            lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+            assert lines == pytest.approx(int(said), rel=0.2), what
+
+
+def test_every_page_is_on_the_site() -> None:
+    index = (REPOSITORY / "docs/index.md").read_text(encoding="utf-8")
+    listed = {line for block in blocks(index) if block.language == "{toctree}" for line in block.code.splitlines()}
+    assert {path.stem for path in (REPOSITORY / "docs").glob("*.md")} - {"index"} <= listed
+
+
+FETCHED = re.compile(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=\"((?:https?:)?//[^\"]+)")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `make docs` builds it: a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
+    strict = ["-W", "--keep-going", "-n", "-q"]
+    command = [sys.executable, "-m", "sphinx", *strict, "-d", f"{folder}/.trees", str(REPOSITORY / "docs"), str(folder)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_shows_code_and_asks_for_nothing_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert FETCHED.findall(page.read_text()) == [], page
+    assert "k = argmin_j" in (site / "theory.html").read_text()
+    assert 'href="../_modules/' in (site / "_reference/aelab.base.html").read_text()
+
+
+THEMES_OWN = "landmark-unique"  # two sidebars without a name
+
+
+@pytest.mark.parametrize("width", [browser.PHONE, browser.DESK])
+def test_the_site_is_read_and_searched_from_files(site: Path, width: int) -> None:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser._chromium(), args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": width, "height": 900})
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
+        page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith("file:") else None)
+        for name in ("index", "theory", "parameters", "reference", "contributing"):
+            page.goto((site / f"{name}.html").as_uri())
+            assert browser.overflow(page) == 0, name
+        page.goto((site / "search.html").as_uri() + "?q=reparameterisation")
+        page.get_by_text("Search finished").wait_for()
+        assert "Equations" in page.inner_text("#search-results")
+        assert wrong == []
+        for name in ("index", "theory", "parameters"):  # last: axe asks for the style sheets itself, in vain
+            page.goto((site / f"{name}.html").as_uri())
+            assert [each for each in browser.violations(page) if not each.startswith(THEMES_OWN)] == [], name
+        chromium.close()

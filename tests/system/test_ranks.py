@@ -1,0 +1,203 @@
+"""A training that several processes share, started by torchrun: killed, asked to stop, on two machines. The tests build
+on each other.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import pytest
+
+from aelab.core import disk
+from aelab.core.errors import UserError
+from pipeline.training import ranks
+from tests.support.processes import gone
+from tests.support.project import Project
+
+T = TypeVar("T")
+STEPS = 300
+TRAIN = (sys.executable, "-m", "pipeline.stages.train", "ae")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """With images to train on."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    params = project.params()
+    params["seeds"] = [0]
+    params["training"] |= {"steps": STEPS, "processes": 2, "device": "cpu"}
+    project.write_params(params)
+    assert project.run(sys.executable, "-m", "pipeline.stages.download").returncode == 0
+    return project
+
+
+@pytest.fixture(scope="module")
+def bits(project: Project) -> bytes:
+    """The model of a training that nothing has disturbed."""
+    done = project.run(*TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"step {STEPS}/{STEPS}") == 1  # one process speaks for all
+    return model(project.folder)
+
+
+def model(folder: Path) -> bytes:
+    return (folder / "models/ae/seed0.safetensors").read_bytes()
+
+
+def started(project: Project, root: Path, machines: str = "", folder: Path | None = None) -> subprocess.Popen[str]:
+    """The stage, with its checkpoints in `root` and several a second."""
+    own = {
+        "AELAB_CHECKPOINTS": str(root / "checkpoints"),
+        "AELAB_CHECKPOINT": "0.2",
+        "PYTHONPATH": str(project.folder / "src"),
+    }
+    if machines:
+        own |= {ranks.TORCHRUN: machines}
+    return subprocess.Popen(TRAIN, cwd=folder or project.folder, env=os.environ | own, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def wait_for(what: Callable[[], T], seconds: float = 120) -> T:
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return found
+
+
+def checkpoint(root: Path) -> Callable[[], object]:
+    return lambda: newer(root, 0.0)
+
+
+def newer(root: Path, moment: float) -> bool:
+    """Whether there is a checkpoint from after that moment."""
+    return any(each.stat().st_mtime > moment for each in root.glob("checkpoints/*/last.safetensors"))
+
+
+def parts(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that share the training, by their ranks."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    return sorted((each for each in below if place(each)), key=lambda each: int(place(each)["RANK"]))
+
+
+def place(process: psutil.Process) -> dict[str, str]:
+    """What torchrun has told it, if it is one that torchrun has started, and lives."""
+    try:
+        told = process.environ()
+    except psutil.Error:
+        return {}
+    return told if "RANK" in told else {}
+
+
+def test_a_killed_process_is_replaced_and_the_bits_are_the_same(project: Project, bits: bytes, tmp_path: Path) -> None:
+    process = started(project, tmp_path)
+    wait_for(checkpoint(tmp_path))
+    first, second = parts(process)
+    met = place(first)["MASTER_PORT"]
+    first.kill()  # the one that writes; another one is killed on another machine below
+
+    def new() -> list[str]:
+        """Where each of two others meets."""
+        after = parts(process)
+        return [place(each)["MASTER_PORT"] for each in after] if len({*after} - {first, second}) == 2 else []
+
+    # In the store of before they would find the dead ones' word, about every other time.
+    assert met not in wait_for(new)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "Traceback" not in output, output
+    assert model(project.folder) == bits
+    cost = disk.read_json(project.folder / "provenance/train/ae/training.json")
+    assert cost["processes"] == 2
+    assert cost["seeds"]["0"]["interruptions"] == 1
+
+
+def test_asked_to_stop_or_killed_nothing_lives_on_and_the_bits_are_the_same(
+    project: Project, bits: bytes, tmp_path: Path
+) -> None:
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        process = started(project, tmp_path)
+        before = time.time()
+        wait_for(lambda: newer(tmp_path, before))  # noqa: B023 - called here
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        assert gone(below, 10)
+        output, _ = process.communicate()
+        assert process.returncode == code, output
+        assert "Traceback" not in output
+    output, _ = started(project, tmp_path).communicate()
+    assert "goes on from step" in output
+    assert model(project.folder) == bits
+
+
+def machines() -> str:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"--nnodes=2 --rdzv-backend=c10d --rdzv-endpoint=localhost:{free.getsockname()[1]} --rdzv-id=test"
+
+
+def copy(project: Project, folder: Path) -> Path:
+    """What another machine has of a project: a checkout with data of its own."""
+    folder.mkdir()
+    for name in ("data", "params.yaml", "dvc.yaml", "requirements.lock", "pipeline", "src"):
+        (folder / name).symlink_to(project.folder / name)
+    return folder
+
+
+def test_two_machines_have_the_bits_of_one(project: Project, bits: bytes, tmp_path: Path) -> None:
+    told, other = machines(), copy(project, tmp_path / "other")
+    processes = [started(project, tmp_path, told), started(project, tmp_path, told, other)]
+    wait_for(checkpoint(tmp_path))
+    (killed,) = parts(processes[1])
+    killed.kill()  # its machine starts it again, and the other one goes on with it
+    for process in processes:
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    assert model(project.folder) == model(other) == bits
+
+
+def test_the_first_process_alone_writes_and_the_machines_have_to_share_it(project: Project, tmp_path: Path) -> None:
+    told, roots = machines(), [tmp_path / "a", tmp_path / "b"]
+    processes = [started(project, roots[0], told), started(project, roots[1], told, copy(project, tmp_path / "other"))]
+    outputs = [process.communicate()[0] for process in processes]
+    wrote = [sorted(path.name for path in root.glob("checkpoints/*/*")) for root in roots]
+    assert sorted(wrote) == [[], ["about.json", "curve.jsonl", "finished.json", "lock", "model.safetensors"]]
+    assert sorted(process.returncode for process in processes) == [0, 1]
+    assert "all machines have to share `checkpoints`" in outputs[wrote.index([])]
+
+
+@pytest.mark.parametrize(
+    ("processes", "told", "count"),
+    [(4, "", 4), (4, "--nnodes=2 --node-rank=0", 2), (3, "--nnodes=2 --nproc-per-node=2", 2)],
+)
+def test_the_processes_are_shared_out_over_the_machines(
+    processes: int, told: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ranks.TORCHRUN, told)
+    assert ranks.here(processes) == count
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ("--nnodes=2", "training.processes is 3: it must be a multiple of the 2 machines in AELAB_TORCHRUN"),
+        (
+            "--nnodes=1:4",
+            "AELAB_TORCHRUN is '--nnodes=1:4': --nnodes and --nproc-per-node must be whole numbers",
+        ),
+    ],
+)
+def test_machines_that_do_not_go_with_it_are_one_sentence(
+    told: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ranks.TORCHRUN, told)
+    with pytest.raises(UserError) as found:
+        ranks.here(3)
+    assert str(found.value) == sentence

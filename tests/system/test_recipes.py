@@ -1,0 +1,343 @@
+"""Recipes: none rots, a mistake in one is a sentence, and what is said of a figure follows from its numbers."""
+
+import concurrent.futures
+import copy
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from aelab.core.errors import UserError
+from aelab.data import datasets
+from aelab.ingest import downloads
+from pipeline.common import params, paths
+from pipeline.stages import classify, evaluate, noise, train
+from pipeline.tools import recipe
+from pipeline.tools.recipe import Expected, Recipe
+from pipeline.training.training_folder import TrainingFolder
+from tests.support.parameters import DEFAULT
+from tests.support.project import REPOSITORY, Project
+
+NAMES = sorted(path.stem for path in (REPOSITORY / "recipes").glob("*.yaml"))
+
+TINY: dict[str, Any] = {
+    "title": "Tiny",
+    "paper": "A paper",
+    "table": "table 1",
+    "setting": "a toy",
+    "expected": [{"entry": "small", "metric": "mse", "value": 0.5}, {"entry": "small", "metric": "psnr", "value": 99}],
+    "minutes": {"cpu": 1},
+    "differs": [],
+    "params": {
+        "dataset": {"name": "digits"},
+        "seeds": [3, 4],
+        "training": {"steps": 1500, "batch_size": 16},
+        "variants": {
+            "small": {
+                "model": "ae",
+                "inputs": "clean",
+                "network": {"name": "mlp", "hidden": [8], "activation": "tanh"},
+                "code": 2,
+            }
+        },
+    },
+}
+
+
+def tiny(**changes: Any) -> dict[str, Any]:
+    return copy.deepcopy(TINY) | changes
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the recipe `tiny`, where the tests run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes" / "results").mkdir(parents=True)
+    put(tmp_path, tiny())
+    return tmp_path
+
+
+def put(folder: Path, content: object) -> None:
+    with (folder / "recipes" / "tiny.yaml").open("w") as file:
+        YAML().dump(content, file)
+
+
+# --- the recipes that there are ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_valid_and_so_is_its_trial(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    _, wanted = recipe.load(name, DEFAULT)
+    checked = params.check(recipe.trial(wanted))
+    assert checked.dataset.name == "digits"
+    assert len(checked.seeds) == 1
+    for entry in checked.variants:
+        assert checked.training.override(checked.entry(entry).training).steps <= recipe.TRIAL["steps"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the stages find: the code, a few of the digits, corrupted too, and their classifier."""
+    folder = tmp_path_factory.mktemp("place")
+    for name in ("src", "pipeline", "dvc.yaml", "requirements.lock"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        digits = downloads.load("digits")
+        few = {name: (split, rows[:64]) for name, (split, rows) in digits.splits.items()}
+        datasets.Data(digits.image, few).save(paths.CLEAN)
+        small = params.check(recipe.trial(DEFAULT))
+        noise.work(small, {})
+        classify.work(small, {})
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    found, wanted = recipe.load(name, DEFAULT)
+    small = recipe.trial(wanted)
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
+    YAML().dump(small, Path("params.yaml"))
+    checked, rows = params.check(small), []
+    (seed,) = checked.seeds
+    for entry in checked.variants:
+        train.train_seed(checked, entry, seed)
+        TrainingFolder.of(entry, seed, checked, train._machine(checked)).hand_over(entry, seed)
+        measured = evaluate.evaluate(checked, entry, seed)
+        row = {"entry": entry, "seed": str(seed), "status": measured["status"], "train_seconds": "1"}
+        rows.append(row | {key: str(value) for key, value in measured["metrics"]["test"].items()})
+    for figure in recipe.figures(found, small, rows):
+        assert figure["mean"] is not None, figure
+
+
+def test_the_table_of_results_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert recipe.TABLE.read_text(encoding="utf-8") == recipe.page()
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (tiny(papper="x"), "papper is an unknown key; known here: title, paper, .*; did you mean paper"),
+        (tiny(minutes={"cpu": -1}), "minutes.cpu is -1: must be greater than 0"),
+        (tiny(expected=[]), r"expected is \[\]: List should have at least 1 item"),
+        (tiny(expected=[{"entry": "small", "metric": "mes"}]), 'expected.0.metric is "mes": must be codes_active or a'),
+        (
+            tiny(expected=[{"entry": "small", "metric": "rate", "value": 1.0}]),
+            "better, lower or higher, has to be said",
+        ),
+        (tiny(expected=[{"entry": "big", "metric": "mse"}]), "expected names big; the entries are small"),
+        (tiny(params={"training": {"step": 5}}), "params: training.step is an unknown key; .*did you mean steps"),
+        (tiny(params={"variants": {"small": {"model": "ea"}}}), "params: variants.small.model: unknown "),
+        ("three words only", "the file is"),
+    ],
+)
+def test_a_mistake_is_a_sentence(shelf: Path, content: object, sentence: str) -> None:
+    put(shelf, content)
+    with pytest.raises(UserError, match=sentence) as raised:
+        recipe.load("tiny", DEFAULT)
+    assert str(raised.value).startswith("recipes/tiny.yaml")
+
+
+def test_a_recipe_without_a_mistake_has_none(shelf: Path) -> None:
+    assert shelf.exists()
+    assert recipe.load("tiny", DEFAULT)[0].title == "Tiny"
+
+
+def test_an_unknown_recipe_is_a_sentence(shelf: Path) -> None:
+    assert shelf.exists()
+    with pytest.raises(UserError, match="there is no recipe 'tinny'; there are tiny"):
+        recipe.load("tinny", DEFAULT)
+
+
+def test_a_copy_finds_what_was_downloaded(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.raw() == Path("data/raw")
+    copied = shelf / ".dvc/tmp/copy"
+    copied.mkdir(parents=True)
+    monkeypatch.setenv("DVC_ROOT", str(shelf))
+    monkeypatch.chdir(copied)
+    assert paths.raw().resolve() == shelf / "data/raw"
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def test_params_are_merged_and_entries_replaced() -> None:
+    wanted = recipe.merged(DEFAULT, TINY["params"])
+    assert wanted["training"] == DEFAULT["training"] | {"steps": 1500, "batch_size": 16}
+    assert list(wanted["variants"]) == ["small"]
+    assert wanted["seeds"] == [3, 4]
+    assert wanted["corruption"] == DEFAULT["corruption"]
+
+
+def test_dvc_makes_of_the_overrides_what_was_wanted(tmp_path: Path) -> None:
+    from dvc.utils.hydra import apply_overrides  # noqa: PLC0415 - slow
+
+    odd: dict[str, Any] = {"none": None, "yes": True, "small": 1e-07, "empty": {}, "list": [1, "a"], "text": "1e-3"}
+    odd |= {"path": r"it's C:\new\'s {x: [1]}, \\", "nothing": ""}
+    wanted = {**recipe.merged(DEFAULT, TINY["params"]), "odd": odd}
+    del wanted["evaluation"]
+    file = tmp_path / "params.yaml"
+    file.write_text((REPOSITORY / "params.yaml").read_text())
+    apply_overrides(file, recipe.overrides(DEFAULT, wanted))
+    assert YAML(typ="safe", pure=True).load(file) == wanted
+    assert recipe.overrides(wanted, wanted) == []
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def rows(*values: float, status: str = "finished") -> list[dict[str, str]]:
+    same = {"entry": "small", "status": status, "psnr": "n/a", "train_seconds": "2.0"}
+    return [same | {"seed": str(i), "mse": str(each), "codes_used": str(each)} for i, each in enumerate(values)]
+
+
+def figure(expected: dict[str, Any], measured: list[dict[str, str]], **section: Any) -> dict[str, Any]:
+    wanted = Recipe.model_validate(tiny(expected=[{"entry": "small", **expected}]))
+    (found,) = recipe.figures(wanted, {"variants": {"small": section}}, measured)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "better", "verdict"),
+    [
+        (2.0, None, "reached, 0.00000 better"),
+        (2.5, None, "reached, 0.50000 better"),
+        (1.0, None, "within the interval, 1.00000 short"),
+        (-1.0, None, "not reached, 3.00000 short"),
+        (2.5, "higher", "within the interval, 0.50000 short"),
+        (None, None, "nothing to compare with"),
+    ],
+)
+def test_a_verdict_follows_from_mean_and_interval(value: float | None, better: str | None, verdict: str) -> None:
+    found = figure({"metric": "mse", "value": value, "better": better}, rows(1.0, 2.0, 3.0))
+    assert found["mean"] == 2.0
+    assert found["interval"] == pytest.approx(4.302653 / 3**0.5)  # t(0.975; 2)·1/√3
+    assert recipe.verdict(found) == verdict
+
+
+def test_one_seed_has_no_interval() -> None:
+    found = figure({"metric": "mse", "value": 1.0}, rows(2.0))
+    assert found["interval"] is None
+    assert recipe.verdict(found) == "not reached, 1.00000 short"
+
+
+def test_a_diverged_seed_leaves_no_mean() -> None:
+    found = figure({"metric": "mse", "value": 5.0}, [*rows(1.0, 2.0), *rows(0.0, status="diverged at step 3")])
+    assert found["mean"] is None
+    assert recipe.verdict(found) == "small, seed 0: diverged at step 3"
+
+
+def test_an_undefined_metric_is_no_zero() -> None:
+    found = figure({"metric": "psnr", "value": 5.0}, rows(1.0, 2.0))
+    assert found["mean"] is None
+    assert recipe.verdict(found) == "undefined for this entry"
+
+
+def test_codes_are_counted_in_percent_of_the_codebook() -> None:
+    sixteen = {"name": "codebook", "codes": 16, "size": 2}
+    found = figure({"metric": "codes_active", "value": 25}, rows(4.0, 8.0), quantizer=sixteen)
+    assert found["values"] == {"0": 25.0, "1": 50.0}
+    assert recipe.verdict(found) == "reached, 12.5 better"
+
+
+def test_a_target_says_the_direction() -> None:
+    assert Expected(entry="a", metric="mse", value=0.5).target == "MSE ≤ 0.5"
+    assert Expected(entry="a", metric="psnr", value=28).target == "PSNR (dB) ≥ 28"
+    assert Expected(entry="a", metric="rate").target == "rate (nats)"
+
+
+# --- the real DAG -----------------------------------------------------------------------------------------------------
+
+COMMAND = (sys.executable, "-m", "pipeline.tools.recipe")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = Project(tmp_path_factory.mktemp("project"))
+    put(made.folder, tiny())
+    return made
+
+
+def test_a_killed_recipe_goes_on_and_leaves_the_workspace_alone(project: Project) -> None:
+    before = {path: path.read_bytes() for path in project.folder.glob("*") if path.is_file()}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        running = pool.submit(lambda: project.run(*COMMAND, "tiny", AELAB_CHECKPOINT="0.05"))
+        while not list((project.folder / "checkpoints").glob("small-seed4-*/last.safetensors")):
+            assert not running.done(), running.result().stdout + running.result().stderr
+            time.sleep(0.05)
+        kill(project, "pipeline.stages.train")
+    assert running.result().returncode == 1
+    assert "tiny did not come to its end, for the reason above" in running.result().stderr
+    assert "Traceback" not in running.result().stderr
+    done = project.run(*COMMAND, "tiny")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "goes on from step" in done.stdout
+    assert "| small | MSE | 2 |" in done.stdout
+    after = {path: path.read_bytes() for path in project.folder.glob("*") if path.is_file()}
+    assert {path: content for path, content in after.items() if "mlflow.db" not in path.name} == before
+    assert not (project.folder / "reports").exists()
+    assert not (project.folder / "models").exists()
+
+
+def kill(project: Project, module: str) -> None:
+    """Kill what runs for the recipe, which is in a folder below the project."""
+    import psutil  # noqa: PLC0415
+
+    inside = str(project.folder.resolve())
+    for process in psutil.process_iter():
+        try:
+            if module in process.cmdline() and process.cwd().startswith(f"{inside}/"):
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+def test_its_result_can_be_traced(project: Project) -> None:
+    result = json.loads((project.folder / "recipes/results/tiny.json").read_text())
+    assert result["commit"] == project.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert result["uncommitted_changes"] == []
+    assert result["parameters"]["training"] == DEFAULT["training"] | {"steps": 1500, "batch_size": 16}
+    assert {"hardware", "precision", "mode", "python", "torch", "data"} <= set(result)
+    mse, psnr = result["figures"]
+    assert list(mse["values"]) == ["3", "4"]
+    assert mse["interval"] > 0
+    assert recipe.verdict(mse).startswith("reached")
+    assert recipe.verdict(psnr).startswith("not reached")
+    page = (project.folder / "recipes/results.md").read_text()
+    assert "| small | MSE | 2 |" in page
+    assert "not reached" in page
+
+
+def test_it_is_an_experiment_under_its_name(project: Project) -> None:
+    assert "tiny" in project.run("dvc", "exp", "list", "--name-only").stdout.split()
+
+
+def test_a_trial_of_a_recipe_runs_and_writes_no_result(project: Project) -> None:
+    def results() -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in (project.folder / "recipes/results").iterdir()}
+
+    before = results()
+    done = project.run(*COMMAND, "mnist-vq-rate", "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "A trial on the digits, of no value as a figure" in done.stdout
+    assert results() == before
+
+
+def test_the_list_says_what_there_is(project: Project) -> None:
+    done = project.run(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    assert "mnist-vq-rate: VQ-VAE with a learned prior" in done.stdout
+    assert "vqvae: −ELBO (nats) ≤ 110" in done.stdout
+    assert "0.1 hours on a CPU" in done.stdout

@@ -1,0 +1,147 @@
+"""A team's MLflow as compose.yaml has it, with processes as its services: PostgreSQL, an S3 store, a server."""
+
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from ruamel.yaml import YAML
+
+from aelab.report.mlflow_writer import Projector
+from tests.support import servers
+from tests.support.runs import runs_at, toy_run
+from tests.support.s3 import S3, s3
+
+ROOT = Path(__file__).parent.parent
+COMPOSE: dict[str, Any] = YAML(typ="safe", pure=True).load(ROOT / "compose.yaml")
+RUNS = 3
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+
+
+def test_the_services_have_the_lock_s_versions_and_no_secret() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    pinned = re.findall(r"([\w-]+==[\d.]+)", text)
+    assert len(pinned) == 3
+    assert all(f"\n{each} " in lock for each in pinned)
+    rclone = re.search(r"rclone/rclone:([\d.]+)", text)
+    assert rclone
+    assert f"\nrclone-bin=={rclone[1]} " in lock
+    for name, service in COMPOSE["services"].items():
+        for key, value in service["environment"].items():
+            assert "$" in value or not re.search("SECRET|PASSWORD|AUTH", key), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S3, subprocess.Popen[bytes]]]:
+    """The address of the server that compose.yaml starts, and its store."""
+    if servers.postgresql_programs() is None:
+        pytest.skip("needs PostgreSQL: Debian's package postgresql")
+    place, port = tmp_path_factory.mktemp("team"), str(servers.free_port())
+    services = COMPOSE["services"]
+    with servers.postgresql(place / "database") as database, s3(place / "store") as store:
+        store.kill()  # it was begun as the other tests have it
+        address = {":8080": f"127.0.0.1:{store.port}", "/data": str(store.folder)}
+        store.command = [address.get(word, word) for word in services["store"]["command"]]
+        store.keys = services["store"]["environment"]["RCLONE_AUTH_KEY"].replace("${S3_SECRET}", store.secret)
+        store.key, store.bucket = "mlflow", "mlflow"
+        (store.folder / "mlflow").mkdir()
+        store.start()
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        here = {
+            "PATH": path,
+            "MLFLOW_BACKEND_STORE_URI": database,
+            "MLFLOW_S3_ENDPOINT_URL": store.url,
+            "AWS_SECRET_ACCESS_KEY": store.secret,
+        }
+        own = _without_keys() | services["server"]["environment"] | here
+        *shell, script = services["upgrade"]["command"]
+        subprocess.run([*shell, script.replace("$$", "$")], env=own, check=True, capture_output=True)
+        words = {"0.0.0.0": "127.0.0.1", "5000": port, "4": "1"}  # noqa: S104
+        command = [words.get(word, word) for word in services["server"]["command"]]
+        with (place / "log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=place, env=own, stdout=log, stderr=log, start_new_session=True)
+        server = servers.Server(place / "unused")
+        server.port, server.process = int(port), process
+        until = time.monotonic() + servers.STARTS_WITHIN
+        while not server.answers():
+            assert process.poll() is None, (place / "log").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        _, *healthy = services["server"]["healthcheck"]["test"]
+        subprocess.run([word.replace(":5000/", f":{port}/") for word in healthy], env=own, check=True)
+        yield server.uri, store, process
+        server.kill()
+
+
+def _without_keys() -> dict[str, str]:
+    """This environment, as on a machine that knows nothing of a store."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("AWS", "MLFLOW_S3"))}
+
+
+def machine(uri: str, folder: Path, names: list[str]) -> None:
+    """Write runs of these names from a folder of its own, as the report does: what fails is tried again."""
+    for key in os.environ.keys() - _without_keys().keys():
+        del os.environ[key]
+    folder.mkdir()
+    run, projector = toy_run(folder), Projector(uri, folder / "mlruns", folder / "lock")
+    until, left = time.monotonic() + 120, list(names)
+    while left:
+        try:
+            projector.open("columns", [])
+            while left:
+                projector.project(replace(run, name=left[0], training=left[0]))
+                del left[0]
+        except MlflowException:  # several make the experiment's tags at once
+            if time.monotonic() > until:
+                raise
+
+
+def test_machines_write_each_their_own_runs_and_none_again(team: tuple[str, S3, Any], tmp_path: Path) -> None:
+    uri, store, _ = team
+    context = multiprocessing.get_context("spawn")
+    names = [f"run{i}" for i in range(RUNS)]
+    machines = [context.Process(target=machine, args=(uri, tmp_path / name, [name])) for name in names]
+    for each in machines:
+        each.start()
+    for each in machines:
+        each.join()
+    late = context.Process(target=machine, args=(uri, tmp_path / "late", names))
+    late.start()
+    late.join()
+    assert [each.exitcode for each in (*machines, late)] == [0] * (RUNS + 1)
+    found = runs_at(uri)
+    assert sorted(str(run.info.run_name) for run in found) == [f"run{i}" for i in range(RUNS)]
+    client = MlflowClient(uri)
+    for run in found:
+        assert run.data.metrics["test/mse"] == 0.5
+        assert len(client.get_metric_history(run.info.run_id, "autoencoder/train_loss")) == 2
+        kept = client.download_artifacts(run.info.run_id, "figures/figure.png", str(tmp_path))
+        assert Path(kept).read_bytes() == b"png"
+    stored = [path.name for path in (store.folder / store.bucket).rglob("*") if path.is_file()]
+    assert stored.count("figure.png") == RUNS
+
+
+def test_without_its_store_the_server_says_so_and_writes_it_later(team: tuple[str, S3, Any], tmp_path: Path) -> None:
+    uri, store, _ = team
+    run = replace(toy_run(tmp_path), name="late", training="late")
+    projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
+    projector.open("columns", [])
+    store.kill()
+    with pytest.raises(Exception, match=r"500|artifacts|INTERNAL"):
+        projector.project(run)
+    store.start()
+    projector.open("columns", [])
+    assert projector.project(run)
+    (late,) = (each for each in runs_at(uri) if each.info.run_name == "late")
+    assert late.info.status == "FINISHED"

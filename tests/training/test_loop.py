@@ -1,0 +1,443 @@
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from aelab.core import devices, tensors
+from aelab.core.errors import UserError
+from aelab.core.settings import Budget, How, Mode
+from aelab.data.pairs import Pairs
+from aelab.models.base import VARIANTS, Autoencoder, Batch, Learner, Losses
+from aelab.models.checkpoint import build
+from aelab.training.batches import Resident
+from aelab.training.curve import Curve, Progress
+from aelab.training.loop import Session, fit, represent, train
+from aelab.training.state import PhaseResult
+from aelab.training.step import Means, Step
+from aelab.training.validation import Validation
+from aelab.variants.ae import AE
+from tests.support.toys import IMAGE, PARAMETERS
+
+BUDGET = Budget(steps=10, batch_size=16, learning_rate=0.01)
+HOW = How(mode="eager")
+CODES = np.arange(64, dtype=np.int32)
+
+
+@pytest.fixture
+def images(pixels: NDArray[np.uint8]) -> Pairs:
+    return Pairs(pixels, pixels)
+
+
+def trained(name: str, images: Pairs, budget: Budget = BUDGET, seed: int = 0) -> tuple[Autoencoder, PhaseResult]:
+    torch.manual_seed(seed)
+    model = build(name, IMAGE, PARAMETERS[name])
+    return model, fit(model, images, images, budget, seed=seed, how=HOW)
+
+
+def following(follow: Callable[[dict[str, float]], None]) -> Session:
+    return Session(follow=lambda _, point: follow(point))
+
+
+def losses(result: PhaseResult) -> list[dict[str, float]]:
+    """The curve without its times."""
+    return [{key: value for key, value in point.items() if key != "time"} for point in result.curve]
+
+
+class Recorder(Learner):
+    """Learns nothing; remembers what it was shown in training."""
+
+    def __init__(self, loss: Callable[[int], float] = lambda _: 1.0) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.value, self.seen, self.noise = loss, [], []  # type: ignore[var-annotated]
+
+    def loss(self, batch: Batch) -> Losses:
+        if self.training:
+            self.seen.append((batch.inputs.clone(), batch.targets.clone()))
+            self.noise.append(torch.rand((), generator=batch.generator).item())
+        return {"loss": self.weight * 1.0 + self.value(len(self.seen))}
+
+
+class Waits(Recorder):
+    """Reads a value in every step."""
+
+    def loss(self, batch: Batch) -> Losses:
+        return {"loss": self.weight * batch.inputs.sum().item()}
+
+
+class Counts(Recorder):
+    """Counts its steps on the host."""
+
+    steps = 0
+
+    def loss(self, batch: Batch) -> Losses:
+        self.steps += 1
+        return {"loss": self.weight * batch.inputs.sum() / self.steps}
+
+
+@pytest.mark.parametrize("name", VARIANTS.available())
+def test_same_seed_same_bits(name: str, images: Pairs) -> None:
+    (a, first), (b, second) = trained(name, images), trained(name, images)
+    assert all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
+    assert losses(first) == losses(second)
+
+
+@pytest.mark.parametrize("name", VARIANTS.available())
+def test_another_seed_other_bits(name: str, images: Pairs) -> None:
+    assert losses(trained(name, images)[1]) != losses(trained(name, images, seed=1)[1])
+
+
+@pytest.mark.parametrize("name", VARIANTS.available())
+def test_loss_falls(name: str, images: Pairs) -> None:
+    _, result = trained(name, images, Budget(steps=60, batch_size=16, learning_rate=0.01))
+    held_out = [point["validation_loss"] for point in result.curve if "validation_loss" in point]
+    assert held_out[-1] < 0.9 * held_out[0]
+
+
+@pytest.mark.parametrize("change", [{"validations": 1}, {"points": 3}, {"points": 1000}])
+def test_validations_and_points_change_no_step(change: dict[str, int], images: Pairs) -> None:
+    """The recorder's weight is that of the first validation, since its loss never falls: so look at what it saw."""
+    seen = []
+    for how in (HOW, HOW.model_copy(update=change)):
+        module = Recorder()
+        fit(module, images, images, BUDGET, seed=0, how=how)
+        seen.append(module.noise)
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(("steps", "points"), [(250, 125), (100, 100), (30, 30)])
+def test_a_curve_has_a_hundred_points_and_ten_validations(steps: int, points: int) -> None:
+    result = fit(Recorder(), Pairs(CODES, CODES), Pairs(CODES, CODES),
+                 Budget(steps=steps, batch_size=8, learning_rate=0.01), seed=0, how=HOW)  # fmt: skip
+    train = [point["step"] for point in result.curve if "train_loss" in point]
+    validation = [point["step"] for point in result.curve if "validation_loss" in point]
+    assert len(train) == points
+    assert validation == [math.ceil(steps * i / 10) for i in range(1, 11)]
+    assert train[-1] == validation[-1] == steps
+    times = [point["time"] for point in result.curve]
+    assert times == sorted(times)
+    assert abs(times[-1] - time.time()) < 60
+
+
+def test_points_are_the_means_since_the_last_one() -> None:
+    module = Recorder(float)
+    result = fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=7, batch_size=8, learning_rate=0.01),
+                 seed=0, how=HOW.model_copy(update={"points": 3}))  # fmt: skip
+    found = {point["step"]: point["train_loss"] for point in result.curve if "train_loss" in point}
+    assert found == pytest.approx({2: 1.5, 4: 3.5, 6: 5.5, 7: 7.0}, abs=0.2)  # the weight moves a little
+
+
+def test_points_are_handed_on_as_they_come() -> None:
+    seen: list[dict[str, float]] = []
+    module = Recorder()
+    done = []
+
+    def follow(point: dict[str, float]) -> None:
+        seen.append(point)
+        done.append(len(module.seen))
+
+    result = fit(
+        module,
+        Pairs(CODES, CODES),
+        Pairs(CODES, CODES),
+        BUDGET,
+        seed=0,
+        how=HOW,
+        session=following(follow),
+    )
+    assert seen == result.curve
+    assert done == [point["step"] for point in seen]
+
+
+def test_every_sample_once_per_epoch_in_an_order_of_its_own() -> None:
+    module = Recorder()
+    fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=8, batch_size=16, learning_rate=0.01),
+        seed=0, how=HOW)  # fmt: skip
+    epochs = [torch.cat([x for x, _ in module.seen[i : i + 4]]) for i in (0, 4)]
+    assert all(torch.equal(epoch.sort().values, torch.arange(64)) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+    assert len(set(module.noise)) == 8
+
+
+def test_versions_of_a_sample_take_turns() -> None:
+    targets = np.arange(8, dtype=np.int32)
+    inputs = np.concatenate([targets, targets + 100, targets + 200])  # three versions
+    module = Recorder()
+    fit(module, Pairs(inputs, targets), Pairs(targets, targets), Budget(steps=6, batch_size=4, learning_rate=0.01),
+        seed=0, how=HOW)  # fmt: skip
+    assert all(torch.equal(x % 100, y) for x, y in module.seen)
+    for sample in range(8):
+        versions = {int(x[y == sample]) // 100 for x, y in module.seen if (y == sample).any()}
+        assert versions == {0, 1, 2}
+
+
+def test_validation_picks_the_weights() -> None:
+    """The recorder's loss is lowest at its third validation of five."""
+    losses = {4: 5.0, 8: 4.0, 12: 1.0, 16: 2.0, 20: 3.0}
+    module = Recorder(lambda seen: losses.get(seen, 9.0))
+    weights = {}
+
+    def follow(point: dict[str, float]) -> None:
+        weights[point["step"]] = module.weight.item()
+
+    result = fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=20, batch_size=16, learning_rate=0.01),
+                 seed=0, how=HOW.model_copy(update={"validations": 5}), session=following(follow))  # fmt: skip
+    assert result.best_step == 12
+    assert module.weight.item() == weights[12]
+    assert len(set(weights.values())) == 20
+
+
+def test_divergence_is_said_and_the_last_good_weights_kept() -> None:
+    module = Recorder(lambda seen: math.nan if seen > 6 else 1.0)
+    result = fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=20, batch_size=16, learning_rate=0.01),
+                 seed=0, how=HOW)  # fmt: skip
+    assert result.diverged_at_step == 7
+    assert result.curve[-1]["step"] == 6
+    assert result.best_step in range(1, 7)
+    assert module.weight.isfinite()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_budget_is_kept_to_the_step(steps: int) -> None:
+    module = Recorder()
+    fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=steps, batch_size=16, learning_rate=0.01),
+        seed=0, how=HOW)  # fmt: skip
+    assert len(module.seen) == steps
+
+
+def test_stored_bytes_become_floats_between_0_and_1(pixels: NDArray[np.uint8]) -> None:
+    x = tensors.as_float(torch.from_numpy(pixels))
+    assert x.dtype == torch.float32
+    assert x.min() == 0
+    assert x.max() == pixels.max() / 255
+
+
+def test_prior_learns_from_the_codes_of_the_clean_images(images: Pairs) -> None:
+    model, _ = trained("vqvae", images)
+    phase = model.eval().phases()[1]
+    codes = represent(phase, Pairs(np.zeros_like(images.inputs), images.targets))
+    assert codes.inputs is codes.targets
+    expected = phase.represent(tensors.as_float(torch.from_numpy(images.targets)))  # type: ignore[misc]
+    assert np.array_equal(codes.targets, expected.numpy())
+
+
+def test_a_model_is_trained_through_all_its_phases(images: Pairs) -> None:
+    torch.manual_seed(0)
+    model = build("vqvae", IMAGE, PARAMETERS["vqvae"])
+    followed: list[str] = []
+    session = Session(follow=lambda name, _: followed.append(name))
+    results = train(model, images, images, BUDGET, seed=0, how=HOW, session=session)
+    assert list(results) == ["autoencoder", "prior"]
+    assert [results[name].images for name in results] == [10 * 16, 4 * 16]  # the prior has a budget of its own
+    assert {name: followed.count(name) for name in results} == {name: len(results[name].curve) for name in results}
+    assert not model.training
+
+
+def test_bfloat16_trains_too(images: Pairs) -> None:
+    torch.manual_seed(0)
+    model = build("vqvae", IMAGE, PARAMETERS["vqvae"])
+    result = fit(model, images, images, BUDGET, seed=0, how=How(precision="bfloat16"))
+    assert math.isfinite(result.curve[-1]["validation_loss"])
+
+
+class Arrives:
+    """Stands for the event that says that a GPU has come so far."""
+
+    def __init__(self) -> None:
+        self.arrived = False
+
+    def query(self) -> bool:
+        return self.arrived
+
+
+def test_a_point_counts_when_the_device_has_reached_it_not_when_it_was_told_to() -> None:
+    progress = Progress("", 10, 16)
+    curve = Curve(progress, torch.device("cpu"), lambda _: None)
+    events = [Arrives(), Arrives()]
+    for step, event in enumerate(events, start=1):
+        curve.coming.append(("train", step, ["loss"], torch.ones(1), event))  # type: ignore[arg-type]
+    assert not curve.collect()
+    assert curve.points == []
+    assert progress.losses == {}
+    events[0].arrived = True
+    before = time.time()
+    curve.collect()
+    assert [point["step"] for point in curve.points] == [1]
+    assert curve.points[0]["time"] >= before
+
+
+class Scheduled(Recorder):
+    """Its loss is a weight that grows over the first half of the training."""
+
+    def loss(self, batch: Batch) -> Losses:
+        return {"loss": self.weight * 0.0 + batch.ramp(0.5)}
+
+
+def test_a_loss_sees_the_step_and_validation_the_end_of_its_schedule() -> None:
+    result = fit(Scheduled(), Pairs(CODES, CODES), Pairs(CODES, CODES), BUDGET, seed=0, how=HOW)
+    train = [point["train_loss"] for point in result.curve if "train_loss" in point]
+    assert train == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1, 1])
+    assert {point["validation_loss"] for point in result.curve if "validation_loss" in point} == {1.0}
+
+
+def test_a_warm_up_ends_where_there_is_none() -> None:
+    step = torch.arange(5)
+    ramps = [Batch(step, step, torch.Generator(), each, 5, 1).ramp(0.0).item() for each in step]
+    assert ramps == [1.0] * 5
+
+
+def test_counting_on_the_host_is_refused(images: Pairs) -> None:
+    with pytest.raises(UserError, match=r"Counts\.steps changes in a training step: a recorded step would go on using"):
+        fit(Counts(), images, images, BUDGET, seed=0, how=HOW)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def curve_on_gpu(name: str, images: Pairs, mode: Mode, room: int | None = None) -> list[dict[str, float]]:
+    torch.manual_seed(0)
+    model = build(name, IMAGE, PARAMETERS[name]).cuda()
+    rows = []
+    for phase in model.phases():
+        shown = represent(phase, images)
+        rows += losses(fit(phase.module, shown, shown, BUDGET, seed=0, how=How(mode=mode), session=Session(room=room)))
+    return rows
+
+
+@needs_gpu
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+@pytest.mark.parametrize("name", VARIANTS.available())
+def test_same_seed_same_bits_on_a_gpu(name: str, mode: Mode, images: Pairs) -> None:
+    assert curve_on_gpu(name, images, mode) == curve_on_gpu(name, images, mode)
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", VARIANTS.available())
+def test_a_recorded_step_is_the_same_step(name: str, images: Pairs) -> None:
+    for recorded, eager in zip(*(curve_on_gpu(name, images, mode) for mode in ("graph", "eager")), strict=True):
+        assert recorded == pytest.approx(eager, rel=1e-4)
+
+
+@needs_gpu
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+@pytest.mark.parametrize("name", VARIANTS.available())
+def test_a_gpu_that_is_fed_from_disk_gives_the_same_bits(name: str, mode: Mode, images: Pairs) -> None:
+    assert curve_on_gpu(name, images, mode, room=0) == curve_on_gpu(name, images, mode)
+
+
+@needs_gpu
+def test_a_step_that_waits_for_the_gpu_is_a_sentence(images: Pairs) -> None:
+    with pytest.raises(UserError, match=r"set training\.mode to eager"):
+        fit(Waits().cuda(), images, images, BUDGET, seed=0, how=How(mode="graph"))
+
+
+@needs_gpu
+def test_too_little_memory_while_recording_is_not_blamed_on_the_mode(
+    images: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def __init__(self, *_: object) -> None:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.cuda, "graph", Full)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(Recorder().cuda(), images, images, BUDGET, seed=0, how=How(mode="graph"))
+
+
+@needs_gpu
+def test_peak_memory_can_be_forgotten() -> None:
+    device = torch.device("cuda")
+    torch.zeros(2**26, device=device)
+    assert devices.peak_memory(device) > 256
+    torch.cuda.empty_cache()
+    devices.forget_peak_memory(device)
+    assert devices.peak_memory(device) < 256
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses whatever would make the host wait for a GPU: reading values, results whose shape depends on values."""
+
+    waits = frozenset({"_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "item", "_to_copy"})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.split(".")[0]
+        if name in self.waits and not (name == "_to_copy" and "device" not in (kwargs or {})):
+            raise AssertionError(name)
+        return func(*args, **(kwargs or {}))
+
+
+def step_of(module: Learner, images: Pairs) -> Step:
+    """A step whose batches lie on the device."""
+    batches = Resident(images, BUDGET.batch_size, torch.device("cpu"))
+    batches.start(1, np.random.default_rng(0).permutation(64))
+    return Step(module, batches, BUDGET, "float32", samples=1)
+
+
+@pytest.mark.parametrize("name", VARIANTS.available())
+def test_a_step_never_waits_for_the_device(name: str, images: Pairs) -> None:
+    model = build(name, IMAGE, PARAMETERS[name])
+    for phase in model.phases():
+        step = step_of(phase.module, represent(phase, images))
+        with NoWaiting():
+            step()
+            step()
+
+
+@pytest.mark.parametrize("name", VARIANTS.available())
+def test_validating_and_keeping_the_best_never_wait_for_the_device(name: str, images: Pairs) -> None:
+    check = Validation(build(name, IMAGE, PARAMETERS[name]), images, 10, "float32", room=2**30, samples=1)
+    with NoWaiting():
+        check(5)
+        check(10)
+
+
+def test_waiting_would_be_noticed(images: Pairs) -> None:
+    step = step_of(Waits(), images)
+    with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        step()
+
+
+class NoNewZeros(TorchDispatchMode):
+    """Refuses to make tensors of zeros."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert "zeros_like" not in func.__name__
+        return func(*args, **(kwargs or {}))
+
+
+def test_sums_of_losses_are_made_once(images: Pairs) -> None:
+    step = step_of(Recorder(), images)
+    step()
+    with NoNewZeros():
+        step.means.add({"loss": torch.ones(())})
+    with NoNewZeros(), pytest.raises(AssertionError):
+        Means().add({"loss": torch.ones(())})
+
+
+def test_dynamic_binarisation_is_another_one_in_each_step_and_the_same_for_a_corrupted_copy() -> None:
+    gray = np.full((8, *IMAGE), 128, np.uint8)
+    pairs = Pairs(gray // 2, gray)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Watching(AE):
+        def loss(self, batch: Batch) -> Losses:
+            seen.append((batch.inputs, batch.targets))
+            return super().loss(batch)
+
+    model = Watching(IMAGE, **PARAMETERS["ae"])
+    budget = Budget(steps=3, batch_size=8, learning_rate=0.001)
+    train(model, pairs, Pairs.of(gray), budget, seed=0, dynamic=True)
+    steps = [each for each in seen if len(set(each[1].flatten().tolist())) == 2]  # validation's images stay gray
+    assert len(steps) == 3
+    for inputs, targets in steps:
+        assert ((inputs == 0) | (inputs == 1)).all()
+        assert (inputs <= targets).all()  # what is darker is white nowhere else
+        assert targets.mean().item() == pytest.approx(0.5, abs=0.1)
+        assert inputs.mean().item() == pytest.approx(0.25, abs=0.1)
+    assert not torch.equal(steps[0][1], steps[1][1])

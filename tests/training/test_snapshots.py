@@ -1,0 +1,283 @@
+"""A training that is broken off anywhere and goes on in another process ends in the same bits."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from aelab.core import tensor_file
+from aelab.core.errors import Damaged
+from aelab.core.settings import Budget, How
+from aelab.data.pairs import Pairs
+from aelab.models.base import VARIANTS, Autoencoder
+from aelab.models.checkpoint import build
+from aelab.models.quantizer import QUANTIZERS
+from aelab.training import snapshots
+from aelab.training.curve import Curve, Progress
+from aelab.training.loop import Session, train
+from aelab.training.snapshots import Snapshots
+from aelab.training.state import PhaseResult, Snapshot, Stopped
+from tests.support.toys import IMAGE, PARAMETERS, SECTIONS
+
+BUDGET = Budget(steps=11, batch_size=16, learning_rate=0.01)  # epochs of 4 batches
+HOW = How(mode="eager", points=4, validations=3)
+
+
+class StopsAt(Snapshots):
+    """Keeps a snapshot and stops when it has been asked `count` times."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        super().__init__(folder, every=0.0)
+        self.left = count
+        self.stop = lambda: self.left <= 0
+
+    def due(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def run(name: str, pixels: NDArray[np.uint8], keeper: Snapshots | None, device: str = "cpu", mode: str = "eager",
+        room: int | None = None) -> tuple[Autoencoder, dict[str, PhaseResult]]:  # fmt: skip
+    model = build(name, IMAGE, PARAMETERS[name], seed=0).to(device)
+    noisy = np.concatenate([pixels // 2, pixels // 3])
+    shown = Pairs(noisy if name == "dae" else pixels, pixels)
+    held = Pairs(pixels[::-1].copy(), pixels)
+    how = HOW.model_copy(update={"mode": mode})
+    with pytest.MonkeyPatch.context() as patch:
+        if room is not None:
+            patch.setattr("aelab.core.devices.room", lambda _: room)
+        return model, train(model, shown, held, BUDGET, seed=0, how=how, session=Session(store=keeper))
+
+
+def ended(model: Autoencoder, results: dict[str, PhaseResult]) -> tuple[list[bytes], list[Any]]:
+    """The bits of the weights, and the curves without times."""
+    weights = [value.cpu().numpy().tobytes() for value in model.state_dict().values()]
+    curves = [
+        [{key: value for key, value in point.items() if key != "time"} for point in result.curve]
+        for result in results.values()
+    ]
+    return weights, [curves, [(each.best_step, each.images, each.diverged_at_step) for each in results.values()]]
+
+
+def broken_off(name: str, pixels: NDArray[np.uint8], folder: Path, stops: list[int], **how: Any) -> Any:
+    """What comes of a training that stops after so many steps each time, and goes on in a model of its own."""
+    for count in stops:
+        with pytest.raises(Stopped):
+            run(name, pixels, StopsAt(folder, count), **how)
+    return ended(*run(name, pixels, Snapshots(folder), **how))
+
+
+@pytest.mark.parametrize("name", VARIANTS.available())
+def test_stopped_after_every_step_it_ends_in_the_same_bits(
+    name: str, pixels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    undisturbed = ended(*run(name, pixels, None))
+    for first in range(1, 11):
+        assert broken_off(name, pixels, tmp_path / str(first), [first]) == undisturbed
+    assert broken_off(name, pixels, tmp_path / "all", [1] * 10) == undisturbed
+
+
+@pytest.mark.parametrize("name", QUANTIZERS.available())
+def test_stopped_with_any_quantiser_it_ends_in_the_same_bits(
+    name: str, pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantizer = {"name": name} | SECTIONS[name]
+    monkeypatch.setitem(PARAMETERS, "vqvae", PARAMETERS["vqvae"] | {"quantizer": quantizer})
+    assert broken_off("vqvae", pixels, tmp_path, [1, 5, 7]) == ended(*run("vqvae", pixels, None))
+
+
+def test_fed_from_disk_it_goes_on_too(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    undisturbed = ended(*run("dae", pixels, None))
+    assert broken_off("dae", pixels, tmp_path, [2, 3, 4], room=0) == undisturbed
+
+
+def test_between_two_phases_and_in_the_second_it_goes_on(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    undisturbed = ended(*run("vqvae", pixels, None))
+
+    class AfterTheFirst(Snapshots):
+        def keep(self, snapshot: Snapshot) -> None:
+            super().keep(snapshot)
+            if "step" not in snapshot.values:
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        run("vqvae", pixels, AfterTheFirst(tmp_path / "a"))
+    assert ended(*run("vqvae", pixels, Snapshots(tmp_path / "a"))) == undisturbed
+    assert broken_off("vqvae", pixels, tmp_path / "b", [12, 1]) == undisturbed  # 11 steps, then 4
+
+
+@pytest.mark.parametrize(
+    "lost", ["generator", "adam.0.exp_avg", "adam.1.exp_avg_sq", "adam.0.step", "best_loss", "sum.loss", "model"]
+)
+def test_without_any_part_of_the_state_the_bits_differ(
+    lost: str, pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = ended(*run("vae", pixels, None))
+
+    def forgetful(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensors, values = whole(path)
+        for name, tensor in tensors.items():
+            if name == lost or name.startswith(f"{lost}."):
+                tensor.zero_()
+        if lost == "generator":
+            tensors["generator"] = torch.Generator().manual_seed(5).get_state()
+        return tensors, values
+
+    whole = tensor_file.read
+    assert broken_off("vae", pixels, tmp_path / "a", [5]) == undisturbed
+    monkeypatch.setattr(tensor_file, "read", forgetful)
+    assert broken_off("vae", pixels, tmp_path / "b", [5]) != undisturbed
+
+
+def a_snapshot(number: int) -> Snapshot:
+    return Snapshot({"x": torch.full((1000,), float(number))}, {"phase": "a", "results": {}, "step": number})
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keeper = Snapshots(tmp_path)
+    assert keeper.latest() is None
+    for number in (1, 2, 3):
+        keeper.keep(a_snapshot(number))
+    assert keeper.latest().values["step"] == 3  # type: ignore[union-attr]
+    path = tmp_path / snapshots.LAST
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    found = keeper.latest()
+    assert found is not None
+    assert found.values["step"] == 2
+    assert "last.safetensors is damaged" in capsys.readouterr().out
+    (tmp_path / snapshots.PREVIOUS).write_bytes(b"")
+    assert keeper.latest() is None
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing after it is run."""
+
+
+@pytest.mark.parametrize("call", range(8))
+def test_killed_at_any_call_of_a_write_the_old_or_the_new_one_loads(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = Snapshots(tmp_path)
+    keeper.keep(a_snapshot(1))
+    left = [call]
+
+    def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+        def either(*arguments: Any, **keywords: Any) -> Any:
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return function(*arguments, **keywords)
+
+        return either
+
+    with monkeypatch.context() as patch:
+        for target in ("pathlib.Path.open", "os.fsync", "pathlib.Path.replace"):
+            module, _, name = target.rpartition(".")
+            owner: Any = Path if module == "pathlib.Path" else __import__(module)
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process does not clean up
+        try:
+            keeper.keep(a_snapshot(2))
+        except Killed:
+            assert call < 6
+    found = Snapshots(tmp_path).latest()
+    assert found is not None
+    assert found.values["step"] in {1, 2}
+
+
+def test_every_byte_of_a_sealed_file_counts(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    tensor_file.write(
+        path, {"a": torch.arange(8.0), "b": torch.zeros(2, 3, dtype=torch.int64)}, {"kind": "toy", "n": 3}
+    )
+    whole, rng = path.read_bytes(), random.Random(0)
+    assert tensor_file.read(path)[1] == {"kind": "toy", "n": 3}
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= rng.randrange(1, 256)
+        path.write_bytes(changed)
+        with pytest.raises(Damaged):
+            tensor_file.read(path)
+        path.write_bytes(whole[:place])
+        with pytest.raises(Damaged):
+            tensor_file.read(path)
+
+
+def test_without_the_seal_damage_would_go_unnoticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.safetensors"
+    tensor_file.write(path, {"a": torch.arange(8.0)}, {})
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    class Blind:
+        def hexdigest(self) -> str:
+            return content[content.index(b"sha256") + 12 :][:64].decode()
+
+    monkeypatch.setattr("aelab.core.tensor_file.hashlib.sha256", lambda _: Blind())
+    assert tensor_file.read(path)[0]["a"][-1] != 7.0
+
+
+def test_snapshots_take_a_hundredth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("aelab.training.snapshots.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(tensor_file, "write", lambda path, *_: (now.__setitem__(0, now[0] + 2.0), path.touch()))
+    keeper = Snapshots(tmp_path)
+    assert not keeper.due()
+    now[0] = 10.0
+    assert keeper.due()
+    keeper.keep(a_snapshot(1))
+    now[0] = 12.0 + 199.0
+    assert not keeper.due()
+    now[0] = 12.0 + 200.0
+    assert keeper.due()
+
+
+def test_a_failed_write_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Snapshots(tmp_path)
+    keeper.keep(a_snapshot(1))
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            keeper.keep(a_snapshot(2))
+    assert keeper.latest().values["step"] == 1  # type: ignore[union-attr]
+    assert [path.name for path in tmp_path.iterdir()] == [snapshots.LAST]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+@pytest.mark.parametrize("name", VARIANTS.available())
+def test_on_a_gpu_it_goes_on_to_the_same_bits(name: str, mode: str, pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    how = {"device": "cuda", "mode": mode}
+    undisturbed = ended(*run(name, pixels, None, **how))  # type: ignore[arg-type]
+    for stops in ([2], [5], [1, 4, 2]):
+        assert broken_off(name, pixels, tmp_path / str(stops), stops, **how) == undisturbed
+
+
+def test_a_divergence_says_how_it_came() -> None:
+    def cause(*losses: float) -> str:
+        curve = Curve(Progress("", 10, 1), torch.device("cpu"), lambda _: None)
+        for step, loss in enumerate(losses, start=1):
+            curve.put("train", step, {"loss": torch.tensor(loss), "rate": torch.tensor(1.0)})
+        assert curve.collect()
+        return curve.cause
+
+    nan, inf = float("nan"), float("inf")
+    assert (
+        cause(nan)
+        == "loss is nan from the start: the initial weights, an input or a parameter of the model is too large"
+    )
+    assert (
+        cause(2.0, 9.0, inf) == "loss is inf after a loss of 9 that had been 2: the learning rate is probably too high"
+    )
+    assert cause(2.0, 1.0, nan).startswith("loss is nan after a loss of 1: an overflow")
