@@ -456,18 +456,25 @@ def test_a_server_that_is_away_hangs_or_is_broken_is_an_exception_within_seconds
             assert time.monotonic() - began < 20
 
 
-def _through_outages(run: Run, server: servers.Server, tmp_path: Path) -> None:
-    """A training that is followed while its server hangs and is killed."""
+def _through_outages(run: Run, server: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that is followed while its server hangs and is killed. A server that is there may be slow."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     projector = _projector(server.uri, tmp_path)
     projector.project(unfinished(run, 1))
     server.signal(signal.SIGSTOP)
-    with pytest.raises(Exception, match=r"."):
-        projector.project(unfinished(run, 2))
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(Exception, match=r"."):
+            projector.project(unfinished(run, 2))
     server.signal(signal.SIGCONT)
     projector.project(unfinished(run, 2))
     server.kill()
-    with pytest.raises(Exception, match=r"."):
-        projector.project(unfinished(run, 3))
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(Exception, match=r"."):
+            projector.project(unfinished(run, 3))
     server.start()
     projector.project(unfinished(run, 3))
     assert _projector(server.uri, tmp_path).project(run)
@@ -488,15 +495,15 @@ def _through_outages(run: Run, server: servers.Server, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in weights] == [run.evaluated.weights.read_bytes()]
 
 
-@pytest.mark.usefixtures("impatient")
-def test_through_outages_of_a_server_on_sqlite(run: Run, tmp_path: Path) -> None:
+def test_through_outages_of_a_server_on_sqlite(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with servers.serving(tmp_path / "server") as server:
-        _through_outages(run, server, tmp_path)
+        _through_outages(run, server, tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(servers.postgresql_programs() is None, reason="needs PostgreSQL: Debian's package postgresql")
-@pytest.mark.usefixtures("impatient")
-def test_through_outages_of_a_server_on_postgresql(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_through_outages_of_a_server_on_postgresql(
+    run: Run, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = tmp_path_factory.mktemp("postgresql")
     with servers.postgresql(place / "database") as database, servers.serving(place / "server", database) as server:
-        _through_outages(run, server, place)
+        _through_outages(run, server, place, monkeypatch)
