@@ -108,7 +108,7 @@ def test_the_verdict_follows_the_data(key: str) -> None:
     assert judged(key, evidence(holds)).label == "supported"
 
 
-@pytest.mark.parametrize("key", CASES.keys() - {"memory"})
+@pytest.mark.parametrize("key", sorted(CASES.keys() - {"memory"}))
 def test_seeds_that_disagree_decide_nothing(key: str) -> None:
     assert judged(key, evidence(CASES[key][0], spread=0.9)).verdict is UNDECIDED
 
