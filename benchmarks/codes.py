@@ -74,15 +74,15 @@ def train(name: str, seed: int) -> dict[str, float]:
     """What one training comes to on the test images; the prior is left out."""
     devices.prepare("cpu", threads=1)
     checked, images = params.load(), load()
-    entry, how = checked.entry("vqvae"), checked.training
+    entry, options = checked.entry("vqvae"), checked.training
     chosen = QUANTIZERS[name]
     arguments = entry.arguments() | {"quantizer": chosen if chosen["name"] == "fsq" else chosen | VECTORS}
     model = cast("VQVAE", checkpoint.build(entry.model, images.image, arguments, seed))
     pairs, held_out = (Pairs(split, split) for split in (images.train, images.validation))
     model.start_from(tensors.as_float(pairs.thinned(1000).targets))
-    budget = how.override(entry.training, {"steps": STEPS})
+    budget = options.override(entry.training, {"steps": STEPS})
     with quiet(), torch.enable_grad():
-        fit(model, pairs, held_out.thinned(how.validation_images), budget, seed=seed, how=how)
+        fit(model, pairs, held_out.thinned(options.validation_images), budget, seed=seed, options=options)
     counts, mse, psnr = torch.zeros(model.quantizer.entries), Mean(), Mean()
     for x in reconstruction.batches(images.test, tensors.BATCH, counts.device):
         indices = model.indices(x)

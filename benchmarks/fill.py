@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from aelab.core import devices
-from aelab.core.settings import Budget, How, Mode
+from aelab.core.settings import Budget, Mode, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.models import checkpoint
 from aelab.training.loop import fit
@@ -90,7 +90,7 @@ def _train(ready: Any, over: Any, name: str, device: str, seeds: range) -> None:
         def train(seed: int, steps: int) -> None:
             model = checkpoint.build(entry.model, IMAGE, entry.arguments(), seed).to(device)
             with quiet():
-                fit(model, images, images.thinned(2), _budget(steps, 64), seed=seed, how=_how("graph"))
+                fit(model, images, images.thinned(2), _budget(steps, 64), seed=seed, options=_how("graph"))
 
         train(0, 8)
         ready.wait()
@@ -126,7 +126,9 @@ def _steps_per_second(checked: params.Params, name: str, batch: int, mode: Mode,
     def speed() -> float:
         model = checkpoint.build(entry.model, IMAGE, entry.arguments(), 0).to(device)
         with quiet():
-            found = fit(model, images, images.thinned(2), _budget(steps, batch), seed=0, how=_how(mode), dynamic=True)
+            found = fit(
+                model, images, images.thinned(2), _budget(steps, batch), seed=0, options=_how(mode), dynamic=True
+            )
         return steps / found.seconds
 
     return max(speed() for _ in range(TURNS))
@@ -136,5 +138,5 @@ def _budget(steps: int, batch: int) -> Budget:
     return Budget(steps=steps, batch_size=batch, learning_rate=1e-4)
 
 
-def _how(mode: Mode) -> How:
-    return How(points=4, validations=1, mode=mode)
+def _how(mode: Mode) -> TrainingOptions:
+    return TrainingOptions(points=4, validations=1, mode=mode)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from aelab.core import arrays, tensors
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.datasets import Bytes
 from aelab.data.pairs import Pairs
 from aelab.models import checkpoint
@@ -22,7 +22,9 @@ from pipeline.common import params
 IMAGE = (1, 28, 28)
 STEPS = 60  # of each turn
 TURNS = 7
-HOW = How(points=4, validations=1, mode="eager")  # as many points as the default parameters have in so many steps
+HOW = TrainingOptions(
+    points=4, validations=1, mode="eager"
+)  # as many points as the default parameters have in so many steps
 
 
 def noise(count: int, image: Shape = IMAGE) -> Bytes:
@@ -49,7 +51,7 @@ def loop_steps(model: Learner, samples: arrays.Array, steps: int, batch_size: in
     """Samples per second of the training loop, validation not counted."""
     budget = Budget(steps=steps, batch_size=batch_size, learning_rate=1e-4)
     two = samples[:2]
-    result = fit(model, Pairs(samples, samples), Pairs(two, two), budget, seed=0, how=HOW)
+    result = fit(model, Pairs(samples, samples), Pairs(two, two), budget, seed=0, options=HOW)
     return result.images / result.seconds
 
 

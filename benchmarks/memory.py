@@ -25,7 +25,7 @@ import torch
 import typer
 
 from aelab.core import arrays, devices
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data import corruption
 from aelab.data.datasets import Bytes
 from aelab.data.pairs import Pairs
@@ -81,7 +81,13 @@ def train(pairs: Pairs, room: int) -> Result:
     budget = Budget(steps=STEPS, batch_size=64, learning_rate=0.001)
     learner = model("vae")
     result = fit(
-        learner, pairs, held_out, budget, seed=0, how=How(points=10, validations=1), session=Session(room=room)
+        learner,
+        pairs,
+        held_out,
+        budget,
+        seed=0,
+        options=TrainingOptions(points=10, validations=1),
+        session=Session(room=room),
     )
     weights = hashlib.sha256()
     for tensor in learner.state_dict().values():
@@ -144,7 +150,15 @@ def represented(folder: Path) -> Result:
         codes = represent(phase, Pairs(images, images))
         held_out = codes.thinned(16)
         budget = Budget(steps=5, batch_size=8, learning_rate=0.001)
-        fit(phase.module, codes, held_out, budget, seed=0, how=How(points=1, validations=1), session=Session(room=0))
+        fit(
+            phase.module,
+            codes,
+            held_out,
+            budget,
+            seed=0,
+            options=TrainingOptions(points=1, validations=1),
+            session=Session(room=0),
+        )
 
     return timed(len(images), work)
 

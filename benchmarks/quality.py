@@ -43,7 +43,7 @@ def mnist() -> datasets.Data:
 def ours(variant: str, seconds: float) -> dict[str, float]:
     """Train our variant with its default parameters but for the steps, as many as fit into the time."""
     checked, images = params.load(), mnist()
-    entry, how = checked.entry(variant), checked.training
+    entry, options = checked.entry(variant), checked.training
     pairs, held_out = (Pairs(split, split) for split in (images.train, images.validation))
 
     def fit(steps: int) -> tuple[Any, float]:
@@ -51,12 +51,12 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
         model = checkpoint.build(entry.model, images.image, entry.arguments())
         started = time.process_time()
         with quiet():
-            train(model, pairs, held_out, how.override(entry.training, {"steps": steps}), seed=0, how=how)
+            train(model, pairs, held_out, options.override(entry.training, {"steps": steps}), seed=0, options=options)
         return model, time.process_time() - started
 
-    fit(how.validations)
-    fixed = fit(how.validations)[1]  # the validations, which are as many in any training
-    a_step = (fit(how.validations + TRIAL)[1] - fixed) / TRIAL
+    fit(options.validations)
+    fixed = fit(options.validations)[1]  # the validations, which are as many in any training
+    a_step = (fit(options.validations + TRIAL)[1] - fixed) / TRIAL
     model, took = fit(int((seconds * MARGIN - fixed) / a_step))
     generator = torch.Generator().manual_seed(0)
 

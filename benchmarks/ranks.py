@@ -20,7 +20,7 @@ import torch
 from torch import distributed
 
 from aelab.core import devices, process_group
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.models import checkpoint
 from aelab.training.loop import fit
@@ -103,13 +103,13 @@ def _part(found: Path, name: str, batch: int, steps: int) -> None:
     process_group._sum = timed  # noqa: SLF001
     model = checkpoint.build(name, IMAGE, params.load().entry(name).arguments(), 0)
     images = noise(4 * batch)
-    how = How(points=2, validations=1, mode="eager")
+    options = TrainingOptions(points=2, validations=1, mode="eager")
 
     def train(count: int) -> float:
         took[0] = 0.0
         budget = Budget(steps=count, batch_size=batch, learning_rate=1e-4)
         with quiet():
-            return fit(model, Pairs.of(images), Pairs.of(images[:2]), budget, seed=0, how=how).seconds
+            return fit(model, Pairs.of(images), Pairs.of(images[:2]), budget, seed=0, options=options).seconds
 
     train(10)
     distributed.barrier()

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from aelab.core import disk
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.models import checkpoint
 from aelab.training.loop import Session, train
 from aelab.training.snapshots import SECONDS, Snapshots
@@ -33,7 +33,7 @@ def run() -> Table:
     """All three in turns, for the AE of the default parameters."""
     checked = params.load()
     torch.set_num_threads(checked.training.threads)
-    how = How(mode="eager", points=100, validations=10)
+    options = TrainingOptions(mode="eager", points=100, validations=10)
     budget = Budget(steps=STEPS, batch_size=checked.training.batch_size, learning_rate=1e-4)
     images, held = noise(6400), noise(200)
 
@@ -44,7 +44,7 @@ def run() -> Table:
             follow = (lambda *_: None) if log is None else lambda phase, point: log.write({"phase": phase} | point)
             return seconds(
                 lambda: train(
-                    model, images, held, budget, seed=0, how=how, session=Session(follow=follow, store=keeper)
+                    model, images, held, budget, seed=0, options=options, session=Session(follow=follow, store=keeper)
                 )
             )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from aelab.core import disk
-from aelab.core.errors import Damaged, UserError
+from aelab.core.errors import DamagedFile, UserError
 from aelab.ingest import downloads
 from aelab.models import checkpoint
 from aelab.training import snapshots
@@ -80,7 +80,7 @@ def damage(path: Path, rng: random.Random) -> str:
 def _raises(folder: Path) -> bool:
     try:
         disk.check(folder)
-    except Damaged:
+    except DamagedFile:
         return True
     return False
 

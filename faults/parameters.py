@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from aelab.core.errors import UserError
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.models import checkpoint
 from aelab.training.loop import fit
@@ -119,4 +119,4 @@ def _run(checked: params.Params, name: str, accepted: set[str]) -> None:
     budget = Budget(steps=2, batch_size=2, learning_rate=min(checked.training.learning_rate, 0.01))
     phase = model.phases()[0]
     fit(phase.module, Pairs(pixels, pixels), Pairs(pixels, pixels), budget, seed=0,
-                 how=How(mode="eager"))  # fmt: skip
+                 options=TrainingOptions(mode="eager"))  # fmt: skip

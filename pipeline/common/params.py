@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from aelab.core.errors import UserError
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.corruption import KINDS
 from aelab.data.datasets import DATASETS, Shape
 from pipeline.common.sections import Entry, Section, entries_type, in_sentences
@@ -150,7 +150,7 @@ class CorruptionParams(Section):
         }
 
 
-class TrainingParams(How, Budget):
+class TrainingParams(TrainingOptions, Budget):
     """`training`: the budget that entries may override, and how every training runs."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto: a GPU if there is one")

@@ -5,7 +5,7 @@ import torch
 import typer
 
 from aelab.core import devices, disk, tensor_file
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.evaluation import classifier, fidelity, reconstruction
 from aelab.evaluation.classifier import Classifier
@@ -34,9 +34,11 @@ def work(params: Params, provenance: stage.Provenance) -> None:
         return write({}, dict.fromkeys((*REPRESENTATION, *SAMPLES, *CLASSIFIER), reason))
     if len(test.targets) < fidelity.FEWEST:
         return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), f"there are fewer than {fidelity.FEWEST} test images"))
-    how, settings = How(mode=params.training.mode), params.evaluation
+    options, settings = TrainingOptions(mode=params.training.mode), params.evaluation
     outputs = 1 + max(int(each.targets.max()) for each in (train, validation, test))
-    model, result = learn(train, validation, outputs, settings.classifier, seed=settings.seed, how=how, device=device)
+    model, result = learn(
+        train, validation, outputs, settings.classifier, seed=settings.seed, options=options, device=device
+    )
     if result.diverged_at_step:
         reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
         return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), reason))
@@ -52,7 +54,14 @@ def work(params: Params, provenance: stage.Provenance) -> None:
 
 
 def learn(
-    images: Pairs, validation: Pairs, classes: int, budget: Budget, *, seed: int, how: How, device: torch.device
+    images: Pairs,
+    validation: Pairs,
+    classes: int,
+    budget: Budget,
+    *,
+    seed: int,
+    options: TrainingOptions,
+    device: torch.device,
 ) -> tuple[Classifier, PhaseResult]:
     """A classifier with the weights of the least validation loss, and how its training went.
 
@@ -62,14 +71,14 @@ def learn(
         classes: their number.
         budget: of the training.
         seed: of the weights and the data's order.
-        how: precision, mode, number of validations.
+        options: precision, mode, number of validations.
         device: to train on.
     """
     torch.manual_seed(seed)
     channels, height, width = images.inputs.shape[1:]
     model = Classifier((channels, height, width), classes).to(device)
-    held_out = validation.thinned(how.validation_images)
-    return model, fit(model, images, held_out, budget, seed=seed, how=how, phase="classifier")
+    held_out = validation.thinned(options.validation_images)
+    return model, fit(model, images, held_out, budget, seed=seed, options=options, phase="classifier")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def train_seed(params: Params, name: str, seed: int) -> None:
         stop = process_group.stopping if process_group.size() > 1 else signals.asked_to_stop
         with folder.session(about, stop, writes=writes) as session:
             results = train(
-                model, images, validation, options.override(entry.training), seed=seed, how=options,
+                model, images, validation, options.override(entry.training), seed=seed, options=options,
                 dynamic=params.dataset.binarize == "dynamic" and entry.inputs == CLEAN, session=session,
             )  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import typer
 
 from aelab.core import disk, tensor_file
-from aelab.core.errors import Damaged, UserError
+from aelab.core.errors import DamagedFile, UserError
 from pipeline.common import params, paths
 from pipeline.runner import locks
 
@@ -52,7 +52,7 @@ def _outputs() -> Iterator[Problem]:
     for path in sorted(arrays | models):
         try:
             disk.check(path) if path in arrays else tensor_file.read(path)
-        except Damaged as damage:
+        except DamagedFile as damage:
             out = path if path in arrays else path.parent
             yield str(damage), f"rm -rf {out} && dvc checkout {out}, or make repro"
 

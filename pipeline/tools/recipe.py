@@ -339,7 +339,7 @@ def page() -> str:
         "# What the recipes gave", "",
         "Made by `python -m pipeline.tools.recipe --table` from `recipes/results/`, which `make recipe NAME=…` writes.",
         "All figures are of the test split: means over the seeds ± their 95 % confidence interval (Student's t).",
-        "Reached: the mean is as good as the expected figure; within the interval: it is worse by less than the interval.",
+        "Reached: the mean is as good as the expected figure; within the interval: worse by less than the interval.",
         "Seconds are those of one seed's training steps.", "",
     ]  # fmt: skip
     for result in results:

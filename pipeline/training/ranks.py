@@ -143,7 +143,7 @@ def take_part(work: Callable[[params.Params], None]) -> None:
         signals.LISTENER.disarm()
         if asked is not None or isinstance(error, Stopped):
             sys.exit(128 + signal.SIGTERM)
-        if isinstance(error, process_group.Lost):
+        if isinstance(error, process_group.ProcessLost):
             print("another process of the training is gone: all go on from the last checkpoint", flush=True)
             os._exit(1)  # what is left of the group would wait for the others
         sentence = stage.what_to_mend(error)

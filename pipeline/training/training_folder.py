@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
 from aelab.core import disk, tensor_file
-from aelab.core.errors import Damaged
+from aelab.core.errors import DamagedFile
 from aelab.models import checkpoint
 from aelab.models.base import Autoencoder
 from aelab.training.loop import Session
@@ -152,7 +152,7 @@ class TrainingFolder:
             ended: dict[str, Any] = disk.read_json(self.finished)
             if ended["curve"] == disk.digest(self.curve):
                 return ended
-        except (Damaged, OSError, ValueError, LookupError) as error:
+        except (DamagedFile, OSError, ValueError, LookupError) as error:
             damage = str(error)
         print(f"{damage}: the training begins anew", flush=True)
         for path in (self.finished, self.model, self.curve, self.about):

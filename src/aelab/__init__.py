@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aelab.core.devices import prepare
-    from aelab.core.settings import Budget, How
+    from aelab.core.settings import Budget, TrainingOptions
     from aelab.core.tensors import as_float
     from aelab.data.corruption import corrupt
     from aelab.data.pairs import Pairs
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HOMES = {
     "Budget": "core.settings",
-    "How": "core.settings",
+    "TrainingOptions": "core.settings",
     "Pairs": "data.pairs",
     "as_float": "core.tensors",
     "build": "models.checkpoint",

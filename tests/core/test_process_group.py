@@ -116,7 +116,7 @@ def test_one_that_nobody_comes_to_does_not_wait_for_ever(monkeypatch: pytest.Mon
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(process_group, "MEETS_WITHIN", timedelta(seconds=1))
-    with pytest.raises(process_group.Lost):
+    with pytest.raises(process_group.ProcessLost):
         process_group.begin(torch.device("cpu"))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from aelab.core import arrays, disk
 from aelab.core.errors import UserError
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.core.tensor_file import read
 from aelab.core.tensors import as_float
 from aelab.evaluation import classifier
@@ -27,7 +27,9 @@ BUDGET = Budget(steps=60, batch_size=20, learning_rate=0.01)
 
 
 def trained(seed: int = 0) -> Classifier:
-    return classify.learn(quadrants(200, 0), quadrants(60, 1), CLASSES, BUDGET, seed=seed, how=How(), device=CPU)[0]
+    return classify.learn(
+        quadrants(200, 0), quadrants(60, 1), CLASSES, BUDGET, seed=seed, options=TrainingOptions(), device=CPU
+    )[0]
 
 
 def test_it_learns_the_classes_and_its_features_tell_them_apart() -> None:

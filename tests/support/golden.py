@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from aelab.core import tensors
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.models.checkpoint import build
 from aelab.training.loop import Session, fit, represent
@@ -25,9 +25,9 @@ def losses(name: str, seed: int = 0, learning_rate: float = 0.01, room: int | No
     for phase in model.phases():
         model.eval()
         budget = Budget(steps=14, batch_size=16, learning_rate=learning_rate)
-        how = How(points=14, validations=14, mode="eager")
+        options = TrainingOptions(points=14, validations=14, mode="eager")
         result = fit(phase.module, represent(phase, images), represent(phase, validation), budget,
-                     seed=seed, how=how, session=Session(room=room))  # fmt: skip
+                     seed=seed, options=options, session=Session(room=room))  # fmt: skip
         train, held_out = (
             {point["step"]: point[key] for point in result.curve if key in point}
             for key in ("train_loss", "validation_loss")

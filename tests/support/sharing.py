@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from aelab.core import devices, process_group
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.models.checkpoint import build
 from aelab.training.loop import train
@@ -65,7 +65,7 @@ def run(case: str, broken: str = "", device: str = "cpu", mode: Any = "eager") -
     shown = Pairs(np.concatenate([pixels // 2, pixels // 3]), pixels) if name == "dae" else Pairs.of(pixels)
     held = np.concatenate([pixels, pixels[:39] // 2])  # the last batch of its 103 has 3 samples
     budget = Budget(steps=STEPS, batch_size=what.get("batch_size", 16), learning_rate=0.01)
-    how = How(mode=mode, points=STEPS, validations=3, precision=what.get("precision", "float32"))
+    options = TrainingOptions(mode=mode, points=STEPS, validations=3, precision=what.get("precision", "float32"))
     with pytest.MonkeyPatch.context() as patch:
         if "room" in what:
             patch.setattr("aelab.core.devices.room", lambda _: what["room"])
@@ -74,7 +74,7 @@ def run(case: str, broken: str = "", device: str = "cpu", mode: Any = "eager") -
             for module in ("sparse", "tcvae", "wae"):
                 patch.setattr(f"aelab.variants.{module}.gather", instead) if function == "gather" else None
         model = build(name, IMAGE, parameters, seed=0).to(device)
-        results = train(model, shown, held, budget, seed=0, how=how, dynamic=what.get("dynamic", False))
+        results = train(model, shown, held, budget, seed=0, options=options, dynamic=what.get("dynamic", False))
     points = [point for result in results.values() for point in result.curve]
     losses = [value for point in points for key, value in point.items() if key.endswith("_loss")]
     state = b"".join(tensor.cpu().numpy().tobytes() for tensor in model.state_dict().values())

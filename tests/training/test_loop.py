@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aelab.core import devices, tensors
 from aelab.core.errors import UserError
-from aelab.core.settings import Budget, How, Mode
+from aelab.core.settings import Budget, Mode, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.models.base import VARIANTS, Autoencoder, Batch, Learner, Losses
 from aelab.models.checkpoint import build
@@ -25,7 +25,7 @@ from aelab.variants.ae import AE
 from tests.support.toys import IMAGE, PARAMETERS
 
 BUDGET = Budget(steps=10, batch_size=16, learning_rate=0.01)
-HOW = How(mode="eager")
+HOW = TrainingOptions(mode="eager")
 CODES = np.arange(64, dtype=np.int32)
 
 
@@ -37,7 +37,7 @@ def images(pixels: NDArray[np.uint8]) -> Pairs:
 def trained(name: str, images: Pairs, budget: Budget = BUDGET, seed: int = 0) -> tuple[Autoencoder, PhaseResult]:
     torch.manual_seed(seed)
     model = build(name, IMAGE, PARAMETERS[name])
-    return model, fit(model, images, images, budget, seed=seed, how=HOW)
+    return model, fit(model, images, images, budget, seed=seed, options=HOW)
 
 
 def following(follow: Callable[[dict[str, float]], None]) -> Session:
@@ -104,9 +104,9 @@ def test_loss_falls(name: str, images: Pairs) -> None:
 def test_validations_and_points_change_no_step(change: dict[str, int], images: Pairs) -> None:
     """The recorder's weight is that of the first validation, since its loss never falls: so look at what it saw."""
     seen = []
-    for how in (HOW, HOW.model_copy(update=change)):
+    for options in (HOW, HOW.model_copy(update=change)):
         module = Recorder()
-        fit(module, images, images, BUDGET, seed=0, how=how)
+        fit(module, images, images, BUDGET, seed=0, options=options)
         seen.append(module.noise)
     assert seen[0] == seen[1]
 
@@ -114,7 +114,7 @@ def test_validations_and_points_change_no_step(change: dict[str, int], images: P
 @pytest.mark.parametrize(("steps", "points"), [(250, 125), (100, 100), (30, 30)])
 def test_a_curve_has_a_hundred_points_and_ten_validations(steps: int, points: int) -> None:
     result = fit(Recorder(), Pairs(CODES, CODES), Pairs(CODES, CODES),
-                 Budget(steps=steps, batch_size=8, learning_rate=0.01), seed=0, how=HOW)  # fmt: skip
+                 Budget(steps=steps, batch_size=8, learning_rate=0.01), seed=0, options=HOW)  # fmt: skip
     train = [point["step"] for point in result.curve if "train_loss" in point]
     validation = [point["step"] for point in result.curve if "validation_loss" in point]
     assert len(train) == points
@@ -128,7 +128,7 @@ def test_a_curve_has_a_hundred_points_and_ten_validations(steps: int, points: in
 def test_points_are_the_means_since_the_last_one() -> None:
     module = Recorder(float)
     result = fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=7, batch_size=8, learning_rate=0.01),
-                 seed=0, how=HOW.model_copy(update={"points": 3}))  # fmt: skip
+                 seed=0, options=HOW.model_copy(update={"points": 3}))  # fmt: skip
     found = {point["step"]: point["train_loss"] for point in result.curve if "train_loss" in point}
     assert found == pytest.approx({2: 1.5, 4: 3.5, 6: 5.5, 7: 7.0}, abs=0.2)  # the weight moves a little
 
@@ -148,7 +148,7 @@ def test_points_are_handed_on_as_they_come() -> None:
         Pairs(CODES, CODES),
         BUDGET,
         seed=0,
-        how=HOW,
+        options=HOW,
         session=following(follow),
     )
     assert seen == result.curve
@@ -158,7 +158,7 @@ def test_points_are_handed_on_as_they_come() -> None:
 def test_every_sample_once_per_epoch_in_an_order_of_its_own() -> None:
     module = Recorder()
     fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=8, batch_size=16, learning_rate=0.01),
-        seed=0, how=HOW)  # fmt: skip
+        seed=0, options=HOW)  # fmt: skip
     epochs = [torch.cat([x for x, _ in module.seen[i : i + 4]]) for i in (0, 4)]
     assert all(torch.equal(epoch.sort().values, torch.arange(64)) for epoch in epochs)
     assert not torch.equal(epochs[0], epochs[1])
@@ -170,7 +170,7 @@ def test_versions_of_a_sample_take_turns() -> None:
     inputs = np.concatenate([targets, targets + 100, targets + 200])  # three versions
     module = Recorder()
     fit(module, Pairs(inputs, targets), Pairs(targets, targets), Budget(steps=6, batch_size=4, learning_rate=0.01),
-        seed=0, how=HOW)  # fmt: skip
+        seed=0, options=HOW)  # fmt: skip
     assert all(torch.equal(x % 100, y) for x, y in module.seen)
     for sample in range(8):
         versions = {int(x[y == sample]) // 100 for x, y in module.seen if (y == sample).any()}
@@ -187,7 +187,7 @@ def test_validation_picks_the_weights() -> None:
         weights[point["step"]] = module.weight.item()
 
     result = fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=20, batch_size=16, learning_rate=0.01),
-                 seed=0, how=HOW.model_copy(update={"validations": 5}), session=following(follow))  # fmt: skip
+                 seed=0, options=HOW.model_copy(update={"validations": 5}), session=following(follow))  # fmt: skip
     assert result.best_step == 12
     assert module.weight.item() == weights[12]
     assert len(set(weights.values())) == 20
@@ -196,7 +196,7 @@ def test_validation_picks_the_weights() -> None:
 def test_divergence_is_said_and_the_last_good_weights_kept() -> None:
     module = Recorder(lambda seen: math.nan if seen > 6 else 1.0)
     result = fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=20, batch_size=16, learning_rate=0.01),
-                 seed=0, how=HOW)  # fmt: skip
+                 seed=0, options=HOW)  # fmt: skip
     assert result.diverged_at_step == 7
     assert result.curve[-1]["step"] == 6
     assert result.best_step in range(1, 7)
@@ -207,7 +207,7 @@ def test_divergence_is_said_and_the_last_good_weights_kept() -> None:
 def test_budget_is_kept_to_the_step(steps: int) -> None:
     module = Recorder()
     fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=steps, batch_size=16, learning_rate=0.01),
-        seed=0, how=HOW)  # fmt: skip
+        seed=0, options=HOW)  # fmt: skip
     assert len(module.seen) == steps
 
 
@@ -232,7 +232,7 @@ def test_a_model_is_trained_through_all_its_phases(images: Pairs) -> None:
     model = build("vqvae", IMAGE, PARAMETERS["vqvae"])
     followed: list[str] = []
     session = Session(follow=lambda name, _: followed.append(name))
-    results = train(model, images, images, BUDGET, seed=0, how=HOW, session=session)
+    results = train(model, images, images, BUDGET, seed=0, options=HOW, session=session)
     assert list(results) == ["autoencoder", "prior"]
     assert [results[name].images for name in results] == [10 * 16, 4 * 16]  # the prior has a budget of its own
     assert {name: followed.count(name) for name in results} == {name: len(results[name].curve) for name in results}
@@ -242,7 +242,7 @@ def test_a_model_is_trained_through_all_its_phases(images: Pairs) -> None:
 def test_bfloat16_trains_too(images: Pairs) -> None:
     torch.manual_seed(0)
     model = build("vqvae", IMAGE, PARAMETERS["vqvae"])
-    result = fit(model, images, images, BUDGET, seed=0, how=How(precision="bfloat16"))
+    result = fit(model, images, images, BUDGET, seed=0, options=TrainingOptions(precision="bfloat16"))
     assert math.isfinite(result.curve[-1]["validation_loss"])
 
 
@@ -280,7 +280,7 @@ class Scheduled(Recorder):
 
 
 def test_a_loss_sees_the_step_and_validation_the_end_of_its_schedule() -> None:
-    result = fit(Scheduled(), Pairs(CODES, CODES), Pairs(CODES, CODES), BUDGET, seed=0, how=HOW)
+    result = fit(Scheduled(), Pairs(CODES, CODES), Pairs(CODES, CODES), BUDGET, seed=0, options=HOW)
     train = [point["train_loss"] for point in result.curve if "train_loss" in point]
     assert train == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1, 1])
     assert {point["validation_loss"] for point in result.curve if "validation_loss" in point} == {1.0}
@@ -294,7 +294,7 @@ def test_a_warm_up_ends_where_there_is_none() -> None:
 
 def test_counting_on_the_host_is_refused(images: Pairs) -> None:
     with pytest.raises(UserError, match=r"Counts\.steps changes in a training step: a recorded step would go on using"):
-        fit(Counts(), images, images, BUDGET, seed=0, how=HOW)
+        fit(Counts(), images, images, BUDGET, seed=0, options=HOW)
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -306,7 +306,17 @@ def curve_on_gpu(name: str, images: Pairs, mode: Mode, room: int | None = None) 
     rows = []
     for phase in model.phases():
         shown = represent(phase, images)
-        rows += losses(fit(phase.module, shown, shown, BUDGET, seed=0, how=How(mode=mode), session=Session(room=room)))
+        rows += losses(
+            fit(
+                phase.module,
+                shown,
+                shown,
+                BUDGET,
+                seed=0,
+                options=TrainingOptions(mode=mode),
+                session=Session(room=room),
+            )
+        )
     return rows
 
 
@@ -334,7 +344,7 @@ def test_a_gpu_that_is_fed_from_disk_gives_the_same_bits(name: str, mode: Mode, 
 @needs_gpu
 def test_a_step_that_waits_for_the_gpu_is_a_sentence(images: Pairs) -> None:
     with pytest.raises(UserError, match=r"set training\.mode to eager"):
-        fit(Waits().cuda(), images, images, BUDGET, seed=0, how=How(mode="graph"))
+        fit(Waits().cuda(), images, images, BUDGET, seed=0, options=TrainingOptions(mode="graph"))
 
 
 @needs_gpu
@@ -347,7 +357,7 @@ def test_too_little_memory_while_recording_is_not_blamed_on_the_mode(
 
     monkeypatch.setattr(torch.cuda, "graph", Full)
     with pytest.raises(torch.OutOfMemoryError):
-        fit(Recorder().cuda(), images, images, BUDGET, seed=0, how=How(mode="graph"))
+        fit(Recorder().cuda(), images, images, BUDGET, seed=0, options=TrainingOptions(mode="graph"))
 
 
 @needs_gpu

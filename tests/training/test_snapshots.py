@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from aelab.core import tensor_file
-from aelab.core.errors import Damaged
-from aelab.core.settings import Budget, How
+from aelab.core.errors import DamagedFile
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.models.base import VARIANTS, Autoencoder
 from aelab.models.checkpoint import build
@@ -25,7 +25,7 @@ from aelab.training.state import PhaseResult, Snapshot, Stopped
 from tests.support.toys import IMAGE, PARAMETERS, SECTIONS
 
 BUDGET = Budget(steps=11, batch_size=16, learning_rate=0.01)  # epochs of 4 batches
-HOW = How(mode="eager", points=4, validations=3)
+HOW = TrainingOptions(mode="eager", points=4, validations=3)
 
 
 class StopsAt(Snapshots):
@@ -47,11 +47,11 @@ def run(name: str, pixels: NDArray[np.uint8], keeper: Snapshots | None, device: 
     noisy = np.concatenate([pixels // 2, pixels // 3])
     shown = Pairs(noisy if name == "dae" else pixels, pixels)
     held = Pairs(pixels[::-1].copy(), pixels)
-    how = HOW.model_copy(update={"mode": mode})
+    options = HOW.model_copy(update={"mode": mode})
     with pytest.MonkeyPatch.context() as patch:
         if room is not None:
             patch.setattr("aelab.core.devices.room", lambda _: room)
-        return model, train(model, shown, held, BUDGET, seed=0, how=how, session=Session(store=keeper))
+        return model, train(model, shown, held, BUDGET, seed=0, options=options, session=Session(store=keeper))
 
 
 def ended(model: Autoencoder, results: dict[str, PhaseResult]) -> tuple[list[bytes], list[Any]]:
@@ -64,12 +64,12 @@ def ended(model: Autoencoder, results: dict[str, PhaseResult]) -> tuple[list[byt
     return weights, [curves, [(each.best_step, each.images, each.diverged_at_step) for each in results.values()]]
 
 
-def broken_off(name: str, pixels: NDArray[np.uint8], folder: Path, stops: list[int], **how: Any) -> Any:
+def broken_off(name: str, pixels: NDArray[np.uint8], folder: Path, stops: list[int], **options: Any) -> Any:
     """What comes of a training that stops after so many steps each time, and goes on in a model of its own."""
     for count in stops:
         with pytest.raises(Stopped):
-            run(name, pixels, StopsAt(folder, count), **how)
-    return ended(*run(name, pixels, Snapshots(folder), **how))
+            run(name, pixels, StopsAt(folder, count), **options)
+    return ended(*run(name, pixels, Snapshots(folder), **options))
 
 
 @pytest.mark.parametrize("name", VARIANTS.available())
@@ -203,10 +203,10 @@ def test_every_byte_of_a_sealed_file_counts(tmp_path: Path) -> None:
         changed = bytearray(whole)
         changed[place] ^= rng.randrange(1, 256)
         path.write_bytes(changed)
-        with pytest.raises(Damaged):
+        with pytest.raises(DamagedFile):
             tensor_file.read(path)
         path.write_bytes(whole[:place])
-        with pytest.raises(Damaged):
+        with pytest.raises(DamagedFile):
             tensor_file.read(path)
 
 
@@ -258,10 +258,10 @@ def test_a_failed_write_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("mode", ["graph", "eager"])
 @pytest.mark.parametrize("name", VARIANTS.available())
 def test_on_a_gpu_it_goes_on_to_the_same_bits(name: str, mode: str, pixels: NDArray[np.uint8], tmp_path: Path) -> None:
-    how = {"device": "cuda", "mode": mode}
-    undisturbed = ended(*run(name, pixels, None, **how))  # type: ignore[arg-type]
+    options = {"device": "cuda", "mode": mode}
+    undisturbed = ended(*run(name, pixels, None, **options))  # type: ignore[arg-type]
     for stops in ([2], [5], [1, 4, 2]):
-        assert broken_off(name, pixels, tmp_path / str(stops), stops, **how) == undisturbed
+        assert broken_off(name, pixels, tmp_path / str(stops), stops, **options) == undisturbed
 
 
 def test_a_divergence_says_how_it_came() -> None:

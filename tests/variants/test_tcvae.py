@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.models.base import Batch
 from aelab.models.checkpoint import build
@@ -125,5 +125,5 @@ def test_a_loss_knows_how_many_images_are_learned_from(monkeypatch: pytest.Monke
     images = squares()
     budget = Budget(steps=2, batch_size=16, learning_rate=0.01)
     corrupted = Pairs(np.concatenate([images, images]), images)
-    train(model, corrupted, images[:10], budget, seed=0, how=How(points=1, validations=1))
+    train(model, corrupted, images[:10], budget, seed=0, options=TrainingOptions(points=1, validations=1))
     assert set(seen) == {(True, 64), (False, 64)}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aelab.core.errors import Damaged
+from aelab.core.errors import DamagedFile
 
 SUMS = "SHA256SUMS"  # what `sha256sum -c` reads
 
@@ -23,7 +23,7 @@ def check(folder: Path) -> None:
     """Read every file of a sealed folder and compare it with what was written.
 
     Raises:
-        Damaged: one is missing or has changed, or the folder was never sealed.
+        DamagedFile: one is missing or has changed, or the folder was never sealed.
     """
     try:
         text = (folder / SUMS).read_text(encoding="utf-8")
@@ -32,12 +32,12 @@ def check(folder: Path) -> None:
         there = {path.name for path in folder.iterdir()} - {SUMS}
     except (OSError, ValueError) as error:
         msg = f"{folder} cannot be checked: {error}"
-        raise Damaged(msg) from error
+        raise DamagedFile(msg) from error
     for name in sorted(there | set(expected)):
         if name not in there or name not in expected or digest(folder / name) != expected[name]:
             what = "is missing" if name not in there else "does not have the SHA-256 that it was written with"
             msg = f"{folder / name} {what}"
-            raise Damaged(msg)
+            raise DamagedFile(msg)
 
 
 def digest(path: Path) -> str:

@@ -8,5 +8,5 @@ class UserError(Exception):
     """
 
 
-class Damaged(UserError):  # noqa: N818 - what the file is
+class DamagedFile(UserError):  # noqa: N818 - what the file is
     """A file is not what was written."""

@@ -31,7 +31,7 @@ PATIENCE = timedelta(days=1)  # with a process that does not answer; one that di
 LAG = 8  # steps after which a GPU's host reads what its processes have agreed on: it never waits for the last ones
 
 
-class Lost(Exception):  # noqa: N818 - what the others are
+class ProcessLost(Exception):  # noqa: N818 - what the others are
     """Another process of the group is gone."""
 
 
@@ -163,7 +163,7 @@ def pick(x: Tensor, chosen: Tensor) -> Tensor:
 
 
 def reduce(
-    parameters: Sequence[nn.Parameter], losses: dict[str, Tensor], share: Share, votes: "Votes"
+    parameters: Sequence[nn.Parameter], losses: dict[str, Tensor], share: Share, stop_votes: "StopVotes"
 ) -> dict[str, Tensor]:
     """Make each parameter's gradient the sum over all processes, and the losses those of the whole batch.
 
@@ -173,11 +173,11 @@ def reduce(
         return losses
     learned = [parameter for parameter in parameters if parameter.grad is not None]
     values = torch.stack([value.detach().float() for value in losses.values()]) * share.weight
-    flat = _sum(torch.cat([*(_laid_out(parameter.grad) for parameter in learned), values, votes.mine]))  # type: ignore[arg-type]
+    flat = _sum(torch.cat([*(_laid_out(parameter.grad) for parameter in learned), values, stop_votes.mine]))  # type: ignore[arg-type]
     *gradients, values, asked = flat.split([*(each.numel() for each in learned), len(losses), 1])
     for parameter, gradient in zip(learned, gradients, strict=True):
         parameter.grad = gradient.as_strided(parameter.size(), parameter.stride())
-    votes.all.copy_(asked)
+    stop_votes.all.copy_(asked)
     return dict(zip(losses, values.unbind(), strict=True))
 
 
@@ -214,7 +214,7 @@ def check_same(fingerprint: str, device: torch.device) -> None:
         raise UserError(msg)
 
 
-class Votes:
+class StopVotes:
     """Whether any process is to stop, as every one of them learns after the same step: a number beside the gradients.
 
     A GPU is told before a step and asked some steps later, so that nothing waits for it.
@@ -225,7 +225,7 @@ class Votes:
         self.lag = LAG if device.type == "cuda" else 0
         self.coming: deque[tuple[Tensor, Any]] = deque()
 
-    def count(self) -> None:
+    def sync(self) -> None:
         """After a step, outside of what is recorded."""
         global _stopping  # noqa: PLW0603
         if size() == 1:
@@ -237,10 +237,10 @@ class Votes:
         else:
             self.coming.append((self.all.clone(), None))
         if len(self.coming) > self.lag:
-            votes, event = self.coming.popleft()
+            stop_votes, event = self.coming.popleft()
             if event is not None:
                 event.synchronize()
-            _stopping = votes.item() > 0
+            _stopping = stop_votes.item() > 0
         self.mine.fill_(float(_asked()))
 
 
@@ -280,7 +280,7 @@ def _together() -> Iterator[None]:
         raise
     except RuntimeError as error:
         msg = f"another process of this training is gone: {error}"
-        raise Lost(msg) from error
+        raise ProcessLost(msg) from error
 
 
 def check(processes: int) -> None:

@@ -55,7 +55,7 @@ class BudgetOverrides(TypedDict, total=False):
     epsilon: Epsilon
 
 
-class How(BaseModel):
+class TrainingOptions(BaseModel):
     """How every phase is trained; more keys under `training`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -15,7 +15,7 @@ from safetensors import torch as codec
 from torch import Tensor
 
 from aelab.core.disk import write_atomically
-from aelab.core.errors import Damaged
+from aelab.core.errors import DamagedFile
 
 ENTRY = "autoencoder"  # of the header
 BLANK = "0" * 64
@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors in `path`, on the CPU, and what they are.
 
     Raises:
-        Damaged: the file was not written by `write`, or has changed since.
+        DamagedFile: the file was not written by `write`, or has changed since.
     """
     try:
         content = path.read_bytes()
@@ -53,8 +53,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         blanked = content.replace(digest.encode(), BLANK.encode(), 1)
         if hashlib.sha256(blanked).hexdigest() != digest:
             msg = f"{path} is damaged: its content does not have the SHA-256 that it states"
-            raise Damaged(msg)
+            raise DamagedFile(msg)
         return codec.load(content), about
     except UNREADABLE as error:
         msg = f"{path} cannot be read: {' '.join(str(error).split())}"
-        raise Damaged(msg) from error
+        raise DamagedFile(msg) from error

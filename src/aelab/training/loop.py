@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelab.core import arrays, devices, process_group
-from aelab.core.settings import Budget, How
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.core.tensors import BATCH, as_float, binarise, device_of
 from aelab.data.pairs import Pairs
 from aelab.models.base import Autoencoder, Learner, Phase
@@ -53,7 +53,7 @@ def train(
     budget: Budget,
     *,
     seed: int,
-    how: How | None = None,
+    options: TrainingOptions | None = None,
     dynamic: bool = False,
     session: Session | None = None,
 ) -> dict[str, PhaseResult]:
@@ -67,7 +67,7 @@ def train(
         validation: likewise.
         budget: of every phase that does not override it.
         seed: of the data's order and the noise.
-        how: precision, mode, how often to validate.
+        options: precision, mode, how often to validate.
         dynamic: whether the training images are binarised anew in each step, white with the gray value as probability;
             a later phase learns from one binarisation of each. The validation images are taken as they are.
         session: who follows, and where snapshots lie.
@@ -79,7 +79,7 @@ def train(
         UserError: a training step cannot be recorded on a GPU, or processes find different snapshots.
         Stopped: the session's store said so.
     """
-    how, session = how or How(), session or Session()
+    options, session = options or TrainingOptions(), session or Session()
     images, validation = Pairs.of(images), Pairs.of(validation)
     model.start_from(as_float(Pairs.of(images.targets).thinned(START_IMAGES).targets).to(device_of(model)))
     state = TrainingState(model, session.store)
@@ -89,10 +89,10 @@ def train(
         result = fit(
             phase.module,
             represent(phase, images, binarised=dynamic),
-            represent(phase, validation.thinned(how.validation_images)),
+            represent(phase, validation.thinned(options.validation_images)),
             budget.override(phase.training),
             seed=seed,
-            how=how,
+            options=options,
             dynamic=dynamic and phase.represent is None,
             phase=phase.name,
             session=session,
@@ -113,7 +113,7 @@ def fit(
     budget: Budget,
     *,
     seed: int,
-    how: How,
+    options: TrainingOptions,
     dynamic: bool = False,
     phase: str = "",
     session: Session | None = None,
@@ -131,7 +131,7 @@ def fit(
         validation: likewise with R = 1.
         budget: how many steps, of how many samples, at what peak learning rate.
         seed: of the data's order and the noise.
-        how: precision, mode, how many points the curve has and how often to validate.
+        options: precision, mode, how many points the curve has and how often to validate.
         dynamic: whether to binarise the training samples anew in each step.
         phase: its name.
         session: who follows, and what there is room for.
@@ -146,13 +146,15 @@ def fit(
     per_epoch = count // batch  # steps; what fills no batch has its turn in another epoch's order
     room = devices.room(device) if session.room is None else session.room
     batches = source(train, batch, device, room)
-    step = Step(module, batches, budget, how.precision, samples=count, dynamic=dynamic)
-    run_step = GraphedStep(step) if how.mode == "graph" and device.type == "cuda" else step
+    step = Step(module, batches, budget, options.precision, samples=count, dynamic=dynamic)
+    run_step = GraphedStep(step) if options.mode == "graph" and device.type == "cuda" else step
 
     # ---- What is looked at on the way: `points` means of the training loss, `validations` of the held-out one.
-    validate = Validation(module, validation, steps, how.precision, room=room, samples=count)
-    every = max(1, steps // how.points)
-    validated = {math.ceil(steps * (i + 1) / how.validations) for i in range(how.validations)}  # the last step is one
+    validate = Validation(module, validation, steps, options.precision, room=room, samples=count)
+    every = max(1, steps // options.points)
+    validated = {
+        math.ceil(steps * (i + 1) / options.validations) for i in range(options.validations)
+    }  # the last step is one
     progress = Progress(f"{session.label} {phase}".strip(), steps, batch)
     curve = Curve(progress, device, lambda point: session.follow(phase, point))
 
@@ -166,7 +168,7 @@ def fit(
         batches.fetch()
         run_step()
         state.done = number
-        step.votes.count()
+        step.stop_votes.sync()
         if number % every == 0 or number == steps:
             means = step.means.take((number - 1) % every + 1)
             validate.alive &= means["loss"].isfinite()  # else weights from after a divergence could become the best

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aelab.core import tensor_file
 from aelab.core.environment import number
-from aelab.core.errors import Damaged
+from aelab.core.errors import DamagedFile
 from aelab.training.state import Snapshot, Stopped
 
 INTERVAL = "AELAB_CHECKPOINT"
@@ -39,7 +39,7 @@ class Snapshots:
             if path.exists():
                 try:
                     return Snapshot(*tensor_file.read(path))
-                except Damaged as damaged:
+                except DamagedFile as damaged:
                     print(f"{damaged}; the training goes on from an earlier point", flush=True)
         return None
 

@@ -47,7 +47,7 @@ class Step:
         self.rates = SCHEDULES[budget.schedule](budget.steps, budget.learning_rate).float().to(device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.means = Means()
-        self.votes = process_group.Votes(device)
+        self.stop_votes = process_group.StopVotes(device)
         self.calls = 0
         self.host: dict[str, Any] = {}
 
@@ -61,7 +61,7 @@ class Step:
             losses = losses_of(self.module, batch, self.precision)
             self.optimiser.zero_grad()
             (share.weight * losses["loss"]).backward()
-        losses = process_group.reduce(list(self.module.parameters()), losses, share, self.votes)
+        losses = process_group.reduce(list(self.module.parameters()), losses, share, self.stop_votes)
         self.optimiser.param_groups[0]["lr"].copy_(self.rates.index_select(0, self.position)[0])
         self.optimiser.step()
         self.means.add(losses)
