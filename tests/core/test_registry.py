@@ -13,13 +13,13 @@ from pipeline.common import params, sections
 from tests.support.parameters import with_value
 
 SHARED = """
-from aelab.networks import Network
+from aelab.models.network import Network
 
 class Shared(Network):
     \"\"\"What two networks share.\"\"\"
 """
 UNTYPED = """
-from aelab.networks import Network
+from aelab.models.network import Network
 
 class Untyped(Network):
     \"\"\"A network whose `width` has no type.\"\"\"

@@ -20,7 +20,7 @@ for path in sorted(folder.rglob("*.py")):
     name = ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
     module = importlib.import_module(name)
     assert Path(module.__file__).is_relative_to(folder), module.__file__
-from aelab.networks import NETWORKS
+from aelab.models.network import NETWORKS
 from aelab.variants import VARIANTS
 assert "vqvae" in VARIANTS.available() and "patches" in NETWORKS.available()
 print(len(list(folder.rglob("*.py"))))
