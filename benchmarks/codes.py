@@ -14,7 +14,7 @@ import torch
 
 from aelab.core import devices, tensors
 from aelab.data import datasets
-from aelab.data.pairs import Pairs
+from aelab.data.pairs import Pairs, batches
 from aelab.evaluation import image_quality
 from aelab.ingest import downloads
 from aelab.models import checkpoint
