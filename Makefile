@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint docs ui track check-results audit bench faults lock recipe recipes
+.PHONY: help repro check test lint docs ui track check-results audit bench faults lock recipe recipes
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -13,15 +14,19 @@ help:  ## list the targets
 repro: .venv/ready  ## run whatever has changed of the pipeline, several stages at a time
 	$(BIN)/python -m pipeline.runner.repro
 
-test: .venv/ready  ## run the test suite, a file on each core
-	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+check: .venv/ready-dev  ## run the unit tests: no stage, server, browser or build is started
+	$(PYTEST) --ignore tests/system tests
 
-lint: .venv/ready  ## check style and types
+test: .venv/ready-dev  ## run all tests, a file on each core
+	$(PYTEST)
+
+lint: .venv/ready-dev  ## check style, types, and what packages may import
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
-docs: .venv/ready  ## build the documentation's site, docs/_build/index.html, with nothing fetched
+docs: .venv/ready-dev  ## build the documentation's site, docs/_build/index.html, with nothing fetched
 	$(BIN)/python -m pipeline.tools.reference
 	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build
 	@echo "docs/_build/index.html"
@@ -43,20 +48,23 @@ recipes: .venv/ready  ## list the recipes: paper, expected figure, time
 	$(BIN)/python -m pipeline.tools.recipe
 
 audit: .venv/ready  ## compare the lock with the known vulnerabilities
-	$(BIN)/uv tool run pip-audit -r requirements.lock --require-hashes --disable-pip
+	$(BIN)/uv tool run pip-audit -r requirements-dev.lock --require-hashes --disable-pip
 
-faults: .venv/ready  ## kill, flip, fill and fuzz at full size: the table of faults/results.md
+faults: .venv/ready-dev  ## kill, flip, fill and fuzz at full size: the table of faults/results.md
 	$(BIN)/python -W ignore -m faults
 
-bench: .venv/ready  ## measure the loop, the DAG and a peer: the tables of benchmarks/results.md
+bench: .venv/ready-dev  ## measure the loop, the DAG and a peer: the tables of benchmarks/results.md
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r benchmarks/requirements.lock
 	$(BIN)/python -W ignore -m benchmarks
 
-lock:  ## pin the newest versions of all dependencies: names, versions and hashes only
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
-		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
-	printf 'pythae==0.1.2\nimageio\n' | $(BIN)/uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --upgrade \
-		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file benchmarks/requirements.lock
+lock:  ## pin the newest versions: of what the product runs with, and of what development adds; names, versions, hashes
+	$(COMPILE) --upgrade pyproject.toml --all-extras --output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra cluster --extra onnx --extra setup --extra team -c requirements-dev.lock --output-file requirements.lock
+	printf 'pythae==0.1.2\nimageio\n' | $(COMPILE) --upgrade - --no-deps --output-file benchmarks/requirements.lock
+
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 # uv itself comes out of the lock, by pip; then uv installs everything else in seconds.
 .venv/ready: requirements.lock pyproject.toml
@@ -64,6 +72,11 @@ lock:  ## pin the newest versions of all dependencies: names, versions and hashe
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.lock
-	$(BIN)/uv pip sync --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+# A superset of the other lock, with the same versions.
+.venv/ready-dev: .venv/ready requirements-dev.lock
+	$(INSTALL) --require-hashes -r requirements-dev.lock
 	touch $@

@@ -14,8 +14,8 @@ import torch
 
 from aelab.core import devices, tensors
 from aelab.data import datasets
-from aelab.data.pairs import Pairs
-from aelab.evaluation import image_quality, reconstruction
+from aelab.data.pairs import Pairs, batches
+from aelab.evaluation import image_quality
 from aelab.ingest import downloads
 from aelab.models import checkpoint
 from aelab.models.statistics import Mean, perplexity
@@ -84,7 +84,7 @@ def train(name: str, seed: int) -> dict[str, float]:
     with quiet(), torch.enable_grad():
         fit(model, pairs, held_out.thinned(options.validation_images), budget, seed=seed, options=options)
     counts, mse, psnr = torch.zeros(model.quantizer.entries), Mean(), Mean()
-    for x in reconstruction.batches(images.test, tensors.BATCH, counts.device):
+    for x in batches(images.test, tensors.BATCH, counts.device):
         indices = model.indices(x)
         output = model.decode_indices(indices)
         counts += model.quantizer.counts(indices)

@@ -6,8 +6,9 @@ import typer
 
 from aelab.core import devices, disk, tensor_file
 from aelab.core.settings import Budget, TrainingOptions
+from aelab.data import pairs
 from aelab.data.pairs import Pairs
-from aelab.evaluation import classifier, fidelity, reconstruction
+from aelab.evaluation import classifier, fidelity
 from aelab.evaluation.classifier import Classifier
 from aelab.evaluation.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
 from aelab.training.loop import fit
@@ -44,7 +45,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
         return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), reason))
     count = min(settings.samples, len(test.targets))
     tested, learned_from = (
-        classifier.features(model, reconstruction.batches(each.thinned(count).inputs, settings.batch_size, device))
+        classifier.features(model, pairs.batches(each.thinned(count).inputs, settings.batch_size, device))
         for each in (test, train)
     )
     classifier.save(model, paths.CLASSIFIER / "model.safetensors")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aelab.core import arrays, devices, disk, tensor_file
 from aelab.core.tensors import as_float, binarise, device_of
+from aelab.data import pairs
 from aelab.data.datasets import Labels
 from aelab.data.pairs import Pairs
 from aelab.evaluation import classifier, fidelity, figures, geometry, probes, reconstruction
@@ -188,7 +189,7 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
             f"{figure}/{i:02d}/{label}": row for figure, rows in pictures.items() for i, (label, row) in enumerate(rows)
         }
         drawn = {key: (255 * rows.clamp(0, 1)).round().byte() for key, rows in examples.items()}
-        batches = partial(reconstruction.batches, test, params.evaluation.batch_size, device)
+        batches = partial(pairs.batches, test, params.evaluation.batch_size, device)
         if "kl_per_dimension" not in model.undefined:
             drawn["kl_per_dimension"] = model.kl_per_dimension(batches())
             figures.kl_per_dimension(drawn["kl_per_dimension"].cpu().numpy(), folder / "kl_per_dimension.png")

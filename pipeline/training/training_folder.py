@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
 from aelab.core import disk, tensor_file
-from aelab.core.errors import DamagedFile
+from aelab.core.errors import DamagedFile, UserError
 from aelab.models import checkpoint
 from aelab.models.base import Autoencoder
 from aelab.training.loop import Session
@@ -253,6 +253,9 @@ def _deps(entry: str, section: Mapping[str, Any]) -> list[str]:
 def _content(dep: str) -> object:
     """The hash of a file, of a folder's Python files, or of a sealed folder's hashes."""
     path = Path(dep)
+    if not path.exists():
+        msg = f"{path} is not there: `make repro` writes it, or `dvc repro` of the stage whose output it is"
+        raise UserError(msg)
     if path.is_dir() and (path / disk.SUMS).exists():
         path = path / disk.SUMS
     if path.is_dir():

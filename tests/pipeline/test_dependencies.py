@@ -1,6 +1,7 @@
 """`dvc.yaml` names all code that a stage runs: else a change of it would leave the old results standing."""
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,16 @@ import pytest
 from ruamel.yaml import YAML
 
 from aelab.models.base import VARIANTS
-from aelab.models.likelihood import LIKELIHOODS
-from aelab.models.network import NETWORKS
-from aelab.models.quantizer import QUANTIZERS
+from pipeline.stages import sources
 from tests.support.project import REPOSITORY
 
 STAGES: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "dvc.yaml")["stages"]
 WITHOUT_EFFECT = {
     "pipeline/__init__.py": "sets how often garbage is looked for",
-    "pipeline/common/resources.py": "says how much may run at once",
     "src/aelab/__init__.py": "the names for notebooks; stages import the modules themselves",
-    "src/aelab/core/environment.py": "reads how much a process may take",
-    "src/aelab/core/errors.py": "is raised, not computed with",
 }
-KINDS = (LIKELIHOODS, NETWORKS, QUANTIZERS, VARIANTS)
+PARTS = tuple(f"src/aelab/{package}/" for package in (*sources.PARTS, "networks"))  # an entry names them
+TRAINED = {"train", "evaluate"}
 
 
 def file_of(module: str) -> Path | None:
@@ -45,18 +42,16 @@ def imports(path: Path) -> Iterator[Path]:
 
 
 def runs(stage: str) -> set[str]:
-    """All code that a stage runs, as far as imports tell; the parts that are chosen by name are all among it."""
-    models = stage in {"classify", "train", "evaluate"}  # the others at most check the entries
-    seen, waiting = set[Path](), [REPOSITORY / "pipeline" / f"{stage}.py"]
-    if models and stage != "classify":
-        waiting += [path for kind in KINDS for path in kind.folder.glob("*.py")]
+    """All code that a stage runs, as far as imports tell; packages that hold but a docstring run nothing."""
+    models = stage in {"classify", *TRAINED}  # the others at most check the entries
+    seen, waiting = set[Path](), [REPOSITORY / "pipeline/stages" / f"{stage}.py"]
     while waiting:
         path = waiting.pop()
-        without_effect = path.relative_to(REPOSITORY).as_posix() in WITHOUT_EFFECT
-        if path not in seen and not without_effect and (models or not needs_torch(path)):
+        if path not in seen and (models or not needs_torch(path)):
             seen.add(path)
             waiting += imports(path)
-    return {path.relative_to(REPOSITORY).as_posix() for path in seen}
+    found = {path.relative_to(REPOSITORY).as_posix() for path in seen if len(ast.parse(path.read_text()).body) > 1}
+    return found - WITHOUT_EFFECT.keys()
 
 
 def needs_torch(path: Path) -> bool:
@@ -70,16 +65,13 @@ def needs_torch(path: Path) -> bool:
 
 def missing(stage: str, deps: list[str]) -> set[str]:
     """The code that a stage runs and does not depend on."""
-    # An entry depends on the files of its own model and network alone, and on those that others import.
-    by_name = tuple(dep.split("${")[0] for dep in deps if dep.endswith("}.py"))
-    files = runs(stage)
-    imported = {found.relative_to(REPOSITORY).as_posix() for file in files for found in imports(REPOSITORY / file)}
+    named = any(dep.startswith("sources/") for dep in deps)  # the parts of an entry's model
     return {
         file
-        for file in files
+        for file in runs(stage)
         if file not in deps
         and not any(file.startswith(f"{dep}/") for dep in deps)
-        and not (file.startswith(by_name) and not file.endswith("__init__.py") and file not in imported)
+        and not (named and file.startswith(PARTS))
     }
 
 
@@ -92,28 +84,32 @@ def test_a_stage_depends_on_all_code_that_it_runs(stage: str) -> None:
     assert missing(stage, deps_of(stage)) == set()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES.keys() - {"sources"})  # which runs nothing but the standard library
 def test_a_stage_depends_on_its_packages(stage: str) -> None:
-    """An upgrade of torch is a change of the code."""
+    """An upgrade of torch is a change of the code, a new theme of the documentation is none."""
     assert "requirements.lock" in deps_of(stage)
+    assert "requirements-dev.lock" not in deps_of(stage)
 
 
 @pytest.mark.parametrize(
     ("stage", "forgotten"),
     [
-        ("train", "pipeline/common/params.py"),
-        ("train", "src/aelab/variants/__init__.py"),
-        ("train", "src/aelab/variants/vae.py"),
-        ("train", "src/aelab/models/layers.py"),
-        ("evaluate", "src/aelab/evaluation/image_quality.py"),
-        ("corrupt", "src/aelab/core/arrays.py"),
+        ("train", "pipeline/common"),
+        ("train", "pipeline/training"),
+        ("train", "sources/${item.model}.json"),
+        ("train", "src/aelab/models"),
+        ("evaluate", "src/aelab/evaluation"),
+        ("corrupt", "src/aelab/core"),
         ("classify", "src/aelab/training"),
-        ("evaluate", "src/aelab/evaluation/probes.py"),
-        ("report", "src/aelab/report/metrics.py"),
+        ("classify", "src/aelab/evaluation/fidelity.py"),
+        ("report", "src/aelab/report"),
     ],
 )
 def test_a_forgotten_dependency_would_be_noticed(stage: str, forgotten: str) -> None:
-    assert missing(stage, [dep for dep in deps_of(stage) if dep != forgotten])
+    part = stage in TRAINED and forgotten.startswith("sources/")
+    found = missing(stage, [dep for dep in deps_of(stage) if dep != forgotten])
+    assert found or part
+    assert not part or not any(dep.startswith("sources/") for dep in deps_of(stage) if dep != forgotten)
 
 
 def test_all_that_is_named_is_there() -> None:
@@ -121,3 +117,51 @@ def test_all_that_is_named_is_there() -> None:
         dep for stage in STAGES for dep in deps_of(stage) if dep.startswith(("pipeline", "src")) and "$" not in dep
     }
     assert all((REPOSITORY / dep).exists() for dep in named)
+
+
+def test_a_model_has_the_parts_that_its_file_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(sources, "SOURCES", tmp_path / "sources")
+    sources.main()
+    files = {path.stem: set(json.loads(path.read_text())) for path in (tmp_path / "sources").iterdir()}
+    assert sorted(files) == VARIANTS.available()
+
+    def packages(model: str) -> set[str]:
+        return {file.split("/")[0] for file in files[model]}
+
+    assert packages("ae") == {"variants"}
+    assert packages("vae") == packages("tcvae") == {"variants", "likelihoods", "priors"}
+    assert packages("ladder") == {"variants", "likelihoods"}
+    assert packages("vqvae") == {"variants", "likelihoods", "quantizers"}
+    assert "variants/vae.py" in files["tcvae"]
+    assert "variants/_deterministic.py" in files["wae"]
+    assert {"quantizers/_vectors.py", "quantizers/fsq.py"} <= files["vqvae"]
+    assert not any(file.startswith("variants/") and file in files["ae"] for file in ("variants/vae.py",))
+
+
+def test_a_change_of_a_part_changes_the_models_that_use_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in sources.PARTS:
+        (tmp_path / "src/aelab" / package).mkdir(parents=True)
+        for path in (REPOSITORY / "src/aelab" / package).glob("*.py"):
+            (tmp_path / "src/aelab" / package / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+
+    def written() -> dict[str, bytes]:
+        sources.main()
+        return {path.stem: path.read_bytes() for path in Path("sources").iterdir()}
+
+    before = written()
+    for part, users in {
+        "quantizers/fsq.py": {"vqvae"},
+        "likelihoods/logistic.py": {"vae", "iwae", "tcvae", "ladder", "vqvae"},
+        "priors/mixture.py": {"vae", "iwae", "tcvae"},
+        "variants/vae.py": {"iwae", "tcvae"},  # and vae, which depends on its own file
+    }.items():
+        path = Path("src/aelab") / part
+        content = path.read_bytes()
+        path.write_bytes(content + b"# changed\n")
+        after = written()
+        assert {name for name in before if before[name] != after[name]} == users, part
+        path.write_bytes(content)

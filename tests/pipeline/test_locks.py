@@ -68,8 +68,10 @@ def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture
 
 
 def test_two_runners_take_turns(capsys: pytest.CaptureFixture[str]) -> None:
-    script = "from pipeline import repro; import time\nwith repro._alone(): print('in', flush=True); time.sleep(1)"
-    root = Path(repro.__file__).parent.parent
+    script = (
+        "from pipeline.runner import repro; import time\nwith repro._alone(): print('in', flush=True); time.sleep(1)"
+    )
+    root = Path(repro.__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as other:
         assert other.stdout is not None

@@ -141,7 +141,9 @@ def test_inputs_that_nothing_writes_are_noticed_before_torch_is_needed() -> None
 def test_without_the_entries_no_torch_is_needed_and_other_keys_are_checked() -> None:
     with pytest.raises(UserError, match="experiment is an unknown key"):
         params.check(with_value("experiment", 1), variants=False)
-    script = "import sys; from pipeline import params; params.load(variants=False); sys.exit('torch' in sys.modules)"
+    script = (
+        "import sys; from pipeline.common import params; params.load(variants=False); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=False).returncode == 0
 
 

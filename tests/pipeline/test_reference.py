@@ -64,8 +64,11 @@ def test_a_command_is_shown_as_it_helps_itself() -> None:
 
 
 def test_every_program_of_the_pipeline_is_shown() -> None:
-    programs = {path.stem for path in Path("pipeline").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
-    assert {"aelab"} | {f"python -m pipeline.{name}" for name in programs} == set(reference.programs())
+    files = [path for path in Path("pipeline").rglob("*.py") if '__name__ == "__main__"' in path.read_text()]
+    modules = {".".join(path.with_suffix("").parts) for path in files} - {"pipeline.tools.reference"}
+    assert {"aelab", "python -m pipeline.tools.reference"} | {f"python -m {each}" for each in modules} == set(
+        reference.programs()
+    )
 
 
 def wrong(content: object) -> list[str]:

@@ -213,8 +213,8 @@ def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
 
 SCRIPT = """
 import os, sys, torch
-from pipeline import params, stage
-from tests.pipeline.test_params import with_value
+from pipeline.common import params, seeds
+from tests.support.parameters import with_value
 
 def multiply(*_):
     return (torch.ones(512, 512) @ torch.ones(512, 512)).sum().item()
@@ -226,7 +226,7 @@ torch.set_num_threads(2)
 checked = params.check(content)
 if sys.argv[1] == "real":
     multiply()  # as a check that built models with weights would start threads
-print(stage.for_each_seed(multiply, checked, "ae", timed=True))
+print(seeds.for_each_seed(multiply, checked, "ae", timed=True))
 """
 
 

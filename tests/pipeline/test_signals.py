@@ -17,7 +17,7 @@ from tests.support.project import REPOSITORY
 STAGE = """
 import os, sys, time
 from pathlib import Path
-from pipeline import params, seeds, signals, stage
+from pipeline.common import params, seeds, signals, stage
 
 how, place = sys.argv[1:3]
 

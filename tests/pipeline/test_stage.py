@@ -80,12 +80,12 @@ def test_bad_parameters_stop_before_the_work(folder: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("stage", "unused"),
     [
-        ("train", {"pandas", "matplotlib", "mlflow"}),
-        ("evaluate", {"pandas", "mlflow"}),
-        ("download", {"torch", "mlflow", "pandas", "PIL"}),
-        ("report", {"torch", "mlflow"}),
-        ("track", {"torch", "matplotlib"}),
-        ("repro", {"torch", "pandas", "matplotlib", "mlflow"}),
+        ("stages.train", {"pandas", "matplotlib", "mlflow"}),
+        ("stages.evaluate", {"pandas", "mlflow"}),
+        ("stages.download", {"torch", "mlflow", "pandas", "PIL"}),
+        ("stages.report", {"torch", "mlflow"}),
+        ("reporting.track", {"torch", "matplotlib"}),
+        ("runner.repro", {"torch", "pandas", "matplotlib", "mlflow"}),
     ],
 )
 def test_a_stage_imports_what_it_uses(stage: str, unused: set[str]) -> None:

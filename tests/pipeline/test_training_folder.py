@@ -13,6 +13,7 @@ from aelab.core import arrays, disk
 from aelab.models import checkpoint
 from aelab.training.state import Stopped
 from pipeline.common import params, paths
+from pipeline.stages import sources
 from pipeline.training import training_folder
 from pipeline.training.training_folder import CurveLog, TrainingFolder
 from tests.support.parameters import DEFAULT
@@ -30,6 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("dvc.yaml", "params.yaml", "requirements.lock"):
         shutil.copy(REPOSITORY / name, tmp_path)
     monkeypatch.chdir(tmp_path)
+    sources.main()
     monkeypatch.delenv("DVC_ROOT", raising=False)
     for place in map(paths.inputs, ("clean", "masked", "mixed")):
         for split in ("train", "validation"):

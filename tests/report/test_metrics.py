@@ -4,12 +4,13 @@ from pathlib import Path
 from aelab.evaluation import metric_names
 from aelab.report import metrics
 from aelab.report.metrics import METRICS, metric
+from tests.support.project import REPOSITORY
 
 SHOWN = ("LIKELIHOOD", "CODES", "COST", "HEADLINE", "PLOTTED", "DECIDING")
 NEEDED = (
     "RECONSTRUCTION", "PROBABILISTIC", "CODEBOOK", "IDENTITY", "GEOMETRY", "REPRESENTATION", "SAMPLES", "CLASSIFIER"
 )  # fmt: skip
-DOCUMENTATION = Path(__file__).parent.parent / "docs" / "metrics.md"
+DOCUMENTATION = REPOSITORY / "docs" / "metrics.md"
 
 
 def test_every_metric_that_is_listed_is_defined() -> None:

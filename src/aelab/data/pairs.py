@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aelab.core import arrays
+from aelab.core.tensors import as_float
 
 
 class Pairs(NamedTuple):
@@ -41,3 +42,10 @@ class Pairs(NamedTuple):
             for each in self:
                 arrays.release(each)
             yield x, y
+
+
+def batches(images: arrays.Array, size: int, device: torch.device) -> Iterator[Tensor]:
+    """Stored images as batches of floats (B, C, H, W) on `device`."""
+    for start in range(0, len(images), size):
+        yield as_float(torch.from_numpy(arrays.writable(np.asarray(images[start : start + size]))).to(device))
+        arrays.release(images)

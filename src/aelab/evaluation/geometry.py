@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from aelab.core.tensors import device_of
-from aelab.data.pairs import Pairs
-from aelab.evaluation.reconstruction import TRAVERSED, Images, batches
+from aelab.data.pairs import Pairs, batches
+from aelab.evaluation.reconstruction import TRAVERSED, Images
 from aelab.models.base import Autoencoder
 from aelab.models.latent import flatten, line, unflatten
 

@@ -1,7 +1,7 @@
 """What a trained model is measured by, on images it has not learned from. All of it in batches, without gradients."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelab.core import arrays
-from aelab.core.tensors import BATCH, as_float, device_of
-from aelab.data.pairs import Pairs
+from aelab.core.tensors import BATCH, device_of
+from aelab.data.pairs import Pairs, batches
 from aelab.evaluation import bounds, image_quality, out_of_distribution
 from aelab.evaluation.metric_names import METRICS_OF
 from aelab.models import statistics
@@ -33,13 +33,6 @@ TRAVERSED_IMAGE = 4  # the images are in the order of their classes: MNIST's run
 def undefined_metrics(model: Autoencoder) -> dict[str, str]:
     """The metrics and figures that the model has no definition of, each with the reason."""
     return {name: why for capability, why in model.undefined.items() for name in METRICS_OF[capability]}
-
-
-def batches(images: Images, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Stored images as batches of floats (B, C, H, W) on `device`."""
-    for start in range(0, len(images), size):
-        yield as_float(torch.from_numpy(arrays.writable(np.asarray(images[start : start + size]))).to(device))
-        arrays.release(images)
 
 
 @torch.no_grad()
