@@ -1,0 +1,107 @@
+"""What a change reruns: a file is edited in a finished run, and `dvc status` says which stages are out of date."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from dvc.repo import Repo
+
+from tests.support.project import Project
+
+ENTRIES = ("ae", "vae", "vqvae")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Three models, one without a likelihood and one with a quantiser, trained for a few steps."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    params = project.params()
+    params["seeds"] = [0]
+    params["variants"] = {name: params["variants"][name] for name in ENTRIES}
+    params["training"]["steps"] = params["evaluation"]["classifier"]["steps"] = 4
+    params["variants"]["vqvae"]["prior"]["training"]["steps"] = 2
+    params["evaluation"]["importance"] = {"samples": 10, "images": 2}
+    params["evaluation"]["samples"] = 100
+    project.write_params(params)
+    project.side_by_side()
+    assert outdated(project) == set()
+    return project
+
+
+def outdated(project: Project) -> set[str]:
+    """The stages that `dvc status` names for their own sake; others follow once these have changed what they read."""
+    with Repo(str(project.folder)) as repo:  # the command itself starts for seconds each time
+        return {name.rpartition(":")[2] for name in repo.status()}
+
+
+@contextmanager
+def edited(project: Project, file: str, text: str = "\n# edited\n") -> Iterator[None]:
+    path = project.folder / file
+    before = path.read_bytes() if path.exists() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((before or b"") + text.encode())
+    try:
+        yield
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+
+
+def of(*stages: str) -> set[str]:
+    return {f"{stage}@{entry}" for stage in stages for entry in ENTRIES}
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        # what the report says: titles, templates, charts, MLflow's projection
+        ("src/aelab/report/metrics.toml", {"report"}),
+        ("src/aelab/report/templates/comparison.md.j2", {"report"}),
+        ("src/aelab/report/charts.py", {"report"}),
+        ("src/aelab/report/mlflow_writer.py", {"report"}),
+        # what no result depends on: the runner, the cluster, tools, tests, what development adds
+        ("pipeline/runner/repro.py", set()),
+        ("pipeline/runner/cluster/worker.py", set()),
+        ("pipeline/tools/compare.py", set()),
+        ("tests/conftest.py", set()),
+        ("requirements-dev.lock", set()),
+        ("docs/index.md", set()),
+        # how a metric is estimated
+        ("src/aelab/evaluation/probes.py", {"report", *of("evaluate")}),
+        # one variant, one network
+        ("src/aelab/variants/vae.py", {"sources", "train@vae", "evaluate@vae"}),
+        ("src/aelab/variants/ladder.py", {"sources"}),
+        ("src/aelab/networks/patches.py", of("train", "evaluate")),
+        ("src/aelab/networks/conv.py", set()),
+        # the training loop
+        ("src/aelab/training/loop.py", {"classify", *of("train")}),
+    ],
+)
+def test_a_change_reruns_what_depends_on_it(file: str, expected: set[str], project: Project) -> None:
+    with edited(project, file):
+        assert outdated(project) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "entries"),
+    [
+        ("src/aelab/quantizers/fsq.py", {"vqvae"}),
+        ("src/aelab/quantizers/one_of_mine.py", {"vqvae"}),
+        ("src/aelab/likelihoods/logistic.py", {"vae", "vqvae"}),
+        ("src/aelab/priors/mixture.py", {"vae"}),
+        ("src/aelab/variants/_variational.py", {"vae"}),
+    ],
+)
+def test_a_part_reruns_the_entries_whose_model_uses_its_kind(file: str, entries: set[str], project: Project) -> None:
+    with edited(project, file):
+        assert outdated(project) == {"sources"}
+        assert project.run("dvc", "repro", "--single-item", "sources").returncode == 0
+        assert outdated(project) == {f"{stage}@{entry}" for stage in ("train", "evaluate") for entry in entries}
+    assert project.run("dvc", "repro", "--single-item", "sources").returncode == 0
+    assert outdated(project) == set()
+
+
+def test_evaluations_follow_weights_and_not_the_loop(project: Project) -> None:
+    with edited(project, "src/aelab/training/loop.py"):
+        ran = project.side_by_side()
+    assert {name for name in ran if name.startswith("train")} == of("train")
+    assert not any(name.startswith("evaluate") for name in ran)
