@@ -68,7 +68,7 @@ def _many(top: Path, store: S3) -> Table:
             rows.append([f"the first stage begins {where}", time.monotonic() - began])
             process.terminate()
             process.wait()
-    note = f"dvc.yaml as it is, {ENTRIES} entries: {2 * ENTRIES + 6} stages; from the command to the first running one."
+    note = f"dvc.yaml as it is, {ENTRIES} entries: {2 * ENTRIES + 7} stages; from the command to the first running one."
     return Table("(k) Planning", note, {"": 0, "seconds": 1}, rows)
 
 

@@ -11,8 +11,8 @@ from sphinx.application import Sphinx
 DOCS = Path(__file__).parent
 REPOSITORY = DOCS.parent
 
-project = "autoencoders"
-author = "the autoencoders' authors"
+project = "aelab"
+author = "the authors of aelab"
 html_title = project
 html_theme = "furo"
 html_show_sphinx = html_show_copyright = False
@@ -47,11 +47,11 @@ napoleon_use_ivar = True
 toc_object_entries = False
 viewcode_line_numbers = True
 # Types of other libraries lead nowhere without a network.
-nitpick_ignore_regex = [("py:.*", r"(?!autoencoders\.).*")]
+nitpick_ignore_regex = [("py:.*", r"(?!aelab\.).*")]
 
 TEXT_OF = re.compile(r"^<!-- text of (\S+) -->$", re.MULTILINE)
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
-SOURCE = re.compile(r"src/(autoencoders/.*?)(/__init__)?\.py")
+SOURCE = re.compile(r"src/(aelab/.*?)(/__init__)?\.py")
 
 
 def _read(_app: Sphinx, _name: str, content: list[str]) -> None:

@@ -67,7 +67,7 @@ def stages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         "download": 3.0, "corrupt@masked": 2.0, "noise": 2.0, "classify": 3.0, "evaluate@vqvae": 5.0, "report": 5.0,
     }  # fmt: skip
     for stage, longest in longest_of.items():
-        module = f"pipeline.{stage.partition('@')[0]}"
+        module = f"pipeline.stages.{stage.partition('@')[0]}"
         here = functools.partial(rig.of, module)
         single: Any = ("dvc", "repro", "--single-item", stage), (stage,), here, longest, here
         yield _counted(rig, f"during {stage}", itertools.islice(rounds, count), single)

@@ -48,7 +48,7 @@ class Cluster:
         """What everyone has, the one who calls, too."""
         own = {"PATH": PATH, "DVC_NO_ANALYTICS": "true", "MLFLOW_DISABLE_TELEMETRY": "true"} | self.store.environment()
         own |= self.tls
-        return {k: v for k, v in os.environ.items() if not k.startswith(("DVC", "MLFLOW", "AUTOENCODERS"))} | own
+        return {k: v for k, v in os.environ.items() if not k.startswith(("DVC", "MLFLOW", "AELAB"))} | own
 
     def start(self) -> None:
         """Start the scheduler."""

@@ -75,7 +75,7 @@ def names(text: str, page: Path) -> Iterator[str | None]:
     for name in re.findall(r"`([^`\n]+)`", prose(text)):
         if "NAME" in name or "…" in name or "<" in name or name in added or name == MADE:
             continue
-        if found := re.fullmatch(r"(tests/\w+\.py)::(\w+)", name):
+        if found := re.fullmatch(r"(tests/[\w/]+\.py)::(\w+)", name):
             yield None if found[2] in functions(REPOSITORY / found[1]) else f"there is no test {name}"
         elif re.fullmatch(rf"(?:{FOLDERS})/[\w./-]*", name):
             yield None if (REPOSITORY / name).exists() else f"there is no {name}"
@@ -300,7 +300,7 @@ def test_the_site_shows_code_and_asks_for_nothing_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         assert FETCHED.findall(page.read_text()) == [], page
     assert "k = argmin_j" in (site / "theory.html").read_text()
-    assert 'href="../_modules/' in (site / "_reference/aelab.base.html").read_text()
+    assert 'href="../_modules/' in (site / "_reference/aelab.models.base.html").read_text()
 
 
 THEMES_OWN = "landmark-unique"  # two sidebars without a name

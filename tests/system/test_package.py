@@ -21,7 +21,7 @@ for path in sorted(folder.rglob("*.py")):
     module = importlib.import_module(name)
     assert Path(module.__file__).is_relative_to(folder), module.__file__
 from aelab.models.network import NETWORKS
-from aelab.variants import VARIANTS
+from aelab.models.base import VARIANTS
 assert "vqvae" in VARIANTS.available() and "patches" in NETWORKS.available()
 print(len(list(folder.rglob("*.py"))))
 """

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from aelab.models.base import Autoencoder, Batch, Losses, Shape
-from aelab.networks import NetworkSection
+from aelab.models.network import NetworkSection
 
 
 class Mean(Autoencoder):
@@ -55,7 +55,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     inputs = project.params()["corruption"]["train"]
     by_entry = [f"{stage}@{name}" for name in entries for stage in ("train", "evaluate")]
     assert sorted(ran) == sorted(
-        ["download", "noise", "classify", "report", *(f"corrupt@{name}" for name in inputs), *by_entry]
+        ["download", "noise", "sources", "classify", "report", *(f"corrupt@{name}" for name in inputs), *by_entry]
     )
     return project
 

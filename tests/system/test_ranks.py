@@ -28,13 +28,14 @@ TRAIN = (sys.executable, "-m", "pipeline.stages.train", "ae")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """With images to train on."""
+    """With images to train on, and the hashes of the code."""
     project = Project(tmp_path_factory.mktemp("project"))
     params = project.params()
     params["seeds"] = [0]
     params["training"] |= {"steps": STEPS, "processes": 2, "device": "cpu"}
     project.write_params(params)
-    assert project.run(sys.executable, "-m", "pipeline.stages.download").returncode == 0
+    for stage in ("download", "sources"):
+        assert project.run(sys.executable, "-m", f"pipeline.stages.{stage}").returncode == 0
     return project
 
 
@@ -146,7 +147,7 @@ def machines() -> str:
 def copy(project: Project, folder: Path) -> Path:
     """What another machine has of a project: a checkout with data of its own."""
     folder.mkdir()
-    for name in ("data", "params.yaml", "dvc.yaml", "requirements.lock", "pipeline", "src"):
+    for name in ("data", "sources", "params.yaml", "dvc.yaml", "requirements.lock", "pipeline", "src"):
         (folder / name).symlink_to(project.folder / name)
     return folder
 

@@ -16,7 +16,7 @@ from aelab.core.errors import UserError
 from aelab.data import datasets
 from aelab.ingest import downloads
 from pipeline.common import params, paths
-from pipeline.stages import classify, evaluate, noise, train
+from pipeline.stages import classify, evaluate, noise, sources, train
 from pipeline.tools import recipe
 from pipeline.tools.recipe import Expected, Recipe
 from pipeline.training.training_folder import TrainingFolder
@@ -93,6 +93,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         few = {name: (split, rows[:64]) for name, (split, rows) in digits.splits.items()}
         datasets.Data(digits.image, few).save(paths.CLEAN)
         small = params.check(recipe.trial(DEFAULT))
+        sources.main()
         noise.work(small, {})
         classify.work(small, {})
     return folder

@@ -2,13 +2,13 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
-TABLES = json.loads((ROOT / "benchmarks/results.json").read_text(encoding="utf-8"))["slopes"]["tables"]
+from tests.support.project import REPOSITORY
+
+PAGE = (REPOSITORY / "docs/scale.md").read_text(encoding="utf-8")
+TABLES = json.loads((REPOSITORY / "benchmarks/results.json").read_text(encoding="utf-8"))["slopes"]["tables"]
 MS = {(row[0], row[1]): row[2] for table in TABLES for row in table["rows"] if len(row) == 4}
 MEASURED = {f"{row[-2] if len(row) == 4 else row[1]:,.1f}" for table in TABLES[:3] for row in table["rows"]} | {"1.39"}
 

@@ -18,18 +18,18 @@ from ruamel.yaml import YAML
 
 from aelab.report.mlflow_writer import Projector
 from tests.support import servers
+from tests.support.project import REPOSITORY
 from tests.support.runs import runs_at, toy_run
 from tests.support.s3 import S3, s3
 
-ROOT = Path(__file__).parent.parent
-COMPOSE: dict[str, Any] = YAML(typ="safe", pure=True).load(ROOT / "compose.yaml")
+COMPOSE: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "compose.yaml")
 RUNS = 3
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 
 
 def test_the_services_have_the_lock_s_versions_and_no_secret() -> None:
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    lock = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
+    text = (REPOSITORY / "compose.yaml").read_text(encoding="utf-8")
     pinned = re.findall(r"([\w-]+==[\d.]+)", text)
     assert len(pinned) == 3
     assert all(f"\n{each} " in lock for each in pinned)
