@@ -2,9 +2,9 @@
 
 Classes are the folder's first-level subfolders. What cannot be read is left out and told, with the reason.
 
-Pixels: transparency is put on white. 16 bits are scaled to 8. Integers and floats of 32 bits, whose range no file says,
-are stretched so that the least becomes 0 and the greatest 255. Colour profiles are ignored. Of several frames or pages
-the first one counts. Images are turned upright as EXIF says.
+Pixels: transparency is put on white. 16 bits are scaled to 8; pixels of 32 bits, whose range no file says, are not
+supported. Colour profiles are ignored. Of several frames or pages the first one counts. Images are turned upright as
+EXIF says.
 
 Of a damaged TIFF file the library that decodes it, libtiff, writes a line to the standard error, past Python.
 """
@@ -23,16 +23,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,
-    Image,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from PIL.Image import Resampling
 from tqdm.auto import tqdm
 
@@ -43,9 +34,8 @@ from aelab.data.datasets import Bytes, Shape
 # "stretch": both sides to size, whatever the aspect; "exact": an image of another size cannot be used.
 Fit: TypeAlias = Literal["crop", "pad", "stretch", "exact"]
 
-PLUGINS = (PngImagePlugin, JpegImagePlugin, WebPImagePlugin, BmpImagePlugin, TiffImagePlugin)  # importing registers
+PLUGINS = (WebPImagePlugin, TiffImagePlugin)  # to import them registers them; the others Pillow imports itself
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")  # how such files begin, where that is telling
 # Of one image, which takes up to 17 bytes of memory per pixel while it is decoded. Pillow itself refuses 179 million.
 MAX_PIXELS = 100_000_000
 AHEAD = 16  # images per worker that wait, at their final size, for a slower one before them
@@ -212,31 +202,19 @@ def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> tuple[Image.Image, tuple[
         msg = "is empty"
         raise UnusableError(msg)
     file.seek(0)
-    with _identified(file) as image:
+    with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
         size = image.size
         if fit == "exact" and size != (width, height):
             msg = f"is {words(size)} pixels, the model takes {words((width, height))}"
             raise UnusableError(msg)
-        if isinstance(image, JpegImagePlugin.JpegImageFile):
-            side = int(SPARE * max(height, width))
-            image.draft("L" if channels == 1 else "RGB", (side, side))
+        side = int(SPARE * max(height, width))
+        image.draft("L" if channels == 1 else "RGB", (side, side))  # of a JPEG alone
         image.load()
         with contextlib.suppress(Exception):  # what is wrong in EXIF data harms no pixel
             ImageOps.exif_transpose(image, in_place=True)
         return _fitted(_eight_bits(image), (width, height), fit), size
-
-
-def _identified(file: BinaryIO) -> Image.Image:
-    try:
-        return Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError:
-        file.seek(0)
-        if not file.read(4).startswith(SIGNATURES):
-            raise
-        msg = "is truncated or damaged"  # where a TIFF file tells its contents may be at its end
-        raise UnusableError(msg) from None
 
 
 def _reason(error: Exception) -> str:
@@ -244,7 +222,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnusableError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
-        return "is not a PNG, JPEG, WebP, BMP or TIFF image"
+        return "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
     if isinstance(error, Image.DecompressionBombError):
         return f"has more than the {MAX_PIXELS / 1e6:g} megapixels allowed"
     if isinstance(error, OSError) and error.errno is not None:
@@ -257,22 +235,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """The image in a mode that can be resized: L, RGB, or RGBA where it has transparency."""
     if image.mode.startswith("I;16"):
         return image.convert("I").point(SIXTEEN_TO_EIGHT, "L")
-    if image.mode in {"I", "F"}:
-        return Image.fromarray(_stretched(np.asarray(image)))
     if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr"}:
         msg = f"has pixels of a kind that is not supported ({image.mode})"
         raise UnusableError(msg)
     return image.convert("RGBA" if image.has_transparency_data else "L" if image.mode in {"1", "L"} else "RGB")
-
-
-def _stretched(values: NDArray[Any]) -> Bytes:
-    """Map the least value to 0 and the greatest to 255; a constant image becomes black."""
-    low, high = values.min().astype(np.float64), values.max().astype(np.float64)
-    if not np.isfinite(high - low):
-        msg = "has pixels that are infinite or no numbers"
-        raise UnusableError(msg)
-    scaled = (values - np.float32(low)) * np.float32(255 / (high - low or 1))
-    return np.rint(scaled).astype(np.uint8)
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
