@@ -56,9 +56,11 @@ def test_another_size_is_fitted_or_named() -> None:
 
 @pytest.mark.parametrize("fit", ["crop", "exact"])
 def test_what_is_no_image_has_its_reason(fit: Fit, tmp_path: Path) -> None:
-    assert image_files.read(b"hello", GREY, fit) == "is not a PNG, JPEG, WebP, BMP or TIFF image"
+    assert image_files.read(b"hello", GREY, fit) == "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
     assert image_files.read(b"", GREY, fit) == "is empty"
-    assert image_files.read(content()[:40], GREY, fit) == "is truncated or damaged"
+    assert (
+        image_files.read(content()[:40], GREY, fit) == "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
+    )
     assert image_files.read(tmp_path / "none.png", GREY, fit) == "cannot be read (No such file or directory)"
 
 

@@ -15,7 +15,7 @@ import typer
 
 from aelab.core.errors import UserError
 from aelab.inference import image_files, invocation
-from aelab.inference.invocation import PIPE, Force, Invocation, Quiet, Revision, Verbose, named
+from aelab.inference.invocation import PIPE, Force, Invocation, Quiet, named
 from aelab.ingest import image_folder
 
 if TYPE_CHECKING:
@@ -58,19 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"aelab: {error.filename or 'the output'}: {error.strerror}")
 
 
-@app.callback(
-    epilog="""\b
-Examples:
-  aelab reconstruct digit.png copy.png --model models/vae
-  aelab denoise scans/ cleaned/ --model models:/denoising@champion
-  cat digit.png | aelab encode - - --model models/vae
-  aelab sample digits.png --count 25 --model models/vqvae --seed 7
-  aelab interpolate 3.png 8.png strip.png --model models/ae
-  aelab export models/vae vae.onnx
-
-COMMAND --help has more of them.
-"""
-)
+@app.callback(epilog="aelab COMMAND --help has examples.")
 def about() -> None:
     """Use trained autoencoders: on an image, a folder of images, or in a pipe."""
 
@@ -100,7 +88,6 @@ def command(*examples: str) -> Callable[[Callable[..., None]], None]:
 )
 def reconstruct(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
     """Give images back as a model encodes and decodes them."""
-    invocation.check_png(out)
     call.reconstruct(call.jobs(source, out), fit)
 
 
@@ -110,7 +97,6 @@ def reconstruct(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> No
 )
 def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
     """Give corrupted images back without their noise."""
-    invocation.check_png(out)
     jobs = call.jobs(source, out)
     if call.model.inputs == "clean":
         call.note(
@@ -216,24 +202,22 @@ def export(
         Literal["reconstruct", "encode", "decode"],
         typer.Option(help="Images to images, images to codes (as rows, see encode), or such rows to images."),
     ] = "reconstruct",
-    rev: Revision = None,
     force: Force = False,
     quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Write a model as ONNX, for other programs.
 
     Before it is written, its outputs are compared with torch's at several batch sizes.
     """
-    call = Invocation(model, rev, "cpu", force, quiet, verbose)
+    call = Invocation(model, "cpu", force, quiet)
     if out.suffix != ".onnx":
         msg = f"models are written as ONNX; {out} does not end in .onnx"
         raise typer.BadParameter(msg, param_hint="OUT")
     image_files.check_free([out], force=force)
     from aelab.inference import onnx
 
-    found = onnx.export(call.model, part, out)
-    call.note(f"{out}: {part}, {out.stat().st_size / 1e6:.2f} MB, SHA-256 {found.digest}\n{found.sentence}")
+    sentence = onnx.export(call.model, part, out)
+    call.note(f"{out}: {part}, {out.stat().st_size / 1e6:.2f} MB\n{sentence}")
 
 
 if __name__ == "__main__":

@@ -36,18 +36,13 @@ Model = Annotated[
         "-m",
         envvar="AELAB_MODEL",
         metavar="MODEL",
-        help="A file (models/vae/seed0.safetensors), its folder (models/vae), either as of a revision "
-        "(HEAD~1:models/vae), or MLflow's (models:/reconstruction@champion, runs:/ID/vae-seed0).",
+        help="A file (models/vae/seed0.safetensors), its folder (models/vae), either as of a revision, tag or DVC "
+        "experiment (HEAD~1:models/vae), or MLflow's (models:/reconstruction@champion, runs:/ID/vae-seed0).",
     ),
-]
-Revision = Annotated[
-    str | None,
-    typer.Option("--rev", metavar="REV", help="Take MODEL as of this Git revision, tag or DVC experiment."),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: a GPU if there is one.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 
 
 @dataclass
@@ -58,22 +53,15 @@ class Invocation:
     """
 
     location: Model
-    rev: Revision = None
     device: Device = "auto"
     force: Force = False
     quiet: Quiet = False
-    verbose: Verbose = False
     total: int = field(default=1, init=False)  # images to read, or else the one thing to be made
     failed: int = field(default=0, init=False)
 
     def note(self, text: str) -> None:
         """Tell a user who has not asked for quiet."""
         if not self.quiet:
-            typer.echo(text, err=True)
-
-    def detail(self, text: str) -> None:
-        """Tell a user who has asked for more."""
-        if self.verbose:
             typer.echo(text, err=True)
 
     def fail(self, text: str) -> None:
@@ -103,13 +91,10 @@ class Invocation:
             msg = "torch finds no GPU here: --device cpu does without"
             raise UserError(msg)
         device = devices.prepare(self.device, torch.get_num_threads())
-        with located(self.location, self.rev) as (path, name):
+        with located(self.location) as (path, name):
             model = checkpoint.load(path, device)
         if name != self.location:
             self.note(f"model: {name}")
-        channels, height, width = model.image
-        pixels = f"{width}×{height} pixels, {channels} channel{'s' * (channels > 1)}"
-        self.detail(f"{model.configuration['variant']} for images of {pixels}, on {devices.describe(device)}")
         return model
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -136,7 +121,7 @@ class Invocation:
         """
         from aelab.core.tensors import as_float
 
-        resized: list[str] = []
+        resized, size = 0, self.model.image[:0:-1]
         quiet = True if self.quiet or len(jobs) == 1 else None  # None: no bar where stderr is no terminal
         with tqdm(total=len(jobs), unit="image", leave=False, disable=quiet, file=sys.stderr) as bar:
             for start in range(0, len(jobs), BATCH):
@@ -147,18 +132,13 @@ class Invocation:
                     if isinstance(seen, str):
                         self.fail(f"{job.name} {seen}")
                         continue
-                    if seen.size != self.model.image[:0:-1]:
-                        resized.append(f"{job.name} is {words(seen.size)} pixels")
-                        self.detail(resized[-1])
+                    resized += seen.size != size
                     read.append(job)
                     pixels.append(seen.pixels)
                 if read:
                     yield read, as_float(np.stack(pixels))
         if resized:
-            one = len(resized) == 1
-            which = f"{resized[0]}; it was" if one else f"{len(resized)} images had another size; they were"
-            size = words(self.model.image[:0:-1])
-            self.note(f"{which} brought to the model's {size} (--fit {fit})")
+            self.note(f"{resized} of {len(jobs)} images had another size than the model's {words(size)} (--fit {fit})")
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -177,7 +157,6 @@ class Invocation:
 
     def targets(self, out: str, count: int) -> Sequence[Path | None]:
         """The files of `count` images, or the one file of all of them; None is the standard output."""
-        check_png(out)
         if out == PIPE:
             return [None]
         alone = Path(out).suffix.lower() == image_files.PNG
@@ -188,23 +167,9 @@ class Invocation:
 
 def job(source: str, target: Path | None = None) -> Job:
     """A single image; the standard input is read at once."""
-    if source != PIPE:
-        return image_files.job(Path(source), source, target)
-    if sys.stdin.isatty():
-        msg = "- is the standard input, which is to be an image: … | aelab … -"
-        raise typer.BadParameter(msg, param_hint="IN")
-    return image_files.job(sys.stdin.buffer.read(), "stdin", target)
-
-
-def check_png(out: str) -> None:
-    """A terminal shows no PNG.
-
-    Raises:
-        typer.BadParameter: `out` is one.
-    """
-    if out == PIPE and sys.stdout.isatty():
-        msg = "- is the standard output, a terminal, which shows no PNG: aelab … - > image.png"
-        raise typer.BadParameter(msg, param_hint="OUT")
+    if source == PIPE:
+        return image_files.job(sys.stdin.buffer.read(), "stdin", target)
+    return image_files.job(Path(source), source, target)
 
 
 def write(images: Bytes, targets: Sequence[Path | None], columns: int | None = None) -> None:
