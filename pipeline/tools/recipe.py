@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import typer
-from jinja2 import StrictUndefined, Template
+from jinja2 import Template
 from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
 from ruamel.yaml import YAML
 
@@ -33,6 +33,7 @@ from pipeline import RUNNER
 from pipeline.common import params, paths, stage
 from pipeline.common.params import PARAMS
 from pipeline.common.sections import Section, in_sentences
+from pipeline.tools.templates import template
 
 RECIPES = Path("recipes")
 RESULTS = RECIPES / "results"
@@ -84,7 +85,8 @@ def _run(name: str, *, quick: bool) -> None:
     result = outcome(name, recipe, wanted, experiment(name, wanted))
     disk.write_json(RESULTS / f"{name}.json", result)
     TABLE.write_text(page(), encoding="utf-8")
-    print("", _template().module.section(result), f"Written to {RESULTS / name}.json and {TABLE}", sep="\n")
+    section = getattr(_template().module, "section")(result)  # noqa: B009 - a macro
+    print("", section, f"Written to {RESULTS / name}.json and {TABLE}", sep="\n")
 
 
 # --- what a recipe is -------------------------------------------------------------------------------------------------
@@ -336,11 +338,10 @@ def page() -> str:
     return _template().render(results=results, waiting=waiting)
 
 
-def _template() -> Any:
-    text = Path(__file__).with_name("recipe_results.md.j2").read_text(encoding="utf-8")
-    template = Template(text, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    template.globals["cells"] = _cells
-    return template
+def _template() -> Template:
+    page = template("recipe_results.md.j2")
+    page.globals["cells"] = _cells
+    return page
 
 
 def _cells(figure: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ them, and brought to its size. What is written has been named by the user, and r
 
 import io
 import math
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from aelab.core.errors import UserError
-from aelab.data.datasets import Bytes, Shape
+from aelab.data.datasets import Bytes
 from aelab.ingest import image_folder
-from aelab.ingest.image_folder import Decoded, Fit, LeftOut
+from aelab.ingest.image_folder import LeftOut
 
 PNG = ".png"
 
@@ -84,13 +83,6 @@ def check_free(paths: Sequence[Path], *, force: bool) -> None:
         others = f" and {len(there) - 1} more" if len(there) > 1 else ""
         msg = f"{there[0]}{others} would be replaced: --force does so"
         raise UserError(msg)
-
-
-def read(source: Path | bytes, shape: Shape, fit: Fit) -> Decoded | str:
-    """The image as one of `shape`, (C, H, W), or the reason why there is none; in one thread, without warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return image_folder.decoded(source, shape, fit)
 
 
 def png(image: Bytes) -> bytes:

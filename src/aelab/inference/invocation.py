@@ -4,6 +4,7 @@ What needs torch is imported inside functions: `--help` and completion do not wa
 """
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from aelab.core.errors import UserError
 from aelab.data.datasets import Bytes
 from aelab.inference import image_files
 from aelab.inference.image_files import Job
-from aelab.ingest.image_folder import Fit, words
+from aelab.ingest.image_folder import Fit, decoded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,24 +122,21 @@ class Invocation:
         """
         from aelab.core.tensors import as_float
 
-        resized, size = 0, self.model.image[:0:-1]
         quiet = True if self.quiet or len(jobs) == 1 else None  # None: no bar where stderr is no terminal
         with tqdm(total=len(jobs), unit="image", leave=False, disable=quiet, file=sys.stderr) as bar:
             for start in range(0, len(jobs), BATCH):
                 read, pixels = list[Job](), list[Bytes]()
                 for job in jobs[start : start + BATCH]:
-                    seen = image_files.read(job.source, self.model.image, fit)
+                    with warnings.catch_warnings(action="ignore"):
+                        seen = decoded(job.source, self.model.image, fit)
                     bar.update()
                     if isinstance(seen, str):
                         self.fail(f"{job.name} {seen}")
-                        continue
-                    resized += seen.size != size
-                    read.append(job)
-                    pixels.append(seen.pixels)
+                    else:
+                        read.append(job)
+                        pixels.append(seen)
                 if read:
                     yield read, as_float(np.stack(pixels))
-        if resized:
-            self.note(f"{resized} of {len(jobs)} images had another size than the model's {words(size)} (--fit {fit})")
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

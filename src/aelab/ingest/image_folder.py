@@ -61,14 +61,6 @@ class Folder:
     left_out: list[LeftOut]  # in the order of the paths
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """An image as models see it."""
-
-    pixels: Bytes  # (C, H, W)
-    size: tuple[int, int]  # (width, height) that it had
-
-
 class UnusableError(Exception):
     """The image cannot be used; the message is the reason."""
 
@@ -104,7 +96,7 @@ def read(root: Path, image: Shape, *, fit: Fit, scratch: Path, workers: int) -> 
                 left_out.append(LeftOut(shown(file), result))
             else:
                 names.append(shown(file).partition("/")[0] if "/" in file else "")
-                yield result.pixels
+                yield result
 
     with warnings.catch_warnings():  # here, because a thread that changes the filters changes those of all
         warnings.simplefilter("ignore")
@@ -134,15 +126,12 @@ def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in (*subfolders, *names):
             path = Path(folder, name)
-            if path.is_dir() and path.is_symlink():
-                leave_out(str(path), "is a link to a folder")
-            elif path.is_dir() or name.startswith("."):
+            known = path.is_file() and Path(os.path.realpath(path)).is_relative_to(inside)
+            if name.startswith("."):
                 continue
-            elif path.is_symlink() and not path.exists():
-                leave_out(str(path), "is a link to nothing")
-            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
-                leave_out(str(path), "is a link that leads out of the folder")
-            elif path.is_file():
+            if path.is_symlink() and not known:
+                leave_out(str(path), "is a link to no file of the folder")
+            elif known:
                 files.append(path.relative_to(root).as_posix())
     return sorted(files), left_out
 
@@ -152,9 +141,9 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def _in_order(work: Callable[[str], Decoded | str], files: Iterable[str], workers: int) -> Iterator[Decoded | str]:
+def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers: int) -> Iterator[Bytes | str]:
     """The results of `work` in the order of `files`, no more than `AHEAD` per worker waiting."""
-    waiting: deque[Future[Decoded | str]] = deque()
+    waiting: deque[Future[Bytes | str]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for file in files:
             waiting.append(pool.submit(work, file))
@@ -177,26 +166,20 @@ def _on_disk(rows: Iterator[Bytes], image: Shape, scratch: Path) -> Bytes:
 # --- one image -------------------------------------------------------------------------------------------------------
 
 
-def decoded(image: Path | bytes, shape: Shape, fit: Fit) -> Decoded | str:
-    """The image in a file, or in what was read of one, or the reason why there is none, which completes a sentence."""
+def decoded(image: Path | bytes, shape: Shape, fit: Fit) -> Bytes | str:
+    """The image in a file, or in what was read of one, uint8 of `shape`, (C, H, W); or the reason why there is none."""
     channels, height, width = shape
     try:
         # Pillow is given a file, not a path: a mapped file that shrinks meanwhile would end the process.
         with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as file:
-            fitted, size = _opened(file, shape, fit)
-            pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"))
+            pixels = np.asarray(_opened(file, shape, fit).convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # noqa: BLE001 - on strange bytes decoders raise whatever they like
         return _reason(error)
-    return Decoded(np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)), size)
+    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
 
 
-def words(size: tuple[int, int]) -> str:
-    """A size as people write it: width, then height."""
-    return "×".join(map(str, size))
-
-
-def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> tuple[Image.Image, tuple[int, int]]:
-    """The image at its final size, and the size that it had."""
+def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> Image.Image:
+    """The image at its final size."""
     channels, height, width = shape
     if not file.read(1):
         msg = "is empty"
@@ -205,16 +188,15 @@ def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> tuple[Image.Image, tuple[
     with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        size = image.size
-        if fit == "exact" and size != (width, height):
-            msg = f"is {words(size)} pixels, the model takes {words((width, height))}"
+        if fit == "exact" and image.size != (width, height):
+            msg = f"is {image.width}×{image.height} pixels, the model takes {width}×{height}"
             raise UnusableError(msg)
         side = int(SPARE * max(height, width))
         image.draft("L" if channels == 1 else "RGB", (side, side))  # of a JPEG alone
         image.load()
         with contextlib.suppress(Exception):  # what is wrong in EXIF data harms no pixel
             ImageOps.exif_transpose(image, in_place=True)
-        return _fitted(_eight_bits(image), (width, height), fit), size
+        return _fitted(_eight_bits(image), (width, height), fit)
 
 
 def _reason(error: Exception) -> str:
