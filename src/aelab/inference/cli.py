@@ -7,6 +7,7 @@ Nothing is coloured. What needs torch is imported inside functions: `--help` and
 
 import inspect
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TABLES = (".parquet", ".csv")
+EXAMPLES = tomllib.loads(Path(__file__).with_name("examples.toml").read_text(encoding="utf-8"))  # by command
 
 app = typer.Typer(
     name="aelab",
@@ -63,38 +65,31 @@ def about() -> None:
     """Use trained autoencoders: on an image, a folder of images, or in a pipe."""
 
 
-def command(*examples: str) -> Callable[[Callable[..., None]], None]:
+def _examples(name: str) -> str:
+    return "\n  ".join(["\b\nExamples:", *EXAMPLES[name]])
+
+
+def command(work: Callable[..., None]) -> None:
     """Register a command that is given an `Invocation`, and has the options of that beside its own parameters."""
     shared = inspect.signature(Invocation).parameters.values()
 
-    def register(work: Callable[..., None]) -> None:
-        def run(**given: Any) -> None:
-            call = Invocation(**{each.name: given.pop(each.name) for each in shared})
-            work(call, **given)
+    def run(**given: Any) -> None:
+        call = Invocation(**{each.name: given.pop(each.name) for each in shared})
+        work(call, **given)
 
-        _, *own = inspect.signature(work).parameters.values()
-        together = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
-        run.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
-        app.command(work.__name__, help=work.__doc__, epilog="\n  ".join(["\b\nExamples:", *examples]))(run)
-
-    return register
+    _, *own = inspect.signature(work).parameters.values()
+    together = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
+    run.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
+    app.command(work.__name__, help=work.__doc__, epilog=_examples(work.__name__))(run)
 
 
-@command(
-    "aelab reconstruct digit.png copy.png --model models/vae",
-    "aelab reconstruct digits/ copies/ --model models:/reconstruction@champion",
-    "aelab reconstruct photo.jpg copy.png --model models/vqvae --fit pad",
-    "cat digit.png | aelab reconstruct - - --model models/ae > copy.png",
-)
+@command
 def reconstruct(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
     """Give images back as a model encodes and decodes them."""
     call.reconstruct(call.jobs(source, out), fit)
 
 
-@command(
-    "aelab denoise noisy.png clean.png --model models/dae",
-    "aelab denoise scans/ cleaned/ --model models:/denoising@champion",
-)
+@command
 def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
     """Give corrupted images back without their noise."""
     jobs = call.jobs(source, out)
@@ -105,10 +100,7 @@ def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
     call.reconstruct(jobs, fit)
 
 
-@command(
-    "aelab encode digits/ codes.parquet --model models/vae",
-    "aelab encode digit.png - --model models/vqvae",
-)
+@command
 def encode(
     call: Invocation,
     source: In,
@@ -140,10 +132,7 @@ def encode(
     call.end(f"codes of {len(names)} images, {form.width} numbers each: {named(out)}")
 
 
-@command(
-    "aelab sample digits.png --count 25 --model models/vae --seed 7",
-    "aelab sample digits/ --count 1000 --model models:/generation@champion",
-)
+@command
 def sample(
     call: Invocation,
     out: Outs,
@@ -159,10 +148,7 @@ def sample(
     call.end(f"{count} samples, seed {seed}: {named(out)}")
 
 
-@command(
-    "aelab interpolate 3.png 8.png strip.png --model models/vae",
-    "aelab interpolate 3.png 8.png frames/ --steps 60 --model models/vae",
-)
+@command
 def interpolate(
     call: Invocation,
     first: Annotated[str, typer.Argument(metavar="A", help="The image to begin with.")],
@@ -187,13 +173,7 @@ def interpolate(
     call.end(f"{steps} images from {first} to {last}: {named(out)}")
 
 
-@app.command(
-    epilog="""\b
-Examples:
-  aelab export models/vae vae.onnx
-  aelab export models:/reconstruction@champion encoder.onnx --part encode
-"""
-)
+@app.command(epilog=_examples("export"))
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="As --model of the other commands.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="An .onnx.")],
