@@ -222,12 +222,6 @@ def test_what_can_be_mended_is_one_sentence(arguments: tuple[str, ...], problem:
     assert "Traceback" not in err
 
 
-def test_no_gpu(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    code, _, err = call("sample", "a.png", "-m", "models/vae", "--device", "cuda")
-    assert (code, "--device cpu does without" in err) == (1, True)
-
-
 def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """What the command says in a process of its own that ends with 3 if it has imported torch."""
     script = (

@@ -88,14 +88,14 @@ def test_where_nothing_can_be_read_or_written_is_told(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="name another folder"):
             image_files.jobs(source, out)
     with pytest.raises(UserError, match=r"b\.jpg does not end in \.png"):
-        image_files.job(source / "a.png", "a.png", tmp_path / "b.jpg")
+        image_files.job(str(source / "a.png"), tmp_path / "b.jpg")
     with pytest.raises(UserError, match="is a file that does not end in"):
         image_files.numbered(touched(tmp_path, "c.jpg") / "c.jpg", 2)
 
 
 def test_one_image_goes_into_a_folder_that_is_there(tmp_path: Path) -> None:
-    assert image_files.job(Path("x/a.jpg"), "x/a.jpg", tmp_path).target == tmp_path / "a.png"
-    assert image_files.job(Path("x/a.jpg"), "x/a.jpg", tmp_path / "b.PNG").target == tmp_path / "b.PNG"
+    assert image_files.job("x/a.jpg", tmp_path).target == tmp_path / "a.png"
+    assert image_files.job("x/a.jpg", tmp_path / "b.PNG").target == tmp_path / "b.PNG"
 
 
 def test_nothing_is_replaced_unless_it_is_to_be(tmp_path: Path) -> None:

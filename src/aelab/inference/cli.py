@@ -16,7 +16,8 @@ import typer
 
 from aelab.core.errors import UserError
 from aelab.inference import image_files, invocation
-from aelab.inference.invocation import PIPE, Force, Invocation, Quiet, named
+from aelab.inference.image_files import PIPE
+from aelab.inference.invocation import Force, Invocation, Quiet, named
 from aelab.ingest import image_folder
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def interpolate(
 ) -> None:
     """Go from one image to another, in a straight line between their codes."""
     paths = call.targets(out, steps)
-    jobs = [invocation.job(first), invocation.job(last)]
+    jobs = [image_files.job(first), image_files.job(last)]
     import torch
 
     from aelab.inference import tasks
@@ -189,14 +190,14 @@ def export(
 
     Before it is written, its outputs are compared with torch's at several batch sizes.
     """
-    call = Invocation(model, "cpu", force, quiet)
+    call = Invocation(model, force, quiet)
     if out.suffix != ".onnx":
         msg = f"models are written as ONNX; {out} does not end in .onnx"
         raise typer.BadParameter(msg, param_hint="OUT")
     image_files.check_free([out], force=force)
     from aelab.inference import onnx
 
-    sentence = onnx.export(call.model, part, out)
+    sentence = onnx.export(call.model.cpu(), part, out)
     call.note(f"{out}: {part}, {out.stat().st_size / 1e6:.2f} MB\n{sentence}")
 
 

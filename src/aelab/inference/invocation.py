@@ -9,17 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from tqdm.auto import tqdm
 
 from aelab.core.disk import write_atomically
-from aelab.core.errors import UserError
 from aelab.data.datasets import Bytes
 from aelab.inference import image_files
-from aelab.inference.image_files import Job
+from aelab.inference.image_files import PIPE, Job
 from aelab.ingest.image_folder import Fit, decoded
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from aelab.models.base import Autoencoder
 
-PIPE = "-"
 BATCH = 100  # images in memory at a time
 
 Model = Annotated[
@@ -42,7 +40,6 @@ Model = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: a GPU if there is one.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
 
 
@@ -54,7 +51,6 @@ class Invocation:
     """
 
     location: Model
-    device: Device = "auto"
     force: Force = False
     quiet: Quiet = False
     total: int = field(default=1, init=False)  # images to read, or else the one thing to be made
@@ -81,17 +77,14 @@ class Invocation:
 
     @cached_property
     def model(self) -> "Autoencoder":
-        """The model on its device, in evaluation mode."""
+        """The model in evaluation mode, on a GPU if there is one: CUDA_VISIBLE_DEVICES= hides it."""
         import torch
 
         from aelab.core import devices
         from aelab.inference.model_locator import located
         from aelab.models import checkpoint
 
-        if self.device == "cuda" and not torch.cuda.is_available():
-            msg = "torch finds no GPU here: --device cpu does without"
-            raise UserError(msg)
-        device = devices.prepare(self.device, torch.get_num_threads())
+        device = devices.prepare("auto", torch.get_num_threads())
         with located(self.location) as (path, name):
             model = checkpoint.load(path, device)
         if name != self.location:
@@ -104,7 +97,7 @@ class Invocation:
         """The images to read, and the file that each is written to; none if there is no `out`, or it is a pipe."""
         target = None if out in {None, PIPE} else Path(str(out))
         if source == PIPE or not Path(source).is_dir():
-            jobs = [job(source, target)]
+            jobs = [image_files.job(source, target)]
         elif out == PIPE:
             msg = "a folder becomes a folder; - takes one image"
             raise typer.BadParameter(msg, param_hint="OUT")
@@ -161,13 +154,6 @@ class Invocation:
         paths = [Path(out)] if alone else image_files.numbered(Path(out), count)
         image_files.check_free(paths, force=self.force)
         return paths
-
-
-def job(source: str, target: Path | None = None) -> Job:
-    """A single image; the standard input is read at once."""
-    if source == PIPE:
-        return image_files.job(sys.stdin.buffer.read(), "stdin", target)
-    return image_files.job(Path(source), source, target)
 
 
 def write(images: Bytes, targets: Sequence[Path | None], columns: int | None = None) -> None:

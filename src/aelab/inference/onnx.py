@@ -4,12 +4,9 @@
     encode        images → codes as rows (B, d), see `codec.py`: means, or indices
     decode        such rows → images
 
-Nothing is drawn: where the code is a distribution it is its mean. B is left open, which is why the example has two
-images: of a single one the exporter may conclude that it is always one. A constant may hide even so, hence the check at
-several sizes, one of them larger than any that the exporter has seen.
-
-Indices may differ where two codes are equally near, since other programs round differently; so they are compared by the
-share that differs, images and means by the largest difference.
+Nothing is drawn: where the code is a distribution it is its mean. The exporter may take a B that it has seen for a
+constant, hence the check at several sizes. Indices of two codes that are equally near may differ: other programs round
+differently.
 """
 
 import importlib.util
