@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 from ruamel.yaml import YAML
-from safetensors.numpy import load_file
 
 from aelab.core import disk
 from aelab.core.errors import UserError
+from aelab.evaluation import examples
+from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
 from aelab.report.evidence import Entry
-from aelab.report.galleries import Examples
 from aelab.report.metrics import CODES, LIKELIHOOD
 from aelab.report.tables import flattened, spreadsheet
 from pipeline.common import paths
@@ -67,11 +67,9 @@ class ReportEntry:
         return [result for result in self.results if result.status == "finished"]
 
     @property
-    def examples(self) -> Examples:
-        """Images of its first seed that finished, as numbers from 0 to 255, and what else there is to draw."""
-        if not self.finished:
-            return {}
-        return load_file(self.finished[0].folder / "examples.safetensors")
+    def examples(self) -> Examples | None:
+        """Those of its first seed that finished."""
+        return examples.read(self.finished[0].folder / "examples.safetensors") if self.finished else None
 
     def entry(self) -> Entry:
         """What the claims are judged by."""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import typer
-from safetensors.torch import save_file
 from torch import Tensor
 
 from aelab.core import arrays, devices, disk, tensor_file
@@ -16,6 +15,7 @@ from aelab.core.tensors import as_float, binarise, device_of
 from aelab.data.datasets import Labels
 from aelab.data.pairs import Pairs
 from aelab.evaluation import classifier, fidelity, figures, geometry, probes, reconstruction
+from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import CLASSIFIER, SAMPLES, readable
 from aelab.models import checkpoint
 from aelab.models.base import VARIANTS, Autoencoder
@@ -166,36 +166,42 @@ def _drawn(params: Params) -> list[str]:
 
 
 def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
-    """The figures of one seed, and what the report draws of all entries together: images, KL and use of codes."""
-    folder, device = paths.EVALUATION / name / f"seed{seed}", next(model.parameters()).device
-    test = arrays.read(paths.images(paths.CLEAN, "test"))
+    """The figures of one seed, and the examples that the report draws of all entries together."""
+    folder, drawn = paths.EVALUATION / name / f"seed{seed}", _examples(params, model)
+    for figure, rows in drawn.figures.items():
+        halves = ("originals", "reconstructions") if figure == "reconstructions" else None
+        figures.images(rows, folder / f"{figure}.png", halves)
+    for statistic, values in drawn.statistics.items():
+        draw = {"kl_per_dimension": figures.kl_per_dimension, "code_usage": figures.code_usage}[statistic]
+        draw(values, folder / f"{statistic}.png")
+    drawn.write(folder / "examples.safetensors")
+
+
+@torch.no_grad()
+def _examples(params: Params, model: Autoencoder) -> Examples:
+    """What there is to see of a model: the same test images for all models, of each class, under each corruption."""
+    device, test = device_of(model), arrays.read(paths.images(paths.CLEAN, "test"))
     shown = _of_each_class(arrays.read(paths.labels("test")), params.evaluation.images)
 
     def floats(images: reconstruction.Images) -> Tensor:
-        return as_float(torch.from_numpy(np.asarray(images[shown])).to(device))
+        return as_float(images[shown]).to(device)
 
-    x = floats(test)
-    named = {readable(name): floats(arrays.read(paths.noisy(name))) for name in _drawn(params)}
-    pictures = reconstruction.pictures(model, x, named, test, **_settings(params))
-    for figure, rows in pictures.items():
-        halves = ("originals", "reconstructions") if figure == "reconstructions" else None
-        figures.images([(label, row.cpu().numpy()) for label, row in rows], folder / f"{figure}.png", halves)
-    with torch.no_grad():
-        corrupted = floats(arrays.read(paths.noisy(params.corruption.reference.name)))
-        examples = {"original": x, "reconstruction": model.reconstruct(x)}
-        examples |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
-        examples |= {
-            f"{figure}/{i:02d}/{label}": row for figure, rows in pictures.items() for i, (label, row) in enumerate(rows)
-        }
-        drawn = {key: (255 * rows.clamp(0, 1)).round().byte() for key, rows in examples.items()}
-        batches = partial(reconstruction.batches, test, params.evaluation.batch_size, device)
-        if "kl_per_dimension" not in model.undefined:
-            drawn["kl_per_dimension"] = model.kl_per_dimension(batches())
-            figures.kl_per_dimension(drawn["kl_per_dimension"].cpu().numpy(), folder / "kl_per_dimension.png")
-        if "codebook" not in model.undefined:
-            drawn["code_usage"] = model.code_counts(batches())
-            figures.code_usage(drawn["code_usage"].cpu().numpy(), folder / "code_usage.png")
-    save_file({key: rows.contiguous() for key, rows in drawn.items()}, folder / "examples.safetensors")
+    x, corrupted = floats(test), floats(arrays.read(paths.noisy(params.corruption.reference.name)))
+    images = {"original": x, "reconstruction": model.reconstruct(x)}
+    images |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
+    noisy = {readable(name): floats(arrays.read(paths.noisy(name))) for name in _drawn(params)}
+    pictures = reconstruction.pictures(model, x, noisy, test, **_settings(params))
+    batches = partial(reconstruction.batches, test, params.evaluation.batch_size, device)
+    statistics = dict[str, Tensor]()
+    if "kl_per_dimension" not in model.undefined:
+        statistics["kl_per_dimension"] = model.kl_per_dimension(batches())
+    if "codebook" not in model.undefined:
+        statistics["code_usage"] = model.code_counts(batches())
+    return Examples(
+        {name: each.cpu().numpy() for name, each in images.items()},
+        {figure: [(label, row.cpu().numpy()) for label, row in rows] for figure, rows in pictures.items()},
+        {name: each.cpu().numpy() for name, each in statistics.items()},
+    )
 
 
 def _of_each_class(labels: Labels, count: int) -> list[int]:

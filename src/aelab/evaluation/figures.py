@@ -1,8 +1,7 @@
 """Figures as PNG files: the same data give the same bytes."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,11 +9,10 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from aelab.evaluation.examples import Rows
 from aelab.evaluation.palette import ACCENT, COLOURS, GRID, INK
 
 mpl.use("Agg")
-
-Rows: TypeAlias = Sequence[tuple[str, NDArray[np.float32]]]  # labels, and images (n, C, H, W) in [0, 1]
 
 STYLE: Any = {
     "font.size": 9,
@@ -33,7 +31,7 @@ STYLE: Any = {
 
 
 def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> None:
-    """Labelled rows of images on one sheet; with `halves`, its left and right half stand apart under these names."""
+    """Labelled rows of images in [0, 1] on one sheet; with `halves`, its left and right half stand apart under these names."""
     sheet = np.concatenate([_strip(row) for _, row in rows])
     if halves:
         left, right = np.split(sheet, 2, axis=1)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import readable
 from aelab.report import charts
 from aelab.report.evidence import Entry, Evidence, Line, RateDistortion, loss_ratios, noise_levels
-from aelab.report.galleries import Examples
 from aelab.report.intervals import difference, interval, leaders
 from aelab.report.metrics import METRICS, PLOTTED
 from aelab.report.pages import Figure
@@ -176,12 +176,12 @@ def code_use(evidence: Evidence, examples: Mapping[str, Examples], folder: Path)
     """How much of its code each entry uses, its first seed that finished."""
     for name, each in examples.items():
         style = evidence.styles[name]
-        if (nats := each.get("kl_per_dimension")) is not None:
+        if (nats := each.statistics.get("kl_per_dimension")) is not None:
             path = folder / name / "kl_per_dimension.svg"
             charts.bars(nats.astype(np.float64), ("latent dimensions, largest rate first", "KL (nats)"), style, path)
             caption = "KL(q(z|x) ‖ p(z)) of each latent dimension; one without any has collapsed. First seed."
             yield Figure(f"KL of each latent dimension: {name}", path, caption)
-        if (counts := each.get("code_usage")) is not None:
+        if (counts := each.statistics.get("code_usage")) is not None:
             path = folder / name / "code_usage.svg"
             shares = 100 * counts.astype(np.float64) / counts.astype(np.float64).sum()
             uniform = ("uniform use", 100 / len(counts))
