@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import pandas as pd
 import typer
 
 from aelab.core import disk
@@ -61,24 +62,20 @@ def write(params: Params) -> None:
 
 
 def _write_curves(entry: ReportEntry) -> None:
-    """What `dvc plots` shows: the loss by step of every phase, and the seconds from the curve's first point to each
+    """What `dvc plots` shows: the loss by step of every phase, and the seconds from the phase's first point to each
     step; means over the seeds.
     """
-    curves = [result.curve for result in entry.results]
-    for phase in dict.fromkeys(point["phase"] for curve in curves for point in curve):
-        of_phase = [[point for point in curve if point["phase"] == phase] for curve in curves]
+    points = pd.DataFrame([{"seed": result.seed, **point} for result in entry.results for point in result.curve])
+    points["seconds"] = points["time"] - points.groupby(["seed", "phase"])["time"].transform("first")
+    for phase, of_phase in points.groupby("phase"):
         for split, name in (("train", "training"), ("validation", "validation")):
-            points: dict[int, list[tuple[float, float]]] = {}
-            for curve in of_phase:
-                for point in curve:
-                    if f"{split}_loss" in point:
-                        reached = point["time"] - curve[0]["time"], point[f"{split}_loss"]
-                        points.setdefault(point["step"], []).append(reached)
-            rows = [
-                {"step": step, "seconds": round(fmean(seconds), 2), "loss": fmean(losses)}
-                for step, (seconds, losses) in ((s, zip(*r, strict=True)) for s, r in sorted(points.items()))
-            ]
-            disk.write_csv(rows, paths.REPORTS / "curves" / name / f"{entry.name}-{phase}.csv")
+            by_step = of_phase.dropna(subset=f"{split}_loss").groupby("step")
+            means = pd.DataFrame(
+                {"seconds": by_step["seconds"].agg(fmean), "loss": by_step[f"{split}_loss"].agg(fmean)}
+            )
+            path = paths.REPORTS / "curves" / name / f"{entry.name}-{phase}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            means.assign(seconds=[round(each, 2) for each in means["seconds"]]).to_csv(path)
 
 
 def _write_metrics(entry: ReportEntry) -> None:

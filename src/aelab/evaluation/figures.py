@@ -31,7 +31,7 @@ STYLE: Any = {
 
 
 def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> None:
-    """Labelled rows of images in [0, 1] on one sheet; with `halves`, its left and right half stand apart under these names."""
+    """Labelled rows of images in [0, 1] on one sheet; with `halves`, its left and right half stand apart, so named."""
     sheet = np.concatenate([_strip(row) for _, row in rows])
     if halves:
         left, right = np.split(sheet, 2, axis=1)
