@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aelab.core import arrays, devices, disk, tensor_file
 from aelab.core.tensors import as_float, binarise, device_of
-from aelab.data.datasets import Labels
+from aelab.data.datasets import Bytes, Labels
 from aelab.data.pairs import Pairs
 from aelab.evaluation import classifier, fidelity, figures, geometry, probes, reconstruction
 from aelab.evaluation.examples import Examples
@@ -23,11 +23,7 @@ from pipeline.common import paths, seeds, stage
 from pipeline.common.images import classes, seen
 from pipeline.common.params import Params
 
-BINARISATION = {
-    "none": "not binarised",
-    "static": "static binarisation",
-    "dynamic": "dynamic binarisation",
-}
+BINARISATION = {"none": "not binarised", "static": "static binarisation", "dynamic": "dynamic binarisation"}
 DRAWN = 3  # levels of each kind of corruption in the figure, at most
 
 
@@ -62,8 +58,17 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
     device = devices.prepare(params.training.device, params.training.threads)
     model = checkpoint.load(paths.MODELS / name / f"seed{seed}.safetensors", device)
     undefined = _undefined(model)
-    measured = {"validation": _validation(params, model), "test": _test(params, model, undefined)}
-    infinite = {name: f"it is {value}" for values in measured.values() for name, value in values.items() if _odd(value)}
+    validation = arrays.read(paths.images(paths.CLEAN, "validation"))
+    measured = {  # settings are picked by the first, the second is reported
+        "validation": _reconstruction(params, model, validation, "validation"),
+        "test": _test(params, model, undefined),
+    }
+    infinite = {
+        name: f"it is {value}"
+        for values in measured.values()
+        for name, value in values.items()
+        if not math.isfinite(value)
+    }
     finite = {
         split: {name: value for name, value in values.items() if name not in infinite}
         for split, values in measured.items()
@@ -87,28 +92,20 @@ def _undefined(model: Autoencoder) -> dict[str, str]:
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 
 
-def _odd(value: float) -> bool:
-    return not math.isfinite(value)
-
-
-def _validation(params: Params, model: Autoencoder) -> dict[str, float]:
-    """What settings are picked by; under the reference corruption alone."""
+def _reconstruction(params: Params, model: Autoencoder, images: Bytes, split: str) -> dict[str, float]:
+    """Reconstruction metrics; the errors under the reference corruption by names that do not depend on it."""
     reference = params.corruption.reference.name
-    images = arrays.read(paths.images(paths.CLEAN, "validation"))
-    corrupted = arrays.read(paths.noisy(reference, "validation"))
-    values = reconstruction.evaluate(model, images, {reference: corrupted}, **_settings(params))
-    return _with_reference(values, reference)
+    noisy = {reference: arrays.read(paths.noisy(reference, split))}
+    values = reconstruction.evaluate(model, images, noisy, **_settings(params))
+    names = {f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")}
+    return {names.get(name, name): value for name, value in values.items()}
 
 
 def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> dict[str, float]:
-    """What is reported."""
+    """All that is reported."""
     images, train = seen(params, "test"), seen(params, "train")
-    reference, size = params.corruption.reference.name, params.evaluation.batch_size
-    values = reconstruction.evaluate(
-        model, images, {reference: arrays.read(paths.noisy(reference))}, **_settings(params)
-    )
-    values = _with_reference(values, reference)
-    count = params.evaluation.noisy_images
+    size, count = params.evaluation.batch_size, params.evaluation.noisy_images
+    values = _reconstruction(params, model, images, "test")
     values |= reconstruction.denoising(model, images, _noisy(params), count=count, batch_size=size)
     values |= reconstruction.identity(model, **_settings(params))
     wanted = params.evaluation.importance
@@ -139,12 +136,6 @@ def _samples(params: Params, model: Autoencoder) -> dict[str, float]:
     if params.dataset.binarisation != "none":  # images are black and white: so are samples, each pixel by its mean
         drawn = (binarise(generator, means)[0] for means in drawn)
     return fidelity.compare(classifier.features(seen_by, drawn), images)
-
-
-def _with_reference(values: dict[str, float], reference: str) -> dict[str, float]:
-    """The errors under the reference corruption by names that do not depend on it."""
-    names = {f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")}
-    return {names.get(name, name): value for name, value in values.items()}
 
 
 def _settings(params: Params) -> dict[str, int]:

@@ -80,15 +80,9 @@ def evaluate(
 def importance_weighted(
     model: Autoencoder, images: Images, values: Mapping[str, float], *, samples: int, count: int, seed: int
 ) -> dict[str, float]:
-    """The bound on −log p(x) with `samples` samples, "nll", and its standard error; nothing where it is not defined.
+    """The bound on −log p(x) with k = `samples`, "nll", and its standard error; nothing where it is not defined.
 
-    Args:
-        model: as for `evaluate`.
-        images: the split that it is the mean over.
-        values: what `evaluate` said about them.
-        samples: k.
-        count: of the images that it is estimated from, evenly spread.
-        seed: of the sampling.
+    The mean over `images`, about which `evaluate` has measured `values`, estimated from `count` evenly spread ones.
     """
     if "nll" in undefined_metrics(model):
         return {}
@@ -106,12 +100,7 @@ def denoising(
 ) -> dict[str, float]:
     """The errors to the clean images alone, "denoising_<name>", of as many corruptions as there are.
 
-    Args:
-        model: as for `evaluate`.
-        images: the clean images of the split.
-        noisy: their corrupted copies, by the name of the corruption.
-        count: of the images that the errors are means over, evenly spread and the same under all corruptions.
-        batch_size: images per batch.
+    They are means over `count` evenly spread images, the same under all corruptions; the rest is as for `evaluate`.
     """
     values: dict[str, float] = {}
     for name, corrupted in noisy.items():

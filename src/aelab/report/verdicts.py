@@ -1,4 +1,4 @@
-"""How a claim is tested: the kinds of tests, and the verdict that follows from what they find.
+"""How a claim of `claims.toml`, where all fields are explained, is tested: what was found, and the verdict on it.
 
 A verdict is read off an interval: all of it on the claimed side of a threshold supports the claim, all of it on the
 other side contradicts the claim, and an interval that holds the threshold decides nothing.
@@ -40,17 +40,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A test of each entry by itself: its value lies on one side of a threshold.
-
-    Attributes:
-        value: what is measured, as a term of metrics.
-        entries: of which group.
-        sentence: `{value}` is that value, `{entry}` whose it is, and a metric's name the entry's mean of that.
-        above: the threshold, where the claim places the value above it;
-        below: or below it.
-        like: the metric whose unit and digits the value has; "" for per cent.
-        errors: the metrics that are the value's Monte Carlo errors, which widen its interval.
-    """
+    """A test of each entry by itself: its value lies on one side of a threshold."""
 
     value: str
     entries: str
@@ -85,16 +75,9 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Duel:
-    """A test of two groups: by each metric the best entry of the one is better than the best entry of the other.
+    """A test of two groups: by each metric the best entry of the one is better than the best entry of the other."""
 
-    Attributes:
-        metrics: that decide; none: the errors under all kinds and levels of noise.
-        ours: whom the claim places ahead.
-        theirs: whom it places behind.
-        each: every one of ours has to be better, not only the best.
-    """
-
-    metrics: Sequence[str]
+    metrics: Sequence[str]  # none: the errors under all kinds and levels of noise
     ours: str
     theirs: str
     each: bool = False
@@ -128,8 +111,8 @@ class ToldApart:
 
     metrics: Sequence[str]
     entries: str
-    part: str  # the key of that part
-    lacking: str  # what to say where no two entries differ so
+    part: str
+    lacking: str
 
     def findings(self, evidence: Evidence) -> list[Finding]:
         """One for each metric, about the largest family of such entries."""
@@ -158,20 +141,9 @@ class ToldApart:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of `claims.toml`.
+    """A claim, and how it is put to the test."""
 
-    Attributes:
-        key: a short name for links.
-        title: the claim itself.
-        reading: how it is put to the test, thresholds included.
-        tests: that have to agree.
-        table: the metrics that are shown below it,
-        entries: of whom.
-        premise: what has to hold of some entry before the claim can be supported; where it does not,
-        otherwise: says that.
-    """
-
-    key: str
+    key: str  # for links
     title: str
     reading: str
     tests: Sequence[Threshold | Duel | ToldApart]
