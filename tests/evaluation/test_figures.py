@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib import rc_params_from_file
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from aelab.evaluation import figures
@@ -22,9 +23,8 @@ def test_same_data_same_bytes(x: torch.Tensor, tmp_path: Path) -> None:
 def test_the_style_has_the_colours_of_the_palette() -> None:
     """A page with a dark theme replaces these."""
     style = rc_params_from_file(figures.STYLE, use_default_template=False)
-    assert [each["color"] for each in style["axes.prop_cycle"]] == [colour.removeprefix("#") for colour in COLOURS]
-    others = {f"#{colour}" for key, colour in style.items() if key.endswith("color")}
-    assert others == {INK, GRID}
+    assert [to_hex(f"#{each['color'].removeprefix('#')}") for each in style["axes.prop_cycle"]] == list(COLOURS)
+    assert {f"#{colour.removeprefix('#')}" for key, colour in style.items() if key.endswith("color")} == {INK, GRID}
 
 
 def test_halves_stand_apart(x: torch.Tensor, tmp_path: Path) -> None:

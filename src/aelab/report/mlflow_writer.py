@@ -36,7 +36,7 @@ VIEW = "results"
 RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # on any server
 LONGEST = 6000  # characters of a parameter, all that MLflow takes
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # what a model imports
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent  # `aelab`, all of it
 OPTIONS = (  # of a served model: `tasks.Options`, and which task
     ParamSpec("task", DataType.string, "reconstruct"),
     ParamSpec("seed", DataType.long, 0),
@@ -290,7 +290,7 @@ def _log_model(name: str, weights: Path, image: tuple[int, int, int]) -> str:
     with warnings.catch_warnings(record=True):  # hints to write type hints, which the signature makes superfluous
         logged = mlflow.pyfunc.log_model(
             name=name,
-            python_model=str(PACKAGE / "mlflow_model.py"),
+            python_model=str(PACKAGE / "report" / "mlflow_model.py"),
             artifacts={"weights": str(weights)},
             code_paths=[str(PACKAGE)],
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
