@@ -16,19 +16,11 @@ from aelab.evaluation import figures
 from aelab.report import pages
 from aelab.report.galleries import Gallery
 from aelab.report.metrics import DECIDING
-from aelab.report.pages import Figure
+from aelab.report.pages import CAPTIONS, Figure
 from pipeline.common import paths, stage
 from pipeline.common.params import Params
 from pipeline.reporting import report_entries, results
 from pipeline.reporting.results import ReportEntry
-
-DRAWN = {
-    "reconstructions": "Test images on the left, what the model gives back on the right.",
-    "denoising": "Each corruption of the test images, and what the model makes of it.",
-    "interpolation": "Straight lines from one image's code to another's.",
-    "traversal": "One dimension of one image's code is turned over ±3 standard deviations, the rest left alone.",
-    "samples": "Images drawn from the model's prior.",
-}
 
 
 def work(params: Params, _: stage.Provenance) -> None:
@@ -104,7 +96,7 @@ def _pictures(galleries: Sequence[Gallery], folder: Path) -> Iterator[Figure]:
 def _own(entry: ReportEntry, folder: Path) -> Iterator[Figure]:
     """An entry's own figures, of its first seed that finished."""
     for result in entry.finished[:1]:
-        for name, caption in DRAWN.items():
+        for name, caption in CAPTIONS["own"].items():
             source, target = result.folder / f"{name}.png", folder / entry.name / f"{name}.png"
             if source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -103,7 +103,7 @@ def test_markdown_tables_have_as_many_cells_as_columns() -> None:
 def test_a_chart_takes_the_colours_of_the_page_and_a_name(tmp_path: Path) -> None:
     path = tmp_path / "chart.svg"
     drawn = {"a": [(0.0, Interval(1.0, 0.1)), (0.5, Interval(2.0, 0.2))]}
-    charts.lines(drawn, {"a": 0}, "level <1>", "MSE", path)
+    charts.lines(drawn, {"a": 0}, path, xlabel="level <1>", ylabel="MSE")
     svg = Figure('A "title" & more', path, "").svg
     assert svg.startswith('<svg class="chart" role="img" aria-label="A &#34;title&#34; &amp; more"')
     assert not re.search("|".join(THEMED), svg)

@@ -135,7 +135,7 @@ def _equal_sums(axes: Axes) -> None:
 
 
 def lines(
-    drawn: Mapping[str, Line], styles: Mapping[str, int], xlabel: str, ylabel: str, path: Path, *,
+    drawn: Mapping[str, Line], styles: Mapping[str, int], path: Path, *, xlabel: str, ylabel: str,
     reference: float | None = None, logarithmic: bool = False,
 ) -> None:  # fmt: skip
     """Lines of all entries with their intervals; from 0 on where there is no other `reference` to see them against."""

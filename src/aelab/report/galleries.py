@@ -10,17 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aelab.evaluation.examples import Array, Examples
+from aelab.report.pages import CAPTIONS
 
 PHOTOGRAPH = 64  # pixels along a side from which on images are compressed with loss in the page
 GAP = 0.5  # gray between images, seen on white and on black
-SHEETS = {
-    "samples": ("Samples", "Images drawn from each entry's prior."),
-    "interpolation": ("Interpolation", "Each row is a straight line from one image's code to another's, decoded."),
-    "traversal": (
-        "Traversal",
-        "One dimension of one image's code turned over ±3 standard deviations, a row for each; those that vary most.",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -108,12 +101,12 @@ def _gallery(title: str, caption: str, name: str, pairs: Mapping[str, tuple[Arra
 
 def sheets(examples: Mapping[str, Examples]) -> Iterator[Gallery]:
     """What each entry draws of itself, entries beside each other."""
-    for figure, (title, caption) in SHEETS.items():
+    for figure, text in CAPTIONS["sheets"].items():
         drawn = {
             name: np.stack([images for _, images in each.figures[figure]])
             for name, each in examples.items()
             if figure in each.figures
         }
         if drawn:
-            strips = [Strip(name, f"{title.lower()} of {name}", images) for name, images in drawn.items()]
-            yield Gallery(title, caption, strips)
+            strips = [Strip(name, f"{text['title'].lower()} of {name}", images) for name, images in drawn.items()]
+            yield Gallery(text["title"], text["caption"], strips)
