@@ -57,7 +57,10 @@ def _write_curves(entry: ReportEntry) -> None:
     """What `dvc plots` shows: the loss by step of every phase, and the seconds from the phase's first point to each
     step; means over the seeds.
     """
-    points = pd.DataFrame([{"seed": result.seed, **point} for result in entry.results for point in result.curve])
+    measured = ["seed", "phase", "step", "time", "train_loss", "validation_loss"]
+    points = pd.DataFrame(
+        [{"seed": result.seed, **point} for result in entry.results for point in result.curve], columns=measured
+    )
     points["seconds"] = points["time"] - points.groupby(["seed", "phase"])["time"].transform("first")
     for phase, of_phase in points.groupby("phase"):
         for split, name in (("train", "training"), ("validation", "validation")):

@@ -62,19 +62,13 @@ def noise(evidence: Evidence, folder: Path) -> Iterator[Figure]:
             entry.name: [(level, evidence.mean(entry, name)) for level, name in names]
             for entry in evidence.having(*(name for _, name in names))
         }
-        if lines:
-            path = folder / f"noise-{kind}.svg"
-            charts.lines(lines, evidence.styles, path, **CAPTIONS["noise"]["axes"])
-            yield _figure("noise", path, readable(kind).capitalize())
+        yield from _lines("noise", lines, evidence, folder / f"noise-{kind}.svg", readable(kind).capitalize())
 
 
 def progress(evidence: Evidence, folder: Path) -> Iterator[Figure]:
     """How much of its way each entry still has before it, by seconds."""
     lines = {entry.name: line for entry in evidence.entries if (line := _way(entry))}
-    if lines:
-        path = folder / "progress.svg"
-        charts.lines(lines, evidence.styles, path, **CAPTIONS["progress"]["axes"])
-        yield _figure("progress", path)
+    yield from _lines("progress", lines, evidence, folder / "progress.svg")
 
 
 def _way(entry: Entry) -> Line:
@@ -135,10 +129,7 @@ def _but_beta(entry: Entry) -> str:
 def generalisation(evidence: Evidence, folder: Path) -> Iterator[Figure]:
     """Validation ÷ training loss of every entry, by the share of the training that is done."""
     lines = {entry.name: line for entry in evidence.entries if (line := _ratios(entry))}
-    if lines:
-        path = folder / "generalisation.svg"
-        charts.lines(lines, evidence.styles, path, **CAPTIONS["generalisation"]["axes"])
-        yield _figure("generalisation", path)
+    yield from _lines("generalisation", lines, evidence, folder / "generalisation.svg")
 
 
 def _ratios(entry: Entry) -> Line:
@@ -174,6 +165,13 @@ def code_use(evidence: Evidence, examples: Mapping[str, Examples], folder: Path)
             uniform = ("uniform use", 100 / len(counts))
             charts.bars(shares, ("codes, most used first", "share of positions (%)"), style, path, uniform)
             yield _figure("code_usage", path, f"Use of each code: {name}")
+
+
+def _lines(key: str, lines: Mapping[str, Line], evidence: Evidence, path: Path, title: str = "") -> Iterator[Figure]:
+    """A chart of lines, if there are any."""
+    if lines:
+        charts.lines(lines, evidence.styles, path, **CAPTIONS[key]["axes"])
+        yield _figure(key, path, title)
 
 
 def _figure(key: str, path: Path, title: str = "") -> Figure:
