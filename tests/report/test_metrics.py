@@ -9,7 +9,7 @@ SHOWN = ("LIKELIHOOD", "CODES", "COST", "HEADLINE", "PLOTTED", "DECIDING")
 NEEDED = (
     "RECONSTRUCTION", "PROBABILISTIC", "CODEBOOK", "IDENTITY", "GEOMETRY", "REPRESENTATION", "SAMPLES", "CLASSIFIER"
 )  # fmt: skip
-DOCUMENTATION = Path(__file__).parent.parent / "docs" / "metrics.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def test_every_metric_that_is_listed_is_defined() -> None:
