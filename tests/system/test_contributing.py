@@ -11,6 +11,7 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
+from aelab import variants
 from aelab.models.base import VARIANTS
 from aelab.models.checkpoint import build
 from tests.support.markdown import Block, blocks
@@ -131,7 +132,7 @@ def added(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert NAME not in VARIANTS.available()
     code = next(block.code for block in blocks(TEXT) if f"variants/{NAME}.py`" in block.above)
     (tmp_path / f"{NAME}.py").write_text(code, encoding="utf-8")
-    monkeypatch.setattr("aelab.variants.__path__", [str(tmp_path)])
+    monkeypatch.setattr("aelab.variants.__path__", [str(tmp_path), *variants.__path__])
 
 
 @pytest.mark.usefixtures("added")

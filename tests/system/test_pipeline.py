@@ -378,7 +378,7 @@ def test_a_new_variant_is_one_file_and_one_entry(project: Project) -> None:
     params["variants"]["mean"] = params["variants"]["dae"] | {"model": "mean", "gain": 1.0}
     del params["variants"]["mean"]["code"]
     project.write_params(params)
-    assert project.repro() == ["train@mean", "evaluate@mean", "report"]
+    assert sorted(project.repro()) == ["evaluate@mean", "report", "sources", "train@mean"]
     rows = pd.read_csv(project.folder / "reports" / "comparison.csv", keep_default_na=False)
     assert rows["entry"].tolist()[-1] == "mean"
     assert rows["perplexity"].tolist()[-1] == "n/a"
