@@ -304,14 +304,16 @@ def a_report_full_of_markup(inside: Path, mark: str) -> Handle:  # noqa: ARG001
     judgement = Judgement(claim, [Finding(Verdict.MIXED, evil)], Verdict.MIXED)
     table = Table(evil, evil, ["", evil], [[evil, "1 | 2"]], [evil])
     nothing = ("values", "gaps", "noise", "rates", "curves", "galleries", "sheets", "codes", "pictures")
-    section = pages.Section(evil, evil, seeds=table, origin={evil: evil}, parameters=evil)
+    section = {
+        "title": evil, "about": evil, "seeds": table, "links": {}, "origin": {evil: evil}, "parameters": evil,
+    }  # fmt: skip
     context: dict[str, Any] = {name: [] for name in nothing} | {
-        "title": evil, "lead": evil, "problems": [evil], "sentences": [summary.Sentence(evil, "")], "reading": evil,
+        "title": evil, "lead": evil, "problems": [evil], "sentences": [summary.Sentence(evil, "")], "seeds": 2,
         "differences": table, "tables": [table],
         "contrasts": [{"title": evil, "parameters": [(evil, evil, evil)], "table": table, "tied": [evil]}],
         "claims": [{"claim": claim, "judgement": judgement, "tables": [table], "figures": []}],
         "sections": [section],
-        "undefined": [(evil, [evil])], "metrics": {evil: Metric(evil, evil, 1)}, "provenance": table, "own": {},
+        "undefined": [(evil, [evil])], "metrics": {evil: Metric(evil, evil, 1)}, "own": {},
         "parameters": f"# ```\n# {evil}\n", "fence": "````", "folder": inside,
     }  # fmt: skip
 

@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +17,6 @@ from aelab.report import galleries, report_charts, summary, tables
 from aelab.report.claims import CLAIMS
 from aelab.report.evidence import CLEAN, Evidence, noise_levels
 from aelab.report.metrics import CODES, COST, HEADLINE, LIKELIHOOD, METRICS, metric
-from aelab.report.pages import Section
 from aelab.report.tables import Table
 from aelab.report.verdicts import Verdict, judge
 from pipeline.common import paths
@@ -54,7 +53,7 @@ def context(
         "lead": _lead(entries),
         "sentences": summary.sentences(evidence, reference),
         "problems": list(_problems(entries)),
-        "reading": _reading(params),
+        "seeds": len(params.seeds),
         "values": list(report_charts.values(evidence, folder)),
         "gaps": list(report_charts.differences(evidence, folder)),
         "noise": list(report_charts.noise(evidence, folder)),
@@ -70,7 +69,6 @@ def context(
         "sections": [_section(entry, finished) for entry in entries],
         "undefined": _undefined(entries),
         "metrics": {name: each for name, each in METRICS.items() if name in finished},
-        "provenance": _provenance(params),
         "parameters": text,
         "fence": "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0)),
     }
@@ -102,24 +100,14 @@ def _steps(entry: ReportEntry) -> str:
 
 
 def _problems(entries: Sequence[ReportEntry]) -> Iterator[str]:
+    download = paths.PROVENANCE / "download.json"
+    if left_out := disk.read_json(download).get("left_out"):
+        yield f"{len(left_out)} files were left out; {download} lists them with the reasons"
     for entry in entries:
         for result in entry.results:
             yield from (f"{entry.name}, seed {result.seed}: {symptom}" for symptom in result.symptoms)
             if result.status != "finished":
                 yield f"{entry.name}, seed {result.seed}: {result.status}; it counts nowhere below"
-
-
-def _reading(params: Params) -> str:
-    """How to read all numbers."""
-    picked = "Weights were picked on the validation split; numbers are from the test split unless they say otherwise. "
-    if len(params.seeds) == 1:
-        return f"{picked}One seed gives no interval, so that nothing is best and nothing in bold."
-    return (
-        f"{picked}Mean ± 95 % interval over the {len(params.seeds)} seeds (Student's t), no ± where there is one or "
-        "all agree. Bold: the best mean, and every entry that ties with it, which is to say that the interval of its "
-        "difference to the best, seed by seed, holds 0. An entry with one seed is not ranked. The claims below ask for "
-        "more where the best of several entries is compared."
-    )
 
 
 def _contrast(contrast: summary.Contrast, entries: Sequence[ReportEntry]) -> dict[str, Any]:
@@ -211,7 +199,7 @@ def _claims(evidence: Evidence, folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def _section(entry: ReportEntry, finished: pd.DataFrame) -> Section:
+def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
     """An entry: what it is, every seed's numbers, and where they come from."""
     result, training = entry.results[0], entry.results[0].training
     mine = finished[finished["entry"] == entry.name].set_index("seed")
@@ -219,13 +207,14 @@ def _section(entry: ReportEntry, finished: pd.DataFrame) -> Section:
     seeds = [
         [f"seed {seed}", *(f"{mine.loc[seed, name]:,.{metric(name).digits}f}" for name in names)] for seed in mine.index
     ]
-    commit = training["commit"]
-    return Section(
-        entry.name,
-        result.about + ("" if entry.finished else " No seed finished."),
-        seeds=Table("", "", ["", *(metric(name).title for name in names)], seeds, names) if seeds else None,
-        links={f"seed {each.seed}": _run(each.cost["fingerprint"]) for each in entry.results},
-        origin={
+    commit, parameters = training["commit"], io.StringIO()
+    YAML(pure=True).dump({result.entry: dict(entry.section)}, parameters)
+    return {
+        "title": entry.name,
+        "about": result.about + ("" if entry.finished else " No seed finished."),
+        "seeds": Table("", "", ["", *(metric(name).title for name in names)], seeds, names) if seeds else None,
+        "links": {f"seed {each.seed}": _run(each.cost["fingerprint"]) for each in entry.results},
+        "origin": {
             "commit": commit,
             "uncommitted changes": ", ".join(training["uncommitted_changes"]) or "none",
             "trained at": training["started"],
@@ -237,14 +226,8 @@ def _section(entry: ReportEntry, finished: pd.DataFrame) -> Section:
             "every metric": f"{paths.EVALUATION / result.entry}/metrics.json",
             "again": f"git checkout {commit[:12]} && dvc repro --force evaluate@{result.entry}",
         },
-        parameters=_as_yaml({result.entry: dict(entry.section)}),
-    )
-
-
-def _as_yaml(content: Mapping[str, Any]) -> str:
-    text = io.StringIO()
-    YAML(pure=True).dump(content, text)
-    return text.getvalue()
+        "parameters": parameters.getvalue(),
+    }
 
 
 def _run(fingerprint: str) -> str:
@@ -257,30 +240,13 @@ def _run(fingerprint: str) -> str:
 
 def _undefined(entries: Sequence[ReportEntry]) -> list[tuple[str, list[str]]]:
     """The reasons for every value that is not there, each with what it is the reason for and of whom."""
-    reasons: dict[str, dict[str, list[str]]] = {}
-    for entry in entries:
-        for name, reason in {name: why for r in entry.results for name, why in r.undefined.items()}.items():
-            title = METRICS[name].title if name in METRICS else name.replace("_", " ")
-            reasons.setdefault(reason, {}).setdefault(title, []).append(entry.name)
-    found = []
-    for reason, titles in reasons.items():
-        together: dict[str, list[str]] = {}
-        for title, names in titles.items():
-            together.setdefault(", ".join(names), []).append(title)
-        found.append((reason, [f"{', '.join(lacking)} ({names})" for names, lacking in together.items()]))
-    return found
-
-
-def _provenance(params: Params) -> Table:
-    """What each stage took."""
-    files = {name: paths.PROVENANCE / f"{name}.json" for name in ("download", "noise", "classify")}
-    files |= {f"corrupt@{name}": paths.PROVENANCE / "corrupt" / f"{name}.json" for name in params.corruption.train}
-    for name in params.variants:
-        files[f"train@{name}"] = paths.training(name)
-        files[f"evaluate@{name}"] = paths.PROVENANCE / "evaluate" / f"{name}.json"
-    took = [[name, f"{disk.read_json(file)['seconds']:,.1f}"] for name, file in files.items()]
-    left_out = disk.read_json(files["download"]).get("left_out", {})
-    note = "Of each stage's own work, all seeds together."
-    if left_out:
-        note += f" {len(left_out)} files were left out; {files['download']} lists them with the reasons."
-    return Table("Seconds", note, ["", "seconds"], took)
+    found = [
+        (reason, METRICS[name].title if name in METRICS else name.replace("_", " "), entry.name)
+        for entry in entries
+        for name, reason in {name: why for r in entry.results for name, why in r.undefined.items()}.items()
+    ]
+    table = pd.DataFrame(found, columns=["reason", "metric", "entry"])
+    entries_of = table.groupby(["reason", "metric"], sort=False)["entry"].agg(", ".join).reset_index()
+    metrics_of = entries_of.groupby(["reason", "entry"], sort=False)["metric"].agg(", ".join).reset_index()
+    metrics_of["text"] = metrics_of["metric"] + " (" + metrics_of["entry"] + ")"
+    return [(str(reason), list(texts)) for reason, texts in metrics_of.groupby("reason", sort=False)["text"]]

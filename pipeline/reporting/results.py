@@ -4,18 +4,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from ruamel.yaml import YAML
-from safetensors.numpy import load_file
 
 from aelab.core import disk
 from aelab.core.errors import UserError
+from aelab.evaluation import examples
+from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
 from aelab.report.evidence import Entry
-from aelab.report.galleries import Examples
 from aelab.report.metrics import CODES, LIKELIHOOD
 from aelab.report.tables import flattened, spreadsheet
 from pipeline.common import paths
@@ -67,11 +68,9 @@ class ReportEntry:
         return [result for result in self.results if result.status == "finished"]
 
     @property
-    def examples(self) -> Examples:
-        """Images of its first seed that finished, as numbers from 0 to 255, and what else there is to draw."""
-        if not self.finished:
-            return {}
-        return load_file(self.finished[0].folder / "examples.safetensors")
+    def examples(self) -> Examples | None:
+        """Those of its first seed that finished."""
+        return examples.read(self.finished[0].folder / "examples.safetensors") if self.finished else None
 
     def entry(self) -> Entry:
         """What the claims are judged by."""
@@ -84,9 +83,15 @@ class ReportEntry:
 
 
 def collect(params: Params) -> list[ReportEntry]:
-    """Every entry of the parameters with all its seeds, in their order."""
-    lock = _lock()
-    return [ReportEntry(name, params, [_result(lock, name, seed) for seed in params.seeds]) for name in params.variants]
+    """Every entry of the parameters with all its seeds, in their order.
+
+    Raises:
+        UserError: there is no result of one.
+    """
+    found, lacking = available(params)
+    if lacking:
+        raise UserError(lacking[0])
+    return [ReportEntry(name, params, [each for each in found if each.entry == name]) for name in params.variants]
 
 
 def rows(entries: Sequence[ReportEntry]) -> pd.DataFrame:
@@ -122,16 +127,15 @@ def _row(name: str, result: Result) -> dict[str, Any]:
 def available(params: Params) -> tuple[list[Result], list[str]]:
     """The results that there are, and a sentence for each that there is not."""
     found, lacking = list[Result](), list[str]()
-    try:
-        lock = _lock()
-    except UserError as error:
-        return [], [str(error)]
-    for entry in params.variants:
-        for seed in params.seeds:
-            try:
-                found.append(_result(lock, entry, seed))
-            except UserError as error:
-                lacking.append(str(error))
+    path = Path("dvc.lock")
+    if not path.exists():
+        return [], ["dvc.lock is not there: `dvc repro` writes it"]
+    lock = YAML(typ="safe", pure=True).load(path)["stages"]  # those before the running stage are up to date in it
+    for entry, seed in product(params.variants, params.seeds):
+        try:
+            found.append(_read(lock, entry, seed))
+        except (KeyError, FileNotFoundError):
+            lacking.append(f"there are no results of {entry}, seed {seed}: run `dvc repro` first")
     return found, lacking
 
 
@@ -148,14 +152,6 @@ def costs(result: Result) -> dict[str, float]:
         "images_per_second": phases[0]["images_per_second"],
         "peak_memory_mib": float(result.cost["peak_memory_mib"]),
     }
-
-
-def _result(lock: dict[str, Any], entry: str, seed: int) -> Result:
-    try:
-        return _read(lock, entry, seed)
-    except (KeyError, FileNotFoundError) as error:
-        msg = f"there are no results of {entry}, seed {seed}: run `dvc repro` first"
-        raise UserError(msg) from error
 
 
 def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
@@ -182,16 +178,6 @@ def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
         weights=models / f"seed{seed}.safetensors",
         curve=disk.read_lines(paths.curve(entry, seed)),
     )
-
-
-def _lock() -> dict[str, Any]:
-    """The stages of `dvc.lock`; those before the running one are up to date in it."""
-    path = Path("dvc.lock")
-    if not path.exists():
-        msg = "dvc.lock is not there: `dvc repro` writes it"
-        raise UserError(msg)
-    stages: dict[str, Any] = YAML(typ="safe", pure=True).load(path)["stages"]
-    return stages
 
 
 def _params(stage_lock: dict[str, Any]) -> dict[str, Any]:

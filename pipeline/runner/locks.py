@@ -35,23 +35,19 @@ def _whole(stage: Any) -> bool:
     )
 
 
-def busy_list_torn() -> bool:
-    """Whether DVC's list of busy files broke off while it was being written, which stops every DVC."""
+def busy_list() -> dict[str, Any] | None:
+    """DVC's list of busy files; None if it broke off while it was being written, which stops every DVC."""
     try:
-        json.loads(BUSY.read_text(encoding="utf-8"))
+        return dict(json.loads(BUSY.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return False
-    except ValueError:
-        return True
-    return False
+        return {}
+    except (ValueError, TypeError):
+        return None
 
 
 def at_work() -> list[int]:
     """The process numbers of DVCs that are writing outputs here."""
-    try:
-        writing = json.loads(BUSY.read_text(encoding="utf-8"))["write"].values()
-    except (OSError, ValueError, LookupError, AttributeError):
-        return []
+    writing = (busy_list() or {}).get("write", {}).values()
     return sorted({int(each["pid"]) for each in writing if psutil.pid_exists(int(each["pid"]))})
 
 
@@ -63,12 +59,11 @@ def mend() -> None:
     announced = False
     while running := at_work():
         if not announced:
-            numbers = ", ".join(map(str, running))
-            print(f"waiting for another DVC that is at work here, process {numbers}", flush=True)
+            print(f"waiting for another DVC that is at work here, process {str(running).strip('[]')}", flush=True)
         announced = True
         time.sleep(0.2)
     if torn():
         sys.exit(f"\n{TORN}; what mends it: {REMEDY}\n")
-    if busy_list_torn():
+    if busy_list() is None:
         BUSY.unlink(missing_ok=True)
         print(f"removed {BUSY}, which a killed DVC had left unfinished", flush=True)

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -85,21 +85,16 @@ def _use_this_python() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Let two runs take turns: each would find the other's stages busy."""
+def _alone() -> AbstractContextManager[object]:
+    """Let two runs take turns, each within this context: each would find the other's stages busy."""
     place = Path(".dvc/tmp")
     place.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place / "pipeline.lock")
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         print("another `make repro` is at work here: waiting for it", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _plan(*, elsewhere: bool) -> tuple[Params, Plan]:

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 import typer
-from safetensors.torch import save_file
 from torch import Tensor
 
 from aelab.core import arrays, devices, disk, tensor_file
 from aelab.core.tensors import as_float, binarise, device_of
-from aelab.data import pairs
-from aelab.data.datasets import Labels
-from aelab.data.pairs import Pairs
+from aelab.data.datasets import Bytes, Labels
+from aelab.data.pairs import Pairs, batches
 from aelab.evaluation import classifier, fidelity, figures, geometry, probes, reconstruction
+from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import CLASSIFIER, SAMPLES, readable
 from aelab.models import checkpoint
 from aelab.models.base import VARIANTS, Autoencoder
@@ -24,11 +23,7 @@ from pipeline.common import paths, seeds, stage
 from pipeline.common.images import classes, seen
 from pipeline.common.params import Params
 
-BINARISATION = {
-    "none": "not binarised",
-    "static": "static binarisation",
-    "dynamic": "dynamic binarisation",
-}
+BINARISATION = {"none": "not binarised", "static": "static binarisation", "dynamic": "dynamic binarisation"}
 DRAWN = 3  # levels of each kind of corruption in the figure, at most
 
 
@@ -63,8 +58,17 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
     device = devices.prepare(params.training.device, params.training.threads)
     model = checkpoint.load(paths.MODELS / name / f"seed{seed}.safetensors", device)
     undefined = _undefined(model)
-    measured = {"validation": _validation(params, model), "test": _test(params, model, undefined)}
-    infinite = {name: f"it is {value}" for values in measured.values() for name, value in values.items() if _odd(value)}
+    validation = arrays.read(paths.images(paths.CLEAN, "validation"))
+    measured = {  # settings are picked by the first, the second is reported
+        "validation": _reconstruction(params, model, validation, "validation"),
+        "test": _test(params, model, undefined),
+    }
+    infinite = {
+        name: f"it is {value}"
+        for values in measured.values()
+        for name, value in values.items()
+        if not math.isfinite(value)
+    }
     finite = {
         split: {name: value for name, value in values.items() if name not in infinite}
         for split, values in measured.items()
@@ -88,28 +92,20 @@ def _undefined(model: Autoencoder) -> dict[str, str]:
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 
 
-def _odd(value: float) -> bool:
-    return not math.isfinite(value)
-
-
-def _validation(params: Params, model: Autoencoder) -> dict[str, float]:
-    """What settings are picked by; under the reference corruption alone."""
+def _reconstruction(params: Params, model: Autoencoder, images: Bytes, split: str) -> dict[str, float]:
+    """Reconstruction metrics; the errors under the reference corruption by names that do not depend on it."""
     reference = params.corruption.reference.name
-    images = arrays.read(paths.images(paths.CLEAN, "validation"))
-    corrupted = arrays.read(paths.noisy(reference, "validation"))
-    values = reconstruction.evaluate(model, images, {reference: corrupted}, **_settings(params))
-    return _with_reference(values, reference)
+    noisy = {reference: arrays.read(paths.noisy(reference, split))}
+    values = reconstruction.evaluate(model, images, noisy, **_settings(params))
+    names = {f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")}
+    return {names.get(name, name): value for name, value in values.items()}
 
 
 def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> dict[str, float]:
-    """What is reported."""
+    """All that is reported."""
     images, train = seen(params, "test"), seen(params, "train")
-    reference, size = params.corruption.reference.name, params.evaluation.batch_size
-    values = reconstruction.evaluate(
-        model, images, {reference: arrays.read(paths.noisy(reference))}, **_settings(params)
-    )
-    values = _with_reference(values, reference)
-    count = params.evaluation.noisy_images
+    size, count = params.evaluation.batch_size, params.evaluation.noisy_images
+    values = _reconstruction(params, model, images, "test")
     values |= reconstruction.denoising(model, images, _noisy(params), count=count, batch_size=size)
     values |= reconstruction.identity(model, **_settings(params))
     wanted = params.evaluation.importance
@@ -142,12 +138,6 @@ def _samples(params: Params, model: Autoencoder) -> dict[str, float]:
     return fidelity.compare(classifier.features(seen_by, drawn), images)
 
 
-def _with_reference(values: dict[str, float], reference: str) -> dict[str, float]:
-    """The errors under the reference corruption by names that do not depend on it."""
-    names = {f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")}
-    return {names.get(name, name): value for name, value in values.items()}
-
-
 def _settings(params: Params) -> dict[str, int]:
     return {"batch_size": params.evaluation.batch_size, "seed": params.evaluation.seed}
 
@@ -167,36 +157,42 @@ def _drawn(params: Params) -> list[str]:
 
 
 def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
-    """The figures of one seed, and what the report draws of all entries together: images, KL and use of codes."""
-    folder, device = paths.EVALUATION / name / f"seed{seed}", next(model.parameters()).device
-    test = arrays.read(paths.images(paths.CLEAN, "test"))
+    """The figures of one seed, and the examples that the report draws of all entries together."""
+    folder, drawn = paths.EVALUATION / name / f"seed{seed}", _examples(params, model)
+    for figure, rows in drawn.figures.items():
+        halves = ("originals", "reconstructions") if figure == "reconstructions" else None
+        figures.images(rows, folder / f"{figure}.png", halves)
+    for statistic, values in drawn.statistics.items():
+        draw = {"kl_per_dimension": figures.kl_per_dimension, "code_usage": figures.code_usage}[statistic]
+        draw(values, folder / f"{statistic}.png")
+    drawn.write(folder / "examples.safetensors")
+
+
+@torch.no_grad()
+def _examples(params: Params, model: Autoencoder) -> Examples:
+    """What there is to see of a model: the same test images for all models, of each class, under each corruption."""
+    device, test = device_of(model), arrays.read(paths.images(paths.CLEAN, "test"))
     shown = _of_each_class(arrays.read(paths.labels("test")), params.evaluation.images)
 
     def floats(images: reconstruction.Images) -> Tensor:
-        return as_float(torch.from_numpy(np.asarray(images[shown])).to(device))
+        return as_float(images[shown]).to(device)
 
-    x = floats(test)
-    named = {readable(name): floats(arrays.read(paths.noisy(name))) for name in _drawn(params)}
-    pictures = reconstruction.pictures(model, x, named, test, **_settings(params))
-    for figure, rows in pictures.items():
-        halves = ("originals", "reconstructions") if figure == "reconstructions" else None
-        figures.images([(label, row.cpu().numpy()) for label, row in rows], folder / f"{figure}.png", halves)
-    with torch.no_grad():
-        corrupted = floats(arrays.read(paths.noisy(params.corruption.reference.name)))
-        examples = {"original": x, "reconstruction": model.reconstruct(x)}
-        examples |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
-        examples |= {
-            f"{figure}/{i:02d}/{label}": row for figure, rows in pictures.items() for i, (label, row) in enumerate(rows)
-        }
-        drawn = {key: (255 * rows.clamp(0, 1)).round().byte() for key, rows in examples.items()}
-        batches = partial(pairs.batches, test, params.evaluation.batch_size, device)
-        if "kl_per_dimension" not in model.undefined:
-            drawn["kl_per_dimension"] = model.kl_per_dimension(batches())
-            figures.kl_per_dimension(drawn["kl_per_dimension"].cpu().numpy(), folder / "kl_per_dimension.png")
-        if "codebook" not in model.undefined:
-            drawn["code_usage"] = model.code_counts(batches())
-            figures.code_usage(drawn["code_usage"].cpu().numpy(), folder / "code_usage.png")
-    save_file({key: rows.contiguous() for key, rows in drawn.items()}, folder / "examples.safetensors")
+    x, corrupted = floats(test), floats(arrays.read(paths.noisy(params.corruption.reference.name)))
+    images = {"original": x, "reconstruction": model.reconstruct(x)}
+    images |= {"corrupted": corrupted, "restored": model.reconstruct(corrupted)}
+    noisy = {readable(name): floats(arrays.read(paths.noisy(name))) for name in _drawn(params)}
+    pictures = reconstruction.pictures(model, x, noisy, test, **_settings(params))
+    test_batches = partial(batches, test, params.evaluation.batch_size, device)
+    statistics = dict[str, Tensor]()
+    if "kl_per_dimension" not in model.undefined:
+        statistics["kl_per_dimension"] = model.kl_per_dimension(test_batches())
+    if "codebook" not in model.undefined:
+        statistics["code_usage"] = model.code_counts(test_batches())
+    return Examples(
+        {name: each.cpu().numpy() for name, each in images.items()},
+        {figure: [(label, row.cpu().numpy()) for label, row in rows] for figure, rows in pictures.items()},
+        {name: each.cpu().numpy() for name, each in statistics.items()},
+    )
 
 
 def _of_each_class(labels: Labels, count: int) -> list[int]:

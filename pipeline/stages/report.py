@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import pandas as pd
 import typer
 
 from aelab.core import disk
@@ -15,19 +16,11 @@ from aelab.evaluation import figures
 from aelab.report import pages
 from aelab.report.galleries import Gallery
 from aelab.report.metrics import DECIDING
-from aelab.report.pages import Figure
+from aelab.report.pages import CAPTIONS, Figure
 from pipeline.common import paths, stage
 from pipeline.common.params import Params
 from pipeline.reporting import report_entries, results
 from pipeline.reporting.results import ReportEntry
-
-DRAWN = {
-    "reconstructions": "Test images on the left, what the model gives back on the right.",
-    "denoising": "Each corruption of the test images, and what the model makes of it.",
-    "interpolation": "Straight lines from one image's code to another's.",
-    "traversal": "One dimension of one image's code is turned over ±3 standard deviations, the rest left alone.",
-    "samples": "Images drawn from the model's prior.",
-}
 
 
 def work(params: Params, _: stage.Provenance) -> None:
@@ -61,24 +54,23 @@ def write(params: Params) -> None:
 
 
 def _write_curves(entry: ReportEntry) -> None:
-    """What `dvc plots` shows: the loss by step of every phase, and the seconds from the curve's first point to each
+    """What `dvc plots` shows: the loss by step of every phase, and the seconds from the phase's first point to each
     step; means over the seeds.
     """
-    curves = [result.curve for result in entry.results]
-    for phase in dict.fromkeys(point["phase"] for curve in curves for point in curve):
-        of_phase = [[point for point in curve if point["phase"] == phase] for curve in curves]
+    measured = ["seed", "phase", "step", "time", "train_loss", "validation_loss"]
+    points = pd.DataFrame(
+        [{"seed": result.seed, **point} for result in entry.results for point in result.curve], columns=measured
+    )
+    points["seconds"] = points["time"] - points.groupby(["seed", "phase"])["time"].transform("first")
+    for phase, of_phase in points.groupby("phase"):
         for split, name in (("train", "training"), ("validation", "validation")):
-            points: dict[int, list[tuple[float, float]]] = {}
-            for curve in of_phase:
-                for point in curve:
-                    if f"{split}_loss" in point:
-                        reached = point["time"] - curve[0]["time"], point[f"{split}_loss"]
-                        points.setdefault(point["step"], []).append(reached)
-            rows = [
-                {"step": step, "seconds": round(fmean(seconds), 2), "loss": fmean(losses)}
-                for step, (seconds, losses) in ((s, zip(*r, strict=True)) for s, r in sorted(points.items()))
-            ]
-            disk.write_csv(rows, paths.REPORTS / "curves" / name / f"{entry.name}-{phase}.csv")
+            by_step = of_phase.dropna(subset=f"{split}_loss").groupby("step")
+            means = pd.DataFrame(
+                {"seconds": by_step["seconds"].agg(fmean), "loss": by_step[f"{split}_loss"].agg(fmean)}
+            )
+            path = paths.REPORTS / "curves" / name / f"{entry.name}-{phase}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            means.assign(seconds=[round(each, 2) for each in means["seconds"]]).to_csv(path)
 
 
 def _write_metrics(entry: ReportEntry) -> None:
@@ -107,7 +99,7 @@ def _pictures(galleries: Sequence[Gallery], folder: Path) -> Iterator[Figure]:
 def _own(entry: ReportEntry, folder: Path) -> Iterator[Figure]:
     """An entry's own figures, of its first seed that finished."""
     for result in entry.finished[:1]:
-        for name, caption in DRAWN.items():
+        for name, caption in CAPTIONS["own"].items():
             source, target = result.folder / f"{name}.png", folder / entry.name / f"{name}.png"
             if source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ def _parameters() -> list[Problem]:
 def _locks() -> Iterator[Problem]:
     if locks.torn():
         yield locks.TORN, locks.REMEDY
-    if locks.busy_list_torn():
+    if locks.busy_list() is None:
         yield f"{locks.BUSY} is damaged: it stops every DVC", f"rm {locks.BUSY}"
 
 

@@ -40,38 +40,26 @@ def main(
         python -m pipeline.tools.compare HEAD beta4 beta4.html
     """
     try:
-        if written.exists() and not force:
-            msg = f"{written} is there already: --force writes over it"
-            raise UserError(msg)  # noqa: TRY301
-        if not written.parent.is_dir():
-            msg = f"{written}: there is no folder {written.parent} to write it to"
-            raise UserError(msg)  # noqa: TRY301
-        with TemporaryDirectory() as place:
-            text = compare(before, after, Path(place))
+        _write(before, after, written, force=force)
     except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    written.write_text(text, encoding="utf-8")
+        sys.exit(str(error))
     print(f"{written}: {before} beside {after}")
 
 
-def compare(before: str, after: str, place: Path) -> str:
-    """The page, as HTML.
-
-    Args:
-        before: a revision, or "workspace".
-        after: likewise.
-        place: an empty folder, for what is taken out of the cache.
-
-    Raises:
-        UserError: a revision is not known, or DVC's cache lacks its results.
-    """
-    one, other = (_entries(revision, place / str(i)) for i, revision in enumerate((before, after)))
-    entries, pairs = paired(one, other, before, after)
-    with chdir(place / "1"):
-        context = report_entries.context(entries, results.rows(entries), Path("figures"), pairs)
-        context |= {"title": f"{before} beside {after}"}
-        return pages.render("comparison.html.j2", context)
+def _write(before: str, after: str, written: Path, *, force: bool) -> None:
+    if written.exists() and not force:
+        msg = f"{written} is there already: --force writes over it"
+        raise UserError(msg)
+    if not written.parent.is_dir():
+        msg = f"{written}: there is no folder {written.parent} to write it to"
+        raise UserError(msg)
+    with TemporaryDirectory() as place:
+        one, other = (_entries(revision, Path(place, str(i))) for i, revision in enumerate((before, after)))
+        entries, pairs = paired(one, other, before, after)
+        with chdir(Path(place, "1")):
+            context = report_entries.context(entries, results.rows(entries), Path("figures"), pairs)
+            text = pages.render("comparison.html.j2", context | {"title": f"{before} beside {after}"})
+    written.write_text(text, encoding="utf-8")
 
 
 def paired(

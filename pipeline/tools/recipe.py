@@ -21,6 +21,7 @@ from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import typer
+from jinja2 import Template
 from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
 from ruamel.yaml import YAML
 
@@ -32,6 +33,7 @@ from pipeline import RUNNER
 from pipeline.common import params, paths, stage
 from pipeline.common.params import PARAMS
 from pipeline.common.sections import Section, in_sentences
+from pipeline.tools.templates import template
 
 RECIPES = Path("recipes")
 RESULTS = RECIPES / "results"
@@ -44,20 +46,16 @@ TRIAL_PARAMS = {
     "training": {"precision": "float32", "validations": 2, "validation_images": 64},
 }
 SAME = ("started", "commit", "data", "device", "hardware", "precision", "mode", "python", *stage.PACKAGES)
-HEADER = ("entry", "metric", "seeds", "mean ± 95 %", "expected", "", "s/seed")
 
 
 def main(
     name: Annotated[str | None, typer.Argument(help="One of the recipes; without it they are listed.")] = None,
     *,
     quick: Annotated[bool, typer.Option(help="A few steps on the digits, to try the command; no verdict.")] = False,
-    table: Annotated[bool, typer.Option(help="Make recipes/results.md anew, and run nothing.")] = False,
 ) -> None:
     """Run the recipe NAME and set its result beside the published figure."""
     try:
-        if table:
-            TABLE.write_text(page(), encoding="utf-8")
-        elif name is None:
+        if name is None:
             _list()
         else:
             _run(name, quick=quick)
@@ -87,7 +85,8 @@ def _run(name: str, *, quick: bool) -> None:
     result = outcome(name, recipe, wanted, experiment(name, wanted))
     disk.write_json(RESULTS / f"{name}.json", result)
     TABLE.write_text(page(), encoding="utf-8")
-    print("", *_section(result), f"Written to {RESULTS / name}.json and {TABLE}", sep="\n")
+    section = getattr(_template().module, "section")(result)  # noqa: B009 - a macro
+    print("", section, f"Written to {RESULTS / name}.json and {TABLE}", sep="\n")
 
 
 # --- what a recipe is -------------------------------------------------------------------------------------------------
@@ -335,46 +334,24 @@ def verdict(figure: Mapping[str, Any]) -> str:
 def page() -> str:
     """The table of all results, as Markdown."""
     results = [disk.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
-    lines = [
-        "# What the recipes gave", "",
-        "Made by `python -m pipeline.tools.recipe --table` from `recipes/results/`, which `make recipe NAME=…` writes.",
-        "All figures are of the test split: means over the seeds ± their 95 % confidence interval (Student's t).",
-        "Reached: the mean is as good as the expected figure; within the interval: worse by less than the interval.",
-        "Seconds are those of one seed's training steps.", "",
-    ]  # fmt: skip
-    for result in results:
-        lines += [f"## {result['recipe']}", ""]
-        lines += [f"{result['title']}. Expected: {result['paper']}, {result['table']}.", ""]
-        lines += _section(result)
     waiting = sorted(set(available()) - {result["recipe"] for result in results})
-    if waiting:
-        lines += [f"No results yet: {', '.join(waiting)}.", ""]
-    return "\n".join(lines)
+    return _template().render(results=results, waiting=waiting)
 
 
-def _section(result: Mapping[str, Any]) -> list[str]:
-    """A result's figures as a table, and where they come from."""
-    changed = f" with changes in {', '.join(result['uncommitted_changes'])}" if result["uncommitted_changes"] else ""
-    how = f"{result['hardware']}, {result['precision']}, {result['mode']}"
-    versions = f"Python {result['python']}, torch {result['torch']}"
-    return [
-        f"| {' | '.join(HEADER)} |",
-        "|---|---|---:|---:|---:|---|---:|",
-        *map(_row, result["figures"]),
-        "",
-        f"commit {result['commit'][:12]}{changed}; {how}; {versions}; {result['started']}",
-        "",
-    ]
+def _template() -> Template:
+    page = template("recipe_results.md.j2")
+    page.globals["cells"] = _cells
+    return page
 
 
-def _row(figure: Mapping[str, Any]) -> str:
+def _cells(figure: Mapping[str, Any]) -> list[str]:
+    """The row of a figure."""
     digits = KNOWN[figure["metric"]].digits
     half = f" ± {figure['interval']:.{digits}f}" if figure["interval"] else ""
     mean = "n/a" if figure["mean"] is None else f"{figure['mean']:,.{digits}f}{half}"
     expected = "–" if figure["value"] is None else f"{figure['value']:g}"
-    seeds, seconds = len(figure["values"]), f"{figure['train_seconds']:,.0f}"
-    cells = (figure["entry"], _heading(figure["metric"]), seeds, mean, expected, verdict(figure), seconds)
-    return f"| {' | '.join(map(str, cells))} |"
+    seeds, seconds = str(len(figure["values"])), f"{figure['train_seconds']:,.0f}"
+    return [figure["entry"], _heading(figure["metric"]), seeds, mean, expected, verdict(figure), seconds]
 
 
 def _heading(metric: str) -> str:

@@ -26,6 +26,8 @@ from typer.cli import get_docs_for_click
 import pipeline
 from pipeline.common.params import Params
 from pipeline.common.sections import Entry, entries_type
+from pipeline.tools import recipe
+from pipeline.tools.templates import template
 
 Json: TypeAlias = dict[str, Any]
 
@@ -43,11 +45,6 @@ def main(
     for path in stale:
         path.write_text(texts[path], encoding="utf-8")
         print(f"{path} is new")
-
-
-def _page(title: str, sources: str, parts: list[str]) -> str:
-    notice = f"Made by `python -m pipeline.tools.reference` from {sources}; edit that, not this page."
-    return "\n\n".join([f"# {title}", textwrap.fill(notice, 118), *(part.strip() for part in parts)]) + "\n"
 
 
 # --- params.schema.json ----------------------------------------------------------------------------------------------
@@ -71,10 +68,6 @@ def schema() -> Json:
 
 # --- docs/parameters.md ----------------------------------------------------------------------------------------------
 
-INTRODUCTION = """\
-`params.yaml` is checked as a whole before any stage works: a key that does not exist or a value that is out of range
-gets a sentence, and nothing is lost. Keys without a default have to be given. Editors that read the first line of
-`params.yaml` check it while you type, by `params.schema.json`."""
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {
     "integer": "whole number",
@@ -88,35 +81,24 @@ TYPES = {
 def parameters() -> str:
     """docs/parameters.md: a table for each section of params.yaml, each model, and each part of one."""
     whole = schema()
-    definitions, parts = whole["$defs"], [INTRODUCTION]
+    definitions = whole["$defs"]
     common = Entry.model_json_schema(schema_generator=WithoutTitles)["properties"]
-    for name, section in whole["properties"].items():
-        parts.append(f"## `{name}`")
-        if name == "variants":
-            parts += ["Every entry has these keys, and those of its [model](#models):", _table(common, definitions)]
-        else:
-            parts.append(_table({name: section}, definitions))
-    for title in (name for name, each in definitions.items() if "type" not in each):  # a choice of several
-        parts.append(f"## {title.capitalize()}s")
-        for name, each in definitions.items():
-            if name.startswith(f"{title}-"):
-                own = {key: inner for key, inner in each["properties"].items() if key not in {"name", *common}}
-                document = " ".join(each["description"].split())
-                table = _table(own, definitions).replace(f"| {document} |", "| as above |")
-                parts += [f"### `{name.partition('-')[2]}`", document, *([table] if own else [])]
-    return _page("Parameters", "the code that checks `params.yaml`, and the constructors of models and parts", parts)
+    choices: dict[str, Json] = {name: {} for name, each in definitions.items() if "type" not in each}
+    for name, each in definitions.items():
+        title, _, member = name.partition("-")
+        if title in choices and member:
+            own = {key: inner for key, inner in each["properties"].items() if key not in {"name", *common}}
+            choices[title][member] = {"document": " ".join(each["description"].split()), "own": own}
+    page = template("parameters.md.j2")
+    page.globals["rows"] = lambda keys: [row for key in keys for row in _rows(keys[key], key, definitions)]
+    return page.render(sections=whole["properties"], common=common, choices=choices)
 
 
-def _table(keys: Json, definitions: Json) -> str:
-    """A table of keys, and of the keys below them."""
-    rows = (row for key, each in keys.items() for row in _rows(each, key, definitions))
-    return "| key | default | allowed | meaning |\n|---|---|---|---|\n" + "".join(rows)
-
-
-def _rows(section: Json, path: str, definitions: Json) -> Iterator[str]:
+def _rows(section: Json, path: str, definitions: Json) -> Iterator[tuple[str, ...]]:
+    """A key and the keys below it: path, default, what is allowed, meaning."""
     default = f"`{json.dumps(section['default'])}`".replace('"', "") if "default" in section else ""
     meaning = section["description"].replace("|", "∣")
-    yield f"| `{path}` | {default} | {_allowed(section, definitions)} | {meaning} |\n"
+    yield f"`{path}`", default, _allowed(section, definitions), meaning
     inner = definitions.get(_target(section), section)
     if "$ref" in (named := inner.get("additionalProperties") or {}):
         inner = {"properties": {"*": named | {"description": "a name of yours"}}}
@@ -144,29 +126,22 @@ def _target(section: Json) -> str:
 
 # --- docs/commands.md ------------------------------------------------------------------------------------------------
 
-
 EXAMPLES = re.compile(r"^(?:  \S.*\n)+", re.MULTILINE)  # lines that are set in by two
 
 
 def commands() -> str:
     """docs/commands.md, by typer's own utility for such pages."""
     targets = re.findall(r"^([a-z-]+):.*?## +(.*)$", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    rows = "".join(f"| `make {name}` | {what} |\n" for name, what in targets)
-    parts = [
-        "## make",
-        "Each sets up the environment first, where that has not been done.",
-        f"| command | what it does |\n|---|---|\n{rows}",
-        "## Programs",
-        "With the environment active (`source .venv/bin/activate`). DVC runs those that are stages.",
-    ]
-    for words, found in programs().items():
-        if isinstance(found, str):
-            parts += [f"### `{words}`", found]
-        else:
-            context = found.context_class(found, info_name=words)
-            text = get_docs_for_click(obj=found, ctx=context, indent=2, name=words)
-            parts.append(EXAMPLES.sub(lambda lines: f"\n```sh\n{textwrap.dedent(lines[0])}```\n", text))
-    return _page("Commands", "the `Makefile` and what each command says to `--help`", parts)
+    texts = [_described(words, found) for words, found in programs().items()]
+    return template("commands.md.j2").render(targets=targets, programs=texts)
+
+
+def _described(words: str, found: Any) -> str:
+    if isinstance(found, str):
+        return f"### `{words}`\n\n{found}"
+    context = found.context_class(found, info_name=words)
+    text = get_docs_for_click(obj=found, ctx=context, indent=2, name=words)
+    return EXAMPLES.sub(lambda lines: f"\n```sh\n{textwrap.dedent(lines[0])}```\n", text)
 
 
 @cache
@@ -194,6 +169,7 @@ def programs() -> dict[str, Any]:
 PAGES: dict[Path, Callable[[], str]] = {
     Path("docs/parameters.md"): parameters,
     Path("docs/commands.md"): commands,
+    recipe.TABLE: recipe.page,
     Path("params.schema.json"): lambda: json.dumps(schema(), indent=2, ensure_ascii=False) + "\n",
 }
 

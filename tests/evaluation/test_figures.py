@@ -2,9 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import rc_params_from_file
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from aelab.evaluation import figures
+from aelab.evaluation.palette import COLOURS, GRID, INK
 
 
 def test_same_data_same_bytes(x: torch.Tensor, tmp_path: Path) -> None:
@@ -15,6 +18,13 @@ def test_same_data_same_bytes(x: torch.Tensor, tmp_path: Path) -> None:
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_style_has_the_colours_of_the_palette() -> None:
+    """A page with a dark theme replaces these."""
+    style = rc_params_from_file(figures.STYLE, use_default_template=False)
+    assert [to_hex(f"#{each['color'].removeprefix('#')}") for each in style["axes.prop_cycle"]] == list(COLOURS)
+    assert {f"#{colour.removeprefix('#')}" for key, colour in style.items() if key.endswith("color")} == {INK, GRID}
 
 
 def test_halves_stand_apart(x: torch.Tensor, tmp_path: Path) -> None:

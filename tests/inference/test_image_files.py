@@ -7,7 +7,8 @@ from PIL import Image
 
 from aelab.core.errors import UserError
 from aelab.inference import image_files
-from aelab.ingest.image_folder import Decoded, Fit
+from aelab.ingest import image_folder
+from aelab.ingest.image_folder import Fit
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
 
@@ -30,36 +31,37 @@ def test_an_image_of_the_models_size_stays_as_it_is(fit: Fit, tmp_path: Path) ->
     pixels = np.arange(64, dtype=np.uint8).reshape(GREY)
     (tmp_path / "a.png").write_bytes(image_files.png(pixels))
     for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
-        seen = image_files.read(source, GREY, fit)
-        assert isinstance(seen, Decoded)
-        assert seen.size == (8, 8)
-        np.testing.assert_array_equal(seen.pixels, pixels)
+        seen = image_folder.decoded(source, GREY, fit)
+        assert isinstance(seen, np.ndarray)
+        np.testing.assert_array_equal(seen, pixels)
 
 
 def test_colour_is_written_and_read_back(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, RGB, dtype=np.uint8)
     (tmp_path / "a.png").write_bytes(image_files.png(pixels))
-    seen = image_files.read(tmp_path / "a.png", RGB, "exact")
-    assert isinstance(seen, Decoded)
-    np.testing.assert_array_equal(seen.pixels, pixels)
+    seen = image_folder.decoded(tmp_path / "a.png", RGB, "exact")
+    assert isinstance(seen, np.ndarray)
+    np.testing.assert_array_equal(seen, pixels)
 
 
 def test_another_size_is_fitted_or_named() -> None:
     wide = content((20, 10))
-    padded = image_files.read(wide, GREY, "pad")
-    assert isinstance(padded, Decoded)
-    assert padded.size == (20, 10)
-    assert padded.pixels.shape == GREY
-    assert padded.pixels[0, 0].tolist() == [0] * 8
-    assert image_files.read(wide, GREY, "exact") == "is 20×10 pixels, the model takes 8×8"
+    padded = image_folder.decoded(wide, GREY, "pad")
+    assert isinstance(padded, np.ndarray)
+    assert padded.shape == GREY
+    assert padded[0, 0].tolist() == [0] * 8
+    assert image_folder.decoded(wide, GREY, "exact") == "is 20×10 pixels, the model takes 8×8"
 
 
 @pytest.mark.parametrize("fit", ["crop", "exact"])
 def test_what_is_no_image_has_its_reason(fit: Fit, tmp_path: Path) -> None:
-    assert image_files.read(b"hello", GREY, fit) == "is not a PNG, JPEG, WebP, BMP or TIFF image"
-    assert image_files.read(b"", GREY, fit) == "is empty"
-    assert image_files.read(content()[:40], GREY, fit) == "is truncated or damaged"
-    assert image_files.read(tmp_path / "none.png", GREY, fit) == "cannot be read (No such file or directory)"
+    assert image_folder.decoded(b"hello", GREY, fit) == "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
+    assert image_folder.decoded(b"", GREY, fit) == "is empty"
+    assert (
+        image_folder.decoded(content()[:40], GREY, fit)
+        == "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
+    )
+    assert image_folder.decoded(tmp_path / "none.png", GREY, fit) == "cannot be read (No such file or directory)"
 
 
 def test_a_folder_keeps_its_names_and_tells_apart_what_would_be_the_same(tmp_path: Path) -> None:
@@ -86,14 +88,14 @@ def test_where_nothing_can_be_read_or_written_is_told(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="name another folder"):
             image_files.jobs(source, out)
     with pytest.raises(UserError, match=r"b\.jpg does not end in \.png"):
-        image_files.job(source / "a.png", "a.png", tmp_path / "b.jpg")
+        image_files.job(str(source / "a.png"), tmp_path / "b.jpg")
     with pytest.raises(UserError, match="is a file that does not end in"):
         image_files.numbered(touched(tmp_path, "c.jpg") / "c.jpg", 2)
 
 
 def test_one_image_goes_into_a_folder_that_is_there(tmp_path: Path) -> None:
-    assert image_files.job(Path("x/a.jpg"), "x/a.jpg", tmp_path).target == tmp_path / "a.png"
-    assert image_files.job(Path("x/a.jpg"), "x/a.jpg", tmp_path / "b.PNG").target == tmp_path / "b.PNG"
+    assert image_files.job("x/a.jpg", tmp_path).target == tmp_path / "a.png"
+    assert image_files.job("x/a.jpg", tmp_path / "b.PNG").target == tmp_path / "b.PNG"
 
 
 def test_nothing_is_replaced_unless_it_is_to_be(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ def save(path: Path, variant: str = "ae", seed: int = 0) -> Path:
     return path
 
 
-def content(model: str, revision: str | None = None) -> tuple[bytes, str]:
+def content(model: str) -> tuple[bytes, str]:
     """The weights of a model, and what they are called."""
-    with located(model, revision) as (path, name):
+    with located(model) as (path, name):
         return path.read_bytes(), name
 
 
@@ -38,22 +38,18 @@ def test_a_file_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("model", "revision", "problem"),
+    ("model", "problem"),
     [
-        ("none", None, "there is no model none: name a file such as models/vae/seed0.safetensors"),
-        ("empty", None, "the folder empty holds no model"),
-        ("models:/a@champion", "HEAD", "which knows no revision 'HEAD'"),
-        ("models/vae", "HEAD", "models/vae cannot be had from the revision 'HEAD'"),
-        ("HEAD:models/vae", None, "models/vae cannot be had from the revision 'HEAD'"),
+        ("none", "there is no model none: name a file such as models/vae/seed0.safetensors"),
+        ("empty", "the folder empty holds no model"),
+        ("HEAD:models/vae", "models/vae cannot be had from the revision 'HEAD'"),
     ],
 )
-def test_what_is_not_there_is_told(
-    model: str, revision: str | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_there_is_told(model: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=problem):
-        content(model, revision)
+        content(model)
 
 
 def run(*command: str) -> None:
@@ -77,8 +73,8 @@ def test_a_revision_out_of_dvcs_cache(tmp_path: Path, monkeypatch: pytest.Monkey
         run("git", "commit", "-qm", f"seed {seed}")
     path = "models/ae/seed0.safetensors"
     assert content(f"HEAD~1:{path}") == (weights[0], f"HEAD~1:{path}")
-    assert content("HEAD~1:models/ae") == content(path, "HEAD~1") == (weights[0], f"HEAD~1:{path}")
-    assert content(path)[0] == content("models/ae", "HEAD")[0] == weights[1]
+    assert content("HEAD~1:models/ae") == (weights[0], f"HEAD~1:{path}")
+    assert content(path)[0] == content("HEAD:models/ae")[0] == weights[1]
     monkeypatch.chdir(tmp_path / "models")  # a path is one from here, as everywhere
     assert content("HEAD~1:ae")[0] == weights[0]
     with pytest.raises(UserError, match="from the revision 'no-such'"):

@@ -1,4 +1,4 @@
-import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,18 @@ from tests.support.toys import IMAGE, SECTIONS, trained
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
+def difference(sentence: str) -> float:
+    """What an export says of its outputs beside torch's: the largest difference, or the share of indices."""
+    number, percent = re.findall(r"(\d[\d.]*(?:e-\d+)?)(%?)", sentence)[-1]
+    return float(number) / 100 if percent else float(number)
+
+
 @pytest.mark.parametrize("variant", ["ae", "dae", "vae", "vqvae"])
 def test_a_model_reconstructs_the_same_elsewhere_whatever_the_batch(variant: str, tmp_path: Path) -> None:
     path, model = tmp_path / "model.onnx", trained(variant)
-    found = export(model, "reconstruct", path)
-    assert found.difference < 1e-5
-    assert "at batches of 1, 2, 3, 17" in found.sentence
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == found.digest
+    sentence = export(model, "reconstruct", path)
+    assert difference(sentence) < 1e-5
+    assert "at batches of 1, 2, 3, 17" in sentence
     assert list(tmp_path.iterdir()) == [path]
     x = torch.rand(40, *IMAGE)
     (y,) = onnxruntime.InferenceSession(path).run(["reconstructions"], {"images": x.numpy()})
@@ -28,12 +33,12 @@ def test_a_model_reconstructs_the_same_elsewhere_whatever_the_batch(variant: str
 
 @pytest.mark.parametrize(("variant", "part"), [("vae", "encode"), ("vqvae", "encode"), ("vqvae", "decode")])
 def test_parts(variant: str, part: str, tmp_path: Path) -> None:
-    assert export(trained(variant), part, tmp_path / "model.onnx").difference < 1e-5
+    assert difference(export(trained(variant), part, tmp_path / "model.onnx")) < 1e-5
 
 
 def test_a_quantiser_with_several_codebooks(tmp_path: Path) -> None:
     model = trained("vqvae", quantizer={"name": "residual", **SECTIONS["residual"]})
-    assert export(model, "reconstruct", tmp_path / "model.onnx").difference < 1e-5
+    assert difference(export(model, "reconstruct", tmp_path / "model.onnx")) < 1e-5
 
 
 class Frozen(torch.nn.Module):

@@ -1,10 +1,14 @@
+import functools
 import gzip
 import hashlib
 import io
+import socket
 import tarfile
+import threading
 import zlib
 from dataclasses import replace
 from http.client import IncompleteRead
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
 
@@ -125,9 +129,34 @@ def test_a_site_gives_its_files_unpacked(tmp_path: Path) -> None:
     (tmp_path / f"site/{name}.gz").write_bytes(gzip.compress(b"images"))
     with tarfile.open(tmp_path / "site/all.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / f"site/{name}.gz", f"inner/{name}.gz")
-    for file in (f"{name}.gz", "all.tar.gz"):
-        assert downloads._site((tmp_path / "site").as_uri(), file).fetch(tmp_path / "work") == {name: b"images"}
-        (tmp_path / "work" / file).unlink()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "site")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        for file in (f"{name}.gz", "all.tar.gz"):
+            site = downloads._site(f"http://127.0.0.1:{server.server_port}", file)
+            assert site.fetch(tmp_path / "work") == {name: b"images"}
+            (tmp_path / "work" / file).unlink()
+        server.shutdown()
+
+
+def test_torchvision_is_asked_for_mnist_and_a_slow_mirror_does_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import datasets  # noqa: PLC0415 - slow
+
+    def download(self: datasets.MNIST) -> None:
+        assert socket.getdefaulttimeout() == downloads.NETWORK_TIMEOUT
+        Path(self.raw_folder).mkdir(parents=True)
+        (Path(self.raw_folder) / "a").write_bytes(b"first file")
+        reason = "no route"
+        raise URLError(reason)
+
+    monkeypatch.setattr(datasets.MNIST, "download", download)
+    monkeypatch.setitem(DOWNLOADS, "mnist", replace(DOWNLOADS["mnist"], sources=[downloads._torchvision("MNIST")]))
+    before = socket.getdefaulttimeout()
+    with pytest.raises(UserError, match="torchvision's mirrors of MNIST: <urlopen error no route>"):
+        downloads.fetch("mnist", tmp_path / "cache")
+    assert socket.getdefaulttimeout() == before
 
 
 def test_a_site_that_is_away_is_an_answer(sources: list[Source], tmp_path: Path) -> None:

@@ -1,21 +1,15 @@
-from typing import Any
-
 import pytest
 import torch
 
 from aelab.models.base import Shape
 from aelab.models.network import NETWORKS, Network
+from tests.support.toys import NETWORK_KEYS
 
-KEYS: dict[str, dict[str, Any]] = {
-    "patches": {"width": 8, "downsampling": 4},
-    "conv": {"width": 8, "downsampling": 4, "residual": 1, "hidden": 4},
-    "mlp": {"hidden": [12, 10], "activation": "tanh"},
-}
 IMAGES = [(1, 8, 8), (3, 12, 16), (1, 28, 28), (3, 64, 64)]
 
 
 def build(name: str, image: Shape = (3, 16, 16), **keys: object) -> Network:
-    return NETWORKS.build({"name": name} | KEYS[name] | keys, image)
+    return NETWORKS.build({"name": name} | NETWORK_KEYS[name] | keys, image)
 
 
 @pytest.mark.parametrize("image", IMAGES)

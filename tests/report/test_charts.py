@@ -45,8 +45,8 @@ STYLES = {"a": 0, "b": 7}
 
 def draw_all(folder: Path) -> None:
     charts.rate_distortion(POINTS, folder / "rate.svg")
-    charts.lines(LINES, STYLES, "level", "MSE", folder / "lines.svg")
-    charts.lines(LINES, STYLES, "seconds", "%", folder / "log.svg", logarithmic=True)
+    charts.lines(LINES, STYLES, folder / "lines.svg", xlabel="level", ylabel="MSE")
+    charts.lines(LINES, STYLES, folder / "log.svg", xlabel="seconds", ylabel="%", logarithmic=True)
     charts.values({"a": [1.0, 2.0]}, {"a": Interval(1.5, 0.4)}, STYLES, xlabel="", digits=2, path=folder / "values.svg")
     charts.differences({"b": Interval(1.5, 0.4)}, STYLES, "minus that of a", folder / "gaps.svg")
     charts.learning([CURVE, CURVE], [20, 5], 0, folder / "curve.svg")

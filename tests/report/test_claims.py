@@ -1,5 +1,6 @@
 """Every verdict comes out of the data: the same claim is supported, contradicted, undecided and not measured."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from aelab.report.claims import CLAIMS
 from aelab.report.evidence import Entry, Evidence, loss_ratios, noise_levels
-from aelab.report.verdicts import Judgement, Verdict, judge
+from aelab.report.metrics import METRICS
+from aelab.report.verdicts import Judgement, Threshold, Verdict, judge
 
 SUPPORTED, CONTRADICTED, UNDECIDED = Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.UNDECIDED
 MIXED, UNMEASURED = Verdict.MIXED, Verdict.UNMEASURED
@@ -138,6 +140,16 @@ def test_what_was_not_measured_is_said_to_be(nothing: Sequence[Entry]) -> None:
 def test_each_claim_is_shown_to_come_out_both_ways() -> None:
     """`quantisers` has a test of its own: it says that entries differ, and nothing contradicts it."""
     assert [claim.key for claim in CLAIMS] == [*CASES, "quantisers"]
+
+
+def test_a_claim_reads_as_it_is_tested_on_metrics_that_there_are() -> None:
+    for claim in CLAIMS:
+        for test in (*claim.tests, *([claim.premise] if claim.premise else [])):
+            metrics = test.metrics if not isinstance(test, Threshold) else re.findall("[a-z_]+", test.value)
+            assert {*metrics, *claim.table} <= METRICS.keys() | {"codes", "final_loss_ratio"}
+            if isinstance(test, Threshold):
+                limit = test.below if test.above is None else test.above
+                assert limit == 0 or f"than {limit - 100 if limit > 100 else limit:g}" in claim.reading
 
 
 def test_a_part_that_was_not_measured_is_not_passed_over() -> None:

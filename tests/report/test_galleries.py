@@ -1,8 +1,11 @@
 """Which images stand beside each other, and how a strip of them becomes one picture."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from aelab.evaluation.examples import Examples
 from aelab.report.galleries import Strip, reconstructions, sheets
 
 
@@ -10,9 +13,12 @@ def images(value: int, count: int = 2) -> NDArray[np.uint8]:
     return np.full((count, 1, 8, 8), value, np.uint8)
 
 
-ROWS = ["original", "masking 0.5", "restored", "gaussian 0.1", "restored", "gaussian 0.3", "restored"]
-EXAMPLES = {name: images(i) for i, name in enumerate(("original", "reconstruction", "corrupted", "restored"))}
-EXAMPLES |= {f"denoising/{i:02d}/{row}": images(10 + i) for i, row in enumerate(ROWS)}
+LABELS = ["original", "masking 0.5", "restored", "gaussian 0.1", "restored", "gaussian 0.3", "restored"]
+EXAMPLES = Examples(
+    {name: images(i) for i, name in enumerate(("original", "reconstruction", "corrupted", "restored"))},
+    {"denoising": [(label, images(10 + i)) for i, label in enumerate(LABELS)]},
+    {},
+)
 
 
 def test_clean_images_then_the_reference_then_the_middle_level_of_each_other_kind() -> None:
@@ -26,8 +32,8 @@ def test_clean_images_then_the_reference_then_the_middle_level_of_each_other_kin
 
 
 def test_a_sheet_is_there_for_entries_that_draw_one() -> None:
-    drawn = {f"samples/{row:02d}/": images(row) for row in range(3)}
-    (gallery,) = sheets({"vae": EXAMPLES | drawn, "ae": EXAMPLES})
+    drawn = replace(EXAMPLES, figures={"samples": [("", images(row)) for row in range(3)]})
+    (gallery,) = sheets({"vae": drawn, "ae": EXAMPLES})
     assert gallery.title == "Samples"
     (strip,) = gallery.strips
     assert (strip.label, strip.images.shape) == ("vae", (3, 2, 1, 8, 8))

@@ -9,7 +9,7 @@ from aelab.report import charts, pages
 from aelab.report.galleries import Gallery, Strip
 from aelab.report.intervals import Interval
 from aelab.report.metrics import METRICS
-from aelab.report.pages import Figure, Section
+from aelab.report.pages import Figure
 from aelab.report.summary import Sentence
 from aelab.report.tables import Table
 from aelab.report.verdicts import Claim, Finding, Judgement, Verdict
@@ -30,13 +30,12 @@ def context(**changes: Any) -> dict[str, Any]:
         "title": "T",
         "lead": "L",
         "sentences": [Sentence("`a` is best.", "certain", "More.")],
-        "reading": "R",
+        "seeds": 2,
         "differences": None,
         "tables": tables,
         "claims": [{"claim": claim, "judgement": judgement, "tables": tables, "figures": []}],
         "undefined": [("no codebook", ["perplexity (a)"])],
         "metrics": {"mse": METRICS["mse"]},
-        "provenance": tables[1],
         "fence": "```",
         "parameters": "seeds: [0]\n",
         "folder": Path("reports"),
@@ -76,7 +75,9 @@ def test_what_is_said_of_a_claim_is_no_markup() -> None:
 
 
 def test_what_a_user_wrote_is_no_markup() -> None:
-    section = Section(EVIL, EVIL, origin={"data": EVIL}, parameters=f"# {EVIL}")
+    section = {
+        "title": EVIL, "about": EVIL, "seeds": None, "links": {}, "origin": {"data": EVIL}, "parameters": f"# {EVIL}"
+    }  # fmt: skip
     html, text = rendered(title=EVIL, problems=[EVIL], sections=[section], parameters=f"# {EVIL}")
     assert EVIL not in html
     assert html.count("&lt;script&gt;") >= 6
@@ -102,7 +103,7 @@ def test_markdown_tables_have_as_many_cells_as_columns() -> None:
 def test_a_chart_takes_the_colours_of_the_page_and_a_name(tmp_path: Path) -> None:
     path = tmp_path / "chart.svg"
     drawn = {"a": [(0.0, Interval(1.0, 0.1)), (0.5, Interval(2.0, 0.2))]}
-    charts.lines(drawn, {"a": 0}, "level <1>", "MSE", path)
+    charts.lines(drawn, {"a": 0}, path, xlabel="level <1>", ylabel="MSE")
     svg = Figure('A "title" & more', path, "").svg
     assert svg.startswith('<svg class="chart" role="img" aria-label="A &#34;title&#34; &amp; more"')
     assert not re.search("|".join(THEMED), svg)

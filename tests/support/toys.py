@@ -1,41 +1,76 @@
 """Toy images, toy parameters of every part, toy models."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from aelab.core.registry import keys_of, registry_of
 from aelab.data.pairs import Pairs
 from aelab.models import checkpoint
-from aelab.models.base import Autoencoder, Batch
+from aelab.models.base import VARIANTS, Autoencoder, Batch
+from aelab.models.network import NETWORKS
+from aelab.models.quantizer import QUANTIZERS
 
 IMAGE = (1, 8, 8)
 NETWORK = {"name": "patches", "width": 8}
-PARAMETERS: dict[str, dict[str, Any]] = {
-    "ae": {"network": NETWORK, "code": 4},
-    "contractive": {"network": NETWORK, "code": 4, "penalty": 0.1},
-    "dae": {"network": NETWORK, "code": 4},
-    "sparse": {"network": NETWORK, "code": 4, "penalty": 0.1},
-    "tcvae": {"network": NETWORK, "code": 4, "beta": 4.0, "likelihood": "bernoulli"},
-    "vae": {"network": NETWORK, "code": 4, "beta": 1.0, "likelihood": "bernoulli"},
-    "iwae": {"network": NETWORK, "code": 4, "samples": 3, "likelihood": "bernoulli"},
-    "ladder": {"network": NETWORK, "width": 8, "code": 4, "layers": 2, "channels": 2, "likelihood": "bernoulli"},
-    "vqvae": {
-        "network": NETWORK,
-        "quantizer": {"name": "codebook", "codes": 16, "size": 4},
-        "beta": 0.25,
-        "likelihood": "bernoulli",
-        "prior": {"width": 16, "layers": 1, "heads": 2, "training": {"steps": 4}},
-    },
-    "wae": {"network": NETWORK, "code": 4, "penalty": 10.0},
+ANY: tuple[Any, ...] = (
+    4,
+    0.5,
+    [4],
+    "a",
+    True,
+    {},
+)  # a key that nobody knows here gets the first of these that its annotation allows
+
+
+def toy_keys(part: type, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Toy values of the keys that a part's constructor has to be given: those of `known` that fit, else any that do.
+
+    So the tests of all parts hold for a new one without a word about it here.
+    """
+    needed = [key for key in keys_of(part) if key.default is key.empty]
+    return {
+        key.name: next(each for each in (known.get(key.name, ANY[0]), *ANY) if fits(key.annotation, each))
+        for key in needed
+    }
+
+
+def fits(annotation: Any, value: object) -> bool:
+    """Whether a key allows a value; one that names a part allows any here."""
+    try:
+        TypeAdapter(annotation).validate_python(value, strict=True)
+    except ValidationError:
+        return registry_of(annotation) is not None
+    return True
+
+
+KNOWN = {
+    "network": NETWORK,
+    "likelihood": "bernoulli",
+    "quantizer": {"name": "codebook", "codes": 16, "size": 4},
+    "prior": {"width": 16, "layers": 1, "heads": 2, "training": {"steps": 4}},
+    "beta": 1.0,
+    "penalty": 0.1,
+    "samples": 3,
+    "width": 8,
+    "layers": 2,
+    "channels": 2,
 }
-SECTIONS: dict[str, dict[str, Any]] = {  # of every quantiser, for vectors of 3 numbers
-    "codebook": {"codes": 7, "size": 3},
-    "ema": {"codes": 7, "size": 3},
-    "fsq": {"levels": [8, 5, 4]},
-    "residual": {"codes": 7, "size": 3, "depth": 4},
+OTHERS: dict[str, dict[str, Any]] = {"tcvae": {"beta": 4.0}, "wae": {"penalty": 10.0}, "vqvae": {"beta": 0.25}}
+PARAMETERS = {
+    name: toy_keys(VARIANTS.find(name), KNOWN | OTHERS.get(name, {})) for name in VARIANTS.available()
+}  # of every variant
+SECTIONS = {  # of every quantiser, for vectors of 3 numbers
+    name: toy_keys(QUANTIZERS.find(name), {"codes": 7, "size": 3, "depth": 4, "levels": [8, 5, 4]})
+    for name in QUANTIZERS.available()
+}
+NETWORK_KEYS = {  # of every network
+    name: toy_keys(NETWORKS.find(name), {"width": 8, "hidden": [12, 10]}) for name in NETWORKS.available()
 }
 
 

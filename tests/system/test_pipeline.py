@@ -275,7 +275,7 @@ def test_own_images_run_through_the_whole_dag(tmp_path: Path) -> None:
     noted = json.loads((own.folder / "provenance" / "download.json").read_text())
     assert noted["left_out"] == {
         "empty.png": "is empty",
-        "notes.txt": "is not a PNG, JPEG, WebP, BMP or TIFF image",
+        "notes.txt": "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one",
     }
     assert "2 files were left out" in (own.folder / "reports" / "comparison.md").read_text()
     assert set(np.load(own.folder / "data/clean/train/labels.npy")) == {0, 1}

@@ -1,10 +1,8 @@
 """Files that are whole or say that they are not: atomic writes, hashes, sealed folders; JSON and CSV."""
 
-import csv
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +89,3 @@ def as_json(content: object) -> bytes:
 def read_json(path: Path) -> Any:
     """The content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows that need not all have the same columns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list({name: None for row in rows for name in row}), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -1,39 +1,25 @@
 """Figures as PNG files: the same data give the same bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
-from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from aelab.evaluation.palette import ACCENT, COLOURS, GRID, INK
+from aelab.evaluation.examples import Rows
+from aelab.evaluation.palette import ACCENT, INK
 
 mpl.use("Agg")
 
-Rows: TypeAlias = Sequence[tuple[str, NDArray[np.float32]]]  # labels, and images (n, C, H, W) in [0, 1]
-
-STYLE: Any = {
-    "font.size": 9,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.prop_cycle": cycler(color=COLOURS),
-    "legend.frameon": False,
-}
+STYLE = Path(__file__).with_suffix(".mplstyle")
 
 
 def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> None:
-    """Labelled rows of images on one sheet; with `halves`, its left and right half stand apart under these names."""
+    """Labelled rows of images in [0, 1] on one sheet; with `halves`, its left and right half stand apart, so named."""
     sheet = np.concatenate([_strip(row) for _, row in rows])
     if halves:
         left, right = np.split(sheet, 2, axis=1)
@@ -42,7 +28,7 @@ def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> Non
     height, width = sheet.shape[:2]
     row_height = height / len(rows)
     inch = 2 * row_height  # pixels: a row is half an inch high
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
+    with mpl.rc_context({"axes.grid": False}, STYLE):
         figure = Figure(figsize=(width / inch, height / inch), dpi=120)
         axes = figure.add_axes((0, 0, 1, 1))  # the labels hang over the left edge; the file is cut around them
         axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
@@ -58,27 +44,29 @@ def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> Non
 def code_usage(counts: NDArray[np.float32], path: Path) -> None:
     """How often each code is used, most used first, beside uniform use; counts of shape (K,)."""
     shares = np.sort(counts.astype(np.float64) / counts.sum(dtype=np.float64))[::-1]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 2.8), dpi=120, layout="constrained")
-        axes = figure.subplots()
+    with _chart(path, "codes, most used first", "share of positions (%)") as axes:
         axes.fill_between(np.arange(1, len(shares) + 1), shares * 100, step="mid", color=ACCENT, alpha=0.8)
         axes.axhline(100 / len(shares), color=INK, linestyle="--", linewidth=1, label="uniform use")
-        axes.set(
-            xlabel="codes, most used first", ylabel="share of positions (%)", xlim=(1, len(shares)), ylim=(0, None)
-        )
+        axes.set(xlim=(1, len(shares)), ylim=(0, None))
         axes.legend()
-        save(figure, path)
 
 
 def kl_per_dimension(nats: NDArray[np.float32], path: Path) -> None:
     """The rate of each latent dimension, largest first; nats of shape (d,)."""
-    sorted_nats = np.sort(nats)[::-1]
-    with mpl.rc_context(STYLE):
+    with _chart(path, "latent dimensions, largest rate first", "KL(q ‖ p) (nats)") as axes:
+        axes.bar(np.arange(1, len(nats) + 1), np.sort(nats)[::-1], width=0.8, color=ACCENT)
+        axes.set(ylim=(0, None))
+        axes.grid(visible=False, axis="x")
+
+
+@contextmanager
+def _chart(path: Path, xlabel: str, ylabel: str) -> Iterator[Axes]:
+    """Axes to draw on; what is drawn is saved."""
+    with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=(5.2, 2.8), dpi=120, layout="constrained")
         axes = figure.subplots()
-        axes.bar(np.arange(1, len(nats) + 1), sorted_nats, width=0.8, color=ACCENT)
-        axes.set(xlabel="latent dimensions, largest rate first", ylabel="KL(q ‖ p) (nats)", ylim=(0, None))
-        axes.grid(visible=False, axis="x")
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        yield axes
         save(figure, path)
 
 

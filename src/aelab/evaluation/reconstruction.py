@@ -1,6 +1,7 @@
 """What a trained model is measured by, on images it has not learned from. All of it in batches, without gradients."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelab.core import arrays
-from aelab.core.tensors import BATCH, device_of
+from aelab.core.tensors import BATCH, as_float, device_of
 from aelab.data.pairs import Pairs, batches
 from aelab.evaluation import bounds, image_quality, out_of_distribution
+from aelab.evaluation.image_quality import mse
 from aelab.evaluation.metric_names import METRICS_OF
 from aelab.models import statistics
 from aelab.models.base import Autoencoder
@@ -20,7 +22,7 @@ from aelab.models.latent import flatten, line, parts, unflatten
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk
 Rows: TypeAlias = list[tuple[str, Tensor]]
-Measure: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # of output, clean and seen images: one value each
+Measure: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # of the output and what it is compared with: one value each
 
 LEFT = 5  # images in the left half of a row
 SAMPLE_ROWS = 6
@@ -57,28 +59,11 @@ def evaluate(
         seed: of the sampling in the bound.
     """
     device = device_of(model)
-    values = _means(
-        model,
-        images,
-        images,
-        {
-            "mse": lambda output, clean, _: image_quality.mse(output, clean),
-            "psnr": lambda output, clean, _: image_quality.psnr(output, clean),
-            "ssim": lambda output, clean, _: image_quality.ssim(output, clean),
-        },
-        batch_size,
-    )
+    wanted = {"mse": mse, "psnr": image_quality.psnr, "ssim": image_quality.ssim}
+    values = _means(model, Pairs.of(images), wanted, batch_size)
     for name, corrupted in (noisy or {}).items():
-        values |= _means(
-            model,
-            corrupted,
-            images,
-            {
-                f"denoising_{name}": lambda output, clean, _: image_quality.mse(output, clean),
-                f"copying_{name}": lambda output, _, seen: image_quality.mse(output, seen),
-            },
-            batch_size,
-        )
+        to_seen = {f"copying_{name}": mse}
+        values |= _means(model, Pairs(corrupted, images), {f"denoising_{name}": mse}, batch_size, to_seen)
     generator = torch.Generator(device).manual_seed(seed)
     values |= model.measure(batches(images, batch_size, device), generator)
     undefined = undefined_metrics(model)
@@ -88,15 +73,9 @@ def evaluate(
 def importance_weighted(
     model: Autoencoder, images: Images, values: Mapping[str, float], *, samples: int, count: int, seed: int
 ) -> dict[str, float]:
-    """The bound on −log p(x) with `samples` samples, "nll", and its standard error; nothing where it is not defined.
+    """The bound on −log p(x) with k = `samples`, "nll", and its standard error; nothing where it is not defined.
 
-    Args:
-        model: as for `evaluate`.
-        images: the split that it is the mean over.
-        values: what `evaluate` said about them.
-        samples: k.
-        count: of the images that it is estimated from, evenly spread.
-        seed: of the sampling.
+    The mean over `images`, about which `evaluate` has measured `values`, estimated from `count` evenly spread ones.
     """
     if "nll" in undefined_metrics(model):
         return {}
@@ -114,27 +93,18 @@ def denoising(
 ) -> dict[str, float]:
     """The errors to the clean images alone, "denoising_<name>", of as many corruptions as there are.
 
-    Args:
-        model: as for `evaluate`.
-        images: the clean images of the split.
-        noisy: their corrupted copies, by the name of the corruption.
-        count: of the images that the errors are means over, evenly spread and the same under all corruptions.
-        batch_size: images per batch.
+    They are means over `count` evenly spread images, the same under all corruptions; the rest is as for `evaluate`.
     """
     values: dict[str, float] = {}
     for name, corrupted in noisy.items():
-        seen, clean = Pairs(corrupted, images).thinned(count)
-        wanted: dict[str, Measure] = {f"denoising_{name}": lambda output, clean, _: image_quality.mse(output, clean)}
-        values |= _means(model, seen, clean, wanted, batch_size)
+        values |= _means(model, Pairs(corrupted, images).thinned(count), {f"denoising_{name}": mse}, batch_size)
     return values
 
 
 @torch.no_grad()
 def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = BATCH) -> float:
     """The mean squared error alone."""
-    return _means(
-        model, images, images, {"mse": lambda output, clean, _: image_quality.mse(output, clean)}, batch_size
-    )["mse"]
+    return _means(model, Pairs.of(images), {"mse": mse}, batch_size)["mse"]
 
 
 @torch.no_grad()
@@ -146,30 +116,28 @@ def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> d
     count = min(UNLIKE, max(2, arrays.CHUNK // math.prod(model.image)))
     values: dict[str, float] = {}
     for name, make in (("noise", out_of_distribution.noise), ("photographs", out_of_distribution.photographs)):
-        images = make(count, model.image, seed=seed)
-        values |= _means(
-            model,
-            images,
-            images,
-            {
-                f"identity_{name}": lambda output, clean, _: image_quality.correlation(output, clean),
-                f"unlike_{name}_mse": lambda output, clean, _: image_quality.mse(output, clean),
-            },
-            batch_size,
-        )
+        wanted = {f"identity_{name}": image_quality.correlation, f"unlike_{name}_mse": mse}
+        values |= _means(model, Pairs.of(make(count, model.image, seed=seed)), wanted, batch_size)
     return values
 
 
 def _means(
-    model: Autoencoder, inputs: Images, references: Images, wanted: Mapping[str, Measure], size: int
+    model: Autoencoder,
+    images: Pairs,
+    to_clean: Mapping[str, Measure],
+    size: int,
+    to_seen: Mapping[str, Measure] | None = None,
 ) -> dict[str, float]:
-    """Means over all images of what is measured of the model's outputs for `inputs`."""
-    means = {name: statistics.Mean() for name in wanted}
+    """Means over all images of the measures between the model's output and the clean image, or the one it has seen."""
+    means = defaultdict[str, statistics.Mean](statistics.Mean)
     device = device_of(model)
-    for seen, clean in zip(batches(inputs, size, device), batches(references, size, device), strict=True):
+    for x, y in images.split(size):
+        seen, clean = as_float(x.to(device)), as_float(y.to(device))
         output = model.reconstruct(seen)
-        for name, measure in wanted.items():
-            means[name].add(measure(output, clean, seen))
+        for name, measure in to_clean.items():
+            means[name].add(measure(output, clean))
+        for name, measure in (to_seen or {}).items():
+            means[name].add(measure(output, seen))
     return {name: mean.value for name, mean in means.items()}
 
 

@@ -7,6 +7,7 @@ Nothing is coloured. What needs torch is imported inside functions: `--help` and
 
 import inspect
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,13 +16,15 @@ import typer
 
 from aelab.core.errors import UserError
 from aelab.inference import image_files, invocation
-from aelab.inference.invocation import PIPE, Force, Invocation, Quiet, Revision, Verbose, named
+from aelab.inference.image_files import PIPE
+from aelab.inference.invocation import Force, Invocation, Quiet, named
 from aelab.ingest import image_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TABLES = (".parquet", ".csv")
+EXAMPLES = tomllib.loads(Path(__file__).with_name("examples.toml").read_text(encoding="utf-8"))  # by command
 
 app = typer.Typer(
     name="aelab",
@@ -58,59 +61,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"aelab: {error.filename or 'the output'}: {error.strerror}")
 
 
-@app.callback(
-    epilog="""\b
-Examples:
-  aelab reconstruct digit.png copy.png --model models/vae
-  aelab denoise scans/ cleaned/ --model models:/denoising@champion
-  cat digit.png | aelab encode - - --model models/vae
-  aelab sample digits.png --count 25 --model models/vqvae --seed 7
-  aelab interpolate 3.png 8.png strip.png --model models/ae
-  aelab export models/vae vae.onnx
-
-COMMAND --help has more of them.
-"""
-)
+@app.callback(epilog="aelab COMMAND --help has examples.")
 def about() -> None:
     """Use trained autoencoders: on an image, a folder of images, or in a pipe."""
 
 
-def command(*examples: str) -> Callable[[Callable[..., None]], None]:
+def _examples(name: str) -> str:
+    return "\n  ".join(["\b\nExamples:", *EXAMPLES[name]])
+
+
+def command(work: Callable[..., None]) -> None:
     """Register a command that is given an `Invocation`, and has the options of that beside its own parameters."""
     shared = inspect.signature(Invocation).parameters.values()
 
-    def register(work: Callable[..., None]) -> None:
-        def run(**given: Any) -> None:
-            call = Invocation(**{each.name: given.pop(each.name) for each in shared})
-            work(call, **given)
+    def run(**given: Any) -> None:
+        call = Invocation(**{each.name: given.pop(each.name) for each in shared})
+        work(call, **given)
 
-        _, *own = inspect.signature(work).parameters.values()
-        together = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
-        run.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
-        app.command(work.__name__, help=work.__doc__, epilog="\n  ".join(["\b\nExamples:", *examples]))(run)
-
-    return register
+    _, *own = inspect.signature(work).parameters.values()
+    together = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
+    run.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
+    app.command(work.__name__, help=work.__doc__, epilog=_examples(work.__name__))(run)
 
 
-@command(
-    "aelab reconstruct digit.png copy.png --model models/vae",
-    "aelab reconstruct digits/ copies/ --model models:/reconstruction@champion",
-    "aelab reconstruct photo.jpg copy.png --model models/vqvae --fit pad",
-    "cat digit.png | aelab reconstruct - - --model models/ae > copy.png",
-)
+@command
 def reconstruct(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
     """Give images back as a model encodes and decodes them."""
-    invocation.check_png(out)
     call.reconstruct(call.jobs(source, out), fit)
 
 
-@command(
-    "aelab denoise noisy.png clean.png --model models/dae",
-    "aelab denoise scans/ cleaned/ --model models:/denoising@champion",
-)
+@command
 def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
     """Give corrupted images back without their noise."""
-    invocation.check_png(out)
     jobs = call.jobs(source, out)
     if call.model.inputs == "clean":
         call.note(
@@ -119,10 +101,7 @@ def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
     call.reconstruct(jobs, fit)
 
 
-@command(
-    "aelab encode digits/ codes.parquet --model models/vae",
-    "aelab encode digit.png - --model models/vqvae",
-)
+@command
 def encode(
     call: Invocation,
     source: In,
@@ -154,10 +133,7 @@ def encode(
     call.end(f"codes of {len(names)} images, {form.width} numbers each: {named(out)}")
 
 
-@command(
-    "aelab sample digits.png --count 25 --model models/vae --seed 7",
-    "aelab sample digits/ --count 1000 --model models:/generation@champion",
-)
+@command
 def sample(
     call: Invocation,
     out: Outs,
@@ -173,10 +149,7 @@ def sample(
     call.end(f"{count} samples, seed {seed}: {named(out)}")
 
 
-@command(
-    "aelab interpolate 3.png 8.png strip.png --model models/vae",
-    "aelab interpolate 3.png 8.png frames/ --steps 60 --model models/vae",
-)
+@command
 def interpolate(
     call: Invocation,
     first: Annotated[str, typer.Argument(metavar="A", help="The image to begin with.")],
@@ -188,7 +161,7 @@ def interpolate(
 ) -> None:
     """Go from one image to another, in a straight line between their codes."""
     paths = call.targets(out, steps)
-    jobs = [invocation.job(first), invocation.job(last)]
+    jobs = [image_files.job(first), image_files.job(last)]
     import torch
 
     from aelab.inference import tasks
@@ -201,13 +174,7 @@ def interpolate(
     call.end(f"{steps} images from {first} to {last}: {named(out)}")
 
 
-@app.command(
-    epilog="""\b
-Examples:
-  aelab export models/vae vae.onnx
-  aelab export models:/reconstruction@champion encoder.onnx --part encode
-"""
-)
+@app.command(epilog=_examples("export"))
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="As --model of the other commands.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="An .onnx.")],
@@ -216,24 +183,22 @@ def export(
         Literal["reconstruct", "encode", "decode"],
         typer.Option(help="Images to images, images to codes (as rows, see encode), or such rows to images."),
     ] = "reconstruct",
-    rev: Revision = None,
     force: Force = False,
     quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Write a model as ONNX, for other programs.
 
     Before it is written, its outputs are compared with torch's at several batch sizes.
     """
-    call = Invocation(model, rev, "cpu", force, quiet, verbose)
+    call = Invocation(model, force, quiet)
     if out.suffix != ".onnx":
         msg = f"models are written as ONNX; {out} does not end in .onnx"
         raise typer.BadParameter(msg, param_hint="OUT")
     image_files.check_free([out], force=force)
     from aelab.inference import onnx
 
-    found = onnx.export(call.model, part, out)
-    call.note(f"{out}: {part}, {out.stat().st_size / 1e6:.2f} MB, SHA-256 {found.digest}\n{found.sentence}")
+    sentence = onnx.export(call.model.cpu(), part, out)
+    call.note(f"{out}: {part}, {out.stat().st_size / 1e6:.2f} MB\n{sentence}")
 
 
 if __name__ == "__main__":

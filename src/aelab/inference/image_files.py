@@ -6,7 +6,7 @@ them, and brought to its size. What is written has been named by the user, and r
 
 import io
 import math
-import warnings
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from aelab.core.errors import UserError
-from aelab.data.datasets import Bytes, Shape
+from aelab.data.datasets import Bytes
 from aelab.ingest import image_folder
-from aelab.ingest.image_folder import Decoded, Fit, LeftOut
+from aelab.ingest.image_folder import LeftOut
 
-PNG = ".png"
+PNG, PIPE = ".png", "-"
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,19 @@ def jobs(source: Path, out: Path | None) -> tuple[list[Job], list[LeftOut]]:
     return [Job(image_folder.shown(name), source / name, out / target) for name, target in pairs], left_out
 
 
-def job(source: Path | bytes, name: str, out: Path | None) -> Job:
-    """One image; in a folder that is there it becomes a PNG of the same name.
+def job(source: str, out: Path | None = None) -> Job:
+    """One image, `PIPE` being the standard input, which is read at once; in a folder it becomes a PNG of its name.
 
     Raises:
         UserError: `out` is no path of a PNG.
     """
+    name = "stdin" if source == PIPE else source
     if out is not None and out.is_dir():
         out /= f"{Path(name).stem}{PNG}"
     if out is not None and out.suffix.lower() != PNG:
         msg = f"images are written as PNG: {out} does not end in {PNG}"
         raise UserError(msg)
-    return Job(name, source, out)
+    return Job(name, sys.stdin.buffer.read() if source == PIPE else Path(source), out)
 
 
 def check_free(paths: Sequence[Path], *, force: bool) -> None:
@@ -84,13 +85,6 @@ def check_free(paths: Sequence[Path], *, force: bool) -> None:
         others = f" and {len(there) - 1} more" if len(there) > 1 else ""
         msg = f"{there[0]}{others} would be replaced: --force does so"
         raise UserError(msg)
-
-
-def read(source: Path | bytes, shape: Shape, fit: Fit) -> Decoded | str:
-    """The image as one of `shape`, (C, H, W), or the reason why there is none; in one thread, without warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return image_folder.decoded(source, shape, fit)
 
 
 def png(image: Bytes) -> bytes:

@@ -4,29 +4,28 @@ What needs torch is imported inside functions: `--help` and completion do not wa
 """
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from tqdm.auto import tqdm
 
 from aelab.core.disk import write_atomically
-from aelab.core.errors import UserError
 from aelab.data.datasets import Bytes
 from aelab.inference import image_files
-from aelab.inference.image_files import Job
-from aelab.ingest.image_folder import Fit, words
+from aelab.inference.image_files import PIPE, Job
+from aelab.ingest.image_folder import Fit, decoded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from aelab.models.base import Autoencoder
 
-PIPE = "-"
 BATCH = 100  # images in memory at a time
 
 Model = Annotated[
@@ -36,18 +35,12 @@ Model = Annotated[
         "-m",
         envvar="AELAB_MODEL",
         metavar="MODEL",
-        help="A file (models/vae/seed0.safetensors), its folder (models/vae), either as of a revision "
-        "(HEAD~1:models/vae), or MLflow's (models:/reconstruction@champion, runs:/ID/vae-seed0).",
+        help="A file (models/vae/seed0.safetensors), its folder (models/vae), either as of a revision, tag or DVC "
+        "experiment (HEAD~1:models/vae), or MLflow's (models:/reconstruction@champion, runs:/ID/vae-seed0).",
     ),
 ]
-Revision = Annotated[
-    str | None,
-    typer.Option("--rev", metavar="REV", help="Take MODEL as of this Git revision, tag or DVC experiment."),
-]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: a GPU if there is one.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 
 
 @dataclass
@@ -58,22 +51,14 @@ class Invocation:
     """
 
     location: Model
-    rev: Revision = None
-    device: Device = "auto"
     force: Force = False
     quiet: Quiet = False
-    verbose: Verbose = False
     total: int = field(default=1, init=False)  # images to read, or else the one thing to be made
     failed: int = field(default=0, init=False)
 
     def note(self, text: str) -> None:
         """Tell a user who has not asked for quiet."""
         if not self.quiet:
-            typer.echo(text, err=True)
-
-    def detail(self, text: str) -> None:
-        """Tell a user who has asked for more."""
-        if self.verbose:
             typer.echo(text, err=True)
 
     def fail(self, text: str) -> None:
@@ -92,24 +77,18 @@ class Invocation:
 
     @cached_property
     def model(self) -> "Autoencoder":
-        """The model on its device, in evaluation mode."""
+        """The model in evaluation mode, on a GPU if there is one: CUDA_VISIBLE_DEVICES= hides it."""
         import torch
 
         from aelab.core import devices
         from aelab.inference.model_locator import located
         from aelab.models import checkpoint
 
-        if self.device == "cuda" and not torch.cuda.is_available():
-            msg = "torch finds no GPU here: --device cpu does without"
-            raise UserError(msg)
-        device = devices.prepare(self.device, torch.get_num_threads())
-        with located(self.location, self.rev) as (path, name):
+        device = devices.prepare("auto", torch.get_num_threads())
+        with located(self.location) as (path, name):
             model = checkpoint.load(path, device)
         if name != self.location:
             self.note(f"model: {name}")
-        channels, height, width = model.image
-        pixels = f"{width}×{height} pixels, {channels} channel{'s' * (channels > 1)}"
-        self.detail(f"{model.configuration['variant']} for images of {pixels}, on {devices.describe(device)}")
         return model
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -118,7 +97,7 @@ class Invocation:
         """The images to read, and the file that each is written to; none if there is no `out`, or it is a pipe."""
         target = None if out in {None, PIPE} else Path(str(out))
         if source == PIPE or not Path(source).is_dir():
-            jobs = [job(source, target)]
+            jobs = [image_files.job(source, target)]
         elif out == PIPE:
             msg = "a folder becomes a folder; - takes one image"
             raise typer.BadParameter(msg, param_hint="OUT")
@@ -136,29 +115,21 @@ class Invocation:
         """
         from aelab.core.tensors import as_float
 
-        resized: list[str] = []
         quiet = True if self.quiet or len(jobs) == 1 else None  # None: no bar where stderr is no terminal
         with tqdm(total=len(jobs), unit="image", leave=False, disable=quiet, file=sys.stderr) as bar:
             for start in range(0, len(jobs), BATCH):
                 read, pixels = list[Job](), list[Bytes]()
                 for job in jobs[start : start + BATCH]:
-                    seen = image_files.read(job.source, self.model.image, fit)
+                    with warnings.catch_warnings(action="ignore"):
+                        seen = decoded(job.source, self.model.image, fit)
                     bar.update()
                     if isinstance(seen, str):
                         self.fail(f"{job.name} {seen}")
-                        continue
-                    if seen.size != self.model.image[:0:-1]:
-                        resized.append(f"{job.name} is {words(seen.size)} pixels")
-                        self.detail(resized[-1])
-                    read.append(job)
-                    pixels.append(seen.pixels)
+                    else:
+                        read.append(job)
+                        pixels.append(seen)
                 if read:
                     yield read, as_float(np.stack(pixels))
-        if resized:
-            one = len(resized) == 1
-            which = f"{resized[0]}; it was" if one else f"{len(resized)} images had another size; they were"
-            size = words(self.model.image[:0:-1])
-            self.note(f"{which} brought to the model's {size} (--fit {fit})")
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -177,34 +148,12 @@ class Invocation:
 
     def targets(self, out: str, count: int) -> Sequence[Path | None]:
         """The files of `count` images, or the one file of all of them; None is the standard output."""
-        check_png(out)
         if out == PIPE:
             return [None]
         alone = Path(out).suffix.lower() == image_files.PNG
         paths = [Path(out)] if alone else image_files.numbered(Path(out), count)
         image_files.check_free(paths, force=self.force)
         return paths
-
-
-def job(source: str, target: Path | None = None) -> Job:
-    """A single image; the standard input is read at once."""
-    if source != PIPE:
-        return image_files.job(Path(source), source, target)
-    if sys.stdin.isatty():
-        msg = "- is the standard input, which is to be an image: … | aelab … -"
-        raise typer.BadParameter(msg, param_hint="IN")
-    return image_files.job(sys.stdin.buffer.read(), "stdin", target)
-
-
-def check_png(out: str) -> None:
-    """A terminal shows no PNG.
-
-    Raises:
-        typer.BadParameter: `out` is one.
-    """
-    if out == PIPE and sys.stdout.isatty():
-        msg = "- is the standard output, a terminal, which shows no PNG: aelab … - > image.png"
-        raise typer.BadParameter(msg, param_hint="OUT")
 
 
 def write(images: Bytes, targets: Sequence[Path | None], columns: int | None = None) -> None:

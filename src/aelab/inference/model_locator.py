@@ -20,42 +20,31 @@ from aelab.core.errors import UserError
 
 SUFFIX = ".safetensors"
 IN_MLFLOW = re.compile(r"(models|runs|mlflow-artifacts):/")
+HELP = "`dvc pull` brings trained ones, `make repro` trains them"
 
 
 @contextmanager
-def located(model: str, revision: str | None = None) -> Iterator[tuple[Path, str]]:
-    """The weights of `model` as a file for as long as the block, and what they are called, for a message.
-
-    Args:
-        model: as above.
-        revision: a Git revision to take the path from, instead of one before a colon.
+def located(model: str) -> Iterator[tuple[Path, str]]:
+    """The weights of `model`, written as above, as a file for as long as the block, and their name for a message.
 
     Raises:
         UserError: there is no such model.
     """
-    if IN_MLFLOW.match(model):
-        if revision is not None:
-            msg = f"{model} is in MLflow, which knows no revision {revision!r}: leave one of them out"
-            raise UserError(msg)
-        with tempfile.TemporaryDirectory() as folder:
-            yield _from_mlflow(model, Path(folder)), model
-        return
-    before, colon, after = model.partition(":")
-    if revision is None and colon and not Path(model).exists():
-        revision, model = before, after
-    if revision is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            yield _from_dvc(model, revision, Path(folder))
-        return
     path = Path(model)
-    if not path.exists():
-        msg = f"there is no model {model}: name a file such as models/vae/seed0{SUFFIX}, or its folder; {HELP}"
-        raise UserError(msg)
-    name = str(path / _first((each.name for each in path.iterdir()), model)) if path.is_dir() else model
-    yield Path(name), name
-
-
-HELP = "`dvc pull` brings trained ones, `make repro` trains them"
+    with tempfile.TemporaryDirectory() as folder:
+        if IN_MLFLOW.match(model):
+            yield _from_mlflow(model, Path(folder)), model
+        elif path.is_dir():
+            name = f"{path}/{_first((each.name for each in path.iterdir()), model)}"
+            yield Path(name), name
+        elif path.exists():
+            yield path, model
+        elif ":" in model:
+            revision, _, inside = model.partition(":")
+            yield _from_dvc(inside, revision, Path(folder))
+        else:
+            msg = f"there is no model {model}: name a file such as models/vae/seed0{SUFFIX}, or its folder; {HELP}"
+            raise UserError(msg)
 
 
 def _first(names: Iterable[str], folder: str) -> str:

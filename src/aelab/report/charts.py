@@ -7,7 +7,6 @@ rate and distortion   −ELBO = R + D: on the plane of both, bounds that are equ
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +23,6 @@ from aelab.report.intervals import Interval
 MARKERS = "osD^vP"  # told apart without colours, too
 WIDTH, ROW = 3.5, 0.28  # inches: of a chart, and of one entry in it
 BELOW = 0.3  # a row's mean are its seeds, in rows
-LOOK: Any = STYLE | {"svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"]}
 CURVE = 10  # points from which on a curve is one
 
 
@@ -39,7 +37,7 @@ def save(figure: Figure, path: Path) -> None:
 @contextmanager
 def _chart(path: Path, height: float, width: float = WIDTH) -> Iterator[Axes]:
     """Axes to draw on, of so many inches; what is drawn is saved."""
-    with mpl.rc_context(LOOK):
+    with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure.subplots()
         save(figure, path)
@@ -137,7 +135,7 @@ def _equal_sums(axes: Axes) -> None:
 
 
 def lines(
-    drawn: Mapping[str, Line], styles: Mapping[str, int], xlabel: str, ylabel: str, path: Path, *,
+    drawn: Mapping[str, Line], styles: Mapping[str, int], path: Path, *, xlabel: str, ylabel: str,
     reference: float | None = None, logarithmic: bool = False,
 ) -> None:  # fmt: skip
     """Lines of all entries with their intervals; from 0 on where there is no other `reference` to see them against."""

@@ -4,9 +4,9 @@ Who answers is found by what an entry is: what it learned from, which metrics it
 """
 
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,18 +20,6 @@ Curve: TypeAlias = Sequence[Mapping[str, Any]]  # points of one phase: step, tim
 Line: TypeAlias = Sequence[tuple[float, Interval]]  # where, and what was measured there
 
 CLEAN = "clean"  # the `inputs` of an entry that learns from uncorrupted images
-
-
-class Group(StrEnum):
-    """Entries of one kind, as a sentence calls them."""
-
-    ALL = "entries"
-    PLAIN = "plain autoencoders"
-    CLEAN = "entries that learned from clean images"
-    CORRUPTED = "entries that learned from corrupted images"
-    DENOISING = "denoising autoencoders"
-    VARIATIONAL = "variational autoencoders"
-    DISCRETE = "autoencoders with a codebook"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +50,17 @@ class Entry:
         return int(self.parameters.get("quantizer.codes", 0)) * int(self.parameters.get("quantizer.depth", 1))
 
 
+GROUPS: dict[str, Callable[[Entry, bool], bool]] = {  # which entries, with a codebook or without one, a sentence means
+    "entries": lambda *_: True,
+    "plain autoencoders": lambda entry, _: entry.plain,
+    "entries that learned from clean images": lambda entry, _: entry.clean,
+    "entries that learned from corrupted images": lambda entry, _: not entry.clean,
+    "denoising autoencoders": lambda entry, _: not entry.clean and entry.pixels is None,
+    "variational autoencoders": lambda entry, codebook: entry.pixels is not None and not codebook,
+    "autoencoders with a codebook": lambda _, codebook: codebook,
+}
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The entries, and one row of metrics for each of their seeds that finished, in columns "entry" and "seed"."""
@@ -76,6 +75,18 @@ class Evidence:
         mine = self.results[self.results["entry"] == entry.name]
         return mine.set_index("seed")[name].dropna()
 
+    def term(self, entry: Entry, text: str) -> pd.Series:
+        """A term of metrics, as "100 * code_distance", by seed; without the seeds that do not define all of them.
+
+        Beside metrics it may hold `codes`, the entry's, and `final_loss_ratio`: validation ÷ training loss at the end.
+        """
+        ends = [ratios[-1][1] for curve in entry.curves if (ratios := loss_ratios(curve))]
+        known = {"codes": entry.codes or math.nan, "final_loss_ratio": pd.Series(ends, dtype=float)}
+        names = re.findall("[a-z_]+", text)
+        values = {name: known[name] if name in known else self.values(entry, name) for name in names}
+        found: pd.Series = pd.eval(text, local_dict=values, global_dict={})  # type: ignore[assignment]
+        return found.dropna()
+
     def mean(self, entry: Entry, name: str) -> Interval:
         """A metric's mean over the seeds."""
         return interval(self.values(entry, name))
@@ -84,19 +95,10 @@ class Evidence:
         """The entries that define all of these metrics."""
         return [entry for entry in self.entries if all(len(self.values(entry, name)) for name in names)]
 
-    def group(self, group: Group) -> list[Entry]:
-        """The entries of one kind."""
-        discrete = {entry.name for entry in self.having("codes_used")}
-        belongs: dict[Group, Callable[[Entry], bool]] = {
-            Group.ALL: lambda _: True,
-            Group.PLAIN: lambda entry: entry.plain,
-            Group.CLEAN: lambda entry: entry.clean,
-            Group.CORRUPTED: lambda entry: not entry.clean,
-            Group.DENOISING: lambda entry: not entry.clean and entry.pixels is None,
-            Group.VARIATIONAL: lambda entry: entry.pixels is not None and entry.name not in discrete,
-            Group.DISCRETE: lambda entry: entry.name in discrete,
-        }
-        return [entry for entry in self.entries if belongs[group](entry)]
+    def group(self, name: str) -> list[Entry]:
+        """The entries of one of `GROUPS`."""
+        discrete = self.having("codes_used")
+        return [entry for entry in self.entries if GROUPS[name](entry, entry in discrete)]
 
     def best(self, entries: Iterable[Entry], name: str) -> Entry:
         """The entry with the best mean of a metric that they all define."""

@@ -1,32 +1,19 @@
-"""Images as the report shows them: the same test images by every entry, and what each entry draws by itself.
-
-Examples are what `evaluate` leaves of an entry: arrays of images (n, C, H, W), uint8, by name. The names of a figure's
-rows are `figure/row/label`, the rows in their order.
-"""
+"""Images as the report shows them: the same test images by every entry, and what each entry draws by itself."""
 
 import base64
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Examples: TypeAlias = Mapping[str, NDArray[Any]]
+from aelab.evaluation.examples import Array, Examples
+from aelab.report.pages import CAPTIONS
 
 PHOTOGRAPH = 64  # pixels along a side from which on images are compressed with loss in the page
 GAP = 0.5  # gray between images, seen on white and on black
-SHEETS = {
-    "samples": ("Samples", "Images drawn from each entry's prior."),
-    "interpolation": ("Interpolation", "Each row is a straight line from one image's code to another's, decoded."),
-    "traversal": (
-        "Traversal",
-        "One dimension of one image's code turned over ±3 standard deviations, a row for each; those that vary most.",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -77,48 +64,49 @@ def reconstructions(examples: Mapping[str, Examples], reference: str) -> Iterato
         examples: by entry.
         reference: the corruption of "denoising MSE", in words.
     """
-    if examples:
-        first = next(iter(examples.values()))
-        caption = "Test images, and what each entry gives back."
-        yield _gallery("Reconstructions", caption, examples, "original", "reconstruction")
-        for corruption, (above, below) in {reference: ("corrupted", "restored"), **_middle(first, reference)}.items():
-            caption = f"Test images under {corruption}, and what each entry makes of them."
-            yield _gallery(f"Denoising: {corruption}", caption, examples, above, below)
+    if not examples:
+        return
+    caption = "Test images, and what each entry gives back."
+    clean = {name: (each.images["original"], each.images["reconstruction"]) for name, each in examples.items()}
+    yield _gallery("Reconstructions", caption, "original", clean)
+    noisy = {name: (each.images["corrupted"], each.images["restored"]) for name, each in examples.items()}
+    for corruption, pairs in {reference: noisy, **_middle(examples, reference)}.items():
+        caption = f"Test images under {corruption}, and what each entry makes of them."
+        yield _gallery(f"Denoising: {corruption}", caption, "corrupted", pairs)
 
 
-def _middle(examples: Examples, reference: str) -> dict[str, tuple[str, str]]:
-    """Of each kind of noise that the reference is not of, the middle one of the levels that were drawn: the rows of the
-    corrupted images and, below these, of the restored ones.
+def _middle(examples: Mapping[str, Examples], reference: str) -> dict[str, dict[str, tuple[Array, Array]]]:
+    """Corrupted and restored images by corruption and entry, of each kind of noise that the reference is not of: the
+    middle one of the levels that were drawn.
     """
-    kinds: dict[str, list[tuple[str, str]]] = {}
-    for above, below in pairwise(sorted(key for key in examples if key.startswith("denoising/"))):
-        if below.endswith("/restored"):
-            kinds.setdefault(_label(above).rpartition(" ")[0], []).append((above, below))
-    middle = [rows[len(rows) // 2] for kind, rows in kinds.items() if not reference.startswith(kind)]
-    return {_label(above): (above, below) for above, below in middle}
+    pairs: dict[str, dict[str, tuple[Array, Array]]] = {}
+    for entry, each in examples.items():
+        rows = each.figures.get("denoising", [])
+        for (corruption, corrupted), (_, restored) in zip(rows[1::2], rows[2::2], strict=True):  # below the originals
+            pairs.setdefault(corruption, {})[entry] = corrupted, restored
+    kinds: dict[str, list[str]] = {}
+    for corruption in pairs:
+        kinds.setdefault(corruption.rpartition(" ")[0], []).append(corruption)
+    middle = [levels[len(levels) // 2] for kind, levels in kinds.items() if not reference.startswith(kind)]
+    return {corruption: pairs[corruption] for corruption in middle}
 
 
-def _label(row: str) -> str:
-    return row.rpartition("/")[2]
-
-
-def _gallery(title: str, caption: str, examples: Mapping[str, Examples], above: str, below: str) -> Gallery:
-    """What stands above all, as the first entry has it, and below it what each entry makes of it."""
-    name = "original" if above == "original" else "corrupted"
-    strips = [Strip(name, f"{name} test images", next(iter(examples.values()))[above][None])]
-    made = {entry: each[below] for entry, each in examples.items() if below in each}
-    strips += [Strip(entry, f"{title.lower()}: by {entry}", images[None]) for entry, images in made.items()]
+def _gallery(title: str, caption: str, name: str, pairs: Mapping[str, tuple[Array, Array]]) -> Gallery:
+    """The images as the first entry has seen them, and below them what each entry makes of them."""
+    (seen, _), *_ = pairs.values()
+    strips = [Strip(name, f"{name} test images", seen[None])]
+    strips += [Strip(entry, f"{title.lower()}: by {entry}", made[None]) for entry, (_, made) in pairs.items()]
     return Gallery(title, caption, strips)
 
 
 def sheets(examples: Mapping[str, Examples]) -> Iterator[Gallery]:
     """What each entry draws of itself, entries beside each other."""
-    for figure, (title, caption) in SHEETS.items():
+    for figure, text in CAPTIONS["sheets"].items():
         drawn = {
-            name: np.stack([each[key] for key in keys])
+            name: np.stack([images for _, images in each.figures[figure]])
             for name, each in examples.items()
-            if (keys := sorted(key for key in each if key.startswith(f"{figure}/")))
+            if figure in each.figures
         }
         if drawn:
-            strips = [Strip(name, f"{title.lower()} of {name}", images) for name, images in drawn.items()]
-            yield Gallery(title, caption, strips)
+            strips = [Strip(name, f"{text['title'].lower()} of {name}", images) for name, images in drawn.items()]
+            yield Gallery(text["title"], text["caption"], strips)

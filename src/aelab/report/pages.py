@@ -1,8 +1,9 @@
 """The pages of the report: the parts that a template shows, and the templates filled."""
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 
 from aelab.evaluation.palette import THEMED
-from aelab.report.tables import Table
+
+CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,6 @@ class Figure:
             f'style="max-width: {1.5 * float(width):.0f}px">'
         )
         return Markup(re.sub(r"<svg.*?>", lambda _: opening, text, count=1, flags=re.DOTALL).strip())  # noqa: S704 - ours
-
-
-@dataclass(frozen=True)
-class Section:
-    """One entry's part of the report."""
-
-    title: str
-    about: str
-    seeds: Table | None = None
-    links: Mapping[str, str] = field(default_factory=dict)  # by seed: its run
-    origin: Mapping[str, str] = field(default_factory=dict)
-    parameters: str = ""
 
 
 def render(name: str, context: Mapping[str, Any]) -> str:

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import readable
 from aelab.report import charts
 from aelab.report.evidence import Entry, Evidence, Line, RateDistortion, loss_ratios, noise_levels
-from aelab.report.galleries import Examples
 from aelab.report.intervals import difference, interval, leaders
 from aelab.report.metrics import METRICS, PLOTTED
-from aelab.report.pages import Figure
+from aelab.report.pages import CAPTIONS, Figure
 from aelab.report.tables import comparable, heading
 
 SETTLED = 0.2  # of a training, from which on its losses are compared: before, they fall too fast
-LEAST = 0.1  # per cent of its way that a training is shown to have before it
+LEAST = 0.1  # per cent of its way that a training is shown to have before it; its caption says so, too
 
 
 def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -62,24 +62,13 @@ def noise(evidence: Evidence, folder: Path) -> Iterator[Figure]:
             entry.name: [(level, evidence.mean(entry, name)) for level, name in names]
             for entry in evidence.having(*(name for _, name in names))
         }
-        if lines:
-            path = folder / f"noise-{kind}.svg"
-            charts.lines(lines, evidence.styles, "level of the noise", "MSE to the clean image", path)
-            yield Figure(readable(kind).capitalize(), path, "Level 0 is reconstruction; bands are 95 % intervals.")
+        yield from _lines("noise", lines, evidence, folder / f"noise-{kind}.svg", readable(kind).capitalize())
 
 
 def progress(evidence: Evidence, folder: Path) -> Iterator[Figure]:
     """How much of its way each entry still has before it, by seconds."""
     lines = {entry.name: line for entry in evidence.entries if (line := _way(entry))}
-    if lines:
-        path = folder / "progress.svg"
-        charts.lines(lines, evidence.styles, "seconds of training", "% of the way left", path, logarithmic=True)
-        yield Figure(
-            "All entries", path,
-            "How much of the fall of its validation loss is still to come: 100 % at the first validation, 0 at "
-            f"the best; {LEAST} % or less is drawn as {LEAST}. Losses of different models have units of their own. The "
-            "training of a learned prior comes after it.",
-        )  # fmt: skip
+    yield from _lines("progress", lines, evidence, folder / "progress.svg")
 
 
 def _way(entry: Entry) -> Line:
@@ -108,14 +97,12 @@ def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
         points = [_rate_distortion(evidence, entry, mine) for entry in mine]
         path = folder / f"rate_distortion{i or ''}.svg"
         charts.rate_distortion(points, path)
-        caption = (
-            "Small dots are seeds, large ones their means. Gray lines join equal sums of both, the −ELBO that they are "
-            "marked with: further down and to the left is better."
-        )
+        text = CAPTIONS["rate_distortion"]
+        caption = text["caption"]
         if any(each.family is not None for each in points):
-            caption += " Dark lines join one model at several β."
+            caption += text["families"]
         if any(each.uniform is not None for each in points):
-            caption += " An arrow leads from the uniform prior to the learned one."
+            caption += text["uniform"]
         yield Figure(f"Rate and distortion: {pixels}", path, caption)
 
 
@@ -142,15 +129,7 @@ def _but_beta(entry: Entry) -> str:
 def generalisation(evidence: Evidence, folder: Path) -> Iterator[Figure]:
     """Validation ÷ training loss of every entry, by the share of the training that is done."""
     lines = {entry.name: line for entry in evidence.entries if (line := _ratios(entry))}
-    if lines:
-        path = folder / "generalisation.svg"
-        charts.lines(lines, evidence.styles, "share of the training", "validation ÷ training loss", path, reference=1)
-        yield Figure(
-            "Validation against training loss", path,
-            "Each validation loss over the mean of the training losses since the one before, with 95 % intervals over "
-            "the seeds. Training losses are older than the validation, so that the ratio begins below 1; above 1, the "
-            "entry does better on what it has seen.",
-        )  # fmt: skip
+    yield from _lines("generalisation", lines, evidence, folder / "generalisation.svg")
 
 
 def _ratios(entry: Entry) -> Line:
@@ -169,22 +148,31 @@ def learning(evidence: Evidence, picked: Mapping[str, Mapping[str, Sequence[int]
             path = folder / entry.name / f"learning_{phase}.svg"
             charts.learning(curves, best, evidence.styles[entry.name], path)
             title = entry.name if phase == "autoencoder" else f"{entry.name}, {phase}"
-            yield Figure(title, path, "Loss by step, seconds above. Large mark: the weights that validation picked.")
+            yield _figure("learning", path, title)
 
 
 def code_use(evidence: Evidence, examples: Mapping[str, Examples], folder: Path) -> Iterator[Figure]:
     """How much of its code each entry uses, its first seed that finished."""
     for name, each in examples.items():
         style = evidence.styles[name]
-        if (nats := each.get("kl_per_dimension")) is not None:
+        if (nats := each.statistics.get("kl_per_dimension")) is not None:
             path = folder / name / "kl_per_dimension.svg"
             charts.bars(nats.astype(np.float64), ("latent dimensions, largest rate first", "KL (nats)"), style, path)
-            caption = "KL(q(z|x) ‖ p(z)) of each latent dimension; one without any has collapsed. First seed."
-            yield Figure(f"KL of each latent dimension: {name}", path, caption)
-        if (counts := each.get("code_usage")) is not None:
+            yield _figure("kl_per_dimension", path, f"KL of each latent dimension: {name}")
+        if (counts := each.statistics.get("code_usage")) is not None:
             path = folder / name / "code_usage.svg"
             shares = 100 * counts.astype(np.float64) / counts.astype(np.float64).sum()
             uniform = ("uniform use", 100 / len(counts))
             charts.bars(shares, ("codes, most used first", "share of positions (%)"), style, path, uniform)
-            caption = "How often each code of the codebook is used over the whole test set. First seed."
-            yield Figure(f"Use of each code: {name}", path, caption)
+            yield _figure("code_usage", path, f"Use of each code: {name}")
+
+
+def _lines(key: str, lines: Mapping[str, Line], evidence: Evidence, path: Path, title: str = "") -> Iterator[Figure]:
+    """A chart of lines, if there are any."""
+    if lines:
+        charts.lines(lines, evidence.styles, path, **CAPTIONS[key]["axes"])
+        yield _figure(key, path, title)
+
+
+def _figure(key: str, path: Path, title: str = "") -> Figure:
+    return Figure(title or CAPTIONS[key]["title"], path, CAPTIONS[key]["caption"])

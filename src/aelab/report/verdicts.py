@@ -1,27 +1,23 @@
-"""How a claim is tested: the kinds of tests, and the verdict that follows from what they find.
+"""How a claim of `claims.toml`, where all fields are explained, is tested: what was found, and the verdict on it.
 
 A verdict is read off an interval: all of it on the claimed side of a threshold supports the claim, all of it on the
 other side contradicts the claim, and an interval that holds the threshold decides nothing.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TypeAlias
 
 import numpy as np
-import pandas as pd
 
-from aelab.report.evidence import Entry, Evidence, Group, noise_metrics
+from aelab.report.evidence import Entry, Evidence, noise_metrics
 from aelab.report.intervals import Interval, difference, interval
 from aelab.report.metrics import metric
 from aelab.report.tables import cell, listed, shown
 
 ABOVE, BELOW = 1, -1  # on which side of a threshold a claim places a value
 QUANTILE = 1.96  # of the normal distribution: a Monte Carlo error has many samples
-
-Value: TypeAlias = Callable[[Evidence, Entry], pd.Series]  # of an entry, by seed; empty where it has none
 
 
 class Verdict(StrEnum):
@@ -44,33 +40,24 @@ class Finding:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A test of each entry by itself: its value lies on one side of a threshold.
+    """A test of each entry by itself: its value lies on one side of a threshold."""
 
-    Attributes:
-        value: what is measured.
-        entries: of whom.
-        side: where the claim places it, `ABOVE` or `BELOW` the threshold.
-        threshold: what it is compared with.
-        sentence: `{value}` is that value, `{entry}` whose it is, and a metric's name the entry's mean of that.
-        like: the metric whose unit and digits the value has; "" for per cent.
-        errors: the metrics that are the value's Monte Carlo errors, which widen its interval.
-    """
-
-    value: Value
-    entries: Group
-    side: int
-    threshold: float
+    value: str
+    entries: str
     sentence: str
+    above: float | None = None
+    below: float = math.nan
     like: str = ""
     errors: Sequence[str] = ()
 
     def findings(self, evidence: Evidence) -> list[Finding]:
         """One for each entry that has such a value."""
+        threshold, side = (self.below, BELOW) if self.above is None else (self.above, ABOVE)
         found = []
         for entry in evidence.group(self.entries):
-            if len(values := self.value(evidence, entry)):
+            if len(values := evidence.term(entry, self.value)):
                 value = self._widened(interval(values), evidence, entry)
-                found.append(finding(self._text(value, evidence, entry), value, self.threshold, self.side))
+                found.append(finding(self._text(value, evidence, entry), value, threshold, side))
         return found or [unmeasured(f"Not measured for any of the {self.entries}")]
 
     def _widened(self, value: Interval, evidence: Evidence, entry: Entry) -> Interval:
@@ -88,18 +75,11 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Duel:
-    """A test of two groups: by each metric the best entry of the one is better than the best entry of the other.
+    """A test of two groups: by each metric the best entry of the one is better than the best entry of the other."""
 
-    Attributes:
-        metrics: that decide; none: the errors under all kinds and levels of noise.
-        ours: whom the claim places ahead.
-        theirs: whom it places behind.
-        each: every one of ours has to be better, not only the best.
-    """
-
-    metrics: Sequence[str]
-    ours: Group
-    theirs: Group
+    metrics: Sequence[str]  # none: the errors under all kinds and levels of noise
+    ours: str
+    theirs: str
     each: bool = False
 
     def findings(self, evidence: Evidence) -> list[Finding]:
@@ -130,13 +110,14 @@ class ToldApart:
     """A test of entries that differ in one part alone: by each metric the highest is certainly above some other."""
 
     metrics: Sequence[str]
-    part: str  # the key of that part
-    lacking: str  # what to say where no two entries differ so
+    entries: str
+    part: str
+    lacking: str
 
     def findings(self, evidence: Evidence) -> list[Finding]:
         """One for each metric, about the largest family of such entries."""
         families: dict[tuple[str, int], list[Entry]] = {}
-        for entry in evidence.group(Group.DISCRETE):
+        for entry in evidence.group(self.entries):
             rest = {key: value for key, value in entry.parameters.items() if not key.startswith(f"{self.part}.")}
             families.setdefault((repr(sorted(rest.items())), entry.codes), []).append(entry)
         family = max(families.values(), key=len, default=[])
@@ -160,25 +141,14 @@ class ToldApart:
 
 @dataclass(frozen=True)
 class Claim:
-    """A row of the table.
+    """A claim, and how it is put to the test."""
 
-    Attributes:
-        key: a short name for links.
-        title: the claim itself.
-        reading: how it is put to the test, thresholds included.
-        tests: that have to agree.
-        table: the metrics that are shown below it,
-        entries: of whom.
-        premise: what has to hold of some entry before the claim can be supported; where it does not,
-        otherwise: says that.
-    """
-
-    key: str
+    key: str  # for links
     title: str
     reading: str
     tests: Sequence[Threshold | Duel | ToldApart]
     table: Sequence[str] = ()
-    entries: Group = Group.ALL
+    entries: str = "entries"
     premise: Threshold | None = None
     otherwise: str = ""
 
