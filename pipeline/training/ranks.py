@@ -102,7 +102,7 @@ def _torchrun(arguments: Sequence[str], environment: dict[str, str]) -> Iterator
     """torchrun, in a session of its own as its processes are: Ctrl-C is for the stage to pass on. Nothing of it is left
     behind.
     """
-    command = [sys.executable, "-c", "from pipeline import ranks; ranks.torchrun()", *arguments]
+    command = [sys.executable, "-c", "from pipeline.training import ranks; ranks.torchrun()", *arguments]
     with subprocess.Popen(command, env=environment, start_new_session=True) as torchrun:  # noqa: S603
         try:
             yield torchrun

@@ -172,7 +172,7 @@ def test_what_a_dead_worker_had_begun_ends(tmp_path: Path, store: S3) -> None:
     stages = {"only": {"cmd": "python -m pipeline.stages.corrupt only", "outs": ["only.txt"]}}
     made = project(tmp_path / "project", store, "orphan", stages)
     (made.folder / "pipeline/stages/corrupt.py").write_text(  # a stage, as far as its end is concerned
-        "import time\nfrom pathlib import Path\nfrom pipeline import stage\n"
+        "import time\nfrom pathlib import Path\nfrom pipeline.common import stage\n"
         "def work(params, provenance):\n    print('begun', flush=True)\n    time.sleep(60)\n"
         "stage.run(work, None, variants=False)\n"
     )
