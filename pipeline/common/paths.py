@@ -44,8 +44,8 @@ def raw() -> Path:
 
 
 def checkpoints() -> Path:
-    """A folder for every training, with its curve while it runs: see `store`. No output of any stage; machines that
-    share it, as $AELAB_CHECKPOINTS, go on with each other's trainings.
+    """A folder for every training, with its curve while it runs: see `TrainingFolder`. No output of any stage; machines
+    that share it, as $AELAB_CHECKPOINTS, go on with each other's trainings.
     """
     return Path(os.environ.get("AELAB_CHECKPOINTS") or root() / "checkpoints").resolve()
 

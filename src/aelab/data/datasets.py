@@ -1,8 +1,8 @@
 """Data sets of images: the published ones that can be named, how a data set is split, and how it lies on disk.
 
-A published data set is a few named files, of which the SHA-256 of the unpacked content is pinned here; `downloads.py`
-fetches and parses them. A user's own images come from a folder (`folder.py`). On disk a split is two arrays, images
-and labels.
+A published data set is a few named files, of which the SHA-256 of the unpacked content is pinned here;
+`ingest/downloads.py` fetches and parses them. A user's own images come from a folder (`ingest/image_folder.py`). On
+disk a split is two arrays, images and labels.
 """
 
 import functools

@@ -109,7 +109,7 @@ def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = B
 
 @torch.no_grad()
 def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> dict[str, float]:
-    """How much of images that are unlike the data the model gives back, by name as in `metrics.IDENTITY`.
+    """How much of images that are unlike the data the model gives back, by name as in `metric_names.IDENTITY`.
 
     An identity function gives back all of them; what only knows the data gives back none.
     """

@@ -1,6 +1,6 @@
 """Images that a user hands to a model, and what comes back: files, folders of them, or bytes; written as PNG.
 
-Images of any kind and size are read as `folder.py` reads them: turned upright, grey or coloured as the model wants
+Images of any kind and size are read as `image_folder.py` does: turned upright, grey or coloured as the model wants
 them, and brought to its size. What is written has been named by the user, and replaces nothing without being told so.
 """
 

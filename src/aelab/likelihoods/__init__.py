@@ -1,1 +1,1 @@
-"""Likelihoods, one file each: the decoder's distribution over pixels. `likelihood` says what each has to give."""
+"""Likelihoods, one file each: the decoder's distribution over pixels. `models/likelihood.py` says what each gives."""

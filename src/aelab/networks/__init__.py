@@ -1,1 +1,1 @@
-"""Networks, one file each: encoders and decoders of a kind; `network` says what each has to give."""
+"""Networks, one file each: encoders and decoders of a kind; `models/network.py` says what each gives."""

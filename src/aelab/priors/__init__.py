@@ -1,1 +1,1 @@
-"""Priors, one file each: the distribution over the codes of a VAE. `prior` says what each has to give."""
+"""Priors, one file each: the distribution over the codes of a VAE. `models/prior.py` says what each gives."""

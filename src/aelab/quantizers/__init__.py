@@ -1,1 +1,1 @@
-"""Quantisers, one file each: what makes codes of vectors. `quantizer` says what each has to give."""
+"""Quantisers, one file each: what makes codes of vectors. `models/quantizer.py` says what each gives."""

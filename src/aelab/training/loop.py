@@ -137,7 +137,7 @@ def fit(
         session: who follows, and what there is room for.
         state: of the training that this is a phase of; without one, the module is all of it.
     """
-    # 87 lines: a third is the docstring, and the loop reads best in one piece.
+    # Over 60 lines: a third is the docstring, and the loop reads best in one piece.
     session = session or Session()
     state = state or TrainingState(module, session.store)
     device, count, steps = device_of(module), len(train.targets), budget.steps
@@ -153,9 +153,8 @@ def fit(
     # ---- What is looked at on the way: `points` means of the training loss, `validations` of the held-out one.
     validate = Validation(module, validation, steps, options.precision, room=room, samples=count)
     every = max(1, steps // options.points)
-    validated = {
-        math.ceil(steps * (i + 1) / options.validations) for i in range(options.validations)
-    }  # the last step is one
+    turns = range(1, options.validations + 1)
+    validated = {math.ceil(steps * turn / options.validations) for turn in turns}  # the last step is one of them
     progress = Progress(f"{session.label} {phase}".strip(), steps, batch)
     curve = Curve(progress, device, lambda point: session.follow(phase, point))
 

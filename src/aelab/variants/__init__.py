@@ -1,1 +1,1 @@
-"""Variants, one file each, which an entry of `params.yaml` names as its `model`; `base` says what each has to give."""
+"""Variants, one file each, which an entry names as its `model`; `models/base.py` says what each gives."""
