@@ -85,8 +85,8 @@ def _run(name: str, *, quick: bool) -> None:
     result = outcome(name, recipe, wanted, experiment(name, wanted))
     disk.write_json(RESULTS / f"{name}.json", result)
     TABLE.write_text(page(), encoding="utf-8")
-    section = getattr(_template().module, "section")(result)  # noqa: B009 - a macro
-    print("", section, f"Written to {RESULTS / name}.json and {TABLE}", sep="\n")
+    macros: Any = _template().make_module({"results": [], "waiting": []})
+    print("", macros.section(result), f"Written to {RESULTS / name}.json and {TABLE}", sep="\n")
 
 
 # --- what a recipe is -------------------------------------------------------------------------------------------------

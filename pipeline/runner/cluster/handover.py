@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 from dvc.exceptions import DvcException
@@ -63,11 +63,12 @@ class Handover:
         """Take what DVC's run cache in the remote has of a stage, if all its outputs are there; nothing moves."""
         stage = self.stages[name]
         made = {out.def_path: out for on in self.upstream[name] for out in self.stages[on].outs}
+        away = [out for on in self.upstream[name] - self.at_home for out in self.stages[on].outs]
         try:
             for dep in stage.deps:
                 if dep.def_path in made:
                     dep.hash_info, dep.meta = made[dep.def_path].hash_info, made[dep.def_path].meta
-                elif any(localfs.overlaps(dep.fs_path, out.fs_path) for out in made.values()):
+                elif any(localfs.overlaps(dep.fs_path, out.fs_path) for out in away):
                     return False  # a folder of several outputs, or a file in one, which is not here as it should be
                 else:
                     dep.save()
@@ -130,14 +131,25 @@ class Handover:
 
 
 def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
-    """The stages that run here: a worker cannot have all that they read, or hand over all that they write."""
+    """The stages that run here: a worker cannot have all that they read, or hand over all that they write; or another
+    stage reads a file in a folder that they write, for which their entry in dvc.lock has no hash.
+    """
     made = {out.def_path for stage in stages.values() for out in stage.outs}
-    own = {name: {dep.def_path for dep in stage.deps} - made for name, stage in stages.items()}
+    deps = {name: {dep.def_path for dep in stage.deps} for name, stage in stages.items()}
+    around = {
+        path: {str(parent) for parent in PurePath(path).parents} & made for path in set[str]().union(*deps.values())
+    }
+    parted = set[str]().union(*around.values())  # outputs of which others read a part
+    own = {name: {path for path in paths - made if not around[path]} for name, paths in deps.items()}
     read = sorted(set[str]().union(*own.values()))
     list_ignored = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *read, ":!*.pyc")
     ignored = [Path(name) for name in _git(*list_ignored).split("\0") if name] if read else []
     stay = {path for path in read if any(file.is_relative_to(os.path.normpath(path)) for file in ignored)}
-    return {name for name, stage in stages.items() if own[name] & stay or not all(out.use_cache for out in stage.outs)}
+    return {
+        name
+        for name, stage in stages.items()
+        if own[name] & stay or any(not out.use_cache or out.def_path in parted for out in stage.outs)
+    }
 
 
 def shared_remote(config: Mapping[str, Any]) -> dict[str, Any]:
