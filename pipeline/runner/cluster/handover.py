@@ -140,7 +140,7 @@ def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
         path: {str(parent) for parent in PurePath(path).parents} & made for path in set[str]().union(*deps.values())
     }
     parted = set[str]().union(*around.values())  # outputs of which others read a part
-    own = {name: {path for path in paths - made if not around[path]} for name, paths in deps.items()}
+    own = {name: {path for path in read - made if not around[path]} for name, read in deps.items()}
     read = sorted(set[str]().union(*own.values()))
     list_ignored = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *read, ":!*.pyc")
     ignored = [Path(name) for name in _git(*list_ignored).split("\0") if name] if read else []
