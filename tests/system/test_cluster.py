@@ -355,6 +355,7 @@ def test_only_whole_outputs_have_hashes_to_look_up(
     made = handover.Handover.__new__(handover.Handover)
     out = SimpleNamespace(def_path="data/a", fs_path="/data/a", hash_info="hash", meta="meta")
     dep = SimpleNamespace(def_path=read, fs_path=f"/{read}", save=lambda: None)
+    made.at_home = set()
     made.upstream = {"reads": {"writes"}}
     made.stages = {"writes": SimpleNamespace(outs=[out]), "reads": SimpleNamespace(deps=[dep])}
     asked = list[str]()
