@@ -174,6 +174,7 @@ class EvaluationParams(Section):
     samples: int = Field(ge=4, le=100_000, description="drawn to be compared with as many test images, or with all")
     seed: Seed = Field(description="of samples, the noise in the VAE's bound, the classifier, images unlike the data")
     noisy_images: int = Field(gt=0, description="of the test split, evenly spread, for `corruption.test`")
+    probe_images: int = Field(gt=0, description="of the training split, whose codes the probes learn classes from")
     importance: ImportanceParams = Field(description="weighting, for a tighter bound on −log p(x) than −ELBO")
     classifier: Budget = Field(description="in its features samples are compared with images")
 
@@ -268,6 +269,7 @@ def _contradictions(params: Params) -> list[str]:
     import torch  # noqa: PLC0415 - slow
 
     from aelab.core import devices  # noqa: PLC0415
+    from aelab.core.tensors import Uninitialised  # noqa: PLC0415
     from aelab.models.checkpoint import build  # noqa: PLC0415
 
     free, problems = devices.free_memory(), []
@@ -281,7 +283,8 @@ def _contradictions(params: Params) -> list[str]:
     for name in params.variants:
         entry = params.entry(name)
         try:
-            with torch.device("meta"):  # shapes alone: arithmetic on real tensors would start threads before a fork
+            # Shapes alone: arithmetic on real tensors would start threads before a fork.
+            with torch.device("meta"), Uninitialised():
                 model = build(entry.model, image, entry.arguments())
         except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, MemoryError) as error:
             problems.append(f"variants.{name} cannot be built for images of shape {image}: {_first(error)}")

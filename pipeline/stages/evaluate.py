@@ -6,11 +6,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import sklearn.linear_model  # noqa: F401 - so that the processes of the seeds, which fork, need not import it
 import torch
 import typer
 from torch import Tensor
 
 from aelab.core import arrays, devices, disk, tensor_file
+from aelab.core.progress import counted, part
 from aelab.core.tensors import as_float, binarise, device_of
 from aelab.data.datasets import Bytes, Labels
 from aelab.data.pairs import Pairs, batches
@@ -59,10 +61,12 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
     model = checkpoint.load(paths.MODELS / name / f"seed{seed}.safetensors", device)
     undefined = _undefined(model)
     validation = arrays.read(paths.images(paths.CLEAN, "validation"))
-    measured = {  # settings are picked by the first, the second is reported
-        "validation": _reconstruction(params, model, validation, "validation"),
-        "test": _test(params, model, undefined),
-    }
+    with part(f"{name}-seed{seed}"):
+        measured = {  # settings are picked by the first, the second is reported
+            "validation": _reconstruction(params, model, validation, "validation"),
+            "test": _test(params, model, undefined),
+        }
+        _draw(params, model, name, seed)
     infinite = {
         name: f"it is {value}"
         for values in measured.values()
@@ -73,7 +77,6 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
         split: {name: value for name, value in values.items() if name not in infinite}
         for split, values in measured.items()
     }
-    _draw(params, model, name, seed)
     return {
         "status": "finished",
         "about": about,
@@ -96,7 +99,8 @@ def _reconstruction(params: Params, model: Autoencoder, images: Bytes, split: st
     """Reconstruction metrics; the errors under the reference corruption by names that do not depend on it."""
     reference = params.corruption.reference.name
     noisy = {reference: arrays.read(paths.noisy(reference, split))}
-    values = reconstruction.evaluate(model, images, noisy, **_settings(params))
+    with part(f"{split} split"):
+        values = reconstruction.evaluate(model, images, noisy, **_settings(params))
     names = {f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")}
     return {names.get(name, name): value for name, value in values.items()}
 
@@ -104,24 +108,30 @@ def _reconstruction(params: Params, model: Autoencoder, images: Bytes, split: st
 def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> dict[str, float]:
     """All that is reported."""
     images, train = seen(params, "test"), seen(params, "train")
-    size, count = params.evaluation.batch_size, params.evaluation.noisy_images
+    settings, size = params.evaluation, params.evaluation.batch_size
     values = _reconstruction(params, model, images, "test")
-    values |= reconstruction.denoising(model, images, _noisy(params), count=count, batch_size=size)
+    with part("noise"):
+        noisy, count = _noisy(params), settings.noisy_images
+        values |= reconstruction.denoising(model, images, noisy, count=count, batch_size=size)
     values |= reconstruction.identity(model, **_settings(params))
-    wanted = params.evaluation.importance
-    values |= reconstruction.importance_weighted(
-        model, images, values, samples=wanted.samples, count=wanted.images, seed=params.evaluation.seed
-    )
-    learned_from = Pairs.of(train).thinned(len(images)).targets
-    values["train_mse"] = reconstruction.reconstruction_error(model, learned_from, size)
+    with part("importance-weighted bound"):
+        wanted = {"samples": settings.importance.samples, "count": settings.importance.images}
+        values |= reconstruction.importance_weighted(model, images, values, **wanted, **_settings(params))
+    with part("training images"):
+        learned_from = Pairs.of(train).thinned(len(images)).targets
+        values["train_mse"] = reconstruction.reconstruction_error(model, learned_from, size)
     values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
-    values |= geometry.measure(model, images, train, size)
+    with part("geometry of the code"):
+        values |= geometry.measure(model, images, train, size)
     if "probe_accuracy" not in undefined:
         splits = {split: Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test")}
-        values |= probes.accuracies(model, **splits, batch_size=size)
+        splits["train"] = splits["train"].thinned(settings.probe_images)
+        with part("probes"):
+            values |= probes.accuracies(model, **splits, batch_size=size)
     if "frechet" not in undefined:
-        values |= _samples(params, model)
+        with part("samples"):
+            values |= _samples(params, model)
     return values
 
 
@@ -132,7 +142,7 @@ def _samples(params: Params, model: Autoencoder) -> dict[str, float]:
     images = tensor_file.read(paths.CLASSIFIER / "features.safetensors")[0]["test"]
     seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device)
     generator = torch.Generator(device).manual_seed(settings.seed)
-    drawn = (model.sample(len(rows), generator) for rows in images.split(settings.batch_size))
+    drawn = (model.sample(len(rows), generator) for rows in counted(images.split(settings.batch_size)))
     if params.dataset.binarisation != "none":  # images are black and white: so are samples, each pixel by its mean
         drawn = (binarise(generator, means)[0] for means in drawn)
     return fidelity.compare(classifier.features(seen_by, drawn), images)

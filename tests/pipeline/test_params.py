@@ -152,3 +152,9 @@ def test_models_that_are_too_large_are_a_sentence_and_take_no_memory() -> None:
         UserError, match=r"variants\.ae is too large: to train it takes [0-9,]+ GiB for its weights alone"
     ):
         params.check(with_value("variants.ae.code", 10**9))  # 3 TB of weights
+
+
+def test_the_check_of_the_entries_does_not_import_torchs_compiler() -> None:
+    """All stages check them, and the compiler takes more than a second to import."""
+    code = "import sys; from pipeline.common import params; params.load(); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

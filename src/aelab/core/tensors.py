@@ -1,8 +1,12 @@
 """Small helpers for tensors on their way between disk, device and model."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from aelab.core import arrays, process_group
 
@@ -30,6 +34,26 @@ def binarise(generator: torch.Generator, *images: Tensor) -> tuple[Tensor, ...]:
     """
     thresholds = process_group.draw(torch.rand, images[0].shape, generator)
     return tuple((thresholds < x).float() for x in images)
+
+
+class Uninitialised(TorchFunctionMode):
+    """Within this context modules are built without initial values.
+
+    On the meta device torch draws them by way of its compiler, which takes more than a second to import.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Leave out what `torch.nn.init` does."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aelab.core import arrays
+from aelab.core.progress import counted
 from aelab.core.tensors import as_float
 
 
@@ -37,7 +38,7 @@ class Pairs(NamedTuple):
 
     def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All of it in batches of `size`, on the CPU."""
-        for start in range(0, len(self.targets), size):
+        for start in counted(range(0, len(self.targets), size)):
             x, y = (torch.from_numpy(arrays.writable(each[start : start + size])) for each in self)
             for each in self:
                 arrays.release(each)
@@ -46,6 +47,6 @@ class Pairs(NamedTuple):
 
 def batches(images: arrays.Array, size: int, device: torch.device) -> Iterator[Tensor]:
     """Stored images as batches of floats (B, C, H, W) on `device`."""
-    for start in range(0, len(images), size):
+    for start in counted(range(0, len(images), size)):
         yield as_float(torch.from_numpy(arrays.writable(np.asarray(images[start : start + size]))).to(device))
         arrays.release(images)

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aelab.core.progress import counted
 from aelab.models.base import Autoencoder
-
-ROWS = 2_000  # decoded at a time, at most: a few thousand fill a GPU
-NUMBERS = 2**24  # in the decoder's output for them, at most: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,14 @@ class Bound:
 
 @torch.no_grad()
 def importance_weighted(
-    model: Autoencoder, batches: Iterable[Tensor], samples: int, generator: torch.Generator, rows: int | None = None
+    model: Autoencoder, batches: Iterable[Tensor], samples: int, generator: torch.Generator, rows: int
 ) -> Bound:
     """The bound with k = `samples` for every image x of `batches` (B, C, H, W).
 
     Images and samples are decoded together, `rows` at a time; memory does not grow with k.
     """
-    rows = rows or max(1, min(ROWS, NUMBERS // model.outputs))
-    parts = [
-        _of(model, x, samples, generator, max(1, rows // len(x)))
-        for batch in batches
-        for x in batch.split(max(1, rows // samples))
-    ]
+    together = [x for batch in batches for x in batch.split(max(1, rows // samples))]
+    parts = [_of(model, x, samples, generator, max(1, rows // len(x))) for x in counted(together)]
     return Bound(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from aelab.core.progress import counted
 from aelab.core.tensors import BATCH, as_float, device_of
 from aelab.data.pairs import Pairs
 from aelab.evaluation.metric_names import REPRESENTATION
@@ -24,8 +25,7 @@ from aelab.models.statistics import Mean
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,)
 
-IMAGES = 10_000  # to learn from, at most;
-NUMBERS = 2**24  # in all their codes, at most
+NUMBERS = 2**24  # in all codes that are learned from, at most
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)  # C: the loss is the sum of −log p(y|z) over the images + ‖W‖²/2C
 ITERATIONS = 10_000  # many more than standardised codes take
 NEIGHBOURS = 5
@@ -39,13 +39,13 @@ def accuracies(
 
     Args:
         model: in evaluation mode, on any device.
-        train: images uint8 (N, C, H, W) and their classes (N,) int64, to learn from: evenly spread ones of many.
+        train: images uint8 (N, C, H, W) and their classes (N,) int64, to learn from; where codes are large, fewer.
         validation: likewise, to pick the probe's penalty by.
         test: likewise.
         batch_size: images per batch.
     """
     size = vectors(model, next(train.split(1))[0]).shape[1]
-    train = train.thinned(max(1, min(IMAGES, NUMBERS // size)))
+    train = train.thinned(max(1, NUMBERS // size))
     z = torch.cat([vectors(model, x) for x, _ in train.split(batch_size)])
     y = torch.from_numpy(train.targets)
     if not z.isfinite().all() or len(y.unique()) == 1:
@@ -75,7 +75,7 @@ def linear_probes(z: Tensor, y: Tensor) -> dict[str, Rule]:
     probe, rules = LogisticRegression(max_iter=ITERATIONS, warm_start=True), {}
     x = ((z - mean) / deviation).cpu().numpy()
     with threadpool_limits(1):  # sums do not depend on how many cores there are
-        for inverse_penalty in INVERSE_PENALTIES:  # each begins where the one before has ended
+        for inverse_penalty in counted(INVERSE_PENALTIES):  # each begins where the one before has ended
             probe.set_params(C=inverse_penalty).fit(x, y.numpy())
             rules[str(inverse_penalty)] = rule(copy.deepcopy(probe))
     return rules

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelab.core import arrays
+from aelab.core.progress import counted, part
 from aelab.core.tensors import BATCH, as_float, device_of
 from aelab.data.pairs import Pairs, batches
 from aelab.evaluation import bounds, image_quality, out_of_distribution
@@ -60,29 +61,40 @@ def evaluate(
     """
     device = device_of(model)
     wanted = {"mse": mse, "psnr": image_quality.psnr, "ssim": image_quality.ssim}
-    values = _means(model, Pairs.of(images), wanted, batch_size)
+    with part("images"):
+        values = _means(model, Pairs.of(images), wanted, batch_size)
     for name, corrupted in (noisy or {}).items():
         to_seen = {f"copying_{name}": mse}
-        values |= _means(model, Pairs(corrupted, images), {f"denoising_{name}": mse}, batch_size, to_seen)
+        with part(name):
+            values |= _means(model, Pairs(corrupted, images), {f"denoising_{name}": mse}, batch_size, to_seen)
     generator = torch.Generator(device).manual_seed(seed)
-    values |= model.measure(batches(images, batch_size, device), generator)
+    with part("bound"):
+        values |= model.measure(batches(images, batch_size, device), generator)
     undefined = undefined_metrics(model)
     return {name: value for name, value in values.items() if name not in undefined}
 
 
 def importance_weighted(
-    model: Autoencoder, images: Images, values: Mapping[str, float], *, samples: int, count: int, seed: int
+    model: Autoencoder,
+    images: Images,
+    values: Mapping[str, float],
+    *,
+    samples: int,
+    count: int,
+    batch_size: int = BATCH,
+    seed: int = 0,
 ) -> dict[str, float]:
     """The bound on −log p(x) with k = `samples`, "nll", and its standard error; nothing where it is not defined.
 
     The mean over `images`, about which `evaluate` has measured `values`, estimated from `count` evenly spread ones.
+    `batch_size` samples are decoded at a time.
     """
     if "nll" in undefined_metrics(model):
         return {}
     device = device_of(model)
-    chosen = batches(Pairs.of(images).thinned(count).targets, BATCH, device)
+    chosen = batches(Pairs.of(images).thinned(count).targets, batch_size, device)
     generator = torch.Generator(device).manual_seed(seed)
-    bound = bounds.importance_weighted(model, chosen, samples, generator)
+    bound = bounds.importance_weighted(model, chosen, samples, generator, batch_size)
     nll, error = bound.of_all(values["neg_elbo"], values["neg_elbo_error"], len(images))
     return {"nll": nll, "nll_error": error, "effective_samples": bound.effective.median().item()}
 
@@ -96,8 +108,8 @@ def denoising(
     They are means over `count` evenly spread images, the same under all corruptions; the rest is as for `evaluate`.
     """
     values: dict[str, float] = {}
-    for name, corrupted in noisy.items():
-        values |= _means(model, Pairs(corrupted, images).thinned(count), {f"denoising_{name}": mse}, batch_size)
+    for name in counted(list(noisy)):
+        values |= _means(model, Pairs(noisy[name], images).thinned(count), {f"denoising_{name}": mse}, batch_size)
     return values
 
 

@@ -3,7 +3,6 @@
 Dimensions: B batch, C image channels, (H, W) image size.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -112,11 +111,6 @@ class Autoencoder(Learner):
     def reconstruct(self, x: Tensor) -> Tensor:
         """x′, shape (B, C, H, W)."""
         return self.decode(self.encode(x))
-
-    @property
-    def outputs(self) -> int:
-        """The numbers that the decoder gives for one image."""
-        return math.prod(self.image)
 
     def log_weights(self, inputs: Tensor, targets: Tensor, samples: int, generator: torch.Generator) -> Tensor:
         """log of the importance weights p(targets, z)/q(z|inputs) at `samples` draws z ~ q(z|inputs), shape

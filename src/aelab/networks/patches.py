@@ -125,7 +125,7 @@ class GridEncoder(nn.Module):
             Patches(size),  # (B, p²·C, h, w)
             Convolution(network.image[0] * size**2, 2 * width),
         )
-        self.position = nn.Parameter(0.3 * torch.randn(2 * width, *network.grid))
+        self.position = nn.Parameter(nn.init.normal_(torch.empty(2 * width, *network.grid), std=0.3))
         self.layers = nn.Sequential(nn.ReLU(), Pointwise(2 * width, width), nn.ReLU(), Pointwise(width, features))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Mixture(Prior):
 
     def __init__(self, code: PositiveInt, *, components: PositiveInt) -> None:
         super().__init__()
-        self.means = nn.Parameter(0.5 * torch.randn(components, code))
+        self.means = nn.Parameter(nn.init.normal_(torch.empty(components, code), std=0.5))
         self.log_variances = nn.Parameter(torch.zeros(components, code))
         self.logits = nn.Parameter(torch.zeros(components))
 

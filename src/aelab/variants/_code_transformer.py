@@ -61,9 +61,18 @@ class CausalPrior(Learner):
             hidden = self.embedding(codes[:, i : i + 1]) + self.position[i]
             for block, memory in zip(blocks, memories, strict=True):
                 hidden = block.next(hidden, memory, i)
-            probabilities = self.head(self.norm(hidden)).float()[:, 0].softmax(1)
-            codes[:, i + 1] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            codes[:, i + 1] = draw(self.head(self.norm(hidden)).float()[:, 0], generator)
         return codes[:, 1:].reshape(count, *self.grid)
+
+
+def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One index for each row of `logits`, (B, K) → (B,), by inversion: the first whose cumulative probability exceeds a
+    uniform number. `torch.multinomial` draws a number for each of the K instead, a third of the sampling's time.
+    """
+    cumulative = logits.softmax(1).cumsum(1)
+    uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
+    chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return chosen[:, 0].clamp(max=logits.shape[1] - 1)
 
 
 class Block(nn.Module):

@@ -1,6 +1,5 @@
 """What the variants share whose code is a distribution: the bound, how it is measured, and its symptoms."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Annotated, TypeAlias
@@ -35,11 +34,6 @@ class Variational(Autoencoder):
         self.likelihood = likelihood
         self.pixels = likelihood.pixels
         self.undefined: dict[Capability, str] = {"codebook": "there is no codebook", **likelihood.undefined}
-
-    @property
-    def outputs(self) -> int:
-        """The numbers that the decoder gives for one image."""
-        return math.prod(self.image) * self.likelihood.channels
 
     @abstractmethod
     def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
