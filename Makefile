@@ -6,13 +6,16 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro check test lint docs ui track check-results audit bench faults lock recipe recipes
+.PHONY: help repro taste check test lint docs ui track check-results audit bench faults lock recipe recipes
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 repro: .venv/ready  ## run whatever has changed of the pipeline, several stages at a time
 	$(BIN)/python -m pipeline.runner.repro
+
+taste: .venv/ready  ## run all of it on small images in a minute, without a download, in a folder of its own: taste/
+	$(BIN)/python -m pipeline.tools.taste
 
 check: .venv/ready-dev  ## run the unit tests: no stage, server, browser or build is started
 	$(PYTEST) --ignore tests/system tests

@@ -186,13 +186,16 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def trial(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The same entries for a few steps of one seed on the embedded digits: whether all of it runs, and no more."""
-    return merged(_shortened(wanted), TRIAL_PARAMS | {"seeds": wanted["seeds"][:1]})
+    return merged(shortened(wanted, TRIAL), TRIAL_PARAMS | {"seeds": wanted["seeds"][:1]})
 
 
-def _shortened(section: Any) -> Any:
+def shortened(section: Any, limits: Mapping[str, int]) -> Any:
+    """The section with the numbers under the keys of `limits`, wherever they stand, no larger than there."""
     if not isinstance(section, Mapping):
         return section
-    return {key: min(value, TRIAL[key]) if key in TRIAL else _shortened(value) for key, value in section.items()}
+    return {
+        key: min(value, limits[key]) if key in limits else shortened(value, limits) for key, value in section.items()
+    }
 
 
 # --- the experiment ---------------------------------------------------------------------------------------------------
