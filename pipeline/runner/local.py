@@ -7,18 +7,21 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol, Self, TextIO
+
+from dvc.exceptions import DvcException
 
 from pipeline import RUNNER
 from pipeline.common import resources
 from pipeline.common.params import Params
-from pipeline.runner.console import ConsoleLog, StageOutput, log_file
+from pipeline.runner.console import ConsoleLog, log_file, show
+from pipeline.runner.dvc_stages import DvcStages
 
 LEAVES_WITHIN = 5.0  # seconds
-DVC = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item")
 FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
 
 
@@ -33,16 +36,22 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Runs stages as processes here, `jobs` at a time, each `around`ed by what has to happen before and after it."""
+    """Runs stages here, `jobs` at a time, each `around`ed by what has to happen before and after it.
+
+    DVC does its part in this process. A stage's command is a process of its own, which inherits the files `keeps`.
+    """
 
     def __init__(
         self,
         params: Params,
         jobs: int | None,
         console: ConsoleLog,
-        around: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        dvc: DvcStages,
+        *,
+        keeps: tuple[int, ...] = (),
     ) -> None:
-        self.console, self.around = console, around
+        self.console, self.dvc, self.keeps = console, dvc, keeps
+        self.around: Callable[[str], AbstractContextManager[object]] = nullcontext
         training = params.training
         self.threads = training.processes * training.threads
         on_gpu = training.processes == 1 and training.device != "cpu"  # several processes share all GPUs
@@ -55,6 +64,14 @@ class LocalExecutor:
         for job in range(self.jobs):
             self.slots.put(gpus[job % len(gpus)] if gpus else None)
         self.pool = ThreadPoolExecutor(self.jobs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for what runs, and have dvc.lock say what came of it."""
+        self.pool.shutdown()
+        self.dvc.write_lock()
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
         """Begin stages, each with its share of the CPUs."""
@@ -71,33 +88,78 @@ class LocalExecutor:
         self.free_cpus += self.cpus.pop(name, 0)
 
     def _run(self, name: str, cpus: int) -> bool:
-        """Run one stage, in a session of its own so that nothing of it is left behind."""
+        """Run one stage."""
         gpu = self.slots.get()
-        own = {resources.CPUS: str(cpus), RUNNER: str(os.getpid())} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
-        began, output = time.monotonic(), StageOutput(name)
+        began = time.monotonic()
         self.console.say("start", name, f"{cpus} CPU{'s' * (cpus > 1)}" + (f", GPU {gpu}" if gpu else ""))
-        with self.around(name), log_file(name).open("w", encoding="utf-8") as file, subprocess.Popen(  # noqa: S603
-            [*DVC, name], env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", start_new_session=True,
+        own = {resources.CPUS: str(cpus), RUNNER: str(os.getpid())} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        with self.around(name), log_file(name).open("w", encoding="utf-8") as log:
+            outcome = self._outcome(name, own, log)
+        self.slots.put(gpu)
+        self.console.say(outcome, name, f"{time.monotonic() - began:.1f} s")
+        return outcome != "failed"
+
+    def _outcome(self, name: str, environment: dict[str, str], log: TextIO) -> str:
+        """What comes of a stage: unchanged, cached, done or failed."""
+        try:
+            if outcome := self.dvc.begin(name, log):
+                return outcome
+            commands = self.dvc.commands(name, environment)
+            if all(self._command(name, command, arguments, log) for command, arguments in commands):
+                self.dvc.finish(name, log)
+                return "done"
+            self.dvc.abandon(name, log)
+        except (DvcException, OSError) as error:
+            print(f"ERROR: {error}" + (f": {error.__cause__}" if error.__cause__ else ""), file=log)
+        except Exception:  # noqa: BLE001 - the other stages go on
+            traceback.print_exc(file=log)
+        return "failed"
+
+    def _command(self, name: str, command: list[str] | str, arguments: dict[str, Any], log: TextIO) -> bool:
+        """Whether a command ends well: in a session of its own, so that nothing of it is left behind."""
+        if GROUPS.ended:
+            return False
+        print(">", command if isinstance(command, str) else command[-1], file=log)
+        with subprocess.Popen(  # noqa: S603
+            command, **arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            start_new_session=True, pass_fds=self.keeps,
         ) as process:  # fmt: skip
             GROUPS.add(process.pid)
             threading.Thread(target=_clean_up, args=[process]).start()
             for line in process.stdout or ():
-                file.write(line)
-                output.read(line)
-        self.slots.put(gpu)
-        well = process.returncode == 0
-        self.console.say(output.outcome if well else "failed", name, f"{time.monotonic() - began:.1f} s")
-        return well
+                log.write(line)
+                if line.strip():
+                    show(f"{name} | {line}")
+        return process.returncode == 0
 
 
-GROUPS: set[int] = set()  # the process groups of the stages that run
+class ProcessGroups:
+    """The process groups of the commands that run."""
+
+    def __init__(self) -> None:
+        self.running = set[int]()
+        self.ended = False
+
+    def add(self, group: int) -> None:
+        """Add one that has begun, maybe after the end of all."""
+        self.running.add(group)
+        if self.ended:
+            _signal(group, signal.SIGINT)
+
+    def end(self) -> None:
+        """Have all end, and none begin."""
+        self.ended = True
+        for group in tuple(self.running):
+            _signal(group, signal.SIGINT)
+
+
+GROUPS = ProcessGroups()
 
 
 def _clean_up(process: subprocess.Popen[str]) -> None:
-    """Once DVC is over nothing of its stage may go on: a killed DVC leaves it running, and waited for."""
+    """Once a command is over nothing of it may go on: its output would be waited for."""
     process.wait()
-    GROUPS.discard(process.pid)
+    GROUPS.running.discard(process.pid)
     _signal(process.pid, signal.SIGKILL)
 
 
@@ -112,8 +174,7 @@ def end_stages_on_signals() -> None:
     """Have Ctrl-C and a request to terminate end all running stages, too, and wait for them."""
 
     def stop(number: int, _: object) -> None:
-        for group in tuple(GROUPS):
-            _signal(group, signal.SIGINT)
+        GROUPS.end()
         sys.exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

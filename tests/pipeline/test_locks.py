@@ -67,6 +67,40 @@ def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture
     assert f"waiting for another DVC that is at work here, process {at_work.pid}" in capsys.readouterr().out
 
 
+HOLDER = """
+import subprocess, sys
+from pipeline.runner import locks
+
+with locks.turn() as turn:
+    inherits = [turn] if "inherits" in sys.argv else []
+    stage = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=inherits)
+    print(stage.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(params=["inherits", "inherits nothing"])
+def holder(request: pytest.FixtureRequest) -> Iterator[tuple["subprocess.Popen[str]", psutil.Process, bool]]:
+    """A runner that has its turn, a stage of the runner, and whether the stage has inherited the turn."""
+    environment = os.environ | {"PYTHONPATH": str(Path(locks.__file__).parents[2])}
+    command = [sys.executable, "-c", HOLDER, *request.param.split()[:2]]
+    if request.param == "inherits nothing":
+        command = command[:-2]
+    runner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    assert runner.stdout is not None
+    stage = psutil.Process(int(runner.stdout.readline()))
+    yield runner, stage, request.param == "inherits"
+    for process in (runner, stage):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    runner.wait()
+
+
+def _has_turn(began: threading.Event) -> None:
+    with locks.turn():
+        began.set()
+
+
 def test_two_runners_take_turns(capsys: pytest.CaptureFixture[str]) -> None:
     script = (
         "from pipeline.runner import repro; import time\nwith repro._alone(): print('in', flush=True); time.sleep(1)"
