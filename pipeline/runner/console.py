@@ -26,8 +26,15 @@ class ConsoleLog:
 
     def say(self, event: str, name: str, remark: str) -> None:
         """Show one event of a stage."""
+        show(f"{self._time()}  {event:9}  {name}  ({remark})\n")
+
+    def sum_up(self, remark: str) -> None:
+        """Show that a run is over, and something about it."""
+        show(f"{self._time()}  in all  ({remark})\n")
+
+    def _time(self) -> str:
         seconds = int(time.monotonic() - self.started)
-        show(f"{seconds // 60:3d}:{seconds % 60:02d}  {event:9}  {name}  ({remark})\n")
+        return f"{seconds // 60:3d}:{seconds % 60:02d}"
 
 
 @dataclass

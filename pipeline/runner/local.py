@@ -2,6 +2,7 @@
 
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pipeline.common import resources
 from pipeline.common.params import Params
 from pipeline.runner.console import ConsoleLog, log_file, show
 from pipeline.runner.dvc_stages import DvcStages
+from pipeline.runner.first_look import first_look
 
 LEAVES_WITHIN = 5.0  # seconds
 FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
@@ -72,6 +74,8 @@ class LocalExecutor:
         """Wait for what runs, and have dvc.lock say what came of it."""
         self.pool.shutdown()
         self.dvc.write_lock()
+        own, commands = (sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        self.console.sum_up(f"CPU seconds: {commands:,.0f} of commands, {own:,.0f} of the runner")
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
         """Begin stages, each with its share of the CPUs."""
@@ -97,6 +101,8 @@ class LocalExecutor:
             outcome = self._outcome(name, own, log)
         self.slots.put(gpu)
         self.console.say(outcome, name, f"{time.monotonic() - began:.1f} s")
+        if outcome != "failed" and (seen := first_look(name)):
+            show(f"{name} | {seen}\n")
         return outcome != "failed"
 
     def _outcome(self, name: str, environment: dict[str, str], log: TextIO) -> str:

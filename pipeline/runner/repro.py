@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from aelab.core.errors import UserError
-from pipeline.common import params
+from pipeline.common import params, paths
 from pipeline.common.params import Params
 from pipeline.runner import locks
 from pipeline.runner.console import ConsoleLog, log_file
@@ -53,6 +53,8 @@ def main(
             if not plan.waiting:
                 print("Data and pipelines are up to date.")
                 return
+            if "report" in plan.waiting:
+                print(f"the report will be in {paths.REPORTS / 'comparison.html'}", flush=True)
             local = LocalExecutor(checked, jobs, ConsoleLog(), dvc, keeps=(turn,))
             with _executor(plan, local, jobs, scheduler, trusted=trust_network) as executor:
                 failed = run(plan, executor)
