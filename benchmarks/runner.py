@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.dag import PARALLEL, Clone
 from benchmarks.measure import Table, Value
 
-ENTRIES = (10, 100)
+ENTRIES = (5, 100)
 FEW = {"training.steps": 20, "training.points": 2, "training.validations": 1, "evaluation.classifier.steps": 20,
        "evaluation.samples": 100, "evaluation.importance.samples": 10, "evaluation.importance.images": 2}  # fmt: skip
 # The shell of the stages: it runs a command as /bin/sh does, and notes the CPU time of what it has run.

@@ -37,6 +37,26 @@ class Executor(Protocol):
         """Take note that a stage is over."""
 
 
+class CpuShares:
+    """Shares the CPUs out among `jobs` stages at a time, each with at least the `threads` of a training."""
+
+    def __init__(self, cpus: int, threads: int, jobs: int) -> None:
+        self.free, self.threads, self.jobs = cpus, threads, jobs
+        self.taken: dict[str, int] = {}
+
+    def take(self, names: list[str]) -> dict[str, int]:
+        """The CPUs of the first of these stages, as many as there is room for."""
+        names = names[: self.jobs - len(self.taken)]
+        for at, name in enumerate(names):
+            self.taken[name] = max(self.threads, self.free // (len(names) - at))
+            self.free -= self.taken[name]
+        return {name: self.taken[name] for name in names}
+
+    def give_back(self, name: str) -> None:
+        """Free the CPUs of a stage that is over."""
+        self.free += self.taken.pop(name, 0)
+
+
 class LocalExecutor:
     """Runs stages here, `jobs` at a time, each `around`ed by what has to happen before and after it.
 
@@ -55,13 +75,12 @@ class LocalExecutor:
         self.console, self.dvc, self.keeps = console, dvc, keeps
         self.around: Callable[[str], AbstractContextManager[object]] = nullcontext
         training = params.training
-        self.threads = training.processes * training.threads
+        threads = training.processes * training.threads
         on_gpu = training.processes == 1 and training.device != "cpu"  # several processes share all GPUs
         gpus = resources.gpus() if on_gpu else []
         entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # that share a GPU
-        self.free_cpus = resources.cpus()
-        self.jobs = jobs or len(gpus) * entries or max(1, self.free_cpus // self.threads)
-        self.cpus: dict[str, int] = {}  # of what runs
+        self.jobs = jobs or len(gpus) * entries or max(1, resources.cpus() // threads)
+        self.shares = CpuShares(resources.cpus(), threads, self.jobs)
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(self.jobs):
             self.slots.put(gpus[job % len(gpus)] if gpus else None)
@@ -79,17 +98,12 @@ class LocalExecutor:
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
         """Begin stages, each with its share of the CPUs."""
-        names = names[: self.jobs - len(self.cpus)]
-        begun = {}
-        for at, name in enumerate(names):
-            self.cpus[name] = max(self.threads, self.free_cpus // (len(names) - at))
-            self.free_cpus -= self.cpus[name]
-            begun[self.pool.submit(self._run, name, self.cpus[name])] = name
-        return begun
+        shares = self.shares.take(names)
+        return {self.pool.submit(self._run, name, cpus): name for name, cpus in shares.items()}
 
     def end(self, name: str) -> None:
         """Free its CPUs."""
-        self.free_cpus += self.cpus.pop(name, 0)
+        self.shares.give_back(name)
 
     def _run(self, name: str, cpus: int) -> bool:
         """Run one stage."""
