@@ -57,8 +57,8 @@ def run() -> list[Table]:
     rows: list[list[Value]] = [[name, ended[name] - max((ended[on] for on in dvc.upstream[name]), default=0.0)]
                                for name in path]  # fmt: skip
     note = (
-        "Of a cold run, computed from the seconds that each stage noted. Nothing noted how long `sources`, `report` and the "
-        "starts of processes took: they are left out."
+        "Of a cold run, computed from the seconds that each stage noted. Nothing notes, and so it lacks, `sources`, "
+        "`report` and what lies between two stages."
     )
     return [
         Table("(p) A cold run on more cores, simulated", note, {"cores": 0, "seconds": 0, "busy, %": 0}, times),
