@@ -9,8 +9,9 @@ from pipeline.common import paths
 
 def log_file(name: str) -> Path:
     """The file that keeps a stage's last output; its folder exists."""
-    paths.LOGS.mkdir(parents=True, exist_ok=True)
-    return paths.LOGS / f"{name}.log"
+    file = paths.LOGS / f"{name}.log"
+    file.parent.mkdir(parents=True, exist_ok=True)  # DVC names a stage of its own by the path of its file
+    return file
 
 
 def show(line: str) -> None:

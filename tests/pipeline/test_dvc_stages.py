@@ -200,16 +200,20 @@ def test_what_another_dvc_is_at_fails_with_the_reason(toy: Path) -> None:
     )
 
 
-def test_dvcs_own_files_are_kept_up_to_date(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("toy")
+def test_dvcs_own_files_are_kept_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     """A file under `dvc add` has no command."""
-    Path("in").write_text("data\n")
+    Path("in").unlink()
+    Path("folder").mkdir()
+    Path("folder/in").write_text("data")
     with Repo() as repo:
-        repo.add("in")
-    Path("in").write_text("other\n")
+        repo.add("folder/in")
+    Path("folder/in").write_text("other")
+    Path("dvc.yaml").write_text(TOY.replace(" in ", " folder/in ").replace(", in]", ", folder/in]"))
     assert run_here()[0] == []
-    assert "in.dvc" in outcomes(capsys.readouterr().out, "done")
+    assert outcomes(capsys.readouterr().out, "done")[0] == "folder/in.dvc"
     assert status() == {}
-    assert "other" in (toy / "a").read_text()
+    assert "other" in Path("a").read_text()
 
 
 LISTENS = """
