@@ -55,6 +55,7 @@ class DvcStages:
                 raise UserError(msg) from error
         self.stages: dict[str, Any] = {stage.addressing: stage for stage in graph}
         self.upstream = {name: {on.addressing for on in graph.successors(each)} for name, each in self.stages.items()}
+        self.last = set(self.stages).difference(*self.upstream.values())  # on which no other stage depends
 
     @contextmanager
     def turn(self, log: TextIO | None = None) -> Iterator[None]:
@@ -83,6 +84,8 @@ class DvcStages:
                 outcome = self._prepare(stage)
                 if outcome == "cached":
                     self._save(stage)
+                if outcome is None and name in self.last:
+                    self.write_lock()  # the report reads there what the stages before it have come to
             finally:
                 if outcome is not None:
                     self._let_go(name)

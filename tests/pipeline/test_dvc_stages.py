@@ -127,11 +127,11 @@ def test_a_run_that_was_killed_before_it_wrote_dvc_lock_loses_nothing(
 
 
 @pytest.mark.usefixtures("toy")
-@pytest.mark.parametrize(("share", "times"), [(1e-9, 2), (math.inf, 4)])
+@pytest.mark.parametrize(("share", "times"), [(1e-9, 3), (math.inf, 4)])
 def test_dvc_lock_is_written_for_several_stages_at_once(
     share: float, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With little time for writing, when the first stage has finished and when the run ends."""
+    """With little time for writing, when the first stage has finished, before the last one, and when the run ends."""
     written = []
 
     def write(path: Path, content: bytes) -> None:
@@ -143,6 +143,16 @@ def test_dvc_lock_is_written_for_several_stages_at_once(
     assert run_here()[0] == []
     assert written == [locks.DVC_LOCK] * times
     assert status() == {}
+
+
+def test_the_last_stage_finds_all_others_in_dvc_lock(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the report does."""
+    monkeypatch.setattr("pipeline.runner.dvc_stages.WRITING", 1e-9)
+    Path("dvc.yaml").write_text(TOY.replace("cat a b > last", "cat dvc.lock a b > last"))
+    assert run_here()[0] == []
+    seen = (toy / "last").read_text()
+    assert all(f"{name}:\n" in seen for name in ("first", "second@a", "second@b"))
+    assert "last:" not in seen
 
 
 def test_when_a_stage_fails_the_others_go_on(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

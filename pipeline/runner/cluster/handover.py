@@ -89,8 +89,8 @@ class Handover:
     @contextmanager
     def around(self, name: str) -> Iterator[None]:
         """Before a stage runs here, fetch what it reads; afterwards, others get what it has written."""
+        self.dvc.write_lock()  # which says what is fetched
         if inputs := self.inputs(name):
-            self.dvc.write_lock()
             with Repo(_wait_for_lock=True) as repo:
                 patiently(lambda: repo.pull(inputs, force=True))
         yield
