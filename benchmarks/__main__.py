@@ -21,7 +21,7 @@ from aelab.core import devices
 from benchmarks.measure import Table, cores, peak_flops
 
 BENCHMARKS = ("loop", "peer", "dag", "scaling", "quality", "memory", "resume", "codes", "bound", "ranks", "cluster",
-              "slopes", "storage", "fill")  # fmt: skip
+              "slopes", "storage", "fill", "runner", "cores")  # fmt: skip
 PACKAGES = ("torch", "dvc", "mlflow", "pythae")
 RESULTS = Path(__file__).parent / "results.json"
 

@@ -47,9 +47,9 @@ class Clone:
         variants = self.parameters()["variants"]
         self.change(variants={name: variants[name] for name in names})
 
-    def time(self, *command: str) -> float:
+    def time(self, *command: str, **environment: str) -> float:
         """Seconds that a command takes in the clone."""
-        own = os.environ | {"PYTHONPATH": str(self.folder / "src")}  # the installed library may have changed since
+        own = os.environ | {"PYTHONPATH": str(self.folder / "src")} | environment  # the installed one may be another
         return seconds(lambda: subprocess.run(command, cwd=self.folder, env=own, check=True, capture_output=True))  # noqa: S603
 
     def provenance(self, name: str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def stages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Kills of DVC alone and of the runner alone, whose trainings must not live on."""
+    """Kills of a `dvc repro` by hand, of the runner, and of the runner with its trainers; no training may live on."""
     rig, rounds = Rig(folder), moments((seed, "runners"), 1.0)
     trainer, trains = functools.partial(rig.of, "pipeline.stages.train"), ("train@vae", "train@ae")
     dvc = functools.partial(rig.of, "dvc", "repro")
@@ -89,3 +89,7 @@ def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     runner = functools.partial(rig.of, "pipeline.runner.repro")
     alone = side_by_side, trains, trainer, 4.0, runner
     yield _counted(rig, "of the runner alone", itertools.islice(rounds, count), alone, again=side_by_side)
+    whenever = side_by_side, trains, runner, 12.0, runner
+    yield _counted(rig, "of the runner at any moment", itertools.islice(rounds, count), whenever, again=side_by_side)
+    both = side_by_side, trains, trainer, 4.0, lambda: runner() + trainer()
+    yield _counted(rig, "of the runner and its trainers", itertools.islice(rounds, count), both, again=side_by_side)

@@ -1,6 +1,7 @@
 """Ends a stage and its processes in order: when somebody asks for that, or when nobody waits for the stage any more.
 
-A killed DVC leaves its stage running, and a killed stage its processes; a second writer must not live on in them.
+A killed DVC or runner leaves its stages running, and a killed stage its processes; a second writer must not live on in
+them.
 """
 
 import multiprocessing

@@ -9,8 +9,9 @@ from pipeline.common import paths
 
 def log_file(name: str) -> Path:
     """The file that keeps a stage's last output; its folder exists."""
-    paths.LOGS.mkdir(parents=True, exist_ok=True)
-    return paths.LOGS / f"{name}.log"
+    file = paths.LOGS / f"{name}.log"
+    file.parent.mkdir(parents=True, exist_ok=True)  # DVC names a stage of its own by the path of its file
+    return file
 
 
 def show(line: str) -> None:
@@ -26,8 +27,15 @@ class ConsoleLog:
 
     def say(self, event: str, name: str, remark: str) -> None:
         """Show one event of a stage."""
+        show(f"{self._time()}  {event:9}  {name}  ({remark})\n")
+
+    def sum_up(self, remark: str) -> None:
+        """Show that a run is over, and something about it."""
+        show(f"{self._time()}  in all  ({remark})\n")
+
+    def _time(self) -> str:
         seconds = int(time.monotonic() - self.started)
-        show(f"{seconds // 60:3d}:{seconds % 60:02d}  {event:9}  {name}  ({remark})\n")
+        return f"{seconds // 60:3d}:{seconds % 60:02d}"
 
 
 @dataclass

@@ -2,23 +2,28 @@
 
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol, Self, TextIO
+
+from dvc.exceptions import DvcException
 
 from pipeline import RUNNER
 from pipeline.common import resources
 from pipeline.common.params import Params
-from pipeline.runner.console import ConsoleLog, StageOutput, log_file
+from pipeline.runner.console import ConsoleLog, log_file, show
+from pipeline.runner.dvc_stages import DvcStages
+from pipeline.runner.first_look import first_look
 
 LEAVES_WITHIN = 5.0  # seconds
-DVC = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item")
 FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
 
 
@@ -32,72 +37,149 @@ class Executor(Protocol):
         """Take note that a stage is over."""
 
 
+class CpuShares:
+    """Shares the CPUs out among `jobs` stages at a time, each with at least the `threads` of a training."""
+
+    def __init__(self, cpus: int, threads: int, jobs: int) -> None:
+        self.free, self.threads, self.jobs = cpus, threads, jobs
+        self.taken: dict[str, int] = {}
+
+    def take(self, names: list[str]) -> dict[str, int]:
+        """The CPUs of the first of these stages, as many as there is room for."""
+        names = names[: self.jobs - len(self.taken)]
+        for at, name in enumerate(names):
+            self.taken[name] = max(self.threads, self.free // (len(names) - at))
+            self.free -= self.taken[name]
+        return {name: self.taken[name] for name in names}
+
+    def give_back(self, name: str) -> None:
+        """Free the CPUs of a stage that is over."""
+        self.free += self.taken.pop(name, 0)
+
+
 class LocalExecutor:
-    """Runs stages as processes here, `jobs` at a time, each `around`ed by what has to happen before and after it."""
+    """Runs stages here, `jobs` at a time, each `around`ed by what has to happen before and after it.
+
+    DVC does its part in this process. A stage's command is a process of its own, which inherits the files `keeps`.
+    """
 
     def __init__(
         self,
         params: Params,
         jobs: int | None,
         console: ConsoleLog,
-        around: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        dvc: DvcStages,
+        *,
+        keeps: tuple[int, ...] = (),
     ) -> None:
-        self.console, self.around = console, around
+        self.console, self.dvc, self.keeps = console, dvc, keeps
+        self.around: Callable[[str], AbstractContextManager[object]] = nullcontext
         training = params.training
-        self.threads = training.processes * training.threads
+        threads = training.processes * training.threads
         on_gpu = training.processes == 1 and training.device != "cpu"  # several processes share all GPUs
         gpus = resources.gpus() if on_gpu else []
         entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # that share a GPU
-        self.free_cpus = resources.cpus()
-        self.jobs = jobs or len(gpus) * entries or max(1, self.free_cpus // self.threads)
-        self.cpus: dict[str, int] = {}  # of what runs
+        self.jobs = jobs or len(gpus) * entries or max(1, resources.cpus() // threads)
+        self.shares = CpuShares(resources.cpus(), threads, self.jobs)
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(self.jobs):
             self.slots.put(gpus[job % len(gpus)] if gpus else None)
         self.pool = ThreadPoolExecutor(self.jobs)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for what runs, and have dvc.lock say what came of it."""
+        self.pool.shutdown()
+        self.dvc.write_lock()
+        own, commands = (sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        self.console.sum_up(f"CPU seconds: {commands:,.0f} of commands, {own:,.0f} of the runner")
+
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
         """Begin stages, each with its share of the CPUs."""
-        names = names[: self.jobs - len(self.cpus)]
-        begun = {}
-        for at, name in enumerate(names):
-            self.cpus[name] = max(self.threads, self.free_cpus // (len(names) - at))
-            self.free_cpus -= self.cpus[name]
-            begun[self.pool.submit(self._run, name, self.cpus[name])] = name
-        return begun
+        shares = self.shares.take(names)
+        return {self.pool.submit(self._run, name, cpus): name for name, cpus in shares.items()}
 
     def end(self, name: str) -> None:
         """Free its CPUs."""
-        self.free_cpus += self.cpus.pop(name, 0)
+        self.shares.give_back(name)
 
     def _run(self, name: str, cpus: int) -> bool:
-        """Run one stage, in a session of its own so that nothing of it is left behind."""
+        """Run one stage."""
         gpu = self.slots.get()
-        own = {resources.CPUS: str(cpus), RUNNER: str(os.getpid())} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
-        began, output = time.monotonic(), StageOutput(name)
+        began = time.monotonic()
         self.console.say("start", name, f"{cpus} CPU{'s' * (cpus > 1)}" + (f", GPU {gpu}" if gpu else ""))
-        with self.around(name), log_file(name).open("w", encoding="utf-8") as file, subprocess.Popen(  # noqa: S603
-            [*DVC, name], env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", start_new_session=True,
+        own = {resources.CPUS: str(cpus), RUNNER: str(os.getpid())} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        with self.around(name), log_file(name).open("w", encoding="utf-8") as log:
+            outcome = self._outcome(name, own, log)
+        self.slots.put(gpu)
+        self.console.say(outcome, name, f"{time.monotonic() - began:.1f} s")
+        if outcome != "failed" and (seen := first_look(name)):
+            show(f"{name} | {seen}\n")
+        return outcome != "failed"
+
+    def _outcome(self, name: str, environment: dict[str, str], log: TextIO) -> str:
+        """What comes of a stage: unchanged, cached, done or failed."""
+        try:
+            if outcome := self.dvc.begin(name, log):
+                return outcome
+            commands = self.dvc.commands(name, environment)
+            if all(self._command(name, command, arguments, log) for command, arguments in commands):
+                self.dvc.finish(name, log)
+                return "done"
+            self.dvc.abandon(name, log)
+        except (DvcException, OSError) as error:
+            print(f"ERROR: {error}" + (f": {error.__cause__}" if error.__cause__ else ""), file=log)
+        except Exception:  # noqa: BLE001 - the other stages go on
+            traceback.print_exc(file=log)
+        return "failed"
+
+    def _command(self, name: str, command: list[str] | str, arguments: dict[str, Any], log: TextIO) -> bool:
+        """Whether a command ends well: in a session of its own, so that nothing of it is left behind."""
+        if GROUPS.ended:
+            return False
+        print(">", command if isinstance(command, str) else command[-1], file=log)
+        with subprocess.Popen(  # noqa: S603
+            command, **arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            start_new_session=True, pass_fds=self.keeps,
         ) as process:  # fmt: skip
             GROUPS.add(process.pid)
             threading.Thread(target=_clean_up, args=[process]).start()
             for line in process.stdout or ():
-                file.write(line)
-                output.read(line)
-        self.slots.put(gpu)
-        well = process.returncode == 0
-        self.console.say(output.outcome if well else "failed", name, f"{time.monotonic() - began:.1f} s")
-        return well
+                log.write(line)
+                if line.strip():
+                    show(f"{name} | {line}")
+        return process.returncode == 0
 
 
-GROUPS: set[int] = set()  # the process groups of the stages that run
+class ProcessGroups:
+    """The process groups of the commands that run."""
+
+    def __init__(self) -> None:
+        self.running = set[int]()
+        self.ended = False
+
+    def add(self, group: int) -> None:
+        """Add one that has begun, maybe after the end of all."""
+        self.running.add(group)
+        if self.ended:
+            _signal(group, signal.SIGINT)
+
+    def end(self) -> None:
+        """Have all end, and none begin."""
+        self.ended = True
+        for group in tuple(self.running):
+            _signal(group, signal.SIGINT)
+
+
+GROUPS = ProcessGroups()
 
 
 def _clean_up(process: subprocess.Popen[str]) -> None:
-    """Once DVC is over nothing of its stage may go on: a killed DVC leaves it running, and waited for."""
+    """Once a command is over nothing of it may go on: its output would be waited for."""
     process.wait()
-    GROUPS.discard(process.pid)
+    GROUPS.running.discard(process.pid)
     _signal(process.pid, signal.SIGKILL)
 
 
@@ -112,8 +194,7 @@ def end_stages_on_signals() -> None:
     """Have Ctrl-C and a request to terminate end all running stages, too, and wait for them."""
 
     def stop(number: int, _: object) -> None:
-        for group in tuple(GROUPS):
-            _signal(group, signal.SIGINT)
+        GROUPS.end()
         sys.exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,9 +1,12 @@
-"""What a DVC that was killed in the middle of a write leaves behind: what is wrong with it, and what mends it."""
+"""Runs take turns; and what a DVC that was killed in the middle of a write leaves behind, and what mends it."""
 
+import fcntl
 import json
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,26 @@ import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-DVC_LOCK, BUSY = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
+DVC_LOCK, BUSY, TURN = Path("dvc.lock"), Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/pipeline.lock")
 TORN = "dvc.lock is damaged: it broke off while it was being written"
 REMEDY = "git checkout dvc.lock, or rm dvc.lock; what was trained is not trained again"
+
+
+@contextmanager
+def turn() -> Iterator[int]:
+    """Let two runs take turns: each would find the other's stages busy.
+
+    The turn lasts as long as any process has its file open. Commands inherit the file, so that a run waits for those of
+    a runner that was killed to leave.
+    """
+    TURN.parent.mkdir(parents=True, exist_ok=True)
+    with TURN.open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another `make repro` is at work here: waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
 
 
 def torn() -> bool:

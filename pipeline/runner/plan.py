@@ -1,16 +1,14 @@
 """The plan of a run: which stages may have to run, which of them may run now, and which goes first."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any, Self
 
 from dvc.exceptions import DvcException
-from dvc.repo import Repo, lock_repo
 
-from aelab.core.errors import UserError
 from pipeline.common.params import Params
+from pipeline.runner.dvc_stages import DvcStages
 
 EVALUATION = 0.125  # work of an evaluation, as a share of its training
 
@@ -46,34 +44,24 @@ class Plan:
         return sorted(free, key=lambda name: (-self.remaining_work[name], name))
 
 
-def plan_run(params: Params, *, elsewhere: bool) -> Plan:
-    """Plan what DVC calls changed. Where stages run `elsewhere`, outputs that are missing here count as unchanged.
+def plan_run(dvc: DvcStages, params: Params, *, elsewhere: bool) -> Plan:
+    """Plan what DVC calls changed. Where stages run `elsewhere`, outputs that are missing here count as unchanged."""
 
-    Raises:
-        UserError: DVC cannot read `dvc.yaml` with these parameters.
-    """
-    logging.getLogger("dvc").setLevel(logging.CRITICAL)  # the stages say it again, each in its log
-    with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
+    def is_changed(name: str) -> bool:
+        stage = dvc.stages[name]
         try:
-            graph = repo.index.graph
-        except DvcException as error:
-            msg = f"{error}: {error.__cause__ or ''}"
-            raise UserError(msg) from error
-        stages = {stage.addressing: stage for stage in graph}
-        upstream = {name: {on.addressing for on in graph.successors(stage)} for name, stage in stages.items()}
+            if not elsewhere:
+                return bool(stage.changed())
+            # DVC allows missing outputs even where a stage has never run.
+            new = not all(each.hash_info for each in (*stage.deps, *stage.outs))
+            return new or bool(
+                stage.changed(allow_missing=True, upstream=[dvc.stages[on] for on in dvc.upstream[name]])
+            )
+        except DvcException:  # the stage will say it
+            return True
 
-        def is_changed(name: str) -> bool:
-            stage = stages[name]
-            try:
-                if not elsewhere:
-                    return bool(stage.changed())
-                # DVC allows missing outputs even where a stage has never run.
-                new = not all(each.hash_info for each in (*stage.deps, *stage.outs))
-                return new or bool(stage.changed(allow_missing=True, upstream=list(graph.successors(stage))))
-            except DvcException:  # the stage will say it
-                return True
-
-        return Plan.of(upstream, is_changed, lambda name: estimate_work(name, params))
+    with dvc.turn():
+        return Plan.of(dvc.upstream, is_changed, lambda name: estimate_work(name, params))
 
 
 def estimate_work(name: str, params: Params) -> float:

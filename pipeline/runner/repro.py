@@ -1,4 +1,4 @@
-"""`dvc repro`, several stages at a time: every stage goes through `dvc repro --single-item`, siblings side by side.
+"""`dvc repro`, several stages at a time: DVC does its part in this process, the commands of siblings run side by side.
 
     python -m pipeline.runner.repro --jobs 2                           # processes of this machine
     python -m pipeline.runner.repro --scheduler tls://scheduler:8786   # the workers of a Dask cluster: see `cluster`
@@ -12,18 +12,18 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from filelock import FileLock, Timeout
 
 from aelab.core.errors import UserError
-from pipeline.common import params
+from pipeline.common import params, paths
 from pipeline.common.params import Params
 from pipeline.runner import locks
 from pipeline.runner.console import ConsoleLog, log_file
+from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.local import Executor, LocalExecutor, end_stages_on_signals, following
 from pipeline.runner.plan import Plan, plan_run
 
@@ -47,13 +47,16 @@ def main(
     _use_this_python()
     end_stages_on_signals()
     try:
-        with _alone():
+        with locks.turn() as turn:
             locks.mend()
-            checked, plan = _plan(elsewhere=bool(scheduler))
+            checked, dvc, plan = _plan(elsewhere=bool(scheduler))
             if not plan.waiting:
                 print("Data and pipelines are up to date.")
                 return
-            with _executor(plan, checked, jobs, scheduler, trusted=trust_network) as executor:
+            if "report" in plan.waiting:
+                print(f"the report will be in {paths.REPORTS / 'comparison.html'}", flush=True)
+            local = LocalExecutor(checked, jobs, ConsoleLog(), dvc, keeps=(turn,))
+            with _executor(plan, local, jobs, scheduler, trusted=trust_network) as executor:
                 failed = run(plan, executor)
     except UserError as problem:
         sys.exit(f"\n{problem}\n")
@@ -85,44 +88,31 @@ def _use_this_python() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
-def _alone() -> AbstractContextManager[object]:
-    """Let two runs take turns, each within this context: each would find the other's stages busy."""
-    place = Path(".dvc/tmp")
-    place.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place / "pipeline.lock")
+def _plan(*, elsewhere: bool) -> tuple[Params, DvcStages, Plan]:
+    """The parameters, without their entries, whose check needs torch; the stages, and the plan."""
     try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        print("another `make repro` is at work here: waiting for it", flush=True)
-        return lock.acquire()
-
-
-def _plan(*, elsewhere: bool) -> tuple[Params, Plan]:
-    """The parameters, without their entries, whose check needs torch, and the plan."""
-    try:
-        checked = params.load(variants=False)
-        return checked, plan_run(checked, elsewhere=elsewhere)
+        checked, dvc = params.load(variants=False), DvcStages()
     except UserError:
         params.load()  # what is wrong with the entries is most likely why DVC cannot plan: say all of it
         raise
+    return checked, dvc, plan_run(dvc, checked, elsewhere=elsewhere)
 
 
 @contextmanager
 def _executor(
-    plan: Plan, checked: Params, jobs: int | None, scheduler: str | None, *, trusted: bool
+    plan: Plan, local: LocalExecutor, jobs: int | None, scheduler: str | None, *, trusted: bool
 ) -> Iterator[Executor]:
     """Where the stages run: here, with a follower that shows the curves, or on the workers of a cluster."""
-    console = ConsoleLog()
     if not scheduler:
-        with following(plan.waiting):
-            yield LocalExecutor(checked, jobs, console)
+        with following(plan.waiting), local:
+            yield local
         return
     try:
         from pipeline.runner.cluster.executor import on_cluster  # noqa: PLC0415 - an extra
     except ImportError as error:
         msg = f"stages on a cluster need the extra `cluster`, as requirements.lock has it: {error}"
         raise UserError(msg) from None
-    with on_cluster(scheduler, plan, checked, jobs, console, trusted=trusted) as cluster:
+    with on_cluster(scheduler, plan, local, jobs, trusted=trusted) as cluster:
         yield cluster
 
 

@@ -1,14 +1,18 @@
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from pipeline.runner import locks, repro
+from pipeline.runner import locks
 
 
 @pytest.fixture(autouse=True)
@@ -51,31 +55,83 @@ def test_a_torn_list_of_busy_files_is_removed(folder: Path, capsys: pytest.Captu
     assert "which a killed DVC had left unfinished" in capsys.readouterr().out
 
 
-def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    at_work = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    write = {"models/ae": {"pid": at_work.pid, "cmd": "dvc repro"}, "models/vae": {"pid": 4194304, "cmd": "dvc repro"}}
-    (folder / locks.BUSY).write_text(json.dumps({"write": write, "read": {}}))
-    assert locks.at_work() == [at_work.pid]
+def until_said(sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wait until this process has printed a sentence."""
+    said, until = "", time.monotonic() + 600
+    while sentence not in said:
+        assert time.monotonic() < until, said
+        time.sleep(0.01)
+        said += capsys.readouterr().out
 
-    def end() -> None:
-        time.sleep(0.5)
+
+def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as at_work:
+        writers = {"models/ae": {"pid": at_work.pid, "cmd": "dvc repro"}, "models/vae": {"pid": 4194304, "cmd": "dvc"}}
+        (folder / locks.BUSY).write_text(json.dumps({"write": writers, "read": {}}))
+        assert locks.at_work() == [at_work.pid]
+        waits = threading.Thread(target=locks.mend)
+        waits.start()
+        until_said(f"waiting for another DVC that is at work here, process {at_work.pid}", capsys)
         at_work.kill()
         at_work.wait()
+        waits.join()
 
-    threading.Thread(target=end).start()
-    locks.mend()
-    assert f"waiting for another DVC that is at work here, process {at_work.pid}" in capsys.readouterr().out
+
+RUNNER = """
+import subprocess, sys
+from pipeline.runner import locks
+
+with locks.turn() as turn:
+    inherits = [turn] if "inherits" in sys.argv else []
+    stage = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], pass_fds=inherits)
+    print(stage.pid, flush=True)
+    sys.stdin.read()
+    stage.kill()
+    stage.wait()
+"""
+
+
+@contextmanager
+def runner(*how: str) -> Iterator[tuple["subprocess.Popen[str]", psutil.Process]]:
+    """A runner that has its turn until its input ends, and its stage."""
+    environment = os.environ | {"PYTHONPATH": str(Path(locks.__file__).parents[2])}
+    command = [sys.executable, "-c", RUNNER, *how]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as begun:
+        assert begun.stdout is not None
+        stage = psutil.Process(int(begun.stdout.readline()))
+        try:
+            yield begun, stage
+        finally:
+            for each in (begun, stage):
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
 
 
 def test_two_runners_take_turns(capsys: pytest.CaptureFixture[str]) -> None:
-    script = (
-        "from pipeline.runner import repro; import time\nwith repro._alone(): print('in', flush=True); time.sleep(1)"
-    )
-    root = Path(repro.__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        with repro._alone():
-            assert other.wait(10) == 0
-    assert "another `make repro` is at work here: waiting for it" in capsys.readouterr().out
+    order = []
+
+    def second() -> None:
+        with locks.turn():
+            order.append("the second begins")
+
+    with runner() as (first, _):
+        waits = threading.Thread(target=second)
+        waits.start()
+        until_said("another `make repro` is at work here: waiting for it", capsys)
+        order.append("the first ends")
+        first.communicate("")
+        waits.join()
+    assert order == ["the first ends", "the second begins"]
+
+
+@pytest.mark.parametrize("how", ["inherits", "inherits nothing"])
+def test_the_turn_of_a_killed_runner_lasts_until_its_stages_have_left(how: str) -> None:
+    with runner(*([how] if how == "inherits" else [])) as (killed, stage), locks.TURN.open() as file:
+        killed.kill()
+        killed.wait()
+        if how == "inherits":
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stage.kill()
+            stage.wait()
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one that inherits nothing would be overlooked

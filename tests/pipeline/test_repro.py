@@ -13,6 +13,7 @@ from pipeline.common import params, resources, seeds, stage
 from pipeline.common.params import Params
 from pipeline.runner import repro
 from pipeline.runner.console import ConsoleLog
+from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.local import LocalExecutor
 from pipeline.runner.plan import Plan, estimate_work, plan_run
 from tests.support.parameters import DEFAULT, with_value
@@ -75,16 +76,20 @@ def test_what_is_missing_here_is_no_change_where_stages_run_elsewhere(
     Path("in").write_text("data")
     with Repo.init() as repo:
         repo.reproduce()
-    assert plan_run(checked, elsewhere=False).waiting == set()
+
+    def waiting(*, elsewhere: bool) -> set[str]:
+        return plan_run(DvcStages(), checked, elsewhere=elsewhere).waiting
+
+    assert waiting(elsewhere=False) == set()
     shutil.rmtree(".dvc/cache")
     Path("a").unlink()
     Path("b").unlink()
-    assert plan_run(checked, elsewhere=False).waiting == {"a", "b"}
-    assert plan_run(checked, elsewhere=True).waiting == set()
+    assert waiting(elsewhere=False) == {"a", "b"}
+    assert waiting(elsewhere=True) == set()
     Path("dvc.yaml").write_text(stages + "  new: {cmd: cp in c, deps: [in], outs: [c]}\n")
-    assert plan_run(checked, elsewhere=True).waiting == {"new"}
+    assert waiting(elsewhere=True) == {"new"}
     Path("in").write_text("other")
-    assert plan_run(checked, elsewhere=True).waiting == {"a", "b", "new"}
+    assert waiting(elsewhere=True) == {"a", "b", "new"}
 
 
 @pytest.mark.parametrize("broken", [None, 3, {}, {"training": 3}, {"training": {"steps": "many"}}])
@@ -122,7 +127,7 @@ def test_entries_share_a_gpu_as_the_environment_says(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv(resources.PER_GPU, per_gpu)
-    local = LocalExecutor(params.check(DEFAULT, variants=False), None, ConsoleLog())
+    local = LocalExecutor(params.check(DEFAULT, variants=False), None, ConsoleLog(), dvc=None)  # type: ignore[arg-type]
     assert local.jobs == 2 * entries
     assert sorted(str(local.slots.get()) for _ in range(local.jobs)) == sorted(["0", "1"] * entries)
 

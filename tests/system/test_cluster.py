@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -356,6 +357,7 @@ def test_only_whole_outputs_have_hashes_to_look_up(
     out = SimpleNamespace(def_path="data/a", fs_path="/data/a", hash_info="hash", meta="meta")
     dep = SimpleNamespace(def_path=read, fs_path=f"/{read}", save=lambda: None)
     made.at_home = set()
+    made.dvc = SimpleNamespace(alone=nullcontext())  # type: ignore[assignment]
     made.upstream = {"reads": {"writes"}}
     made.stages = {"writes": SimpleNamespace(outs=[out]), "reads": SimpleNamespace(deps=[dep])}
     asked = list[str]()
@@ -391,7 +393,7 @@ class Client:
 
 
 def executor(*workers: dict[str, Any], jobs: int | None = None) -> caller.ClusterExecutor:
-    local = LocalExecutor(params.check(DEFAULT, variants=False), 1, ConsoleLog())
+    local = LocalExecutor(params.check(DEFAULT, variants=False), 1, ConsoleLog(), dvc=None)  # type: ignore[arg-type]
     nothing = SimpleNamespace(at_home=set())
     return caller.ClusterExecutor("tcp://127.0.0.1:1", Client(*workers), nothing, local, jobs)  # type: ignore[arg-type]
 

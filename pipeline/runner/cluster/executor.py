@@ -18,13 +18,11 @@ from urllib.parse import urlsplit
 
 import cloudpickle
 import distributed
-from dvc.repo import Repo
 
 from aelab.core.errors import UserError
-from pipeline.common.params import Params
 from pipeline.runner.cluster import worker
 from pipeline.runner.cluster.handover import Handover
-from pipeline.runner.console import ConsoleLog, StageOutput, log_file
+from pipeline.runner.console import StageOutput, log_file
 from pipeline.runner.local import LocalExecutor
 from pipeline.runner.plan import Plan
 
@@ -36,7 +34,7 @@ WORKERS_WITHIN = 60.0  # seconds in which there has to be a worker, at first and
 
 @contextmanager
 def on_cluster(
-    address: str, plan: Plan, params: Params, jobs: int | None, console: ConsoleLog, *, trusted: bool
+    address: str, plan: Plan, local: LocalExecutor, jobs: int | None, *, trusted: bool
 ) -> Iterator["ClusterExecutor"]:
     """An executor for a plan on the workers of the scheduler at `address`.
 
@@ -44,15 +42,14 @@ def on_cluster(
         UserError: it is not to be trusted, is not there, or there is no remote that workers can use.
     """
     client = connect(address, trusted=trusted)
-    with Repo(_wait_for_lock=True) as repo:
-        handover = Handover(repo, plan)
-        local = LocalExecutor(params, jobs, console, handover.around)
+    handover = Handover(local.dvc, plan)
+    local.around = handover.around
+    with local:
         executor = ClusterExecutor(address, client, handover, local, jobs)
         client.subscribe_topic(executor.topic, executor.hear)
         try:
             yield executor
         finally:
-            handover.write_lock()
             for task in executor.tasks.values():
                 task.ended.cancel()
             with contextlib.suppress(Exception):
@@ -145,7 +142,7 @@ class ClusterExecutor:
             return
         task = self.tasks.pop(name)
         if task.entry:
-            self.handover.take(name, task.entry)
+            self.local.dvc.take(name, task.entry)
         log_file(name).write_text(task.log, encoding="utf-8")
         self.console.say("done" if task.entry else "failed", name, f"{time.monotonic() - task.began:.1f} s")
 

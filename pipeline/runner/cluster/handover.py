@@ -3,44 +3,37 @@
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any, TypeAlias
+from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.fs import localfs
 from dvc.repo import Repo
 from dvc.stage.cache import _get_cache_hash
-from dvc.stage.loader import StageLoader
 from dvc.stage.serialize import to_single_stage_lockfile
-from dvc.utils.serialize import modify_yaml, parse_yaml
+from dvc.utils.serialize import parse_yaml
 
 from aelab.core.errors import UserError
 from pipeline.runner.cluster import worker
 from pipeline.runner.cluster.worker import Checkout, StageRequest
 from pipeline.runner.cluster.worker_stage import patiently
+from pipeline.runner.dvc_stages import DvcStages, Entry
 from pipeline.runner.plan import Plan
 
-Entry: TypeAlias = dict[str, Any]  # of a stage in dvc.lock
-
 SECRET = ("secret", "password", "token", "key", "connection", "credential")  # in the names of what stays here
-WRITING = 0.05  # share of the time that may go into writing dvc.lock, which is slow where it is long
 
 
 class Handover:
-    """The stages with the hashes that are known so far, here and on the workers; the writer of `dvc.lock`."""
+    """What workers are told of stages, and what the remote has of them."""
 
-    def __init__(self, repo: Repo, plan: Plan) -> None:
-        self.repo, self.upstream = repo, plan.upstream
-        self.stages = {stage.addressing: stage for stage in repo.index.stages}
+    def __init__(self, dvc: DvcStages, plan: Plan) -> None:
+        self.dvc, self.stages, self.upstream = dvc, dvc.stages, dvc.upstream
         self.at_home = stages_at_home(self.stages)
-        self.pending: dict[str, Entry] = {}  # entries that dvc.lock does not have yet
-        self.writes_next = 0.0
-        remote = shared_remote(repo.config)
+        remote = shared_remote(dvc.repo.config)
         read = set[str]().union(*(plan.upstream[name] for name in plan.waiting)) - plan.waiting
-        self._offer(repo, sorted(read))  # it may have run here, and workers read it
+        self._offer(sorted(read))  # it may have run here, and workers read it
         self.checkout = publish(remote)
 
     def inputs(self, name: str) -> list[str]:
@@ -64,26 +57,27 @@ class Handover:
         stage = self.stages[name]
         made = {out.def_path: out for on in self.upstream[name] for out in self.stages[on].outs}
         away = [out for on in self.upstream[name] - self.at_home for out in self.stages[on].outs]
-        try:
-            for dep in stage.deps:
-                if dep.def_path in made:
-                    dep.hash_info, dep.meta = made[dep.def_path].hash_info, made[dep.def_path].meta
-                elif any(localfs.overlaps(dep.fs_path, out.fs_path) for out in away):
-                    return False  # a folder of several outputs, or a file in one, which is not here as it should be
-                else:
-                    dep.save()
-        except DvcException:  # it reads what is not there: the stage will say it
-            return False
+        with self.dvc.alone:
+            try:
+                for dep in stage.deps:
+                    if dep.def_path in made:
+                        dep.hash_info, dep.meta = made[dep.def_path].hash_info, made[dep.def_path].meta
+                    elif any(localfs.overlaps(dep.fs_path, out.fs_path) for out in away):
+                        return False  # a folder of several outputs, or a file in one, which is not here as it should be
+                    else:
+                        dep.save()
+            except DvcException:  # it reads what is not there: the stage will say it
+                return False
         key = str(_get_cache_hash(to_single_stage_lockfile(stage), key=True))
         entry = patiently(lambda: self._find(key))
         if entry:
-            self.take(name, entry)
+            self.dvc.take(name, entry)
         return entry is not None
 
     def _find(self, key: str) -> Entry | None:
         """An entry of the run cache whose outputs the remote has: it gets a folder's list after the files in it."""
-        odb = self.repo.cloud.get_remote_odb(hash_name="md5")
-        runs = self.repo.cloud.get_remote_odb(hash_name="md5-dos2unix")
+        odb = self.dvc.repo.cloud.get_remote_odb(hash_name="md5")
+        runs = self.dvc.repo.cloud.get_remote_odb(hash_name="md5-dos2unix")
         runs.fs.fs.invalidate_cache()  # others write there
         folder = runs.fs.join(runs.path, "runs", key[:2], key)
         for path in sorted(runs.fs.find(folder)) if runs.fs.exists(folder) else []:
@@ -92,42 +86,25 @@ class Handover:
                 return entry
         return None
 
-    def take(self, name: str, entry: Entry) -> None:
-        """Take what a stage has come to on a worker."""
-        StageLoader.fill_from_lock(self.stages[name], entry)
-        self.pending[name] = entry
-        if time.monotonic() > self.writes_next:
-            self.write_lock()
-
-    def write_lock(self) -> None:
-        """Bring dvc.lock up to date; what runs here writes it, too."""
-        if not self.pending:
-            return
-        began = time.monotonic()
-        pending, self.pending = self.pending, {}
-        with Repo(_wait_for_lock=True) as repo, repo.lock, modify_yaml("dvc.lock") as content:
-            content["schema"] = "2.0"
-            content.setdefault("stages", {}).update(pending)
-        ended = time.monotonic()
-        self.writes_next = ended + (ended - began) / WRITING
-
     @contextmanager
     def around(self, name: str) -> Iterator[None]:
         """Before a stage runs here, fetch what it reads; afterwards, others get what it has written."""
-        self.write_lock()
+        self.dvc.write_lock()  # which says what is fetched
         if inputs := self.inputs(name):
             with Repo(_wait_for_lock=True) as repo:
                 patiently(lambda: repo.pull(inputs, force=True))
         yield
-        with Repo(_wait_for_lock=True) as repo:
-            StageLoader.fill_from_lock(self.stages[name], to_single_stage_lockfile(repo.stage.load_one(name=name)))
-            self._offer(repo, [name])
+        self._offer([name])
 
-    def _offer(self, repo: Repo, names: list[str]) -> None:
+    def _offer(self, names: list[str]) -> None:
         """Have the remote hold what stages have written, as far as it is here."""
-        outs = [out for name in names for out in self.stages[name].outs]
-        if here := [out.def_path for out in outs if out.use_cache and out.hash_info and not out.changed_cache()]:
-            patiently(lambda: repo.push(here))
+        with self.dvc.alone:
+            outs = [out for name in names for out in self.stages[name].outs]
+            here = [out.def_path for out in outs if out.use_cache and out.hash_info and not out.changed_cache()]
+        if here:
+            self.dvc.write_lock()
+            with Repo(_wait_for_lock=True) as repo:
+                patiently(lambda: repo.push(here))
 
 
 def stages_at_home(stages: Mapping[str, Any]) -> set[str]:

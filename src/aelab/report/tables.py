@@ -95,8 +95,8 @@ def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def cell(value: Interval, digits: int, *, bold: bool = False) -> str:
-    """`mean ± half its interval`; the mean alone where the seeds agree or there is only one."""
-    text = f"{value.mean:,.{digits}f}" + (f" ± {value.half:,.{digits}f}" if value.known and value.half else "")
+    """A mean with its interval, maybe in bold."""
+    text = value.text(digits)
     return f"**{text}**" if bold else text
 
 

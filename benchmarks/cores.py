@@ -1,0 +1,127 @@
+"""(p) How long a cold run takes on more cores, simulated.
+
+The plan and the shares of the CPUs are those of `make repro`. The seconds of the stages are those of the run whose
+`provenance/` lies here; they mean most after a run on one CPU (`AELAB_CPUS=1 make repro`) with nothing beside it.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.measure import Table, Value
+from pipeline.common import params, paths
+from pipeline.runner.dvc_stages import DvcStages
+from pipeline.runner.local import CpuShares
+from pipeline.runner.plan import Plan, estimate_work
+
+CORES = (1, 2, 4, 8, 1000)
+
+
+@dataclass
+class Work:
+    """What a stage has to do: on one thread, then seed by seed; in seconds."""
+
+    alone: float
+    seeds: list[float] = field(default_factory=list)
+    behind: bool = False  # whether its seeds take what cores are idle, beyond the stage's share
+
+    def begin(self, share: int, cores: int) -> None:
+        """Get going with so many CPUs: `left` are phases of a number of threads and seconds."""
+        workers = max(1, min(len(self.seeds), cores if self.behind else share))
+        rounds = math.ceil(len(self.seeds) / workers)
+        self.left = [[1.0, self.alone], [float(workers), rounds * max(self.seeds, default=0.0)]]
+        self._skip()
+
+    def advance(self, seconds: float) -> None:
+        """Do so much of what is left."""
+        self.left[0][1] -= seconds
+        self._skip()
+
+    def _skip(self) -> None:
+        while self.left and self.left[0][1] <= 1e-9:  # noqa: PLR2004 - rounding
+            del self.left[0]
+
+
+def run() -> list[Table]:
+    """Wall times by cores, and the stages of the critical path."""
+    checked, dvc = params.load(variants=False), DvcStages()
+    works = {name: noted(name) for name in dvc.stages}
+    times: list[list[Value]] = []
+    for cores in CORES:
+        plan = Plan.of(dvc.upstream, lambda _: True, lambda name: estimate_work(name, checked))
+        ended = simulate(plan, works, cores, checked.training.threads)
+        busy = sum(work.alone + sum(work.seeds) for work in works.values()) / cores / max(ended.values())
+        times.append(["no limit" if cores == CORES[-1] else f"{cores}", max(ended.values()), 100 * busy])
+    path = critical_path(dvc.upstream, ended)
+    rows: list[list[Value]] = [[name, ended[name] - max((ended[on] for on in dvc.upstream[name]), default=0.0)]
+                               for name in path]  # fmt: skip
+    note = (
+        "Of a cold run, computed from the seconds that each stage noted. Nothing notes, and so it lacks, `sources`, "
+        "`report` and what lies between two stages."
+    )
+    return [
+        Table("(p) A cold run on more cores, simulated", note, {"cores": 0, "seconds": 0, "busy, %": 0}, times),
+        Table("(p) The critical path", "Seconds on as many cores as there is use for.", {"": 0, "seconds": 1}, rows),
+    ]
+
+
+def noted(name: str) -> Work:
+    """The work of a stage, by its provenance; nothing where it has none."""
+    kind, _, entry = name.partition("@")
+    file = paths.training(entry) if kind == "train" else paths.PROVENANCE / f"{name.replace('@', '/')}.json"
+    if not file.exists():
+        return Work(0.0)
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    imports, seconds = content["import_seconds"], content["seconds"]
+    if kind == "train":
+        return Work(imports, [sum(seed["seconds"].values()) for seed in content["seeds"].values()])
+    if kind == "evaluate":
+        count = len(json.loads((paths.EVALUATION / entry / "metrics.json").read_text(encoding="utf-8")))
+        return Work(imports, [seconds / count] * count, behind=True)
+    return Work(imports + seconds)
+
+
+def simulate(plan: Plan, works: dict[str, Work], cores: int, threads: int) -> dict[str, float]:
+    """When each stage ends."""
+    shares, now = CpuShares(cores, threads, max(1, cores // threads)), 0.0
+    ended: dict[str, float] = {}
+    running: dict[str, Work] = {}
+    while plan.unfinished:
+        for name, share in shares.take(plan.ready()).items():
+            plan.waiting.discard(name)
+            running[name] = works[name]
+            running[name].begin(share, cores)
+        speeds = _speeds(running, cores)
+        step = min(
+            (work.left[0][1] / speeds[name] if work.left else 0.0 for name, work in running.items()), default=0.0
+        )
+        now += step
+        for name, work in list(running.items()):
+            if work.left:
+                work.advance(step * speeds[name])
+            if not work.left:
+                del running[name]
+                shares.give_back(name)
+                plan.unfinished.discard(name)
+                ended[name] = now
+    return ended
+
+
+def _speeds(running: dict[str, Work], cores: int) -> dict[str, float]:
+    """How fast each stage goes: those with a share first, then those that take what is idle, evenly."""
+    speeds, free = dict[str, float](), float(cores)
+    for behind in (False, True):
+        wanted = {name: work.left[0][0] for name, work in running.items() if work.left and work.behind is behind}
+        speed = min(1.0, free / sum(wanted.values())) if wanted else 1.0
+        speeds |= dict.fromkeys(wanted, max(speed, 1e-6))
+        free -= speed * sum(wanted.values())
+    return speeds
+
+
+def critical_path(upstream: Any, ended: dict[str, float]) -> list[str]:
+    """The stages that the last one waited for, each for the one before."""
+    path = [max(ended, key=lambda name: ended[name])]
+    while upstream[path[0]]:
+        path.insert(0, max(upstream[path[0]], key=lambda name: ended[name]))
+    return path

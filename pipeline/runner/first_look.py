@@ -1,0 +1,25 @@
+"""A first look at an entry as soon as it is evaluated; the report has all of it later."""
+
+import json
+
+from aelab.report.intervals import interval
+from aelab.report.metrics import DECIDING, metric
+from pipeline.common import paths
+
+
+def first_look(stage: str) -> str | None:
+    """The main metrics of the entry that a stage has evaluated, on the test split; None if it evaluates none."""
+    kind, _, entry = stage.partition("@")
+    file = paths.EVALUATION / entry / "metrics.json"
+    if kind != "evaluate" or not file.exists():
+        return None
+    seeds = json.loads(file.read_text(encoding="utf-8")).values()
+    finished = [seed["metrics"]["test"] for seed in seeds if seed["status"] == "finished"]
+    if not finished:
+        return "no seed has finished"
+    told = []
+    for each, name in ((metric(name), name) for name in DECIDING if name in finished[0]):
+        value = interval(seed[name] for seed in finished).text(each.digits)
+        told.append(f"{each.title} {value} {each.unit}".rstrip())
+    count = f"{len(finished)} of {len(seeds)} seeds" if len(finished) < len(seeds) else f"seeds: {len(seeds)}"
+    return f"test: {', '.join(told)} ({count})"
