@@ -205,7 +205,7 @@ def committed() -> dict[str, Any]:
     """The parameters of the last commit, unchecked."""
     text = _git("show", f"HEAD:./{PARAMS}")
     if text is None:
-        msg = f"git has no committed {PARAMS}: a recipe is an experiment, which starts from a commit"
+        msg = f"git has no committed {PARAMS}: what runs in a copy starts from a commit"
         raise UserError(msg)
     content: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
     return content

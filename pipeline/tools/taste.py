@@ -34,7 +34,7 @@ def main() -> None:
     with (TASTE / PARAMS).open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(parameters, file)
     environment = os.environ | {"PYTHONPATH": "src"}  # of the clone
-    done = subprocess.run([sys.executable, "-m", "pipeline.runner.repro"], cwd=TASTE, env=environment, check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-m", "pipeline.runner.repro"], cwd=TASTE, env=environment, check=False)
     print(f"\nDigits, one seed, few steps: {TASTE / paths.REPORTS / 'comparison.html'}")
     sys.exit(done.returncode)
 
