@@ -111,7 +111,7 @@ def what_to_mend(error: BaseException) -> str | None:
 def _restore_outputs() -> None:
     """Bring back the stage's outputs of before: DVC deletes them just before it runs the stage's command.
 
-    They are in DVC's cache under the hashes of `dvc.lock`, which holds the last successful run while a stage runs.
+    They are in DVC's cache under the hashes of `dvc.lock`, which holds an earlier successful run while a stage runs.
     """
     name = os.environ.get("DVC_STAGE")
     if name is None:

@@ -130,7 +130,7 @@ def available(params: Params) -> tuple[list[Result], list[str]]:
     path = Path("dvc.lock")
     if not path.exists():
         return [], ["dvc.lock is not there: `dvc repro` writes it"]
-    lock = YAML(typ="safe", pure=True).load(path)["stages"]  # those before the running stage are up to date in it
+    lock = YAML(typ="safe", pure=True).load(path)["stages"]  # it is up to date when the report begins
     for entry, seed in product(params.variants, params.seeds):
         try:
             found.append(_read(lock, entry, seed))

@@ -53,16 +53,12 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run_here(*, write: bool = True) -> tuple[list[str], DvcStages]:
-    """What failed in a run of this folder; without `write`, as if the runner were killed before it wrote dvc.lock."""
+def run_here() -> list[str]:
+    """What failed in a run of this folder."""
     checked, dvc = params.check(DEFAULT, variants=False), DvcStages()
-    local = LocalExecutor(checked, 2, ConsoleLog(), dvc)
     made = plan_run(dvc, checked, elsewhere=False)
-    if write:
-        with local:
-            return repro.run(made, local), dvc
-    dvc.writes_next = math.inf
-    return repro.run(made, local), dvc
+    with LocalExecutor(checked, 2, ConsoleLog(), dvc) as local:
+        return repro.run(made, local)
 
 
 def status() -> dict[str, object]:
@@ -75,7 +71,7 @@ def nobody_is_busy() -> bool:
 
 
 def test_a_run_leaves_what_dvc_leaves(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_here()[0] == []
+    assert run_here() == []
     said = capsys.readouterr().out
     assert sorted(outcomes(said, "done")) == ["first", "last", "second@a", "second@b"]
     assert "second@a | second@a\n" in said
@@ -99,7 +95,7 @@ def test_what_has_not_changed_is_not_run_and_what_was_run_before_is_restored(
     run_here()
     Path("in").write_text("data\n")
     capsys.readouterr()
-    assert run_here()[0] == []
+    assert run_here() == []
     said = capsys.readouterr().out
     assert sorted(outcomes(said, "cached")) == ["second@a", "second@b"]
     assert outcomes(said, "done") == ["last"]  # which no cache keeps
@@ -114,8 +110,9 @@ def test_what_has_not_changed_is_not_run_and_what_was_run_before_is_restored(
 def test_a_run_that_was_killed_before_it_wrote_dvc_lock_loses_nothing(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, dvc = run_here(write=False)
-    assert set(dvc.pending) == set(dvc.stages)
+    with pytest.MonkeyPatch.context() as killed:
+        killed.setattr(DvcStages, "write_lock", lambda _: None)
+        assert run_here() == []
     assert not (toy / "dvc.lock").exists()
     bits = {name: (toy / name).read_bytes() for name in ("first", "a", "b", "last")}
     capsys.readouterr()
@@ -140,7 +137,7 @@ def test_dvc_lock_is_written_for_several_stages_at_once(
 
     monkeypatch.setattr("pipeline.runner.dvc_stages.write_atomically", write)
     monkeypatch.setattr("pipeline.runner.dvc_stages.WRITING", share)
-    assert run_here()[0] == []
+    assert run_here() == []
     assert written == [locks.DVC_LOCK] * times
     assert status() == {}
 
@@ -149,7 +146,7 @@ def test_the_last_stage_finds_all_others_in_dvc_lock(toy: Path, monkeypatch: pyt
     """As the report does."""
     monkeypatch.setattr("pipeline.runner.dvc_stages.WRITING", 1e-9)
     Path("dvc.yaml").write_text(TOY.replace("cat a b > last", "cat dvc.lock a b > last"))
-    assert run_here()[0] == []
+    assert run_here() == []
     seen = (toy / "last").read_text()
     assert all(f"{name}:\n" in seen for name in ("first", "second@a", "second@b"))
     assert "last:" not in seen
@@ -162,7 +159,7 @@ def test_when_a_stage_fails_the_others_go_on(toy: Path, capsys: pytest.CaptureFi
         + "  liar: {cmd: 'true', deps: [first], outs: [nothing]}\n"
         + "  after: {cmd: cp bad after, deps: [bad], outs: [after]}\n"
     )
-    failed, _ = run_here()
+    failed = run_here()
     assert sorted(failed) == ["bad", "liar"]
     said = capsys.readouterr().out
     assert "last" in outcomes(said, "done")
@@ -202,7 +199,7 @@ def test_what_another_dvc_is_at_fails_with_the_reason(toy: Path) -> None:
     Path("in").write_text("other\n")
     writes = {str(toy / "a"): {"pid": os.getpid(), "cmd": "dvc repro"}}
     locks.BUSY.write_text(json.dumps({"write": writes, "read": {}}))
-    failed, _ = run_here()
+    failed = run_here()
     assert failed == ["second@a"]
     assert (
         f"a' is busy, it is being blocked by:\n  (PID {os.getpid()}): dvc repro"
@@ -220,7 +217,7 @@ def test_dvcs_own_files_are_kept_up_to_date(capsys: pytest.CaptureFixture[str]) 
         repo.add("folder/in")
     Path("folder/in").write_text("other")
     Path("dvc.yaml").write_text(TOY.replace(" in ", " folder/in ").replace(", in]", ", folder/in]"))
-    assert run_here()[0] == []
+    assert run_here() == []
     assert outcomes(capsys.readouterr().out, "done")[0] == "folder/in.dvc"
     assert status() == {}
     assert "other" in Path("a").read_text()
