@@ -400,8 +400,10 @@ class Broken(BaseHTTPRequestHandler):
 def broken_server() -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), Broken) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 @pytest.mark.usefixtures("impatient")
