@@ -1,8 +1,9 @@
 """Nothing of a run lives on when it was asked to leave, or when whom it worked for is gone. How long that takes is
-measured by `python -m faults --only leaving`.
+measured by `python -m faults --only stops`.
 """
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -12,9 +13,10 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.common import signals
 from tests.support import forks, leaving
 from tests.support.parameters import DEFAULT
-from tests.support.processes import end, gone, wait_for, working_in
+from tests.support.processes import PATIENCE, end, gone, started, wait_for, working_in
 
 Started: TypeAlias = tuple[BaseProcess, list[psutil.Process]]
 Start: TypeAlias = Callable[[str], Started]
@@ -27,13 +29,13 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     YAML().dump(DEFAULT | {"variants": {"ae": DEFAULT["variants"]["ae"]}, "seeds": [0, 1]}, tmp_path / "params.yaml")
     (tmp_path / "pids").mkdir()
 
-    def started(how: str) -> Started:
+    def start(how: str) -> Started:
         dvc = forks.context().Process(target=leaving.wait_for_stage, args=(how, tmp_path))
         dvc.start()
         wait_for(lambda: len(leaving.turns()) == (2 if "workers" in how else 1))
         return dvc, psutil.Process(dvc.pid).children(recursive=True)
 
-    yield started
+    yield start
     end(working_in(tmp_path))
 
 
@@ -77,3 +79,24 @@ def test_one_that_does_not_listen_would_live_on(start: Start) -> None:
     dvc.join()
     (before,) = leaving.turns().values()
     wait_for(lambda: leaving.turns()[stage[0].pid] > before + 100)  # one that listens looks up after every fifth
+
+
+def test_what_a_failed_test_has_started_is_gone() -> None:
+    """And waited for: else Python warns of it some time later, in a test that has nothing to do with it."""
+    with pytest.raises(ZeroDivisionError), started([sys.executable, "-c", "import time; time.sleep(1e6)"]) as process:
+        _ = 1 / 0
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_an_alarm_of_before_the_request_ends_no_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock rings every second until somebody asks, and may have rung just then."""
+    monkeypatch.setattr("signal.setitimer", lambda *_: None)
+    monkeypatch.setattr("multiprocessing.active_children", list)
+    monkeypatch.setattr(signals, "GRACE", PATIENCE)
+    listener = signals.StopListener()
+    listener.polls = True
+    listener._ask(signals.Interrupted(signal.SIGTERM))
+    listener._poll()
+    listener.patient_until = 0.0
+    with pytest.raises(signals.Interrupted):
+        listener._poll()

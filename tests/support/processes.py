@@ -42,15 +42,14 @@ def gone(processes: Sequence[psutil.Process], within: float = PATIENCE) -> bool:
 def started(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[str]"]:
     """A process in a session of its own, whose output is text in a pipe; it ends with the block, and all below it."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options
-    process = subprocess.Popen(command, text=True, start_new_session=True, **options)
-    try:
-        yield process
-    finally:
-        below = children(process)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        end(below)
-        process.communicate()
+    with subprocess.Popen(command, text=True, start_new_session=True, **options) as process:
+        try:
+            yield process
+        finally:
+            below = children(process)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            end(below)
 
 
 def children(process: "subprocess.Popen[Any]") -> list[psutil.Process]:
