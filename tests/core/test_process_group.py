@@ -35,7 +35,9 @@ WRONG = {  # that a part is missing shows in cases that need it
 def together(folder: Path, size: int, cases: Sequence[str], **environment: str) -> list[dict[str, Any]]:
     """What each of `size` processes has found."""
     folder.mkdir()
-    store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # as torchrun has it
+    store = distributed.TCPStore(  # type: ignore[attr-defined]  # as torchrun has it: no port is guessed
+        "localhost", 0, is_master=True, wait_for_workers=False
+    )
     place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
     place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     with forks.started(take_part, [(rank, folder, cases, place | environment) for rank in range(size)]) as processes:

@@ -26,12 +26,14 @@ def context() -> ForkServerContext:
 @contextmanager
 def started(target: Callable[..., object], arguments: Sequence[tuple[Any, ...]]) -> Iterator[list[BaseProcess]]:
     """A process for each tuple of arguments; they end with the block."""
-    processes: list[BaseProcess] = [context().Process(target=target, args=each) for each in arguments]
+    running = list[BaseProcess]()
     try:
-        for process in processes:
-            process.start()
-        yield processes
+        for each in arguments:
+            begun = context().Process(target=target, args=each)
+            begun.start()
+            running.append(begun)
+        yield running
     finally:
-        for process in processes:
+        for process in running:
             process.kill()
             process.join()

@@ -32,7 +32,8 @@ def turns() -> dict[int, int]:
 
 def _run_stage(how: str) -> None:
     os.environ |= {"DVC_STAGE": "train@ae", resources.CPUS: "2" if "workers" in how else "1"}
-    stage.PARENT, stage._restore_outputs = os.getppid(), lambda: None
+    stage.PARENT = os.getppid()  # type: ignore[attr-defined]
+    stage._restore_outputs = lambda: None
     signals.POLL, signals.GRACE = 5 * TURN, 5 * TURN if "brief" in how else PATIENCE
     if "deaf" in how:
         signals.StopListener.listen = lambda *_, **__: None  # type: ignore[method-assign]
