@@ -1,6 +1,10 @@
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from aelab.core import devices
@@ -22,3 +26,23 @@ def pixels() -> NDArray[np.uint8]:
 @pytest.fixture
 def x(pixels: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(pixels).float() / 255
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take seconds to make: once for all workers."""
+    from mlflow import MlflowClient  # noqa: PLC0415 - slow
+
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if base.name.startswith("popen-") else base) / "empty.db"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def uri(tmp_path: Path, empty: Path) -> str:
+    """An MLflow without runs."""
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -7,6 +7,7 @@ them.
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -31,6 +32,7 @@ class StopListener:
     def __init__(self) -> None:
         self.asked: Interrupted | None = None
         self.polls = False
+        self.patient_until = 0.0  # on the monotonic clock: the end of the moment
         self.supervisors: list[psutil.Process] = []
 
     def listen(self, *, polls: bool) -> None:
@@ -64,6 +66,8 @@ class StopListener:
             if not all(process.is_running() for process in self.supervisors):
                 self._ask(Interrupted(signal.SIGTERM, orphaned=True))
             return
+        if time.monotonic() < self.patient_until:  # an alarm of before the request, which comes only now
+            return
         for child in multiprocessing.active_children():
             child.kill()
         raise self.asked  # work that polls has had its moment
@@ -71,14 +75,16 @@ class StopListener:
     def _ask(self, asked: Interrupted) -> None:
         if self.asked is not None:
             return
-        self.asked = asked
         children = multiprocessing.active_children()
+        moment = GRACE + bool(children) if self.polls else 0.0
+        self.patient_until = time.monotonic() + moment
+        self.asked = asked
         for child in children:
             child.terminate()
         if not self.polls:
             raise asked
         if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, GRACE + bool(children))
+            signal.setitimer(signal.ITIMER_REAL, moment, POLL)
 
 
 LISTENER = StopListener()

@@ -4,10 +4,7 @@ Four of them, since two hide an order that differs: a + b = b + a.
 """
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -15,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
 from aelab.core import process_group
 from aelab.models.base import VARIANTS
 from aelab.models.quantizer import QUANTIZERS
-from tests.support.project import REPOSITORY
-from tests.support.sharing import CASES, run
+from tests.support import forks
+from tests.support.processes import PATIENCE
+from tests.support.sharing import CASES, run, take_part
 
 ROUNDING = 2e-5  # relative
 AGAIN = ["contractive", "ladder", "vqvae ema", "ragged", "ragged codebook"]
@@ -36,20 +35,15 @@ WRONG = {  # that a part is missing shows in cases that need it
 def together(folder: Path, size: int, cases: Sequence[str], **environment: str) -> list[dict[str, Any]]:
     """What each of `size` processes has found."""
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.support.sharing", str(folder), *cases],
-            cwd=REPOSITORY,
-            env=os.environ | place | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(size)
-    ]
-    assert [process.wait(300) for process in processes] == [0] * size
+    store = distributed.TCPStore(  # type: ignore[attr-defined]  # as torchrun has it: no port is guessed
+        "localhost", 0, is_master=True, wait_for_workers=False
+    )
+    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    with forks.started(take_part, [(rank, folder, cases, place | environment) for rank in range(size)]) as processes:
+        for process in processes:
+            process.join(PATIENCE)
+        assert [process.exitcode for process in processes] == [0] * size
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
 

@@ -1,10 +1,10 @@
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
 import pytest
+from dvc.repo import Repo
 
 from aelab.core.errors import UserError
 from aelab.inference.model_locator import located
@@ -64,11 +64,12 @@ def test_a_revision_out_of_dvcs_cache(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv(f"GIT_{key}_NAME", "n")
         monkeypatch.setenv(f"GIT_{key}_EMAIL", "n@localhost")
     run("git", "init", "-q")
-    run(sys.executable, "-m", "dvc", "init", "-q")
+    Repo.init().close()
     weights = []
     for seed in (0, 1):
         weights.append(save(tmp_path / "models/ae/seed0.safetensors", seed=seed).read_bytes())
-        run(sys.executable, "-m", "dvc", "add", "-q", "models/ae")
+        with Repo() as repo:
+            repo.add("models/ae")
         run("git", "add", "-A")
         run("git", "commit", "-qm", f"seed {seed}")
     path = "models/ae/seed0.safetensors"
@@ -87,9 +88,9 @@ def test_a_revision_out_of_dvcs_cache(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
-def test_mlflow_that_has_no_such_model_says_so(tmp_path: Path) -> None:
+def test_mlflow_that_has_no_such_model_says_so(uri: str) -> None:
     before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    mlflow.set_tracking_uri(uri)
     try:
         with pytest.raises(UserError, match=r"MLflow at sqlite.* has no model models:/none@champion: .*make track"):
             content("models:/none@champion")

@@ -131,12 +131,14 @@ def test_a_site_gives_its_files_unpacked(tmp_path: Path) -> None:
         archive.add(tmp_path / f"site/{name}.gz", f"inner/{name}.gz")
     handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "site")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        for file in (f"{name}.gz", "all.tar.gz"):
-            site = downloads._site(f"http://127.0.0.1:{server.server_port}", file)
-            assert site.fetch(tmp_path / "work") == {name: b"images"}
-            (tmp_path / "work" / file).unlink()
-        server.shutdown()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            for file in (f"{name}.gz", "all.tar.gz"):
+                site = downloads._site(f"http://127.0.0.1:{server.server_port}", file)
+                assert site.fetch(tmp_path / "work") == {name: b"images"}
+                (tmp_path / "work" / file).unlink()
+        finally:
+            server.shutdown()
 
 
 def test_torchvision_is_asked_for_mnist_and_a_slow_mirror_does_not_hang(

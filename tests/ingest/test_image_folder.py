@@ -1,10 +1,9 @@
 import io
 import os
 import struct
-import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -383,25 +382,20 @@ def test_strange_bytes_never_raise(root: Path) -> None:
     assert all(0 < len(each.reason) < 200 and "\n" not in each.reason for each in result.left_out)
 
 
-def test_images_that_wait_are_few(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the first image is being decoded, only so many others are."""
-    count, workers = 200, 2
-    for number in range(count):
-        (root / f"{number:03}").write_bytes(b"x")
-    started: list[str] = []
-    enough = threading.Event()
+def test_images_that_wait_are_few() -> None:
+    """While the first image is being decoded, only so many others are; each that is done lets another one follow."""
+    taken: list[str] = []
 
-    def slow(path: Path, shape: Shape, fit: Fit) -> Bytes:
-        assert fit == "crop"
-        started.append(path.name)
-        if path.name == "000":
-            enough.wait(0.2)
-            assert len(started) <= image_folder.AHEAD * workers + workers
-        return np.zeros(shape, np.uint8)
+    def files() -> Iterator[str]:
+        for number in range(200):
+            taken.append(str(number))
+            yield taken[-1]
 
-    monkeypatch.setattr(image_folder, "decoded", slow)
-    assert len(_read(root, workers=workers)[1]) == count
-    assert len(started) == count
+    found = []
+    for image in image_folder._in_order(lambda file: file, files(), workers=2):
+        found.append(image)
+        assert len(taken) == min(2 * image_folder.AHEAD + len(found), 200)
+    assert found == taken
 
 
 def test_nothing_global_changes(root: Path) -> None:

@@ -1,9 +1,7 @@
 """What is made from the code is what the code says now: the pages of docs/, and the schema of params.yaml."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import groupby
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
@@ -50,17 +49,20 @@ def test_a_stale_page_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     reference.main(check=True)
 
 
-def test_a_command_is_shown_as_it_helps_itself() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.tools.recipe", "--help"],
-        capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"},
-    )  # fmt: skip
+def test_a_command_is_shown_as_it_helps_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["recipe", "--help"])
+    with pytest.raises(SystemExit):
+        typer.run(recipe.main)
+    said = capsys.readouterr().out
     section = reference.commands().split("### `python -m pipeline.tools.recipe`")[1].split("###")[0]
     shown = re.findall(r"^\* `(?:--)?(\w+)[^`]*`: ([^.\n]*)", section, re.MULTILINE)
     assert {"name", "quick", "help"} <= {name for name, _ in shown}
     for name, what in shown:
-        assert name in done.stdout
-        assert what in " ".join(done.stdout.split())
+        assert name in said
+        assert what in " ".join(said.split())
 
 
 def test_every_program_of_the_pipeline_is_shown() -> None:

@@ -13,11 +13,9 @@ from aelab.report import mlflow_writer
 from pipeline.common import params, signals
 from pipeline.common.params import Params
 from pipeline.reporting import track
-from tests.report.test_mlflow_writer import empty, history, uri
 from tests.support.parameters import DEFAULT
-from tests.support.runs import runs_at
+from tests.support.runs import history, runs_at
 
-__all__ = ["empty", "uri"]  # fixtures
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 
 

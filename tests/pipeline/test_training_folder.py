@@ -3,6 +3,7 @@ import os
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.stages import sources
 from pipeline.training import training_folder
 from pipeline.training.training_folder import CurveLog, TrainingFolder
 from tests.support.parameters import DEFAULT
+from tests.support.processes import PATIENCE
 from tests.support.project import REPOSITORY
 from tests.support.toys import IMAGE, PARAMETERS
 
@@ -163,20 +165,24 @@ def test_a_curve_that_forgot_its_points_would_have_them_twice(tmp_path: Path) ->
 
 
 def test_only_one_trains_in_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    slot, order = TrainingFolder(folder / "vae-seed0-f"), list[str]()
+    slot, order, waits = TrainingFolder(folder / "vae-seed0-f"), list[str](), threading.Event()
+
+    def has_to_wait() -> bool:
+        waits.set()
+        return False
 
     def second() -> None:
-        with slot.held(lambda: False):
+        with slot.held(has_to_wait):
             order.append("second")
 
-    with slot.held(lambda: False):
-        waiting = threading.Thread(target=second)
-        waiting.start()
-        time.sleep(0.6)
-        with pytest.raises(Stopped), slot.held(lambda: True):
-            pass
-        order.append("first")
-    waiting.join()
+    with ThreadPoolExecutor() as pool:
+        with slot.held(lambda: False):
+            other = pool.submit(second)
+            assert waits.wait(PATIENCE)
+            with pytest.raises(Stopped), slot.held(lambda: True):
+                pass
+            order.append("first")
+        other.result()
     assert order == ["first", "second"]
     assert "another process is training in" in capsys.readouterr().out
 

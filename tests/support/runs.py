@@ -1,14 +1,17 @@
-"""A toy run, and what an MLflow has of runs."""
+"""A toy run, how it comes to an MLflow, and what an MLflow has of runs."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import torch
 from mlflow import MlflowClient
 
 from aelab.models import checkpoint
-from aelab.report.mlflow_writer import EXPERIMENT, FINISHED, Evaluated, Run
+from aelab.report.champions import Candidate, Champion
+from aelab.report.mlflow_writer import EXPERIMENT, FINISHED, RUNNING, Evaluated, Projector, Run
 from tests.support.toys import IMAGE, PARAMETERS
 
 
@@ -53,3 +56,37 @@ def experiment_at(uri: str) -> mlflow.entities.Experiment:
     experiment = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     return experiment
+
+
+def other(run: Run, **changes: Any) -> Run:
+    """The run with another result."""
+    assert run.evaluated is not None
+    return replace(run, evaluated=replace(run.evaluated, **changes))
+
+
+def unfinished(run: Run, points: int = 2, status: str = RUNNING) -> Run:
+    """The run while it was in training."""
+    return replace(run, status=status, history=run.history[:points], evaluated=None)
+
+
+def projector_at(uri: str, tmp_path: Path) -> Projector:
+    projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
+    projector.open("columns", ["test/mse"])
+    return projector
+
+
+def champion(fingerprint: str = "f") -> Champion:
+    return Champion("denoising", 0.25, 0.5, Candidate("ae", {"denoising_mse": 0.25}, None, fingerprint))
+
+
+def registered(uri: str) -> list[tuple[str, list[str]]]:
+    """The versions of what is registered, each with the run's fingerprint and its aliases."""
+    client = MlflowClient(uri)
+    versions = [client.get_model_version(found.name, found.version) for found in client.search_model_versions()]
+    return sorted((version.tags["fingerprint"], version.aliases) for version in versions)
+
+
+def history(uri: str, key: str) -> list[tuple[int, float]]:
+    """The points of the only run."""
+    (found,) = runs_at(uri)
+    return [(point.step, point.value) for point in MlflowClient(uri).get_metric_history(found.info.run_id, key)]

@@ -65,7 +65,7 @@ class Server(Killable):
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
-                env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+                env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             )  # fmt: skip
         until = time.monotonic() + STARTS_WITHIN
         while wait and not self.answers():

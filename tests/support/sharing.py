@@ -1,12 +1,9 @@
-"""One of the processes of tests/core/test_process_group.py: trains toy models with the others; writes what it has.
-
-RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=… MASTER_PORT=… python -m tests.support.sharing <folder> <case> …
-"""
+"""The processes of tests/core/test_process_group.py: each trains toy models with the others, and writes what it has."""
 
 import hashlib
 import json
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its
     "from disk": ("dae", PARAMETERS["dae"], {"room": 0}),
     "bfloat16": ("vae", PARAMETERS["vae"], {"precision": "bfloat16"}),
 }
-STEPS = 12  # three epochs of batches of 16
+STEPS = 6  # an epoch and a half of batches of 16
 
 
 def own_noise(function: Any, shape: Any, generator: torch.Generator) -> Tensor:
@@ -81,12 +78,12 @@ def run(case: str, broken: str = "", device: str = "cpu", mode: Any = "eager") -
     return {"losses": losses, "state": hashlib.sha256(state + json.dumps(losses).encode()).hexdigest()}
 
 
-def main() -> None:
-    """All the cases that are asked for: a name, or name:broken."""
-    folder, *cases = sys.argv[1:]
-    device = os.environ.get("DEVICE", "cpu")
+def take_part(rank: int, folder: Path, cases: Sequence[str], environment: dict[str, str]) -> None:
+    """Train all the cases that are asked for: a name, or name:broken."""
+    os.environ |= environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    device, mode = os.environ.get("DEVICE", "cpu"), os.environ.get("MODE", "eager")
     process_group.begin(devices.prepare(device, 1))
-    mode, found = os.environ.get("MODE", "eager"), dict[str, Any]()
+    found = dict[str, Any]()
     for case in cases:
         name, _, broken = case.partition(":")
         found[case] = run(name, broken, device, mode)
@@ -96,9 +93,5 @@ def main() -> None:
         process_group.any_of(process_group.rank() == 1, torch.device(device)),
         process_group.any_of(False, torch.device(device)),
     ]
-    Path(folder, f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+    (folder / f"{rank}.json").write_text(json.dumps(found))
     process_group.end()
-
-
-if __name__ == "__main__":
-    main()

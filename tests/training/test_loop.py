@@ -113,6 +113,7 @@ def test_validations_and_points_change_no_step(change: dict[str, int], images: P
 
 @pytest.mark.parametrize(("steps", "points"), [(250, 125), (100, 100), (30, 30)])
 def test_a_curve_has_a_hundred_points_and_ten_validations(steps: int, points: int) -> None:
+    began = time.time()
     result = fit(Recorder(), Pairs(CODES, CODES), Pairs(CODES, CODES),
                  Budget(steps=steps, batch_size=8, learning_rate=0.01), seed=0, options=HOW)  # fmt: skip
     train = [point["step"] for point in result.curve if "train_loss" in point]
@@ -120,9 +121,8 @@ def test_a_curve_has_a_hundred_points_and_ten_validations(steps: int, points: in
     assert len(train) == points
     assert validation == [math.ceil(steps * i / 10) for i in range(1, 11)]
     assert train[-1] == validation[-1] == steps
-    times = [point["time"] for point in result.curve]
+    times = [began, *(point["time"] for point in result.curve), time.time()]
     assert times == sorted(times)
-    assert abs(times[-1] - time.time()) < 60
 
 
 def test_points_are_the_means_since_the_last_one() -> None:

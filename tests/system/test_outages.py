@@ -1,0 +1,71 @@
+"""A training is followed while its tracking server hangs and is killed: its run is there once, and whole."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from aelab.report.champions import ALIAS
+from tests.support import servers
+from tests.support.processes import PATIENCE
+from tests.support.runs import champion, history, projector_at, registered, runs_at, toy_run, unfinished
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
+no_postgresql = pytest.mark.skipif(
+    servers.postgresql_programs() is None, reason="needs PostgreSQL: Debian's package postgresql"
+)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=no_postgresql)])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[servers.Server]:
+    """A server on either database; one that is there may be slow."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(round(PATIENCE)))
+    place = tmp_path_factory.mktemp(request.param)
+    with ExitStack() as stack:
+        on_postgresql = request.param == "postgresql"
+        database = stack.enter_context(servers.postgresql(place / "database")) if on_postgresql else None
+        yield stack.enter_context(servers.serving(place / "server", database))
+
+
+def test_through_outages(server: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = toy_run(tmp_path)
+    projector = projector_at(server.uri, tmp_path)
+
+    def is_away(points: int) -> None:
+        with monkeypatch.context() as patch:
+            patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+            patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+            with pytest.raises(Exception, match=r"."):
+                projector.project(unfinished(run, points))
+
+    projector.project(unfinished(run, 1))
+    server.signal(signal.SIGSTOP)
+    is_away(2)
+    server.signal(signal.SIGCONT)
+    projector.project(unfinished(run, 2))
+    server.kill()
+    is_away(3)
+    server.start()
+    projector.project(unfinished(run, 3))
+    assert projector_at(server.uri, tmp_path).project(run)
+    (found,) = runs_at(server.uri)
+    assert found.info.status == "FINISHED"
+    assert history(server.uri, "autoencoder/train_loss") == [(50, 3.0), (100, 2.0)]
+    assert history(server.uri, "autoencoder/validation_loss") == [(50, 4.0)]
+    figures = MlflowClient(server.uri).list_artifacts(found.info.run_id, "figures")
+    assert [figure.path for figure in figures] == ["figures/figure.png"]
+    assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, which alone has the folder
+    (logged,) = MlflowClient(server.uri).search_logged_models([found.info.experiment_id])
+    assert logged.name == "ae_wide-beta4-seed0"
+    assert [projector.promote(champion()) for _ in range(2)] == [True, False]
+    assert registered(server.uri) == [("f", [ALIAS])]
+    weights = list(Path(mlflow.artifacts.download_artifacts(f"models:/denoising@{ALIAS}")).rglob("*.safetensors"))
+    assert run.evaluated is not None
+    assert run.evaluated.weights is not None
+    assert [path.read_bytes() for path in weights] == [run.evaluated.weights.read_bytes()]
