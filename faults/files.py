@@ -22,6 +22,7 @@ from aelab.training.snapshots import Snapshots
 from aelab.training.state import Snapshot
 from faults.rig import ENTRIES, Rig
 from faults.table import Counts
+from tests.support.processes import PATIENCE
 
 PARAMETERS = {"network": {"name": "patches", "width": 8}, "code": 4}
 
@@ -164,7 +165,7 @@ def full_disk(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         limit = [] if mounted else ["prlimit", f"--fsize={room * 1024}", "--"]
         if mounted:
             _mount(place, room, again=True)
-        ended = rig.start(*limit, "dvc", "repro", "--single-item", "train@vae").wait(600)
+        ended = rig.start(*limit, "dvc", "repro", "--single-item", "train@vae").wait(PATIENCE)
         said = rig.said()
         clear = ended != 0 and "free space or permit writing there, then run again" in said and "Traceback" not in said
         slots = list(place.glob("vae-*"))
@@ -199,7 +200,7 @@ def two_at_once(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         first = rig.start(*pair[0])
         time.sleep(rng.uniform(0, 3))
         other = rig.project.run(*pair[1], AELAB_CHECKPOINT="0.1")
-        first.wait(600)
+        first.wait(PATIENCE)
         said = rig.said() + other.stdout + other.stderr
         polite = "Traceback" not in said and (
             (first.returncode == other.returncode == 0)

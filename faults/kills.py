@@ -2,11 +2,12 @@
 
 import functools
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from faults.rig import ENTRIES, Rig, moments
+from faults.rig import ENTRIES, LEAVES_WITHIN, Rig, moments
 from faults.table import Counts
 
 EARLY, IMPORTS = 0.1, 2.0  # share of the kills before a training has begun; seconds that takes
@@ -93,3 +94,22 @@ def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     yield _counted(rig, "of the runner at any moment", itertools.islice(rounds, count), whenever, again=side_by_side)
     both = side_by_side, trains, trainer, 4.0, lambda: runner() + trainer()
     yield _counted(rig, "of the runner and its trainers", itertools.islice(rounds, count), both, again=side_by_side)
+
+
+def stops(folder: Path, seed: int, count: int) -> Iterator[Counts]:
+    """Requests to stop, which a training of one process or of several has to follow in time."""
+    rounds, stage = moments((seed, "stops"), LONGEST["ae"]), "train@ae"
+    for processes in (1, 2):
+        rig = Rig(folder / f"processes{processes}", processes=processes)
+        what = f"SIGTERM of a training by {processes} process{'es' * (processes > 1)}"
+        counts = Counts(what, f"leaves within {LEAVES_WITHIN:.0f} s; same weights, metrics, report", count)
+        whom = functools.partial(rig.of, "pipeline.stages.train", stage)
+        for moment in itertools.islice(rounds, count):
+            rig.forget(stage)
+            command = ("dvc", "repro", "--single-item", stage)
+            hit = rig.break_off(command, lambda: rig.training("ae"), moment, whom, signal.SIGTERM)  # noqa: B023
+            late, left = rig.took > LEAVES_WITHIN, rig.left_over()
+            rig.must(rig.start("dvc", "repro"))
+            wrong = rig.differs()
+            counts.add(hit and not (late or left or wrong), f"{wrong or left or f'hit: {hit}, {rig.took:.1f} s'}")
+        yield counts

@@ -17,6 +17,7 @@ import pandas as pd
 import psutil
 from ruamel.yaml import YAML
 
+from tests.support.processes import PATIENCE
 from tests.support.project import Project
 
 EVERY = "0.1"  # seconds between two checkpoints: many, so that many kills hit one
@@ -28,15 +29,16 @@ ENTRIES = ("ae", "dae", "vae", "vqvae")
 class Rig:
     """The finished project, and what it must come back to."""
 
-    def __init__(self, folder: Path, *, steps: int = 600, seeds: int = 1) -> None:
+    def __init__(self, folder: Path, *, steps: int = 600, seeds: int = 1, processes: int = 1) -> None:
         self.project = Project(folder)
         params = self.project.params()
-        params["training"]["steps"] = steps
+        params["training"] |= {"steps": steps, "processes": processes}
         params["seeds"] = list(range(seeds))
         params["variants"]["vqvae"]["prior"]["training"]["steps"] = steps
         self.project.write_params(params)
         self.must(self.start("dvc", "repro"))
         self.whole = self.digests()
+        self.took = 0.0  # seconds from the last signal to the end of the command
 
     def environment(self, **more: str) -> dict[str, str]:
         """What commands run with."""
@@ -65,7 +67,7 @@ class Rig:
 
     def must(self, process: "subprocess.Popen[str]") -> None:
         """Wait for a command that has to succeed."""
-        if process.wait(600) != 0:
+        if process.wait(PATIENCE) != 0:
             msg = f"a run failed:\n{self.said()}"
             raise RuntimeError(msg)
 
@@ -163,11 +165,12 @@ class Rig:
         while process.poll() is None and not when():
             time.sleep(0.01)
         time.sleep(delay)
-        victims = whom() if process.poll() is None else []
+        victims, sent = whom() if process.poll() is None else [], time.monotonic()
         for victim in victims:
             with contextlib.suppress(psutil.Error):
                 victim.send_signal(number)
-        process.wait(600)
+        process.wait(PATIENCE)
+        self.took = time.monotonic() - sent
         return bool(victims)
 
     def hit(

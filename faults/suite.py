@@ -33,6 +33,7 @@ FAMILIES: dict[str, tuple[Family, int, int]] = {  # how often at full size, and 
     "trainers": (kills.trainers, 50, 2),
     "stages": (kills.stages, 10, 2),
     "runners": (kills.runners, 10, 1),
+    "stops": (kills.stops, 10, 1),
     "workers": (workers.kills, 20, 1),
     "fuzz": (parameters.fuzz, 10_000, 2),
     "two": (files.two_at_once, 20, 1),
@@ -105,7 +106,7 @@ def _run(name: str, folder: Path, seed: int, count: int) -> list[Counts]:
         return [Counts(name, "runs at all", count, tried=1, broken=[f"{type(error).__name__}: {error}"])]
 
 
-NEED_A_PROJECT = {"workers", "trainers", "stages", "runners", "two", "tracker", "repeats", "disk"}
+NEED_A_PROJECT = {"workers", "trainers", "stages", "runners", "stops", "two", "tracker", "repeats", "disk"}
 
 
 def _sum(before: Counts | None, more: Counts) -> Counts:

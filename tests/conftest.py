@@ -12,6 +12,19 @@ from tests.support.toys import squares
 
 devices.prepare("cpu", threads=1)
 
+LONGEST = ("changes", "cluster", "interruptions", "recipes", "contributing", "own_images", "ranks", "failures", "docs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files go first, so that at the end no core waits for one."""
+    order = {f"tests/system/test_{name}.py": place for place, name in enumerate(LONGEST)}
+
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return order.get(file, len(order) + (not file.startswith("tests/system/")))
+
+    items.sort(key=place)
+
 
 @pytest.fixture
 def generator() -> torch.Generator:

@@ -10,6 +10,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, sync_playwright
 
+from tests.support.processes import PATIENCE
+
 Theme: TypeAlias = Literal["light", "dark"]
 PHONE, DESK = 390, 1280
 
@@ -36,20 +38,27 @@ def opened(
         wrong.append(f"asked for {asked}")
         return route.abort()
 
+    with window(width, color_scheme=theme, java_script_enabled=scripts) as page:
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on(
+            "console",
+            lambda said: wrong.append(f"{said.text} {said.location['url']}") if said.type == "error" else None,
+        )
+        page.route("**/*", route)
+        page.goto(url)
+        yield page, wrong
+
+
+@contextmanager
+def window(width: int, **options: Any) -> Iterator[Page]:
+    """An empty page in a browser of its own."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        patience = 1000 * PATIENCE
+        browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"], timeout=patience)
         try:
-            page = browser.new_page(
-                viewport={"width": width, "height": 900}, color_scheme=theme, java_script_enabled=scripts
-            )
-            page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-            page.on(
-                "console",
-                lambda said: wrong.append(f"{said.text} {said.location['url']}") if said.type == "error" else None,
-            )
-            page.route("**/*", route)
-            page.goto(url)
-            yield page, wrong
+            page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+            page.set_default_timeout(patience)
+            yield page
         finally:
             browser.close()
 

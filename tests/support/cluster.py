@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from distributed import Client
 
+from tests.support.processes import PATIENCE
 from tests.support.s3 import S3
-from tests.support.servers import STARTS_WITHIN, free_port
+from tests.support.servers import free_port
 
 TLS = "DASK_DISTRIBUTED__COMM__TLS"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -64,11 +65,28 @@ class Cluster:
                     "--host", "127.0.0.1", "--no-dashboard", "--local-directory", str(clone / "scratch"), *options,
                     **environment)  # fmt: skip
 
+    def ready(self, workers: int) -> None:
+        """Have the scheduler and so many workers be there, called worker0, worker1, …: what was killed begins anew."""
+        if "scheduler" not in self.processes:
+            self.kill_all()
+            self.port = free_port()
+            self.start()
+        for name in (f"worker{number}" for number in range(workers)):
+            if name not in self.processes:
+                self.add(name)
+        if workers:
+            self.wait(workers)
+
+    def kill_all(self) -> None:
+        """SIGKILL all of it."""
+        for name in list(self.processes):
+            self.kill(name)
+
     def wait(self, workers: int) -> None:
         """Until so many workers are there."""
         own = {name.removeprefix("DASK_").lower().replace("__", "."): file for name, file in self.tls.items()}
-        with dask.config.set(own), Client(self.address, timeout=STARTS_WITHIN, set_as_default=False) as client:
-            client.wait_for_workers(workers, timeout=STARTS_WITHIN)
+        with dask.config.set(own), Client(self.address, timeout=PATIENCE, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=PATIENCE)
 
     def kill(self, name: str) -> None:
         """SIGKILL a process and what it has started, all but what it runs for others in a session of its own."""
@@ -114,13 +132,8 @@ def certificate(folder: Path) -> dict[str, str]:
 def cluster(folder: Path, repository: Path, workers: int, store: S3, *, encrypted: bool = False) -> Iterator[Cluster]:
     """A cluster that runs for as long as the block; its workers are called worker0, worker1, …"""
     made = Cluster(folder, repository, store, encrypted=encrypted)
-    made.start()
     try:
-        for number in range(workers):
-            made.add(f"worker{number}")
-        if workers:
-            made.wait(workers)
+        made.ready(workers)
         yield made
     finally:
-        for name in list(made.processes):
-            made.kill(name)
+        made.kill_all()

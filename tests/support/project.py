@@ -3,23 +3,33 @@
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 from ruamel.yaml import YAML
 
+from pipeline.common import resources
+from tests.support import processes
+
 REPOSITORY = Path(__file__).parent.parent.parent
 SIDE_BY_SIDE = (sys.executable, "-m", "pipeline.runner.repro", "--jobs", "2")
 
 
 class Project:
-    """A copy of the repository with parameters that make it fast."""
+    """A copy of the repository with parameters that make it fast; a folder that holds one is taken as it is."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if not (folder / ".git").exists():
+            self._begin()
+
+    def _begin(self) -> None:
+        folder = self.folder
         listed = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
             cwd=REPOSITORY, capture_output=True, text=True, check=True,
@@ -41,6 +51,18 @@ class Project:
         params["variants"]["vqvae"]["prior"]["training"]["steps"] = 15
         self.write_params(params)
 
+    def copy(self, folder: Path) -> "Project":
+        """One to write in, with DVC's cache and run cache, checkpoints, and an MLflow that keeps its files there."""
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
+        source, target = (f"{each}/mlflow.db" for each in (self.folder, folder))
+        with closing(sqlite3.connect(source)) as there, closing(sqlite3.connect(target)) as here:
+            here.executescript("\n".join(there.iterdump()).replace(f"{self.folder}/", f"{folder}/"))
+        return Project(folder)
+
+    def end(self) -> None:
+        """Kill whatever still works here, for a test that has failed."""
+        processes.end(processes.working_in(self.folder))
+
     def git(self, *arguments: str) -> None:
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         subprocess.run(["git", *identity, *arguments], cwd=self.folder, check=True)
@@ -52,22 +74,22 @@ class Project:
     def write_params(self, params: dict[str, Any]) -> None:
         YAML().dump(params, self.folder / "params.yaml")
 
-    def run(self, *command: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    def environment(self, **more: str) -> dict[str, str]:
+        """What commands run with: one CPU for each stage, since a second process imports for longer than it works."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        own = {"PATH": path, "PYTHONPATH": str(self.folder / "src"), "DVC_NO_ANALYTICS": "true"}
+        own = {"PATH": path, "PYTHONPATH": str(self.folder / "src"), "DVC_NO_ANALYTICS": "true", resources.CPUS: "1"}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DVC"))}
-        return subprocess.run(
-            command,
-            cwd=folder or self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=inherited | own | environment,
-        )
+        return inherited | own | {"MLFLOW_DISABLE_TELEMETRY": "true"} | more
 
-    def repro(self, *arguments: str) -> list[str]:
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, check=False,
+            env=self.environment(**environment),
+        )  # fmt: skip
+
+    def repro(self, *arguments: str, **environment: str) -> list[str]:
         """The stages that `dvc repro` ran."""
-        done = self.run("dvc", "repro", *arguments)
+        done = self.run("dvc", "repro", *arguments, **environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
 

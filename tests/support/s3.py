@@ -4,17 +4,16 @@ import contextlib
 import http.client
 import os
 import secrets
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dvc.config import Config
 
-from tests.support.servers import STARTS_WITHIN, Killable, free_port
+from tests.support.processes import wait_for
+from tests.support.servers import Killable, free_port
 
 BUCKET = "bucket"  # the one that is there from the start
 
@@ -54,11 +53,9 @@ class S3(Killable):
             [str(program), *self.command, *log], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True, env=os.environ | {"RCLONE_CONFIG": "/dev/null", "RCLONE_AUTH_KEY": self.keys},
         )  # fmt: skip
-        until = time.monotonic() + STARTS_WITHIN
-        while not self.answers():
-            if self.process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(self.folder.with_suffix(".log").read_text(encoding="utf-8")[-2000:])
-            time.sleep(0.05)
+        wait_for(lambda: self.answers() or (self.process and self.process.poll() is not None))
+        if not self.answers():
+            raise RuntimeError(self.folder.with_suffix(".log").read_text(encoding="utf-8")[-2000:])
 
     def answers(self) -> bool:
         """Whether it does, be it to refuse."""
@@ -68,25 +65,13 @@ class S3(Killable):
             return bool(connection.getresponse().status)
         return False
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal: SIGKILL, or SIGSTOP to let it hang and SIGCONT to let it go on."""
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
-            if number == signal.SIGKILL:
-                self.process.wait()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.signal(signal.SIGKILL)
-
 
 @contextmanager
 def s3(folder: Path) -> Iterator[S3]:
     """A server that runs for as long as the block."""
     server = S3(folder)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()

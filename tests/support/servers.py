@@ -8,13 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-STARTS_WITHIN = 120.0  # seconds, on a busy machine
+from tests.support.processes import PATIENCE, wait_for
 
 
 def free_port() -> int:
@@ -67,11 +66,14 @@ class Server(Killable):
                 command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
                 env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             )  # fmt: skip
-        until = time.monotonic() + STARTS_WITHIN
-        while wait and not self.answers():
-            if self.process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError((self.folder / "server.log").read_text(encoding="utf-8")[-2000:])
-            time.sleep(0.1)
+        if wait:
+            self.wait(self.folder / "server.log")
+
+    def wait(self, log: Path) -> None:
+        """Until it answers."""
+        wait_for(lambda: self.answers() or (self.process and self.process.poll() is not None))
+        if not self.answers():
+            raise RuntimeError(log.read_text(encoding="utf-8")[-2000:])
 
     def answers(self) -> bool:
         """Whether it does."""
@@ -84,8 +86,8 @@ class Server(Killable):
 def serving(folder: Path, database: str | None = None) -> Iterator[Server]:
     """A server that runs for as long as the block."""
     server = Server(folder, database)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()
@@ -118,9 +120,9 @@ def postgresql(folder: Path) -> Iterator[str]:
 
     run(str(programs / "initdb"), "--auth=trust", "--username=mlflow", "--no-sync", "-D", str(place / "data"))
     options = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories={place} -c fsync=off"
-    control = [str(programs / "pg_ctl"), "-D", str(place / "data"), "-w"]
-    run(*control, "-l", str(place / "log"), "-o", options, "start")
+    control = [str(programs / "pg_ctl"), "-D", str(place / "data"), "-w", "-t", str(int(PATIENCE))]
     try:
+        run(*control, "-l", str(place / "log"), "-o", options, "start")
         yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     finally:
         run(*control, "-m", "immediate", "stop", check=False)  # what a busy machine does not stop in time stops later

@@ -17,6 +17,7 @@ from aelab.models.checkpoint import build
 from tests.support.markdown import Block, blocks
 from tests.support.project import REPOSITORY, Project
 from tests.support.toys import IMAGE, PARAMETERS, batch
+from tests.system.conftest import Copy
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 NAME = "huber"
@@ -62,8 +63,8 @@ def _add(block: Block, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return Project(tmp_path_factory.mktemp("contributed"))
+def project(copy: Copy) -> Project:
+    return copy("contributed")
 
 
 @pytest.fixture(scope="module")
@@ -98,24 +99,31 @@ def test_what_it_adds_is_in_the_style_of_the_house(followed: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "broken", "sentence"),
+    "mistakes",
     [
-        ("import huber_loss", "import hubers_loss", "variants/huber.py cannot be used"),
-        ("class LinearNetwork(Network)", "class LinearNetwork(Networks)", "networks/linear.py cannot be used"),
-        ("delta: 0.1", "dellta: 0.1", "variants.huber.dellta is an unknown key; known here"),
-        ("network: {name: linear}", "network: {name: linera}", "unknown network 'linera'"),
-        ('DATASETS["bars"]', 'DATASETS["bar"]', 'dataset.name is "bars": must be one of'),
+        [
+            ("import huber_loss", "import hubers_loss", "variants/huber.py cannot be used"),
+            ("class LinearNetwork(Network)", "class LinearNetwork(Networks)", "networks/linear.py cannot be used"),
+        ],
+        [
+            ("delta: 0.1", "dellta: 0.1", "variants.huber.dellta is an unknown key; known here"),
+            ("network: {name: linear}", "network: {name: linera}", "unknown network 'linera'"),
+            ('DATASETS["bars"]', 'DATASETS["bar"]', 'dataset.name is "bars": must be one of'),
+        ],
     ],
 )
-def test_a_mistake_in_the_document_is_noticed(line: str, broken: str, sentence: str, tmp_path: Path) -> None:
-    assert TEXT.count(line) == 1
-    project = Project(tmp_path)
+def test_a_mistake_in_the_document_is_noticed(mistakes: list[tuple[str, str, str]], tmp_path: Path) -> None:
+    text, project = TEXT, Project(tmp_path)
+    for line, broken, _ in mistakes:
+        assert TEXT.count(line) == 1
+        text = text.replace(line, broken)
     content = project.params()
-    follow(TEXT.replace(line, broken), project.folder, content)
+    follow(text, project.folder, content)
     project.write_params(content)
     done = project.run(sys.executable, "-m", "pipeline.tools.check")
     assert done.returncode == 1
-    assert sentence in done.stdout
+    for _, _, sentence in mistakes:
+        assert sentence in done.stdout
 
 
 @pytest.mark.parametrize("instruction", ["Save it as `src/aelab/variants/huber.py`", "and set in `params.yaml`"])

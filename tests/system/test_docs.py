@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
-from playwright.sync_api import sync_playwright
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
@@ -308,9 +307,7 @@ THEMES_OWN = "landmark-unique"  # two sidebars without a name
 
 @pytest.mark.parametrize("width", [browser.PHONE, browser.DESK])
 def test_the_site_is_read_and_searched_from_files(site: Path, width: int) -> None:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser._chromium(), args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": width, "height": 900})
+    with browser.window(width) as page:
         wrong: list[str] = []
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
@@ -325,4 +322,3 @@ def test_the_site_is_read_and_searched_from_files(site: Path, width: int) -> Non
         for name in ("index", "theory", "parameters"):  # last: axe asks for the style sheets itself, in vain
             page.goto((site / f"{name}.html").as_uri())
             assert [each for each in browser.violations(page) if not each.startswith(THEMES_OWN)] == [], name
-        chromium.close()

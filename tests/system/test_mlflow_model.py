@@ -1,11 +1,9 @@
 """The model that MLflow serves: in this process, and asked by HTTP of a real `mlflow models serve`."""
 
+import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import warnings
@@ -22,6 +20,7 @@ from aelab.models import checkpoint
 from aelab.report.champions import ALIAS, Candidate, Champion
 from aelab.report.mlflow_writer import FINISHED, Evaluated, Projector, Run
 from tests.support import servers
+from tests.support.processes import PATIENCE, started, wait_for
 from tests.support.toys import IMAGE, squares, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
@@ -70,6 +69,15 @@ class Serving:
     def __init__(self, port: int) -> None:
         self.port = port
 
+    def answers(self) -> bool:
+        """Whether it does."""
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ping", timeout=PATIENCE),
+        ):
+            return True
+        return False
+
     def ask(self, inputs: Any, **params: Any) -> tuple[int, Any]:
         """The HTTP status, and the answer: predictions, or what is wrong."""
         content = json.dumps({"inputs": inputs} | ({"params": params} if params else {})).encode()
@@ -77,7 +85,7 @@ class Serving:
             f"http://127.0.0.1:{self.port}/invocations", content, {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, np.array(json.load(answer)["predictions"])
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)["message"]
@@ -103,22 +111,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
                "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    until = time.monotonic() + servers.STARTS_WITHIN
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError((tmp_path / "log").read_text(encoding="utf-8")[-3000:]) from None
-                time.sleep(0.2)
-        yield Serving(port)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    serving = Serving(port)
+    with (tmp_path / "log").open("w") as log, started(command, stdout=log, stderr=log, env=environment) as process:
+        wait_for(lambda: serving.answers() or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
+        yield serving
 
 
 X = squares()[:3].astype(np.float32) / 255

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import pytest
@@ -18,24 +18,24 @@ import pytest
 from aelab.core import disk
 from aelab.core.errors import UserError
 from pipeline.training import ranks
-from tests.support.processes import gone
+from tests.support.processes import children, gone, started, wait_for
 from tests.support.project import Project
+from tests.system.conftest import Copy
 
-T = TypeVar("T")
-STEPS = 300
+STEPS = 400
+NETWORK = {"name": "patches", "width": 8, "downsampling": 4}
 TRAIN = (sys.executable, "-m", "pipeline.stages.train", "ae")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(copy: Copy) -> Project:
     """With images to train on, and the hashes of the code."""
-    project = Project(tmp_path_factory.mktemp("project"))
+    project = copy("ranks")
     params = project.params()
     params["seeds"] = [0]
     params["training"] |= {"steps": STEPS, "processes": 2, "device": "cpu"}
+    params["variants"] = {"ae": {"model": "ae", "inputs": "clean", "network": NETWORK, "code": 4}}
     project.write_params(params)
-    for stage in ("download", "sources"):
-        assert project.run(sys.executable, "-m", f"pipeline.stages.{stage}").returncode == 0
     return project
 
 
@@ -52,25 +52,18 @@ def model(folder: Path) -> bytes:
     return (folder / "models/ae/seed0.safetensors").read_bytes()
 
 
-def started(project: Project, root: Path, machines: str = "", folder: Path | None = None) -> subprocess.Popen[str]:
+def begun(
+    project: Project, root: Path, machines: str = "", folder: Path | None = None
+) -> AbstractContextManager[subprocess.Popen[str]]:
     """The stage, with its checkpoints in `root` and several a second."""
     own = {
         "AELAB_CHECKPOINTS": str(root / "checkpoints"),
-        "AELAB_CHECKPOINT": "0.2",
+        "AELAB_CHECKPOINT": "0.1",
         "PYTHONPATH": str(project.folder / "src"),
     }
     if machines:
         own |= {ranks.TORCHRUN: machines}
-    return subprocess.Popen(TRAIN, cwd=folder or project.folder, env=os.environ | own, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-
-
-def wait_for(what: Callable[[], T], seconds: float = 120) -> T:
-    until = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    return found
+    return started(TRAIN, cwd=folder or project.folder, env=os.environ | own)
 
 
 def checkpoint(root: Path) -> Callable[[], object]:
@@ -84,8 +77,7 @@ def newer(root: Path, moment: float) -> bool:
 
 def parts(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes that share the training, by their ranks."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    return sorted((each for each in below if place(each)), key=lambda each: int(place(each)["RANK"]))
+    return sorted((each for each in children(process) if place(each)), key=lambda each: int(place(each)["RANK"]))
 
 
 def place(process: psutil.Process) -> dict[str, str]:
@@ -98,20 +90,20 @@ def place(process: psutil.Process) -> dict[str, str]:
 
 
 def test_a_killed_process_is_replaced_and_the_bits_are_the_same(project: Project, bits: bytes, tmp_path: Path) -> None:
-    process = started(project, tmp_path)
-    wait_for(checkpoint(tmp_path))
-    first, second = parts(process)
-    met = place(first)["MASTER_PORT"]
-    first.kill()  # the one that writes; another one is killed on another machine below
+    with begun(project, tmp_path) as process:
+        wait_for(checkpoint(tmp_path))
+        first, second = parts(process)
+        met = place(first)["MASTER_PORT"]
+        first.kill()  # the one that writes; another one is killed on another machine below
 
-    def new() -> list[str]:
-        """Where each of two others meets."""
-        after = parts(process)
-        return [place(each)["MASTER_PORT"] for each in after] if len({*after} - {first, second}) == 2 else []
+        def new() -> list[str]:
+            """Where each of two others meets."""
+            after = parts(process)
+            return [place(each)["MASTER_PORT"] for each in after] if len({*after} - {first, second}) == 2 else []
 
-    # In the store of before they would find the dead ones' word, about every other time.
-    assert met not in wait_for(new)
-    output, _ = process.communicate()
+        # In the store of before they would find the dead ones' word, about every other time.
+        assert met not in wait_for(new)
+        output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "Traceback" not in output, output
     assert model(project.folder) == bits
@@ -124,16 +116,17 @@ def test_asked_to_stop_or_killed_nothing_lives_on_and_the_bits_are_the_same(
     project: Project, bits: bytes, tmp_path: Path
 ) -> None:
     for number, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
-        process = started(project, tmp_path)
-        before = time.time()
-        wait_for(lambda: newer(tmp_path, before))  # noqa: B023 - called here
-        below = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(number)
-        assert gone(below, 10)
-        output, _ = process.communicate()
+        with begun(project, tmp_path) as process:
+            before = time.time()
+            wait_for(lambda: newer(tmp_path, before))  # noqa: B023 - called here
+            below = children(process)
+            process.send_signal(number)
+            assert gone(below)
+            output, _ = process.communicate()
         assert process.returncode == code, output
         assert "Traceback" not in output
-    output, _ = started(project, tmp_path).communicate()
+    with begun(project, tmp_path) as process:
+        output, _ = process.communicate()
     assert "goes on from step" in output
     assert model(project.folder) == bits
 
@@ -144,7 +137,7 @@ def machines() -> str:
         return f"--nnodes=2 --rdzv-backend=c10d --rdzv-endpoint=localhost:{free.getsockname()[1]} --rdzv-id=test"
 
 
-def copy(project: Project, folder: Path) -> Path:
+def copy_of(project: Project, folder: Path) -> Path:
     """What another machine has of a project: a checkout with data of its own."""
     folder.mkdir()
     for name in ("data", "sources", "params.yaml", "dvc.yaml", "requirements.lock", "pipeline", "src"):
@@ -153,24 +146,24 @@ def copy(project: Project, folder: Path) -> Path:
 
 
 def test_two_machines_have_the_bits_of_one(project: Project, bits: bytes, tmp_path: Path) -> None:
-    told, other = machines(), copy(project, tmp_path / "other")
-    processes = [started(project, tmp_path, told), started(project, tmp_path, told, other)]
-    wait_for(checkpoint(tmp_path))
-    (killed,) = parts(processes[1])
-    killed.kill()  # its machine starts it again, and the other one goes on with it
-    for process in processes:
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
+    told, other = machines(), copy_of(project, tmp_path / "other")
+    with begun(project, tmp_path, told) as one, begun(project, tmp_path, told, other) as another:
+        wait_for(checkpoint(tmp_path))
+        (killed,) = parts(another)
+        killed.kill()  # its machine starts it again, and the other one goes on with it
+        for process in (one, another):
+            output, _ = process.communicate()
+            assert process.returncode == 0, output
     assert model(project.folder) == model(other) == bits
 
 
 def test_the_first_process_alone_writes_and_the_machines_have_to_share_it(project: Project, tmp_path: Path) -> None:
-    told, roots = machines(), [tmp_path / "a", tmp_path / "b"]
-    processes = [started(project, roots[0], told), started(project, roots[1], told, copy(project, tmp_path / "other"))]
-    outputs = [process.communicate()[0] for process in processes]
+    told, roots, other = machines(), [tmp_path / "a", tmp_path / "b"], copy_of(project, tmp_path / "other")
+    with begun(project, roots[0], told) as one, begun(project, roots[1], told, other) as another:
+        outputs = [process.communicate()[0] for process in (one, another)]
     wrote = [sorted(path.name for path in root.glob("checkpoints/*/*")) for root in roots]
     assert sorted(wrote) == [[], ["about.json", "curve.jsonl", "finished.json", "lock", "model.safetensors"]]
-    assert sorted(process.returncode for process in processes) == [0, 1]
+    assert sorted(process.returncode for process in (one, another)) == [0, 1]
     assert "all machines have to share `checkpoints`" in outputs[wrote.index([])]
 
 

@@ -1,11 +1,10 @@
 """Recipes: none rots, a mistake in one is a sentence, and what is said of a figure follows from its numbers."""
 
-import concurrent.futures
-import copy
 import json
+import shutil
 import sys
 import tempfile
-import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ from pipeline.tools import recipe
 from pipeline.tools.recipe import Expected, Recipe
 from pipeline.training.training_folder import TrainingFolder
 from tests.support.parameters import DEFAULT
+from tests.support.processes import end, started, wait_for, working_in
 from tests.support.project import REPOSITORY, Project
+from tests.system.conftest import Copy
 
 NAMES = sorted(path.stem for path in (REPOSITORY / "recipes").glob("*.yaml"))
 
@@ -50,7 +51,7 @@ TINY: dict[str, Any] = {
 
 
 def tiny(**changes: Any) -> dict[str, Any]:
-    return copy.deepcopy(TINY) | changes
+    return deepcopy(TINY) | changes
 
 
 @pytest.fixture
@@ -81,6 +82,14 @@ def test_a_recipe_is_valid_and_so_is_its_trial(name: str, monkeypatch: pytest.Mo
         assert checked.training.override(checked.entry(entry).training).steps <= recipe.TRIAL["steps"]
 
 
+def shortened(wanted: dict[str, Any]) -> dict[str, Any]:
+    """A trial that is shorter still."""
+    with pytest.MonkeyPatch.context() as patch:
+        less = {"steps": 2, "batch_size": 16, "samples": 16, "images": 4, "noisy_images": 8}
+        patch.setattr(recipe, "TRIAL", less)
+        return recipe.trial(wanted)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the stages find: the code, a few of the digits, corrupted too, and their classifier."""
@@ -92,7 +101,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         digits = downloads.load("digits")
         few = {name: (split, rows[:64]) for name, (split, rows) in digits.splits.items()}
         datasets.Data(digits.image, few).save(paths.CLEAN)
-        small = params.check(recipe.trial(DEFAULT))
+        small = params.check(shortened(DEFAULT))
         sources.main()
         noise.work(small, {})
         classify.work(small, {})
@@ -103,7 +112,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     found, wanted = recipe.load(name, DEFAULT)
-    small = recipe.trial(wanted)
+    small = shortened(wanted)
     monkeypatch.chdir(place)
     monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
     YAML().dump(small, Path("params.yaml"))
@@ -265,44 +274,49 @@ COMMAND = (sys.executable, "-m", "pipeline.tools.recipe")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    made = Project(tmp_path_factory.mktemp("project"))
+def project(copy: Copy) -> Project:
+    """A finished DAG, of which a recipe takes what it has in common, and the recipe `tiny`; all of it is committed."""
+    made = copy("recipes")
     put(made.folder, tiny())
+    made.git("add", "--all")
+    made.git("commit", "--quiet", "--message", "results")
     return made
 
 
+def workspace(project: Project) -> dict[Path, bytes]:
+    """What a recipe has to leave alone."""
+    found = [path for place in ("reports", "models", "data") for path in (project.folder / place).rglob("*")]
+    files = [path for path in (*project.folder.glob("*"), *found) if path.is_file() and "mlflow.db" not in path.name]
+    return {path: path.read_bytes() for path in files}
+
+
 def test_a_killed_recipe_goes_on_and_leaves_the_workspace_alone(project: Project) -> None:
-    before = {path: path.read_bytes() for path in project.folder.glob("*") if path.is_file()}
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        running = pool.submit(lambda: project.run(*COMMAND, "tiny", AELAB_CHECKPOINT="0.05"))
-        while not list((project.folder / "checkpoints").glob("small-seed4-*/last.safetensors")):
-            assert not running.done(), running.result().stdout + running.result().stderr
-            time.sleep(0.05)
-        kill(project, "pipeline.stages.train")
-    assert running.result().returncode == 1
-    assert "tiny did not come to its end, for the reason above" in running.result().stderr
-    assert "Traceback" not in running.result().stderr
+    before = workspace(project)
+
+    def broken_off() -> bool:
+        """Whether a kill came before the training's end; else a recipe would find it in the run cache."""
+        shutil.rmtree(project.folder / "checkpoints")
+        own = project.environment(AELAB_CHECKPOINT="0.05")
+        with started([*COMMAND, "tiny"], cwd=project.folder, env=own) as running:
+            checkpoints = (project.folder / "checkpoints").glob
+            wait_for(lambda: list(checkpoints("small-seed4-*/last.safetensors")) or running.poll() is not None)
+            # It runs in a folder below the project.
+            end([each for each in working_in(project.folder) if "pipeline.stages.train" in each.cmdline()])
+            said, _ = running.communicate()
+        if running.returncode == 0:
+            shutil.rmtree(project.folder / ".dvc/cache/runs")
+            return False
+        assert running.returncode == 1
+        assert "tiny did not come to its end, for the reason above" in said
+        assert "Traceback" not in said
+        return True
+
+    wait_for(broken_off)
     done = project.run(*COMMAND, "tiny")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "goes on from step" in done.stdout
     assert "| small | MSE | 2 |" in done.stdout
-    after = {path: path.read_bytes() for path in project.folder.glob("*") if path.is_file()}
-    assert {path: content for path, content in after.items() if "mlflow.db" not in path.name} == before
-    assert not (project.folder / "reports").exists()
-    assert not (project.folder / "models").exists()
-
-
-def kill(project: Project, module: str) -> None:
-    """Kill what runs for the recipe, which is in a folder below the project."""
-    import psutil  # noqa: PLC0415
-
-    inside = str(project.folder.resolve())
-    for process in psutil.process_iter():
-        try:
-            if module in process.cmdline() and process.cwd().startswith(f"{inside}/"):
-                process.kill()
-        except psutil.Error:
-            continue
+    assert workspace(project) == before
 
 
 def test_its_result_can_be_traced(project: Project) -> None:
@@ -336,9 +350,12 @@ def test_a_trial_of_a_recipe_runs_and_writes_no_result(project: Project) -> None
     assert results() == before
 
 
-def test_the_list_says_what_there_is(project: Project) -> None:
-    done = project.run(*COMMAND)
-    assert done.returncode == 0, done.stderr
-    assert "mnist-vq-rate: VQ-VAE with a learned prior" in done.stdout
-    assert "vqvae: −ELBO (nats) ≤ 110" in done.stdout
-    assert "0.1 hours on a CPU" in done.stdout
+def test_the_list_says_what_there_is(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project.folder)
+    recipe.main(None)
+    said = capsys.readouterr().out
+    assert "mnist-vq-rate: VQ-VAE with a learned prior" in said
+    assert "vqvae: −ELBO (nats) ≤ 110" in said
+    assert "0.1 hours on a CPU" in said

@@ -2,17 +2,21 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from dvc.config import Config
+from dvc.repo import Repo
 
+from tests.support.processes import started, wait_for
 from tests.support.s3 import S3, s3, use
 
 MIB = 2**20
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # of a package that DVC uses
 IMPATIENT = {"AWS_MAX_ATTEMPTS": "1"}
 
 
@@ -25,27 +29,40 @@ def store(tmp_path: Path) -> Iterator[S3]:
 def repository(folder: Path, store: S3) -> Path:
     """A DVC repository that has the store as its remote."""
     folder.mkdir()
-    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
-        subprocess.run(command, cwd=folder, check=True)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    Repo.init(str(folder)).close()
     use(folder, store)
     return folder
 
 
-def dvc(folder: Path, store: S3, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+def environment(store: S3, **more: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS")}
+    return kept | store.environment() | {"DVC_NO_ANALYTICS": "true"} | more
+
+
+def dvc(folder: Path, store: S3, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False,
-        env=kept | store.environment() | {"DVC_NO_ANALYTICS": "true"} | more,
+        env=environment(store, **more),
     )  # fmt: skip
 
 
-def written(folder: Path, store: S3, name: str, size: int = MIB) -> bytes:
+def written(folder: Path, name: str, size: int = MIB) -> bytes:
     """A file of random bytes that DVC keeps."""
     content = os.urandom(size)
-    (folder / name).write_bytes(content)
-    done = dvc(folder, store, "add", "--quiet", name)
-    assert done.returncode == 0, done.stderr
+    keep(folder, name, content)
     return content
+
+
+def keep(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    with Repo(str(folder)) as repo:
+        repo.add(str(folder / name))
+
+
+def set_remote(folder: Path, **options: object) -> None:
+    with Config(str(folder / ".dvc")).edit("repo") as config:
+        config["remote"]["s3"] |= options
 
 
 def shared(there: Path, here: Path, name: str) -> None:
@@ -57,12 +74,12 @@ def test_two_machines_push_and_each_pulls_what_the_other_has(tmp_path: Path, sto
     one, two = (repository(tmp_path / name, store) for name in ("one", "two"))
     both = os.urandom(MIB)
     for folder in (one, two):
-        (folder / "both").write_bytes(both)
-        assert dvc(folder, store, "add", "--quiet", "both").returncode == 0
-    contents = {one: written(one, store, "first"), two: written(two, store, "second")}
-    command, own = [sys.executable, "-m", "dvc", "push", "--quiet"], os.environ | store.environment()
-    pushing = [subprocess.Popen(command, cwd=folder, env=own) for folder in (one, two)]
-    assert [process.wait() for process in pushing] == [0, 0]
+        keep(folder, "both", both)
+    contents = {one: written(one, "first"), two: written(two, "second")}
+    command, own = [sys.executable, "-m", "dvc", "push", "--quiet"], environment(store)
+    with started(command, cwd=one, env=own) as first, started(command, cwd=two, env=own) as second:
+        said = [process.communicate()[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), said
     shared(one, two, "second")
     shared(two, one, "first")
     for folder, name, other in ((one, "second", two), (two, "first", one)):
@@ -71,57 +88,92 @@ def test_two_machines_push_and_each_pulls_what_the_other_has(tmp_path: Path, sto
         assert (folder / name).read_bytes() == contents[other]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "sentence"),
-    [
+def test_wrong_credentials_are_refused(tmp_path: Path, store: S3) -> None:
+    here = repository(tmp_path / "here", store)
+    written(here, "data")
+    for wrong, sentence in (
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "Forbidden"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, "Forbidden"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_EC2_METADATA_DISABLED": "true"}, "Unable to locate credentials"),
-    ],
-)
-def test_wrong_credentials_are_refused(wrong: dict[str, str], sentence: str, tmp_path: Path, store: S3) -> None:
-    here = repository(tmp_path / "here", store)
-    written(here, store, "data")
-    done = dvc(here, store, "push", **wrong, HOME=str(tmp_path))  # where no keys of somebody's lie
-    assert done.returncode != 0
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not any(path.is_file() for path in (store.folder / store.bucket).rglob("*"))
+    ):
+        done = dvc(here, store, "push", **wrong, HOME=str(tmp_path))  # where no keys of somebody's lie
+        assert done.returncode != 0
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not any(path.is_file() for path in (store.folder / store.bucket).rglob("*"))
+
+
+def large(folder: Path, name: str) -> bytes:
+    """A file that takes a moment on its way."""
+    return written(folder, name, 150 * MIB)
+
+
+def broken_off(folder: Path, store: S3, what: str, begun: Callable[[], object]) -> bool:
+    """Whether the server dies in the middle of a push or a pull: as soon as it has `begun`, and before it is over."""
+    with started([sys.executable, "-m", "dvc", what, "--quiet"], cwd=folder, env=environment(store, **IMPATIENT)) as to:
+        wait_for(lambda: begun() or to.poll() is not None)
+        store.kill()
+        said, _ = to.communicate()
+    store.start()
+    assert "Traceback" not in said
+    return to.returncode != 0
+
+
+def files(folder: Path, larger_than: int) -> list[Path]:
+    with contextlib.suppress(OSError):  # one is renamed meanwhile
+        return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > larger_than]
+    return []
 
 
 def test_a_server_that_dies_in_an_upload_leaves_nothing_half(tmp_path: Path, store: S3) -> None:
     here, there = (repository(tmp_path / name, store) for name in ("here", "there"))
-    content = written(here, store, "data", 150 * MIB)
+
+    def upload_broken_off() -> bool:
+        large(here, "data")  # another one each time
+        kept = files(store.folder, 0)
+        return broken_off(here, store, "push", lambda: len(files(store.folder, 0)) > len(kept))
+
+    wait_for(upload_broken_off)
     shared(there, here, "data")
-    command, own = [sys.executable, "-m", "dvc", "push", "--quiet"], os.environ | store.environment() | IMPATIENT
-    process = subprocess.Popen(command, cwd=here, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while not (begun := [path for path in store.folder.rglob("*") if path.is_file()]) and process.poll() is None:
-        time.sleep(0.01)
-    store.kill()
-    said = process.communicate()[0].decode()
-    store.start()
-    if process.returncode == 0:
-        pytest.skip("it was faster than the kill")
-    assert "Traceback" not in said
-    assert dvc(there, store, "pull").returncode != 0, begun
+    assert dvc(there, store, "pull").returncode != 0
     assert not (there / "data").exists()
     for folder, what in ((here, "push"), (there, "pull")):
         done = dvc(folder, store, what, "--quiet")
         assert done.returncode == 0, done.stderr
+    assert (there / "data").read_bytes() == (here / "data").read_bytes()
+
+
+def test_a_server_that_dies_in_a_download_leaves_nothing_half(tmp_path: Path, store: S3) -> None:
+    here, there = (repository(tmp_path / name, store) for name in ("here", "there"))
+    content = large(here, "data")
+    assert dvc(here, store, "push").returncode == 0
+    shared(there, here, "data")
+
+    def download_broken_off() -> bool:
+        if broken_off(there, store, "pull", lambda: files(there / ".dvc", MIB)):
+            return True
+        (there / "data").unlink()
+        shutil.rmtree(there / ".dvc/cache")
+        return False
+
+    wait_for(download_broken_off)
+    assert not (there / "data").exists()
+    done = dvc(there, store, "pull", "--quiet")
+    assert done.returncode == 0, done.stderr
     assert (there / "data").read_bytes() == content
 
 
 @pytest.mark.parametrize("verify", [True, False])
 def test_a_flipped_byte_is_found_where_downloads_are_verified(verify: bool, tmp_path: Path, store: S3) -> None:  # noqa: FBT001
     here, there = (repository(tmp_path / name, store) for name in ("here", "there"))
-    content = written(here, store, "data")
+    content = written(here, "data")
     assert dvc(here, store, "push").returncode == 0
     (kept,) = (path for path in (store.folder / store.bucket).rglob("*") if path.is_file())
     kept.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     store.kill()
     store.start()
     shared(there, here, "data")
-    assert dvc(there, store, "remote", "modify", "s3", "verify", str(verify).lower()).returncode == 0
+    set_remote(there, verify=verify)
     pulled = dvc(there, store, "pull").returncode == 0
     assert pulled is not verify  # the negative control: without it the flipped byte arrives
 
@@ -134,7 +186,7 @@ def test_an_object_that_is_read_in_parts_is_not_held_against_the_checksum_of_the
 ) -> None:
     """From 50 to 100 MiB: written in one piece, read in two. With the default, the negative control, it is refused."""
     here, there = (repository(tmp_path / name, store) for name in ("here", "there"))
-    content = written(here, store, "data", 60 * MIB)
+    content = written(here, "data", 60 * MIB)
     assert dvc(here, store, "push").returncode == 0
     shared(there, here, "data")
     setting = {"AWS_RESPONSE_CHECKSUM_VALIDATION": "when_supported"} if of_the_whole else {}
@@ -158,35 +210,8 @@ def test_what_one_machine_has_run_another_takes_from_the_run_cache(tmp_path: Pat
 
 def test_an_unknown_bucket_is_named_as_such(tmp_path: Path, store: S3) -> None:
     here = repository(tmp_path / "here", store)
-    written(here, store, "data")
-    assert dvc(here, store, "remote", "modify", "s3", "url", "s3://elsewhere/dvc").returncode == 0
+    written(here, "data")
+    set_remote(here, url="s3://elsewhere/dvc")
     done = dvc(here, store, "push")
     assert done.returncode != 0
     assert "The specified bucket does not exist" in done.stderr
-
-
-def test_a_server_that_dies_in_a_download_leaves_nothing_half(tmp_path: Path, store: S3) -> None:
-    here, there = (repository(tmp_path / name, store) for name in ("here", "there"))
-    content = written(here, store, "data", 150 * MIB)
-    assert dvc(here, store, "push").returncode == 0
-    shared(there, here, "data")
-    command, own = [sys.executable, "-m", "dvc", "pull", "--quiet"], os.environ | store.environment() | IMPATIENT
-    process = subprocess.Popen(command, cwd=there, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    def arriving() -> list[Path]:
-        with contextlib.suppress(OSError):  # it is renamed meanwhile
-            return [path for path in (there / ".dvc").rglob("*") if path.is_file() and path.stat().st_size > MIB]
-        return []
-
-    while not arriving() and process.poll() is None:
-        time.sleep(0.01)
-    store.kill()
-    said = process.communicate()[0].decode()
-    store.start()
-    if process.returncode == 0:
-        pytest.skip("it was faster than the kill")
-    assert "Traceback" not in said
-    assert not (there / "data").exists()
-    done = dvc(there, store, "pull", "--quiet")
-    assert done.returncode == 0, done.stderr
-    assert (there / "data").read_bytes() == content

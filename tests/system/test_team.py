@@ -1,11 +1,11 @@
 """A team's MLflow as compose.yaml has it, with processes as its services: PostgreSQL, an S3 store, a server."""
 
+import contextlib
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +18,13 @@ from ruamel.yaml import YAML
 
 from aelab.report.mlflow_writer import Projector
 from tests.support import servers
+from tests.support.processes import wait_for
 from tests.support.project import REPOSITORY
 from tests.support.runs import runs_at, toy_run
 from tests.support.s3 import S3, s3
 
 COMPOSE: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "compose.yaml")
-RUNS = 3
+RUNS = 2
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 
 
@@ -44,7 +45,7 @@ def test_the_services_have_the_lock_s_versions_and_no_secret() -> None:
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S3, subprocess.Popen[bytes]]]:
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S3]]:
     """The address of the server that compose.yaml starts, and its store."""
     if servers.postgresql_programs() is None:
         pytest.skip("needs PostgreSQL: Debian's package postgresql")
@@ -70,19 +71,19 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S3, su
         subprocess.run([*shell, script.replace("$$", "$")], env=own, check=True, capture_output=True)
         words = {"0.0.0.0": "127.0.0.1", "5000": port, "4": "1"}  # noqa: S104
         command = [words.get(word, word) for word in services["server"]["command"]]
-        with (place / "log").open("wb") as log:
-            process = subprocess.Popen(command, cwd=place, env=own, stdout=log, stderr=log, start_new_session=True)
         server = servers.Server(place / "unused")
-        server.port, server.process = int(port), process
-        until = time.monotonic() + servers.STARTS_WITHIN
-        while not server.answers():
-            assert process.poll() is None, (place / "log").read_text()
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        _, *healthy = services["server"]["healthcheck"]["test"]
-        subprocess.run([word.replace(":5000/", f":{port}/") for word in healthy], env=own, check=True)
-        yield server.uri, store, process
-        server.kill()
+        server.port = int(port)
+        try:
+            with (place / "log").open("wb") as log:
+                server.process = subprocess.Popen(
+                    command, cwd=place, env=own, stdout=log, stderr=log, start_new_session=True
+                )
+            server.wait(place / "log")
+            _, *healthy = services["server"]["healthcheck"]["test"]
+            subprocess.run([word.replace(":5000/", f":{port}/") for word in healthy], env=own, check=True)
+            yield server.uri, store
+        finally:
+            server.kill()
 
 
 def _without_keys() -> dict[str, str]:
@@ -96,28 +97,29 @@ def machine(uri: str, folder: Path, names: list[str]) -> None:
         del os.environ[key]
     folder.mkdir()
     run, projector = toy_run(folder), Projector(uri, folder / "mlruns", folder / "lock")
-    until, left = time.monotonic() + 120, list(names)
-    while left:
-        try:
+    left = list(names)
+
+    def written() -> bool:
+        with contextlib.suppress(MlflowException):  # several make the experiment's tags at once
             projector.open("columns", [])
             while left:
                 projector.project(replace(run, name=left[0], training=left[0]))
                 del left[0]
-        except MlflowException:  # several make the experiment's tags at once
-            if time.monotonic() > until:
-                raise
+        return not left
+
+    wait_for(written)
 
 
-def test_machines_write_each_their_own_runs_and_none_again(team: tuple[str, S3, Any], tmp_path: Path) -> None:
-    uri, store, _ = team
+def test_machines_write_each_their_own_runs_and_none_again(team: tuple[str, S3], tmp_path: Path) -> None:
+    uri, store = team
     context = multiprocessing.get_context("spawn")
     names = [f"run{i}" for i in range(RUNS)]
-    machines = [context.Process(target=machine, args=(uri, tmp_path / name, [name])) for name in names]
+    machines = [context.Process(target=machine, args=(uri, tmp_path / name, [name]), daemon=True) for name in names]
     for each in machines:
         each.start()
     for each in machines:
         each.join()
-    late = context.Process(target=machine, args=(uri, tmp_path / "late", names))
+    late = context.Process(target=machine, args=(uri, tmp_path / "late", names), daemon=True)
     late.start()
     late.join()
     assert [each.exitcode for each in (*machines, late)] == [0] * (RUNS + 1)
@@ -133,8 +135,8 @@ def test_machines_write_each_their_own_runs_and_none_again(team: tuple[str, S3, 
     assert stored.count("figure.png") == RUNS
 
 
-def test_without_its_store_the_server_says_so_and_writes_it_later(team: tuple[str, S3, Any], tmp_path: Path) -> None:
-    uri, store, _ = team
+def test_without_its_store_the_server_says_so_and_writes_it_later(team: tuple[str, S3], tmp_path: Path) -> None:
+    uri, store = team
     run = replace(toy_run(tmp_path), name="late", training="late")
     projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
     projector.open("columns", [])

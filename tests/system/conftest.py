@@ -1,0 +1,66 @@
+"""The DAG on the embedded digits, run once for all tests of a run: `finished`; and `copied`, to write in."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from filelock import FileLock
+
+from tests.support.project import Project
+
+ENTRIES = ("dae", "vae", "vqvae")  # one that sees noise, one with a likelihood, one with a quantiser and a prior
+Copy = Callable[[str], Project]
+
+
+def small(project: Project) -> None:
+    """Parameters with which the DAG takes little more than its imports."""
+    params = project.params()
+    params["variants"] = {name: params["variants"][name] for name in ENTRIES}
+    for section in params["variants"].values():
+        section["network"]["width"] = 8
+    params["variants"]["vqvae"]["prior"] |= {"width": 16, "layers": 1, "heads": 2}
+    params["corruption"]["train"] = {"masked": params["corruption"]["train"]["masked"]}
+    params["corruption"]["test"] = {"masking": [0.25, 0.5], "gaussian": [0.25], "salt_and_pepper": [0.25]}
+    few = {"images": 4, "samples": 64, "noisy_images": 50, "importance": {"samples": 20, "images": 4}}
+    params["evaluation"] |= few
+    params["evaluation"]["classifier"]["steps"] = 4
+    project.write_params(params)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
+    """The DAG, as two stages at a time have left it, for tests that only read it."""
+    place = tmp_path_factory.getbasetemp()
+    place = place if worker_id == "master" else place.parent  # which the workers share
+    done = place / "finished.done"
+    with FileLock(place / "finished.lock"):
+        if not done.exists():
+            project = Project(place / "finished")
+            small(project)
+            done.write_text("\n".join(project.side_by_side()))
+    return Project(place / "finished")
+
+
+@pytest.fixture(scope="module")
+def copy(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    """Makes copies of the finished DAG, for one test or for those of a file that build on each other."""
+    made: list[Project] = []
+
+    def make(name: str) -> Project:
+        made.append(finished.copy(tmp_path_factory.mktemp(name) / "project"))
+        return made[-1]
+
+    yield make
+    for project in made:
+        project.end()
+
+
+@pytest.fixture
+def copied(copy: Copy) -> Project:
+    """A copy of the finished DAG for one test."""
+    return copy("copied")
+
+
+@pytest.fixture(scope="module")
+def shared_copy(copy: Copy) -> Project:
+    """A copy of the finished DAG for the tests of a file that leave it as they found it."""
+    return copy("shared")

@@ -1,0 +1,144 @@
+"""What changes of the parameters and the code make of a finished DAG."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.tools import compare
+from tests.support.browser import opened, violations
+from tests.support.project import Project
+from tests.system.conftest import Copy
+
+VARIANT = '''"""Mean: gives back the mean of all pixels; the example of a variant of one's own."""
+
+import torch
+from torch import Tensor
+
+from aelab.models.base import Autoencoder, Batch, Losses, Shape
+from aelab.models.network import NetworkSection
+
+
+class Mean(Autoencoder):
+    """One number for each image, times `gain`."""
+
+    def __init__(self, image: Shape, *, network: NetworkSection, gain: float) -> None:
+        super().__init__(image)
+        self.gain = torch.nn.Parameter(torch.tensor(gain))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x.flatten(1).mean(1, keepdim=True)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return (self.gain * z).clamp(0, 1)[:, :, None, None].expand(-1, *self.image)
+
+    def loss(self, batch: Batch) -> Losses:
+        error = (batch.targets - self.reconstruct(batch.inputs)).square().mean()
+        return {"loss": error + 0 * self.gain.square()}  # a gain of 1e30 makes it NaN
+'''
+MLP = {"name": "mlp", "hidden": [20, 10], "activation": "tanh"}
+
+
+@pytest.fixture(scope="module")
+def changed(copy: Copy) -> Project:
+    """The finished project after several changes at once, each of which says what has to run, and so what has not."""
+    project = copy("changed")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "results")
+    before, params = project.lock(), project.params()
+    entries, inputs = params["variants"], params["corruption"]["train"]
+    vae, own = entries["vae"], {"model": "mean", "inputs": "clean", "network": entries["dae"]["network"]}
+    (project.folder / "src/aelab/variants/mean.py").write_text(VARIANT)
+    inputs["masked"]["noise"] = {"masking": [0.6]}  # which the DAE learns from
+    inputs["grainy"] = {"noise": {"gaussian": [0.1, 0.2]}, "copies": 3}
+    entries["vae"] = vae | {"beta": 4.0}
+    entries["vae-mlp"] = vae | {"network": MLP, "beta": 0.5, "inputs": "grainy"}
+    entries["mean"] = own | {"gain": 1.0}
+    entries["wild"] = own | {"gain": 1e30}
+    project.write_params(params)
+    ran = project.side_by_side()
+    by_entry = [f"{stage}@{name}" for name in entries if name != "vqvae" for stage in ("train", "evaluate")]
+    assert sorted(ran) == sorted(["sources", "corrupt@masked", "corrupt@grainy", "report", *by_entry])
+    different = {path for path, digest in project.lock().items() if before.get(path) != digest}
+    touched = re.compile("|".join([*(set(entries) - {"vqvae"}), "masked", "grainy", "sources", "^reports/"]))
+    assert not [path for path in different if not touched.search(path)]
+    return project
+
+
+def table(project: Project) -> Any:
+    return pd.read_csv(project.folder / "reports/comparison.csv", keep_default_na=False)
+
+
+def test_two_revisions_stand_side_by_side(changed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit before `beta` became 4, and what lies on disk."""
+    command = [sys.executable, "-m", "pipeline.tools.compare", "HEAD", "workspace", "two.html"]
+    done = changed.run(*command)
+    assert done.returncode == 0, done.stderr
+    page = changed.folder / "two.html"
+    html = page.read_text()
+    assert "vae@HEAD → vae@workspace" in html
+    assert "<code>beta</code>: 1.0 → 4.0" in html
+    assert 'id="entry-vqvae"' in html  # the same in both, so once
+    assert "vqvae@HEAD<" not in html
+    with opened(page.as_uri()) as (opened_page, wrong):
+        assert violations(opened_page) == []
+    assert wrong == []
+    assert changed.run(*command, "--force").returncode == 0
+    monkeypatch.chdir(changed.folder)
+    with pytest.raises(SystemExit) as again:
+        compare.main("HEAD", "workspace", Path("two.html"))
+    assert again.value.code == "two.html is there already: --force writes over it"
+    with pytest.raises(SystemExit, match=r"^no-such is no revision or experiment that is known here"):
+        compare.main("no-such", "HEAD", Path("other.html"))
+    assert not (changed.folder / "other.html").exists()
+    page.unlink()
+
+
+def test_settings_of_one_model_stand_side_by_side(changed: Project) -> None:
+    rows = table(changed)
+    assert rows["entry"].unique().tolist() == ["dae", "vae", "vqvae", "vae-mlp", "mean", "wild"]
+    assert rows["model"].unique().tolist() == ["dae", "vae", "vqvae", "mean"]
+    text = (changed.folder / "reports/comparison.md").read_text()
+    network = "network.name | network.width | network.downsampling"
+    assert f"|  | model | inputs | {network} | beta | network.hidden | network.activation | gain |" in text
+    assert "| vae | vae | clean | patches | 8 | 4 | 4.0 | – | – | – |" in text
+    assert "| vae-mlp | vae | grainy | mlp | – | – | 0.5 | [20, 10] | tanh | – |" in text
+
+
+def test_a_new_corruption_is_written_as_it_says(changed: Project) -> None:
+    clean, copies = (np.load(changed.folder / "data" / name / "train/images.npy") for name in ("clean", "grainy"))
+    assert copies.shape == (3 * len(clean), *clean.shape[1:])
+    assert not any(np.array_equal(clean, copy) for copy in np.split(copies, 3))
+    rows = table(changed)
+    assert set(rows[rows["entry"] == "vae-mlp"]["status"]) == {"finished"}
+
+
+def test_a_new_variant_is_one_file_and_one_entry(changed: Project) -> None:
+    rows = table(changed)
+    assert rows[rows["entry"] == "mean"]["status"].tolist() == ["finished", "finished"]
+    assert rows[rows["entry"] == "mean"]["perplexity"].tolist() == ["n/a", "n/a"]
+
+
+def test_a_diverged_run_says_so_and_does_not_rank(changed: Project) -> None:
+    row = table(changed).iloc[-1]
+    assert row["entry"] == "wild"
+    assert row["status"].startswith("autoencoder diverged at step 1: loss is nan from the start")
+    assert row["mse"] == "n/a"
+    text = (changed.folder / "reports/comparison.md").read_text()
+    assert re.search(r"\*\*wild, seed 0: autoencoder diverged at step 1: .*; it counts nowhere below\*\*", text)
+    results = text.split("## Results")[1].split("\n## ")[0]
+    glance = results.split("\n### ")[1]
+    (line,) = re.findall(r"^\| wild \|.*$", results, re.MULTILINE)
+    assert line in glance
+    assert re.fullmatch(r"\| wild \|( diverged \|)+", line)
+
+
+def test_removed_entries_leave_the_report_and_earlier_settings_come_back(changed: Project) -> None:
+    """The last test here: it takes back what all others look at."""
+    changed.git("checkout", "--quiet", "HEAD", "--", "params.yaml")
+    assert changed.repro() == ["report"]  # what was trained before comes back from the run cache
+    assert table(changed)["entry"].unique().tolist() == ["dae", "vae", "vqvae"]

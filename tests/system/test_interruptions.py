@@ -1,0 +1,103 @@
+"""What is killed while the real DAG runs, and what comes of the next run."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from tests.support.processes import gone, started, wait_for
+from tests.support.project import SIDE_BY_SIDE, Project, outcomes
+
+ENDLESS = 1_000_000  # steps: the training is there to be killed, however late the kill comes
+
+
+def results(folder: Path) -> list[bytes]:
+    """The models of the VAE, and their curves."""
+    names = ("models/vae/seed{}.safetensors", "provenance/train/vae/seed{}.jsonl")
+    return [(folder / name.format(seed)).read_bytes() for name in names for seed in (0, 1)]
+
+
+def test_a_killed_process_leaves_the_others_results_and_a_clean_rerun(copied: Project) -> None:
+    """Of a stage, and of what runs the stages, of which nothing lives on."""
+    params = copied.params()
+    del params["variants"]["vqvae"]
+    for name in ("dae", "vae"):
+        params["variants"][name]["code"] = 16
+    vae = params["variants"]["vae"]
+    vae["training"] = {"steps": ENDLESS}
+    copied.write_params(params)
+    begin = {"cwd": copied.folder, "env": copied.environment()}
+    with started(SIDE_BY_SIDE, **begin) as running:
+        wait_for(lambda: copied.processes("train@vae", "pipeline.stages.train"))[0].kill()
+        said, _ = running.communicate()
+    assert running.returncode == 1
+    assert outcomes(said, "done") == ["train@dae", "evaluate@dae"]
+    assert outcomes(said, "failed") == ["train@vae"]
+    assert "train@vae failed. Its output" in said
+    assert "failed: train@vae; not run for that reason: evaluate@vae, report" in said
+    assert not copied.processes("train@vae", "pipeline.stages.train")
+    with started(SIDE_BY_SIDE, **begin) as running:
+        stages = wait_for(lambda: copied.processes("train@vae", "pipeline.stages.train"))
+        running.kill()
+        running.wait()
+        assert gone(stages)
+    del vae["training"]
+    copied.write_params(params)
+    assert sorted(copied.side_by_side()) == ["evaluate@vae", "report", "train@vae"]
+    assert copied.repro() == []
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(copied: Project) -> None:
+    """And to one run with one curve in MLflow."""
+    params = copied.params()
+    params["variants"] = {"vae": params["variants"]["vae"] | {"training": {"steps": 600}}}
+    copied.write_params(params)
+    stage = ("dvc", "repro", "--no-run-cache", "--force", "--single-item", "train@vae")
+    own = {"AELAB_CHECKPOINT": "0.05", "AELAB_CPUS": "2"}  # seconds; a process for each seed
+
+    def broken_off() -> bool:
+        """Whether a kill came before the training's end."""
+        shutil.rmtree(copied.folder / "checkpoints")
+        with started(stage, cwd=copied.folder, env=copied.environment(**own)) as running:
+            checkpoints = (copied.folder / "checkpoints").glob
+            wait_for(lambda: list(checkpoints("vae-seed1-*/last.safetensors")) or running.poll() is not None)
+            for process in copied.processes("train@vae", "pipeline.stages.train")[:1]:
+                process.kill()
+            running.communicate()
+        return running.returncode != 0
+
+    bits = []
+    for killed in (True, False):
+        if killed:
+            wait_for(broken_off)
+            shown = copied.run(sys.executable, "-m", "pipeline.reporting.track")
+            assert "there are no results of vae, seed 0" in shown.stdout
+            assert "2 runs written" in shown.stdout  # the two trainings, as far as they have got
+        else:
+            shutil.rmtree(copied.folder / "checkpoints")
+        done = copied.run(*stage, **own)
+        assert done.returncode == 0, done.stderr
+        assert ("goes on from step" in done.stdout) is killed
+        models = (copied.folder / "models/vae" / f"seed{seed}.safetensors" for seed in (0, 1))
+        bits.append([model.read_bytes() for model in models])
+    assert bits[0] == bits[1]
+
+
+def test_another_seed_is_trained_alone(copied: Project) -> None:
+    before = results(copied.folder)
+    copied.write_params(copied.params() | {"seeds": [0, 1, 2]})
+    done = copied.run("dvc", "repro", "--single-item", "train@vae")
+    assert sorted(re.findall(r"vae-seed(\d) was trained before", done.stdout)) == ["0", "1"]
+    assert re.findall(r"vae-seed(\d) autoencoder: step 30/", done.stdout) == ["2"]
+    assert results(copied.folder) == before
+
+
+def test_one_after_the_other_from_scratch_gives_the_same_hashes(finished: Project, copied: Project) -> None:
+    """By `dvc repro`, with two CPUs for each stage; the finished DAG had two stages at a time with one each."""
+    shutil.rmtree(copied.folder / "checkpoints")
+    copied.repro("--force", AELAB_CPUS="2")
+    before, after = finished.lock(), copied.lock()
+    own = ("provenance", "reports/comparison.", "reports/curves", "reports/figures")
+    same = {path for path in after if not path.startswith(own)}
+    assert {path: after[path] for path in same} == {path: before[path] for path in same}
+    assert len(same) > 15
