@@ -46,7 +46,7 @@ def run(plan: Plan) -> list[str]:
 
 
 def test_the_longest_way_to_the_end_goes_first() -> None:
-    order = ["download", "train@vqvae", "classify", "train@ae", "evaluate@vqvae", "evaluate@ae", "report"]
+    order = ["download", "train@vqvae", "train@ae", "classify", "evaluate@vqvae", "evaluate@ae", "report"]
     assert run(plan("download")) == order
 
 
@@ -61,7 +61,7 @@ def test_nothing_begins_before_what_it_depends_on() -> None:
     begun.waiting.discard("download")
     assert begun.ready() == []  # it runs
     begun.unfinished.discard("download")
-    assert begun.ready() == ["train@vqvae", "classify", "train@ae"]  # side by side
+    assert begun.ready() == ["train@vqvae", "train@ae", "classify"]  # side by side
 
 
 @pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # by what DVC uses
@@ -100,8 +100,10 @@ def test_broken_entries_do_not_break_the_plan(broken: object) -> None:
 
 def test_the_work_of_an_entry_includes_its_parts() -> None:
     checked = params.check(DEFAULT, variants=False)
-    assert estimate_work("train@vqvae", checked) == 1800 + 1000
-    assert estimate_work("evaluate@vqvae", checked) == (1800 + 1000) / 8
+    section = DEFAULT["variants"]["vqvae"]
+    steps = section["training"]["steps"] + section["prior"]["training"]["steps"]
+    assert estimate_work("train@vqvae", checked) == steps
+    assert estimate_work("evaluate@vqvae", checked) == steps / 8
 
 
 def test_cpus_are_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +171,8 @@ def test_seeds_share_the_cpus(cpus: str, others: int, monkeypatch: pytest.Monkey
     checked = params.check(DEFAULT)
     done = seeds.for_each_seed(_where, checked, "ae", timed=True)
     assert list(done) == checked.seeds
-    assert [(each[1], each[2], each[3]) for each in done.values()] == [("ae", seed, 1500) for seed in checked.seeds]
+    steps = DEFAULT["training"]["steps"]
+    assert [(each[1], each[2], each[3]) for each in done.values()] == [("ae", seed, steps) for seed in checked.seeds]
     elsewhere = {each[0] for each in done.values()} - {os.getpid()}
     assert len(elsewhere) <= others
     assert bool(elsewhere) == bool(others)
