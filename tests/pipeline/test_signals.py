@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from pipeline.common import signals
 from tests.support import forks, leaving
 from tests.support.parameters import DEFAULT
-from tests.support.processes import PATIENCE, end, gone, started, wait_for, working_in
+from tests.support.processes import PATIENCE, command_of, end, gone, lives, started, wait_for, working_in
 
 Started: TypeAlias = tuple[BaseProcess, list[psutil.Process]]
 Start: TypeAlias = Callable[[str], Started]
@@ -86,6 +86,15 @@ def test_what_a_failed_test_has_started_is_gone() -> None:
     with pytest.raises(ZeroDivisionError), started([sys.executable, "-c", "import time; time.sleep(1e6)"]) as process:
         _ = 1 / 0
     assert process.returncode == -signal.SIGKILL
+
+
+def test_a_process_may_end_while_it_is_looked_at() -> None:
+    with started([sys.executable, "-c", "import time; time.sleep(1e6)"]) as process:
+        seen = psutil.Process(process.pid)
+        assert command_of(seen)[0] == sys.executable
+        assert lives(seen)
+    assert command_of(seen) == []
+    assert not lives(seen)
 
 
 def test_an_alarm_of_before_the_request_ends_no_moment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,11 +31,25 @@ def gone(processes: Sequence[psutil.Process], within: float = PATIENCE) -> bool:
     """Whether they end in time; a process that nobody has asked about is a zombie then."""
 
     def all_have_ended() -> bool:
-        return not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        return not [each for each in processes if lives(each)]
 
     with contextlib.suppress(TimeoutError):
         return wait_for(all_have_ended, within)
     return False
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended; of one that has, while it is looked at, nothing can be read."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """The words of its command; none once it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(process.cmdline())
+    return []
 
 
 @contextmanager

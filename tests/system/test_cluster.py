@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from pipeline import RUNNER
 from tests.support.cluster import Cluster, certificate, cluster
-from tests.support.processes import gone, started, wait_for, working_in
+from tests.support.processes import command_of, gone, started, wait_for, working_in
 from tests.support.project import Project, outcomes
 from tests.support.s3 import S3, s3, use
 
@@ -125,7 +125,7 @@ def rest(process: subprocess.Popen[str]) -> str:
 
 def waiting(running: Cluster, gate: Path) -> list[psutil.Process]:
     """The shells on workers that wait for a gate."""
-    return [each for each in working_in(running.folder) if any(str(gate) in word for word in each.cmdline())]
+    return [each for each in working_in(running.folder) if any(str(gate) in word for word in command_of(each))]
 
 
 def entries(folder: Path) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def test_what_a_dead_worker_had_begun_ends(running: Cluster, tmp_path: Path, sto
         (stage,) = [
             each
             for each in working_in(running.folder / worker)
-            if each.cmdline()[-2:] == ["pipeline.stages.corrupt", "only"]
+            if command_of(each)[-2:] == ["pipeline.stages.corrupt", "only"]
         ]
         running.kill(worker)
         assert gone([stage])

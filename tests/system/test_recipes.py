@@ -20,7 +20,7 @@ from pipeline.tools import recipe
 from pipeline.tools.recipe import Expected, Recipe
 from pipeline.training.training_folder import TrainingFolder
 from tests.support.parameters import DEFAULT
-from tests.support.processes import end, started, wait_for, working_in
+from tests.support.processes import command_of, end, started, wait_for, working_in
 from tests.support.project import REPOSITORY, Project
 from tests.system.conftest import Copy
 
@@ -301,7 +301,7 @@ def test_a_killed_recipe_goes_on_and_leaves_the_workspace_alone(project: Project
             checkpoints = (project.folder / "checkpoints").glob
             wait_for(lambda: list(checkpoints("small-seed4-*/last.safetensors")) or running.poll() is not None)
             # It runs in a folder below the project.
-            end([each for each in working_in(project.folder) if "pipeline.stages.train" in each.cmdline()])
+            end([each for each in working_in(project.folder) if "pipeline.stages.train" in command_of(each)])
             said, _ = running.communicate()
         if running.returncode == 0:
             shutil.rmtree(project.folder / ".dvc/cache/runs")
