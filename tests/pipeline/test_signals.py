@@ -91,7 +91,7 @@ def test_what_a_failed_test_has_started_is_gone() -> None:
 def test_a_process_may_end_while_it_is_looked_at() -> None:
     with started([sys.executable, "-c", "import time; time.sleep(1e6)"]) as process:
         seen = psutil.Process(process.pid)
-        assert command_of(seen)[0] == sys.executable
+        assert wait_for(lambda: command_of(seen))[0] == sys.executable  # for a moment a new process has none
         assert lives(seen)
     assert command_of(seen) == []
     assert not lives(seen)
