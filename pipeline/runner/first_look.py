@@ -1,7 +1,6 @@
 """A first look at an entry as soon as it is evaluated; the report has all of it later."""
 
-import json
-
+from aelab.core import disk
 from aelab.report.intervals import interval
 from aelab.report.metrics import DECIDING, metric
 from pipeline.common import paths
@@ -13,7 +12,7 @@ def first_look(stage: str) -> str | None:
     file = paths.EVALUATION / entry / "metrics.json"
     if kind != "evaluate" or not file.exists():
         return None
-    seeds = json.loads(file.read_text(encoding="utf-8")).values()
+    seeds = disk.read_json(file).values()
     finished = [seed["metrics"]["test"] for seed in seeds if seed["status"] == "finished"]
     if not finished:
         return "no seed has finished"

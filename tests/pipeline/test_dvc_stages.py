@@ -25,10 +25,8 @@ from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.local import LocalExecutor
 from pipeline.runner.plan import plan_run
 from tests.support.parameters import DEFAULT
-from tests.support.processes import gone
+from tests.support.processes import PATIENCE, gone
 from tests.support.project import REPOSITORY, outcomes
-
-PATIENCE = 600.0  # seconds, which only what hangs needs
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # by what DVC uses
 
@@ -281,12 +279,12 @@ def test_the_stages_of_a_killed_runner_leave_and_have_its_turn_until_then(
     process, stages = runner
     process.kill()
     process.wait()
-    assert gone([stages["listens"]], PATIENCE)
+    assert gone([stages["listens"]])
     assert stages["sleeps"].is_running()  # which does not listen
     with locks.TURN.open() as file:
         with pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         stages["sleeps"].kill()
-        assert gone(list(stages.values()), PATIENCE)
+        assert gone(list(stages.values()))
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert locks.at_work() == []

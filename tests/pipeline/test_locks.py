@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import psutil
 import pytest
 
 from pipeline.runner import locks
+from tests.support.processes import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +57,13 @@ def test_a_torn_list_of_busy_files_is_removed(folder: Path, capsys: pytest.Captu
 
 def until_said(sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Wait until this process has printed a sentence."""
-    said, until = "", time.monotonic() + 600
-    while sentence not in said:
-        assert time.monotonic() < until, said
-        time.sleep(0.01)
-        said += capsys.readouterr().out
+    said = list[str]()
+
+    def has_said() -> bool:
+        said.append(capsys.readouterr().out)
+        return sentence in "".join(said)
+
+    wait_for(has_said)
 
 
 def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +82,7 @@ def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture
 RUNNER = """
 import subprocess, sys
 from pipeline.runner import locks
+from tests.support.processes import wait_for
 
 with locks.turn() as turn:
     inherits = [turn] if "inherits" in sys.argv else []
