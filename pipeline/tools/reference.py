@@ -139,7 +139,7 @@ def commands() -> str:
 def _described(words: str, found: Any) -> str:
     if isinstance(found, str):
         return f"### `{words}`\n\n{found}"
-    context = found.context_class(found, info_name=words)
+    context = found.context_class(found, info_name=words, **found.context_settings)
     text = get_docs_for_click(obj=found, ctx=context, indent=2, name=words)
     return EXAMPLES.sub(lambda lines: f"\n```sh\n{textwrap.dedent(lines[0])}```\n", text)
 

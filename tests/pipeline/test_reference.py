@@ -65,6 +65,13 @@ def test_a_command_is_shown_as_it_helps_itself(
         assert what in " ".join(said.split())
 
 
+def test_the_commands_are_shown_alike_after_one_was_parsed() -> None:
+    before = reference.commands()
+    reference.programs.cache_clear()
+    reference.programs()["aelab"].make_context("aelab", ["sample", "images.png"], help_option_names=["-h", "--help"])
+    assert reference.commands() == before
+
+
 def test_every_program_of_the_pipeline_is_shown() -> None:
     files = [path for path in Path("pipeline").rglob("*.py") if '__name__ == "__main__"' in path.read_text()]
     modules = {".".join(path.with_suffix("").parts) for path in files} - {"pipeline.tools.reference"}
