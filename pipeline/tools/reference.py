@@ -14,7 +14,6 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -144,9 +143,11 @@ def _described(words: str, found: Any) -> str:
     return EXAMPLES.sub(lambda lines: f"\n```sh\n{textwrap.dedent(lines[0])}```\n", text)
 
 
-@cache
 def programs() -> dict[str, Any]:
-    """What parses each command line of the project; of one that takes no arguments, the first words of its module."""
+    """What parses each command line of the project; of one that takes no arguments, the first words of its module.
+
+    The parsers are new ones each time: one that has parsed a line keeps the words for help of that line's settings.
+    """
     with Path("pyproject.toml").open("rb") as file:
         scripts = tomllib.load(file)["project"]["scripts"]
     found: dict[str, Any] = {}

@@ -65,11 +65,12 @@ def test_a_command_is_shown_as_it_helps_itself(
         assert what in " ".join(said.split())
 
 
-def test_the_commands_are_shown_alike_after_one_was_parsed() -> None:
-    before = reference.commands()
-    reference.programs.cache_clear()
-    reference.programs()["aelab"].make_context("aelab", ["sample", "images.png"], help_option_names=["-h", "--help"])
-    assert reference.commands() == before
+def test_a_command_is_shown_alike_whatever_was_parsed_before() -> None:
+    """A parser keeps the words for help of the first line that it parses: each page has new ones."""
+    parsed, shown = (reference.programs()["aelab"].commands["sample"] for _ in range(2))
+    parsed.make_context("sample", ["images.png", "--model", "models/vae"])
+    assert parsed._help_option
+    assert not shown._help_option
 
 
 def test_every_program_of_the_pipeline_is_shown() -> None:
