@@ -21,12 +21,14 @@ def for_each_seed(
     """`work(parameters, entry, seed)` for every seed, several at once: small models leave a GPU idle, and a training on
     a CPU uses few of its cores. If one fails, all others end first.
 
-    Work that nobody times may run on all cores, behind what is timed: so none is idle while the last stages end.
+    Work that nobody times may run on all cores, behind what is timed, and with one process more than there are cores:
+    so none is idle while the last seeds of the last stages end.
     """
     on_gpu = checked.training.device != "cpu" and torch.cuda.is_available()
     cpus = resources.cpus() if timed else resources.all_cpus()
     at_once = (resources.per_gpu() if on_gpu else None) or cpus // checked.training.threads
-    workers = min(len(checked.seeds), at_once)
+    behind = not timed and not on_gpu and at_once > 1  # one more process, which takes what the others leave
+    workers = min(len(checked.seeds), at_once + behind)
     if not timed:
         os.nice(resources.BEHIND)
     if workers <= 1:

@@ -1,10 +1,11 @@
 import os
 import shutil
-import signal
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
+import psutil
 import pytest
 from dvc.repo import Repo
 
@@ -17,6 +18,7 @@ from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.local import LocalExecutor
 from pipeline.runner.plan import Plan, estimate_work, plan_run
 from tests.support.parameters import DEFAULT, with_value
+from tests.support.processes import started, wait_for
 from tests.support.project import REPOSITORY
 
 UPSTREAM = {
@@ -219,12 +221,14 @@ def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
     assert "a process was killed, most likely for want of memory" in capsys.readouterr().err
 
 
+LOOKS = 50
 SCRIPT = """
 import os, sys, torch
 from pipeline.common import params, seeds
 from tests.support.parameters import with_value
 
 def multiply(*_):
+    print(os.getpid(), file=sys.stderr, flush=True)
     return (torch.ones(512, 512) @ torch.ones(512, 512)).sum().item()
 
 content = with_value("training.threads", 2) | {"seeds": [0, 1]}
@@ -247,11 +251,19 @@ def test_checking_large_models_starts_no_threads_that_a_fork_would_miss() -> Non
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no fork")
 def test_a_fork_after_threads_would_be_noticed() -> None:
-    command = [sys.executable, "-c", SCRIPT, "real"]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, start_new_session=True) as process:
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(15)
-        os.killpg(process.pid, signal.SIGKILL)
+    with started([sys.executable, "-c", SCRIPT, "real"], cwd=REPOSITORY) as process:
+        assert process.stdout
+        first, *seeds = (psutil.Process(int(process.stdout.readline())) for _ in range(3))
+        assert first.pid == process.pid
+        looks = deque[bool](maxlen=LOOKS)
+
+        def hang() -> bool:
+            """Whether a seed slept whenever it was looked at of late; one that works has its turn, or waits for it."""
+            looks.append(any(each.status() == psutil.STATUS_SLEEPING for each in seeds))
+            return len(looks) == LOOKS and all(looks)
+
+        wait_for(hang)
+        assert process.poll() is None
 
 
 def test_stages_run_with_the_python_of_the_runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

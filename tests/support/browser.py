@@ -3,17 +3,18 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeAlias
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from tests.support.processes import PATIENCE
 
 Theme: TypeAlias = Literal["light", "dark"]
 PHONE, DESK = 390, 1280
+MILLISECONDS = 1000 * PATIENCE
 
 
 @contextmanager
@@ -51,16 +52,37 @@ def opened(
 
 @contextmanager
 def window(width: int, **options: Any) -> Iterator[Page]:
-    """An empty page in a browser of its own."""
-    with sync_playwright() as playwright:
-        patience = 1000 * PATIENCE
-        browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"], timeout=patience)
-        try:
-            page = browser.new_page(viewport={"width": width, "height": 900}, **options)
-            page.set_default_timeout(patience)
-            yield page
-        finally:
-            browser.close()
+    """An empty page that shares nothing with others but the browser."""
+    page = BROWSER.begin().new_page(viewport={"width": width, "height": 900}, **options)
+    page.set_default_timeout(MILLISECONDS)
+    try:
+        yield page
+    finally:
+        page.context.close()
+
+
+class OneBrowser:
+    """A browser that begins with the first page and ends with a file of tests."""
+
+    def __init__(self) -> None:
+        self.running = ExitStack()
+        self.browser: Browser | None = None
+
+    def begin(self) -> Browser:
+        """The browser."""
+        if self.browser is None:
+            launch = self.running.enter_context(sync_playwright()).chromium.launch
+            browser = launch(executable_path=_chromium(), args=["--no-sandbox"], timeout=MILLISECONDS)
+            self.browser = self.running.enter_context(browser)
+        return self.browser
+
+    def end(self) -> None:
+        """Close it, if it has begun."""
+        self.running.close()
+        self.browser = None
+
+
+BROWSER = OneBrowser()
 
 
 def violations(page: Page) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from filelock import FileLock
 
+from tests.support.browser import BROWSER
 from tests.support.project import Project
 
 ENTRIES = ("dae", "vae", "vqvae")  # one that sees noise, one with a likelihood, one with a quantiser and a prior
@@ -24,6 +25,12 @@ def small(project: Project) -> None:
     params["evaluation"] |= few
     params["evaluation"]["classifier"]["steps"] = 4
     project.write_params(params)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_browser_for_a_file() -> Iterator[None]:
+    yield
+    BROWSER.end()
 
 
 @pytest.fixture(scope="session")

@@ -148,11 +148,12 @@ def test_a_cluster_leaves_what_one_machine_leaves(
 ) -> None:
     made = project(tmp_path / "project", store, "real")
     params = finished.params()
-    del params["variants"]["vae"]
+    params["variants"] = {"vqvae": params["variants"]["vqvae"]}
+    params["corruption"]["train"] = {}
     made.write_params(params)  # is not committed: workers get what is checked out
     done = run(made, running)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {"train@dae", "train@vqvae", "evaluate@vqvae", "report"} <= set(outcomes(done.stdout, "done"))
+    assert {"train@vqvae", "evaluate@vqvae", "report"} <= set(outcomes(done.stdout, "done"))
     assert len(set(re.findall(r"start.*\((worker\d)\)", done.stdout))) == 2
     assert "train@vqvae | vqvae-seed0 autoencoder: step" in done.stdout
     assert (made.folder / "reports/comparison.html").exists()
@@ -166,7 +167,7 @@ def test_a_cluster_leaves_what_one_machine_leaves(
     assert "train@vqvae" in outcomes(cached.stdout, "cached")
     assert entries(fresh.folder) == entries(made.folder)
     here, there = entries(finished.folder), entries(made.folder)
-    assert there.keys() == here.keys() - {"train@vae", "evaluate@vae"}
+    assert {"download", "noise", "classify", "train@vqvae", "evaluate@vqvae"} < there.keys() < here.keys()
     assert there | {"report": None} == {name: here[name] for name in there} | {"report": None}  # of fewer entries
     noted = made.folder / "provenance/train/vqvae/training.json"
     text = noted.read_text()

@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import mlflow
@@ -15,22 +14,14 @@ from tests.support.processes import PATIENCE
 from tests.support.runs import champion, history, projector_at, registered, runs_at, toy_run, unfinished
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
-no_postgresql = pytest.mark.skipif(
-    servers.postgresql_programs() is None, reason="needs PostgreSQL: Debian's package postgresql"
-)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=no_postgresql)])
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[servers.Server]:
-    """A server on either database; one that is there may be slow."""
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[servers.Server]:
+    """A server that may be slow when it is there. Its database is its own affair: the team's is PostgreSQL."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(round(PATIENCE)))
-    place = tmp_path_factory.mktemp(request.param)
-    with ExitStack() as stack:
-        on_postgresql = request.param == "postgresql"
-        database = stack.enter_context(servers.postgresql(place / "database")) if on_postgresql else None
-        yield stack.enter_context(servers.serving(place / "server", database))
+    with servers.serving(tmp_path / "server") as running:
+        yield running
 
 
 def test_through_outages(server: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

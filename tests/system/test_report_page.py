@@ -94,7 +94,8 @@ CONTRAST = """() => {
 )
 def test_what_is_broken_is_found(broken: str, found: str, tmp_path: Path) -> None:
     page_of = tmp_path / "broken.html"
-    page_of.write_text(REPORT.read_text(encoding="utf-8").replace("<main>", f"<main>{broken}"), encoding="utf-8")
+    head = REPORT.read_text(encoding="utf-8").partition("<body>")[0]
+    page_of.write_text(f"{head}<body><main><h1>In short</h1>{broken}</main></body></html>", encoding="utf-8")
     with opened(page_of.as_uri()) as (page, _):
         assert [each.partition(":")[0] for each in violations(page)] == [found]
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,18 @@ def test_a_change_reruns_what_depends_on_it(file: str, expected: set[str], proje
         assert outdated(project) == expected
 
 
+def test_a_corruption_reruns_its_copies_alone(project: Project) -> None:
+    """And the entries that learn from them, once these have changed."""
+    params = project.params()
+    changed = deepcopy(params)
+    changed["corruption"]["train"]["masked"]["noise"] = {"masking": [0.6]}
+    project.write_params(changed)
+    try:
+        assert outdated(project) == {"corrupt@masked", "report"}
+    finally:
+        project.write_params(params)
+
+
 @pytest.mark.parametrize(
     ("file", "entries"),
     [
@@ -106,4 +119,4 @@ def test_evaluations_follow_weights_and_not_the_loop(project: Project) -> None:
     params = project.params()
     project.write_params(params | {"variants": {"vqvae": params["variants"]["vqvae"]}})
     with edited(project, "src/aelab/training/loop.py"):
-        assert sorted(project.side_by_side()) == ["classify", "report", "train@vqvae"]
+        assert sorted(project.repro("evaluate@vqvae")) == ["classify", "train@vqvae"]

@@ -1,7 +1,6 @@
 """A team's MLflow as compose.yaml has it, with processes as its services: PostgreSQL, an S3 store, a server."""
 
 import contextlib
-import multiprocessing
 import os
 import re
 import subprocess
@@ -17,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 
 from aelab.report.mlflow_writer import Projector
-from tests.support import servers
+from tests.support import forks, servers
 from tests.support.processes import wait_for
 from tests.support.project import REPOSITORY
 from tests.support.runs import runs_at, toy_run
@@ -112,17 +111,12 @@ def machine(uri: str, folder: Path, names: list[str]) -> None:
 
 def test_machines_write_each_their_own_runs_and_none_again(team: tuple[str, S3], tmp_path: Path) -> None:
     uri, store = team
-    context = multiprocessing.get_context("spawn")
     names = [f"run{i}" for i in range(RUNS)]
-    machines = [context.Process(target=machine, args=(uri, tmp_path / name, [name]), daemon=True) for name in names]
-    for each in machines:
-        each.start()
-    for each in machines:
-        each.join()
-    late = context.Process(target=machine, args=(uri, tmp_path / "late", names), daemon=True)
-    late.start()
-    late.join()
-    assert [each.exitcode for each in (*machines, late)] == [0] * (RUNS + 1)
+    for turn in ([(uri, tmp_path / name, [name]) for name in names], [(uri, tmp_path / "late", names)]):
+        with forks.started(machine, turn) as machines:
+            for each in machines:
+                each.join()
+            assert [each.exitcode for each in machines] == [0] * len(turn)
     found = runs_at(uri)
     assert sorted(str(run.info.run_name) for run in found) == [f"run{i}" for i in range(RUNS)]
     client = MlflowClient(uri)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -68,12 +69,15 @@ class Evidence:
     entries: Sequence[Entry]
     results: pd.DataFrame
 
+    @cached_property
+    def by_entry(self) -> dict[Hashable, pd.DataFrame]:
+        """The metrics of each entry that has any, one row a seed."""
+        return {name: rows.set_index("seed") for name, rows in self.results.groupby("entry")}
+
     def values(self, entry: Entry, name: str) -> pd.Series:
         """A metric by seed, without the seeds that do not define it."""
-        if name not in self.results:
-            return pd.Series(dtype=float)
-        mine = self.results[self.results["entry"] == entry.name]
-        return mine.set_index("seed")[name].dropna()
+        mine = self.by_entry.get(entry.name)
+        return pd.Series(dtype=float) if mine is None or name not in mine else mine[name].dropna()
 
     def term(self, entry: Entry, text: str) -> pd.Series:
         """A term of metrics, as "100 * code_distance", by seed; without the seeds that do not define all of them.

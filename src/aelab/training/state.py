@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from aelab.core import process_group
@@ -115,11 +114,6 @@ class TrainingState:
         tensors = {
             **self._fixed_tensors(),
             **{f"sum.{name}": value for name, value in self.step.means.sums.items()},
-            **{
-                f"adam.{i}.{name}": tensor
-                for i, moments in self.step.optimiser.state_dict()["state"].items()
-                for name, tensor in moments.items()
-            },
             "generator": self.step.generator.get_state(),
         }
         sums = list(self.step.means.sums)
@@ -140,13 +134,6 @@ class TrainingState:
         tensors, values, step = snapshot.tensors, snapshot.values, self.step
         for name, tensor in self._fixed_tensors().items():
             tensor.copy_(tensors[name])
-        adam, parameters = step.optimiser.state_dict(), list(step.module.parameters())
-        for key, tensor in _under("adam", tensors).items():
-            i, name = key.split(".")
-            # The fused kernel reads a moment in its parameter's memory layout, which a file does not keep.
-            moment = torch.empty_like(parameters[int(i)]).copy_(tensor) if tensor.ndim else tensor
-            adam["state"].setdefault(int(i), {})[name] = moment
-        step.optimiser.load_state_dict(adam)
         step.generator.set_state(tensors["generator"])
         step.means.sums = {name: tensors[f"sum.{name}"].to(step.position.device) for name in values["sums"]}
         self.done, self.seconds_before = values["step"], tuple(values["seconds"])
@@ -155,8 +142,9 @@ class TrainingState:
 
     def _fixed_tensors(self) -> dict[str, Tensor]:
         """The tensors that stay where they are in the course of the phase."""
-        validation = self.validation
+        validation, moments = self.validation, self.step.optimiser.moments
         return {
+            **{f"adam.{i}.{name}": each for name, tensors in moments.items() for i, each in enumerate(tensors)},
             **{f"best.{name}": tensor for name, tensor in validation.best.items()},
             "best_loss": validation.best_loss,
             "best_step": validation.best_step,

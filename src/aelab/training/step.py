@@ -1,9 +1,11 @@
 """One training step, on any device, eager or as a CUDA graph."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from aelab.core import process_group
 from aelab.core.errors import UserError
@@ -39,10 +41,7 @@ class Step:
         self.samples = samples
         self.module, self.batches, self.precision, self.steps = module.train(), batches, precision, budget.steps
         self.dynamic = dynamic
-        rate = torch.zeros((), device=device)  # a CUDA graph would freeze a number
-        self.optimiser = torch.optim.Adam(
-            module.parameters(), rate, eps=budget.epsilon, fused=True, capturable=device.type == "cuda"
-        )
+        self.optimiser = Adam(module.parameters(), budget.epsilon)
         self.generator = torch.Generator(device)
         self.rates = SCHEDULES[budget.schedule](budget.steps, budget.learning_rate).float().to(device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
@@ -59,11 +58,10 @@ class Step:
                 inputs, targets = binarise(self.generator, inputs, targets)
             batch = Batch(inputs, targets, self.generator, self.position[0], self.steps, self.samples)
             losses = losses_of(self.module, batch, self.precision)
-            self.optimiser.zero_grad()
+            self.module.zero_grad()
             (share.weight * losses["loss"]).backward()
-        losses = process_group.reduce(list(self.module.parameters()), losses, share, self.stop_votes)
-        self.optimiser.param_groups[0]["lr"].copy_(self.rates.index_select(0, self.position)[0])
-        self.optimiser.step()
+        losses = process_group.reduce(self.optimiser.parameters, losses, share, self.stop_votes)
+        self.optimiser.step(self.rates.index_select(0, self.position)[0])
         self.means.add(losses)
         self.position += 1
         self._forbid_counting()
@@ -119,6 +117,31 @@ class GraphedStep:
         except RuntimeError as error:
             msg = f"a training step cannot be recorded as a CUDA graph; set training.mode to eager ({error})"
             raise UserError(msg) from error
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1), as torch computes it. The class around that function, `torch.optim.Adam`,
+    imports torch's compiler, which takes 1.2 s of CPU in each process.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], epsilon: float) -> None:
+        self.parameters, self.epsilon = list(parameters), epsilon
+        self.moments = {  # by torch's names; each has its parameter's memory layout, as the fused kernel needs
+            "exp_avg": [torch.zeros_like(each) for each in self.parameters],
+            "exp_avg_sq": [torch.zeros_like(each) for each in self.parameters],
+            "step": [torch.zeros((), device=each.device) for each in self.parameters],
+        }
+
+    @torch.no_grad()
+    def step(self, rate: Tensor) -> None:
+        """Change the parameters that have a gradient; `rate` is a tensor, since a CUDA graph would freeze a number."""
+        rows = [row for row in zip(self.parameters, *self.moments.values(), strict=True) if row[0].grad is not None]
+        parameters, means, squares, steps = (list(column) for column in zip(*rows, strict=True))
+        gradients = [each.grad for each in parameters]
+        adam(
+            parameters, gradients, means, squares, [], steps, fused=True, amsgrad=False, maximize=False,
+            lr=rate, beta1=0.9, beta2=0.999, eps=self.epsilon, weight_decay=0.0,
+        )  # fmt: skip
 
 
 def losses_of(module: Learner, batch: Batch, precision: Precision) -> Losses:
