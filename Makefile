@@ -5,6 +5,7 @@ export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONDONTWRITEBYTECODE :=  # each module is compiled once, when a process imports it first
 
 .PHONY: help repro taste check test lint docs ui track check-results audit bench faults lock recipe recipes
 
@@ -67,7 +68,7 @@ lock:  ## pin the newest versions: of what the product runs with, and of what de
 
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
-INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 # uv itself comes out of the lock, by pip; then uv installs everything else in seconds.
 .venv/ready: requirements.lock pyproject.toml

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
@@ -200,8 +201,11 @@ def test_what_nobody_times_runs_on_all_cores_behind_the_rest(monkeypatch: pytest
     monkeypatch.setattr(resources, "all_cpus", lambda: 2)
     monkeypatch.setattr(os, "nice", lambda more, _nice=os.nice: _nice(more) if more == 0 else asked.append(more))
     asked: list[int] = []
+    pools = MagicMock(side_effect=seeds.ProcessPoolExecutor)
+    monkeypatch.setattr(seeds, "ProcessPoolExecutor", pools)
     done = seeds.for_each_seed(_how_nice, params.check(DEFAULT), "ae", timed=False)
     assert asked == [resources.BEHIND]
+    assert pools.call_args.args[0] == 3  # one process more than there are cores
     assert os.getpid() not in {pid for pid, _ in done.values()}
 
 
