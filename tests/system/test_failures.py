@@ -40,7 +40,6 @@ def test_a_failure_in_the_middle_of_a_stage_loses_nothing(shared_copy: Project) 
     [
         SIDE_BY_SIDE,
         ("dvc", "repro"),
-        ("dvc", "repro", "--force", "--single-item", "train@vae"),
         ("dvc", "repro", "--force", "--single-item", "evaluate@vae"),
     ],
 )
