@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
-PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=  # each module is compiled once, when a process imports it first
 
@@ -19,10 +19,10 @@ taste: .venv/ready  ## run all of it on small images in a minute, without a down
 	$(BIN)/python -m pipeline.tools.taste
 
 check: .venv/ready-dev  ## run the unit tests: no stage, server, browser or build is started
-	$(PYTEST) --numprocesses logical --maxprocesses 8 --ignore tests/system tests
+	$(PYTEST) --ignore tests/system tests
 
-test: .venv/ready-dev  ## run all tests, a file on each core and one beside
-	$(PYTEST) --numprocesses auto
+test: .venv/ready-dev  ## run all tests, a file on each core
+	$(PYTEST)
 
 lint: .venv/ready-dev  ## check style, types, and what packages may import
 	$(BIN)/ruff check

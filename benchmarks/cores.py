@@ -28,7 +28,7 @@ class Work:
 
     def begin(self, share: int, cores: int) -> None:
         """Get going with so many CPUs: `left` are phases of a number of threads and seconds."""
-        workers = max(1, min(len(self.seeds), cores if self.behind else share))
+        workers = max(1, min(len(self.seeds), cores + (cores > 1) if self.behind else share))
         rounds = math.ceil(len(self.seeds) / workers)
         self.left = [[1.0, self.alone], [float(workers), rounds * max(self.seeds, default=0.0)]]
         self._skip()

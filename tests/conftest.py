@@ -8,17 +8,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from aelab.core import devices
-from pipeline.common import resources
 from tests.support.toys import squares
 
 devices.prepare("cpu", threads=1)
 
 LONGEST = ("changes", "cluster", "interruptions", "recipes", "contributing", "own_images", "ranks", "failures", "docs")
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """For `make test`: one more than there are CPUs, since tests of servers wait for most of their time."""
-    return min(resources.cpus() + 1, 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

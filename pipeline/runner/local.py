@@ -23,6 +23,7 @@ from pipeline.runner.console import ConsoleLog, log_file, show
 from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.first_look import first_look
 
+SOON = 60.0  # seconds after which the curves of trainings are shown
 LEAVES_WITHIN = 5.0  # seconds
 FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
 
@@ -207,14 +208,26 @@ def following(names: Iterable[str]) -> Iterator[None]:
     if not any(name.startswith("train@") for name in names):
         yield
         return
+    over = threading.Event()
+    thread = threading.Thread(target=_follow, args=[over])
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _follow(over: threading.Event) -> None:
+    """Start the process that shows them, which imports MLflow, unless all is over before anyone looks; then end it."""
+    if over.wait(SOON):
+        return
     with log_file("track").open("w", encoding="utf-8") as file, subprocess.Popen(  # noqa: S603
         FOLLOWER, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
     ) as process:  # fmt: skip
+        over.wait()
+        process.terminate()
         try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(LEAVES_WITHIN)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.wait(LEAVES_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -4,7 +4,7 @@
     python -m pipeline.runner.repro --scheduler tls://scheduler:8786   # the workers of a Dask cluster: see `cluster`
 
 It leaves what a plain `dvc repro` leaves: a stage's results do not depend on what runs beside it. While trainings run,
-`pipeline.reporting.track --follow` shows their curves in MLflow.
+`pipeline.reporting.track --follow` shows their curves in MLflow, from a minute on.
 """
 
 import concurrent.futures

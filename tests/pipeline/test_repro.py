@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from collections import deque
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -13,13 +14,13 @@ from dvc.repo import Repo
 from aelab.core.errors import UserError
 from pipeline.common import params, resources, seeds, stage
 from pipeline.common.params import Params
-from pipeline.runner import repro
+from pipeline.runner import local, repro
 from pipeline.runner.console import ConsoleLog
 from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.local import LocalExecutor
 from pipeline.runner.plan import Plan, estimate_work, plan_run
 from tests.support.parameters import DEFAULT, with_value
-from tests.support.processes import started, wait_for
+from tests.support.processes import PATIENCE, gone, started, wait_for, working_in
 from tests.support.project import REPOSITORY
 
 UPSTREAM = {
@@ -201,8 +202,8 @@ def test_what_nobody_times_runs_on_all_cores_behind_the_rest(monkeypatch: pytest
     monkeypatch.setattr(resources, "all_cpus", lambda: 2)
     monkeypatch.setattr(os, "nice", lambda more, _nice=os.nice: _nice(more) if more == 0 else asked.append(more))
     asked: list[int] = []
-    pools = MagicMock(side_effect=seeds.ProcessPoolExecutor)
-    monkeypatch.setattr(seeds, "ProcessPoolExecutor", pools)
+    pools = MagicMock(side_effect=ProcessPoolExecutor)
+    monkeypatch.setattr("pipeline.common.seeds.ProcessPoolExecutor", pools)
     done = seeds.for_each_seed(_how_nice, params.check(DEFAULT), "ae", timed=False)
     assert asked == [resources.BEHIND]
     assert pools.call_args.args[0] == 3  # one process more than there are cores
@@ -226,13 +227,41 @@ def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 LOOKS = 50
+
+
+@pytest.mark.parametrize(("names", "soon", "shown"), [
+    (["train@ae"], 0.0, True),
+    (["train@ae"], PATIENCE, False),  # a run that is over by then
+    (["evaluate@ae"], 0.0, False),
+])  # fmt: skip
+def test_trainings_are_followed_once_there_is_something_to_see(
+    names: list[str],
+    soon: float,
+    shown: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun = tmp_path / "begun"
+    own = "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_DFL)"  # tests before may ignore it
+    script = f"{own}; pathlib.Path({str(begun)!r}).touch(); time.sleep({PATIENCE})"
+    monkeypatch.setattr(local, "FOLLOWER", (sys.executable, "-c", script))
+    monkeypatch.setattr(local, "SOON", soon)
+    with local.following(names):
+        if shown:
+            wait_for(begun.exists)
+        running = working_in(tmp_path)
+    assert begun.exists() is bool(running) is shown
+    assert gone(running)
+
+
 SCRIPT = """
 import os, sys, torch
 from pipeline.common import params, seeds
 from tests.support.parameters import with_value
 
 def multiply(*_):
-    print(os.getpid(), file=sys.stderr, flush=True)
+    os.write(2, f"{os.getpid()}\\n".encode())  # in one piece, beside another seed
     return (torch.ones(512, 512) @ torch.ones(512, 512)).sum().item()
 
 content = with_value("training.threads", 2) | {"seeds": [0, 1]}

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from aelab.core.errors import UserError
 from aelab.data import datasets
+from aelab.evaluation import geometry
 from aelab.ingest import downloads
 from pipeline.common import params, paths
 from pipeline.stages import classify, evaluate, noise, sources, train
@@ -115,6 +116,7 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
     small = shortened(wanted)
     monkeypatch.chdir(place)
     monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
+    monkeypatch.setattr(geometry, "STEPS", 4)  # lines through large networks take seconds
     YAML().dump(small, Path("params.yaml"))
     checked, rows = params.check(small), []
     (seed,) = checked.seeds
@@ -344,7 +346,7 @@ def test_a_trial_of_a_recipe_runs_and_writes_no_result(project: Project) -> None
         return {file.name: file.read_bytes() for file in (project.folder / "recipes/results").iterdir()}
 
     before = results()
-    done = project.run(*COMMAND, "mnist-vq-rate", "--quick")
+    done = project.run(*COMMAND, "tiny", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "A trial on the digits, of no value as a figure" in done.stdout
     assert results() == before
