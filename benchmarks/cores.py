@@ -50,7 +50,7 @@ def run() -> list[Table]:
     times: list[list[Value]] = []
     for cores in CORES:
         plan = Plan.of(dvc.upstream, lambda _: True, lambda name: estimate_work(name, checked))
-        ended = simulate(plan, works, cores, checked.training.threads)
+        ended = simulate(plan, works, cores, checked.training.threads, len(checked.seeds))
         busy = sum(work.alone + sum(work.seeds) for work in works.values()) / cores / max(ended.values())
         times.append(["no limit" if cores == CORES[-1] else f"{cores}", max(ended.values()), 100 * busy])
     path = critical_path(dvc.upstream, ended)
@@ -82,9 +82,9 @@ def noted(name: str) -> Work:
     return Work(imports + seconds)
 
 
-def simulate(plan: Plan, works: dict[str, Work], cores: int, threads: int) -> dict[str, float]:
+def simulate(plan: Plan, works: dict[str, Work], cores: int, threads: int, seeds: int) -> dict[str, float]:
     """When each stage ends."""
-    shares, now = CpuShares(cores, threads, max(1, cores // threads)), 0.0
+    shares, now = CpuShares(cores, threads, max(1, cores // threads), seeds), 0.0
     ended: dict[str, float] = {}
     running: dict[str, Work] = {}
     while plan.unfinished:

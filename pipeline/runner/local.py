@@ -41,17 +41,24 @@ class Executor(Protocol):
 class CpuShares:
     """Shares the CPUs out among `jobs` stages at a time, each with at least the `threads` of a training."""
 
-    def __init__(self, cpus: int, threads: int, jobs: int) -> None:
-        self.free, self.threads, self.jobs = cpus, threads, jobs
+    def __init__(self, cpus: int, threads: int, jobs: int, seeds: int) -> None:
+        self.free, self.threads, self.jobs = max(cpus, jobs * threads), threads, jobs
+        self.all_seeds = threads * (seeds if jobs * threads <= cpus else 1)  # else there are no CPUs to spare
         self.taken: dict[str, int] = {}
 
     def take(self, names: list[str]) -> dict[str, int]:
-        """The CPUs of the first of these stages, as many as there is room for."""
-        names = names[: self.jobs - len(self.taken)]
+        """The CPUs of the first of these stages, as many as there is room for. They share evenly; but where more are
+        free than a training has seeds, it gets one for each: the whole run may have to wait for it.
+        """
+        names, begun = names[: self.jobs - len(self.taken)], dict[str, int]()
         for at, name in enumerate(names):
-            self.taken[name] = max(self.threads, self.free // (len(names) - at))
-            self.free -= self.taken[name]
-        return {name: self.taken[name] for name in names}
+            if self.taken and self.free < self.threads:
+                break
+            even = self.free // (len(names) - at)
+            alone = name.startswith("train@") and even < self.all_seeds < self.free
+            begun[name] = self.taken[name] = max(self.threads, self.all_seeds if alone else even)
+            self.free -= begun[name]
+        return begun
 
     def give_back(self, name: str) -> None:
         """Free the CPUs of a stage that is over."""
@@ -81,7 +88,7 @@ class LocalExecutor:
         gpus = resources.gpus() if on_gpu else []
         entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # that share a GPU
         self.jobs = jobs or len(gpus) * entries or max(1, resources.cpus() // threads)
-        self.shares = CpuShares(resources.cpus(), threads, self.jobs)
+        self.shares = CpuShares(resources.cpus(), threads, self.jobs, 1 if gpus else len(params.seeds))
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(self.jobs):
             self.slots.put(gpus[job % len(gpus)] if gpus else None)

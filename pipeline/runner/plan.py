@@ -11,6 +11,8 @@ from pipeline.common.params import Params
 from pipeline.runner.dvc_stages import DvcStages
 
 EVALUATION = 0.125  # work of an evaluation, as a share of its training
+PRIOR = 2.5  # work of a step of a learned prior, in steps of an autoencoder
+CLASSIFIER = 0.1  # of the classifier, which is small, and trained once while an entry is trained for each seed
 
 
 @dataclass
@@ -68,13 +70,16 @@ def estimate_work(name: str, params: Params) -> float:
     """Guess how long a stage takes, in training steps."""
     kind, _, entry = name.partition("@")
     if kind == "classify":
-        return params.evaluation.classifier.steps
+        return params.evaluation.classifier.steps * CLASSIFIER
     steps = _steps(params.variants.get(entry)) or params.training.steps
     return steps if kind == "train" else steps * EVALUATION
 
 
-def _steps(section: Any) -> float:
-    """The training steps that an entry names, those of its parts included; nobody has checked it yet."""
+def _steps(section: Any, cost: float = 1.0) -> float:
+    """The training steps that an entry names, those of its parts for what they cost; nobody has checked it yet."""
     if not isinstance(section, dict):
         return 0.0
-    return sum(each if key == "steps" and isinstance(each, int) else _steps(each) for key, each in section.items())
+    return sum(
+        cost * each if key == "steps" and isinstance(each, int) else _steps(each, cost if key == "training" else PRIOR)
+        for key, each in section.items()
+    )

@@ -17,8 +17,8 @@ from pipeline.common.params import Params
 from pipeline.runner import local, repro
 from pipeline.runner.console import ConsoleLog
 from pipeline.runner.dvc_stages import DvcStages
-from pipeline.runner.local import LocalExecutor
-from pipeline.runner.plan import Plan, estimate_work, plan_run
+from pipeline.runner.local import CpuShares, LocalExecutor
+from pipeline.runner.plan import PRIOR, Plan, estimate_work, plan_run
 from tests.support.parameters import DEFAULT, with_value
 from tests.support.processes import PATIENCE, gone, started, wait_for, working_in
 from tests.support.project import REPOSITORY
@@ -105,9 +105,31 @@ def test_broken_entries_do_not_break_the_plan(broken: object) -> None:
 def test_the_work_of_an_entry_includes_its_parts() -> None:
     checked = params.check(DEFAULT, variants=False)
     section = DEFAULT["variants"]["vqvae"]
-    steps = section["training"]["steps"] + section["prior"]["training"]["steps"]
+    steps = section["training"]["steps"] + PRIOR * section["prior"]["training"]["steps"]
     assert estimate_work("train@vqvae", checked) == steps
     assert estimate_work("evaluate@vqvae", checked) == steps / 8
+
+
+@pytest.mark.parametrize(("cpus", "threads", "names", "begun"), [
+    (2, 1, ["train@a", "train@b", "c"], {"train@a": 1, "train@b": 1}),
+    (3, 1, ["train@a", "train@b", "c"], {"train@a": 1, "train@b": 1, "c": 1}),  # three seeds leave none for another
+    (4, 1, ["train@a", "train@b", "c"], {"train@a": 3, "train@b": 1}),
+    (8, 1, ["train@a", "train@b", "c", "d", "e"], {"train@a": 3, "train@b": 3, "c": 1, "d": 1}),
+    (8, 2, ["train@a", "train@b", "c"], {"train@a": 6, "train@b": 2}),
+    (8, 1, ["c"], {"c": 8}),
+    (1, 2, ["train@a"], {"train@a": 2}),  # more than there are
+])  # fmt: skip
+def test_stages_share_the_cpus(cpus: int, threads: int, names: list[str], begun: dict[str, int]) -> None:
+    shares = CpuShares(cpus, threads, max(1, cpus // threads), seeds=3)
+    assert shares.take(names) == begun
+    assert shares.take(["late"]) == {}
+    for name in begun:
+        shares.give_back(name)
+    assert shares.free == max(cpus, threads)
+
+
+def test_as_many_stages_run_as_were_asked_for_on_however_few_cpus() -> None:
+    assert CpuShares(1, 1, 3, seeds=2).take(["train@a", "train@b", "c", "d"]) == {"train@a": 1, "train@b": 1, "c": 1}
 
 
 def test_cpus_are_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
