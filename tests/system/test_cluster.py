@@ -67,9 +67,10 @@ def running(workers: Cluster) -> Cluster:
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A file that is not there yet: the toy's slow stages wait for it."""
-    return tmp_path / "gate"
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """A file that is not there yet: the toy's slow stages wait for it, at most until the test is over."""
+    yield tmp_path / "gate"
+    (tmp_path / "gate").touch()
 
 
 @pytest.fixture
