@@ -88,7 +88,8 @@ class LocalExecutor:
         gpus = resources.gpus() if on_gpu else []
         entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # that share a GPU
         self.jobs = jobs or len(gpus) * entries or max(1, resources.cpus() // threads)
-        self.shares = CpuShares(resources.cpus(), threads, self.jobs, 1 if gpus else len(params.seeds))
+        seeds = 1 if gpus else len(params.seeds)  # that need a CPU each; those on a GPU share it evenly
+        self.shares = CpuShares(resources.cpus(), threads, self.jobs, seeds)
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(self.jobs):
             self.slots.put(gpus[job % len(gpus)] if gpus else None)
