@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import sklearn.linear_model  # noqa: F401 - so that the processes of the seeds, which fork, need not import it
 import torch
 import typer
 from torch import Tensor

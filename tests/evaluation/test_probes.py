@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from aelab.data.pairs import Pairs
@@ -66,6 +67,20 @@ def test_the_same_again_whatever_the_batches() -> None:
 def test_two_classes_and_few_images() -> None:
     two = Pairs(*(each[[0, 1, 4]] for each in quadrants(8, 0)))
     assert probes.accuracies(Pixels(), two, two, two) == {"probe_accuracy": 100, "knn_accuracy": pytest.approx(200 / 3)}
+
+
+@pytest.mark.parametrize("inverse_penalty", [0.01, 1.0])
+def test_the_regression_is_scikit_learns(inverse_penalty: float) -> None:
+    """Also from weights that are no minimum of anything."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(300, 6, generator=generator), torch.randint(3, (300,), generator=generator)
+    x[:, :3] += torch.eye(3)[y]
+    reference = LogisticRegression(C=inverse_penalty, tol=1e-6).fit(x.numpy(), y.numpy())
+    start = torch.randn(3, 7, generator=generator)
+    found = probes.logistic_regression(torch.cat([x, torch.ones(300, 1)], 1), y, start, inverse_penalty)
+    expected = np.column_stack([reference.coef_, reference.intercept_])
+    found[:, -1] -= found[:, -1].mean()  # a number that all biases have more of changes no probability
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_large_codes_are_learned_from_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,8 +87,8 @@ def test_bad_parameters_stop_before_the_work(folder: Path, capsys: pytest.Captur
         },
         {
             "stages.train": {"pandas", "matplotlib", "mlflow"},
-            "stages.evaluate": {"mlflow"},
-        },  # pandas comes with scikit-learn
+            "stages.evaluate": {"pandas", "sklearn", "mlflow"},
+        },
         {"reporting.track": {"torch", "matplotlib"}},
     ],
 )

@@ -7,13 +7,17 @@ Alain & Bengio 2017; Cover & Hart 1967. The probe asks whether hyperplanes part 
 codes of one class lie together; neither changes the autoencoder.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
+from torch.nn import functional as F
 
 from aelab.core.progress import counted
 from aelab.core.tensors import BATCH, as_float, device_of
@@ -27,7 +31,8 @@ Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,
 
 NUMBERS = 2**24  # in all codes that are learned from, at most
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)  # C: the loss is the sum of −log p(y|z) over the images + ‖W‖²/2C
-ITERATIONS = 10_000  # many more than standardised codes take
+STEPS = 10_000  # many more than standardised codes take
+FLAT = 1e-4  # what no derivative of the mean loss exceeds at its minimum
 NEIGHBOURS = 5
 
 
@@ -63,22 +68,48 @@ def vectors(model: Autoencoder, stored: Tensor) -> Tensor:
 
 def linear_probes(z: Tensor, y: Tensor) -> dict[str, Rule]:
     """Linear probes learned from codes z (N, d), standardised, and their classes y (N,), by their inverse penalty."""
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - slow to import
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
-
     deviation, mean = torch.std_mean(z, 0)
     deviation = torch.where(deviation > 0, deviation, 1.0)
+    classes, targets = y.to(z.device).unique(return_inverse=True)
 
-    def rule(probe: LogisticRegression) -> Rule:
-        return lambda codes: torch.from_numpy(probe.predict(((codes - mean) / deviation).cpu().numpy()))
+    def standardised(codes: Tensor) -> Tensor:
+        return F.pad((codes - mean) / deviation, (0, 1), value=1.0)  # the last weight of a class is its bias
 
-    probe, rules = LogisticRegression(max_iter=ITERATIONS, warm_start=True), {}
-    x = ((z - mean) / deviation).cpu().numpy()
-    with threadpool_limits(1):  # sums do not depend on how many cores there are
+    def rule(weights: Tensor) -> Rule:
+        return lambda codes: classes[(standardised(codes) @ weights.T).argmax(1)].cpu()
+
+    x, rules = standardised(z), {}
+    weights = x.new_zeros(len(classes), x.shape[1])
+    with threadpool_limits(1):  # SciPy's sums do not depend on how many cores there are
         for inverse_penalty in counted(INVERSE_PENALTIES):  # each begins where the one before has ended
-            probe.set_params(C=inverse_penalty).fit(x, y.numpy())
-            rules[str(inverse_penalty)] = rule(copy.deepcopy(probe))
+            weights = logistic_regression(x, targets, weights, inverse_penalty)
+            rules[str(inverse_penalty)] = rule(weights)
     return rules
+
+
+def logistic_regression(x: Tensor, y: Tensor, weights: Tensor, inverse_penalty: float) -> Tensor:
+    """The weights (K, d) of p(y|x) = softmax(W·x) at the minimum of Σ −log p(y|x) + ‖W‖²/2C.
+
+    Args:
+        x: inputs (N, d), of which the last number is 1: its weights, the biases, are not penalised.
+        y: classes (N,) in [0, K).
+        weights: where the search begins, (K, d).
+        inverse_penalty: C.
+    """
+    penalty = torch.full_like(weights, 1 / inverse_penalty)
+    penalty[:, -1] = 0
+    truth = F.one_hot(y, len(weights)).T.to(x)
+
+    def mean_loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        w = torch.from_numpy(flat).to(x).view_as(weights)
+        log_p = (w @ x.T).log_softmax(0)  # (K, N)
+        loss = -(log_p * truth).sum() + (penalty * w**2).sum() / 2
+        gradient = (log_p.exp() - truth) @ x + penalty * w
+        return loss.item() / len(x), (gradient / len(x)).double().flatten().cpu().numpy()
+
+    start = weights.double().flatten().cpu().numpy()
+    found = minimize(mean_loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "gtol": FLAT})
+    return torch.from_numpy(found.x).to(x).view_as(weights)
 
 
 def nearest_neighbours(z: Tensor, y: Tensor) -> Rule:
