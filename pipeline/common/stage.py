@@ -47,7 +47,7 @@ def run(
         LISTENER.listen(polls=polls)
         LISTENER.check(wanted=os.getppid() == PARENT)
         checked = params.load(variants=variants)  # imports the variants, and with them torch
-        gc.freeze()  # what is imported stays; to look through all of it once more at the end took half a second
+        gc.freeze()  # what is imported stays; looking through it once more at the end took half a second
         provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
         started = time.perf_counter()
         work(checked, provenance)

@@ -46,6 +46,8 @@ class DvcStages:
         self.busy = ExitStack()  # what is held of DVC's list of busy files
         self.running: dict[str, Any] = {}
         self.pending: dict[str, Entry] = {}  # entries that dvc.lock does not have yet
+        self.lock_text: str | None = None  # dvc.lock as this process has left it, and what it holds
+        self.lock: Any = None
         self.writes_next = 0.0
         with self.turn():
             try:
@@ -148,10 +150,12 @@ class DvcStages:
                 return
             began = time.monotonic()
             text = DVC_LOCK.read_text(encoding="utf-8") if DVC_LOCK.exists() else ""
-            content = parse_yaml_for_update(text, DVC_LOCK)
-            content.setdefault("schema", "2.0")
-            content.setdefault("stages", {}).update(self.pending)
-            write_atomically(DVC_LOCK, dumps_yaml(content).encode())
+            if text != self.lock_text:  # to parse a long one takes a second
+                self.lock = parse_yaml_for_update(text, DVC_LOCK)
+            self.lock.setdefault("schema", "2.0")
+            self.lock.setdefault("stages", {}).update(self.pending)
+            self.lock_text = dumps_yaml(self.lock)
+            write_atomically(DVC_LOCK, self.lock_text.encode())
             self.repo.scm_context.track_file(str(DVC_LOCK))
             self.pending = {}
             ended = time.monotonic()

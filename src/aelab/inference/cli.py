@@ -5,6 +5,7 @@ the standard error. It ends with 0 if all went well, 1 if something could not be
 Nothing is coloured. What needs torch is imported inside functions: `--help` and completion do not wait for that.
 """
 
+import gc
 import inspect
 import sys
 import tomllib
@@ -53,6 +54,7 @@ Fit = Annotated[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; what the user can mend becomes one sentence."""
+    gc.set_threshold(100_000)  # objects; looking for garbage after every 700 takes a fifth of the time of all imports
     try:
         app(arguments, prog_name="aelab")
     except UserError as error:

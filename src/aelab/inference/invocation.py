@@ -3,6 +3,7 @@
 What needs torch is imported inside functions: `--help` and completion do not wait for that.
 """
 
+import gc
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -84,6 +85,7 @@ class Invocation:
         from aelab.inference.model_locator import located
         from aelab.models import checkpoint
 
+        gc.freeze()  # what is imported stays; looking through it once more at the end took half a second
         device = devices.prepare("auto", torch.get_num_threads())
         with located(self.location) as (path, name):
             model = checkpoint.load(path, device)
