@@ -37,7 +37,7 @@ docs: .venv/ready-dev  ## build the documentation's site, docs/_build/index.html
 
 ui: .venv/ready  ## browse the runs in MLflow
 	@echo "The runs: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=results"
-	$(BIN)/mlflow ui --host 127.0.0.1
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --workers 1
 
 track: .venv/ready  ## have MLflow show what is on disk, at MLFLOW_TRACKING_URI or in mlflow.db
 	$(BIN)/python -m pipeline.reporting.track

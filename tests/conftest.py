@@ -1,3 +1,4 @@
+import gc
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return order.get(file, len(order) + (not file.startswith("tests/system/")))
 
     items.sort(key=place)
+
+
+def pytest_sessionfinish() -> None:
+    """What stages have frozen in this process is collected after all: Triton counts at the end what is left of it."""
+    gc.unfreeze()
 
 
 @pytest.fixture
