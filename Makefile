@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=  # each module is compiled once, when a process imports it first
 
-.PHONY: help repro taste check test lint docs ui track check-results audit bench faults lock recipe recipes
+.PHONY: help repro taste check test lint docs ui track check-results audit bench gpu faults lock recipe recipes
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,9 @@ faults: .venv/ready-dev  ## kill, flip, fill and fuzz at full size: the table of
 bench: .venv/ready-dev  ## measure the loop, the DAG and a peer: the tables of benchmarks/results.md
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r benchmarks/requirements.lock
 	$(BIN)/python -W ignore -m benchmarks
+
+gpu: .venv/ready-dev  ## the tests that need a GPU, and a GPU's figures: benchmarks/gpu.md, in at most 8 minutes
+	$(BIN)/python -W ignore -m benchmarks.gpu --device $(or $(DEVICE),cuda)
 
 lock:  ## pin the newest versions: of what the product runs with, and of what development adds; names, versions, hashes
 	$(COMPILE) --upgrade pyproject.toml --all-extras --output-file requirements-dev.lock

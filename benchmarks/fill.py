@@ -36,20 +36,21 @@ def run() -> list[Table]:
     """Both tables."""
     device = devices.prepare("auto", 1)
     paper = _paper(device)
-    return [_filled(device), paper]
+    return [filled(device), paper]
 
 
-def _filled(device: torch.device) -> Table:
+def filled(device: torch.device, turns: int = TURNS) -> Table:
+    """Several at once, beside one after another."""
     rows: list[list[Value]] = []
     for name in ENTRIES:
-        figures = take_turns([partial(_seconds, at_once, name, device.type) for at_once in AT_ONCE[device.type]], TURNS)
+        figures = take_turns([partial(_seconds, at_once, name, device.type) for at_once in AT_ONCE[device.type]], turns)
         alone = figures[0]
         for at_once, seconds in zip(AT_ONCE[device.type], figures, strict=True):
             share, spread = ratio(alone, seconds)
             rows.append([name, float(at_once), statistics.median(seconds), share, spread])
     note = (
         f"{TRAININGS} trainings of {STEPS[device.type]} steps, the first phase of an entry of the default parameters, "
-        f"on {devices.describe(device)}, with {cores()} CPU cores; medians of {TURNS} turns. The clock starts when the "
+        f"on {devices.describe(device)}, with {cores()} CPU cores; medians of {turns} turns. The clock starts when the "
         "processes have."
     )
     columns = {"entry": 0, "at once": 0, "seconds": 1, "one after another ÷ this": 2, "least to greatest": 0}

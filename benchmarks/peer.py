@@ -81,25 +81,25 @@ def networks() -> dict[str, tuple[Callable[[], Any], type[Learner]]]:
     }  # fmt: skip
 
 
-def trainer(model: Any, images: Tensor) -> Any:
+def trainer(model: Any, images: Tensor, device: str = "cpu") -> Any:
     """Pythae's trainer with its default configuration, ready to `train_step`."""
     from pythae.data.datasets import BaseDataset  # noqa: PLC0415
     from pythae.trainers import BaseTrainer, BaseTrainerConfig  # noqa: PLC0415
 
     folder = tempfile.mkdtemp()
-    configuration = BaseTrainerConfig(output_dir=folder, per_device_train_batch_size=BATCH, no_cuda=True)
+    configuration = BaseTrainerConfig(output_dir=folder, per_device_train_batch_size=BATCH, no_cuda=device == "cpu")
     made = BaseTrainer(model, BaseDataset(images, torch.zeros(len(images))), training_config=configuration)
     made.prepare_training()
     return made
 
 
-def pythae_steps(name: str, steps: int) -> float:
+def pythae_steps(name: str, steps: int, device: str = "cpu") -> float:
     """Images per second of one epoch of Pythae's training step."""
     torch.set_num_threads(cores())
     model = MODELS.get(name) or MODELS.setdefault(name, networks()[name][0]())
     images = tensors.as_float(noise(steps * BATCH))
     with quiet():
-        made = trainer(model, images)
+        made = trainer(model, images, device)
         started = time.perf_counter()
         made.train_step(1)
     return len(images) / (time.perf_counter() - started)

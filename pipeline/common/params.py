@@ -153,7 +153,9 @@ class CorruptionParams(Section):
 class TrainingParams(TrainingOptions, Budget):
     """`training`: the budget that entries may override, and how every training runs."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field(description="auto: a GPU if there is one")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        description="auto: a GPU if there is one; cuda: NVIDIA's; mps: Apple's"
+    )
     threads: int = Field(ge=1, le=1024, description="of a training on a CPU; another number gives other rounding")
     processes: int = Field(default=1, ge=1, le=4096, description="that share each training: docs/parallel.md")
 
@@ -168,7 +170,9 @@ class ImportanceParams(Section):
 class EvaluationParams(Section):
     """`evaluation`."""
 
-    batch_size: int = Field(gt=0, description="images per batch; small ones stay in a CPU's cache")
+    batch_size: int = Field(
+        gt=0, description="images per batch, on a GPU ten times as many; small ones stay in a CPU's cache"
+    )
     images: int = Field(ge=2, le=50, description="test images shown in each figure")
     # At least 4 samples: the 3rd nearest other one has to be there.
     samples: int = Field(ge=4, le=100_000, description="drawn to be compared with as many test images, or with all")
@@ -275,8 +279,9 @@ def _contradictions(params: Params) -> list[str]:
     free, problems = devices.free_memory(), []
     if len(set(params.seeds)) < len(params.seeds):
         problems.append(f"seeds is {params.seeds}: each seed may stand there only once")
-    if params.training.device == "cuda" and not torch.cuda.is_available():
-        problems.append('training.device is "cuda", but this machine has no usable GPU: take "auto" or "cpu"')
+    device = params.training.device
+    if device != "auto" and (why := devices.unusable(device)):
+        problems.append(f'training.device is "{device}", but {why}: take "auto" or "cpu"')
     elif params.training.precision == "bfloat16" and not devices.fast_at_bfloat16(params.training.device):
         problems.append('training.precision is "bfloat16", but this machine can only emulate it: take "float32"')
     image = params.dataset.image

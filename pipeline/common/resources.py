@@ -1,8 +1,7 @@
 """What this machine has to offer, without importing torch."""
 
-import itertools
+import ctypes
 import os
-import subprocess
 import sys
 
 from aelab.core.environment import whole_number
@@ -28,16 +27,18 @@ def per_gpu() -> int | None:
 
 
 def gpus() -> list[str]:
-    """The GPUs, as CUDA_VISIBLE_DEVICES names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        # CUDA reads the list up to the first name that is no device.
-        return list(itertools.takewhile(lambda name: name and not name.startswith("-"), visible.split(",")))
+    """NVIDIA's GPUs that CUDA, and so torch, finds here, as CUDA_VISIBLE_DEVICES names them."""
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = _cuda_devices()
+    return names[:count] if names else [str(number) for number in range(count)]
+
+
+def _cuda_devices() -> int:
+    """How many there are; the driver reads CUDA_VISIBLE_DEVICES, and stops at the first name that is no device."""
+    count = ctypes.c_int(0)
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],  # noqa: S607
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return listed.stdout.split()
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        well = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    except (OSError, AttributeError):
+        return 0
+    return count.value if well else 0

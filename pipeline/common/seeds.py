@@ -7,8 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-import torch
-
+from aelab.core import devices
 from pipeline.common import params, resources
 from pipeline.common.signals import LISTENER
 
@@ -24,11 +23,13 @@ def for_each_seed(
     Work that nobody times may run on all cores, behind what is timed, and with one process more than there are cores:
     so none is idle while the last seeds of the last stages end.
     """
-    on_gpu = checked.training.device != "cpu" and torch.cuda.is_available()
+    device = devices.prepare(checked.training.device, checked.training.threads)
+    on_gpu = device.type != "cpu"
     cpus = resources.cpus() if timed else resources.all_cpus()
     at_once = (resources.per_gpu() if on_gpu else None) or cpus // checked.training.threads
     behind = not timed and not on_gpu and at_once > 1  # one more process, which takes what the others leave
     workers = min(len(checked.seeds), at_once + behind)
+    os.environ[devices.SHARED] = str(resources.per_gpu() or workers)
     if not timed:
         os.nice(resources.BEHIND)
     if workers <= 1:

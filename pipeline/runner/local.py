@@ -84,9 +84,11 @@ class LocalExecutor:
         self.around: Callable[[str], AbstractContextManager[object]] = nullcontext
         training = params.training
         threads = training.processes * training.threads
-        on_gpu = training.processes == 1 and training.device != "cpu"  # several processes share all GPUs
-        gpus = resources.gpus() if on_gpu else []
-        entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # that share a GPU
+        gpus: list[str | None] = [*resources.gpus()] if training.device in {"auto", "cuda"} else []
+        if gpus and training.processes > 1:
+            gpus, entries = [None], 1  # a training takes all of them
+        else:
+            entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # that share a GPU
         self.jobs = jobs or len(gpus) * entries or max(1, resources.cpus() // threads)
         seeds = 1 if gpus else len(params.seeds)  # that need a CPU each; those on a GPU share it evenly
         self.shares = CpuShares(resources.cpus(), threads, self.jobs, seeds)

@@ -6,6 +6,7 @@ import typer
 
 from aelab.core import devices, disk, tensor_file
 from aelab.core.settings import Budget, TrainingOptions
+from aelab.core.tensors import at_once
 from aelab.data import pairs
 from aelab.data.pairs import Pairs
 from aelab.evaluation import classifier, fidelity
@@ -43,10 +44,9 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     if result.diverged_at_step:
         reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
         return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), reason))
-    count = min(settings.samples, len(test.targets))
+    count, size = min(settings.samples, len(test.targets)), at_once(settings.batch_size, device)
     tested, learned_from = (
-        classifier.features(model, pairs.batches(each.thinned(count).inputs, settings.batch_size, device))
-        for each in (test, train)
+        classifier.features(model, pairs.batches(each.thinned(count).inputs, size, device)) for each in (test, train)
     )
     classifier.save(model, paths.CLASSIFIER / "model.safetensors")
     tensor_file.write(paths.CLASSIFIER / "features.safetensors", {"test": tested}, {})

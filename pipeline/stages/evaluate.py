@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aelab.core import arrays, devices, disk, tensor_file
 from aelab.core.progress import counted, part
-from aelab.core.tensors import as_float, binarise, device_of
+from aelab.core.tensors import as_float, at_once, binarise, device_of
 from aelab.data.datasets import Bytes, Labels
 from aelab.data.pairs import Pairs, batches
 from aelab.evaluation import classifier, fidelity, figures, geometry, probes, reconstruction
@@ -57,6 +57,8 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
     if diverged:
         return {"status": diverged[0], "about": about, "pixels": None, "metrics": {}, "undefined": {}, "symptoms": []}
     device = devices.prepare(params.training.device, params.training.threads)
+    size = at_once(params.evaluation.batch_size, device)
+    params = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"batch_size": size})})
     model = checkpoint.load(paths.MODELS / name / f"seed{seed}.safetensors", device)
     undefined = _undefined(model)
     validation = arrays.read(paths.images(paths.CLEAN, "validation"))

@@ -57,8 +57,11 @@ def check_gpus(checked: params.Params) -> None:
     """
     import torch  # noqa: PLC0415 - torchrun itself needs it later
 
-    needed, there, device = here(checked.training.processes), torch.cuda.device_count(), checked.training.device
-    if there < needed and (device == "cuda" or (device == "auto" and torch.cuda.is_available())):
+    from aelab.core import devices  # noqa: PLC0415
+
+    options = checked.training
+    needed, there = here(options.processes), torch.cuda.device_count()
+    if there < needed and devices.prepare(options.device, options.threads).type == "cuda":
         msg = f"training.processes wants {needed} GPUs of this machine, which has {there}: take as many, or device: cpu"
         raise UserError(msg)
 

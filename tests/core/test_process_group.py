@@ -135,6 +135,7 @@ def test_every_row_is_somebodys(total: int, size: int, monkeypatch: pytest.Monke
     assert rows == (list(range(total)) if total >= size else list(range(total)) * size)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("mode", ["graph", "eager"])
 def test_on_gpus_two_processes_train_as_one(mode: str, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from unittest.mock import MagicMock
 
 import psutil
 import pytest
+import torch
 from dvc.repo import Repo
 
+from aelab.core import devices
 from aelab.core.errors import UserError
 from pipeline.common import params, resources, seeds, stage
 from pipeline.common.params import Params
@@ -153,37 +155,49 @@ def test_a_wrong_number_in_the_environment_is_one_sentence(wrong: str, monkeypat
 def test_entries_share_a_gpu_as_the_environment_says(
     per_gpu: str, entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(resources, "_cuda_devices", lambda: 2)
     monkeypatch.setenv(resources.PER_GPU, per_gpu)
     local = LocalExecutor(params.check(DEFAULT, variants=False), None, ConsoleLog(), dvc=None)  # type: ignore[arg-type]
     assert local.jobs == 2 * entries
     assert sorted(str(local.slots.get()) for _ in range(local.jobs)) == sorted(["0", "1"] * entries)
 
 
-def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-1")
-    assert resources.gpus() == ["0", "GPU-1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert resources.gpus() == []
-
-
-@pytest.mark.parametrize(("visible", "found"), [("0,-1,1", ["0"]), ("-1", []), ("1,,0", ["1"]), ("2,3", ["2", "3"])])
-def test_gpus_behind_one_that_is_none_are_not_seen(
-    visible: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("visible", "there", "found"),
+    [
+        (None, 2, ["0", "1"]),
+        ("1, GPU-a", 2, ["1", "GPU-a"]),
+        ("0,-1,1", 1, ["0"]),  # CUDA reads the list up to the first name that is no device
+        ("0", 0, []),  # a container may set it on a machine without any
+        ("", 0, []),
+        (None, 0, []),
+    ],
+)
+def test_gpus_are_those_that_cuda_finds(
+    visible: str | None, there: int, found: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(resources, "_cuda_devices", lambda: there)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert resources.gpus() == found
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs an executable script")
-def test_gpus_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert resources.gpus() == []
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho GPU-a\necho GPU-b\n")
-    tool.chmod(0o755)
-    assert resources.gpus() == ["GPU-a", "GPU-b"]
+def test_gpus_are_counted_as_torch_counts_them() -> None:
+    """On a machine without a GPU, with a GPU, and on one whose driver does nothing."""
+    assert len(resources.gpus()) == torch.cuda.device_count()
+
+
+def test_a_training_that_takes_all_gpus_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_cuda_devices", lambda: 8)
+    monkeypatch.setenv(resources.CPUS, "96")
+    content = with_value("training.processes", 8)
+    shared = params.check(content, variants=False)
+    local = LocalExecutor(shared, None, ConsoleLog(), dvc=None)  # type: ignore[arg-type]
+    assert (local.jobs, local.slots.get()) == (1, None)
+    content["training"]["device"] = "cpu"
+    on_cpus = params.check(content, variants=False)
+    assert LocalExecutor(on_cpus, None, ConsoleLog(), dvc=None).jobs == 12  # type: ignore[arg-type]
 
 
 def _where(checked: Params, entry: str, seed: int) -> tuple[int, str, int, int]:
@@ -193,7 +207,7 @@ def _where(checked: Params, entry: str, seed: int) -> tuple[int, str, int, int]:
 @pytest.mark.parametrize(("cpus", "others"), [("1", 0), ("2", 2)])
 def test_seeds_share_the_cpus(cpus: str, others: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(resources.CPUS, cpus)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(devices, "chosen", lambda: "cpu")
     checked = params.check(DEFAULT)
     done = seeds.for_each_seed(_where, checked, "ae", timed=True)
     assert list(done) == checked.seeds
@@ -206,7 +220,7 @@ def test_seeds_share_the_cpus(cpus: str, others: int, monkeypatch: pytest.Monkey
 
 def test_seeds_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(resources.CPUS, "2")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(devices, "chosen", lambda: "cuda")
     done = seeds.for_each_seed(_where, params.check(DEFAULT), "ae", timed=True)
     assert os.getpid() not in {each[0] for each in done.values()}
     monkeypatch.setenv(resources.PER_GPU, "1")
@@ -220,7 +234,7 @@ def _how_nice(_: Params, __: str, ___: int) -> tuple[int, int]:
 
 def test_what_nobody_times_runs_on_all_cores_behind_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(resources.CPUS, "1")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(devices, "chosen", lambda: "cpu")
     monkeypatch.setattr(resources, "all_cpus", lambda: 2)
     monkeypatch.setattr(os, "nice", lambda more, _nice=os.nice: _nice(more) if more == 0 else asked.append(more))
     asked: list[int] = []
@@ -238,7 +252,7 @@ def _die(_: Params, __: str, ___: int) -> None:
 
 def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv(resources.CPUS, "2")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(devices, "chosen", lambda: "cpu")
 
     def work(checked: Params, _: stage.Provenance) -> None:
         seeds.for_each_seed(_die, checked, "ae", timed=True)

@@ -1,6 +1,7 @@
 """Toy images, toy parameters of every part, toy models."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,13 @@ from torch import Tensor
 from aelab.core.registry import keys_of, registry_of
 from aelab.data.pairs import Pairs
 from aelab.models import checkpoint
-from aelab.models.base import VARIANTS, Autoencoder, Batch
+from aelab.models.base import VARIANTS, Autoencoder, Batch, Learner, Losses
+from aelab.models.likelihood import LIKELIHOODS
 from aelab.models.network import NETWORKS
+from aelab.models.prior import PRIORS
 from aelab.models.quantizer import QUANTIZERS
+from aelab.training.snapshots import Snapshots
+from aelab.training.state import PhaseResult
 
 IMAGE = (1, 8, 8)
 NETWORK = {"name": "patches", "width": 8}
@@ -74,6 +79,18 @@ NETWORK_KEYS = {  # of every network
 }
 
 
+CASES: dict[str, dict[str, Any]] = {
+    **PARAMETERS,
+    **{f"vqvae {name}": PARAMETERS["vqvae"] | {"quantizer": {"name": name} | keys} for name, keys in SECTIONS.items()},
+    **{f"ae {name}": PARAMETERS["ae"] | {"network": {"name": name} | keys} for name, keys in NETWORK_KEYS.items()},
+    **{f"vae {name}": PARAMETERS["vae"] | {"likelihood": name} for name in LIKELIHOODS.available()},
+    **{
+        f"vae {name}": PARAMETERS["vae"] | {"prior": {"name": name} | toy_keys(PRIORS.find(name), {"components": 3})}
+        for name in PRIORS.available()
+    },
+}  # every part, by the variant that it is a part of
+
+
 def batch(
     inputs: Tensor, targets: Tensor, generator: torch.Generator, step: int = 10, steps: int = 10, samples: int = 0
 ) -> Batch:
@@ -108,3 +125,41 @@ def quadrants(count: int, seed: int, *, shuffled: bool = False) -> Pairs:
     for image, label in zip(images, labels, strict=True):
         image[0, 4 * (label // 2) : 4 + 4 * (label // 2), 4 * (label % 2) : 4 + 4 * (label % 2)] += 100
     return Pairs(images, rng.permutation(labels) if shuffled else labels)
+
+
+class Recorder(Learner):
+    """Learns nothing; remembers what it was shown in training."""
+
+    def __init__(self, loss: Callable[[int], float] = lambda _: 1.0) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.value, self.seen, self.noise = loss, [], []  # type: ignore[var-annotated]
+
+    def loss(self, batch: Batch) -> Losses:
+        if self.training:
+            self.seen.append((batch.inputs.clone(), batch.targets.clone()))
+            self.noise.append(torch.rand((), generator=batch.generator, device=batch.generator.device).item())
+        return {"loss": self.weight * 1.0 + self.value(len(self.seen))}
+
+
+class StopsAt(Snapshots):
+    """Keeps a snapshot and stops when it has been asked `count` times."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        super().__init__(folder, every=0.0)
+        self.left = count
+        self.stop = lambda: self.left <= 0
+
+    def due(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def ended(model: Autoencoder, results: dict[str, PhaseResult]) -> tuple[list[bytes], list[Any]]:
+    """The bits of the weights, and the curves without times."""
+    weights = [value.cpu().numpy().tobytes() for value in model.state_dict().values()]
+    curves = [
+        [{key: value for key, value in point.items() if key != "time"} for point in result.curve]
+        for result in results.values()
+    ]
+    return weights, [curves, [(each.best_step, each.images, each.diverged_at_step) for each in results.values()]]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aelab.core import devices, tensors
+from aelab.core import process_group, tensors
 from aelab.core.errors import UserError
-from aelab.core.settings import Budget, Mode, TrainingOptions
+from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.models.base import VARIANTS, Autoencoder, Batch, Learner, Losses
 from aelab.models.checkpoint import build
@@ -19,10 +20,10 @@ from aelab.training.batches import Resident
 from aelab.training.curve import Curve, Progress
 from aelab.training.loop import Session, fit, represent, train
 from aelab.training.state import PhaseResult
-from aelab.training.step import Means, Step
+from aelab.training.step import Means, Step, undetermined
 from aelab.training.validation import Validation
 from aelab.variants.ae import AE
-from tests.support.toys import IMAGE, PARAMETERS
+from tests.support.toys import IMAGE, PARAMETERS, Recorder
 
 BUDGET = Budget(steps=10, batch_size=16, learning_rate=0.01)
 HOW = TrainingOptions(mode="eager")
@@ -47,28 +48,6 @@ def following(follow: Callable[[dict[str, float]], None]) -> Session:
 def losses(result: PhaseResult) -> list[dict[str, float]]:
     """The curve without its times."""
     return [{key: value for key, value in point.items() if key != "time"} for point in result.curve]
-
-
-class Recorder(Learner):
-    """Learns nothing; remembers what it was shown in training."""
-
-    def __init__(self, loss: Callable[[int], float] = lambda _: 1.0) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.value, self.seen, self.noise = loss, [], []  # type: ignore[var-annotated]
-
-    def loss(self, batch: Batch) -> Losses:
-        if self.training:
-            self.seen.append((batch.inputs.clone(), batch.targets.clone()))
-            self.noise.append(torch.rand((), generator=batch.generator).item())
-        return {"loss": self.weight * 1.0 + self.value(len(self.seen))}
-
-
-class Waits(Recorder):
-    """Reads a value in every step."""
-
-    def loss(self, batch: Batch) -> Losses:
-        return {"loss": self.weight * batch.inputs.sum().item()}
 
 
 class Counts(Recorder):
@@ -297,89 +276,49 @@ def test_counting_on_the_host_is_refused(images: Pairs) -> None:
         fit(Counts(), images, images, BUDGET, seed=0, options=HOW)
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+class Pooled(Recorder):
+    """Has layers, one of which is of the kind that the error names."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2, 2), nn.AdaptiveAvgPool2d(2)])
 
-def curve_on_gpu(name: str, images: Pairs, mode: Mode, room: int | None = None) -> list[dict[str, float]]:
-    torch.manual_seed(0)
-    model = build(name, IMAGE, PARAMETERS[name]).cuda()
-    rows = []
-    for phase in model.phases():
-        shown = represent(phase, images)
-        rows += losses(
-            fit(
-                phase.module,
-                shown,
-                shown,
-                BUDGET,
-                seed=0,
-                options=TrainingOptions(mode=mode),
-                session=Session(room=room),
-            )
+    def loss(self, _: Batch) -> Losses:
+        msg = (
+            "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'."
         )
-    return rows
+        raise RuntimeError(msg)
 
 
-@needs_gpu
-@pytest.mark.parametrize("mode", ["graph", "eager"])
-@pytest.mark.parametrize("name", VARIANTS.available())
-def test_same_seed_same_bits_on_a_gpu(name: str, mode: Mode, images: Pairs) -> None:
-    assert curve_on_gpu(name, images, mode) == curve_on_gpu(name, images, mode)
+def test_a_layer_without_a_deterministic_kernel_is_named(images: Pairs) -> None:
+    """A GPU says so; here its words."""
+    with pytest.raises(
+        UserError, match=r"^adaptive_avg_pool2d_backward_cuda gives other bits each time on this device: "
+    ) as e:
+        fit(Pooled(), images, images, BUDGET, seed=0, options=HOW)
+    assert "layers.1 (AdaptiveAvgPool2d); take another layer, or training.device: cpu" in str(e.value)
+    assert undetermined(
+        Pooled(), "median CUDA with indices output does not have a deterministic implementation"
+    ).startswith("median CUDA with indices output gives other bits each time on this device; take another layer")
+    assert undetermined(Pooled(), "mat1 and mat2 shapes cannot be multiplied") == ""
 
 
-@needs_gpu
-@pytest.mark.parametrize("name", VARIANTS.available())
-def test_a_recorded_step_is_the_same_step(name: str, images: Pairs) -> None:
-    for recorded, eager in zip(*(curve_on_gpu(name, images, mode) for mode in ("graph", "eager")), strict=True):
-        assert recorded == pytest.approx(eager, rel=1e-4)
-
-
-@needs_gpu
-@pytest.mark.parametrize("mode", ["graph", "eager"])
-@pytest.mark.parametrize("name", VARIANTS.available())
-def test_a_gpu_that_is_fed_from_disk_gives_the_same_bits(name: str, mode: Mode, images: Pairs) -> None:
-    assert curve_on_gpu(name, images, mode, room=0) == curve_on_gpu(name, images, mode)
-
-
-@needs_gpu
-def test_a_step_that_waits_for_the_gpu_is_a_sentence(images: Pairs) -> None:
-    with pytest.raises(UserError, match=r"set training\.mode to eager"):
-        fit(Waits().cuda(), images, images, BUDGET, seed=0, options=TrainingOptions(mode="graph"))
-
-
-@needs_gpu
-def test_too_little_memory_while_recording_is_not_blamed_on_the_mode(
+def test_processes_that_share_a_training_may_not_draw_from_torchs_own_generator(
     images: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full:
-        def __init__(self, *_: object) -> None:
-            raise torch.OutOfMemoryError
+    class Drawing(Recorder):
+        def loss(self, _: Batch) -> Losses:
+            return {"loss": self.weight * torch.rand(())}
 
-    monkeypatch.setattr(torch.cuda, "graph", Full)
-    with pytest.raises(torch.OutOfMemoryError):
-        fit(Recorder().cuda(), images, images, BUDGET, seed=0, options=TrainingOptions(mode="graph"))
-
-
-@needs_gpu
-def test_peak_memory_can_be_forgotten() -> None:
-    device = torch.device("cuda")
-    torch.zeros(2**26, device=device)
-    assert devices.peak_memory(device) > 256
-    torch.cuda.empty_cache()
-    devices.forget_peak_memory(device)
-    assert devices.peak_memory(device) < 256
-
-
-class NoWaiting(TorchDispatchMode):
-    """Refuses whatever would make the host wait for a GPU: reading values, results whose shape depends on values."""
-
-    waits = frozenset({"_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "item", "_to_copy"})
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.__name__.split(".")[0]
-        if name in self.waits and not (name == "_to_copy" and "device" not in (kwargs or {})):
-            raise AssertionError(name)
-        return func(*args, **(kwargs or {}))
+    fit(Drawing(), images, images, BUDGET, seed=0, options=HOW)
+    step = step_of(Drawing(), images)
+    monkeypatch.setattr(process_group, "size", lambda: 2)
+    monkeypatch.setattr(process_group, "reduce", lambda _, losses, *__: losses)
+    step()
+    step()
+    with pytest.raises(UserError, match=r"draw from batch\.generator, or set training\.processes to 1"):
+        step()
 
 
 def step_of(module: Learner, images: Pairs) -> Step:
@@ -387,30 +326,6 @@ def step_of(module: Learner, images: Pairs) -> Step:
     batches = Resident(images, BUDGET.batch_size, torch.device("cpu"))
     batches.start(1, np.random.default_rng(0).permutation(64))
     return Step(module, batches, BUDGET, "float32", samples=1)
-
-
-@pytest.mark.parametrize("name", VARIANTS.available())
-def test_a_step_never_waits_for_the_device(name: str, images: Pairs) -> None:
-    model = build(name, IMAGE, PARAMETERS[name])
-    for phase in model.phases():
-        step = step_of(phase.module, represent(phase, images))
-        with NoWaiting():
-            step()
-            step()
-
-
-@pytest.mark.parametrize("name", VARIANTS.available())
-def test_validating_and_keeping_the_best_never_wait_for_the_device(name: str, images: Pairs) -> None:
-    check = Validation(build(name, IMAGE, PARAMETERS[name]), images, 10, "float32", room=2**30, samples=1)
-    with NoWaiting():
-        check(5)
-        check(10)
-
-
-def test_waiting_would_be_noticed(images: Pairs) -> None:
-    step = step_of(Waits(), images)
-    with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense"):
-        step()
 
 
 class NoNewZeros(TorchDispatchMode):

@@ -3,8 +3,11 @@
 import ctypes
 import os
 import platform
+import re
 import resource
 import time
+from collections import deque
+from functools import cache
 from typing import Any
 
 import psutil
@@ -13,11 +16,14 @@ import torch
 from aelab.core.environment import whole_number
 
 MEMORY = "AELAB_MEMORY"
+SHARED = "AELAB_SHARED"  # by how many trainings a GPU is shared, as who starts them says
+NONE = "this machine has no usable GPU of that kind"
+AHEAD = 32  # steps
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # what glibc's malloc.h calls them
 
 
 def prepare(name: str, threads: int) -> torch.device:
-    """The device `name` ("auto": a GPU where there is one), with deterministic arithmetic for this process.
+    """The device `name` ("auto": as `chosen`), with deterministic arithmetic for this process.
 
     Sums depend in their last bits on how many threads share them: `threads` is the number on a CPU, however many
     cores there are.
@@ -28,12 +34,44 @@ def prepare(name: str, threads: int) -> torch.device:
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms() is the same, but imports a compiler
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    torch.backends.cuda.matmul.allow_tf32 = False  # whatever TORCH_ALLOW_TF32_CUBLAS_OVERRIDE says
     # Nothing here reads memory before it writes it, so there is no need to fill it first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)  # subnormal numbers are two orders slower on a CPU
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device(chosen() if name == "auto" else name)
+
+
+@cache
+def chosen() -> str:
+    """The device that "auto" takes: a GPU, NVIDIA's or Apple's, where there is one that can be used; else the CPU."""
+    for name in ("cuda", "mps"):
+        why = unusable(name)
+        if not why:
+            return name
+        if why != NONE:
+            print(f"{why}: the CPU is used", flush=True)
+    return "cpu"
+
+
+def unusable(name: str) -> str:
+    """Why the device `name` cannot be used: it is not there, or this torch has no kernels for it. Empty if it can."""
+    if name == "cpu":
+        return ""
+    if not {"cuda": torch.cuda, "mps": torch.backends.mps}[name].is_available():
+        return NONE
+    if name == "mps":
+        return ""
+    major, minor = torch.cuda.get_device_capability()
+    built = sorted(torch.cuda.get_arch_list())
+    # A kernel runs on the later GPUs of its generation ("sm_75"), one that the driver compiles on all later ones.
+    for kind, generation, version in re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(built)):
+        same = int(generation) == major and int(version) <= minor
+        if same or (kind == "compute" and (int(generation), int(version)) <= (major, minor)):
+            return ""
+    return (
+        f"the GPU {torch.cuda.get_device_name()} has compute capability {major}.{minor}, and this torch has kernels "
+        f"for {', '.join(built)} alone"
+    )
 
 
 def _keep_freed_memory() -> None:
@@ -48,8 +86,11 @@ def _keep_freed_memory() -> None:
 
 def fast_at_bfloat16(name: str) -> bool:
     """Whether the device `name` has instructions for bfloat16; without them it is hundreds of times slower."""
-    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+    name = chosen() if name == "auto" else name
+    if name == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "mps":
+        return False  # it has, but nobody has looked at what its autocast leaves out
     has = torch.cpu.get_capabilities()
     return has["architecture"] != "x86_64" or has["amx_bf16"] or has["avx512_bf16"]
 
@@ -58,6 +99,8 @@ def describe(device: torch.device) -> str:
     """The hardware behind `device`, in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"{_processor()}, GPU"
     threads = torch.get_num_threads()
     return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
 
@@ -77,13 +120,15 @@ def peak_memory(device: torch.device) -> float:
 
 
 def room(device: torch.device) -> int:
-    """Bytes of images that a training may keep on `device`: what MEMORY says, in MiB, else a quarter of what is free,
-    since several trainings run side by side.
+    """Bytes of images that a training may keep on `device`: what MEMORY says, in MiB, else a quarter of its share.
+
+    SHARED trainings share a GPU and begin at once, so that none can go by what is free alone.
     """
     if limit := whole_number(MEMORY):
         return limit * 2**20
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 4
+        free, all_of_it = torch.cuda.mem_get_info(device)
+        return min(free, all_of_it // (whole_number(SHARED) or 1)) // 4
     return free_memory() // 4 // processes_here()
 
 
@@ -95,6 +140,32 @@ def processes_here() -> int:
 def free_memory() -> int:
     """Bytes of RAM that this machine has free."""
     return psutil.virtual_memory().available
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """What draws on `device` where nobody names a generator, as `nn.Dropout` does; on Apple's GPUs the CPU's, since
+    torch does not hand out theirs.
+    """
+    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+
+
+class Pace:
+    """Keeps the host at most AHEAD steps ahead of a GPU, asleep until the one so long ago is done. Without it the host
+    runs on until the queue of launches is full, and then spins; whoever asks it to stop waits for all that is queued.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.gpu = device.type == "cuda"
+        self.steps: deque[torch.cuda.Event] = deque()
+
+    def __call__(self) -> None:
+        """After each step."""
+        if not self.gpu:
+            return
+        event = self.steps.popleft() if len(self.steps) == AHEAD else torch.cuda.Event(blocking=True)
+        event.synchronize()  # a new one is done
+        event.record()
+        self.steps.append(event)
 
 
 class Stopwatch:

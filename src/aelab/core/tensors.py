@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from aelab.core import arrays, process_group
 
 BATCH = 100  # samples at a time where nothing is learned: bounds the memory, and small ones stay in a CPU's cache
+ON_GPU = 10  # times as many there, which would wait for one launch after the other
 
 
 def as_float(stored: Tensor | arrays.Array) -> Tensor:
@@ -56,9 +57,19 @@ class Uninitialised(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def in_float64(x: Tensor) -> Tensor:
+    """x in float64: where it is, or on the CPU if its device has no such numbers, as Apple's GPUs."""
+    return (x if x.device.type in {"cpu", "cuda"} else x.cpu()).double()
+
+
 def copy_of(module: nn.Module) -> dict[str, Tensor]:
     """The module's state, detached from what training goes on to change."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def at_once(samples: int, device: torch.device) -> int:
+    """How many samples to compute at a time on `device` where a CPU takes `samples`, and nothing is learned."""
+    return samples * (1 if device.type == "cpu" else ON_GPU)
 
 
 def device_of(module: nn.Module) -> torch.device:

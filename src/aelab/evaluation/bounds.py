@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aelab.core.progress import counted
+from aelab.core.tensors import in_float64
 from aelab.models.base import Autoencoder
 
 
@@ -59,10 +60,10 @@ def importance_weighted(
 
 def _of(model: Autoencoder, x: Tensor, samples: int, generator: torch.Generator, chunk: int) -> tuple[Tensor, ...]:
     """NLL, its variance, effective samples and the gap of images x, from `chunk` samples at a time."""
-    first = second = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    first = second = torch.full_like(in_float64(x.flatten(1)[:, 0]), -math.inf)
     total = torch.zeros_like(first)
     for done in range(0, samples, chunk):
-        log_weights = model.log_weights(x, x, min(chunk, samples - done), generator).double()
+        log_weights = in_float64(model.log_weights(x, x, min(chunk, samples - done), generator))
         first = torch.logaddexp(first, log_weights.logsumexp(1))  # log Σ w
         second = torch.logaddexp(second, (2 * log_weights).logsumexp(1))  # log Σ w²
         total += log_weights.sum(1)

@@ -69,7 +69,7 @@ def accuracy(model: Classifier, images: Pairs) -> float:
 @torch.no_grad()
 def features(model: Classifier, batches: Iterable[Tensor]) -> Tensor:
     """f(x) of `batches` of images (B, C, H, W) with values in [0, 1]: (N, FEATURES) float64, on the CPU."""
-    return torch.cat([model.features(x).double().cpu() for x in batches])
+    return torch.cat([model.features(x).cpu().double() for x in batches])
 
 
 def save(model: Classifier, path: Path) -> None:

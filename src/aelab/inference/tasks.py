@@ -105,11 +105,11 @@ def interpolate(model: Autoencoder, images: Tensor, steps: int) -> Tensor:
 def decode(model: Autoencoder, codes: Sequence[float]) -> Tensor:
     """The images of codes that are given row after row: B·d numbers → (B, C, H, W)."""
     codec = Codec(model)
-    numbers = torch.tensor(codes, dtype=torch.float64, device=device_of(model))
+    numbers = torch.tensor(codes, dtype=torch.float64)
     if len(numbers) % codec.width:
         msg = f"codes of this model are rows of {codec.width} numbers; {len(numbers)} are no whole number of them"
         raise UserError(msg)
-    return batched(codec.decode, codec.checked(numbers.view(-1, codec.width)))
+    return batched(codec.decode, codec.checked(numbers.view(-1, codec.width)).to(device_of(model)))
 
 
 def _check_count(name: str, value: int, least: int) -> None:

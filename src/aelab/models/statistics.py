@@ -3,10 +3,13 @@
 import torch
 from torch import Tensor
 
+from aelab.core.tensors import in_float64
+
 
 def perplexity(counts: Tensor) -> float:
     """exp of the entropy of how often each code is used, between 1 and K: `counts` (K,) over a whole data set."""
-    p = counts.double() / counts.sum()
+    counts = in_float64(counts)
+    p = counts / counts.sum()
     return torch.special.entr(p).sum().exp().item()
 
 
@@ -18,7 +21,8 @@ class Mean:
 
     def add(self, values: Tensor) -> None:
         """Count `values`, shape (B,)."""
-        self.sum = self.sum.to(values.device) + values.double().sum()
+        values = in_float64(values)
+        self.sum = self.sum.to(values.device) + values.sum()
         self.count += len(values)
 
     @property
@@ -36,7 +40,7 @@ class Variance:
 
     def add(self, vectors: Tensor) -> None:
         """Count `vectors`, shape (B, d)."""
-        values = vectors.double()
+        values = in_float64(vectors)
         self.sum = self.sum.to(values.device) + values.sum(0)
         self.square = self.square.to(values.device) + values.square().sum(0)
         self.count += len(values)

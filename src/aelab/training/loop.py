@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aelab.core import arrays, devices, process_group
 from aelab.core.settings import Budget, TrainingOptions
-from aelab.core.tensors import BATCH, as_float, binarise, device_of
+from aelab.core.tensors import BATCH, as_float, at_once, binarise, device_of
 from aelab.data.pairs import Pairs
 from aelab.models.base import Autoencoder, Learner, Phase
 from aelab.training.batches import Source, source
@@ -157,6 +157,7 @@ def fit(
     validated = {math.ceil(steps * turn / options.validations) for turn in turns}  # the last step is one of them
     progress = Progress(f"{session.label} {phase}".strip(), steps, batch)
     curve = Curve(progress, device, lambda point: session.follow(phase, point))
+    keep_pace = devices.Pace(device)
 
     # ---- The loop. `state.done` is the one position on the host; `step.position` mirrors it on the device.
     state.begin(phase, step, validate, curve)
@@ -167,6 +168,7 @@ def fit(
             _begin_epoch(seed, epoch + 1, batches_done, batches, step.generator, count)
         batches.fetch()
         run_step()
+        keep_pace()
         state.done = number
         step.stop_votes.sync()
         if number % every == 0 or number == steps:
@@ -198,11 +200,15 @@ def fit(
 def _begin_epoch(
     seed: int, epoch: int, batches_done: int, batches: Source, generator: torch.Generator, count: int
 ) -> None:
-    """Put the samples into the epoch's order and seed its noise; in the middle of one, the noise goes on as it was."""
+    """Put the samples into the epoch's order and seed its noise; in the middle of one, the noise goes on as it was.
+
+    Torch's own generator is seeded, too, from which layers such as `nn.Dropout` draw.
+    """
     rng = np.random.default_rng([seed, epoch])
     batches.start(epoch, rng.permutation(count), batches_done)
     if batches_done == 0:
         generator.manual_seed(int(rng.integers(2**62)))
+        torch.manual_seed(int(rng.integers(2**62)))
 
 
 @torch.no_grad()
@@ -222,7 +228,8 @@ def represent(phase: Phase, images: Pairs, *, binarised: bool = False) -> Pairs:
 
     shape = codes(torch.from_numpy(arrays.writable(images.targets[:1]))).shape[1:]
     found = arrays.scratch((len(images.targets), *shape), np.int32)
-    for start, (x, _) in enumerate(Pairs(images.targets, images.targets).split(BATCH)):
-        found[start * BATCH : (start + 1) * BATCH] = codes(x)
+    batch = at_once(BATCH, device)
+    for number, (x, _) in enumerate(Pairs(images.targets, images.targets).split(batch)):
+        found[number * batch : (number + 1) * batch] = codes(x)
         arrays.release(found)
     return Pairs(found, found)

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from aelab.core import process_group
+from aelab.core import devices, process_group
 from aelab.core.errors import UserError
 from aelab.core.tensors import device_of
 from aelab.training.curve import Curve, Point
@@ -115,6 +116,7 @@ class TrainingState:
             **self._fixed_tensors(),
             **{f"sum.{name}": value for name, value in self.step.means.sums.items()},
             "generator": self.step.generator.get_state(),
+            "default_generator": self._default_generator().get_state(),
         }
         sums = list(self.step.means.sums)
         values = {"step": self.done, "sums": sums, "curve": self.curve.points, "seconds": self.seconds()}
@@ -135,10 +137,14 @@ class TrainingState:
         for name, tensor in self._fixed_tensors().items():
             tensor.copy_(tensors[name])
         step.generator.set_state(tensors["generator"])
+        self._default_generator().set_state(tensors["default_generator"])
         step.means.sums = {name: tensors[f"sum.{name}"].to(step.position.device) for name in values["sums"]}
         self.done, self.seconds_before = values["step"], tuple(values["seconds"])
         step.position.fill_(self.done)
         self.curve.go_on(values["curve"])
+
+    def _default_generator(self) -> torch.Generator:
+        return devices.default_generator(device_of(self.model))
 
     def _fixed_tensors(self) -> dict[str, Tensor]:
         """The tensors that stay where they are in the course of the phase."""

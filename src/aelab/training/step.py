@@ -1,5 +1,6 @@
 """One training step, on any device, eager or as a CUDA graph."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from aelab.core import process_group
+from aelab.core import devices, process_group
 from aelab.core.errors import UserError
 from aelab.core.settings import Budget, Precision
 from aelab.core.tensors import as_float, binarise, device_of
@@ -49,9 +50,19 @@ class Step:
         self.stop_votes = process_group.StopVotes(device)
         self.calls = 0
         self.host: dict[str, Any] = {}
+        self.drawn = torch.empty(0)
 
     def __call__(self) -> None:
         """Learn from the next batch."""
+        try:
+            self._learn()
+        except RuntimeError as error:
+            if sentence := undetermined(self.module, str(error)):
+                raise UserError(sentence) from error
+            raise
+        self._forbid_counting()
+
+    def _learn(self) -> None:
         with process_group.split(self.batches.batch) as share:
             inputs, targets = map(as_float, self.batches())
             if self.dynamic:
@@ -64,13 +75,25 @@ class Step:
         self.optimiser.step(self.rates.index_select(0, self.position)[0])
         self.means.add(losses)
         self.position += 1
-        self._forbid_counting()
 
     def _forbid_counting(self) -> None:
-        """Compare the module's numbers on the host after the second and the third step; the first may set things up."""
+        """Compare the module's numbers on the host after the second and the third step; the first may set things up.
+        Processes that share the training must not draw from torch's own generator: its state would differ among them.
+        """
         self.calls += 1
         if self.calls == EAGER_STEPS - 1:
             self.host = host_numbers(self.module)
+            self.drawn = devices.default_generator(self.position.device).get_state()
+        elif (
+            self.calls == EAGER_STEPS
+            and process_group.size() > 1
+            and not self.drawn.equal(devices.default_generator(self.position.device).get_state())
+        ):
+            msg = (
+                f"{type(self.module).__name__} draws from torch's own generator, as nn.Dropout does, which several "
+                "processes cannot share: draw from batch.generator, or set training.processes to 1"
+            )
+            raise UserError(msg)
         elif self.calls == EAGER_STEPS:
             for name, value in host_numbers(self.module).items():
                 if self.host.get(name) != value:
@@ -92,7 +115,6 @@ class GraphedStep:
         self.step = step
         self.ran = 0
         self.graph = torch.cuda.CUDAGraph()
-        self.graph.register_generator_state(step.generator)
         self.stream = torch.cuda.Stream()
 
     def __call__(self) -> None:
@@ -115,7 +137,11 @@ class GraphedStep:
         except torch.OutOfMemoryError:
             raise  # a sentence of its own: less memory, not another mode, is what mends it
         except RuntimeError as error:
-            msg = f"a training step cannot be recorded as a CUDA graph; set training.mode to eager ({error})"
+            first: BaseException = error
+            while first.__context__ is not None:  # to break off a recording is an error of its own
+                first = first.__context__
+            cause = str(first).partition("\n")[0]
+            msg = f"a training step cannot be recorded as a CUDA graph; set training.mode to eager ({cause})"
             raise UserError(msg) from error
 
 
@@ -148,6 +174,25 @@ def losses_of(module: Learner, batch: Batch, precision: Precision) -> Losses:
     """The module's losses on a batch, its arithmetic in `precision`."""
     with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         return module.loss(batch)
+
+
+def undetermined(module: nn.Module, error: str) -> str:
+    """The sentence for an operation that torch has no deterministic kernel for, with the layers that it may be of;
+    empty if `error` is another one.
+    """
+    found = re.match(r"(.+?) does not have a deterministic implementation", error)
+    if not found:
+        return ""
+    kernel = found[1].replace("_", "")  # such as adaptiveavgpool2dbackwardcuda, of AdaptiveAvgPool2d
+    layers = [
+        f"{name} ({kind})"
+        for name, part in module.named_modules()
+        if name and kernel.startswith((kind := type(part).__name__).lower())
+    ]
+    return (
+        f"{found[1]} gives other bits each time on this device{': ' if layers else ''}{', '.join(layers)}; take "
+        "another layer, or training.device: cpu"
+    )
 
 
 def host_numbers(module: nn.Module) -> dict[str, Any]:
