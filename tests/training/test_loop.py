@@ -21,7 +21,6 @@ from aelab.training.curve import Curve, Progress
 from aelab.training.loop import Session, fit, represent, train
 from aelab.training.state import PhaseResult
 from aelab.training.step import Means, Step, undetermined
-from aelab.training.validation import Validation
 from aelab.variants.ae import AE
 from tests.support.toys import IMAGE, PARAMETERS, Recorder
 
