@@ -302,6 +302,7 @@ def multiply(*_):
 
 content = with_value("training.threads", 2) | {"seeds": [0, 1]}
 content["variants"]["ae"]["code"] = 2000
+content["training"]["device"] = "cpu"  # processes that share a GPU are spawned
 os.environ["AELAB_CPUS"] = "4"
 torch.set_num_threads(2)
 checked = params.check(content)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from aelab.core import disk
@@ -51,6 +52,10 @@ def test_provenance_is_written_with_what_the_work_adds(folder: Path) -> None:
         (OSError(errno.EROFS, "Read-only file system", "data"), "cannot write data: Read-only file system"),
         (PermissionError(errno.EACCES, "Permission denied", "data"), "cannot write data: Permission denied"),
         (SafetensorError("Error while serializing: I/O error: No space left"), "cannot write the results"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the GPU has too little memory: lower"),
+        (RuntimeError("CUDA error: out of memory\nCompile with"), "the GPU has too little memory: lower"),
+        (RuntimeError("CUDA error: no kernel image is available\nCompile"), "this torch has no kernels for the GPU"),
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), "another program has the GPU"),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence(

@@ -84,8 +84,7 @@ class Cluster:
 
     def wait(self, workers: int) -> None:
         """Until so many workers are there."""
-        own = {name.removeprefix("DASK_").lower().replace("__", "."): file for name, file in self.tls.items()}
-        with dask.config.set(own), Client(self.address, timeout=PATIENCE, set_as_default=False) as client:
+        with known_by(self.tls), Client(self.address, timeout=PATIENCE, set_as_default=False) as client:
             client.wait_for_workers(workers, timeout=PATIENCE)
 
     def kill(self, name: str) -> None:
@@ -108,6 +107,11 @@ class Cluster:
                 [sys.executable, *arguments], cwd=folder, stdout=log, stderr=log, start_new_session=True,
                 env=self.environment() | {"PYTHONPATH": ""} | environment,
             )  # fmt: skip
+
+
+def known_by(tls: dict[str, str]) -> dask.config.set:
+    """A block in which this process has the certificates that the variables `tls` name."""
+    return dask.config.set({name.removeprefix("DASK_").lower().replace("__", "."): file for name, file in tls.items()})
 
 
 def certificate(folder: Path) -> dict[str, str]:

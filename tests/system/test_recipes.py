@@ -1,5 +1,6 @@
 """Recipes: none rots, a mistake in one is a sentence, and what is said of a figure follows from its numbers."""
 
+import csv
 import json
 import shutil
 import sys
@@ -341,14 +342,27 @@ def test_it_is_an_experiment_under_its_name(project: Project) -> None:
     assert "tiny" in project.run("dvc", "exp", "list", "--name-only").stdout.split()
 
 
-def test_a_trial_of_a_recipe_runs_and_writes_no_result(project: Project) -> None:
+def test_a_trial_of_a_recipe_is_an_experiment_of_its_own_and_writes_no_result(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rows are those of the experiment above; every recipe's trial trains and is evaluated in a test of its own."""
+    head = project.run("git", "rev-parse", "HEAD").stdout.strip()
+    table = project.run("git", "show", f"refs/exps/{head[:2]}/{head[2:]}/tiny:reports/comparison.csv").stdout
+    asked: dict[str, Any] = {}
+
+    def experiment(name: str, wanted: dict[str, Any]) -> list[dict[str, str]]:
+        asked[name] = wanted
+        return list(csv.DictReader(table.splitlines()))
+
     def results() -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in (project.folder / "recipes/results").iterdir()}
 
     before = results()
-    done = project.run(*COMMAND, "tiny", "--quick")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "A trial on the digits, of no value as a figure" in done.stdout
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr(recipe, "experiment", experiment)
+    recipe.main("tiny", quick=True)
+    assert asked == {"tiny-quick": recipe.trial(recipe.load("tiny", DEFAULT)[1])}
+    assert "A trial on the digits, of no value as a figure" in capsys.readouterr().out
     assert results() == before
 
 

@@ -18,7 +18,7 @@ from aelab.training.batches import Resident
 from aelab.training.step import Step
 from aelab.training.validation import Validation
 from tests.support.meta import META, on_meta, policed
-from tests.support.toys import CASES, IMAGE, squares
+from tests.support.toys import CASES, IMAGE, PARAMETERS, squares
 
 BUDGET = Budget(steps=10, batch_size=16, learning_rate=0.01)
 
@@ -69,6 +69,18 @@ def test_an_evaluation_needs_no_float64_and_draws_where_it_computes(case: str, m
         if "samples" not in model.undefined:
             assert model.sample(3, torch.Generator("meta")).shape == (3, *IMAGE)
     assert values
+
+
+@pytest.mark.parametrize(("device", "batches"), [("cpu", 7), ("meta", 1)])
+def test_where_nothing_is_learned_a_gpu_computes_ten_times_as_many_at_once(
+    device: str, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for one launch after the other."""
+    monkeypatch.setattr("aelab.training.validation.BATCH", 10)
+    model = build("ae", IMAGE, PARAMETERS["ae"], seed=0).to(device)
+    validation = Validation(model, Pairs.of(squares()), 10, "float32", room=2**30, samples=64)
+    assert validation.resident is not None
+    assert len(validation.resident) == batches
 
 
 class Body(Learner):

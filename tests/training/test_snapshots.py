@@ -15,7 +15,7 @@ from aelab.core import tensor_file
 from aelab.core.errors import DamagedFile
 from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
-from aelab.models.base import VARIANTS, Autoencoder
+from aelab.models.base import VARIANTS, Autoencoder, Batch, Losses
 from aelab.models.checkpoint import build
 from aelab.models.quantizer import QUANTIZERS
 from aelab.training import snapshots
@@ -266,6 +266,73 @@ def test_a_failed_write_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.
             keeper.keep(a_snapshot(2))
     assert keeper.latest().values["step"] == 1  # type: ignore[union-attr]
     assert [path.name for path in tmp_path.iterdir()] == [snapshots.LAST]
+
+
+class Diverges(AE):
+    """Has an infinite loss from its fifth step on, in training."""
+
+    def loss(self, batch: Batch) -> Losses:
+        losses = super().loss(batch)
+        more = torch.where(batch.step < 4, 0.0, torch.inf) if self.training else 0.0
+        return losses | {"loss": losses["loss"] + more}
+
+
+class Late:
+    """Of losses on their way from a device, which arrive when they are waited for."""
+
+    def query(self) -> bool:
+        return False
+
+    def synchronize(self) -> None:
+        pass
+
+
+def diverged_at(pixels: NDArray[np.uint8], keeper: Snapshots | None) -> int:
+    how = HOW.model_copy(update={"points": 11})
+    model = Diverges(IMAGE, **PARAMETERS["ae"])
+    results = train(model, pixels, pixels, BUDGET, seed=0, options=how, session=Session(store=keeper))
+    return results["autoencoder"].diverged_at_step
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, losses are on their way while the host goes on."""
+    put = Curve.put
+
+    def put_late(curve: Curve, *arguments: Any) -> None:
+        put(curve, *arguments)
+        curve.coming[-1] = (*curve.coming[-1][:-1], Late())  # type: ignore[assignment]
+
+    monkeypatch.setattr(Curve, "put", put_late)
+
+
+@pytest.mark.usefixtures("late")
+def test_a_divergence_that_a_snapshot_waited_for_is_the_same(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    assert diverged_at(pixels, None) == 5
+    for count in range(1, 11):
+        place = tmp_path / str(count)
+        try:
+            assert diverged_at(pixels, StopsAt(place, count)) == 5
+        except Stopped:
+            assert diverged_at(pixels, Snapshots(place)) == 5
+
+
+@pytest.mark.usefixtures("late")
+def test_a_divergence_that_is_dropped_would_be_another_one(
+    pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect = Curve.collect
+
+    def forgets(curve: Curve, *, wait: bool = False) -> bool:
+        found = collect(curve, wait=wait)
+        if wait and found and curve.progress.steps > curve.diverged + 1:
+            curve.diverged = 0  # as a snapshot that goes on whatever has arrived
+            return False
+        return found
+
+    monkeypatch.setattr(Curve, "collect", forgets)
+    with pytest.raises(AssertionError):
+        test_a_divergence_that_a_snapshot_waited_for_is_the_same(pixels, tmp_path)
 
 
 def test_a_divergence_says_how_it_came() -> None:
