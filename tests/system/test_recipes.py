@@ -361,7 +361,7 @@ def test_a_trial_of_a_recipe_is_an_experiment_of_its_own_and_writes_no_result(
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr(recipe, "experiment", experiment)
     recipe.main("tiny", quick=True)
-    assert asked == {"tiny-quick": recipe.trial(recipe.load("tiny", DEFAULT)[1])}
+    assert asked == {"tiny-quick": recipe.trial(recipe.load("tiny", recipe.committed())[1])}
     assert "A trial on the digits, of no value as a figure" in capsys.readouterr().out
     assert results() == before
 
