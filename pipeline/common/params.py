@@ -279,11 +279,14 @@ def _contradictions(params: Params) -> list[str]:
     free, problems = devices.free_memory(), []
     if len(set(params.seeds)) < len(params.seeds):
         problems.append(f"seeds is {params.seeds}: each seed may stand there only once")
-    device = params.training.device
-    if device != "auto" and (why := devices.unusable(device)):
-        problems.append(f'training.device is "{device}", but {why}: take "auto" or "cpu"')
-    elif params.training.precision == "bfloat16" and not devices.fast_at_bfloat16(params.training.device):
+    wanted = params.training.device
+    device = devices.chosen() if wanted == "auto" else wanted
+    if wanted != "auto" and (why := devices.unusable(device)):
+        problems.append(f'training.device is "{wanted}", but {why}: take "auto" or "cpu"')
+    elif params.training.precision == "bfloat16" and not devices.fast_at_bfloat16(device):
         problems.append('training.precision is "bfloat16", but this machine can only emulate it: take "float32"')
+    if device == "mps" and (params.training.precision == "bfloat16" or params.training.processes > 1):
+        problems.append("Apple's GPUs train in float32, in one process: see training.precision and training.processes")
     image = params.dataset.image
     for name in params.variants:
         entry = params.entry(name)

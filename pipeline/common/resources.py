@@ -27,7 +27,7 @@ def per_gpu() -> int | None:
 
 
 def gpus() -> list[str]:
-    """NVIDIA's GPUs that CUDA, and so torch, finds here, as CUDA_VISIBLE_DEVICES names them."""
+    """NVIDIA's GPUs that CUDA's driver finds here, as CUDA_VISIBLE_DEVICES names them."""
     names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     count = _cuda_devices()
     return names[:count] if names else [str(number) for number in range(count)]
@@ -37,7 +37,7 @@ def _cuda_devices() -> int:
     """How many there are; the driver reads CUDA_VISIBLE_DEVICES, and stops at the first name that is no device."""
     count = ctypes.c_int(0)
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver = ctypes.CDLL("libcuda.so.1")
         well = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
     except (OSError, AttributeError):
         return 0

@@ -7,6 +7,8 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+import torch
+
 from aelab.core import devices
 from pipeline.common import params, resources
 from pipeline.common.signals import LISTENER
@@ -29,14 +31,16 @@ def for_each_seed(
     at_once = (resources.per_gpu() if on_gpu else None) or cpus // checked.training.threads
     behind = not timed and not on_gpu and at_once > 1  # one more process, which takes what the others leave
     workers = min(len(checked.seeds), at_once + behind)
-    os.environ[devices.SHARED] = str(resources.per_gpu() or workers)
+    os.environ[devices.SHARED] = str(resources.per_gpu() or max(1, workers))
     if not timed:
         os.nice(resources.BEHIND)
     if workers <= 1:
         return {seed: work(checked, entry, seed) for seed in checked.seeds}
     # A fork saves importing torch again. It is safe while no thread of torch's has run: the parameters are checked on
-    # the meta device for that reason. A GPU cannot be shared with a fork, and Apple's libraries have their own threads.
-    context = get_context("fork" if sys.platform == "linux" and not on_gpu else "spawn")
+    # the meta device for that reason. A fork can neither use a GPU nor forget that its parent has looked at one, and
+    # Apple's libraries have their own threads.
+    forks = sys.platform == "linux" and not on_gpu and not torch.cuda.is_initialized()
+    context = get_context("fork" if forks else "spawn")
     with ProcessPoolExecutor(workers, context, _begin, (LISTENER.polls,)) as pool:
         content = checked.model_dump()
         running = {seed: pool.submit(_in_worker, work, content, entry, seed) for seed in checked.seeds}

@@ -5,6 +5,7 @@ what a user can mend into one sentence with nothing lost.
 import errno
 import gc
 import os
+import re
 import subprocess
 import sys
 import time
@@ -27,13 +28,16 @@ Provenance: TypeAlias = dict[str, Any]
 
 CODE = ("dvc.yaml", "params.yaml", "pipeline", "src", "requirements.lock")
 PACKAGES = ("torch", "numpy", "mlflow", "dvc")
-GPU_PROBLEMS = {  # by what CUDA says
-    "out of memory": (
+GPU_PROBLEMS = {  # by what torch says
+    r"OutOfMemoryError|(CUDA error: |MPS backend )out of memory|_ALLOC_FAILED": (
         "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, free some, or let "
         f"trainings take turns on it with {resources.PER_GPU}=1"
     ),
-    "no kernel image": "this torch has no kernels for the GPU: set training.device to cpu",
-    "busy or unavailable": "another program has the GPU for itself: end that one, or set training.device to cpu",
+    "CUDA error: no kernel image": "this torch has no kernels for the GPU: set training.device to cpu",
+    "CUDA error: .*busy or unavailable": (
+        "another process has the GPU for itself: end that one, let the seeds take turns with "
+        f"{resources.PER_GPU}=1, or set training.device to cpu"
+    ),
 }
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -103,11 +107,10 @@ def what_to_mend(error: BaseException) -> str | None:
     """A problem that the user can mend as a sentence; None if `error` is something else."""
     if isinstance(error, UserError):
         return str(error)
-    said = (
-        "out of memory" if type(error).__name__ == "OutOfMemoryError" else str(error)
-    )  # torch's, which is slow to import
-    if isinstance(error, RuntimeError) and (said == "out of memory" or said.startswith("CUDA error: ")):
-        return next((sentence for words, sentence in GPU_PROBLEMS.items() if words in said), None)
+    if isinstance(error, RuntimeError):
+        said = f"{type(error).__name__}: {error}"  # the first is enough for torch's, which is slow to import
+        if found := [sentence for words, sentence in GPU_PROBLEMS.items() if re.search(words, said)]:
+            return found[0]
     if isinstance(error, BrokenProcessPool):
         return f"a process was killed, most likely for want of memory: try fewer at once, with {resources.CPUS}=1"
     if isinstance(error, OSError) and error.errno in NO_WRITING:

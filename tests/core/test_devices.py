@@ -17,6 +17,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A GPU of a compute capability, as far as one can ask about it."""
 
     def there(capability: tuple[int, int], architectures: list[str]) -> None:
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
         for name, value in {
             "is_available": True,
             "get_device_capability": capability,
@@ -48,7 +49,7 @@ def test_auto_takes_a_gpu_that_torch_has_kernels_for(
     gpu(capability, architectures)
     assert devices.chosen() == taken
     devices.chosen()
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err  # the standard output may be somebody's data
     assert said.count("the GPU Volta has compute capability") == (taken == "cpu")  # once
 
 

@@ -188,6 +188,19 @@ def test_gpus_are_counted_as_torch_counts_them() -> None:
     assert len(resources.gpus()) == torch.cuda.device_count()
 
 
+@pytest.mark.parametrize(("cpus", "per_gpu", "shared"), [("2", "", "2"), ("1", "", "1"), ("1", "12", "12")])
+def test_trainings_know_how_many_share_their_gpu(
+    cpus: str, per_gpu: str, shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "chosen", lambda: "cuda")
+    monkeypatch.setenv(devices.SHARED, "")
+    monkeypatch.setenv(resources.CPUS, cpus)
+    monkeypatch.setenv(resources.PER_GPU, per_gpu)
+    checked = params.check(with_value("training.threads", 1) | {"seeds": [0, 1]})
+    seeds.for_each_seed(_where, checked, "ae", timed=True)
+    assert os.environ[devices.SHARED] == shared
+
+
 def test_a_training_that_takes_all_gpus_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "_cuda_devices", lambda: 8)
     monkeypatch.setenv(resources.CPUS, "96")

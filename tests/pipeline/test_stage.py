@@ -55,7 +55,9 @@ def test_provenance_is_written_with_what_the_work_adds(folder: Path) -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the GPU has too little memory: lower"),
         (RuntimeError("CUDA error: out of memory\nCompile with"), "the GPU has too little memory: lower"),
         (RuntimeError("CUDA error: no kernel image is available\nCompile"), "this torch has no kernels for the GPU"),
-        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), "another program has the GPU"),
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), "another process has the GPU"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "the GPU has too little memory: lower"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB"), "the GPU has too little memory: lower"),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence(

@@ -17,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 META = torch.device("meta")
+COPIES = {"tensor", "as_tensor", "new_tensor", "from_numpy"}
+DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like", "randn_like",
+         "uniform_", "normal_", "bernoulli_", "exponential_", "dropout"}  # fmt: skip
 _library = torch.library.Library("aten", "IMPL")
 _library.impl("_fused_adam_.tensor_lr", lambda *_, **__: None, "Meta")  # torch has none
 
@@ -36,8 +39,8 @@ class Generator(torch.Generator):
 
 
 class Draws(TorchFunctionMode):
-    """Refuses, as torch does on a GPU, to draw on one device from the generator of another; in a `step` also to make
-    a tensor of a number, which is a copy from the host.
+    """Refuses, as torch does on a GPU, to draw on one device from the generator of another; in a `step` also to draw
+    without one, and to make a tensor of a number, which is a copy from the host.
     """
 
     def __init__(self, *, step: bool) -> None:
@@ -46,10 +49,13 @@ class Draws(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if self.step and func is torch.tensor:
-            msg = "torch.tensor copies from the host"
+        if self.step and func.__name__ in COPIES:
+            msg = f"{func.__name__} copies from the host"
             raise RuntimeError(msg)
-        generator = kwargs.get("generator")
+        generator = next((each for each in (*args, *kwargs.values()) if isinstance(each, torch.Generator)), None)
+        if self.step and func.__name__ in DRAWS and generator is None:
+            msg = f"{func.__name__} draws from torch's own generator"
+            raise RuntimeError(msg)
         if generator is not None:
             others = [str(each.device) for each in args if isinstance(each, Tensor)]
             where = torch.device(kwargs.get("device") or (others or ["cpu"])[0])

@@ -68,6 +68,8 @@ def losses(trained: Any) -> list[float]:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_recorded_step_is_the_same_step_and_gives_the_same_bits_again(case: str, precision: Precision) -> None:
+    if not devices.fast_at_bfloat16("cuda") and precision == "bfloat16":
+        pytest.skip("this GPU emulates bfloat16")
     recorded, again, eager = (learned(case, mode=mode, precision=precision) for mode in ("graph", "graph", "eager"))
     assert recorded == again
     assert losses(recorded) == pytest.approx(losses(eager), rel=ROUNDING[precision])

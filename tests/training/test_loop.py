@@ -2,6 +2,7 @@ import math
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aelab.core import process_group, tensors
+from aelab.core import devices, process_group, tensors
 from aelab.core.errors import UserError
 from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
@@ -311,13 +312,21 @@ def test_processes_that_share_a_training_may_not_draw_from_torchs_own_generator(
             return {"loss": self.weight * torch.rand(())}
 
     fit(Drawing(), images, images, BUDGET, seed=0, options=HOW)
-    step = step_of(Drawing(), images)
+    step, other = step_of(Drawing(), images), step_of(Recorder(), images)
     monkeypatch.setattr(process_group, "size", lambda: 2)
     monkeypatch.setattr(process_group, "reduce", lambda _, losses, *__: losses)
-    step()
-    step()
     with pytest.raises(UserError, match=r"draw from batch\.generator, or set training\.processes to 1"):
         step()
+    for seed in range(3):
+        torch.manual_seed(seed)  # as each epoch does
+        other()
+
+
+def test_the_host_keeps_pace_with_the_device_in_every_step(images: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = MagicMock()
+    monkeypatch.setattr(devices, "Pace", lambda _: steps)
+    fit(Recorder(), images, images, BUDGET, seed=0, options=HOW)
+    assert steps.call_count == BUDGET.steps
 
 
 def step_of(module: Learner, images: Pairs) -> Step:

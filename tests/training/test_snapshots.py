@@ -92,7 +92,7 @@ def test_layers_that_draw_from_torchs_own_generator_go_on_too(pixels: NDArray[np
     undisturbed = learn(None)
     for step in range(1, 11):
         with pytest.raises(Stopped):
-            learn(StopsAt(tmp_path / str(step), 1 if step == 1 else step))
+            learn(StopsAt(tmp_path / str(step), step))
         torch.rand(3)
         assert learn(Snapshots(tmp_path / str(step))) == undisturbed
 

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import resource
+import sys
 import time
 from collections import deque
 from functools import cache
@@ -16,7 +17,7 @@ import torch
 from aelab.core.environment import whole_number
 
 MEMORY = "AELAB_MEMORY"
-SHARED = "AELAB_SHARED"  # by how many trainings a GPU is shared, as who starts them says
+SHARED = "AELAB_SHARED"  # how many trainings share a GPU: whoever starts them sets this
 NONE = "this machine has no usable GPU of that kind"
 AHEAD = 32  # steps
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # what glibc's malloc.h calls them
@@ -49,7 +50,7 @@ def chosen() -> str:
         if not why:
             return name
         if why != NONE:
-            print(f"{why}: the CPU is used", flush=True)
+            print(f"{why}: the CPU is used", file=sys.stderr, flush=True)
     return "cpu"
 
 
@@ -59,7 +60,7 @@ def unusable(name: str) -> str:
         return ""
     if not {"cuda": torch.cuda, "mps": torch.backends.mps}[name].is_available():
         return NONE
-    if name == "mps":
+    if name == "mps" or torch.version.hip:
         return ""
     major, minor = torch.cuda.get_device_capability()
     built = sorted(torch.cuda.get_arch_list())
@@ -90,7 +91,7 @@ def fast_at_bfloat16(name: str) -> bool:
     if name == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "mps":
-        return False  # it has, but nobody has looked at what its autocast leaves out
+        return True
     has = torch.cpu.get_capabilities()
     return has["architecture"] != "x86_64" or has["amx_bf16"] or has["avx512_bf16"]
 
@@ -143,10 +144,12 @@ def free_memory() -> int:
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """What draws on `device` where nobody names a generator, as `nn.Dropout` does; on Apple's GPUs the CPU's, since
-    torch does not hand out theirs.
-    """
-    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+    """What draws on `device` where nobody names a generator, as `nn.Dropout` does."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or 0]
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()  # noqa: SLF001 - torch.mps.get_rng_state asks there, too
+    return torch.default_generator
 
 
 class Pace:

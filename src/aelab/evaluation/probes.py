@@ -31,8 +31,12 @@ Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,
 
 NUMBERS = 2**24  # in all codes that are learned from, at most
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)  # C: the loss is the sum of −log p(y|z) over the images + ‖W‖²/2C
-STEPS = 10_000  # many more than standardised codes take
-FLAT = 1e-4  # what no derivative of the mean loss exceeds at its minimum
+SEARCH = {  # scikit-learn's: it ends where no derivative of the mean loss exceeds `gtol`
+    "maxiter": 10_000,  # many more than standardised codes take
+    "maxls": 50,
+    "gtol": 1e-4,
+    "ftol": 64 * float(np.finfo(np.float64).eps),
+}
 NEIGHBOURS = 5
 
 
@@ -101,15 +105,15 @@ def logistic_regression(x: Tensor, y: Tensor, weights: Tensor, inverse_penalty: 
     truth = F.one_hot(y, len(weights)).T.to(x)
 
     def mean_loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        w = torch.from_numpy(flat).to(x).view_as(weights)
+        w = torch.from_numpy(flat).float().to(x.device).view_as(weights)
         log_p = (w @ x.T).log_softmax(0)  # (K, N)
         loss = -(log_p * truth).sum() + (penalty * w**2).sum() / 2
         gradient = (log_p.exp() - truth) @ x + penalty * w
-        return loss.item() / len(x), (gradient / len(x)).double().flatten().cpu().numpy()
+        return loss.item() / len(x), (gradient / len(x)).flatten().cpu().double().numpy()
 
-    start = weights.double().flatten().cpu().numpy()
-    found = minimize(mean_loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "gtol": FLAT})
-    return torch.from_numpy(found.x).to(x).view_as(weights)
+    start = weights.flatten().cpu().double().numpy()
+    found = minimize(mean_loss, start, jac=True, method="L-BFGS-B", options=SEARCH)
+    return torch.from_numpy(found.x).float().to(x.device).view_as(weights)
 
 
 def nearest_neighbours(z: Tensor, y: Tensor) -> Rule:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aelab.core import arrays, devices, process_group
 from aelab.core.settings import Budget, TrainingOptions
-from aelab.core.tensors import BATCH, as_float, at_once, binarise, device_of
+from aelab.core.tensors import BATCH, as_float, binarise, device_of
 from aelab.data.pairs import Pairs
 from aelab.models.base import Autoencoder, Learner, Phase
 from aelab.training.batches import Source, source
@@ -121,9 +121,9 @@ def fit(
 ) -> PhaseResult:
     """Train `module` and leave it with the weights whose validation loss was lowest.
 
-    The learning rate follows its schedule over the whole budget. Every batch is full. Nothing on the way waits for the
-    device: losses are read when they have arrived, and the device itself compares the validation losses and keeps the
-    best weights.
+    The learning rate follows its schedule over the whole budget. Every batch is full. No step waits for the device, of
+    which the host stays some steps ahead: losses are read when they have arrived, and the device itself compares the
+    validation losses and keeps the best weights.
 
     Args:
         module: on the device to train on.
@@ -142,7 +142,7 @@ def fit(
     state = state or TrainingState(module, session.store)
     device, count, steps = device_of(module), len(train.targets), budget.steps
 
-    # ---- A step finds all that it needs on the device, so that the host runs ahead and never waits.
+    # ---- A step finds all that it needs on the device, so that the host runs ahead.
     batch = min(budget.batch_size, count)
     per_epoch = count // batch  # steps; what fills no batch has its turn in another epoch's order
     room = devices.room(device) if session.room is None else session.room
@@ -202,13 +202,13 @@ def _begin_epoch(
 ) -> None:
     """Put the samples into the epoch's order and seed its noise; in the middle of one, the noise goes on as it was.
 
-    Torch's own generator is seeded, too, from which layers such as `nn.Dropout` draw.
+    The device's own generator is seeded, too: layers such as `nn.Dropout` draw from that one.
     """
     rng = np.random.default_rng([seed, epoch])
     batches.start(epoch, rng.permutation(count), batches_done)
     if batches_done == 0:
         generator.manual_seed(int(rng.integers(2**62)))
-        torch.manual_seed(int(rng.integers(2**62)))
+        devices.default_generator(generator.device).manual_seed(int(rng.integers(2**62)))
 
 
 @torch.no_grad()
@@ -228,8 +228,7 @@ def represent(phase: Phase, images: Pairs, *, binarised: bool = False) -> Pairs:
 
     shape = codes(torch.from_numpy(arrays.writable(images.targets[:1]))).shape[1:]
     found = arrays.scratch((len(images.targets), *shape), np.int32)
-    batch = at_once(BATCH, device)
-    for number, (x, _) in enumerate(Pairs(images.targets, images.targets).split(batch)):
-        found[number * batch : (number + 1) * batch] = codes(x)
+    for start, (x, _) in enumerate(Pairs(images.targets, images.targets).split(BATCH)):
+        found[start * BATCH : (start + 1) * BATCH] = codes(x)
         arrays.release(found)
     return Pairs(found, found)

@@ -25,7 +25,8 @@ class Step:
 
     Raises:
         UserError: a number that the module keeps outside of tensors changes from step to step, which a CUDA graph would
-            freeze.
+            freeze; an operation has no deterministic kernel; or processes that share the training draw from torch's own
+            generator, whose state would differ among them.
     """
 
     def __init__(
@@ -50,16 +51,23 @@ class Step:
         self.stop_votes = process_group.StopVotes(device)
         self.calls = 0
         self.host: dict[str, Any] = {}
-        self.drawn = torch.empty(0)
 
     def __call__(self) -> None:
         """Learn from the next batch."""
+        own = devices.default_generator(self.position.device)
+        drawn = own.get_state() if process_group.size() > 1 and self.calls < EAGER_STEPS else None
         try:
             self._learn()
         except RuntimeError as error:
             if sentence := undetermined(self.module, str(error)):
                 raise UserError(sentence) from error
             raise
+        if drawn is not None and not drawn.equal(own.get_state()):
+            msg = (
+                f"{type(self.module).__name__} draws from torch's own generator, as nn.Dropout does, which several "
+                "processes cannot share: draw from batch.generator, or set training.processes to 1"
+            )
+            raise UserError(msg)
         self._forbid_counting()
 
     def _learn(self) -> None:
@@ -77,23 +85,10 @@ class Step:
         self.position += 1
 
     def _forbid_counting(self) -> None:
-        """Compare the module's numbers on the host after the second and the third step; the first may set things up.
-        Processes that share the training must not draw from torch's own generator: its state would differ among them.
-        """
+        """Compare the module's numbers on the host after the second and the third step; the first may set things up."""
         self.calls += 1
         if self.calls == EAGER_STEPS - 1:
             self.host = host_numbers(self.module)
-            self.drawn = devices.default_generator(self.position.device).get_state()
-        elif (
-            self.calls == EAGER_STEPS
-            and process_group.size() > 1
-            and not self.drawn.equal(devices.default_generator(self.position.device).get_state())
-        ):
-            msg = (
-                f"{type(self.module).__name__} draws from torch's own generator, as nn.Dropout does, which several "
-                "processes cannot share: draw from batch.generator, or set training.processes to 1"
-            )
-            raise UserError(msg)
         elif self.calls == EAGER_STEPS:
             for name, value in host_numbers(self.module).items():
                 if self.host.get(name) != value:
@@ -140,6 +135,8 @@ class GraphedStep:
             first: BaseException = error
             while first.__context__ is not None:  # to break off a recording is an error of its own
                 first = first.__context__
+            if isinstance(first, torch.OutOfMemoryError):
+                raise first from error
             cause = str(first).partition("\n")[0]
             msg = f"a training step cannot be recorded as a CUDA graph; set training.mode to eager ({cause})"
             raise UserError(msg) from error

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aelab.core import devices, process_group
 from aelab.core.settings import Precision
-from aelab.core.tensors import BATCH, as_float, at_once, copy_of, device_of
+from aelab.core.tensors import BATCH, as_float, copy_of, device_of
 from aelab.data.pairs import Pairs
 from aelab.models.base import Batch, Learner, Losses
 from aelab.training.step import Means, losses_of
@@ -56,7 +56,7 @@ class Validation:
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         """This process's inputs and targets, on the device, and how many samples there are in the whole batch."""
-        for x, y in self.pairs.split(at_once(BATCH, self.device)):
+        for x, y in self.pairs.split(BATCH):
             rows = process_group.rows(len(y))
             target = y[rows].to(self.device)
             yield (target if self.pairs.inputs is self.pairs.targets else x[rows].to(self.device)), target, len(y)
