@@ -27,6 +27,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its
     },
     "ragged": ("tcvae", PARAMETERS["tcvae"], {"batch_size": 15}),  # 4 processes have 3, 4, 4 and 4 of its samples
     "ragged codebook": ("vqvae", PARAMETERS["vqvae"], {"batch_size": 15}),
+    "an epoch of one batch": ("vae", PARAMETERS["vae"], {"batch_size": 64}),
     "few": ("vae", PARAMETERS["vae"], {"batch_size": 3}),  # less than one each
     "conv": ("vae", PARAMETERS["vae"] | {"network": {"name": "conv", "width": 8, "downsampling": 2}}, {}),
     "dynamic": ("vae", PARAMETERS["vae"], {"dynamic": True}),
