@@ -3,7 +3,7 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -196,6 +196,7 @@ def test_trainings_know_how_many_share_their_gpu(
     monkeypatch.setenv(devices.SHARED, "")
     monkeypatch.setenv(resources.CPUS, cpus)
     monkeypatch.setenv(resources.PER_GPU, per_gpu)
+    monkeypatch.setattr("pipeline.common.seeds.ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
     checked = params.check(with_value("training.threads", 1) | {"seeds": [0, 1]})
     seeds.for_each_seed(_where, checked, "ae", timed=True)
     assert os.environ[devices.SHARED] == shared
