@@ -13,6 +13,10 @@ from tests.support.toys import squares
 
 devices.prepare("cpu", threads=1)
 
+LONG_UNITS = {
+    f"tests/{name}.py"
+    for name in ("core/test_process_group", "inference/test_onnx", "pipeline/test_stage", "training/test_meta")
+}
 LONGEST = ("changes", "cluster", "interruptions", "recipes", "contributing", "own_images", "ranks", "failures", "docs")
 
 
@@ -22,7 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> int:
         file = item.nodeid.partition("::")[0]
-        return order.get(file, len(order) + (not file.startswith("tests/system/")))
+        others = 0 if file.startswith("tests/system/") else 1 if file in LONG_UNITS else 2
+        return order.get(file, len(order) + others)
 
     items.sort(key=place)
 
