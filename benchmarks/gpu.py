@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import psutil
 import torch
@@ -210,7 +211,7 @@ def _mps() -> Iterator[bool]:
         return
     with (
         tempfile.TemporaryDirectory() as place,
-        _environment("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", place),
+        patch.dict(os.environ, CUDA_MPS_PIPE_DIRECTORY=place, CUDA_MPS_LOG_DIRECTORY=place),
     ):
         began = subprocess.run([control, "-d"], check=False).returncode == 0  # noqa: S603
         try:
@@ -218,18 +219,6 @@ def _mps() -> Iterator[bool]:
         finally:
             if began:
                 subprocess.run([control], input="quit\n", text=True, check=False)  # noqa: S603
-
-
-@contextlib.contextmanager
-def _environment(first: str, second: str, place: str) -> Iterator[None]:
-    """Both variables name the place."""
-    before = dict(os.environ)
-    os.environ |= {first: place, second: place}
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def paper(device: torch.device, _: Params) -> Table:
