@@ -63,7 +63,7 @@ def _many(top: Path, store: S3) -> Table:
             began = time.monotonic()
             command = [sys.executable, "-m", "pipeline.runner.repro", *options]
             process = subprocess.Popen(command, cwd=made.folder, text=True,  # noqa: S603
-                                       env=_own(made, running.environment()), stdout=subprocess.PIPE)  # fmt: skip
+                                       env=running.environment(), stdout=subprocess.PIPE)  # fmt: skip
             next(line for line in process.stdout or () if "start" in line)
             rows.append([f"the first stage begins {where}", time.monotonic() - began])
             process.terminate()
@@ -108,9 +108,4 @@ def _call(made: Project, running: Cluster, stage: str = "") -> float:
 
 def _command(made: Project, environment: dict[str, str], *options: str) -> float:
     command = [sys.executable, "-m", "pipeline.runner.repro", *options]
-    own = _own(made, environment)
-    return seconds(lambda: subprocess.run(command, cwd=made.folder, env=own, check=True, capture_output=True))  # noqa: S603
-
-
-def _own(made: Project, environment: dict[str, str]) -> dict[str, str]:
-    return environment | {"PYTHONPATH": str(made.folder / "src")}
+    return seconds(lambda: subprocess.run(command, cwd=made.folder, env=environment, check=True, capture_output=True))  # noqa: S603

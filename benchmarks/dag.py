@@ -49,7 +49,7 @@ class Clone:
 
     def time(self, *command: str, **environment: str) -> float:
         """Seconds that a command takes in the clone."""
-        own = os.environ | {"PYTHONPATH": str(self.folder / "src")} | environment  # the installed one may be another
+        own = os.environ | environment
         return seconds(lambda: subprocess.run(command, cwd=self.folder, env=own, check=True, capture_output=True))  # noqa: S603
 
     def provenance(self, name: str) -> dict[str, Any]:

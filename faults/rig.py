@@ -45,7 +45,6 @@ class Rig:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "DVC"))}
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.project.folder / "src"),
             "DVC_NO_ANALYTICS": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "AELAB_CHECKPOINT": EVERY,

@@ -43,7 +43,7 @@ def kills(folder: Path, seed: int, count: int) -> Iterator[Counts]:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.runner.repro", "--scheduler", running.address],
                 cwd=made.folder, text=True,
-                env=running.environment() | {"PYTHONPATH": "src"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                env=running.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
             said = []
             for line in process.stdout or ():

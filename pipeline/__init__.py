@@ -2,6 +2,13 @@
 
 import gc
 import os
+import sys
+from pathlib import Path
+
+# The code that DVC hashes is the code that runs: a worktree, an experiment's copy and a copied folder each have their
+# own `src`, while the environment that they share names the one that it was made for.
+SRC = Path(__file__).resolve().parents[1] / "src"
+sys.path.insert(0, str(SRC))
 
 gc.set_threshold(100_000)  # objects; looking for garbage after every 700 took a fifth of the time of all imports
 

@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 
 from safetensors import SafetensorError
 
+import aelab
+import pipeline
 from aelab.core.disk import write_json
 from aelab.core.errors import UserError
 from pipeline import PARENT
@@ -58,6 +60,7 @@ def run(
     try:
         LISTENER.listen(polls=polls)
         LISTENER.check(wanted=os.getppid() == PARENT)
+        check_code()
         checked = params.load(variants=variants)  # imports the variants, and with them torch
         gc.freeze()  # what is imported stays; looking through it once more at the end took half a second
         provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
@@ -80,6 +83,22 @@ def run(
             raise
         print(f"\n{sentence}\n", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def check_code() -> None:
+    """Let the code that DVC hashes, that of this folder, be the code that runs, or nothing run.
+
+    Raises:
+        UserError: the packages are those of another folder.
+    """
+    for hashed, package in ((Path("pipeline"), pipeline), (Path("src/aelab"), aelab)):
+        runs = Path(str(package.__file__)).parent
+        if hashed.is_dir() and not hashed.samefile(runs):
+            msg = (
+                f"DVC hashes the code in {hashed.resolve()}, but Python runs that in {runs}: unset PYTHONPATH and "
+                "PYTHONSAFEPATH, then run again"
+            )
+            raise UserError(msg)
 
 
 def _provenance() -> Provenance:

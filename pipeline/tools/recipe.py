@@ -222,7 +222,6 @@ def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
     changes = [word for each in overrides(params.read(PARAMS), wanted) for word in ("--set-param", each)]
     environment = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "PYTHONPATH": "src",  # of the copy
         "PYTHONUNBUFFERED": "1",
         RUNNER: str(os.getpid()),  # the stages end with this process
     }

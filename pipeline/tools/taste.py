@@ -3,7 +3,6 @@
 It runs in a clone of the last commit, the folder `taste/`: the project's own parameters and results stay as they are.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +32,7 @@ def main() -> None:
         subprocess.run(["git", *command], cwd=TASTE, check=True)  # noqa: S603, S607
     with (TASTE / PARAMS).open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(parameters, file)
-    environment = os.environ | {"PYTHONPATH": "src"}  # of the clone
-    done = subprocess.run([sys.executable, "-m", "pipeline.runner.repro"], cwd=TASTE, env=environment, check=False)
+    done = subprocess.run([sys.executable, "-m", "pipeline.runner.repro"], cwd=TASTE, check=False)
     print(f"\nDigits, one seed, few steps: {TASTE / paths.REPORTS / 'comparison.html'}")
     sys.exit(done.returncode)
 

@@ -77,6 +77,17 @@ def test_a_bug_stays_a_traceback(error: Exception) -> None:
         _raise(error)
 
 
+@pytest.mark.parametrize("package", ["pipeline", "src/aelab"])
+def test_a_stage_runs_the_code_that_dvc_hashes_or_none(
+    package: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / package).mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        stage.run(lambda *_: pytest.fail("the stage ran"), None)
+    said = capsys.readouterr().err
+    assert f"DVC hashes the code in {folder / package}, but Python runs that in {REPOSITORY / package}" in said
+
+
 def test_bad_parameters_stop_before_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "params.yaml").write_text("dataset: 5\n")
     with pytest.raises(SystemExit):

@@ -22,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git("add", "params.yaml")
     git("commit", "--quiet", "--message", "start")
     runner = tmp_path / "runner"
-    runner.write_text('#!/bin/sh\necho "$PYTHONPATH $*" > ran\nexit 3\n', encoding="utf-8")
+    runner.write_text('#!/bin/sh\necho "$*" > ran\nexit 3\n', encoding="utf-8")
     runner.chmod(0o755)
     monkeypatch.setattr("pipeline.tools.taste.sys.executable", str(runner))
     return tmp_path
@@ -32,7 +32,7 @@ def tasted() -> dict[str, Any]:
     with pytest.raises(SystemExit) as ended:
         taste.main()
     assert ended.value.code == 3  # what the runner says
-    assert Path("taste/ran").read_text(encoding="utf-8") == "src -m pipeline.runner.repro\n"
+    assert Path("taste/ran").read_text(encoding="utf-8") == "-m pipeline.runner.repro\n"
     content: dict[str, Any] = YAML(typ="safe", pure=True).load(Path("taste/params.yaml"))
     return content
 

@@ -105,7 +105,7 @@ class Cluster:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, *arguments], cwd=folder, stdout=log, stderr=log, start_new_session=True,
-                env=self.environment() | {"PYTHONPATH": ""} | environment,
+                env=self.environment() | environment,
             )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ class Project:
     def environment(self, **more: str) -> dict[str, str]:
         """What commands run with: one CPU for each stage, since a second process imports for longer than it works."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        own = {"PATH": path, "PYTHONPATH": str(self.folder / "src"), "DVC_NO_ANALYTICS": "true", resources.CPUS: "1"}
+        own = {"PATH": path, "DVC_NO_ANALYTICS": "true", resources.CPUS: "1"}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DVC"))}
         return inherited | own | {"MLFLOW_DISABLE_TELEMETRY": "true"} | more
 

@@ -96,19 +96,15 @@ def command(running: Cluster, *options: str) -> list[str]:
     return [sys.executable, "-m", "pipeline.runner.repro", "--scheduler", running.address, *options]
 
 
-def environment(made: Project, running: Cluster) -> dict[str, str]:
-    return running.environment() | {"PYTHONPATH": str(made.folder / "src")}
-
-
 def run(made: Project, running: Cluster, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
-    own = environment(made, running) | more
+    own = running.environment() | more
     return subprocess.run(
         command(running, *options), cwd=made.folder, env=own, capture_output=True, text=True, check=False
     )
 
 
 def begin(made: Project, running: Cluster, *options: str) -> AbstractContextManager[subprocess.Popen[str]]:
-    return started(command(running, *options), cwd=made.folder, env=environment(made, running))
+    return started(command(running, *options), cwd=made.folder, env=running.environment())
 
 
 def until(process: subprocess.Popen[str], pattern: str) -> list[str]:

@@ -60,7 +60,6 @@ def begun(
     own = {
         "AELAB_CHECKPOINTS": str(root / "checkpoints"),
         "AELAB_CHECKPOINT": "0.1",
-        "PYTHONPATH": str(project.folder / "src"),
     }
     if machines:
         own |= {ranks.TORCHRUN: machines}

@@ -115,7 +115,7 @@ class Clone:
         """Run a stage for as long as it is `wanted`; its entry in dvc.lock, None if it failed."""
         if self.process is None or self.process.poll() is not None:
             path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-            own = {"PATH": path, "PYTHONPATH": "src", RUNNER: str(os.getpid())} | request["checkout"]["environment"]
+            own = {"PATH": path, RUNNER: str(os.getpid())} | request["checkout"]["environment"]
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.runner.cluster.worker_stage"],
                 cwd=self.folder, env=os.environ | own, text=True,
