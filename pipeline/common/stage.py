@@ -41,7 +41,7 @@ GPU_PROBLEMS = {  # by what torch says
         f"{resources.PER_GPU}=1, or set training.device to cpu"
     ),
 }
-NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 def run(

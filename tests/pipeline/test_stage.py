@@ -49,6 +49,7 @@ def test_provenance_is_written_with_what_the_work_adds(folder: Path) -> None:
             OSError(errno.ENOSPC, "No space left on device", "models/x"),
             "cannot write models/x: No space left on device",
         ),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "x/y"), "cannot write x/y: Not a directory"),
         (OSError(errno.EROFS, "Read-only file system", "data"), "cannot write data: Read-only file system"),
         (PermissionError(errno.EACCES, "Permission denied", "data"), "cannot write data: Permission denied"),
         (SafetensorError("Error while serializing: I/O error: No space left"), "cannot write the results"),
