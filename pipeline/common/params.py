@@ -10,14 +10,16 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
 
 from aelab.core.errors import UserError
 from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.corruption import KINDS
 from aelab.data.datasets import DATASETS, Shape
+from pipeline.common import paths
 from pipeline.common.sections import Entry, Section, entries_type, in_sentences
 
 PARAMS = Path("params.yaml")
@@ -53,14 +55,32 @@ def corruption_name(value: object) -> object:
     return entry_name(value, "a corruption")
 
 
+def folder_name(value: object) -> object:
+    """A name that a folder of images can have beside the published data sets."""
+    if value in DATASETS:
+        msg = f"{value} is a published data set: take another name for the folder"
+        raise ValueError(msg)
+    return entry_name(value, "a folder")
+
+
+def local_path(value: str) -> str:
+    """A path of this machine where no stage writes."""
+    if re.match(r"[a-z][a-z0-9+.-]+://", value):
+        msg = "must be a folder of this machine: copy or mount what lies elsewhere"
+        raise ValueError(msg)
+    place = paths.own(value).resolve()
+    for each in paths.WRITTEN:
+        if place.is_relative_to(paths.root() / each) or (paths.root() / each).is_relative_to(place):
+            msg = f"stages write to {each}: name another folder"
+            raise ValueError(msg)
+    return value
+
+
 CLEAN = "clean"  # the `inputs` of an entry that sees the images as they are
 TAKEN = (CLEAN, "noisy", "raw")
-FOLDER = "folder"  # the data set that is a user's own images
-NAMES = [*DATASETS, FOLDER]
 EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
 CorruptionName: TypeAlias = Annotated[str, BeforeValidator(corruption_name)]
-DatasetName: TypeAlias = Annotated[str, one_of(NAMES), Field(json_schema_extra={"enum": NAMES})]
-Text: TypeAlias = Annotated[str, Field(min_length=1)]
+FolderName: TypeAlias = Annotated[str, BeforeValidator(folder_name)]
 Share: TypeAlias = Annotated[float, Field(ge=0.01, le=0.5)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
 Level: TypeAlias = Annotated[float, Field(ge=0.001, le=1)]
@@ -69,27 +89,43 @@ Noise: TypeAlias = Annotated[dict[CorruptionKind, Annotated[list[Level], Field(m
 
 
 class FolderParams(Section):
-    """`dataset.folder`."""
+    """One of `dataset.folders`."""
 
-    path: Text = Field(description="all PNG, JPEG, WebP, BMP and TIFF files in it; its subfolders are the classes")
-    size: int = Field(ge=8, le=1024, description="pixels along both sides, after resizing")
-    channels: Literal[1, 3] = Field(description="3 colour, 1 gray")
-    fit: Literal["crop", "pad", "stretch"] = Field(description="crop: the longer side's middle; pad: with black")
-    test: Share = Field(description="share of the images held out for the test")
-    broken: float = Field(ge=0, le=1, description="share of the files that may be unreadable; they are listed")
+    path: Annotated[str, Field(min_length=1), AfterValidator(local_path)] = Field(
+        description="all PNG, JPEG, WebP, BMP and TIFF files in it; its subfolders are the classes"
+    )
+    size: int = Field(default=64, ge=8, le=1024, description="pixels along both sides, after resizing")
+    channels: Literal[1, 3] = Field(default=3, description="3 colour, 1 gray")
+    fit: Literal["crop", "pad", "stretch"] = Field(
+        default="crop", description="crop: the longer side's middle; pad: with black"
+    )
+    bits: int = Field(
+        default=16,
+        ge=8,
+        le=16,
+        description="that the values of 16-bit files fill: 12 of many scanners, microscopes",
+    )
+    test: Share = Field(default=0.1, description="share of the images held out for the test")
+    broken: float = Field(
+        default=0.05, ge=0, le=1, description="share of the images that may be unreadable; they are listed"
+    )
 
 
 class DatasetParams(Section):
     """`dataset`."""
 
-    name: DatasetName = Field(description="digits: 8×8, embedded in scikit-learn, no download; folder: images of yours")
+    name: str = Field(
+        description=f"{', '.join(DATASETS)} (8×8, embedded in scikit-learn, no download), or one of `folders`"
+    )
     validation: Share = Field(description="share of the training images held out to pick weights and settings by")
     seed: Seed = Field(description="of that split")
     binarize: Literal["none", "static", "dynamic"] = Field(
         description="pixels drawn black or white, their value being the probability of white; static: once; dynamic: "
         "in each training step, but once for validation, test and corrupted copies"
     )
-    folder: FolderParams = Field(description="your own images: what `name: folder` reads")
+    folders: dict[FolderName, FolderParams] = Field(
+        default={}, description="your own images, by names of yours: docs/own-images.md"
+    )
 
     @property
     def binarised(self) -> tuple[str, ...]:
@@ -99,13 +135,18 @@ class DatasetParams(Section):
     @property
     def binarisation(self) -> Literal["none", "static", "dynamic"]:
         """How the images have become black and white, be it here or before."""
-        ready = self.name != FOLDER and DATASETS[self.name].binarised
+        ready = self.name in DATASETS and DATASETS[self.name].binarised
         return "static" if ready else self.binarize
+
+    @property
+    def folder(self) -> FolderParams | None:
+        """The folder that `name` chooses, if it chooses one."""
+        return self.folders.get(self.name)
 
     @property
     def image(self) -> Shape:
         """(C, H, W) of the images."""
-        if self.name == FOLDER:
+        if self.folder is not None:
             return self.folder.channels, self.folder.size, self.folder.size
         return DATASETS[self.name].image
 
@@ -184,7 +225,9 @@ class EvaluationParams(Section):
 
 
 class Params(Section):
-    """The whole of `params.yaml`."""
+    """The whole of `params.yaml`; sections that nothing here knows belong to stages of the user's own."""
+
+    model_config = ConfigDict(extra="ignore")
 
     dataset: DatasetParams = Field(description="the images, and how they are split")
     corruption: CorruptionParams = Field(
@@ -218,13 +261,16 @@ def load(path: Path = PARAMS, *, variants: bool = True) -> Params:
     Raises:
         UserError: one sentence for each thing that is wrong.
     """
-    return check(read(path), str(path), variants=variants)
+    return check(read(path, aliases=False), str(path), variants=variants)
 
 
-def read(path: Path) -> Any:
-    """What a YAML file holds, unchecked; raises `UserError` where it cannot be read."""
+def read(path: Path, *, aliases: bool = True) -> Any:
+    """What a YAML file holds, unchecked; raises `UserError` where it cannot be read, or has aliases that it may not."""
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if "*" in text and not aliases:
+            _check_aliases(text, path)
+        return YAML(typ="safe", pure=True).load(text)
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
         raise UserError(msg) from error
@@ -233,13 +279,23 @@ def read(path: Path) -> Any:
         raise UserError(msg) from error
 
 
+def _check_aliases(text: str, path: Path) -> None:
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, AliasEvent):
+            msg = (
+                f"{path}, line {event.start_mark.line + 1}: *{event.anchor} stands for keys of another place, and "
+                "`dvc exp run -S` loses changes to such keys without a word: write the keys out"
+            )
+            raise UserError(msg)
+
+
 def check(content: object, source: str = "params.yaml", *, variants: bool = True) -> Params:
     """`content` as checked parameters; raises `UserError` as `load` does."""
     problems: list[str] = []
     entries: dict[str, Entry] = {}
     try:
         params = Params.model_validate(content)
-        problems += _unknown_inputs(params)
+        problems += [*_unknown_dataset(params), *_unknown_inputs(params)]
     except ValidationError as error:
         problems += in_sentences(error, Params)
     sections = content.get("variants") if isinstance(content, dict) and variants else None
@@ -254,6 +310,13 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
     if problems:
         raise UserError("\n".join(f"{source}: {_printable(problem)}" for problem in dict.fromkeys(problems)))
     return params
+
+
+def _unknown_dataset(params: Params) -> list[str]:
+    name, known = params.dataset.name, [*DATASETS, *params.dataset.folders]
+    if name in known:
+        return []
+    return [f'dataset.name is "{name}": must be one of {", ".join(known)}, or the name of a folder in dataset.folders']
 
 
 def _unknown_inputs(params: Params) -> list[str]:

@@ -10,7 +10,14 @@ CLASSIFIER = Path("classifier")  # its weights, its features of the test images,
 EVALUATION = Path("evaluation")
 PROVENANCE = Path("provenance")  # what differs between equal runs: times, hardware, versions
 REPORTS = Path("reports")
+FILE_LISTS = Path("file_lists")  # what the user's folders of images hold
 LOGS = Path("logs")  # what each stage said when it last ran through `pipeline.runner.repro`
+
+# Where stages and trainings write, or what they are made of: no place for a user's images.
+WRITTEN = [
+    Path("data"), MODELS, CLASSIFIER, EVALUATION, PROVENANCE, REPORTS, LOGS, FILE_LISTS,
+    *map(Path, ("checkpoints", "mlruns", "pipeline", "sources", "src", "taste", ".dvc", ".git")),
+]  # fmt: skip
 
 
 def inputs(name: str) -> Path:
@@ -36,6 +43,13 @@ def noisy(corruption: str, split: str = "test") -> Path:
 def root() -> Path:
     """The repository's root; DVC runs queued experiments in a folder of their own and names the root in DVC_ROOT."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def own(path: str) -> Path:
+    """A folder of the user's, relative to the repository's root or their home; it does not travel into the copies that
+    experiments run in.
+    """
+    return root() / Path(path).expanduser()
 
 
 def raw() -> Path:

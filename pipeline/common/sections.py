@@ -188,7 +188,9 @@ def in_sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[o
             hint = f"; did you mean {close[0]}?" if close else ""
             sentences.append(f"{key} is an unknown key; known here: {', '.join(known)}{hint}")
         elif kind == "missing":
-            sentences.append(f"{key} is missing")
+            others = [str(each) for each in value if each not in _fields(model)] if len(problem["loc"]) == 1 else []
+            close = difflib.get_close_matches(key, others, n=1)  # it may be a section of the user's own
+            sentences.append(f"{key} is missing" + (f"; is {close[0]} meant to be it?" if close else ""))
         else:
             sentences.append(f"{key or 'the file'} is {_shown(value)}: {_allowed(problem)}{_hint(value)}")
     return sentences

@@ -120,21 +120,24 @@ class LocalExecutor:
         """Run one stage."""
         gpu = self.slots.get()
         began = time.monotonic()
-        self.console.say("start", name, f"{cpus} CPU{'s' * (cpus > 1)}" + (f", GPU {gpu}" if gpu else ""))
+        share = f"{cpus} CPU{'s' * (cpus > 1)}" + (f", GPU {gpu}" if gpu else "")
         own = {resources.CPUS: str(cpus), RUNNER: str(os.getpid())} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         with self.around(name), log_file(name).open("w", encoding="utf-8") as log:
-            outcome = self._outcome(name, own, log)
+            outcome = self._outcome(name, share, own, log)
         self.slots.put(gpu)
+        if outcome == "unchanged":  # a stage before it, which runs each time, gave what it gave before
+            return True
         self.console.say(outcome, name, f"{time.monotonic() - began:.1f} s")
         if outcome != "failed" and (seen := first_look(name)):
             show(f"{name} | {seen}\n")
         return outcome != "failed"
 
-    def _outcome(self, name: str, environment: dict[str, str], log: TextIO) -> str:
+    def _outcome(self, name: str, share: str, environment: dict[str, str], log: TextIO) -> str:
         """What comes of a stage: unchanged, cached, done or failed."""
         try:
             if outcome := self.dvc.begin(name, log):
                 return outcome
+            self.console.say("start", name, share)
             commands = self.dvc.commands(name, environment)
             if all(self._command(name, command, arguments, log) for command, arguments in commands):
                 self.dvc.finish(name, log)

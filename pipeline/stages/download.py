@@ -1,7 +1,6 @@
 """download: fetch or read the data set, verify it, split it, and write every split as arrays."""
 
 import dataclasses
-from pathlib import Path
 
 import typer
 
@@ -9,7 +8,7 @@ from aelab.core.errors import UserError
 from aelab.data import datasets
 from aelab.ingest import downloads
 from pipeline.common import paths, resources, stage
-from pipeline.common.params import FOLDER, DatasetParams, Params
+from pipeline.common.params import DatasetParams, FolderParams, Params
 
 SHOWN = 20  # left-out files that are named on the terminal; the provenance has them all
 
@@ -17,8 +16,8 @@ SHOWN = 20  # left-out files that are named on the terminal; the provenance has 
 def work(params: Params, provenance: stage.Provenance) -> None:
     """Write the splits; where the data came from goes into the provenance."""
     wanted = params.dataset
-    if wanted.name == FOLDER:
-        loaded = _folder(wanted, provenance)
+    if wanted.folder is not None:
+        loaded = _folder(wanted, wanted.folder, provenance)
     else:
         loaded = downloads.load(wanted.name, paths.raw(), validation=wanted.validation, seed=wanted.seed)
     loaded = dataclasses.replace(loaded, binarised=wanted.binarised, seed=wanted.seed)
@@ -28,14 +27,13 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     loaded.save(paths.CLEAN)
 
 
-def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> datasets.Data:
+def _folder(wanted: DatasetParams, settings: FolderParams, provenance: stage.Provenance) -> datasets.Data:
     """The user's own images."""
     from aelab.ingest import image_folder  # noqa: PLC0415 - Pillow, for this data set alone
 
-    settings = wanted.folder
     paths.raw().mkdir(parents=True, exist_ok=True)
     found = image_folder.read(
-        Path(settings.path), wanted.image, fit=settings.fit, scratch=paths.raw(), workers=resources.cpus()
+        paths.own(settings.path), wanted.image, fit=settings.fit, scratch=paths.raw(), workers=resources.cpus()
     )
     left_out = {each.path: each.reason for each in found.left_out}
     provenance |= {"left_out": left_out, "classes": found.classes}
@@ -46,8 +44,8 @@ def _folder(wanted: DatasetParams, provenance: stage.Provenance) -> datasets.Dat
         print(f"left out of {settings.path}, {len(left_out)} of {total} files:{listed}{more}")
     if len(left_out) > settings.broken * total:
         msg = (
-            f"{len(left_out)} of the {total} files in {settings.path} cannot be used, more than the share "
-            f"dataset.folder.broken, {settings.broken}, allows; take them out or allow more:{listed}{more}"
+            f"{len(left_out)} of the {total} files in {settings.path} cannot be used, more than dataset.folders."
+            f"{wanted.name}.broken, {settings.broken}, allows as a share; take them out or allow more:{listed}{more}"
         )
         raise UserError(msg)
     everything = datasets.Split(found.images, found.labels)

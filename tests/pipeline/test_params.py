@@ -89,29 +89,48 @@ def test_budgets_are_overridden_from_the_outside_in() -> None:
     assert budget.learning_rate == checked.training.learning_rate
 
 
-def test_entries_of_one_model_by_anchors_and_merges(tmp_path: Path) -> None:
-    text = (REPOSITORY / "params.yaml").read_text()
+@pytest.mark.parametrize(
+    "shared",
+    [
+        "  vae-beta4: {<<: *vae, beta: 4.0}",
+        "  vae-2: *vae",
+        "  vae-mlp:\n    <<: [*vae]\n    network: {name: mlp, hidden: [200, 200], activation: tanh}",
+        "  vae-prior: {model: vae, inputs: clean, network: *vae, code: 32, prior: standard, beta: 1.0}",
+    ],
+)
+def test_an_alias_is_refused_with_its_line(shared: str, tmp_path: Path) -> None:
+    """DVC's own overrides, `-S`, change one of the sections that share keys, and say nothing about the other."""
+    text = (REPOSITORY / "params.yaml").read_text().replace("\n  vae:\n", "\n  vae: &vae\n")
+    (tmp_path / "params.yaml").write_text(text)
+    params.load(tmp_path / "params.yaml")  # an anchor that nothing refers to loses nothing
     head, tail = text.split("\n  vqvae:\n")
-    entries = """
-  vae-beta4: {<<: *vae, beta: 4.0}
-  vae-mlp:
-    <<: *vae
-    network: {name: mlp, hidden: [200, 200], activation: tanh}
-"""
-    (tmp_path / "params.yaml").write_text(head + entries + "\n  vqvae:\n" + tail)
-    checked = params.load(tmp_path / "params.yaml")
-    assert list(checked.variants) == ["ae", "dae", "dae-mixed", "vae", "vae-beta4", "vae-mlp", "vqvae"]
-    vae, beta4, mlp = (checked.entry(name) for name in ("vae", "vae-beta4", "vae-mlp"))
-    assert vae.model == beta4.model == mlp.model == "vae"
-    assert beta4.arguments() == vae.arguments() | {"beta": 4.0}
-    assert mlp.arguments()["network"] == {"name": "mlp", "hidden": [200, 200], "activation": "tanh"}
-    assert mlp.training == vae.training
+    (tmp_path / "params.yaml").write_text(f"{head}\n{shared}\n  vqvae:\n{tail}")
+    line = (head + "\n" + shared).splitlines().index(next(each for each in shared.splitlines() if "*" in each)) + 1
+    with pytest.raises(UserError, match=rf"params.yaml, line {line}: \*vae stands for keys of another place"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_asterisks_that_are_no_aliases_are_no_matter(tmp_path: Path) -> None:
+    text = (REPOSITORY / "params.yaml").read_text() + "notes: {a: 'a * b', b: '*vae'}  # *vae\n"
+    (tmp_path / "params.yaml").write_text(text)
+    assert params.load(tmp_path / "params.yaml").seeds == [0, 1, 2]
+
+
+PHOTOS = {"path": "photos"}
 
 
 def test_a_folders_images_have_the_size_that_is_asked_for() -> None:
-    content = with_value("dataset.name", "folder")
-    content["dataset"]["folder"] |= {"size": 128, "channels": 3}
+    content = with_value("dataset.folders", {"photos": PHOTOS | {"size": 128, "channels": 3}})
+    assert params.check(content).dataset.image == (1, 28, 28)
+    content["dataset"]["name"] = "photos"
     assert params.check(content).dataset.image == (3, 128, 128)
+
+
+@pytest.mark.parametrize(
+    "path", ["~/Pictures", "../photos", "images", "images/cats", "data-of-mine", "models2", "/srv/x"]
+)
+def test_a_folder_may_lie_anywhere_else(path: str) -> None:
+    assert params.check(with_value("dataset.folders", {"photos": {"path": path}}))
 
 
 def test_no_noise_comes_twice_in_the_default_and_none_is_made_in_vain() -> None:
@@ -121,6 +140,11 @@ def test_no_noise_comes_twice_in_the_default_and_none_is_made_in_vain() -> None:
         if entry.inputs != params.CLEAN:
             budget = checked.training.override(entry.training)
             assert checked.learned(entry.inputs).copies == math.ceil(budget.steps * budget.batch_size / 54_000), name
+
+
+def test_a_section_of_the_users_own_is_left_alone() -> None:
+    """A stage that the user adds to dvc.yaml has its parameters where all others are."""
+    assert params.check(with_value("hello", {"greeting": "hi"})) == params.check(DEFAULT)
 
 
 def test_any_model_may_learn_from_any_corruption_and_no_order_of_keys_matters() -> None:
@@ -139,8 +163,8 @@ def test_inputs_that_nothing_writes_are_noticed_before_torch_is_needed() -> None
 
 
 def test_without_the_entries_no_torch_is_needed_and_other_keys_are_checked() -> None:
-    with pytest.raises(UserError, match="experiment is an unknown key"):
-        params.check(with_value("experiment", 1), variants=False)
+    with pytest.raises(UserError, match=r"training\.step is an unknown key"):
+        params.check(with_value("training.step", 1), variants=False)
     script = (
         "import sys; from pipeline.common import params; params.load(variants=False); sys.exit('torch' in sys.modules)"
     )

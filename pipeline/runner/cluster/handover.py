@@ -109,8 +109,10 @@ class Handover:
 
 def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
     """The stages that run here: a worker cannot have all that they read, or hand over all that they write; or another
-    stage reads a file in a folder that they write, for which their entry in dvc.lock has no hash.
+    stage reads a file in a folder that they write, for which their entry in dvc.lock has no hash. A stage that always
+    runs reads what DVC does not know, and so does what reads its outputs.
     """
+    looks = {out.def_path for stage in stages.values() if stage.always_changed for out in stage.outs}
     made = {out.def_path for stage in stages.values() for out in stage.outs}
     deps = {name: {dep.def_path for dep in stage.deps} for name, stage in stages.items()}
     around = {
@@ -125,7 +127,10 @@ def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
     return {
         name
         for name, stage in stages.items()
-        if own[name] & stay or any(not out.use_cache or out.def_path in parted for out in stage.outs)
+        if stage.always_changed
+        or any(PurePath(out).is_relative_to(path) for out in looks for path in deps[name])
+        or own[name] & stay
+        or any(not out.use_cache or out.def_path in parted for out in stage.outs)
     }
 
 

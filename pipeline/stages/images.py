@@ -1,0 +1,49 @@
+"""images@folder: list the files of a user's folder of images with their SHA-256; `download` depends on the list."""
+
+from pathlib import Path
+
+import typer
+
+from aelab.core import disk
+from aelab.core.errors import UserError
+from aelab.ingest import image_folder
+from pipeline.common import paths, stage
+from pipeline.common.params import Params
+
+
+def main(name: str) -> None:
+    """List the folder NAME of dataset.folders in params.yaml. The name of its stage, images@NAME, means the same."""
+    name = name.rpartition("@")[2]
+    stage.run(lambda params, _: work(params, name), None, variants=False)
+
+
+def work(params: Params, name: str) -> None:
+    """Write the list; of a folder that `dataset.name` does not choose, an empty one."""
+    chosen = params.dataset.folder if name == params.dataset.name else None
+    hashes = _hashes(paths.own(chosen.path), f"dataset.folders.{name}.path", name) if chosen else {}
+    disk.write_json(paths.FILE_LISTS / f"{name}.json", hashes)
+
+
+def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
+    """The SHA-256 of each file, from what was noted of a file that has its size and time of then."""
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "is not there; git does not carry images into a clone or a worktree"
+        msg = f'{key}: the folder "{root}" {what}'
+        raise UserError(msg)
+    notes = paths.raw() / f"{name}.hashes.json"
+    noted = disk.read_json(notes) if notes.exists() else {}
+    fresh: dict[str, list[object]] = {}
+    for file in image_folder.listed(root)[0]:
+        path, shown = root / file, image_folder.shown(file)
+        try:
+            state = [path.stat().st_size, path.stat().st_mtime_ns]
+            known = noted.get(shown, [])
+            fresh[shown] = [*state, known[-1] if known[:-1] == state else disk.digest(path)]
+        except OSError:  # the reader says why it leaves the file out
+            fresh[shown] = [0, 0, "unreadable"]
+    disk.write_json(notes, fresh)
+    return {file: str(digest) for file, (*_, digest) in fresh.items()}
+
+
+if __name__ == "__main__":
+    typer.run(main)
