@@ -268,6 +268,10 @@ def read(path: Path, *, aliases: bool = True) -> Any:
     """What a YAML file holds, unchecked; raises `UserError` where it cannot be read, or has aliases that it may not."""
     try:
         text = path.read_text(encoding="utf-8")
+        if conflict := re.search(r"^<{7} ", text, re.MULTILINE):
+            line = text.count("\n", 0, conflict.start()) + 1
+            msg = f"{path} holds the conflict of a merge, in line {line}: keep what is to be kept, remove the marks"
+            raise UserError(msg)
         if "*" in text and not aliases:
             _check_aliases(text, path)
         return YAML(typ="safe", pure=True).load(text)
