@@ -25,8 +25,8 @@ TORN = (
     "git checkout dvc.lock, or rm dvc.lock; what was trained is not trained again",
 )
 SETTLE = (
-    "settle params.yaml first, then git checkout --theirs dvc.lock (or rm dvc.lock), make repro, git add dvc.lock; what "
-    "was trained is not trained again"
+    "settle params.yaml first, then git checkout --theirs dvc.lock (or rm dvc.lock), make repro, git add dvc.lock; "
+    "what was trained is not trained again"
 )
 MD5 = r"[0-9a-f]{32}(\.dir)?"
 LOCKFILE = Schema({**LOCKFILE_SCHEMA, Required("stages"): LOCKFILE_SCHEMA["stages"]})

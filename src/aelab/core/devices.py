@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from aelab.core import containers
 from aelab.core.environment import whole_number
 
 MEMORY = "AELAB_MEMORY"
@@ -139,8 +140,9 @@ def processes_here() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of RAM that this machine has free."""
-    return psutil.virtual_memory().available
+    """Bytes of RAM that this machine, or the container around this process, has free."""
+    limit, free = containers.free_memory(), psutil.virtual_memory().available
+    return free if limit is None else min(limit, free)
 
 
 def default_generator(device: torch.device) -> torch.Generator:
