@@ -46,10 +46,12 @@ ACCEPTED = {
     "several commands": "  hello:\n    cmd:\n    - echo hi\n    - echo ho\n",
     "parameters alone": "  hello:\n    cmd: echo hi\n    params:\n      params.yaml:\n        hello.times: 3\n",
     "an output of a version-aware remote": "  hello:\n    cmd: echo hi\n    outs:\n    - path: greeting\n"
-    "      hash: md5\n      md5: 0123456789abcdef0123456789abcdef\n      size: 3\n      cloud:\n        store:\n          etag: abc\n"
+    "      hash: md5\n      md5: 0123456789abcdef0123456789abcdef\n      size: 3\n"
+    "      cloud:\n        store:\n          etag: abc\n"
     "          version_id: x.1\n",
     "a folder of a version-aware remote": "  hello:\n    cmd: echo hi\n    outs:\n    - path: greetings\n"
-    "      hash: md5\n      files:\n      - relpath: a\n        md5: 0123456789abcdef0123456789abcdef\n        size: 3\n",
+    "      hash: md5\n      files:\n"
+    "      - relpath: a\n        md5: 0123456789abcdef0123456789abcdef\n        size: 3\n",
     "a dependency of a bucket": "  hello:\n    cmd: echo hi\n    deps:\n    - path: s3://bucket/a\n      etag: 1a-2\n"
     "      size: 3\n",
 }
