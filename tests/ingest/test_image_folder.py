@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import struct
@@ -89,8 +90,8 @@ ACCEPTED: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {
     "grey": (lambda: _content(_plain("L", 77)), (77, 77, 77)),
     "grey, half transparent": (lambda: _content(_plain("LA", (0, 128))), (127, 127, 127)),
     "grey, one grey transparent": (lambda: _content(_plain("L", 77), transparency=77), (255, 255, 255)),
-    "16 bits": (lambda: _content(_plain("I;16", 257 * 100)), (100, 100, 100)),
-    "16 bits, TIFF": (lambda: _content(_plain("I;16", 257 * 100 + 128), "TIFF"), (100, 100, 100)),
+    "16 bits": (lambda: _content(_plain("I;16", 257 * 200)), (200, 200, 200)),
+    "16 bits, TIFF": (lambda: _content(_plain("I;16", 257 * 200 + 128), "TIFF"), (200, 200, 200)),
     "16 bits, TIFF, big-endian": (lambda: _content(_plain("I;16B", 65535), "TIFF"), (255, 255, 255)),
     "palette": (_palette, (0, 200, 0)),
     "palette, transparent": (lambda: _palette(transparency=1), (255, 255, 255)),
@@ -304,14 +305,44 @@ def test_many_classes_need_larger_labels(root: Path) -> None:
     assert result.labels.tolist() == list(range(300))
 
 
-def test_hidden_files_and_special_files_are_not_looked_at(root: Path) -> None:
-    for name in (".hidden.png", ".folder/x.png", "a/.cache/x.png", "a/seen.png"):
+LITTER = [
+    *(".hidden.png", ".folder/x.png", "a/.cache/x.png", ".DS_Store", "._a.png", "a/.ipynb_checkpoints/a.png"),
+    *(".a.png.swp", "a.png.swp", "a.swo", "a.png~", "Thumbs.db", "thumbs.DB", "ehthumbs.db", "ehthumbs_vista.db"),
+    *("Desktop.ini", "Icon\r", "__MACOSX/x.png", "$RECYCLE.BIN/x.png", "System Volume Information/x.png"),
+    *("@eaDir/x.png", "lost+found/x.png"),
+]
+
+
+def test_what_systems_leave_behind_is_not_looked_at(root: Path) -> None:
+    for name in (*LITTER, "a/seen.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(_content(_plain("L", 0)))
-    os.mkfifo(root / "pipe.png")
-    result, images = _read(root)
-    assert len(images) == 1
-    assert result.left_out == []
+    assert image_folder.listed(root) == (["a/seen.png"], [])
+
+
+@pytest.mark.parametrize("name", ["thumbs.png", "a.swp.png", "desktop.ini.png", "macosx/a.png", "a~.png", "~a.png"])
+def test_what_is_only_named_alike_is_looked_at(name: str, root: Path) -> None:
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes(b"")
+    assert image_folder.listed(root) == ([name], [])
+
+
+def test_only_images_count_as_broken(root: Path) -> None:
+    """A table beside the images is no loss; an image that cannot be used is."""
+    (root / "good.png").write_bytes(_content(_plain("L", 77)))
+    no_images = ("labels.csv", "README.txt", "annotations.json", "video.mp4", "LICENSE", "empty", "model.pt")
+    for name in no_images:
+        (root / name).write_bytes(b"" if name == "empty" else b"\0\0\0\x18ftypmp42")
+    images = ("a.png", "b.JPG", "c.jpeg", "d.tif", "e.gif", "f.HEIC", "g.dcm", "half", "bomb.bin")
+    for name in images:
+        (root / name).write_bytes(b"GIF89a")
+    (root / "half").write_bytes(_half(_content(_noise((40, 40)))))
+    (root / "bomb.bin").write_bytes(_bomb(10_001))
+    (root / "away.csv").symlink_to("nothing")
+    (root / "away.png").symlink_to("nothing")
+    left_out = _read(root)[0].left_out
+    assert {each.path for each in left_out if each.broken} == {*images, "away.png"}
+    assert {each.path for each in left_out if not each.broken} == {*no_images, "away.csv"}
 
 
 def test_a_hidden_folder_above_does_not_matter(tmp_path: Path) -> None:
@@ -320,20 +351,106 @@ def test_a_hidden_folder_above_does_not_matter(tmp_path: Path) -> None:
     assert len(_read(tmp_path / ".data" / "root")[1]) == 1
 
 
-def test_links_lead_nowhere_outside(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "outside.png").write_bytes(_content(_plain("L", 1)))
-    (root / "image.png").write_bytes(_content(_plain("L", 2)))
-    (root / "a-inside.png").symlink_to("image.png")
-    (root / "b-outside.png").symlink_to(tmp_path / "outside.png")
-    (root / "c-dead.png").symlink_to("nothing")
-    (root / "d-loop.png").symlink_to("d-loop.png")
-    (root / "e-folder").symlink_to(root)
+def test_links_are_followed_wherever_they_lead(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    for place, value in ((outside / "a.png", 1), (outside / "deep/b.png", 2), (root / "image.png", 3)):
+        place.write_bytes(_content(_plain("L", value)))
+    (outside / "deep/up").symlink_to("..")
+    (root / "a.png").symlink_to("image.png")
+    (root / "b.png").symlink_to(outside / "a.png")
+    (root / "c.png").symlink_to("b.png")
+    (root / "d").symlink_to(outside)
     result, images = _read(root)
-    assert images[:, 0, 0, 0].tolist() == [2, 2]
-    assert result.left_out == [
-        LeftOut(name, "is a link to no file of the folder")
-        for name in ("b-outside.png", "c-dead.png", "d-loop.png", "e-folder")
-    ]
+    assert images[:, 0, 0, 0].tolist() == [3, 1, 1, 1, 2, 3]
+    assert result.counts == {"": 4, "d": 2}
+    assert result.left_out == [LeftOut("d/deep/up", "is a link to a folder that it lies in")]
+
+
+LINKS: dict[str, tuple[str, str]] = {  # to where, why that is left out
+    "nothing.png": ("gone.png", "is a link to nothing"),
+    "chain.png": ("nothing.png", "is a link to nothing"),
+    "absolute.png": ("/nowhere/gone.png", "is a link to nothing"),
+    "self.png": ("self.png", "is a link that leads back to itself"),
+    "ring-a.png": ("ring-b.png", "is a link that leads back to itself"),
+    "ring-b.png": ("ring-a.png", "is a link that leads back to itself"),
+    "through.png": ("good.png/a.png", "cannot be read (Not a directory)"),
+    "device.png": ("/dev/zero", "is neither a file nor a folder"),
+    "pipe.png": ("../pipe", "is neither a file nor a folder"),
+    "here": (".", "is a link to a folder that it lies in"),
+    "above": ("..", "is a link to a folder that it lies in"),
+    "top": ("/", "is a link to a folder that it lies in"),
+    "again": ("folder", "leads to a folder that is read already"),
+    "folder/around": ("../folder", "is a link to a folder that it lies in"),
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_that_lead_to_no_image_are_left_out(name: str, root: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (root / "folder").mkdir()
+    for place in ("good.png", "folder/good.png"):
+        (root / place).write_bytes(_content(_plain("L", 0)))
+    for each in {name, "nothing.png", "ring-a.png", "ring-b.png"}:
+        (root / each).symlink_to(LINKS[each][0])
+    result, _ = _read(root)
+    assert len(result.labels) == 2
+    assert LeftOut(name, LINKS[name][1]) in result.left_out
+    assert len(result.left_out) == len({name, "nothing.png", "ring-a.png", "ring-b.png"})
+
+
+def test_every_folder_is_entered_once(root: Path, tmp_path: Path) -> None:
+    """So links that fork at every level are not 2³⁰ images, and no image is in the training and the test split."""
+    for level in range(30):
+        (tmp_path / f"{level}").mkdir()
+        for side in "ab":
+            (tmp_path / f"{level}" / side).symlink_to(tmp_path / f"{level + 1}")
+    (tmp_path / "30").mkdir()
+    (tmp_path / "30" / "a.png").write_bytes(_content(_plain("L", 0)))
+    (root / "start").symlink_to(tmp_path / "0")
+    files, left_out = image_folder.listed(root)
+    assert files == ["start/" + "a/" * 30 + "a.png"]
+    assert [each.reason for each in left_out] == ["leads to a folder that is read already"] * 30
+
+
+def test_a_folder_is_read_by_its_own_path_rather_than_a_links(root: Path) -> None:
+    (root / "b").mkdir()
+    (root / "b" / "x.png").write_bytes(b"")
+    (root / "a").symlink_to("b")
+    assert image_folder.listed(root) == (["b/x.png"], [LeftOut("a", "leads to a folder that is read already")])
+
+
+def test_pipes_are_not_waited_for(root: Path) -> None:
+    (root / "a.png").write_bytes(_content(_plain("L", 0)))
+    os.mkfifo(root / "pipe.png")
+    result, _ = _read(root)
+    assert result.left_out == [LeftOut("pipe.png", "is neither a file nor a folder")]
+
+
+@pytest.mark.parametrize("denied", ["a", "b.png", ""])
+def test_what_may_not_be_read_is_left_out(denied: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read everything, so the refusal is played."""
+    (root / "a").mkdir()
+    for name in ("a/x.png", "b.png"):
+        (root / name).write_bytes(_content(_plain("L", 0)))
+
+    def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(path: Path, *arguments: Any, **options: Any) -> Any:
+            if Path(path) == root / denied:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return real(path, *arguments, **options)
+
+        return called
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
+    if denied:
+        result, _ = _read(root)
+        assert result.left_out == [LeftOut(denied, "cannot be read (Permission denied)")]
+        assert result.left_out[0].broken
+    else:
+        with pytest.raises(UserError, match=r"such as \., which cannot be read \(Permission denied\)"):
+            _read(root)
 
 
 def test_the_folder_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
@@ -414,9 +531,15 @@ def test_a_file_that_vanishes_is_left_out(root: Path, monkeypatch: pytest.Monkey
 
 def test_folders_without_images_are_the_users_mistake(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "dead").symlink_to("nothing")
+    (tmp_path / "loop").symlink_to("loop")
     for place, message in [
         (tmp_path / "none", "does not exist"),
         (tmp_path / "file", "is a file, not a folder"),
+        (tmp_path / "file" / "below", r"cannot be read \(Not a directory\)"),
+        (tmp_path / ("x" * 300), r"cannot be read \(File name too long\)"),
+        (tmp_path / "dead", "is a link to nothing"),
+        (tmp_path / "loop", "is a link that leads back to itself"),
         (root, "no image could be read from the folder .*/root: 0 files were left out$"),
     ]:
         with pytest.raises(UserError, match=message):
