@@ -2,6 +2,7 @@ import errno
 import io
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -272,6 +273,229 @@ def test_16_bits_are_scaled_exactly(root: Path) -> None:
     values = np.arange(0, 2**16, 1024, dtype=np.uint16).reshape(8, 8) + 300
     (root / "a.png").write_bytes(_content(Image.fromarray(values)))
     assert np.array_equal(_read(root, GREY)[1][0, 0], np.rint(values / 257))
+
+
+def _png16(value: int, channels: int = 1, alpha: int | None = None) -> bytes:
+    """A PNG of 16 bits per channel, as Pillow does not write them; the last channel is `alpha` if that is given."""
+    pixels = np.full((4, 4, channels), value, ">u2")
+    if alpha is not None:
+        pixels[..., -1] = alpha
+    header = struct.pack(">IIBBBBB", 4, 4, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+
+
+def _tiff16(
+    value: int, channels: int = 1, *, order: str = "<", bits: int = 16, white_is_zero: bool = False, planes: int = 1
+) -> bytes:
+    """A TIFF of 4×4 pixels of one value: 16 bits per channel, or `bits` of one channel, packed."""
+    if bits == 16:
+        pixels = struct.pack(order + "H", value) * 16 * channels
+    else:
+        pixels = int(f"{value:0{bits}b}" * 16, 2).to_bytes(2 * bits, "big")
+    photometric = 2 if channels > 1 else int(not white_is_zero)
+    depths = 8 + len(pixels)  # where they stand
+    start = depths + 2 * channels
+    fields = [
+        *((256, 3, 1, 4), (257, 3, 1, 4), (258, 3, channels, bits if channels == 1 else depths), (259, 3, 1, 1)),
+        *((262, 3, 1, photometric), (273, 4, 1, 8), (277, 3, 1, channels), (278, 3, 1, 4), (279, 4, 1, len(pixels))),
+        (284, 3, 1, planes),
+    ]
+    content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", start) + pixels
+    content += struct.pack(order + "H", bits) * channels + struct.pack(order + "H", len(fields))
+    for tag, kind, count, entry in fields:
+        inline = kind == 3 and count == 1
+        content += struct.pack(order + ("HHIHxx" if inline else "HHII"), tag, kind, count, entry)
+    return content + bytes(4)
+
+
+def _wide(value: int, kind: str = "PNG", mode: str = "I;16", **options: Any) -> bytes:
+    return _content(_plain(mode, value), kind, **options)
+
+
+FILLED: dict[str, tuple[Callable[[], bytes], int, int]] = {  # what, the bits set, what every pixel becomes
+    "16 of 16": (lambda: _wide(65535), 16, 255),
+    "12 of 16": (lambda: _wide(4095), 12, 255),
+    "12 of 16, half": (lambda: _wide(2048), 12, 128),
+    "10 of 16": (lambda: _wide(1023), 10, 255),
+    "14 of 16": (lambda: _wide(8192), 14, 128),
+    "8 of 16": (lambda: _wide(77), 8, 77),
+    "above": (lambda: _wide(5000), 12, 255),
+    "12 of 16, TIFF": (lambda: _tiff16(2048), 12, 128),
+    "12 of 16, TIFF, big-endian": (lambda: _tiff16(2048, order=">"), 12, 128),
+    "12 of 16, TIFF, packed": (lambda: _wide(2048, "TIFF", compression="tiff_lzw"), 12, 128),
+    "12 of 16, TIFF, packed, big-endian": (
+        lambda: _wide(2048, "TIFF", "I;16B", compression="tiff_adobe_deflate"),
+        12,
+        128,
+    ),
+    "12 of 12, TIFF": (lambda: _tiff16(2048, bits=12), 12, 128),
+    "white is zero": (lambda: _tiff16(257 * 200, white_is_zero=True), 16, 55),
+    "12 of 16, white is zero": (lambda: _tiff16(4095, white_is_zero=True), 12, 0),
+    "8 bits": (lambda: _content(_plain("L", 77)), 12, 77),
+    "colour of 8 bits": (lambda: _content(_plain("RGB", (77, 77, 77))), 12, 77),
+    "colour of 16 bits, PNG": (lambda: _png16(256 * 200 + 255, 3), 16, 200),  # rounded down: Pillow has the upper 8
+    "colour of 16 bits, TIFF": (lambda: _tiff16(256 * 200, 3), 16, 200),
+    "colour of 16 bits, TIFF, big-endian": (lambda: _tiff16(256 * 200, 3, order=">"), 16, 200),
+    "colour of 16 bits, opaque": (lambda: _png16(256 * 200, 4, 65535), 16, 200),
+    "grey of 16 bits, transparent": (lambda: _png16(256 * 200, 2, 0), 16, 255),
+}
+
+
+@pytest.mark.parametrize("kind", FILLED)
+def test_values_of_16_bits_are_scaled_from_those_that_they_fill(kind: str, root: Path) -> None:
+    make, bits, value = FILLED[kind]
+    (root / "a.png").write_bytes(make())
+    for shape in (GREY, RGB):
+        result = image_folder.read(root, shape, fit="crop", bits=bits, scratch=root.parent, workers=1)
+        assert set(result.images.flat) == {value}
+
+
+@pytest.mark.parametrize("bits", range(8, 17))
+def test_every_value_goes_to_the_nearest(bits: int) -> None:
+    values = np.arange(2**bits)
+    assert image_folder._to_eight(bits)[: 2**bits] == np.rint(values * (255 / (2**bits - 1))).astype(int).tolist()
+    assert set(image_folder._to_eight(bits)[2**bits :]) <= {255}
+
+
+DARK: dict[str, tuple[list[Callable[[], bytes]], str]] = {
+    "12 bits": ([lambda: _wide(4095), lambda: _wide(7)], "2 in all, is dark: .* 4095 of 65535; set bits to 12,"),
+    "10 bits": ([lambda: _wide(1023)], "1 in all, .* 1023 of 65535; set bits to 10,"),
+    "14 bits": ([lambda: _wide(10_000)], "set bits to 14,"),
+    "15 bits": ([lambda: _wide(2**15 - 1)], "set bits to 15,"),
+    "a mask": ([lambda: _wide(3)], "set bits to 8,"),
+    "nothing": ([lambda: _wide(0)], "0 of 65535; set bits to 8,"),
+    "TIFF": ([lambda: _tiff16(4000, order=">")], "set bits to 12,"),
+    "12 bits, TIFF": ([lambda: _tiff16(4095, bits=12)], "set bits to 12,"),
+    "beside 8 bits": ([lambda: _wide(4095), lambda: _content(_plain("L", 255))], "1 in all, .* set bits to 12,"),
+    "colour": ([lambda: _png16(4095, 3)], "4095 of 65535; of a colour channel's 16 bits the upper 8 alone can be"),
+    "colour, opaque": ([lambda: _png16(4095, 4, 65535)], "save them with 8 bits$"),
+    "colour, TIFF": ([lambda: _tiff16(4095, 3)], "save them with 8 bits$"),
+}
+
+
+@pytest.mark.parametrize("kind", DARK)
+def test_dark_images_of_16_bits_are_not_taken_for_black(kind: str, root: Path) -> None:
+    files, message = DARK[kind]
+    for number, make in enumerate(files):
+        (root / f"{number}.png").write_bytes(make())
+    with pytest.raises(UserError, match=f"every 16-bit image in .*root, .*{message}"):
+        _read(root)
+    (root / "bright.png").write_bytes(_wide(2**15))
+    assert len(_read(root)[1]) == len(files) + 1
+
+
+def test_the_message_names_the_key_that_the_user_has(root: Path) -> None:
+    (root / "a.png").write_bytes(_wide(4095))
+    with pytest.raises(UserError, match=r"set dataset\.folders\.x\.bits to 12, the bits that it fills$"):
+        image_folder.read(root, GREY, fit="crop", key="dataset.folders.x.bits", scratch=root.parent, workers=1)
+
+
+def test_what_pillow_does_not_have_of_16_bits_is_said(root: Path) -> None:
+    (root / "a.png").write_bytes(_png16(4095, 3))
+    (root / "b.png").write_bytes(_wide(5000))
+    (root / "c.tif").write_bytes(_tiff16(4095, 3, planes=2))
+    (root / "d.tif").write_bytes(_tiff16(4095, bits=14))
+    result = image_folder.read(root, GREY, fit="crop", bits=12, scratch=root.parent, workers=1)
+    assert result.left_out == [
+        LeftOut("a.png", "has 16 bits per channel, of which the upper 8 alone can be read: save it with 8 bits"),
+        LeftOut("c.tif", "has its 16-bit channels one after the other, which cannot be read"),
+        LeftOut("d.tif", NOT_AN_IMAGE),
+    ]
+    assert result.notes == ["1 images have values up to 5000, above the 12 bits set: those are white"]
+    (root / "bright.png").write_bytes(_png16(65535, 3))
+    assert _read(root)[0].notes == ["2 images have 16 bits per channel, of which the upper 8 are read"]
+
+
+LAYOUTS: dict[str, tuple[str, dict[str, int], list[str]]] = {  # paths, images of each class, what notes say
+    "classes": ("a/1 a/2 b/1 b/2", {"a": 2, "b": 2}, []),
+    "classes and more": ("a/1 a/x/2 b/y/1 b/2 3 4", {"": 2, "a": 2, "b": 2}, []),
+    "one class": ("a/1 a/2", {"a": 2}, []),
+    "one class, deep": ("a/b/1 a/b/2", {"a": 2}, []),
+    "one class with subfolders": ("a/1 a/b/2", {"a": 2}, []),
+    "wrapped": ("w/a/1 w/a/2 w/b/1 w/b/2", {"a": 2, "b": 2}, ["lie in w:"]),
+    "wrapped twice": ("v/w/a/1 v/w/a/2 v/w/b/1 v/w/b/2", {"a": 2, "b": 2}, ["lie in v/w:"]),
+    "split": ("train/dog/1 val/cat/1 test/dog/2 test/cat/2", {"cat": 2, "dog": 2}, ["split, test, train, val, is not"]),
+    "split, in other words": ("Training/dog/1 VALID/dog/2", {"dog": 2}, ["own split, Training, VALID,"]),
+    "split, in full words": ("validation/a/1 testing/a/2", {"a": 2}, ["own split"]),
+    "split and wrapped": ("w/train/a/1 w/train/b/1 w/test/a/2 w/test/b/2", {"a": 2, "b": 2}, ["in w:", "own split"]),
+    "split, wrapped inside": (
+        "train/images/a/1 train/images/b/1 test/images/a/2 test/images/b/2",
+        {"a": 2, "b": 2},
+        ["own split", "lie in images:"],
+    ),
+    "split without classes": ("train/1 train/2 test/3", {"": 3}, ["own split"]),
+    "split, the test without classes": ("train/a/1 train/a/2 test/3 test/4", {"": 2, "a": 2}, ["own split"]),
+    "split, a preview beside": ("train/a/1 test/a/2 3 4", {"": 2, "a": 2}, ["own split"]),
+    "the training alone": ("train/a/1 train/a/2 train/b/3 train/b/4", {"a": 2, "b": 2}, ["lie in train:"]),
+    "trains and cars": ("train/1 train/2 car/1 car/2", {"car": 2, "train": 2}, []),
+    "a split and more": (
+        "train/1 train/2 test/1 test/2 spare/1 spare/2",
+        {"spare": 2, "test": 2, "train": 2},
+        ["test, train are taken for classes"],
+    ),
+    "splits below classes": ("a/train/1 a/test/2 b/train/1 b/test/2", {"a": 2, "b": 2}, []),
+    "names that begin alike": ("ab/1 ab/2 abc/1 abc/2", {"ab": 2, "abc": 2}, []),
+    "one image each": ("a/1 b/1 c/1", {"a": 1, "b": 1, "c": 1}, ["each of the 3 classes has one image"]),
+    "lonely": ("a/1 b/1 b/2 c/1 c/2", {"a": 1, "b": 2, "c": 2}, ["1 of the 3 classes have one image, such as a"]),
+    "one image": ("a/1", {"a": 1}, []),
+    "many": (" ".join(f"{n}/{k}" for n in range(201) for k in "ab"), {}, ["there are 201 classes"]),
+    "not so many": (" ".join(f"{n}/{k}" for n in range(200) for k in "ab"), {}, []),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_classes_by_layout(layout: str, root: Path) -> None:
+    names, counts, notes = LAYOUTS[layout]
+    for name in names.split():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(_content(_plain("L", 0, (1, 1))))
+    (root / "labels.csv").write_text("1, a")
+    (root / "other").mkdir()
+    (root / "other" / "README.md").write_text("no image")
+    result, _ = _read(root, (1, 1, 1))
+    assert not counts or result.counts == counts
+    assert list(result.counts) == result.classes == sorted(result.classes)
+    assert np.bincount(result.labels).tolist() == list(result.counts.values())
+    assert len(result.notes) == len(notes)
+    for note, part in zip(result.notes, notes, strict=True):
+        assert part in note
+
+
+METADATA: dict[str, Callable[[bytes], bytes]] = {
+    "profile": lambda content: _chunk(b"iCCP", b"icc\0\0" + zlib.compress(content)),
+    "text": lambda content: _chunk(b"zTXt", b"workflow\0\0" + zlib.compress(content)),
+    "UTF-8": lambda content: _chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(content)),
+    "XMP": lambda content: _chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(content)),
+}
+
+
+def _with_chunk(chunk: bytes) -> bytes:
+    png = _content(_plain("L", 77))
+    return png[:33] + chunk + png[33:]
+
+
+@pytest.mark.parametrize("kind", METADATA)
+def test_much_text_or_a_large_profile_harms_no_image(kind: str, root: Path) -> None:
+    for mebibytes in (2, 15):
+        (root / f"{mebibytes}.png").write_bytes(_with_chunk(METADATA[kind](b"a" * (mebibytes << 20))))
+    result, images = _read(root)
+    assert result.left_out == []
+    assert (images == 77).all()
+
+
+@pytest.mark.parametrize("kind", METADATA)
+def test_metadata_that_would_fill_the_memory_are_not_unpacked(kind: str, root: Path) -> None:
+    (root / "good.png").write_bytes(_content(_plain("L", 77)))
+    (root / "bomb.png").write_bytes(_with_chunk(METADATA[kind](b"a" * (100 << 20))))
+    (root / "many.png").write_bytes(_with_chunk(METADATA[kind](b"a" * (15 << 20)) * 8))
+    tracemalloc.start()
+    result, _ = _read(root)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    reason = "has more than the 16 MiB of text or colour profile allowed"
+    assert LeftOut("bomb.png", reason) in result.left_out
+    assert peak < 200 << 20
 
 
 def test_order_is_that_of_the_paths_and_classes_are_subfolders(root: Path) -> None:

@@ -45,7 +45,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 # Of one image, which takes up to 17 bytes of memory per pixel while it is decoded. Pillow itself refuses 179 million.
 MAX_PIXELS = 100_000_000
 AHEAD = 16  # images per worker that wait, at their final size, for a slower one before them
-FULL = 16  # bits
+BYTE, FULL = 8, 16  # bits
 SPARE = 2.0  # a JPEG is decoded at no less than this times the final size, and a box filter stops there too
 # Of a PNG's text or colour profile, unpacked; Pillow's own limit of 1 MiB keeps healthy images out.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_METADATA = 16 * 2**20
@@ -103,13 +103,14 @@ class Depth:
         if self.bits < FULL or not values or max(values) >= 2**15:
             return None
         remedy = (
-            f"set {key} to {max(8, max(self.grey).bit_length())}, the bits that they fill"
+            f"set {key} to {max(BYTE, max(self.grey).bit_length())}, the bits that it fills"
             if self.grey
-            else ("only the upper 8 of a colour channel's 16 bits can be read: save them with 8 bits")
+            else "of a colour channel's 16 bits the upper 8 alone can be read, so save them with 8 bits"
         )
-        return (
-            f"all {len(values)} images of 16 bits{where} are dark, with no value above {max(values)} of 65535: {remedy}"
+        dark = (
+            f"every 16-bit image{where}, {len(values)} in all, is dark: the brightest value is {max(values)} of 65535"
         )
+        return f"{dark}; {remedy}"
 
 
 @dataclass(frozen=True)
@@ -347,6 +348,10 @@ def _opened(file: BinaryIO, shape: Shape, fit: Fit, depth: Depth) -> Image.Image
         image.draft("L" if channels == 1 else "RGB", (side, side))  # of a JPEG alone
         # `tile` says how the file has its pixels until they are decoded.
         wide = not image.mode.startswith("I") and any(";16" in str(tile.args) for tile in image.tile)
+        tags = getattr(image, "tag_v2", {})  # of a TIFF
+        if not wide and len(bits := tags.get(TiffImagePlugin.BITSPERSAMPLE, ())) > 1 and max(bits) > BYTE:
+            msg = "has its 16-bit channels one after the other, which cannot be read"  # Pillow takes them for 8 bits
+            raise UnusableError(msg)
         if wide and depth.bits < FULL:
             msg = "has 16 bits per channel, of which the upper 8 alone can be read: save it with 8 bits"
             raise UnusableError(msg)
@@ -386,7 +391,10 @@ def _eight_bits(image: Image.Image, depth: Depth) -> Image.Image:
     if image.mode.startswith("I;16"):
         grey = image.convert("I")
         depth.grey.append(grey.getextrema()[1])
-        return grey.point(_to_eight(depth.bits), "L")
+        eight = grey.point(_to_eight(depth.bits), "L")
+        tags = getattr(image, "tag_v2", {})
+        white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow sees to that of 8 bits only
+        return ImageOps.invert(eight) if white_is_zero else eight
     if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr"}:
         msg = f"has pixels of a kind that is not supported ({image.mode})"
         raise UnusableError(msg)
