@@ -761,6 +761,7 @@ def test_folders_without_images_are_the_users_mistake(root: Path, tmp_path: Path
         (tmp_path / "none", "does not exist"),
         (tmp_path / "file", "is a file, not a folder"),
         (tmp_path / "file" / "below", r"cannot be read \(Not a directory\)"),
+        (tmp_path / "a\0b", "does not exist"),
         (tmp_path / ("x" * 300), r"cannot be read \(File name too long\)"),
         (tmp_path / "dead", "is a link to nothing"),
         (tmp_path / "loop", "is a link that leads back to itself"),

@@ -78,7 +78,7 @@ NO_CONTENT = {EMPTY, UNKNOWN, DEAD_LINK, LINK_LOOP, FOLDER_LOOP, READ_ALREADY, S
 class LeftOut:
     """A file that is no part of the data set."""
 
-    path: str  # relative to the folder, with "/"; bytes that are not UTF-8 as \xNN
+    path: str  # relative to the folder, with "/"; what is not UTF-8 or no character is written \xNN
     reason: str  # completes a sentence that begins with the path, e.g. "is truncated"
 
     @property
@@ -93,9 +93,7 @@ class Depth:
 
     bits: int = FULL  # 8 … 16, those that the files' values fill: 2^bits − 1 is white, and so is all above
     grey: list[int] = field(default_factory=list)
-    channels: list[int] = field(
-        default_factory=list
-    )  # of several channels: the upper 8 bits are known, the rest is 255
+    channels: list[int] = field(default_factory=list)  # of several channels: of each 16 bits the upper 8 are known
 
     def too_dark(self, where: str, key: str) -> str | None:
         """A sentence, if `bits` is 16 and no image is half as bright as that allows; `key` is what a user can set."""
@@ -239,13 +237,12 @@ def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
     while folders or links:
         folder = folders.pop() if folders else links.popleft()
         place = os.path.realpath(root / folder)
-        around = os.path.realpath((root / folder).parent) if folder else ""
-        if place in entered:
-            inside = Path(around).is_relative_to(place)
-            left_out.append(LeftOut(shown(folder), FOLDER_LOOP if inside else READ_ALREADY))
-            continue
-        if folder and any(Path(each).is_relative_to(place) for each in (start, around)):
+        around = {start, os.path.realpath((root / folder).parent)} if folder else set[str]()
+        if any(Path(each).is_relative_to(place) for each in around):
             left_out.append(LeftOut(shown(folder), FOLDER_LOOP))
+            continue
+        if place in entered:
+            left_out.append(LeftOut(shown(folder), READ_ALREADY))
             continue
         entered.add(place)
         try:
@@ -269,7 +266,7 @@ def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
 def _check_folder(root: Path) -> None:
     try:
         what = None if stat.S_ISDIR(root.stat().st_mode) else "is a file, not a folder"
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a name with a zero byte
         what = DEAD_LINK if root.is_symlink() else "does not exist"
     except OSError as error:
         what = LINK_LOOP if error.errno == errno.ELOOP else f"cannot be read ({error.strerror})"
@@ -291,8 +288,9 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def shown(path: str) -> str:
-    """The path as text that can be printed and stored, also where it is not UTF-8."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    r"""The path as one line of text, where what is not UTF-8, and control characters, are written \xNN."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers: int) -> Iterator[Bytes | str]:
