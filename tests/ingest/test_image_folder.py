@@ -402,9 +402,9 @@ def test_what_pillow_does_not_have_of_16_bits_is_said(root: Path) -> None:
         LeftOut("c.tif", "has its 16-bit channels one after the other, which cannot be read"),
         LeftOut("d.tif", NOT_AN_IMAGE),
     ]
-    assert result.notes == ["1 images have values up to 5000, above the 12 bits set: those are white"]
+    assert result.notes == ["values above 4095 are white: up to 5000 in 1 of the 16-bit images"]
     (root / "bright.png").write_bytes(_png16(65535, 3))
-    assert _read(root)[0].notes == ["2 images have 16 bits per channel, of which the upper 8 are read"]
+    assert _read(root)[0].notes == ["of 16 bits per colour channel the upper 8 are read, in 2 of the images"]
 
 
 LAYOUTS: dict[str, tuple[str, dict[str, int], list[str]]] = {  # paths, images of each class, what notes say
@@ -437,7 +437,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, int], list[str]]] = {  # paths, images o
     "splits below classes": ("a/train/1 a/test/2 b/train/1 b/test/2", {"a": 2, "b": 2}, []),
     "names that begin alike": ("ab/1 ab/2 abc/1 abc/2", {"ab": 2, "abc": 2}, []),
     "one image each": ("a/1 b/1 c/1", {"a": 1, "b": 1, "c": 1}, ["each of the 3 classes has one image"]),
-    "lonely": ("a/1 b/1 b/2 c/1 c/2", {"a": 1, "b": 2, "c": 2}, ["1 of the 3 classes have one image, such as a"]),
+    "lonely": ("a/1 b/1 b/2 c/1 c/2", {"a": 1, "b": 2, "c": 2}, ["classes with one image: 1 of 3, such as a"]),
     "one image": ("a/1", {"a": 1}, []),
     "many": (" ".join(f"{n}/{k}" for n in range(201) for k in "ab"), {}, ["there are 201 classes"]),
     "not so many": (" ".join(f"{n}/{k}" for n in range(200) for k in "ab"), {}, []),

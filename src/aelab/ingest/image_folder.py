@@ -203,11 +203,11 @@ def _classes(files: list[str]) -> tuple[list[str], list[str]]:
 
 def _odd_classes(counts: dict[str, int]) -> Iterator[str]:
     """What the user may not expect of the classes' sizes."""
-    single = [name or "that of no subfolder" for name, count in counts.items() if count == 1]
+    single = [name or "that outside of subfolders" for name, count in counts.items() if count == 1]
     if len(counts) > 1 and len(single) == len(counts):
         yield f"each of the {len(counts)} classes has one image: metrics of classes need several"
     elif single and len(counts) > 1:
-        yield f"{len(single)} of the {len(counts)} classes have one image, such as {single[0]}"
+        yield f"classes with one image: {len(single)} of {len(counts)}, such as {single[0]}"
     if len(counts) > MANY:
         yield f"there are {len(counts)} classes: every first-level subfolder is one"
 
@@ -216,9 +216,9 @@ def _odd_depths(depth: Depth) -> Iterator[str]:
     """What the user may not expect of images of 16 bits."""
     above = [value for value in depth.grey if value >= 2**depth.bits]
     if above:
-        yield f"{len(above)} images have values up to {max(above)}, above the {depth.bits} bits set: those are white"
+        yield f"values above {2**depth.bits - 1} are white: up to {max(above)} in {len(above)} of the 16-bit images"
     if depth.channels:
-        yield f"{len(depth.channels)} images have 16 bits per channel, of which the upper 8 are read"
+        yield f"of 16 bits per colour channel the upper 8 are read, in {len(depth.channels)} of the images"
 
 
 def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
