@@ -170,8 +170,8 @@ def read(
         first = f", such as {left_out[0].path}, which {left_out[0].reason}" if left_out else ""
         msg = f"no image could be read from the folder {where}: {len(left_out)} files were left out{first}"
         raise UserError(msg)
-    if msg := depth.too_dark(f" in {where}", key):
-        raise UserError(msg)
+    if dark := depth.too_dark(f" in {where}", key):
+        raise UserError(dark)
     names, notes = _classes(used)
     counts = dict(sorted(Counter(names).items()))
     index = {name: label for label, name in enumerate(counts)}
@@ -355,7 +355,7 @@ def _opened(file: BinaryIO, shape: Shape, fit: Fit, depth: Depth) -> Image.Image
             raise UnusableError(msg)
         image.load()
         if wide:
-            depth.channels.append(256 * max(high for _, high in image.convert("RGB").getextrema()) + 255)
+            depth.channels.append(256 * int(np.max(image.convert("RGB").getextrema())) + 255)
         with contextlib.suppress(Exception):  # what is wrong in EXIF data harms no pixel
             ImageOps.exif_transpose(image, in_place=True)
         return _fitted(_eight_bits(image, depth), (width, height), fit)
@@ -388,7 +388,7 @@ def _eight_bits(image: Image.Image, depth: Depth) -> Image.Image:
     """The image in a mode that can be resized: L, RGB, or RGBA where it has transparency."""
     if image.mode.startswith("I;16"):
         grey = image.convert("I")
-        depth.grey.append(grey.getextrema()[1])
+        depth.grey.append(int(np.max(grey.getextrema())))
         eight = grey.point(_to_eight(depth.bits), "L")
         tags = getattr(image, "tag_v2", {})
         white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow sees to that of 8 bits only
