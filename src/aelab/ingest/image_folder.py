@@ -33,6 +33,7 @@ from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedIm
 from PIL.Image import Resampling
 from tqdm.auto import tqdm
 
+from aelab.core.disk import LITTER
 from aelab.core.errors import UserError
 from aelab.data.datasets import Bytes, Shape
 
@@ -50,12 +51,6 @@ SPARE = 2.0  # a JPEG is decoded at no less than this times the final size, and 
 # Of a PNG's text or colour profile, unpacked; Pillow's own limit of 1 MiB keeps healthy images out.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_METADATA = 16 * 2**20
 
-# What operating systems, editors and notebooks leave in folders.
-LITTER = re.compile(
-    r"\..*|.*~|.*\.sw[op]|(eh)?thumbs(_vista)?\.db|desktop\.ini|icon\r|__macosx|\$recycle\.bin|@eadir|lost\+found"
-    r"|system volume information",
-    re.IGNORECASE | re.DOTALL,
-)
 # A file with such a name was meant to be an image, also if it is of a format that is not read.
 IMAGE = re.compile(
     r"\.(a?png|jpe?g|jpe|jfif|webp|bmp|dib|tiff?|gif|hei[cf]|avif|jp2|jxl|p[bgpn]m|tga|ico|svg|psd|exr|dcm|dng)",
