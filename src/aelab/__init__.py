@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from aelab.data.pairs import Pairs
     from aelab.evaluation.reconstruction import evaluate
     from aelab.ingest.downloads import load as load_data
-    from aelab.models.checkpoint import build, load, save
+    from aelab.models.checkpoint import save
+    from aelab.notebook import build, load, load_folder
     from aelab.training.loop import train
 
 HOMES = {
@@ -24,11 +25,12 @@ HOMES = {
     "TrainingOptions": "core.settings",
     "Pairs": "data.pairs",
     "as_float": "core.tensors",
-    "build": "models.checkpoint",
+    "build": "notebook",
     "corrupt": "data.corruption",
     "evaluate": "evaluation.reconstruction",
-    "load": "models.checkpoint",
+    "load": "notebook",
     "load_data": "ingest.downloads:load",
+    "load_folder": "notebook",
     "prepare": "core.devices",
     "save": "models.checkpoint",
     "train": "training.loop",
