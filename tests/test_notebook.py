@@ -199,8 +199,8 @@ def test_a_loaded_model_checks_too_and_one_of_the_pipeline_does_not(tmp_path: Pa
 def test_a_training_and_an_evaluation_look_at_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look would have a GPU waited for."""
     checking = model("vqvae")
-    seen = []
-    monkeypatch.setattr("aelab.models.doors.seen", lambda x, _: seen.append(x) or x)
+    seen = list[Any]()
+    monkeypatch.setattr("aelab.models.doors.seen", lambda x, _: (x, seen.append(x))[0])
     aelab.train(checking, IMAGES, IMAGES, BUDGET, seed=0)
     aelab.evaluate(checking, IMAGES)
     assert seen == []
