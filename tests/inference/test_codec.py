@@ -40,12 +40,12 @@ def test_rows_of_every_quantiser(quantizer: str, x: Tensor) -> None:
     torch.testing.assert_close(codec.decode(rows), model.reconstruct(x))
 
 
-@pytest.mark.parametrize("variant", VARIANTS.available())
-def test_only_codes_of_a_codebook_are_indices(variant: str) -> None:
-    model = trained(variant)
-    assert Codec(model).integers == ("codebook" not in model.undefined)
-    columns = codecs.table(["a"], torch.zeros(1, 2), integers=Codec(model).integers).columns
-    assert list(columns[1:]) == (["k0", "k1"] if variant == "vqvae" else ["z0", "z1"])
+@pytest.mark.parametrize(
+    ("variant", "columns"), [("vqvae", ["k0", "k1"]), ("vae", ["z0", "z1"]), ("ladder", ["z0", "z1"])]
+)
+def test_only_codes_of_a_codebook_are_indices(variant: str, columns: list[str]) -> None:
+    codec = Codec(trained(variant))
+    assert list(codecs.table(["a"], torch.zeros(1, 2), integers=codec.integers).columns[1:]) == columns
 
 
 @torch.no_grad()
