@@ -25,7 +25,14 @@ from aelab.training.state import PhaseResult
 
 IMAGE = (1, 8, 8)
 NETWORK = {"name": "patches", "width": 8}
-ANY = (4, 0.5, [4], "a", True, {})  # a key that nobody knows here gets the first of these that its annotation allows
+ANY: tuple[Any, ...] = (
+    4,
+    0.5,
+    [4],
+    "a",
+    True,
+    {},
+)  # a key that nobody knows here gets the first of these that its annotation allows
 
 
 def toy_keys(part: type, known: Mapping[str, Any]) -> dict[str, Any]:
