@@ -16,10 +16,12 @@ import torch
 
 from aelab.core import containers
 from aelab.core.environment import whole_number
+from aelab.core.errors import UserError
 
 MEMORY = "AELAB_MEMORY"
 SHARED = "AELAB_SHARED"  # how many trainings share a GPU: whoever starts them sets this
 NONE = "this machine has no usable GPU of that kind"
+KINDS = ("auto", "cpu", "cuda", "mps")
 AHEAD = 32  # steps
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # what glibc's malloc.h calls them
 
@@ -29,7 +31,13 @@ def prepare(name: str, threads: int) -> torch.device:
 
     Sums depend in their last bits on how many threads share them: `threads` is the number on a CPU, however many
     cores there are.
+
+    Raises:
+        UserError: there is no such device.
     """
+    if name not in KINDS:
+        msg = f"there is no device {name!r}; there are {', '.join(KINDS)}"
+        raise UserError(msg)
     torch.set_num_threads(threads)
     _keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
