@@ -15,6 +15,9 @@ import typer
 from filelock import FileLock, Timeout
 
 from aelab.core import disk
+from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
+from aelab.inference.mlflow_store import said
 from aelab.report.champions import ALIAS, Candidate, Champion, elect
 from aelab.report.metrics import HEADLINE, METRICS
 from aelab.report.mlflow_writer import FAILED, FINISHED, KILLED, RUNNING, Evaluated, Projector, Run, page
@@ -56,15 +59,16 @@ def main(
 
 def _projector() -> Projector:
     root = paths.root()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    database = uri.removeprefix("sqlite:///")
-    lock = root / ".dvc/tmp/mlflow.lock" if database == uri else Path(f"{database}.lock")
+    uri = mlflow_store.address(root)
+    database = mlflow_store.file_of(uri)
+    lock = Path(f"{database}.lock") if database else root / ".dvc/tmp/mlflow.lock"
     return Projector(uri, root / "mlruns", lock)
 
 
 def _write(params: Params, _: stage.Provenance) -> None:
     """Write all that is on disk, and say what was written."""
     projector = _projector()
+    at = mlflow_store.public(projector.uri)
     collected, lacking = results.available(params)
     for sentence in lacking:
         print(sentence)
@@ -83,13 +87,17 @@ def _write(params: Params, _: stage.Provenance) -> None:
             written.update(run.training for run in runs if projector.project(run))
             promoted.update(champion.task for champion in champions if projector.promote(champion))
             break
+        except UserError as error:
+            print(f"warning: the runs could not be written to MLflow: {error}")
+            print("The results on disk are complete.")
+            return
         except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
             if time.monotonic() > until:
-                print(f"warning: the runs could not be written to MLflow at {projector.uri}: {_in_a_line(error)}")
+                print(f"warning: the runs could not be written to MLflow at {at}: {said(error)}")
                 print("The results on disk are complete; `make track` writes them later.")
                 return
         time.sleep(1)
-    print(f"MLflow at {projector.uri}: {len(written)} runs written, {len(runs) - len(written)} were there already")
+    print(f"MLflow at {at}: {len(written)} runs written, {len(runs) - len(written)} were there already")
     for champion in champions:
         if champion.task in promoted:
             print(f"models:/{champion.task}@{ALIAS} is now a model of {champion.candidate.entry}")
@@ -100,6 +108,7 @@ def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance
     """Show the trainings of `entries` while they run, until this process is asked to stop; then look once more."""
     os.nice(resources.BEHIND)
     projector = _projector()
+    at = mlflow_store.public(projector.uri)
     before = {run.training for run in _trainings(params) if run.status == FINISHED}
     shown: dict[str, tuple[str, int]] = {}  # by training: its status, how many points
     announced = ""
@@ -115,10 +124,12 @@ def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance
                 if run.training not in before and shown.get(run.training) != now:
                     projector.project(run)
                     shown[run.training] = now
+        except UserError:  # another look would not help
+            raise
         except Exception as error:  # noqa: BLE001 - the next look tries again
-            problem = _in_a_line(error)
+            problem = said(error)
             if problem != announced:
-                print(f"MLflow at {projector.uri} does not answer, it is tried again: {problem}", flush=True)
+                print(f"MLflow at {at} does not answer, it is tried again: {problem}", flush=True)
         announced = problem
         until = time.monotonic() + POLL
         while time.monotonic() < until and not signals.asked_to_stop():
@@ -132,10 +143,6 @@ def _champions(collected: list[results.Result]) -> list[Champion]:
         Candidate(result.entry, result.metrics.get("validation", {}), result.pixels, result.fingerprint)
         for result in collected
     )
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _trainings(params: Params, entries: Collection[str] | None = None) -> Iterator[Run]:

@@ -9,6 +9,8 @@ import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 
+from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
 from aelab.report import mlflow_writer
 from pipeline.common import params, signals
 from pipeline.common.params import Params
@@ -137,9 +139,33 @@ def test_everything_is_written_once_and_a_busy_writer_is_a_warning(
     said = capsys.readouterr().out
     assert "warning: the runs could not be written to MLflow at sqlite:" in said
     assert "another process has been writing" in said
-    assert MlflowClient(uri).get_experiment_by_name(mlflow_writer.EXPERIMENT) is None
+    assert MlflowClient(uri).get_experiment_by_name(mlflow_store.EXPERIMENT) is None
     for _ in range(2):
         track._write(checked, {})
         assert "warning" not in capsys.readouterr().out
     assert statuses(uri) == {"vae-seed0": "KILLED"}
     assert history(uri, "autoencoder/train_loss") == [(50, 1.0)]
+
+
+def test_what_waiting_does_not_mend_is_told_at_once(
+    checkpoints: Path, checked: Params, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(checkpoints, "vae")
+    slept = list[float]()
+    monkeypatch.setattr("time.sleep", slept.append)
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment(mlflow_store.EXPERIMENT))
+    track._write(checked, {})
+    said = capsys.readouterr().out
+    assert "warning: the runs could not be written to MLflow: the experiment 1 of MLflow at sqlite:" in said
+    assert "later" not in said
+    with pytest.raises(UserError, match="mlflow experiments restore"):
+        track._follow(None, checked, {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "htp://server")
+    track._write(checked, {})
+    assert "htp://server is no address of an MLflow" in capsys.readouterr().out
+    assert slept == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    track._write(checked, {})
+    assert [run.info.run_name for run in runs_at(uri, "another")] == ["vae-seed0"]

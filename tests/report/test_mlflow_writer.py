@@ -19,6 +19,8 @@ import torch
 from filelock import FileLock
 from mlflow import MlflowClient
 
+from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
 from aelab.models import checkpoint
 from aelab.report import mlflow_writer
 from aelab.report.champions import ALIAS, rule
@@ -139,13 +141,70 @@ def test_the_link_leads_to_the_runs_from_the_first_point_on(uri: str, tmp_path: 
 
 @pytest.mark.usefixtures("no_model")
 def test_an_older_experiment_gets_what_it_lacks(run: Run, uri: str, tmp_path: Path) -> None:
-    MlflowClient(uri).create_experiment(mlflow_writer.EXPERIMENT, (tmp_path / "elsewhere").as_uri(), {"team": "x"})
+    MlflowClient(uri).create_experiment(mlflow_store.EXPERIMENT, (tmp_path / "big/disk").as_uri(), {"team": "x"})
     _project([run], uri, tmp_path)
     tags = experiment_at(uri).tags
     assert tags["team"] == "x"
     Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("today's columns", ["test/fid"])
     assert experiment_at(uri).tags["mlflow.note.content"].endswith("today's columns")
     assert _view(experiment_at(uri))["selectedColumns"] == ["metrics.`test/fid`"]
+
+
+def test_a_deleted_experiment_is_told_with_what_brings_it_back(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projector = projector_at(uri, tmp_path)
+    client, number = MlflowClient(uri), projector.experiment_id
+    client.delete_experiment(number)
+    told = f"experiment {number} of MLflow at {uri} is deleted: .* mlflow experiments restore --experiment-id {number}`"
+    actions: list[Callable[[], object]] = [
+        lambda: projector_at(uri, tmp_path),
+        lambda: projector.project(unfinished(run)),  # it went while a training was followed
+    ]
+    for act in actions:
+        with pytest.raises(UserError, match=told):
+            act()
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "autoencoders 2")
+        assert projector_at(uri, tmp_path).project(unfinished(run))
+        assert [found.info.run_name for found in runs_at(uri, "autoencoders 2")] == [run.name]
+        page = mlflow_writer.page(uri)
+    assert page != mlflow_writer.page(uri)
+    client.restore_experiment(number)
+    for act in actions:
+        act()
+    assert len(runs_at(uri)) == 1
+
+
+@pytest.mark.parametrize("location", ["/gone/project/mlruns", "file:///gone/project/mlruns", "file:///a%20b/mlruns"])
+def test_a_database_that_was_moved_with_the_project_is_told(location: str, uri: str, tmp_path: Path) -> None:
+    client = MlflowClient(uri)
+    number = client.create_experiment(mlflow_store.EXPERIMENT, location)
+    with pytest.raises(UserError, match=r"moved or copied with it: `rm -rf \S+mlflow.db \S+mlruns`, then `make track`"):
+        projector_at(uri, tmp_path)
+    client.delete_experiment(number)
+    with pytest.raises(UserError, match="is deleted"):
+        projector_at(uri, tmp_path)
+
+
+@pytest.mark.parametrize("location", ["s3://bucket/mlruns", "file:///big/disk", "mlflow-artifacts:/mlruns"])
+def test_artifacts_that_the_user_has_put_elsewhere_stay_there(location: str, uri: str, tmp_path: Path) -> None:
+    MlflowClient(uri).create_experiment(mlflow_store.EXPERIMENT, location)
+    projector_at(uri, tmp_path)
+    assert experiment_at(uri).artifact_location == location
+
+
+def test_a_database_that_several_projects_share_is_written_from_all(uri: str, tmp_path: Path) -> None:
+    projector_at(uri, tmp_path)
+    elsewhere = tmp_path / "second"
+    elsewhere.mkdir()
+    projector_at(uri, elsewhere)
+
+
+def test_what_waiting_does_not_mend_is_told_by_the_projector(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database" * 99)
+    with pytest.raises(UserError, match="no database at all"):
+        projector_at(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path)
 
 
 @pytest.mark.usefixtures("no_model")

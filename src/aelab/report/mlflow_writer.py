@@ -6,9 +6,7 @@ projection completes or replaces the run. No number that is undefined or not fin
 """
 
 import json
-import logging
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import numpy as np
@@ -23,14 +22,15 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, RunTag
 from mlflow.entities import Run as Found
 from mlflow.models import ModelSignature
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
+from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
 from aelab.report.champions import ALIAS, TASKS, Champion, rule
 
-EXPERIMENT = "autoencoders"
 NOTE = "mlflow.note.content"  # the description of an experiment or a run, in Markdown
 VIEW = "results"
 RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # on any server
@@ -82,8 +82,9 @@ class Evaluated:
 class Projector:
     """Writes runs to the MLflow at `uri`.
 
-    Any exception of its methods may be one of MLflow's, of the network or of a database. Every method can be called
-    again at any time, by this projector or by another one.
+    A `UserError` of its methods says what waiting does not mend, and what does. Any other exception may be one of
+    MLflow's, of the network or of a database. Every method can be called again at any time, by this projector or by
+    another one.
 
     Args:
         uri: a server's address, or "sqlite:///" and a path.
@@ -98,11 +99,7 @@ class Projector:
     logged: dict[str, int] = field(default_factory=dict)  # by the id of a run: how many points MLflow has
 
     def __post_init__(self) -> None:
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # two lines a run that lead to the wrong page
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away costs seconds only
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        mlflow_store.prepare()
         mlflow.set_tracking_uri(self.uri)
 
     def open(self, description: str, metrics: Sequence[str], saved: float = 0.0) -> None:
@@ -110,11 +107,15 @@ class Projector:
 
         Without any metrics, the view is one of the losses, and an older view stays.
         """
+        name = mlflow_store.experiment()
         with self._alone():
+            mlflow_store.check(self.uri)
             client = MlflowClient()
-            if self.uri.startswith("sqlite:") and client.get_experiment_by_name(EXPERIMENT) is None:
-                client.create_experiment(EXPERIMENT, self.local_artifacts.as_uri())
-            experiment = mlflow.set_experiment(EXPERIMENT)
+            if there := client.get_experiment_by_name(name):
+                self._check(there)
+            elif self.uri.startswith("sqlite:"):
+                client.create_experiment(name, self.local_artifacts.as_uri())
+            experiment = mlflow.set_experiment(name)
             self.experiment_id = str(experiment.experiment_id)
             link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # MLflow folds a description to its first line
             tags, view = {NOTE: f"{link}\n\n{description}"}, f"mlflow.sharedViewState.{VIEW}"
@@ -122,6 +123,26 @@ class Projector:
                 tags[view] = _view(metrics or LOSSES, saved)
             for key, value in tags.items() - experiment.tags.items():
                 client.set_experiment_tag(self.experiment_id, key, value)
+
+    def _check(self, there: Experiment) -> None:
+        """Look whether runs can be written to an experiment.
+
+        Raises:
+            UserError: it is deleted, or its artifacts belong to the folder that the project and its database were in.
+        """
+        if there.lifecycle_stage == LifecycleStage.DELETED:
+            raise UserError(mlflow_store.DELETED.format(there.experiment_id, at=mlflow_store.public(self.uri)))
+        database, here = mlflow_store.file_of(self.uri), self.local_artifacts.resolve()
+        at = urlsplit(there.artifact_location)
+        location = Path(unquote(at.path)).resolve()
+        own = database is not None and database.resolve().parent == here.parent and at.scheme in {"", "file"}
+        if own and location.name == here.name and location != here:
+            msg = (
+                f"{database} has its artifacts in {location}, since the project was moved or copied with it: "
+                f"`rm -rf {database} {here}`, then `make track` writes all that is on disk anew; runs of which nothing "
+                "is on disk any more go with the database"
+            )
+            raise UserError(msg)
 
     def project(self, run: Run) -> bool:
         """Have MLflow show `run` as it is now; returns whether there was anything to write."""
@@ -182,9 +203,10 @@ class Projector:
 
         Raises:
             TimeoutError: another process has been writing all the time.
+            UserError: waiting does not mend what went wrong.
         """
         try:
-            with FileLock(self.lock, timeout=WAIT):
+            with mlflow_store.explained(self.uri), FileLock(self.lock, timeout=WAIT):
                 yield
         except Timeout as error:
             msg = f"another process has been writing for {WAIT:.0f} s; it holds {self.lock}"
@@ -239,7 +261,7 @@ def page(uri: str) -> str:
 
     A click on an experiment does not lead there: MLflow 3.17 goes by what the browser was used for last, or else GenAI.
     """
-    experiment = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
+    experiment = MlflowClient(uri).get_experiment_by_name(mlflow_store.experiment())
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     return f"{server}/{RUNS.format(experiment.experiment_id if experiment else 0)}"
 
