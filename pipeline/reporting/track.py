@@ -18,7 +18,7 @@ from aelab.core import disk
 from aelab.core.errors import UserError
 from aelab.inference import mlflow_store
 from aelab.inference.mlflow_store import said
-from aelab.report.champions import ALIAS, Candidate, Champion, elect
+from aelab.report.champions import Candidate, Champion, elect
 from aelab.report.metrics import HEADLINE, METRICS
 from aelab.report.mlflow_writer import FAILED, FINISHED, KILLED, RUNNING, Evaluated, Projector, Run, page
 from aelab.report.tables import flattened
@@ -85,11 +85,10 @@ def _write(params: Params, _: stage.Provenance) -> None:
             projector.open(DESCRIPTION, shown, saved)
             # Each is added as soon as it is written, so that those before a failure count.
             written.update(run.training for run in runs if projector.project(run))
-            promoted.update(champion.task for champion in champions if projector.promote(champion))
+            promoted.update(projector.promote(champion) for champion in champions)
             break
         except UserError as error:
-            print(f"warning: the runs could not be written to MLflow: {error}")
-            print("The results on disk are complete.")
+            print(f"warning: MLflow does not have all that is on disk, which is complete: {error}")
             return
         except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
             if time.monotonic() > until:
@@ -98,9 +97,8 @@ def _write(params: Params, _: stage.Provenance) -> None:
                 return
         time.sleep(1)
     print(f"MLflow at {at}: {len(written)} runs written, {len(runs) - len(written)} were there already")
-    for champion in champions:
-        if champion.task in promoted:
-            print(f"models:/{champion.task}@{ALIAS} is now a model of {champion.candidate.entry}")
+    for sentence in sorted(promoted - {""}):
+        print(sentence)
     print(f"The runs: {page(projector.uri)}" + (" (`make ui` serves them)" if "sqlite:" in projector.uri else ""))
 
 
@@ -140,7 +138,9 @@ def _champions(collected: list[results.Result]) -> list[Champion]:
     if os.environ.get("DVC_EXP_NAME"):  # its results are compared with each other, not with what the workspace has
         return []
     return elect(
-        Candidate(result.entry, result.metrics.get("validation", {}), result.pixels, result.fingerprint)
+        Candidate(
+            result.entry, result.metrics.get("validation", {}), result.pixels, result.fingerprint, _dataset(result)
+        )
         for result in collected
     )
 
@@ -225,11 +225,16 @@ def _result(result: results.Result, params: Params) -> Run:
             metrics=metrics | costs,
             figures=sorted(result.folder.glob("*.png")),
             weights=None if diverged else result.weights,
-            data=str(result.parameters["dataset"]["name"]),
+            data=_dataset(result),
             data_digest=result.data_digest,
             image=params.dataset.image,
         ),
     )
+
+
+def _dataset(result: results.Result) -> str:
+    """The name of its data set, which may be another one than that of params.yaml by now."""
+    return str(result.parameters["dataset"]["name"])
 
 
 if __name__ == "__main__":

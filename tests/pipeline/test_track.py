@@ -157,7 +157,7 @@ def test_what_waiting_does_not_mend_is_told_at_once(
     client.delete_experiment(client.create_experiment(mlflow_store.EXPERIMENT))
     track._write(checked, {})
     said = capsys.readouterr().out
-    assert "warning: the runs could not be written to MLflow: the experiment 1 of MLflow at sqlite:" in said
+    assert "warning: MLflow does not have all that is on disk, which is complete: the experiment 1 of MLflow at" in said
     assert "later" not in said
     with pytest.raises(UserError, match="mlflow experiments restore"):
         track._follow(None, checked, {})

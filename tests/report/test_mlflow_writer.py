@@ -23,7 +23,7 @@ from aelab.core.errors import UserError
 from aelab.inference import mlflow_store
 from aelab.models import checkpoint
 from aelab.report import mlflow_writer
-from aelab.report.champions import ALIAS, rule
+from aelab.report.champions import ALIAS, NAME, rule
 from aelab.report.mlflow_writer import FAILED, KILLED, RUNNING, Projector, Run
 from tests.support import forks, servers
 from tests.support.processes import PATIENCE, wait_for
@@ -273,10 +273,10 @@ def test_the_champion_is_who_was_promoted_last_and_no_run_has_two_versions(run: 
     assert projector.promote(champion())
     assert not projector.promote(champion())
     assert registered(uri) == [("f", [ALIAS])]
-    version = MlflowClient(uri).get_model_version_by_alias("denoising", ALIAS)
+    version = MlflowClient(uri).get_model_version_by_alias("toy-denoising", ALIAS)
     assert version.description == "denoising_mse on the validation split: 0.25, mean of the entry's seeds 0.5"
     assert version.run_id == runs_at(uri)[0].info.run_id
-    assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
+    assert MlflowClient(uri).get_registered_model("toy-denoising").description == rule(champion())
 
     projector.project(replace(other(run, fingerprint="g"), training="u"))
     assert projector.promote(champion("g"))
@@ -285,9 +285,62 @@ def test_the_champion_is_who_was_promoted_last_and_no_run_has_two_versions(run: 
     assert registered(uri) == [("f", [ALIAS]), ("g", [])]
     assert not projector.promote(champion("none"))
     assert registered(uri) == [("f", [ALIAS]), ("g", [])]
-    MlflowClient(uri).update_registered_model("denoising", "the rule of before")
+    MlflowClient(uri).update_registered_model("toy-denoising", "the rule of before")
     projector.promote(champion("f"))
-    assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
+    assert MlflowClient(uri).get_registered_model("toy-denoising").description == rule(champion())
+
+
+def _register(client: MlflowClient, name: str, source: str, tags: dict[str, str]) -> None:
+    client.create_registered_model(name, description="of another team")
+    for _ in range(2):
+        client.create_model_version(name, source, tags=tags)
+    client.set_registered_model_alias(name, ALIAS, "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "tags"), [("toy-denoising", {}), ("toy-denoising", {"stage": "final"}), ("denoising", {}), ("theirs", {})]
+)
+def test_a_registered_model_of_somebody_else_stays_as_it_is(
+    name: str, tags: dict[str, str], run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NAME, {"toy-denoising": "{dataset}-{task}", "denoising": "{task}"}.get(name, "{task}"))
+    client = MlflowClient(uri)
+    _register(client, name, tmp_path.as_uri(), tags)
+
+    def content() -> list[object]:
+        versions = client.search_model_versions(f"name = '{name}'")
+        return [dict(client.get_registered_model(name)), *sorted(str(dict(version)) for version in versions)]
+
+    before = content()
+    projector = projector_at(uri, tmp_path)
+    projector.project(run)
+    outcome = projector.promote(champion())
+    assert content() == before
+    assert outcome == (
+        "models:/denoising@champion is now a model of ae"
+        if name == "theirs"
+        else f"models:/{name} is somebody else's and stays as it is: {NAME} gives those of here other names"
+    )
+    monkeypatch.setenv(NAME, "ours-{task}")
+    assert projector.promote(champion())
+    assert content() == before
+
+
+@pytest.mark.parametrize("left", ["nothing", "a model without versions", "versions of an earlier release"])
+def test_a_registered_model_of_ours_is_known_again(
+    left: str, run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projector = projector_at(uri, tmp_path)
+    projector.project(run)
+    if left == "a model without versions":
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "create_model_version", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                projector.promote(champion())
+    elif left == "versions of an earlier release":
+        _register(MlflowClient(uri), "toy-denoising", tmp_path.as_uri(), {"fingerprint": "e", "entry": "vae"})
+    assert projector.promote(champion())
+    assert registered(uri)[-1] == ("f", [ALIAS])
 
 
 @pytest.mark.usefixtures("no_model")

@@ -77,7 +77,7 @@ def projector_at(uri: str, tmp_path: Path) -> Projector:
 
 
 def champion(fingerprint: str = "f") -> Champion:
-    return Champion("denoising", 0.25, 0.5, Candidate("ae", {"denoising_mse": 0.25}, None, fingerprint))
+    return Champion("denoising", 0.25, 0.5, Candidate("ae", {"denoising_mse": 0.25}, None, fingerprint, "toy"))
 
 
 def registered(uri: str) -> list[tuple[str, list[str]]]:

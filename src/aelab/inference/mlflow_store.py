@@ -27,7 +27,7 @@ NO_ADDRESS = (
 )
 REFUSED = (
     "MLflow at {at} refuses the credentials ({said}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-    "MLFLOW_TRACKING_TOKEN, to those of a user who may write there; databases and stores of artifacts have their own"
+    "MLFLOW_TRACKING_TOKEN, to those of a user with that right; databases and stores of artifacts have their own"
 )
 LASTING = {  # what mends it, by what MLflow, a database or a server says
     "unsupported URI|Unity Catalog tracking URI|filesystem tracking backend": NO_ADDRESS,

@@ -29,7 +29,7 @@ from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from aelab.core.errors import UserError
 from aelab.inference import mlflow_store
-from aelab.report.champions import ALIAS, TASKS, Champion, rule
+from aelab.report.champions import ALIAS, NAME, TASKS, Champion, rule
 
 NOTE = "mlflow.note.content"  # the description of an experiment or a run, in Markdown
 VIEW = "results"
@@ -44,6 +44,7 @@ OPTIONS = (  # of a served model: `tasks.Options`, and which task
     ParamSpec("steps", DataType.long, 10),
     ParamSpec("codes", DataType.double, [], (-1,)),
 )
+OURS = {"written_by": "aelab"}  # a registered model
 LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # of every model
 WAIT = 30.0  # seconds for another process to finish the run that it writes
 RUNNING, KILLED, FINISHED, FAILED = "RUNNING", "KILLED", "FINISHED", "FAILED"  # as MLflow has them
@@ -162,33 +163,37 @@ class Projector:
             self._write(begun, run)
             return True
 
-    def promote(self, champion: Champion) -> bool:
-        """Have MLflow's registry give the alias `ALIAS` of a task to its champion; returns whether another one had it.
+    def promote(self, champion: Champion) -> str:
+        """Have MLflow's registry give the alias `ALIAS` to a champion; returns what there is to say, or "".
 
-        Nothing happens before the champion's run is complete. No run gets a second version.
+        Nothing happens before the champion's run is complete. No run gets a second version. A registered model without
+        a fingerprint of ours is somebody else's, and stays as it is.
         """
         with self._alone():
-            client, task, fingerprint = MlflowClient(), champion.task, champion.candidate.fingerprint
-            complete = f"tags.fingerprint = '{fingerprint}' and tags.complete = 'yes'"
+            client, name = MlflowClient(), champion.name
+            complete = f"tags.fingerprint = '{champion.candidate.fingerprint}' and tags.complete = 'yes'"
             runs = client.search_runs([self.experiment_id], complete, max_results=1)
             if not runs:
-                return False
-            if not client.search_registered_models(f"name = '{task}'"):
-                client.create_registered_model(task)
-            client.update_registered_model(task, rule(task))
-            versions = client.search_model_versions(f"name = '{task}' and run_id = '{runs[0].info.run_id}'")
-            number = versions[0].version if versions else self._create_version(champion, runs[0].info.run_id)
-            if client.get_registered_model(task).aliases.get(ALIAS) == number:
-                return False
-            client.set_registered_model_alias(task, ALIAS, number)
-            return True
+                return ""
+            versions = list(client.search_model_versions(f"name = '{name}'"))
+            if not (there := client.search_registered_models(f"name = '{name}'")):
+                client.create_registered_model(name, OURS)
+            elif not there[0].tags.items() >= OURS.items() and not any("fingerprint" in each.tags for each in versions):
+                return f"models:/{name} is somebody else's and stays as it is: {NAME} gives those of here other names"
+            client.update_registered_model(name, rule(champion))
+            numbers = [each.version for each in versions if each.run_id == runs[0].info.run_id]
+            number = numbers[0] if numbers else self._create_version(champion, runs[0].info.run_id)
+            if client.get_registered_model(name).aliases.get(ALIAS) == number:
+                return ""
+            client.set_registered_model_alias(name, ALIAS, number)
+            return f"models:/{name}@{ALIAS} is now a model of {champion.candidate.entry}"
 
     def _create_version(self, champion: Champion, run_id: str) -> str:
         client, candidate = MlflowClient(), champion.candidate
         (model,) = client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'")
         metric = f"{TASKS[champion.task]} on the validation split: {champion.value:.6g}"
         created = client.create_model_version(
-            champion.task,
+            champion.name,
             model.model_uri,
             run_id,
             tags={"fingerprint": candidate.fingerprint, "entry": candidate.entry},
