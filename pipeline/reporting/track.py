@@ -27,7 +27,7 @@ from pipeline.common.params import Params
 from pipeline.reporting import results
 
 POLL = 4.0  # seconds between two looks at the curves
-GLANCE = ("cost/train_seconds", *(f"{split}/{name}" for split in ("test", "validation") for name in HEADLINE))
+GLANCE = (*(f"{split}/{name}" for split in ("test", "validation") for name in HEADLINE), "cost/train_seconds")
 PATIENCE = {"sqlite": 60.0, "other": 15.0}  # seconds that a locked database or a server is given to answer
 DESCRIPTION = """One run for each entry of `variants` in `params.yaml` and each seed. `test/…` was measured on the test
 split, `validation/…` on the one that weights and settings are picked by, `cost/…` is what the training took.
@@ -74,17 +74,16 @@ def _write(params: Params, _: stage.Provenance) -> None:
         print(sentence)
     runs = [_result(result, params) for result in collected]
     runs += [run for run in _trainings(params) if run.status != FINISHED]  # what is finished has a result, or soon will
-    there = {name for run in runs if run.evaluated for name in run.evaluated.metrics}
-    shown = [name for name in GLANCE if name in there]
     saved = max((result.cost["ended"] for result in collected), default=0.0)
     champions = _champions(collected)
     written, promoted = set[str](), set[str]()
     until = time.monotonic() + PATIENCE["sqlite" if projector.uri.startswith("sqlite") else "other"]
     while True:
         try:
-            projector.open(DESCRIPTION, shown, saved)
+            projector.open(DESCRIPTION)
             # Each is added as soon as it is written, so that those before a failure count.
             written.update(run.training for run in runs if projector.project(run))
+            projector.show(GLANCE, saved)
             promoted.update(projector.promote(champion) for champion in champions)
             break
         except UserError as error:
@@ -116,7 +115,7 @@ def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance
         problem = ""
         try:
             if not projector.experiment_id:
-                projector.open(DESCRIPTION, [])
+                projector.open(DESCRIPTION)
             for run in _trainings(params, entries):
                 now = run.status, len(run.history)
                 if run.training not in before and shown.get(run.training) != now:
@@ -139,7 +138,11 @@ def _champions(collected: list[results.Result]) -> list[Champion]:
         return []
     return elect(
         Candidate(
-            result.entry, result.metrics.get("validation", {}), result.pixels, result.fingerprint, _dataset(result)
+            result.entry,
+            result.metrics.get("validation", {}),
+            result.pixels,
+            result.fingerprint,
+            _dataset(result.parameters),
         )
         for result in collected
     )
@@ -159,12 +162,12 @@ def _trainings(params: Params, entries: Collection[str] | None = None) -> Iterat
             continue
         status = FINISHED if finished else RUNNING if _locked(FileLock(folder / "lock")) else KILLED
         yield Run(
-            name=f"{entry}-seed{seed}",
+            name=_name(about["parameters"], entry, seed),
             about=f"Entry `{entry}`, seed {seed}: {PROGRESS[status]}",
             training=about["fingerprint"],
             status=status,
             started=about["begun"][0],
-            parameters=_parameters(about["parameters"] | {"seeds": seed}),
+            parameters=_parameters(entry, about["parameters"] | {"seeds": seed}),
             tags={**_tags(entry, about, about["parameters"], params), "status": PROGRESS[status]},
             history=curve,
         )
@@ -179,8 +182,19 @@ def _locked(lock: FileLock) -> bool:
         return True
 
 
-def _parameters(sections: dict[str, Any]) -> dict[str, Any]:
-    return {key.replace("seeds", "seed"): value for key, value in flattened(sections)}
+def _dataset(sections: dict[str, Any]) -> str:
+    """The name of a training's data set; params.yaml may name another one by now."""
+    return str(sections["dataset"]["name"])
+
+
+def _name(sections: dict[str, Any], entry: str, seed: int) -> str:
+    return f"{_dataset(sections)}-{entry}-seed{seed}"
+
+
+def _parameters(entry: str, sections: dict[str, Any]) -> dict[str, Any]:
+    """By names that all entries share, so that MLflow can set one's parameters beside another's."""
+    names = {"seeds": "seed", f"variants.{entry}": "entry"}
+    return dict(flattened({names.get(key, key): section for key, section in sections.items()}))
 
 
 def _tags(entry: str, training: dict[str, Any], parameters: dict[str, Any], params: Params) -> dict[str, str]:
@@ -201,12 +215,12 @@ def _result(result: results.Result, params: Params) -> Run:
     costs = {f"cost/{key}": value for key, value in results.costs(result).items()}
     diverged = result.status != "finished"
     return Run(
-        name=f"{result.entry}-seed{result.seed}",
+        name=_name(result.parameters, result.entry, result.seed),
         about=f"{result.about} Entry `{result.entry}`, seed {result.seed}: {result.status}.",
         training=result.cost["fingerprint"],
         status=FAILED if diverged else FINISHED,
         started=result.cost["started"],
-        parameters=_parameters(result.parameters),
+        parameters=_parameters(result.entry, result.parameters),
         tags={
             **_tags(result.entry, training, result.parameters, params),
             "status": result.status,
@@ -225,16 +239,11 @@ def _result(result: results.Result, params: Params) -> Run:
             metrics=metrics | costs,
             figures=sorted(result.folder.glob("*.png")),
             weights=None if diverged else result.weights,
-            data=_dataset(result),
+            data=_dataset(result.parameters),
             data_digest=result.data_digest,
             image=params.dataset.image,
         ),
     )
-
-
-def _dataset(result: results.Result) -> str:
-    """The name of its data set, which may be another one than that of params.yaml by now."""
-    return str(result.parameters["dataset"]["name"])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,13 @@ def checkpoints(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path / "checkpoints"
 
 
-def begin(checkpoints: Path, entry: str, *, finished: bool = False) -> Path:
+def begin(checkpoints: Path, entry: str, *, dataset: str = "digits", finished: bool = False) -> Path:
     """A training of which one point is there; returns its folder."""
-    folder = checkpoints / f"{entry}-seed0-abc"
+    folder = checkpoints / f"{entry}-seed0-{dataset}"
     folder.mkdir(parents=True)
-    about = {"entry": entry, "seed": 0, "fingerprint": f"fingerprint-of-{entry}", "begun": [1000.0]}
+    about = {"entry": entry, "seed": 0, "fingerprint": f"fingerprint-of-{entry}-on-{dataset}", "begun": [1000.0]}
     how = {"device": "cpu", "hardware": "a machine", "precision": "float32", "mode": "eager"}
-    parameters = {f"variants.{entry}": {"model": "vae"}}
+    parameters = {f"variants.{entry}": {"model": "vae"}, "dataset": {"name": dataset}}
     (folder / "about.json").write_text(json.dumps({**about, **how, "parameters": parameters}))
     add_point(folder, 50)
     if finished:
@@ -85,14 +86,14 @@ def test_the_follower_shows_what_runs_and_what_is_added_until_it_is_asked_to_sto
     stop_after(2, lambda: add_point(folder, next(steps)), monkeypatch)
     with FileLock(folder / "lock"):
         track._follow(None, checked, {})
-    assert statuses(uri) == {"vae-seed0": "RUNNING"}
+    assert statuses(uri) == {"digits-vae-seed0": "RUNNING"}
     assert len(history(uri, "autoencoder/train_loss")) > 1
     stop_after(1, lambda: None, monkeypatch)
     track._follow(None, checked, {})
-    assert statuses(uri) == {"vae-seed0": "KILLED"}
+    assert statuses(uri) == {"digits-vae-seed0": "KILLED"}
 
 
-@pytest.mark.parametrize(("entries", "shown"), [(["vae"], {"vae-seed0"}), (None, {"vae-seed0", "ae-seed0"})])
+@pytest.mark.parametrize(("entries", "shown"), [(["vae"], {"vae"}), (None, {"vae", "ae"})])
 def test_a_follower_leaves_the_entries_of_others_alone(
     entries: list[str] | None,
     shown: set[str],
@@ -106,7 +107,7 @@ def test_a_follower_leaves_the_entries_of_others_alone(
         begin(checkpoints, entry)
     stop_after(1, lambda: None, monkeypatch)
     track._follow(entries, checked, {})
-    assert statuses(uri).keys() == shown
+    assert statuses(uri).keys() == {f"digits-{entry}-seed0" for entry in shown}
 
 
 def test_an_mlflow_that_does_not_answer_is_announced_once_and_catches_up(
@@ -124,7 +125,7 @@ def test_an_mlflow_that_does_not_answer_is_announced_once_and_catches_up(
     monkeypatch.setattr(mlflow_writer.Projector, "open", away)
     stop_after(9, lambda: None, monkeypatch)
     track._follow(None, checked, {})
-    assert statuses(uri) == {"vae-seed0": "KILLED"}
+    assert statuses(uri) == {"digits-vae-seed0": "KILLED"}
     assert capsys.readouterr().out.count("does not answer, it is tried again: away for now\n") == 1
 
 
@@ -143,7 +144,7 @@ def test_everything_is_written_once_and_a_busy_writer_is_a_warning(
     for _ in range(2):
         track._write(checked, {})
         assert "warning" not in capsys.readouterr().out
-    assert statuses(uri) == {"vae-seed0": "KILLED"}
+    assert statuses(uri) == {"digits-vae-seed0": "KILLED"}
     assert history(uri, "autoencoder/train_loss") == [(50, 1.0)]
 
 
@@ -168,4 +169,17 @@ def test_what_waiting_does_not_mend_is_told_at_once(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     track._write(checked, {})
-    assert [run.info.run_name for run in runs_at(uri, "another")] == ["vae-seed0"]
+    assert [run.info.run_name for run in runs_at(uri, "another")] == ["digits-vae-seed0"]
+
+
+DATA, ENTRIES = ("digits", "photos", "mnist"), ("vae", "vae-beta4")
+
+
+def test_runs_on_several_data_sets_are_told_apart(checkpoints: Path, checked: Params, uri: str) -> None:
+    for dataset, entry in product(DATA, ENTRIES):
+        begin(checkpoints, entry, dataset=dataset)
+    track._write(checked, {})
+    assert statuses(uri).keys() == {f"{data}-{entry}-seed0" for data, entry in product(DATA, ENTRIES)}
+    for run in runs_at(uri):
+        assert run.data.params["dataset.name"] == str(run.info.run_name).split("-")[0]
+        assert run.data.params["entry.model"] == "vae"  # under one name for all entries

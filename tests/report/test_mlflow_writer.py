@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -126,17 +127,74 @@ def test_the_experiment_leads_to_its_runs(run: Run, uri: str, tmp_path: Path) ->
     experiment = experiment_at(uri)
     link, _, description = experiment.tags["mlflow.note.content"].partition("\n\n")
     address = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=results"
-    assert (link, description) == (f"[Show the runs]({address})", "columns")
+    assert (link, description) == (f"[Show the runs]({address})", "about all runs")
     assert mlflow_writer.page(uri) == f"http://127.0.0.1:5000/{address}"
-    assert _view(experiment)["selectedColumns"] == ["metrics.`test/mse`"]
 
 
-def test_the_link_leads_to_the_runs_from_the_first_point_on(uri: str, tmp_path: Path) -> None:
-    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", [])
-    assert _view(experiment_at(uri))["selectedColumns"] == [f"metrics.`{name}`" for name in mlflow_writer.LOSSES]
-    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", ["test/mse"])
-    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", [])
-    assert _view(experiment_at(uri))["selectedColumns"] == ["metrics.`test/mse`"]
+def _columns(uri: str) -> list[str]:
+    state = _view(experiment_at(uri))
+    assert state["columnOrder"] == state["selectedColumns"]
+    return [name.replace("`", "") for name in state["selectedColumns"]]
+
+
+FIRST = ["params.dataset.name", "tags.entry"]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_the_view_has_columns_from_the_first_point_on_and_keeps_them(run: Run, uri: str, tmp_path: Path) -> None:
+    losses = [*FIRST, *(f"metrics.{name}" for name in mlflow_writer.LOSSES)]
+    projector = projector_at(uri, tmp_path)
+    assert _columns(uri) == losses
+    projector.project(unfinished(run))
+    projector.show(["test/mse"], 1.0)
+    assert _columns(uri) == losses  # nothing is measured yet
+    projector.project(run)
+    projector.show(["test/mse", "test/fid"], 1.0)
+    assert _columns(uri) == [*FIRST, "metrics.test/mse"]
+    projector_at(uri, tmp_path)
+    assert _columns(uri) == [*FIRST, "metrics.test/mse"]
+
+
+def _show(uri: str, tmp_path: Path, *runs: dict[str, Any]) -> list[str]:
+    """Write a run for each of some parameters; returns which of them the view has."""
+    projector = projector_at(uri, tmp_path)
+    for parameters in runs:
+        model, training = str(parameters.get("entry.model", "vae")), str(zlib.crc32(str(parameters).encode()))
+        projector.project(Run("n", "a", training, KILLED, 1.0, parameters, {"model": model}, []))
+    projector.show([], 1.0)
+    return [name.removeprefix("params.") for name in _columns(uri)[2:] if name.startswith("params.")]
+
+
+TWO = {"dataset.name": "digits", "seed": 0, "entry.beta": 1.0, "training.steps": 10}
+
+
+@pytest.mark.parametrize(
+    ("runs", "differing"),
+    [
+        ([TWO], []),
+        ([TWO, TWO | {"seed": 1}], []),
+        ([TWO, TWO | {"dataset.name": "photos"}], []),  # in a column of its own
+        ([TWO, TWO | {"entry.beta": 4.0}], ["entry.beta"]),
+        ([TWO, TWO | {"entry.beta": 4.0, "training.steps": 20}], ["entry.beta", "training.steps"]),
+        ([TWO, TWO | {"entry.new": 1}], []),  # a release that had no such parameter
+        ([TWO, {**TWO, "entry.model": "ae", "entry.beta": 0.0}], []),  # of two models, which the entries tell
+        (
+            [{**TWO, "entry.model": model, "training.steps": steps, "entry.beta": beta} for model, steps, beta in
+             [("ae", 1, 1), ("ae", 2, 1), ("vae", 1, 1), ("vae", 2, 2)]],
+            ["training.steps", "entry.beta"],  # of two models, of one
+        ),
+        ([TWO | {f"p{i}": 0 for i in range(9)}, TWO | {f"p{i}": 1 for i in range(9)}], ["p0", "p1", "p2", "p3", "p4"]),
+    ],
+)  # fmt: skip
+def test_the_view_has_what_differs_among_the_runs_of_a_model(
+    runs: list[dict[str, Any]], differing: list[str], uri: str, tmp_path: Path
+) -> None:
+    assert _show(uri, tmp_path, *runs) == differing
+
+
+def test_the_view_knows_what_was_written_before(uri: str, tmp_path: Path) -> None:
+    assert _show(uri, tmp_path, TWO) == []
+    assert _show(uri, tmp_path, TWO | {"entry.beta": 4.0}) == ["entry.beta"]
 
 
 @pytest.mark.usefixtures("no_model")
@@ -145,9 +203,8 @@ def test_an_older_experiment_gets_what_it_lacks(run: Run, uri: str, tmp_path: Pa
     _project([run], uri, tmp_path)
     tags = experiment_at(uri).tags
     assert tags["team"] == "x"
-    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("today's columns", ["test/fid"])
-    assert experiment_at(uri).tags["mlflow.note.content"].endswith("today's columns")
-    assert _view(experiment_at(uri))["selectedColumns"] == ["metrics.`test/fid`"]
+    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("today's text")
+    assert experiment_at(uri).tags["mlflow.note.content"].endswith("today's text")
 
 
 def test_a_deleted_experiment_is_told_with_what_brings_it_back(
@@ -395,7 +452,7 @@ def test_a_writer_that_holds_the_lock_for_long_is_a_sentence(run: Run, uri: str,
     projector = projector_at(uri, tmp_path)
     lock = FileLock(tmp_path / "lock")
     actions: list[Callable[[], object]] = [
-        lambda: projector.open("columns", []),
+        lambda: projector.open("columns"),
         lambda: projector.project(unfinished(run)),
         lambda: projector.promote(champion()),
     ]
@@ -423,7 +480,7 @@ def _race(run: Run, locks: tuple[Path, Path], uri: str, monkeypatch: pytest.Monk
     """
     first, second = (Projector(uri, lock.parent / "mlruns", lock) for lock in locks)
     for projector in (first, second):
-        projector.open("columns", [])
+        projector.open("columns")
     create = MlflowClient.create_run
 
     def late(*arguments: Any, **options: Any) -> Any:
@@ -449,7 +506,7 @@ def test_a_run_that_two_write_at_once_is_there_once_thanks_to_the_lock(
 
 def _write_ten(uri: str, folder: Path) -> None:
     projector = Projector(uri, folder / "mlruns", folder / "lock")
-    projector.open("columns", [])
+    projector.open("columns")
     for i in range(10):
         projector.project(Run(f"n{i}", "a", f"t{i}", RUNNING, 1000.0, {"p": 1}, {}, []))
 

@@ -72,7 +72,7 @@ def unfinished(run: Run, points: int = 2, status: str = RUNNING) -> Run:
 
 def projector_at(uri: str, tmp_path: Path) -> Projector:
     projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
-    projector.open("columns", ["test/mse"])
+    projector.open("about all runs")
     return projector
 
 

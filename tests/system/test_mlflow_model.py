@@ -97,7 +97,7 @@ def project(tmp_path: Path, uri: str) -> None:
     checkpoint.save(trained("vae"), weights)
     result = Evaluated("f", 2.0, {"validation/neg_elbo": 1.0}, [], weights, "toy", "0" * 32, IMAGE)
     projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
-    projector.open("", ["validation/neg_elbo"])
+    projector.open("")
     assert projector.project(Run("vae-seed0", "", "t", FINISHED, 1.0, {}, {}, [], result))
     best = Candidate("vae", {"neg_elbo": 1.0}, "Bernoulli", "f", "toy")
     assert projector.promote(Champion("generation", 1.0, 1.0, best))

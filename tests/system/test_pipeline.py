@@ -115,7 +115,7 @@ def test_nothing_to_do_runs_nothing(shared_copy: Project) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_runs_are_in_mlflow(finished: Project) -> None:
-    expected = sorted(f"{name}-seed{seed}" for name in finished.params()["variants"] for seed in (0, 1))
+    expected = sorted(f"digits-{name}-seed{seed}" for name in finished.params()["variants"] for seed in (0, 1))
     found = runs_at(f"sqlite:///{finished.folder / 'mlflow.db'}")
     assert sorted(str(run.info.run_name) for run in found) == expected
 
@@ -130,7 +130,7 @@ def test_the_address_of_make_ui_opens_the_runs_and_leaves_the_machine_alone(
         server.start()
         with opened(address.replace("http://127.0.0.1:5000", server.uri), width=2400, local=True) as (page, wrong):
             for name in shared_copy.params()["variants"]:
-                page.get_by_text(f"{name}-seed0", exact=True).first.wait_for()
+                page.get_by_text(f"digits-{name}-seed0", exact=True).first.wait_for()
             assert page.get_by_text("validation/mse").count() > 0
         # MLflow asks itself who its user is, and without users it does not know of the question.
         assert [each for each in wrong if not each.endswith("/users/current")] == []

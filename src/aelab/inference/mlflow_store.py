@@ -101,14 +101,12 @@ def explained(uri: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if getattr(error, "errno", None) in NO_WRITING:
-            sentence, named = UNUSABLE, ()
-        else:
-            text = f"{type(error).__name__} {getattr(error, 'error_code', '')} {error}"
-            found = next(filter(None, (re.search(words, text) for words in LASTING)), None)
-            if found is None:
-                raise
-            sentence, named = LASTING[found.re.pattern], found.groups()
+        text = f"{type(error).__name__} {getattr(error, 'error_code', '')} {error}"
+        found = next(filter(None, (re.search(words, text) for words in LASTING)), None)
+        if found is None and getattr(error, "errno", None) not in NO_WRITING:
+            raise
+        sentence = LASTING[found.re.pattern] if found else UNUSABLE
+        named = found.groups() if found else ()
         raise UserError(sentence.format(*named, at=public(uri), said=said(error))) from error
 
 

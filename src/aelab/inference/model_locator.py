@@ -4,7 +4,7 @@
     models/vae                             a folder: its first seed
     HEAD~1:models/vae/seed0.safetensors    either of them as of a Git revision, tag or DVC experiment
     models:/mnist-denoising@champion       what MLflow has registered under a name; models:/name/2 is a version of it
-    runs:/<run id>/vae-seed0               the model of a run in MLflow
+    runs:/<run id>/mnist-vae-seed0         the model of a run in MLflow
 
 Whatever the place, only the weights are read, which carry their own hash: no code and no pickle that lies beside them.
 """
@@ -86,7 +86,7 @@ def _from_mlflow(uri: str, folder: Path) -> Path:
     file = mlflow_store.file_of(at)
     if file is not None and not file.exists():  # MLflow would make one
         msg = (
-            f"there is no {file.name} in the folder {file.resolve().parent}, and so no model {uri}: go to the project's "
+            f"there is no {file.name} in the folder {file.resolve().parent}, so no model {uri}: go to the project's "
             "folder, or set MLFLOW_TRACKING_URI; `make track` writes what is on disk"
         )
         raise UserError(msg)

@@ -33,6 +33,12 @@ from aelab.report.champions import ALIAS, NAME, TASKS, Champion, rule
 
 NOTE = "mlflow.note.content"  # the description of an experiment or a run, in Markdown
 VIEW = "results"
+SAVED = f"mlflow.sharedViewState.{VIEW}"  # the experiment's tag that has the view
+DATASET = "dataset.name"  # a parameter of every run
+SHOWN = (DATASET, "seed")  # in a column of its own, in the run's name
+PORT = 5000  # of `mlflow ui`, unless another one is wanted
+HANDFUL = 5  # parameters in view
+RECENT = 500  # runs that are looked at for what differs
 RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # on any server
 LONGEST = 6000  # characters of a parameter, all that MLflow takes
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # what a model imports
@@ -103,11 +109,8 @@ class Projector:
         mlflow_store.prepare()
         mlflow.set_tracking_uri(self.uri)
 
-    def open(self, description: str, metrics: Sequence[str], saved: float = 0.0) -> None:
-        """Create the experiment or update its description, and save a view of `metrics` as of the time `saved`.
-
-        Without any metrics, the view is one of the losses, and an older view stays.
-        """
+    def open(self, description: str) -> None:
+        """Create the experiment or update its description."""
         name = mlflow_store.experiment()
         with self._alone():
             mlflow_store.check(self.uri)
@@ -119,11 +122,22 @@ class Projector:
             experiment = mlflow.set_experiment(name)
             self.experiment_id = str(experiment.experiment_id)
             link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # MLflow folds a description to its first line
-            tags, view = {NOTE: f"{link}\n\n{description}"}, f"mlflow.sharedViewState.{VIEW}"
-            if metrics or view not in experiment.tags:  # the link leads nowhere without one
-                tags[view] = _view(metrics or LOSSES, saved)
-            for key, value in tags.items() - experiment.tags.items():
-                client.set_experiment_tag(self.experiment_id, key, value)
+            self._tag(experiment, NOTE, f"{link}\n\n{description}")
+            if SAVED not in experiment.tags:  # the link leads nowhere without one
+                self._tag(experiment, SAVED, _view([], LOSSES, 0.0))
+
+    def show(self, metrics: Sequence[str], saved: float) -> None:
+        """Save a view of the runs as of the time `saved`: data set, entry, what differs, those `metrics` there are."""
+        with self._alone():
+            client = MlflowClient()
+            runs = client.search_runs([self.experiment_id], max_results=RECENT)
+            there = [name for name in metrics if any(name in run.data.metrics for run in runs)]
+            view = _view(_differing(runs), there or LOSSES, saved)
+            self._tag(client.get_experiment(self.experiment_id), SAVED, view)
+
+    def _tag(self, experiment: Experiment, key: str, value: str) -> None:
+        if experiment.tags.get(key) != value:
+            MlflowClient().set_experiment_tag(self.experiment_id, key, value)
 
     def _check(self, there: Experiment) -> None:
         """Look whether runs can be written to an experiment.
@@ -261,14 +275,23 @@ class Projector:
         client.set_tag(run_id, "complete", "yes")
 
 
-def page(uri: str) -> str:
-    """The address of the runs' table; for a database, where `mlflow ui` shows it by default.
+def page(uri: str, port: int = PORT) -> str:
+    """The address of the runs' table; for a database, where `make ui` shows it.
 
     A click on an experiment does not lead there: MLflow 3.17 goes by what the browser was used for last, or else GenAI.
+
+    Raises:
+        UserError: there is no such experiment.
     """
-    experiment = MlflowClient(uri).get_experiment_by_name(mlflow_store.experiment())
-    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-    return f"{server}/{RUNS.format(experiment.experiment_id if experiment else 0)}"
+    name, at = mlflow_store.experiment(), mlflow_store.public(uri)
+    experiment = MlflowClient(uri).get_experiment_by_name(name)
+    if experiment is None:
+        msg = f'MLflow at {at} has no experiment "{name}": `make track` writes it, MLFLOW_EXPERIMENT_NAME names another'
+        raise UserError(msg)
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise UserError(mlflow_store.DELETED.format(experiment.experiment_id, at=at))
+    server = at.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{port}"
+    return f"{server}/{RUNS.format(experiment.experiment_id)}"
 
 
 def _shows(found: Found, run: Run) -> bool:
@@ -291,9 +314,21 @@ def _is_of(found: Found, run: Run) -> bool:
     )
 
 
-def _view(metrics: Sequence[str], saved: float) -> str:
+def _differing(runs: Sequence[Found]) -> list[str]:
+    """The parameters of which runs of one model have several values, those of most models first."""
+    values = dict[str, dict[str, set[str]]]()  # by parameter and model
+    for run in runs:
+        for key, value in run.data.params.items():
+            values.setdefault(key, {}).setdefault(run.data.tags.get("model", ""), set()).add(value)
+    counts = {key: sum(len(each) > 1 for each in of.values()) for key, of in values.items() if key not in SHOWN}
+    return sorted((key for key, count in counts.items() if count), key=lambda key: (-counts[key], key))[:HANDFUL]
+
+
+def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float) -> str:
     """A saved view of the runs' page: MLflow itself shows no metric in the table, and 10 runs in the charts."""
-    state = {"selectedColumns": [f"metrics.`{name}`" for name in metrics], "runsHiddenMode": "SHOW_ALL"}
+    columns = [f"params.`{DATASET}`", "tags.`entry`", *(f"params.`{name}`" for name in parameters)]
+    columns += [f"metrics.`{name}`" for name in metrics]
+    state = {"selectedColumns": columns, "columnOrder": columns, "runsHiddenMode": "SHOW_ALL"}
     return json.dumps({"name": VIEW, "createdAt": _milliseconds(saved), "state": json.dumps(state)})
 
 
