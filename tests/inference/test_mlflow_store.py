@@ -4,10 +4,8 @@ import os
 import shutil
 import socket
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -132,31 +130,6 @@ def test_what_is_no_address_is_told(uri: str, tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-@contextmanager
-def answering(status: int, body: str) -> Iterator[str]:
-    """A server with one answer to everything."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        do_GET = do_POST = _answer  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.parametrize(
     ("status", "body", "problem"),
     [
@@ -170,18 +143,21 @@ def answering(status: int, body: str) -> Iterator[str]:
     ],
 )
 def test_a_server_that_waiting_does_not_mend_is_told(status: int, body: str, problem: str) -> None:
-    with answering(status, body) as uri, pytest.raises(UserError, match=problem):
+    with servers.answering(status, body) as uri, pytest.raises(UserError, match=problem):
         asked(uri)
 
 
 def test_a_server_without_tls_is_told() -> None:
-    with answering(200, "{}") as uri, pytest.raises(UserError, match=r"certificate that is not trusted .* http://"):
+    with (
+        servers.answering(200, "{}") as uri,
+        pytest.raises(UserError, match=r"certificate that is not trusted .* http://"),
+    ):
         asked(uri.replace("http:", "https:"))
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_server_that_waiting_may_mend_is_not(status: int) -> None:
-    with answering(status, "busy") as uri, pytest.raises(MlflowException) as caught:
+    with servers.answering(status, "busy") as uri, pytest.raises(MlflowException) as caught:
         asked(uri)
     assert not isinstance(caught.value, UserError)
 
