@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aelab.core.errors import UserError
 
+VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")  # where the runs are
 DATABASE = "mlflow.db"
 EXPERIMENT = "autoencoders"
 NEW = "`make track` writes all that is on disk into a new one"
