@@ -36,9 +36,8 @@ docs: .venv/ready-dev  ## build the documentation's site, docs/_build/index.html
 	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build
 	@echo "docs/_build/index.html"
 
-ui: .venv/ready  ## browse the runs in MLflow
-	@echo "The runs: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=results"
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --workers 1
+ui: .venv/ready  ## browse the runs in MLflow, at port 5000 or make ui PORT=5001
+	$(BIN)/python -m pipeline.reporting.ui --port $(or $(PORT),5000)
 
 track: .venv/ready  ## have MLflow show what is on disk, at MLFLOW_TRACKING_URI or in mlflow.db
 	$(BIN)/python -m pipeline.reporting.track

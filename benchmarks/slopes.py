@@ -56,7 +56,7 @@ def _tracking(folder: Path) -> Table:
     """SQLite filled with made-up runs: no data sets or models, and points at the same times in each."""
     database = folder / "mlflow.db"
     projector = mlflow_writer.Projector(f"sqlite:///{database}", folder / "artifacts", folder / "lock")
-    projector.open("", [])
+    projector.open("")
     client, times, sizes = MlflowClient(), dict[str, list[float]](), list[float]()
     page: dict[str, Any] = {"experiment_ids": [projector.experiment_id], "max_results": 100}
     filled = 0

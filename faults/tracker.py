@@ -58,7 +58,7 @@ def compare(rig: Rig, uri: str) -> list[str]:
     if experiment is None:
         return ["there is no experiment"]
     for file in sorted((rig.project.folder / "provenance/train").glob("*/seed*.jsonl")):
-        name = f"{file.parent.name}-{file.stem}"
+        name = f"digits-{file.parent.name}-{file.stem}"
         runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
         if [run.info.status for run in runs] != ["FINISHED"]:
             wrong.append(f"{name}: {[run.info.status for run in runs]}")

@@ -15,7 +15,10 @@ import typer
 from filelock import FileLock, Timeout
 
 from aelab.core import disk
-from aelab.report.champions import ALIAS, Candidate, Champion, elect
+from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
+from aelab.inference.mlflow_store import said
+from aelab.report.champions import Candidate, Champion, elect
 from aelab.report.metrics import HEADLINE, METRICS
 from aelab.report.mlflow_writer import FAILED, FINISHED, KILLED, RUNNING, Evaluated, Projector, Run, page
 from aelab.report.tables import flattened
@@ -24,7 +27,7 @@ from pipeline.common.params import Params
 from pipeline.reporting import results
 
 POLL = 4.0  # seconds between two looks at the curves
-GLANCE = ("cost/train_seconds", *(f"{split}/{name}" for split in ("test", "validation") for name in HEADLINE))
+GLANCE = (*(f"{split}/{name}" for split in ("test", "validation") for name in HEADLINE), "cost/train_seconds")
 PATIENCE = {"sqlite": 60.0, "other": 15.0}  # seconds that a locked database or a server is given to answer
 DESCRIPTION = """One run for each entry of `variants` in `params.yaml` and each seed. `test/…` was measured on the test
 split, `validation/…` on the one that weights and settings are picked by, `cost/…` is what the training took.
@@ -56,43 +59,45 @@ def main(
 
 def _projector() -> Projector:
     root = paths.root()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    database = uri.removeprefix("sqlite:///")
-    lock = root / ".dvc/tmp/mlflow.lock" if database == uri else Path(f"{database}.lock")
+    uri = mlflow_store.address(root)
+    database = mlflow_store.file_of(uri)
+    lock = Path(f"{database}.lock") if database else root / ".dvc/tmp/mlflow.lock"
     return Projector(uri, root / "mlruns", lock)
 
 
 def _write(params: Params, _: stage.Provenance) -> None:
     """Write all that is on disk, and say what was written."""
     projector = _projector()
+    at = mlflow_store.public(projector.uri)
     collected, lacking = results.available(params)
     for sentence in lacking:
         print(sentence)
     runs = [_result(result, params) for result in collected]
     runs += [run for run in _trainings(params) if run.status != FINISHED]  # what is finished has a result, or soon will
-    there = {name for run in runs if run.evaluated for name in run.evaluated.metrics}
-    shown = [name for name in GLANCE if name in there]
     saved = max((result.cost["ended"] for result in collected), default=0.0)
     champions = _champions(collected)
     written, promoted = set[str](), set[str]()
     until = time.monotonic() + PATIENCE["sqlite" if projector.uri.startswith("sqlite") else "other"]
     while True:
         try:
-            projector.open(DESCRIPTION, shown, saved)
+            projector.open(DESCRIPTION)
             # Each is added as soon as it is written, so that those before a failure count.
             written.update(run.training for run in runs if projector.project(run))
-            promoted.update(champion.task for champion in champions if projector.promote(champion))
+            projector.show(GLANCE, saved)
+            promoted.update(projector.promote(champion) for champion in champions)
             break
+        except UserError as error:
+            print(f"warning: MLflow does not have all that is on disk, which is complete: {error}")
+            return
         except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
             if time.monotonic() > until:
-                print(f"warning: the runs could not be written to MLflow at {projector.uri}: {_in_a_line(error)}")
+                print(f"warning: the runs could not be written to MLflow at {at}: {said(error)}")
                 print("The results on disk are complete; `make track` writes them later.")
                 return
         time.sleep(1)
-    print(f"MLflow at {projector.uri}: {len(written)} runs written, {len(runs) - len(written)} were there already")
-    for champion in champions:
-        if champion.task in promoted:
-            print(f"models:/{champion.task}@{ALIAS} is now a model of {champion.candidate.entry}")
+    print(f"MLflow at {at}: {len(written)} runs written, {len(runs) - len(written)} were there already")
+    for sentence in sorted(promoted - {""}):
+        print(sentence)
     print(f"The runs: {page(projector.uri)}" + (" (`make ui` serves them)" if "sqlite:" in projector.uri else ""))
 
 
@@ -100,6 +105,7 @@ def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance
     """Show the trainings of `entries` while they run, until this process is asked to stop; then look once more."""
     os.nice(resources.BEHIND)
     projector = _projector()
+    at = mlflow_store.public(projector.uri)
     before = {run.training for run in _trainings(params) if run.status == FINISHED}
     shown: dict[str, tuple[str, int]] = {}  # by training: its status, how many points
     announced = ""
@@ -109,16 +115,18 @@ def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance
         problem = ""
         try:
             if not projector.experiment_id:
-                projector.open(DESCRIPTION, [])
+                projector.open(DESCRIPTION)
             for run in _trainings(params, entries):
                 now = run.status, len(run.history)
                 if run.training not in before and shown.get(run.training) != now:
                     projector.project(run)
                     shown[run.training] = now
+        except UserError:  # another look would not help
+            raise
         except Exception as error:  # noqa: BLE001 - the next look tries again
-            problem = _in_a_line(error)
+            problem = said(error)
             if problem != announced:
-                print(f"MLflow at {projector.uri} does not answer, it is tried again: {problem}", flush=True)
+                print(f"MLflow at {at} does not answer, it is tried again: {problem}", flush=True)
         announced = problem
         until = time.monotonic() + POLL
         while time.monotonic() < until and not signals.asked_to_stop():
@@ -129,13 +137,15 @@ def _champions(collected: list[results.Result]) -> list[Champion]:
     if os.environ.get("DVC_EXP_NAME"):  # its results are compared with each other, not with what the workspace has
         return []
     return elect(
-        Candidate(result.entry, result.metrics.get("validation", {}), result.pixels, result.fingerprint)
+        Candidate(
+            result.entry,
+            result.metrics.get("validation", {}),
+            result.pixels,
+            result.fingerprint,
+            _dataset(result.parameters),
+        )
         for result in collected
     )
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _trainings(params: Params, entries: Collection[str] | None = None) -> Iterator[Run]:
@@ -152,12 +162,12 @@ def _trainings(params: Params, entries: Collection[str] | None = None) -> Iterat
             continue
         status = FINISHED if finished else RUNNING if _locked(FileLock(folder / "lock")) else KILLED
         yield Run(
-            name=f"{entry}-seed{seed}",
+            name=_name(about["parameters"], entry, seed),
             about=f"Entry `{entry}`, seed {seed}: {PROGRESS[status]}",
             training=about["fingerprint"],
             status=status,
             started=about["begun"][0],
-            parameters=_parameters(about["parameters"] | {"seeds": seed}),
+            parameters=_parameters(entry, about["parameters"] | {"seeds": seed}),
             tags={**_tags(entry, about, about["parameters"], params), "status": PROGRESS[status]},
             history=curve,
         )
@@ -172,8 +182,19 @@ def _locked(lock: FileLock) -> bool:
         return True
 
 
-def _parameters(sections: dict[str, Any]) -> dict[str, Any]:
-    return {key.replace("seeds", "seed"): value for key, value in flattened(sections)}
+def _dataset(sections: dict[str, Any]) -> str:
+    """The name of a training's data set; params.yaml may name another one by now."""
+    return str(sections["dataset"]["name"])
+
+
+def _name(sections: dict[str, Any], entry: str, seed: int) -> str:
+    return f"{_dataset(sections)}-{entry}-seed{seed}"
+
+
+def _parameters(entry: str, sections: dict[str, Any]) -> dict[str, Any]:
+    """By names that all entries share, so that MLflow can set one's parameters beside another's."""
+    names = {"seeds": "seed", f"variants.{entry}": "entry"}
+    return dict(flattened({names.get(key, key): section for key, section in sections.items()}))
 
 
 def _tags(entry: str, training: dict[str, Any], parameters: dict[str, Any], params: Params) -> dict[str, str]:
@@ -194,12 +215,12 @@ def _result(result: results.Result, params: Params) -> Run:
     costs = {f"cost/{key}": value for key, value in results.costs(result).items()}
     diverged = result.status != "finished"
     return Run(
-        name=f"{result.entry}-seed{result.seed}",
+        name=_name(result.parameters, result.entry, result.seed),
         about=f"{result.about} Entry `{result.entry}`, seed {result.seed}: {result.status}.",
         training=result.cost["fingerprint"],
         status=FAILED if diverged else FINISHED,
         started=result.cost["started"],
-        parameters=_parameters(result.parameters),
+        parameters=_parameters(result.entry, result.parameters),
         tags={
             **_tags(result.entry, training, result.parameters, params),
             "status": result.status,
@@ -218,7 +239,7 @@ def _result(result: results.Result, params: Params) -> Run:
             metrics=metrics | costs,
             figures=sorted(result.folder.glob("*.png")),
             weights=None if diverged else result.weights,
-            data=str(result.parameters["dataset"]["name"]),
+            data=_dataset(result.parameters),
             data_digest=result.data_digest,
             image=params.dataset.image,
         ),

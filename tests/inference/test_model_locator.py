@@ -1,6 +1,8 @@
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import mlflow
 import pytest
@@ -9,6 +11,8 @@ from dvc.repo import Repo
 from aelab.core.errors import UserError
 from aelab.inference.model_locator import located
 from aelab.models import checkpoint
+from tests.support import servers
+from tests.support.runs import champion, projector_at, toy_run
 from tests.support.toys import IMAGE, PARAMETERS
 
 
@@ -87,12 +91,67 @@ def test_a_revision_out_of_dvcs_cache(tmp_path: Path, monkeypatch: pytest.Monkey
         content("HEAD~1:ae")
 
 
-@pytest.mark.filterwarnings("ignore")  # MLflow's own
-def test_mlflow_that_has_no_such_model_says_so(uri: str) -> None:
+Point: TypeAlias = Callable[[str | None], None]
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Point]:
+    """Sets where MLflow is, as the environment or the folder has it."""
     before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
-        with pytest.raises(UserError, match=r"MLflow at sqlite.* has no model models:/none@champion: .*make track"):
-            content("models:/none@champion")
-    finally:
-        mlflow.set_tracking_uri(before)
+
+    def point_to(uri: str | None) -> None:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        if uri:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+
+    yield point_to
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+@pytest.mark.parametrize("model", ["models:/none@champion", "models:/none/1", "runs:/0123/vae-seed0"])
+def test_mlflow_that_has_no_such_model_says_so(model: str, uri: str, at: Point) -> None:
+    at(uri)
+    with pytest.raises(UserError, match=rf"MLflow at sqlite.* has no model {model}: .*make track"):
+        content(model)
+
+
+@pytest.mark.parametrize("model", ["models:/mnist-denoising@champion", "models:/a/1", "runs:/0123/vae-seed0"])
+@pytest.mark.parametrize(
+    "uri", [None, "sqlite:///{}/mlflow.db", "sqlite:///mlflow.db", "sqlite:///{}/no/folder/runs.db"]
+)
+def test_to_read_makes_no_database(
+    uri: str | None, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: Point
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    at(uri.format(tmp_path) if uri else None)
+    folder = tmp_path / "no/folder" if uri and "no/folder" in uri else tmp_path
+    name = "runs.db" if folder != tmp_path else "mlflow.db"
+    with pytest.raises(UserError, match=rf"there is no {name} in the folder {folder}, .*no model {model}: .*MLFLOW"):
+        content(model)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_what_stands_between_the_reader_and_mlflow_is_told(tmp_path: Path, at: Point) -> None:
+    (tmp_path / "mlflow.db").write_text("no database" * 99)
+    for uri, problem in {
+        f"sqlite:///{tmp_path}/mlflow.db": "no database at all",
+        "htp://server": "no address of an MLflow",
+        f"http://127.0.0.1:{servers.free_port()}": "has no model models:/a@champion: API request to",
+    }.items():
+        at(uri)
+        with pytest.raises(UserError, match=problem):
+            content("models:/a@champion")
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_a_champion_is_read_by_its_name(uri: str, tmp_path: Path, at: Point) -> None:
+    run, projector = toy_run(tmp_path), projector_at(uri, tmp_path)
+    projector.project(run)
+    projector.promote(champion())
+    at(uri)
+    assert run.evaluated is not None
+    assert run.evaluated.weights is not None
+    assert content("models:/toy-denoising@champion")[0] == run.evaluated.weights.read_bytes()

@@ -47,6 +47,14 @@ def test_what_is_secret_stays_here() -> None:
     assert found == {"url": "s3://bucket", "verify": True}
 
 
+def test_a_worker_is_told_of_a_server_of_mlflow_and_of_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert handover._mlflow() == {"MLFLOW_TRACKING_URI": "http://server:5000", "MLFLOW_EXPERIMENT_NAME": "mine"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////here/mlflow.db")
+    assert handover._mlflow() == {}
+
+
 def test_a_cluster_needs_a_remote() -> None:
     with pytest.raises(UserError, match="dvc remote add --default"):
         handover.shared_remote({"core": {}, "remote": {}})

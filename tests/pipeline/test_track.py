@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 
+from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
 from aelab.report import mlflow_writer
 from pipeline.common import params, signals
 from pipeline.common.params import Params
@@ -36,13 +39,13 @@ def checkpoints(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path / "checkpoints"
 
 
-def begin(checkpoints: Path, entry: str, *, finished: bool = False) -> Path:
+def begin(checkpoints: Path, entry: str, *, dataset: str = "digits", finished: bool = False) -> Path:
     """A training of which one point is there; returns its folder."""
-    folder = checkpoints / f"{entry}-seed0-abc"
+    folder = checkpoints / f"{entry}-seed0-{dataset}"
     folder.mkdir(parents=True)
-    about = {"entry": entry, "seed": 0, "fingerprint": f"fingerprint-of-{entry}", "begun": [1000.0]}
+    about = {"entry": entry, "seed": 0, "fingerprint": f"fingerprint-of-{entry}-on-{dataset}", "begun": [1000.0]}
     how = {"device": "cpu", "hardware": "a machine", "precision": "float32", "mode": "eager"}
-    parameters = {f"variants.{entry}": {"model": "vae"}}
+    parameters = {f"variants.{entry}": {"model": "vae"}, "dataset": {"name": dataset}}
     (folder / "about.json").write_text(json.dumps({**about, **how, "parameters": parameters}))
     add_point(folder, 50)
     if finished:
@@ -83,14 +86,14 @@ def test_the_follower_shows_what_runs_and_what_is_added_until_it_is_asked_to_sto
     stop_after(2, lambda: add_point(folder, next(steps)), monkeypatch)
     with FileLock(folder / "lock"):
         track._follow(None, checked, {})
-    assert statuses(uri) == {"vae-seed0": "RUNNING"}
+    assert statuses(uri) == {"digits-vae-seed0": "RUNNING"}
     assert len(history(uri, "autoencoder/train_loss")) > 1
     stop_after(1, lambda: None, monkeypatch)
     track._follow(None, checked, {})
-    assert statuses(uri) == {"vae-seed0": "KILLED"}
+    assert statuses(uri) == {"digits-vae-seed0": "KILLED"}
 
 
-@pytest.mark.parametrize(("entries", "shown"), [(["vae"], {"vae-seed0"}), (None, {"vae-seed0", "ae-seed0"})])
+@pytest.mark.parametrize(("entries", "shown"), [(["vae"], {"vae"}), (None, {"vae", "ae"})])
 def test_a_follower_leaves_the_entries_of_others_alone(
     entries: list[str] | None,
     shown: set[str],
@@ -104,7 +107,7 @@ def test_a_follower_leaves_the_entries_of_others_alone(
         begin(checkpoints, entry)
     stop_after(1, lambda: None, monkeypatch)
     track._follow(entries, checked, {})
-    assert statuses(uri).keys() == shown
+    assert statuses(uri).keys() == {f"digits-{entry}-seed0" for entry in shown}
 
 
 def test_an_mlflow_that_does_not_answer_is_announced_once_and_catches_up(
@@ -122,7 +125,7 @@ def test_an_mlflow_that_does_not_answer_is_announced_once_and_catches_up(
     monkeypatch.setattr(mlflow_writer.Projector, "open", away)
     stop_after(9, lambda: None, monkeypatch)
     track._follow(None, checked, {})
-    assert statuses(uri) == {"vae-seed0": "KILLED"}
+    assert statuses(uri) == {"digits-vae-seed0": "KILLED"}
     assert capsys.readouterr().out.count("does not answer, it is tried again: away for now\n") == 1
 
 
@@ -137,9 +140,46 @@ def test_everything_is_written_once_and_a_busy_writer_is_a_warning(
     said = capsys.readouterr().out
     assert "warning: the runs could not be written to MLflow at sqlite:" in said
     assert "another process has been writing" in said
-    assert MlflowClient(uri).get_experiment_by_name(mlflow_writer.EXPERIMENT) is None
+    assert MlflowClient(uri).get_experiment_by_name(mlflow_store.EXPERIMENT) is None
     for _ in range(2):
         track._write(checked, {})
         assert "warning" not in capsys.readouterr().out
-    assert statuses(uri) == {"vae-seed0": "KILLED"}
+    assert statuses(uri) == {"digits-vae-seed0": "KILLED"}
     assert history(uri, "autoencoder/train_loss") == [(50, 1.0)]
+
+
+def test_what_waiting_does_not_mend_is_told_at_once(
+    checkpoints: Path, checked: Params, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(checkpoints, "vae")
+    slept = list[float]()
+    monkeypatch.setattr("time.sleep", slept.append)
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment(mlflow_store.EXPERIMENT))
+    track._write(checked, {})
+    said = capsys.readouterr().out
+    assert "warning: MLflow does not have all that is on disk, which is complete: the experiment 1 of MLflow at" in said
+    assert "later" not in said
+    with pytest.raises(UserError, match="mlflow experiments restore"):
+        track._follow(None, checked, {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "htp://server")
+    track._write(checked, {})
+    assert "htp://server is no address of an MLflow" in capsys.readouterr().out
+    assert slept == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    track._write(checked, {})
+    assert [run.info.run_name for run in runs_at(uri, "another")] == ["digits-vae-seed0"]
+
+
+DATA, ENTRIES = ("digits", "photos", "mnist"), ("vae", "vae-beta4")
+
+
+def test_runs_on_several_data_sets_are_told_apart(checkpoints: Path, checked: Params, uri: str) -> None:
+    for dataset, entry in product(DATA, ENTRIES):
+        begin(checkpoints, entry, dataset=dataset)
+    track._write(checked, {})
+    assert statuses(uri).keys() == {f"{data}-{entry}-seed0" for data, entry in product(DATA, ENTRIES)}
+    for run in runs_at(uri):
+        assert run.data.params["dataset.name"] == str(run.info.run_name).split("-")[0]
+        assert run.data.params["entry.model"] == "vae"  # under one name for all entries

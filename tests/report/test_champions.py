@@ -3,12 +3,15 @@ from typing import Any
 
 import pytest
 
-from aelab.report.champions import ALIAS, TASKS, Candidate, elect, rule
+from aelab.core.errors import UserError
+from aelab.report.champions import ALIAS, NAME, TASKS, Candidate, Champion, elect, rule
 from aelab.report.metrics import METRICS
 
 
-def candidate(entry: str, seed: int = 0, pixels: str | None = None, **metrics: float) -> Candidate:
-    return Candidate(entry, metrics, pixels, f"{entry}-{seed}")
+def candidate(
+    entry: str, seed: int = 0, pixels: str | None = None, dataset: str = "mnist", **metrics: float
+) -> Candidate:
+    return Candidate(entry, metrics, pixels, f"{entry}-{seed}", dataset)
 
 
 def champions(*candidates: Candidate) -> dict[str, Any]:
@@ -49,10 +52,47 @@ def test_each_task_has_its_own() -> None:
     assert champions(good, candidate("tie", mse=0.1, denoising_mse=math.inf))["reconstruction"] == "a-0"
 
 
+def test_data_sets_have_champions_of_their_own() -> None:
+    """An error on small images is no better one."""
+    found = elect([candidate("ae", mse=0.2), candidate("ae", mse=0.1, dataset="digits"), candidate("vae", mse=0.3)])
+    assert [(each.name, each.value) for each in found] == [
+        ("mnist-reconstruction", 0.2),
+        ("digits-reconstruction", 0.1),
+    ]
+
+
+def stands_for(dataset: str, task: str = "denoising") -> Champion:
+    return Champion(task, 0.1, 0.1, candidate("ae", dataset=dataset))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "dataset", "name"),
+    [
+        ("", "mnist", "mnist-denoising"),
+        ("", "my holiday/photos: 2024", "my-holiday-photos-2024-denoising"),
+        ("", "cell_images-2", "cell_images-2-denoising"),
+        ("{task}", "mnist", "denoising"),
+        ("team x.{task} of {dataset}", "digits", "team x.denoising of digits"),
+        ("{dataset}-{dataset}-{task}", "digits", "digits-digits-denoising"),
+    ],
+)
+def test_a_name_carries_the_data_set(pattern: str, dataset: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NAME, pattern)
+    assert stands_for(dataset).name == name
+
+
+@pytest.mark.parametrize("pattern", ["{dataset}", "best", "{data}-{task}", "a/{task}", "a:{task}", "{task", "'{task}'"])
+def test_what_makes_no_name_is_told(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NAME, pattern)
+    with pytest.raises(UserError, match=f"{NAME} is .*: name the models with {{task}}, maybe {{dataset}}"):
+        _ = stands_for("mnist").name
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_rule_is_told(task: str) -> None:
-    metric = METRICS[TASKS[task]]
+    metric, told = METRICS[TASKS[task]], rule(stands_for("digits", task))
     assert metric.better == "lower"
-    assert metric.title in rule(task)
-    assert f"models:/{task}@{ALIAS}" in rule(task)
-    assert ("kind of pixels" in rule(task)) == metric.likelihood
+    assert metric.title in told
+    assert f"models:/digits-{task}@{ALIAS}" in told
+    assert "split of digits" in told
+    assert ("kind of pixels" in told) == metric.likelihood

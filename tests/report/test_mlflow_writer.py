@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -19,9 +20,11 @@ import torch
 from filelock import FileLock
 from mlflow import MlflowClient
 
+from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
 from aelab.models import checkpoint
 from aelab.report import mlflow_writer
-from aelab.report.champions import ALIAS, rule
+from aelab.report.champions import ALIAS, NAME, rule
 from aelab.report.mlflow_writer import FAILED, KILLED, RUNNING, Projector, Run
 from tests.support import forks, servers
 from tests.support.processes import PATIENCE, wait_for
@@ -124,28 +127,141 @@ def test_the_experiment_leads_to_its_runs(run: Run, uri: str, tmp_path: Path) ->
     experiment = experiment_at(uri)
     link, _, description = experiment.tags["mlflow.note.content"].partition("\n\n")
     address = f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=results"
-    assert (link, description) == (f"[Show the runs]({address})", "columns")
+    assert (link, description) == (f"[Show the runs]({address})", "about all runs")
     assert mlflow_writer.page(uri) == f"http://127.0.0.1:5000/{address}"
-    assert _view(experiment)["selectedColumns"] == ["metrics.`test/mse`"]
 
 
-def test_the_link_leads_to_the_runs_from_the_first_point_on(uri: str, tmp_path: Path) -> None:
-    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", [])
-    assert _view(experiment_at(uri))["selectedColumns"] == [f"metrics.`{name}`" for name in mlflow_writer.LOSSES]
-    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", ["test/mse"])
-    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("columns", [])
-    assert _view(experiment_at(uri))["selectedColumns"] == ["metrics.`test/mse`"]
+def _columns(uri: str) -> list[str]:
+    state = _view(experiment_at(uri))
+    assert state["columnOrder"] == state["selectedColumns"]
+    return [name.replace("`", "") for name in state["selectedColumns"]]
+
+
+FIRST = ["params.dataset.name", "tags.entry"]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_the_view_has_columns_from_the_first_point_on_and_keeps_them(run: Run, uri: str, tmp_path: Path) -> None:
+    losses = [*FIRST, *(f"metrics.{name}" for name in mlflow_writer.LOSSES)]
+    projector = projector_at(uri, tmp_path)
+    assert _columns(uri) == losses
+    projector.project(unfinished(run))
+    projector.show(["test/mse"], 1.0)
+    assert _columns(uri) == losses  # nothing is measured yet
+    projector.project(run)
+    projector.show(["test/mse", "test/fid"], 1.0)
+    assert _columns(uri) == [*FIRST, "metrics.test/mse"]
+    projector_at(uri, tmp_path)
+    assert _columns(uri) == [*FIRST, "metrics.test/mse"]
+
+
+def _show(uri: str, tmp_path: Path, *runs: dict[str, Any]) -> list[str]:
+    """Write a run for each of some parameters; returns which of them the view has."""
+    projector = projector_at(uri, tmp_path)
+    for parameters in runs:
+        model, training = str(parameters.get("entry.model", "vae")), str(zlib.crc32(str(parameters).encode()))
+        projector.project(Run("n", "a", training, KILLED, 1.0, parameters, {"model": model}, []))
+    projector.show([], 1.0)
+    return [name.removeprefix("params.") for name in _columns(uri)[2:] if name.startswith("params.")]
+
+
+TWO = {"dataset.name": "digits", "seed": 0, "entry.beta": 1.0, "training.steps": 10}
+
+
+@pytest.mark.parametrize(
+    ("runs", "differing"),
+    [
+        ([TWO], []),
+        ([TWO, TWO | {"seed": 1}], []),
+        ([TWO, TWO | {"dataset.name": "photos"}], []),  # in a column of its own
+        ([TWO, TWO | {"entry.beta": 4.0}], ["entry.beta"]),
+        ([TWO, TWO | {"entry.beta": 4.0, "training.steps": 20}], ["entry.beta", "training.steps"]),
+        ([TWO, TWO | {"entry.new": 1}], []),  # a release that had no such parameter
+        ([TWO, {**TWO, "entry.model": "ae", "entry.beta": 0.0}], []),  # of two models, which the entries tell
+        (
+            [{**TWO, "entry.model": model, "training.steps": steps, "entry.beta": beta} for model, steps, beta in
+             [("ae", 1, 1), ("ae", 2, 1), ("vae", 1, 1), ("vae", 2, 2)]],
+            ["training.steps", "entry.beta"],  # of two models, of one
+        ),
+        ([TWO | {f"p{i}": 0 for i in range(9)}, TWO | {f"p{i}": 1 for i in range(9)}], ["p0", "p1", "p2", "p3", "p4"]),
+    ],
+)  # fmt: skip
+def test_the_view_has_what_differs_among_the_runs_of_a_model(
+    runs: list[dict[str, Any]], differing: list[str], uri: str, tmp_path: Path
+) -> None:
+    assert _show(uri, tmp_path, *runs) == differing
+
+
+def test_the_view_knows_what_was_written_before(uri: str, tmp_path: Path) -> None:
+    assert _show(uri, tmp_path, TWO) == []
+    assert _show(uri, tmp_path, TWO | {"entry.beta": 4.0}) == ["entry.beta"]
 
 
 @pytest.mark.usefixtures("no_model")
 def test_an_older_experiment_gets_what_it_lacks(run: Run, uri: str, tmp_path: Path) -> None:
-    MlflowClient(uri).create_experiment(mlflow_writer.EXPERIMENT, (tmp_path / "elsewhere").as_uri(), {"team": "x"})
+    MlflowClient(uri).create_experiment(mlflow_store.EXPERIMENT, (tmp_path / "big/disk").as_uri(), {"team": "x"})
     _project([run], uri, tmp_path)
     tags = experiment_at(uri).tags
     assert tags["team"] == "x"
-    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("today's columns", ["test/fid"])
-    assert experiment_at(uri).tags["mlflow.note.content"].endswith("today's columns")
-    assert _view(experiment_at(uri))["selectedColumns"] == ["metrics.`test/fid`"]
+    Projector(uri, tmp_path / "mlruns", tmp_path / "lock").open("today's text")
+    assert experiment_at(uri).tags["mlflow.note.content"].endswith("today's text")
+
+
+def test_a_deleted_experiment_is_told_with_what_brings_it_back(
+    run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projector = projector_at(uri, tmp_path)
+    client, number = MlflowClient(uri), projector.experiment_id
+    client.delete_experiment(number)
+    told = f"experiment {number} of MLflow at {uri} is deleted: .* mlflow experiments restore --experiment-id {number}`"
+    actions: list[Callable[[], object]] = [
+        lambda: projector_at(uri, tmp_path),
+        lambda: projector.project(unfinished(run)),  # it went while a training was followed
+    ]
+    for act in actions:
+        with pytest.raises(UserError, match=told):
+            act()
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "autoencoders 2")
+        assert projector_at(uri, tmp_path).project(unfinished(run))
+        assert [found.info.run_name for found in runs_at(uri, "autoencoders 2")] == [run.name]
+        page = mlflow_writer.page(uri)
+    assert page != mlflow_writer.page(uri)
+    client.restore_experiment(number)
+    for act in actions:
+        act()
+    assert len(runs_at(uri)) == 1
+
+
+@pytest.mark.parametrize("location", ["/gone/project/mlruns", "file:///gone/project/mlruns", "file:///a%20b/mlruns"])
+def test_a_database_that_was_moved_with_the_project_is_told(location: str, uri: str, tmp_path: Path) -> None:
+    client = MlflowClient(uri)
+    number = client.create_experiment(mlflow_store.EXPERIMENT, location)
+    with pytest.raises(UserError, match=r"moved or copied with it: `rm -rf \S+mlflow.db \S+mlruns`, then `make track`"):
+        projector_at(uri, tmp_path)
+    client.delete_experiment(number)
+    with pytest.raises(UserError, match="is deleted"):
+        projector_at(uri, tmp_path)
+
+
+@pytest.mark.parametrize("location", ["s3://bucket/mlruns", "file:///big/disk", "mlflow-artifacts:/mlruns"])
+def test_artifacts_that_the_user_has_put_elsewhere_stay_there(location: str, uri: str, tmp_path: Path) -> None:
+    MlflowClient(uri).create_experiment(mlflow_store.EXPERIMENT, location)
+    projector_at(uri, tmp_path)
+    assert experiment_at(uri).artifact_location == location
+
+
+def test_a_database_that_several_projects_share_is_written_from_all(uri: str, tmp_path: Path) -> None:
+    projector_at(uri, tmp_path)
+    elsewhere = tmp_path / "second"
+    elsewhere.mkdir()
+    projector_at(uri, elsewhere)
+
+
+def test_what_waiting_does_not_mend_is_told_by_the_projector(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database" * 99)
+    with pytest.raises(UserError, match="no database at all"):
+        projector_at(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path)
 
 
 @pytest.mark.usefixtures("no_model")
@@ -214,10 +330,10 @@ def test_the_champion_is_who_was_promoted_last_and_no_run_has_two_versions(run: 
     assert projector.promote(champion())
     assert not projector.promote(champion())
     assert registered(uri) == [("f", [ALIAS])]
-    version = MlflowClient(uri).get_model_version_by_alias("denoising", ALIAS)
+    version = MlflowClient(uri).get_model_version_by_alias("toy-denoising", ALIAS)
     assert version.description == "denoising_mse on the validation split: 0.25, mean of the entry's seeds 0.5"
     assert version.run_id == runs_at(uri)[0].info.run_id
-    assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
+    assert MlflowClient(uri).get_registered_model("toy-denoising").description == rule(champion())
 
     projector.project(replace(other(run, fingerprint="g"), training="u"))
     assert projector.promote(champion("g"))
@@ -226,9 +342,62 @@ def test_the_champion_is_who_was_promoted_last_and_no_run_has_two_versions(run: 
     assert registered(uri) == [("f", [ALIAS]), ("g", [])]
     assert not projector.promote(champion("none"))
     assert registered(uri) == [("f", [ALIAS]), ("g", [])]
-    MlflowClient(uri).update_registered_model("denoising", "the rule of before")
+    MlflowClient(uri).update_registered_model("toy-denoising", "the rule of before")
     projector.promote(champion("f"))
-    assert MlflowClient(uri).get_registered_model("denoising").description == rule("denoising")
+    assert MlflowClient(uri).get_registered_model("toy-denoising").description == rule(champion())
+
+
+def _register(client: MlflowClient, name: str, source: str, tags: dict[str, str]) -> None:
+    client.create_registered_model(name, description="of another team")
+    for _ in range(2):
+        client.create_model_version(name, source, tags=tags)
+    client.set_registered_model_alias(name, ALIAS, "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "tags"), [("toy-denoising", {}), ("toy-denoising", {"stage": "final"}), ("denoising", {}), ("theirs", {})]
+)
+def test_a_registered_model_of_somebody_else_stays_as_it_is(
+    name: str, tags: dict[str, str], run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NAME, {"toy-denoising": "{dataset}-{task}", "denoising": "{task}"}.get(name, "{task}"))
+    client = MlflowClient(uri)
+    _register(client, name, tmp_path.as_uri(), tags)
+
+    def content() -> list[object]:
+        versions = client.search_model_versions(f"name = '{name}'")
+        return [dict(client.get_registered_model(name)), *sorted(str(dict(version)) for version in versions)]
+
+    before = content()
+    projector = projector_at(uri, tmp_path)
+    projector.project(run)
+    outcome = projector.promote(champion())
+    assert content() == before
+    assert outcome == (
+        "models:/denoising@champion is now a model of ae"
+        if name == "theirs"
+        else f"models:/{name} is somebody else's and stays as it is: {NAME} gives those of here other names"
+    )
+    monkeypatch.setenv(NAME, "ours-{task}")
+    assert projector.promote(champion())
+    assert content() == before
+
+
+@pytest.mark.parametrize("left", ["nothing", "a model without versions", "versions of an earlier release"])
+def test_a_registered_model_of_ours_is_known_again(
+    left: str, run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projector = projector_at(uri, tmp_path)
+    projector.project(run)
+    if left == "a model without versions":
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "create_model_version", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                projector.promote(champion())
+    elif left == "versions of an earlier release":
+        _register(MlflowClient(uri), "toy-denoising", tmp_path.as_uri(), {"fingerprint": "e", "entry": "vae"})
+    assert projector.promote(champion())
+    assert registered(uri)[-1] == ("f", [ALIAS])
 
 
 @pytest.mark.usefixtures("no_model")
@@ -283,7 +452,7 @@ def test_a_writer_that_holds_the_lock_for_long_is_a_sentence(run: Run, uri: str,
     projector = projector_at(uri, tmp_path)
     lock = FileLock(tmp_path / "lock")
     actions: list[Callable[[], object]] = [
-        lambda: projector.open("columns", []),
+        lambda: projector.open("columns"),
         lambda: projector.project(unfinished(run)),
         lambda: projector.promote(champion()),
     ]
@@ -311,7 +480,7 @@ def _race(run: Run, locks: tuple[Path, Path], uri: str, monkeypatch: pytest.Monk
     """
     first, second = (Projector(uri, lock.parent / "mlruns", lock) for lock in locks)
     for projector in (first, second):
-        projector.open("columns", [])
+        projector.open("columns")
     create = MlflowClient.create_run
 
     def late(*arguments: Any, **options: Any) -> Any:
@@ -337,7 +506,7 @@ def test_a_run_that_two_write_at_once_is_there_once_thanks_to_the_lock(
 
 def _write_ten(uri: str, folder: Path) -> None:
     projector = Projector(uri, folder / "mlruns", folder / "lock")
-    projector.open("columns", [])
+    projector.open("columns")
     for i in range(10):
         projector.project(Run(f"n{i}", "a", f"t{i}", RUNNING, 1000.0, {"p": 1}, {}, []))
 

@@ -66,8 +66,8 @@ BROKEN = [
         "corruption.train.mixed.copy is an unknown key; known here: noise, copies",
         "did you mean copies?",
     ),
-    (without("training") | {"trainng": {}}, "training is missing", "is trainng meant to be it?"),
-    (without("seeds") | {"seed": [0]}, "seeds is missing", "is seed meant to be it?"),
+    (without("training") | {"trainng": {}}, "training is missing", "did you mean trainng?"),
+    (without("seeds") | {"seed": [0]}, "seeds is missing", "did you mean seed?"),
     (with_value("training.steps", "many"), 'training.steps is "many": must be a valid integer', ""),
     (
         with_value("training.learning_rate", "1e-3"),

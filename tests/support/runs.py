@@ -9,9 +9,10 @@ import mlflow
 import torch
 from mlflow import MlflowClient
 
+from aelab.inference.mlflow_store import EXPERIMENT
 from aelab.models import checkpoint
 from aelab.report.champions import Candidate, Champion
-from aelab.report.mlflow_writer import EXPERIMENT, FINISHED, RUNNING, Evaluated, Projector, Run
+from aelab.report.mlflow_writer import FINISHED, RUNNING, Evaluated, Projector, Run
 from tests.support.toys import IMAGE, PARAMETERS
 
 
@@ -48,12 +49,12 @@ def toy_run(folder: Path) -> Run:
     )
 
 
-def runs_at(uri: str) -> list[mlflow.entities.Run]:
-    return list(MlflowClient(uri).search_runs([experiment_at(uri).experiment_id]))
+def runs_at(uri: str, name: str = EXPERIMENT) -> list[mlflow.entities.Run]:
+    return list(MlflowClient(uri).search_runs([experiment_at(uri, name).experiment_id]))
 
 
-def experiment_at(uri: str) -> mlflow.entities.Experiment:
-    experiment = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
+def experiment_at(uri: str, name: str = EXPERIMENT) -> mlflow.entities.Experiment:
+    experiment = MlflowClient(uri).get_experiment_by_name(name)
     assert experiment is not None
     return experiment
 
@@ -71,12 +72,12 @@ def unfinished(run: Run, points: int = 2, status: str = RUNNING) -> Run:
 
 def projector_at(uri: str, tmp_path: Path) -> Projector:
     projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
-    projector.open("columns", ["test/mse"])
+    projector.open("about all runs")
     return projector
 
 
 def champion(fingerprint: str = "f") -> Champion:
-    return Champion("denoising", 0.25, 0.5, Candidate("ae", {"denoising_mse": 0.25}, None, fingerprint))
+    return Champion("denoising", 0.25, 0.5, Candidate("ae", {"denoising_mse": 0.25}, None, fingerprint, "toy"))
 
 
 def registered(uri: str) -> list[tuple[str, list[str]]]:

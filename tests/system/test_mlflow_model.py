@@ -97,9 +97,10 @@ def project(tmp_path: Path, uri: str) -> None:
     checkpoint.save(trained("vae"), weights)
     result = Evaluated("f", 2.0, {"validation/neg_elbo": 1.0}, [], weights, "toy", "0" * 32, IMAGE)
     projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
-    projector.open("", ["validation/neg_elbo"])
+    projector.open("")
     assert projector.project(Run("vae-seed0", "", "t", FINISHED, 1.0, {}, {}, [], result))
-    assert projector.promote(Champion("generation", 1.0, 1.0, Candidate("vae", {"neg_elbo": 1.0}, "Bernoulli", "f")))
+    best = Candidate("vae", {"neg_elbo": 1.0}, "Bernoulli", "f", "toy")
+    assert projector.promote(Champion("generation", 1.0, 1.0, best))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     tmp_path = tmp_path_factory.mktemp("served")
     uri, port = f"sqlite:///{tmp_path / 'mlflow.db'}", servers.free_port()
     project(tmp_path, uri)
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/generation@{ALIAS}",
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/toy-generation@{ALIAS}",
                "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path}

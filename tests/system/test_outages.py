@@ -54,9 +54,9 @@ def test_through_outages(server: servers.Server, tmp_path: Path, monkeypatch: py
     assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, which alone has the folder
     (logged,) = MlflowClient(server.uri).search_logged_models([found.info.experiment_id])
     assert logged.name == "ae_wide-beta4-seed0"
-    assert [projector.promote(champion()) for _ in range(2)] == [True, False]
+    assert [bool(projector.promote(champion())) for _ in range(2)] == [True, False]
     assert registered(server.uri) == [("f", [ALIAS])]
-    weights = list(Path(mlflow.artifacts.download_artifacts(f"models:/denoising@{ALIAS}")).rglob("*.safetensors"))
+    weights = list(Path(mlflow.artifacts.download_artifacts(f"models:/toy-denoising@{ALIAS}")).rglob("*.safetensors"))
     assert run.evaluated is not None
     assert run.evaluated.weights is not None
     assert [path.read_bytes() for path in weights] == [run.evaluated.weights.read_bytes()]

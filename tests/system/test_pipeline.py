@@ -1,19 +1,21 @@
 """The real DAG, end to end, on the embedded digits in a copy of the repository: what it leaves, and who can read it."""
 
+import contextlib
 import json
-import signal
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from aelab.report import mlflow_writer
 from tests.support.browser import DESK, PHONE, Theme, opened, overflow
+from tests.support.processes import started, wait_for
 from tests.support.project import SIDE_BY_SIDE, Project
 from tests.support.runs import runs_at
-from tests.support.servers import Server
+from tests.support.servers import free_port
 
 
 def test_every_stage_ran_once(finished: Project) -> None:
@@ -115,27 +117,39 @@ def test_nothing_to_do_runs_nothing(shared_copy: Project) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_runs_are_in_mlflow(finished: Project) -> None:
-    expected = sorted(f"{name}-seed{seed}" for name in finished.params()["variants"] for seed in (0, 1))
+    expected = sorted(f"digits-{name}-seed{seed}" for name in finished.params()["variants"] for seed in (0, 1))
     found = runs_at(f"sqlite:///{finished.folder / 'mlflow.db'}")
     assert sorted(str(run.info.run_name) for run in found) == expected
 
 
-def test_the_address_of_make_ui_opens_the_runs_and_leaves_the_machine_alone(
-    shared_copy: Project, tmp_path: Path
-) -> None:
-    address = mlflow_writer.page(f"sqlite:///{shared_copy.folder / 'mlflow.db'}")
-    assert address in shared_copy.run("make", "--dry-run", "ui").stdout
-    server = Server(tmp_path, f"sqlite:///{shared_copy.folder / 'mlflow.db'}")
-    try:
-        server.start()
-        with opened(address.replace("http://127.0.0.1:5000", server.uri), width=2400, local=True) as (page, wrong):
+def test_the_address_of_make_ui_opens_the_runs_and_leaves_the_machine_alone(shared_copy: Project) -> None:
+    port = free_port()
+    dry = shared_copy.run("make", "--dry-run", "ui", f"PORT={port}").stdout
+    _, *command = dry.splitlines()[-1].split()
+    assert command == ["-m", "pipeline.reporting.ui", "--port", str(port)]
+    options = {"cwd": shared_copy.folder, "env": shared_copy.environment(), "stderr": subprocess.DEVNULL}
+    with started([sys.executable, *command], **options) as process:
+        assert process.stdout
+        address = process.stdout.readline().removeprefix("The runs: ").strip()
+        server = address.partition("#")[0]
+        wait_for(lambda: _answers(server) or process.poll() is not None)
+        with opened(address, width=2400, local=True) as (page, wrong):
             for name in shared_copy.params()["variants"]:
-                page.get_by_text(f"{name}-seed0", exact=True).first.wait_for()
-            assert page.get_by_text("validation/mse").count() > 0
-        # MLflow asks itself who its user is, and without users it does not know of the question.
-        assert [each for each in wrong if not each.endswith("/users/current")] == []
-    finally:
-        server.signal(signal.SIGKILL)
+                page.get_by_text(f"digits-{name}-seed0", exact=True).first.wait_for()
+            columns = [page.get_by_role("columnheader", name=name).first for name in ORDER]
+            places = [(column.bounding_box() or {})["x"] for column in columns]
+            assert places == sorted(places)
+    # MLflow asks itself who its user is, and without users it does not know of the question.
+    assert [each for each in wrong if not each.endswith("/users/current")] == []
+
+
+ORDER = ("dataset.name", "entry", "test/mse")
+
+
+def _answers(server: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{server}health", timeout=2) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 def test_an_mlflow_that_is_away_is_a_warning(shared_copy: Project) -> None:

@@ -100,7 +100,7 @@ def machine(uri: str, folder: Path, names: list[str]) -> None:
 
     def written() -> bool:
         with contextlib.suppress(MlflowException):  # several make the experiment's tags at once
-            projector.open("columns", [])
+            projector.open("columns")
             while left:
                 projector.project(replace(run, name=left[0], training=left[0]))
                 del left[0]
@@ -133,12 +133,12 @@ def test_without_its_store_the_server_says_so_and_writes_it_later(team: tuple[st
     uri, store = team
     run = replace(toy_run(tmp_path), name="late", training="late")
     projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
-    projector.open("columns", [])
+    projector.open("columns")
     store.kill()
     with pytest.raises(Exception, match=r"500|artifacts|INTERNAL"):
         projector.project(run)
     store.start()
-    projector.open("columns", [])
+    projector.open("columns")
     assert projector.project(run)
     (late,) = (each for each in runs_at(uri) if each.info.run_name == "late")
     assert late.info.status == "FINISHED"

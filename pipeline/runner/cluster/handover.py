@@ -16,6 +16,7 @@ from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import parse_yaml
 
 from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
 from pipeline.runner.cluster import worker
 from pipeline.runner.cluster.worker import Checkout, StageRequest
 from pipeline.runner.cluster.worker_stage import patiently
@@ -176,9 +177,13 @@ def publish(remote: dict[str, Any]) -> Checkout:
         except Exception as error:  # noqa: BLE001 - every file system has its own
             msg = f"the remote {remote['url']} does not take what workers need: {error}"
             raise UserError(msg) from None
-    server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    environment = {"MLFLOW_TRACKING_URI": server} if server.startswith("http") else {}
-    return {"bundle": name, "head": head, "remote": remote, "environment": environment}
+    return {"bundle": name, "head": head, "remote": remote, "environment": _mlflow()}
+
+
+def _mlflow() -> dict[str, str]:
+    """What a worker needs to know of a server of MLflow; a database of this machine is none of a worker's."""
+    names = mlflow_store.VARIABLES if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else ()
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _git(*arguments: str, **environment: str) -> str:

@@ -173,8 +173,7 @@ def in_sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[o
             sentences.append(f"{key} is an unknown key; known here: {', '.join(known)}{hint}")
         elif kind == "missing":
             others = [str(each) for each in value if each not in _fields(model)] if len(problem["loc"]) == 1 else []
-            close = difflib.get_close_matches(key, others, n=1)  # it may be a section of the user's own
-            sentences.append(f"{key} is missing" + (f"; is {close[0]} meant to be it?" if close else ""))
+            sentences.append(f"{key} is missing{did_you_mean(key, others)}")  # it may be a stage of the user's own
         else:
             sentences.append(f"{key or 'the file'} is {_shown(value)}: {_allowed(problem)}{_hint(value)}")
     return sentences

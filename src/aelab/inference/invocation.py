@@ -37,7 +37,7 @@ Model = Annotated[
         envvar="AELAB_MODEL",
         metavar="MODEL",
         help="A file (models/vae/seed0.safetensors), its folder (models/vae), either as of a revision, tag or DVC "
-        "experiment (HEAD~1:models/vae), or MLflow's (models:/reconstruction@champion, runs:/ID/vae-seed0).",
+        "experiment (HEAD~1:models/vae), or MLflow's (models:/mnist-denoising@champion, runs:/ID/mnist-vae-seed0).",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]

@@ -3,8 +3,8 @@
     models/vae/seed1.safetensors           a file
     models/vae                             a folder: its first seed
     HEAD~1:models/vae/seed0.safetensors    either of them as of a Git revision, tag or DVC experiment
-    models:/reconstruction@champion        what MLflow has registered under a name; models:/name/2 is a version of it
-    runs:/<run id>/vae-seed0               the model of a run in MLflow
+    models:/mnist-denoising@champion       what MLflow has registered under a name; models:/name/2 is a version of it
+    runs:/<run id>/mnist-vae-seed0         the model of a run in MLflow
 
 Whatever the place, only the weights are read, which carry their own hash: no code and no pickle that lies beside them.
 """
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
 
 SUFFIX = ".safetensors"
 IN_MLFLOW = re.compile(r"(models|runs|mlflow-artifacts):/")
@@ -78,17 +79,28 @@ def _from_dvc(path: str, revision: str, folder: Path) -> tuple[Path, str]:
 
 def _from_mlflow(uri: str, folder: Path) -> Path:
     """The weights of a model at $MLFLOW_TRACKING_URI or, without it, in the database of the current folder."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away costs seconds only
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    mlflow_store.prepare()
     import mlflow  # noqa: PLC0415 - slow to import
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
+    at = mlflow.get_tracking_uri()
+    file = mlflow_store.file_of(at)
+    if file is not None and not file.exists():  # MLflow would make one
+        msg = (
+            f"there is no {file.name} in the folder {file.resolve().parent}, so no model {uri}: go to the project's "
+            "folder, or set MLFLOW_TRACKING_URI; `make track` writes what is on disk"
+        )
+        raise UserError(msg)
     try:
-        mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
-    except (MlflowException, OSError) as error:
-        said = " ".join(str(error).split())
-        msg = f"MLflow at {mlflow.get_tracking_uri()} has no model {uri}: {said}; `make track` writes what is on disk"
+        mlflow_store.check(at)
+        with mlflow_store.explained(at):
+            mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
+    except UserError:
+        raise
+    except Exception as error:  # of MLflow, a database, a network or a store of artifacts
+        msg = (
+            f"MLflow at {mlflow_store.public(at)} has no model {uri}: {mlflow_store.said(error)}; `make track` writes "
+            "what is on disk"
+        )
         raise UserError(msg) from error
     found = sorted(folder.rglob(f"*{SUFFIX}"))
     if len(found) != 1:

@@ -6,9 +6,7 @@ projection completes or replaces the run. No number that is undefined or not fin
 """
 
 import json
-import logging
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import numpy as np
@@ -23,16 +22,23 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, RunTag
 from mlflow.entities import Run as Found
 from mlflow.models import ModelSignature
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from aelab.report.champions import ALIAS, TASKS, Champion, rule
+from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
+from aelab.report.champions import ALIAS, NAME, TASKS, Champion, rule
 
-EXPERIMENT = "autoencoders"
 NOTE = "mlflow.note.content"  # the description of an experiment or a run, in Markdown
 VIEW = "results"
+SAVED = f"mlflow.sharedViewState.{VIEW}"  # the experiment's tag that has the view
+DATASET = "dataset.name"  # a parameter of every run
+SHOWN = (DATASET, "seed")  # in a column of its own, in the run's name
+PORT = 5000  # of `mlflow ui`, unless another one is wanted
+HANDFUL = 5  # parameters in view
+RECENT = 500  # runs that are looked at for what differs
 RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # on any server
 LONGEST = 6000  # characters of a parameter, all that MLflow takes
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # what a model imports
@@ -44,6 +50,7 @@ OPTIONS = (  # of a served model: `tasks.Options`, and which task
     ParamSpec("steps", DataType.long, 10),
     ParamSpec("codes", DataType.double, [], (-1,)),
 )
+OURS = {"written_by": "aelab"}  # a registered model
 LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # of every model
 WAIT = 30.0  # seconds for another process to finish the run that it writes
 RUNNING, KILLED, FINISHED, FAILED = "RUNNING", "KILLED", "FINISHED", "FAILED"  # as MLflow has them
@@ -82,8 +89,9 @@ class Evaluated:
 class Projector:
     """Writes runs to the MLflow at `uri`.
 
-    Any exception of its methods may be one of MLflow's, of the network or of a database. Every method can be called
-    again at any time, by this projector or by another one.
+    A `UserError` of its methods says what waiting does not mend, and what does. Any other exception may be one of
+    MLflow's, of the network or of a database. Every method can be called again at any time, by this projector or by
+    another one.
 
     Args:
         uri: a server's address, or "sqlite:///" and a path.
@@ -98,30 +106,58 @@ class Projector:
     logged: dict[str, int] = field(default_factory=dict)  # by the id of a run: how many points MLflow has
 
     def __post_init__(self) -> None:
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # two lines a run that lead to the wrong page
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away costs seconds only
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        mlflow_store.prepare()
         mlflow.set_tracking_uri(self.uri)
 
-    def open(self, description: str, metrics: Sequence[str], saved: float = 0.0) -> None:
-        """Create the experiment or update its description, and save a view of `metrics` as of the time `saved`.
-
-        Without any metrics, the view is one of the losses, and an older view stays.
-        """
+    def open(self, description: str) -> None:
+        """Create the experiment or update its description."""
+        name = mlflow_store.experiment()
         with self._alone():
+            mlflow_store.check(self.uri)
             client = MlflowClient()
-            if self.uri.startswith("sqlite:") and client.get_experiment_by_name(EXPERIMENT) is None:
-                client.create_experiment(EXPERIMENT, self.local_artifacts.as_uri())
-            experiment = mlflow.set_experiment(EXPERIMENT)
+            if there := client.get_experiment_by_name(name):
+                self._check(there)
+            elif self.uri.startswith("sqlite:"):
+                client.create_experiment(name, self.local_artifacts.as_uri())
+            experiment = mlflow.set_experiment(name)
             self.experiment_id = str(experiment.experiment_id)
             link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # MLflow folds a description to its first line
-            tags, view = {NOTE: f"{link}\n\n{description}"}, f"mlflow.sharedViewState.{VIEW}"
-            if metrics or view not in experiment.tags:  # the link leads nowhere without one
-                tags[view] = _view(metrics or LOSSES, saved)
-            for key, value in tags.items() - experiment.tags.items():
-                client.set_experiment_tag(self.experiment_id, key, value)
+            self._tag(experiment, NOTE, f"{link}\n\n{description}")
+            if SAVED not in experiment.tags:  # the link leads nowhere without one
+                self._tag(experiment, SAVED, _view([], LOSSES, 0.0))
+
+    def show(self, metrics: Sequence[str], saved: float) -> None:
+        """Save a view of the runs as of the time `saved`: data set, entry, what differs, those `metrics` there are."""
+        with self._alone():
+            client = MlflowClient()
+            runs = client.search_runs([self.experiment_id], max_results=RECENT)
+            there = [name for name in metrics if any(name in run.data.metrics for run in runs)]
+            view = _view(_differing(runs), there or LOSSES, saved)
+            self._tag(client.get_experiment(self.experiment_id), SAVED, view)
+
+    def _tag(self, experiment: Experiment, key: str, value: str) -> None:
+        if experiment.tags.get(key) != value:
+            MlflowClient().set_experiment_tag(self.experiment_id, key, value)
+
+    def _check(self, there: Experiment) -> None:
+        """Look whether runs can be written to an experiment.
+
+        Raises:
+            UserError: it is deleted, or its artifacts belong to the folder that the project and its database were in.
+        """
+        if there.lifecycle_stage == LifecycleStage.DELETED:
+            raise UserError(mlflow_store.DELETED.format(there.experiment_id, at=mlflow_store.public(self.uri)))
+        database, here = mlflow_store.file_of(self.uri), self.local_artifacts.resolve()
+        at = urlsplit(there.artifact_location)
+        location = Path(unquote(at.path)).resolve()
+        own = database is not None and database.resolve().parent == here.parent and at.scheme in {"", "file"}
+        if own and location.name == here.name and location != here:
+            msg = (
+                f"{database} has its artifacts in {location}, since the project was moved or copied with it: "
+                f"`rm -rf {database} {here}`, then `make track` writes all that is on disk anew; runs of which nothing "
+                "is on disk any more go with the database"
+            )
+            raise UserError(msg)
 
     def project(self, run: Run) -> bool:
         """Have MLflow show `run` as it is now; returns whether there was anything to write."""
@@ -141,33 +177,37 @@ class Projector:
             self._write(begun, run)
             return True
 
-    def promote(self, champion: Champion) -> bool:
-        """Have MLflow's registry give the alias `ALIAS` of a task to its champion; returns whether another one had it.
+    def promote(self, champion: Champion) -> str:
+        """Have MLflow's registry give the alias `ALIAS` to a champion; returns what there is to say, or "".
 
-        Nothing happens before the champion's run is complete. No run gets a second version.
+        Nothing happens before the champion's run is complete. No run gets a second version. A registered model without
+        a fingerprint of ours is somebody else's, and stays as it is.
         """
         with self._alone():
-            client, task, fingerprint = MlflowClient(), champion.task, champion.candidate.fingerprint
-            complete = f"tags.fingerprint = '{fingerprint}' and tags.complete = 'yes'"
+            client, name = MlflowClient(), champion.name
+            complete = f"tags.fingerprint = '{champion.candidate.fingerprint}' and tags.complete = 'yes'"
             runs = client.search_runs([self.experiment_id], complete, max_results=1)
             if not runs:
-                return False
-            if not client.search_registered_models(f"name = '{task}'"):
-                client.create_registered_model(task)
-            client.update_registered_model(task, rule(task))
-            versions = client.search_model_versions(f"name = '{task}' and run_id = '{runs[0].info.run_id}'")
-            number = versions[0].version if versions else self._create_version(champion, runs[0].info.run_id)
-            if client.get_registered_model(task).aliases.get(ALIAS) == number:
-                return False
-            client.set_registered_model_alias(task, ALIAS, number)
-            return True
+                return ""
+            versions = list(client.search_model_versions(f"name = '{name}'"))
+            if not (there := client.search_registered_models(f"name = '{name}'")):
+                client.create_registered_model(name, OURS)
+            elif not there[0].tags.items() >= OURS.items() and not any("fingerprint" in each.tags for each in versions):
+                return f"models:/{name} is somebody else's and stays as it is: {NAME} gives those of here other names"
+            client.update_registered_model(name, rule(champion))
+            numbers = [each.version for each in versions if each.run_id == runs[0].info.run_id]
+            number = numbers[0] if numbers else self._create_version(champion, runs[0].info.run_id)
+            if client.get_registered_model(name).aliases.get(ALIAS) == number:
+                return ""
+            client.set_registered_model_alias(name, ALIAS, number)
+            return f"models:/{name}@{ALIAS} is now a model of {champion.candidate.entry}"
 
     def _create_version(self, champion: Champion, run_id: str) -> str:
         client, candidate = MlflowClient(), champion.candidate
         (model,) = client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'")
         metric = f"{TASKS[champion.task]} on the validation split: {champion.value:.6g}"
         created = client.create_model_version(
-            champion.task,
+            champion.name,
             model.model_uri,
             run_id,
             tags={"fingerprint": candidate.fingerprint, "entry": candidate.entry},
@@ -182,9 +222,10 @@ class Projector:
 
         Raises:
             TimeoutError: another process has been writing all the time.
+            UserError: waiting does not mend what went wrong.
         """
         try:
-            with FileLock(self.lock, timeout=WAIT):
+            with mlflow_store.explained(self.uri), FileLock(self.lock, timeout=WAIT):
                 yield
         except Timeout as error:
             msg = f"another process has been writing for {WAIT:.0f} s; it holds {self.lock}"
@@ -234,14 +275,23 @@ class Projector:
         client.set_tag(run_id, "complete", "yes")
 
 
-def page(uri: str) -> str:
-    """The address of the runs' table; for a database, where `mlflow ui` shows it by default.
+def page(uri: str, port: int = PORT) -> str:
+    """The address of the runs' table; for a database, where `make ui` shows it.
 
     A click on an experiment does not lead there: MLflow 3.17 goes by what the browser was used for last, or else GenAI.
+
+    Raises:
+        UserError: there is no such experiment.
     """
-    experiment = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
-    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-    return f"{server}/{RUNS.format(experiment.experiment_id if experiment else 0)}"
+    name, at = mlflow_store.experiment(), mlflow_store.public(uri)
+    experiment = MlflowClient(uri).get_experiment_by_name(name)
+    if experiment is None:
+        msg = f'MLflow at {at} has no experiment "{name}": `make track` writes it, MLFLOW_EXPERIMENT_NAME names another'
+        raise UserError(msg)
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise UserError(mlflow_store.DELETED.format(experiment.experiment_id, at=at))
+    server = at.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{port}"
+    return f"{server}/{RUNS.format(experiment.experiment_id)}"
 
 
 def _shows(found: Found, run: Run) -> bool:
@@ -264,9 +314,21 @@ def _is_of(found: Found, run: Run) -> bool:
     )
 
 
-def _view(metrics: Sequence[str], saved: float) -> str:
+def _differing(runs: Sequence[Found]) -> list[str]:
+    """The parameters of which runs of one model have several values, those of most models first."""
+    values = dict[str, dict[str, set[str]]]()  # by parameter and model
+    for run in runs:
+        for key, value in run.data.params.items():
+            values.setdefault(key, {}).setdefault(run.data.tags.get("model", ""), set()).add(value)
+    counts = {key: sum(len(each) > 1 for each in of.values()) for key, of in values.items() if key not in SHOWN}
+    return sorted((key for key, count in counts.items() if count), key=lambda key: (-counts[key], key))[:HANDFUL]
+
+
+def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float) -> str:
     """A saved view of the runs' page: MLflow itself shows no metric in the table, and 10 runs in the charts."""
-    state = {"selectedColumns": [f"metrics.`{name}`" for name in metrics], "runsHiddenMode": "SHOW_ALL"}
+    columns = [f"params.`{DATASET}`", "tags.`entry`", *(f"params.`{name}`" for name in parameters)]
+    columns += [f"metrics.`{name}`" for name in metrics]
+    state = {"selectedColumns": columns, "columnOrder": columns, "runsHiddenMode": "SHOW_ALL"}
     return json.dumps({"name": VIEW, "createdAt": _milliseconds(saved), "state": json.dumps(state)})
 
 

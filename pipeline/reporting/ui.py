@@ -1,0 +1,69 @@
+"""ui: serve the project's MLflow on this machine, and say where its runs are."""
+
+import os
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from aelab.core.errors import UserError
+from aelab.inference import mlflow_store
+from aelab.report.mlflow_writer import PORT, page
+from pipeline.common import paths
+
+HOST = "127.0.0.1"  # no other machine can ask: MLflow's page knows no users
+COMMAND = (sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--workers", "1", "--port")
+
+
+def main(
+    *, port: Annotated[int, typer.Option(min=1, max=65535, help="To serve at; `make ui PORT=…` sets it.")] = PORT
+) -> None:
+    """Serve the MLflow at $MLFLOW_TRACKING_URI or in mlflow.db, and print the address of its runs."""
+    uri = mlflow_store.address(paths.root())
+    try:
+        mlflow_store.prepare()
+        address = _address(uri, port)
+    except UserError as error:
+        sys.exit(f"\n{error}\n")
+    except Exception as error:  # noqa: BLE001 - of a database, a network
+        sys.exit(f"\nMLflow at {mlflow_store.public(uri)} does not answer: {mlflow_store.said(error)}\n")
+    if uri.startswith("http"):
+        print(f"The runs: {address} (a server has them, nothing is served here)")
+        return
+    print(f"The runs: {address}", flush=True)
+    less = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # four processes for what is not used here
+    os.execve(COMMAND[0], [*COMMAND, str(port)], os.environ | less | {"MLFLOW_BACKEND_STORE_URI": uri})  # noqa: S606
+
+
+def _address(uri: str, port: int) -> str:
+    """The address of the runs' table, once nothing stands in the way of serving it."""
+    file = mlflow_store.file_of(uri)
+    if file is not None and not file.exists():
+        msg = f"there is no {file} to show: `make repro` writes it, or `make track` from the results on disk"
+        raise UserError(msg)
+    mlflow_store.check(uri)
+    with mlflow_store.explained(uri):
+        address = page(uri, port)
+    if not uri.startswith("http") and (problem := _problem(port)):
+        free = next((each for each in range(PORT + 1, 65536) if not _problem(each)), PORT)
+        msg = f"port {port} {problem}: `make ui PORT={free}` takes another one"
+        raise UserError(msg)
+    return address
+
+
+def _problem(port: int) -> str:
+    """Why nothing can be served at a port; "" if it is free."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        if probe.connect_ex((HOST, port)) == 0:  # on macOS the port of another one can be listened at, too
+            return "is taken by another program"
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        return f"cannot be served at ({error.strerror})"
+    return ""
+
+
+if __name__ == "__main__":
+    typer.run(main)
