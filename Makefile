@@ -5,6 +5,7 @@ export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+export USER := $(or $(USER),$(shell id -u))  # in some containers nobody has a name, and DVC wants one
 export PYTHONDONTWRITEBYTECODE :=  # each module is compiled once, when a process imports it first
 
 .PHONY: help repro taste check test lint docs ui track check-results audit bench gpu faults lock recipe recipes
@@ -72,15 +73,22 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-ha
 	--no-emit-index-url --no-emit-find-links
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
+# A project that was moved or copied with its environment: all in there names the place where it was made.
+MOVED := $(subst $(CURDIR),,$(shell cat .venv/ready 2>/dev/null))
+.PHONY: moved
+moved:
+	@echo "the environment .venv was made in $(MOVED): it is made anew"
+	rm -rf .venv
+
 # uv itself comes out of the lock, by pip; then uv installs everything else in seconds.
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.lock pyproject.toml $(if $(MOVED),moved)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.lock
 	$(INSTALL) --require-hashes -r requirements.lock
 	$(INSTALL) --no-deps --no-build-isolation --editable .
-	touch $@
+	@echo '$(CURDIR)' > $@
 
 # A superset of the other lock, with the same versions.
 .venv/ready-dev: .venv/ready requirements-dev.lock

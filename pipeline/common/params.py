@@ -16,11 +16,12 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
 from aelab.core.errors import UserError
+from aelab.core.sections import Section, in_sentences
 from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.corruption import KINDS
 from aelab.data.datasets import DATASETS, Shape
 from pipeline.common import paths
-from pipeline.common.sections import Entry, Section, entries_type, in_sentences
+from pipeline.common.sections import Entry, entries_type
 
 PARAMS = Path("params.yaml")
 COPIES = 5  # of the weights in training: themselves, the best ones, gradients, two moments
@@ -268,6 +269,10 @@ def read(path: Path, *, aliases: bool = True) -> Any:
     """What a YAML file holds, unchecked; raises `UserError` where it cannot be read, or has aliases that it may not."""
     try:
         text = path.read_text(encoding="utf-8")
+        if conflict := re.search(r"^<{7} ", text, re.MULTILINE):
+            line = text.count("\n", 0, conflict.start()) + 1
+            msg = f"{path} holds the conflict of a merge, in line {line}: keep what is to be kept, remove the marks"
+            raise UserError(msg)
         if "*" in text and not aliases:
             _check_aliases(text, path)
         return YAML(typ="safe", pure=True).load(text)

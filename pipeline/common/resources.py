@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 
+from aelab.core import containers
 from aelab.core.environment import whole_number
 
 CPUS = "AELAB_CPUS"
@@ -17,8 +18,9 @@ def cpus() -> int:
 
 
 def all_cpus() -> int:
-    """How many CPUs there are for this process and what runs beside it."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    """How many CPUs there are for this process and what runs beside it; a container may limit them."""
+    here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min(here, int(containers.cpu_limit() or here)))
 
 
 def per_gpu() -> int | None:

@@ -79,6 +79,7 @@ class ReportEntry:
             pixels=next((result.pixels for result in self.finished), None),
             parameters=dict(flattened(self.section)),
             curves=[result.curve for result in self.finished],
+            symptoms=[symptom for result in self.finished for symptom in result.symptoms],
         )
 
 

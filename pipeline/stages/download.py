@@ -31,21 +31,27 @@ def _folder(wanted: DatasetParams, settings: FolderParams, provenance: stage.Pro
     """The user's own images."""
     from aelab.ingest import image_folder  # noqa: PLC0415 - Pillow, for this data set alone
 
+    key = f"dataset.folders.{wanted.name}"
     paths.raw().mkdir(parents=True, exist_ok=True)
     found = image_folder.read(
-        paths.own(settings.path), wanted.image, fit=settings.fit, scratch=paths.raw(), workers=resources.cpus()
-    )
-    left_out = {each.path: each.reason for each in found.left_out}
-    provenance |= {"left_out": left_out, "classes": found.classes}
-    total = len(found.labels) + len(left_out)
-    listed = "".join(f"\n  {path} {reason}" for path, reason in list(left_out.items())[:SHOWN])
-    more = f"\n  … and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
-    if left_out:
-        print(f"left out of {settings.path}, {len(left_out)} of {total} files:{listed}{more}")
-    if len(left_out) > settings.broken * total:
+        paths.own(settings.path), wanted.image, fit=settings.fit, bits=settings.bits, key=f"{key}.bits",
+        scratch=paths.raw(), workers=resources.cpus(),
+    )  # fmt: skip
+    counts = {name or "outside of subfolders": count for name, count in found.counts.items()}
+    provenance |= {"left_out": {each.path: each.reason for each in found.left_out}, "classes": found.classes}
+    print(f"{settings.path}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}")
+    for note in found.notes:
+        print(f"note: {note}")
+    listed = "".join(f"\n  {each.path} {each.reason}" for each in found.left_out[:SHOWN])
+    listed += f"\n  … and {len(found.left_out) - SHOWN} more" if len(found.left_out) > SHOWN else ""
+    if listed:
+        print(f"left out of {settings.path}:{listed}")
+    broken = sum(each.broken for each in found.left_out)
+    total = len(found.labels) + broken
+    if broken > settings.broken * total:
         msg = (
-            f"{len(left_out)} of the {total} files in {settings.path} cannot be used, more than dataset.folders."
-            f"{wanted.name}.broken, {settings.broken}, allows as a share; take them out or allow more:{listed}{more}"
+            f"{broken} of the {total} images in {settings.path} cannot be used, a larger share than {key}.broken, "
+            f"{settings.broken}, allows; take them out or allow more:{listed}"
         )
         raise UserError(msg)
     everything = datasets.Split(found.images, found.labels)

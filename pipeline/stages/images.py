@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import typer
+from tqdm.auto import tqdm
 
 from aelab.core import disk
 from aelab.core.errors import UserError
@@ -26,14 +27,15 @@ def work(params: Params, name: str) -> None:
 
 def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
     """The SHA-256 of each file, from what was noted of a file that has its size and time of then."""
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "is not there; git does not carry images into a clone or a worktree"
-        msg = f'{key}: the folder "{root}" {what}'
-        raise UserError(msg)
+    try:
+        files, _ = image_folder.listed(root)
+    except UserError as problem:
+        msg = f"{key}: {problem}; git does not carry images into a clone or a worktree"
+        raise UserError(msg) from None
     notes = paths.raw() / f"{name}.hashes.json"
     noted = disk.read_json(notes) if notes.exists() else {}
     fresh: dict[str, list[object]] = {}
-    for file in image_folder.listed(root)[0]:
+    for file in tqdm(files, "files", disable=None, leave=False):
         path, shown = root / file, image_folder.shown(file)
         try:
             state = [path.stat().st_size, path.stat().st_mtime_ns]

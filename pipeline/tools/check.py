@@ -8,7 +8,6 @@ It changes nothing: it names everything that is wrong, and the command that mend
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import typer
 
@@ -16,8 +15,7 @@ from aelab.core import disk, tensor_file
 from aelab.core.errors import DamagedFile, UserError
 from pipeline.common import params, paths
 from pipeline.runner import locks
-
-Problem: TypeAlias = tuple[str, str]  # what is wrong, and what mends it
+from pipeline.runner.locks import Problem
 
 
 def main() -> None:
@@ -39,8 +37,8 @@ def _parameters() -> list[Problem]:
 
 
 def _locks() -> Iterator[Problem]:
-    if locks.torn():
-        yield locks.TORN, locks.REMEDY
+    if problem := locks.damage():
+        yield problem
     if locks.busy_list() is None:
         yield f"{locks.BUSY} is damaged: it stops every DVC", f"rm {locks.BUSY}"
 

@@ -27,12 +27,12 @@ from ruamel.yaml import YAML
 
 from aelab.core import disk
 from aelab.core.errors import UserError
+from aelab.core.sections import Section, in_sentences
 from aelab.report.intervals import interval
 from aelab.report.metrics import METRICS, Metric
 from pipeline import RUNNER
 from pipeline.common import params, paths, stage
 from pipeline.common.params import PARAMS
-from pipeline.common.sections import Section, in_sentences
 from pipeline.tools.templates import template
 
 RECIPES = Path("recipes")

@@ -3,8 +3,6 @@
 What a notebook needs is here by short names, imported when it is first used; docs/library.md shows it at work.
 """
 
-# ruff: noqa: F401
-
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,8 @@ if TYPE_CHECKING:
     from aelab.data.pairs import Pairs
     from aelab.evaluation.reconstruction import evaluate
     from aelab.ingest.downloads import load as load_data
-    from aelab.models.checkpoint import build, load, save
+    from aelab.models.checkpoint import save
+    from aelab.notebook import build, load, load_folder
     from aelab.training.loop import train
 
 HOMES = {
@@ -24,16 +23,31 @@ HOMES = {
     "TrainingOptions": "core.settings",
     "Pairs": "data.pairs",
     "as_float": "core.tensors",
-    "build": "models.checkpoint",
+    "build": "notebook",
     "corrupt": "data.corruption",
     "evaluate": "evaluation.reconstruction",
-    "load": "models.checkpoint",
+    "load": "notebook",
     "load_data": "ingest.downloads:load",
+    "load_folder": "notebook",
     "prepare": "core.devices",
     "save": "models.checkpoint",
     "train": "training.loop",
 }
-__all__ = [*HOMES]  # noqa: PLE0604 - names, all of them
+__all__ = [  # those of HOMES; type checkers read a list
+    "Budget",
+    "Pairs",
+    "TrainingOptions",
+    "as_float",
+    "build",
+    "corrupt",
+    "evaluate",
+    "load",
+    "load_data",
+    "load_folder",
+    "prepare",
+    "save",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

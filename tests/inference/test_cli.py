@@ -103,6 +103,53 @@ def test_a_bad_image_is_told_and_the_rest_goes_on(call: Call, here: Path, models
     assert list(pd.read_csv("codes.csv")["image"]) == ["0.png", "2.png"]
 
 
+def test_what_is_no_image_beside_images_is_told_and_harms_nothing(call: Call, here: Path) -> None:
+    for name in ("labels.csv", "README", "Thumbs.db", "digits.json"):
+        (here / "digits" / name).write_text("no image")
+    (here / "digits/more").symlink_to("..")
+    code, _, err = call("reconstruct", "digits", "out", "-m", "models/ae")
+    assert code == 0
+    for name in ("labels.csv is", "README is", "digits.json is", "more is a link to a folder that it lies in"):
+        assert name in err
+    assert "Thumbs.db" not in err
+    assert "left out" not in err
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert call("reconstruct", "digits", "again", "-m", "models/ae", "--quiet") == (0, "", "")
+
+
+@pytest.mark.parametrize("source", ["texts", "texts/a.txt"])
+def test_nothing_but_what_is_no_image_is_a_failure(source: str, call: Call, here: Path) -> None:
+    (here / "texts").mkdir()
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (here / "texts" / name).write_text("no image")
+    code, _, err = call("encode", source, "codes.csv", "-m", "models/ae")
+    assert (code, "a.txt is not a PNG" in err) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "denoise", "encode"])
+def test_12_bits_are_read_as_they_are_meant(command: str, call: Call, here: Path) -> None:
+    suffix = "csv" if command == "encode" else "png"
+    Image.fromarray(squares()[0, 0]).save(here / "eight.png")
+    Image.fromarray(np.rint(squares()[0, 0] * (4095 / 255)).astype(np.uint16)).save(here / "twelve.png")
+    for name, options in (("eight", ()), ("dark", ()), ("twelve", ("--bits", 12))):
+        source = "eight.png" if name == "eight" else "twelve.png"
+        code, _, err = call(command, source, f"out-{name}.{suffix}", "-m", "models/dae", *options)
+        assert code == 0
+        assert ("is dark" in err and "set --bits to 12" in err) == (name == "dark")
+    content = {name: (here / f"out-{name}.{suffix}").read_bytes() for name in ("eight", "dark", "twelve")}
+    assert content["twelve"].replace(b"twelve", b"eight") == content["eight"] != content["dark"]
+
+
+def test_frames_between_images_of_12_bits(call: Call, here: Path) -> None:
+    for number in range(2):
+        values = np.rint(squares()[number, 0] * (4095 / 255)).astype(np.uint16)
+        Image.fromarray(values).save(here / f"{number}.png")
+    eight = ("interpolate", "digits/0.png", "digits/1.png", "a.png", "-m", "models/vae")
+    twelve = ("interpolate", "0.png", "1.png", "b.png", "-m", "models/vae", "--bits", 12)
+    assert (call(*eight)[0], call(*twelve)[0]) == (0, 0)
+    np.testing.assert_array_equal(pixels("a.png"), pixels("b.png"))
+
+
 def test_nothing_is_replaced_without_force(call: Call, here: Path) -> None:
     (here / "a.png").write_text("mine")
     for arguments in (
@@ -201,6 +248,8 @@ def test_what_comes_through_a_pipe_may_be_damaged(call: Call, here: Path, monkey
         (("sample", "a.png", "-m", "models/vae", "-n", "0"), "greater than or equal to 1"),
         (("interpolate", "a", "b", "c.png", "-m", "models/vae", "--steps", "1"), "greater than or equal to 2"),
         (("reconstruct", "a", "b.png", "-m", "models/vae", "--fit", "zoom"), "'zoom'"),
+        (("reconstruct", "a", "b.png", "-m", "models/vae", "--bits", "17"), "less than or equal to 16"),
+        (("encode", "a", "b.csv", "-m", "models/vae", "--bits", "7"), "greater than or equal to 8"),
         (("paint",), "No such command 'paint'"),
     ],
 )

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from aelab.core.errors import UserError
 from aelab.inference import codec as codecs
-from aelab.inference.codec import Codec, Discrete
+from aelab.inference.codec import Codec
 from aelab.models.base import VARIANTS
+from aelab.models.discrete import DiscreteAutoencoder
 from tests.support.toys import IMAGE, SECTIONS, trained
 
 
@@ -29,13 +30,22 @@ def test_rows_hold_all_that_decoding_needs(variant: str, x: Tensor) -> None:
 def test_rows_of_every_quantiser(quantizer: str, x: Tensor) -> None:
     model = trained("vqvae", quantizer={"name": quantizer, **SECTIONS[quantizer]})
     codec = Codec(model)
+    rows = codec.encode(x)
     assert codec.integers
-    torch.testing.assert_close(codec.decode(codec.encode(x)), model.reconstruct(x))
+    assert isinstance(model, DiscreteAutoencoder)
+    assert torch.equal(rows, model.indices(x).flatten(1))
+    assert rows.dtype == torch.int64
+    assert rows.min() >= 0
+    assert rows.max() < model.quantizer.codes
+    torch.testing.assert_close(codec.decode(rows), model.reconstruct(x))
 
 
-def test_only_codes_of_a_codebook_are_discrete() -> None:
-    assert isinstance(trained("vqvae"), Discrete)
-    assert not isinstance(trained("vae"), Discrete)
+@pytest.mark.parametrize(
+    ("variant", "columns"), [("vqvae", ["k0", "k1"]), ("vae", ["z0", "z1"]), ("ladder", ["z0", "z1"])]
+)
+def test_only_codes_of_a_codebook_are_indices(variant: str, columns: list[str]) -> None:
+    codec = Codec(trained(variant))
+    assert list(codecs.table(["a"], torch.zeros(1, 2), integers=codec.integers).columns[1:]) == columns
 
 
 @torch.no_grad()

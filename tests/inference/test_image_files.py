@@ -8,7 +8,7 @@ from PIL import Image
 from aelab.core.errors import UserError
 from aelab.inference import image_files
 from aelab.ingest import image_folder
-from aelab.ingest.image_folder import Fit
+from aelab.ingest.image_folder import Depth, Fit
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
 
@@ -31,7 +31,7 @@ def test_an_image_of_the_models_size_stays_as_it_is(fit: Fit, tmp_path: Path) ->
     pixels = np.arange(64, dtype=np.uint8).reshape(GREY)
     (tmp_path / "a.png").write_bytes(image_files.png(pixels))
     for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
-        seen = image_folder.decoded(source, GREY, fit)
+        seen = image_folder.decoded(source, GREY, fit, Depth())
         assert isinstance(seen, np.ndarray)
         np.testing.assert_array_equal(seen, pixels)
 
@@ -39,29 +39,34 @@ def test_an_image_of_the_models_size_stays_as_it_is(fit: Fit, tmp_path: Path) ->
 def test_colour_is_written_and_read_back(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, RGB, dtype=np.uint8)
     (tmp_path / "a.png").write_bytes(image_files.png(pixels))
-    seen = image_folder.decoded(tmp_path / "a.png", RGB, "exact")
+    seen = image_folder.decoded(tmp_path / "a.png", RGB, "exact", Depth())
     assert isinstance(seen, np.ndarray)
     np.testing.assert_array_equal(seen, pixels)
 
 
 def test_another_size_is_fitted_or_named() -> None:
     wide = content((20, 10))
-    padded = image_folder.decoded(wide, GREY, "pad")
+    padded = image_folder.decoded(wide, GREY, "pad", Depth())
     assert isinstance(padded, np.ndarray)
     assert padded.shape == GREY
     assert padded[0, 0].tolist() == [0] * 8
-    assert image_folder.decoded(wide, GREY, "exact") == "is 20×10 pixels, the model takes 8×8"
+    assert image_folder.decoded(wide, GREY, "exact", Depth()) == "is 20×10 pixels, the model takes 8×8"
 
 
 @pytest.mark.parametrize("fit", ["crop", "exact"])
 def test_what_is_no_image_has_its_reason(fit: Fit, tmp_path: Path) -> None:
-    assert image_folder.decoded(b"hello", GREY, fit) == "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
-    assert image_folder.decoded(b"", GREY, fit) == "is empty"
     assert (
-        image_folder.decoded(content()[:40], GREY, fit)
+        image_folder.decoded(b"hello", GREY, fit, Depth())
         == "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
     )
-    assert image_folder.decoded(tmp_path / "none.png", GREY, fit) == "cannot be read (No such file or directory)"
+    assert image_folder.decoded(b"", GREY, fit, Depth()) == "is empty"
+    assert (
+        image_folder.decoded(content()[:40], GREY, fit, Depth())
+        == "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
+    )
+    assert (
+        image_folder.decoded(tmp_path / "none.png", GREY, fit, Depth()) == "cannot be read (No such file or directory)"
+    )
 
 
 def test_a_folder_keeps_its_names_and_tells_apart_what_would_be_the_same(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
+import errno
 import io
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -89,8 +91,8 @@ ACCEPTED: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {
     "grey": (lambda: _content(_plain("L", 77)), (77, 77, 77)),
     "grey, half transparent": (lambda: _content(_plain("LA", (0, 128))), (127, 127, 127)),
     "grey, one grey transparent": (lambda: _content(_plain("L", 77), transparency=77), (255, 255, 255)),
-    "16 bits": (lambda: _content(_plain("I;16", 257 * 100)), (100, 100, 100)),
-    "16 bits, TIFF": (lambda: _content(_plain("I;16", 257 * 100 + 128), "TIFF"), (100, 100, 100)),
+    "16 bits": (lambda: _content(_plain("I;16", 257 * 200)), (200, 200, 200)),
+    "16 bits, TIFF": (lambda: _content(_plain("I;16", 257 * 200 + 128), "TIFF"), (200, 200, 200)),
     "16 bits, TIFF, big-endian": (lambda: _content(_plain("I;16B", 65535), "TIFF"), (255, 255, 255)),
     "palette": (_palette, (0, 200, 0)),
     "palette, transparent": (lambda: _palette(transparency=1), (255, 255, 255)),
@@ -273,6 +275,229 @@ def test_16_bits_are_scaled_exactly(root: Path) -> None:
     assert np.array_equal(_read(root, GREY)[1][0, 0], np.rint(values / 257))
 
 
+def _png16(value: int, channels: int = 1, alpha: int | None = None) -> bytes:
+    """A PNG of 16 bits per channel, as Pillow does not write them; the last channel is `alpha` if that is given."""
+    pixels = np.full((4, 4, channels), value, ">u2")
+    if alpha is not None:
+        pixels[..., -1] = alpha
+    header = struct.pack(">IIBBBBB", 4, 4, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+
+
+def _tiff16(
+    value: int, channels: int = 1, *, order: str = "<", bits: int = 16, white_is_zero: bool = False, planes: int = 1
+) -> bytes:
+    """A TIFF of 4×4 pixels of one value: 16 bits per channel, or `bits` of one channel, packed."""
+    if bits == 16:
+        pixels = struct.pack(order + "H", value) * 16 * channels
+    else:
+        pixels = int(f"{value:0{bits}b}" * 16, 2).to_bytes(2 * bits, "big")
+    photometric = 2 if channels > 1 else int(not white_is_zero)
+    depths = 8 + len(pixels)  # where they stand
+    start = depths + 2 * channels
+    fields = [
+        *((256, 3, 1, 4), (257, 3, 1, 4), (258, 3, channels, bits if channels == 1 else depths), (259, 3, 1, 1)),
+        *((262, 3, 1, photometric), (273, 4, 1, 8), (277, 3, 1, channels), (278, 3, 1, 4), (279, 4, 1, len(pixels))),
+        (284, 3, 1, planes),
+    ]
+    content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", start) + pixels
+    content += struct.pack(order + "H", bits) * channels + struct.pack(order + "H", len(fields))
+    for tag, kind, count, entry in fields:
+        inline = kind == 3 and count == 1
+        content += struct.pack(order + ("HHIHxx" if inline else "HHII"), tag, kind, count, entry)
+    return content + bytes(4)
+
+
+def _wide(value: int, kind: str = "PNG", mode: str = "I;16", **options: Any) -> bytes:
+    return _content(_plain(mode, value), kind, **options)
+
+
+FILLED: dict[str, tuple[Callable[[], bytes], int, int]] = {  # what, the bits set, what every pixel becomes
+    "16 of 16": (lambda: _wide(65535), 16, 255),
+    "12 of 16": (lambda: _wide(4095), 12, 255),
+    "12 of 16, half": (lambda: _wide(2048), 12, 128),
+    "10 of 16": (lambda: _wide(1023), 10, 255),
+    "14 of 16": (lambda: _wide(8192), 14, 128),
+    "8 of 16": (lambda: _wide(77), 8, 77),
+    "above": (lambda: _wide(5000), 12, 255),
+    "12 of 16, TIFF": (lambda: _tiff16(2048), 12, 128),
+    "12 of 16, TIFF, big-endian": (lambda: _tiff16(2048, order=">"), 12, 128),
+    "12 of 16, TIFF, packed": (lambda: _wide(2048, "TIFF", compression="tiff_lzw"), 12, 128),
+    "12 of 16, TIFF, packed, big-endian": (
+        lambda: _wide(2048, "TIFF", "I;16B", compression="tiff_adobe_deflate"),
+        12,
+        128,
+    ),
+    "12 of 12, TIFF": (lambda: _tiff16(2048, bits=12), 12, 128),
+    "white is zero": (lambda: _tiff16(257 * 200, white_is_zero=True), 16, 55),
+    "12 of 16, white is zero": (lambda: _tiff16(4095, white_is_zero=True), 12, 0),
+    "8 bits": (lambda: _content(_plain("L", 77)), 12, 77),
+    "colour of 8 bits": (lambda: _content(_plain("RGB", (77, 77, 77))), 12, 77),
+    "colour of 16 bits, PNG": (lambda: _png16(256 * 200 + 255, 3), 16, 200),  # rounded down: Pillow has the upper 8
+    "colour of 16 bits, TIFF": (lambda: _tiff16(256 * 200, 3), 16, 200),
+    "colour of 16 bits, TIFF, big-endian": (lambda: _tiff16(256 * 200, 3, order=">"), 16, 200),
+    "colour of 16 bits, opaque": (lambda: _png16(256 * 200, 4, 65535), 16, 200),
+    "grey of 16 bits, transparent": (lambda: _png16(256 * 200, 2, 0), 16, 255),
+}
+
+
+@pytest.mark.parametrize("kind", FILLED)
+def test_values_of_16_bits_are_scaled_from_those_that_they_fill(kind: str, root: Path) -> None:
+    make, bits, value = FILLED[kind]
+    (root / "a.png").write_bytes(make())
+    for shape in (GREY, RGB):
+        result = image_folder.read(root, shape, fit="crop", bits=bits, scratch=root.parent, workers=1)
+        assert set(result.images.flat) == {value}
+
+
+@pytest.mark.parametrize("bits", range(8, 17))
+def test_every_value_goes_to_the_nearest(bits: int) -> None:
+    values = np.arange(2**bits)
+    assert image_folder._to_eight(bits)[: 2**bits] == np.rint(values * (255 / (2**bits - 1))).astype(int).tolist()
+    assert set(image_folder._to_eight(bits)[2**bits :]) <= {255}
+
+
+DARK: dict[str, tuple[list[Callable[[], bytes]], str]] = {
+    "12 bits": ([lambda: _wide(4095), lambda: _wide(7)], "2 in all, is dark: .* 4095 of 65535; set bits to 12,"),
+    "10 bits": ([lambda: _wide(1023)], "1 in all, .* 1023 of 65535; set bits to 10,"),
+    "14 bits": ([lambda: _wide(10_000)], "set bits to 14,"),
+    "15 bits": ([lambda: _wide(2**15 - 1)], "set bits to 15,"),
+    "a mask": ([lambda: _wide(3)], "set bits to 8,"),
+    "nothing": ([lambda: _wide(0)], "0 of 65535; set bits to 8,"),
+    "TIFF": ([lambda: _tiff16(4000, order=">")], "set bits to 12,"),
+    "12 bits, TIFF": ([lambda: _tiff16(4095, bits=12)], "set bits to 12,"),
+    "beside 8 bits": ([lambda: _wide(4095), lambda: _content(_plain("L", 255))], "1 in all, .* set bits to 12,"),
+    "colour": ([lambda: _png16(4095, 3)], "4095 of 65535; of a colour channel's 16 bits the upper 8 alone can be"),
+    "colour, opaque": ([lambda: _png16(4095, 4, 65535)], "save them with 8 bits$"),
+    "colour, TIFF": ([lambda: _tiff16(4095, 3)], "save them with 8 bits$"),
+}
+
+
+@pytest.mark.parametrize("kind", DARK)
+def test_dark_images_of_16_bits_are_not_taken_for_black(kind: str, root: Path) -> None:
+    files, message = DARK[kind]
+    for number, make in enumerate(files):
+        (root / f"{number}.png").write_bytes(make())
+    with pytest.raises(UserError, match=f"every 16-bit image in .*root, .*{message}"):
+        _read(root)
+    (root / "bright.png").write_bytes(_wide(2**15))
+    assert len(_read(root)[1]) == len(files) + 1
+
+
+def test_the_message_names_the_key_that_the_user_has(root: Path) -> None:
+    (root / "a.png").write_bytes(_wide(4095))
+    with pytest.raises(UserError, match=r"set dataset\.folders\.x\.bits to 12, the bits that it fills$"):
+        image_folder.read(root, GREY, fit="crop", key="dataset.folders.x.bits", scratch=root.parent, workers=1)
+
+
+def test_what_pillow_does_not_have_of_16_bits_is_said(root: Path) -> None:
+    (root / "a.png").write_bytes(_png16(4095, 3))
+    (root / "b.png").write_bytes(_wide(5000))
+    (root / "c.tif").write_bytes(_tiff16(4095, 3, planes=2))
+    (root / "d.tif").write_bytes(_tiff16(4095, bits=14))
+    result = image_folder.read(root, GREY, fit="crop", bits=12, scratch=root.parent, workers=1)
+    assert result.left_out == [
+        LeftOut("a.png", "has 16 bits per channel, of which the upper 8 alone can be read: save it with 8 bits"),
+        LeftOut("c.tif", "has its 16-bit channels one after the other, which cannot be read"),
+        LeftOut("d.tif", NOT_AN_IMAGE),
+    ]
+    assert result.notes == ["values above 4095 are white: up to 5000 in 1 of the 16-bit images"]
+    (root / "bright.png").write_bytes(_png16(65535, 3))
+    assert _read(root)[0].notes == ["of 16 bits per colour channel the upper 8 are read, in 2 of the images"]
+
+
+LAYOUTS: dict[str, tuple[str, dict[str, int], list[str]]] = {  # paths, images of each class, what notes say
+    "classes": ("a/1 a/2 b/1 b/2", {"a": 2, "b": 2}, []),
+    "classes and more": ("a/1 a/x/2 b/y/1 b/2 3 4", {"": 2, "a": 2, "b": 2}, []),
+    "one class": ("a/1 a/2", {"a": 2}, []),
+    "one class, deep": ("a/b/1 a/b/2", {"a": 2}, []),
+    "one class with subfolders": ("a/1 a/b/2", {"a": 2}, []),
+    "wrapped": ("w/a/1 w/a/2 w/b/1 w/b/2", {"a": 2, "b": 2}, ["lie in w:"]),
+    "wrapped twice": ("v/w/a/1 v/w/a/2 v/w/b/1 v/w/b/2", {"a": 2, "b": 2}, ["lie in v/w:"]),
+    "split": ("train/dog/1 val/cat/1 test/dog/2 test/cat/2", {"cat": 2, "dog": 2}, ["split, test, train, val, is not"]),
+    "split, in other words": ("Training/dog/1 VALID/dog/2", {"dog": 2}, ["own split, Training, VALID,"]),
+    "split, in full words": ("validation/a/1 testing/a/2", {"a": 2}, ["own split"]),
+    "split and wrapped": ("w/train/a/1 w/train/b/1 w/test/a/2 w/test/b/2", {"a": 2, "b": 2}, ["in w:", "own split"]),
+    "split, wrapped inside": (
+        "train/images/a/1 train/images/b/1 test/images/a/2 test/images/b/2",
+        {"a": 2, "b": 2},
+        ["own split", "lie in images:"],
+    ),
+    "split without classes": ("train/1 train/2 test/3", {"": 3}, ["own split"]),
+    "split, the test without classes": ("train/a/1 train/a/2 test/3 test/4", {"": 2, "a": 2}, ["own split"]),
+    "split, a preview beside": ("train/a/1 test/a/2 3 4", {"": 2, "a": 2}, ["own split"]),
+    "the training alone": ("train/a/1 train/a/2 train/b/3 train/b/4", {"a": 2, "b": 2}, ["lie in train:"]),
+    "trains and cars": ("train/1 train/2 car/1 car/2", {"car": 2, "train": 2}, []),
+    "a split and more": (
+        "train/1 train/2 test/1 test/2 spare/1 spare/2",
+        {"spare": 2, "test": 2, "train": 2},
+        ["test, train are taken for classes"],
+    ),
+    "splits below classes": ("a/train/1 a/test/2 b/train/1 b/test/2", {"a": 2, "b": 2}, []),
+    "names that begin alike": ("ab/1 ab/2 abc/1 abc/2", {"ab": 2, "abc": 2}, []),
+    "one image each": ("a/1 b/1 c/1", {"a": 1, "b": 1, "c": 1}, ["each of the 3 classes has one image"]),
+    "lonely": ("a/1 b/1 b/2 c/1 c/2", {"a": 1, "b": 2, "c": 2}, ["classes with one image: 1 of 3, such as a"]),
+    "one image": ("a/1", {"a": 1}, []),
+    "many": (" ".join(f"{n}/{k}" for n in range(201) for k in "ab"), {}, ["there are 201 classes"]),
+    "not so many": (" ".join(f"{n}/{k}" for n in range(200) for k in "ab"), {}, []),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_classes_by_layout(layout: str, root: Path) -> None:
+    names, counts, notes = LAYOUTS[layout]
+    for name in names.split():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(_content(_plain("L", 0, (1, 1))))
+    (root / "labels.csv").write_text("1, a")
+    (root / "other").mkdir()
+    (root / "other" / "README.md").write_text("no image")
+    result, _ = _read(root, (1, 1, 1))
+    assert not counts or result.counts == counts
+    assert list(result.counts) == result.classes == sorted(result.classes)
+    assert np.bincount(result.labels).tolist() == list(result.counts.values())
+    assert len(result.notes) == len(notes)
+    for note, part in zip(result.notes, notes, strict=True):
+        assert part in note
+
+
+METADATA: dict[str, Callable[[bytes], bytes]] = {
+    "profile": lambda content: _chunk(b"iCCP", b"icc\0\0" + zlib.compress(content)),
+    "text": lambda content: _chunk(b"zTXt", b"workflow\0\0" + zlib.compress(content)),
+    "UTF-8": lambda content: _chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(content)),
+    "XMP": lambda content: _chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(content)),
+}
+
+
+def _with_chunk(chunk: bytes) -> bytes:
+    png = _content(_plain("L", 77))
+    return png[:33] + chunk + png[33:]
+
+
+@pytest.mark.parametrize("kind", METADATA)
+def test_much_text_or_a_large_profile_harms_no_image(kind: str, root: Path) -> None:
+    for mebibytes in (2, 15):
+        (root / f"{mebibytes}.png").write_bytes(_with_chunk(METADATA[kind](b"a" * (mebibytes << 20))))
+    result, images = _read(root)
+    assert result.left_out == []
+    assert (images == 77).all()
+
+
+@pytest.mark.parametrize("kind", METADATA)
+def test_metadata_that_would_fill_the_memory_are_not_unpacked(kind: str, root: Path) -> None:
+    (root / "good.png").write_bytes(_content(_plain("L", 77)))
+    (root / "bomb.png").write_bytes(_with_chunk(METADATA[kind](b"a" * (100 << 20))))
+    (root / "many.png").write_bytes(_with_chunk(METADATA[kind](b"a" * (15 << 20)) * 8))
+    tracemalloc.start()
+    result, _ = _read(root)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    reason = "has more than the 16 MiB of text or colour profile allowed"
+    assert LeftOut("bomb.png", reason) in result.left_out
+    assert peak < 200 << 20
+
+
 def test_order_is_that_of_the_paths_and_classes_are_subfolders(root: Path) -> None:
     for value, name in enumerate(["B/z.png", "a/2.png", "a/10.png", "a/deep/er/x.png", "é/1", "top.png", "a-/1.png"]):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -304,14 +529,44 @@ def test_many_classes_need_larger_labels(root: Path) -> None:
     assert result.labels.tolist() == list(range(300))
 
 
-def test_hidden_files_and_special_files_are_not_looked_at(root: Path) -> None:
-    for name in (".hidden.png", ".folder/x.png", "a/.cache/x.png", "a/seen.png"):
+LITTER = [
+    *(".hidden.png", ".folder/x.png", "a/.cache/x.png", ".DS_Store", "._a.png", "a/.ipynb_checkpoints/a.png"),
+    *(".a.png.swp", "a.png.swp", "a.swo", "a.png~", "Thumbs.db", "thumbs.DB", "ehthumbs.db", "ehthumbs_vista.db"),
+    *("Desktop.ini", "Icon\r", "__MACOSX/x.png", "$RECYCLE.BIN/x.png", "System Volume Information/x.png"),
+    *("@eaDir/x.png", "lost+found/x.png"),
+]
+
+
+def test_what_systems_leave_behind_is_not_looked_at(root: Path) -> None:
+    for name in (*LITTER, "a/seen.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(_content(_plain("L", 0)))
-    os.mkfifo(root / "pipe.png")
-    result, images = _read(root)
-    assert len(images) == 1
-    assert result.left_out == []
+    assert image_folder.listed(root) == (["a/seen.png"], [])
+
+
+@pytest.mark.parametrize("name", ["thumbs.png", "a.swp.png", "desktop.ini.png", "macosx/a.png", "a~.png", "~a.png"])
+def test_what_is_only_named_alike_is_looked_at(name: str, root: Path) -> None:
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes(b"")
+    assert image_folder.listed(root) == ([name], [])
+
+
+def test_only_images_count_as_broken(root: Path) -> None:
+    """A table beside the images is no loss; an image that cannot be used is."""
+    (root / "good.png").write_bytes(_content(_plain("L", 77)))
+    no_images = ("labels.csv", "README.txt", "annotations.json", "video.mp4", "LICENSE", "empty", "model.pt")
+    for name in no_images:
+        (root / name).write_bytes(b"" if name == "empty" else b"\0\0\0\x18ftypmp42")
+    images = ("a.png", "b.JPG", "c.jpeg", "d.tif", "e.gif", "f.HEIC", "g.dcm", "half", "bomb.bin")
+    for name in images:
+        (root / name).write_bytes(b"GIF89a")
+    (root / "half").write_bytes(_half(_content(_noise((40, 40)))))
+    (root / "bomb.bin").write_bytes(_bomb(10_001))
+    (root / "away.csv").symlink_to("nothing")
+    (root / "away.png").symlink_to("nothing")
+    left_out = _read(root)[0].left_out
+    assert {each.path for each in left_out if each.broken} == {*images, "away.png"}
+    assert {each.path for each in left_out if not each.broken} == {*no_images, "away.csv"}
 
 
 def test_a_hidden_folder_above_does_not_matter(tmp_path: Path) -> None:
@@ -320,20 +575,106 @@ def test_a_hidden_folder_above_does_not_matter(tmp_path: Path) -> None:
     assert len(_read(tmp_path / ".data" / "root")[1]) == 1
 
 
-def test_links_lead_nowhere_outside(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "outside.png").write_bytes(_content(_plain("L", 1)))
-    (root / "image.png").write_bytes(_content(_plain("L", 2)))
-    (root / "a-inside.png").symlink_to("image.png")
-    (root / "b-outside.png").symlink_to(tmp_path / "outside.png")
-    (root / "c-dead.png").symlink_to("nothing")
-    (root / "d-loop.png").symlink_to("d-loop.png")
-    (root / "e-folder").symlink_to(root)
+def test_links_are_followed_wherever_they_lead(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    for place, value in ((outside / "a.png", 1), (outside / "deep/b.png", 2), (root / "image.png", 3)):
+        place.write_bytes(_content(_plain("L", value)))
+    (outside / "deep/up").symlink_to("..")
+    (root / "a.png").symlink_to("image.png")
+    (root / "b.png").symlink_to(outside / "a.png")
+    (root / "c.png").symlink_to("b.png")
+    (root / "d").symlink_to(outside)
     result, images = _read(root)
-    assert images[:, 0, 0, 0].tolist() == [2, 2]
-    assert result.left_out == [
-        LeftOut(name, "is a link to no file of the folder")
-        for name in ("b-outside.png", "c-dead.png", "d-loop.png", "e-folder")
-    ]
+    assert images[:, 0, 0, 0].tolist() == [3, 1, 1, 1, 2, 3]
+    assert result.counts == {"": 4, "d": 2}
+    assert result.left_out == [LeftOut("d/deep/up", "is a link to a folder that it lies in")]
+
+
+LINKS: dict[str, tuple[str, str]] = {  # to where, why that is left out
+    "nothing.png": ("gone.png", "is a link to nothing"),
+    "chain.png": ("nothing.png", "is a link to nothing"),
+    "absolute.png": ("/nowhere/gone.png", "is a link to nothing"),
+    "self.png": ("self.png", "is a link that leads back to itself"),
+    "ring-a.png": ("ring-b.png", "is a link that leads back to itself"),
+    "ring-b.png": ("ring-a.png", "is a link that leads back to itself"),
+    "through.png": ("good.png/a.png", "cannot be read (Not a directory)"),
+    "device.png": ("/dev/zero", "is neither a file nor a folder"),
+    "pipe.png": ("../pipe", "is neither a file nor a folder"),
+    "here": (".", "is a link to a folder that it lies in"),
+    "above": ("..", "is a link to a folder that it lies in"),
+    "top": ("/", "is a link to a folder that it lies in"),
+    "again": ("folder", "leads to a folder that is read already"),
+    "folder/around": ("../folder", "is a link to a folder that it lies in"),
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_that_lead_to_no_image_are_left_out(name: str, root: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (root / "folder").mkdir()
+    for place in ("good.png", "folder/good.png"):
+        (root / place).write_bytes(_content(_plain("L", 0)))
+    for each in {name, "nothing.png", "ring-a.png", "ring-b.png"}:
+        (root / each).symlink_to(LINKS[each][0])
+    result, _ = _read(root)
+    assert len(result.labels) == 2
+    assert LeftOut(name, LINKS[name][1]) in result.left_out
+    assert len(result.left_out) == len({name, "nothing.png", "ring-a.png", "ring-b.png"})
+
+
+def test_every_folder_is_entered_once(root: Path, tmp_path: Path) -> None:
+    """So links that fork at every level are not 2³⁰ images, and no image is in the training and the test split."""
+    for level in range(30):
+        (tmp_path / f"{level}").mkdir()
+        for side in "ab":
+            (tmp_path / f"{level}" / side).symlink_to(tmp_path / f"{level + 1}")
+    (tmp_path / "30").mkdir()
+    (tmp_path / "30" / "a.png").write_bytes(_content(_plain("L", 0)))
+    (root / "start").symlink_to(tmp_path / "0")
+    files, left_out = image_folder.listed(root)
+    assert files == ["start/" + "a/" * 30 + "a.png"]
+    assert [each.reason for each in left_out] == ["leads to a folder that is read already"] * 30
+
+
+def test_a_folder_is_read_by_its_own_path_rather_than_a_links(root: Path) -> None:
+    (root / "b").mkdir()
+    (root / "b" / "x.png").write_bytes(b"")
+    (root / "a").symlink_to("b")
+    assert image_folder.listed(root) == (["b/x.png"], [LeftOut("a", "leads to a folder that is read already")])
+
+
+def test_pipes_are_not_waited_for(root: Path) -> None:
+    (root / "a.png").write_bytes(_content(_plain("L", 0)))
+    os.mkfifo(root / "pipe.png")
+    result, _ = _read(root)
+    assert result.left_out == [LeftOut("pipe.png", "is neither a file nor a folder")]
+
+
+@pytest.mark.parametrize("denied", ["a", "b.png", ""])
+def test_what_may_not_be_read_is_left_out(denied: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read everything, so the refusal is played."""
+    (root / "a").mkdir()
+    for name in ("a/x.png", "b.png"):
+        (root / name).write_bytes(_content(_plain("L", 0)))
+
+    def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(path: Path, *arguments: Any, **options: Any) -> Any:
+            if Path(path) == root / denied:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return real(path, *arguments, **options)
+
+        return called
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
+    if denied:
+        result, _ = _read(root)
+        assert result.left_out == [LeftOut(denied, "cannot be read (Permission denied)")]
+        assert result.left_out[0].broken
+    else:
+        with pytest.raises(UserError, match=r"such as \., which cannot be read \(Permission denied\)"):
+            _read(root)
 
 
 def test_the_folder_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
@@ -414,9 +755,16 @@ def test_a_file_that_vanishes_is_left_out(root: Path, monkeypatch: pytest.Monkey
 
 def test_folders_without_images_are_the_users_mistake(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "dead").symlink_to("nothing")
+    (tmp_path / "loop").symlink_to("loop")
     for place, message in [
         (tmp_path / "none", "does not exist"),
         (tmp_path / "file", "is a file, not a folder"),
+        (tmp_path / "file" / "below", r"cannot be read \(Not a directory\)"),
+        (tmp_path / "a\0b", "does not exist"),
+        (tmp_path / ("x" * 300), r"cannot be read \(File name too long\)"),
+        (tmp_path / "dead", "is a link to nothing"),
+        (tmp_path / "loop", "is a link that leads back to itself"),
         (root, "no image could be read from the folder .*/root: 0 files were left out$"),
     ]:
         with pytest.raises(UserError, match=message):

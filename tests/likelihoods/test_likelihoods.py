@@ -7,6 +7,7 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from aelab.likelihoods.bernoulli import Bernoulli
 from aelab.likelihoods.logistic import Logistic
 from aelab.models.likelihood import LIKELIHOODS, Likelihood, bits_per_dim
+from tests.support.toys import LIKELIHOOD_SECTIONS
 
 
 def test_bernoulli_of_binary_pixels(generator: torch.Generator) -> None:
@@ -47,7 +48,7 @@ def test_uniform_over_256_values_is_8_bits() -> None:
 
 @pytest.fixture(params=LIKELIHOODS.available())
 def likelihood(request: pytest.FixtureRequest) -> Likelihood:
-    return LIKELIHOODS.build(request.param)
+    return LIKELIHOODS.build(LIKELIHOOD_SECTIONS[request.param])
 
 
 def test_samples_have_the_mean(likelihood: Likelihood, generator: torch.Generator) -> None:

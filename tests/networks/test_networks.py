@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 
@@ -54,7 +56,10 @@ def test_what_does_not_fit_is_a_sentence(name: str, image: Shape, keys: dict[str
 @pytest.mark.parametrize("name", NETWORKS.available())
 def test_a_decoder_starts_where_it_is_told(name: str) -> None:
     network = build(name)
-    decoders = [network.decoder(5)] + ([network.grid_decoder(5)] if name != "mlp" else [])
+    decoders = [network.decoder(5)]
+    with contextlib.suppress(ValueError):  # not every network has a grid
+        decoders += [network.grid_decoder(5)] if network.grid else []
+    assert len(decoders) == 2 or name not in {"patches", "conv"}
     codes = [torch.zeros(2, 5), torch.zeros(2, 5, 4, 4)]
     for decoder, z in zip(decoders, codes, strict=False):
         for parameter in decoder.parameters():

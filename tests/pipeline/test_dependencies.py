@@ -47,11 +47,12 @@ def runs(stage: str) -> set[str]:
     seen, waiting = set[Path](), [REPOSITORY / "pipeline/stages" / f"{stage}.py"]
     while waiting:
         path = waiting.pop()
+        if path.relative_to(REPOSITORY).as_posix() in WITHOUT_EFFECT:
+            continue
         if path not in seen and (models or not needs_torch(path)):
             seen.add(path)
             waiting += imports(path)
-    found = {path.relative_to(REPOSITORY).as_posix() for path in seen if len(ast.parse(path.read_text()).body) > 1}
-    return found - WITHOUT_EFFECT.keys()
+    return {path.relative_to(REPOSITORY).as_posix() for path in seen if len(ast.parse(path.read_text()).body) > 1}
 
 
 def needs_torch(path: Path) -> bool:
@@ -165,3 +166,35 @@ def test_a_change_of_a_part_changes_the_models_that_use_it_alone(
         after = written()
         assert {name for name in before if before[name] != after[name]} == users, part
         path.write_bytes(content)
+
+
+def runtime_protocols(source: str) -> list[int]:
+    """The lines that make a protocol one for `isinstance`, or name what does."""
+    named = [
+        (node.lineno, {getattr(node, "id", ""), getattr(node, "attr", ""), getattr(node, "name", "")})
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Name | ast.Attribute | ast.alias)
+    ]
+    return [line for line, names in named if names & {"runtime_checkable", "runtime"}]
+
+
+def test_no_check_rests_on_a_protocol() -> None:
+    """Since Python 3.12 such a check does not see what an `nn.Module` holds: a class to inherit from does the same."""
+    paths = [
+        path for folder in ("src", "pipeline", "faults", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py")
+    ]
+    assert len(paths) > 100
+    assert [str(path) for path in paths if runtime_protocols(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from typing import Protocol, runtime_checkable\n\n@runtime_checkable\nclass A(Protocol):\n    quantizer: int",
+        "import typing\n\n@typing.runtime_checkable\nclass A(typing.Protocol):\n    def indices(self) -> int: ...",
+        "from typing_extensions import runtime_checkable as checked",
+        "import typing_extensions as t\n\nA = t.runtime(t.Protocol)",
+    ],
+)
+def test_a_protocol_for_checks_is_noticed(source: str) -> None:
+    assert runtime_protocols(source)

@@ -33,10 +33,48 @@ stages:
 
 
 def test_a_whole_lock_is_whole(folder: Path) -> None:
-    assert not locks.torn()  # none at all
+    assert locks.damage() is None  # none at all
     (folder / "dvc.lock").write_text(WHOLE)
-    assert not locks.torn()
+    assert locks.damage() is None
     locks.mend()
+
+
+ACCEPTED = {
+    "a stage without outputs": "  hello:\n    cmd: echo hi\n    deps:\n    - path: README.md\n      hash: md5\n"
+    "      md5: 0123456789abcdef0123456789abcdef\n      size: 3\n",
+    "a stage of nothing but a command": "  hello:\n    cmd: echo hi\n",
+    "several commands": "  hello:\n    cmd:\n    - echo hi\n    - echo ho\n",
+    "parameters alone": "  hello:\n    cmd: echo hi\n    params:\n      params.yaml:\n        hello.times: 3\n",
+    "an output of a version-aware remote": "  hello:\n    cmd: echo hi\n    outs:\n    - path: greeting\n"
+    "      hash: md5\n      md5: 0123456789abcdef0123456789abcdef\n      size: 3\n"
+    "      cloud:\n        store:\n          etag: abc\n"
+    "          version_id: x.1\n",
+    "a folder of a version-aware remote": "  hello:\n    cmd: echo hi\n    outs:\n    - path: greetings\n"
+    "      hash: md5\n      files:\n"
+    "      - relpath: a\n        md5: 0123456789abcdef0123456789abcdef\n        size: 3\n",
+    "a dependency of a bucket": "  hello:\n    cmd: echo hi\n    deps:\n    - path: s3://bucket/a\n      etag: 1a-2\n"
+    "      size: 3\n",
+}
+
+
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_what_dvc_writes_is_whole(kind: str, folder: Path) -> None:
+    (folder / "dvc.lock").write_text(WHOLE + ACCEPTED[kind])
+    assert locks.damage() is None
+
+
+CONFLICT = """<<<<<<< HEAD
+      md5: 0123456789abcdef0123456789abcdef.dir
+=======
+      md5: fedcba9876543210fedcba9876543210.dir
+>>>>>>> other
+"""
+
+
+def test_the_conflict_of_a_merge_is_told_from_damage(folder: Path) -> None:
+    (folder / "dvc.lock").write_text(WHOLE.replace("      md5: 0123456789abcdef0123456789abcdef.dir\n", CONFLICT))
+    with pytest.raises(SystemExit, match=r"the conflict of a merge, in line 7; .*settle params\.yaml first"):
+        locks.mend()
 
 
 @pytest.mark.parametrize("length", [0, 10, 30, 50, 80, 100])
@@ -68,7 +106,8 @@ def until_said(sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as at_work:
-        writers = {"models/ae": {"pid": at_work.pid, "cmd": "dvc repro"}, "models/vae": {"pid": 4194304, "cmd": "dvc"}}
+        cmd = f"{sys.executable} -c input()"
+        writers = {"models/ae": {"pid": at_work.pid, "cmd": cmd}, "models/vae": {"pid": 4194304, "cmd": "dvc"}}
         (folder / locks.BUSY).write_text(json.dumps({"write": writers, "read": {}}))
         assert locks.at_work() == [at_work.pid]
         waits = threading.Thread(target=locks.mend)
@@ -77,6 +116,22 @@ def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture
         at_work.kill()
         at_work.wait()
         waits.join()
+
+
+@pytest.mark.parametrize("how", ["write", "read"])
+def test_a_number_that_another_process_has_by_now_is_not_waited_for(
+    how: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a container the numbers of processes begin anew each time."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        stale, mine = ({"pid": number, "cmd": "/usr/bin/dvc repro"} for number in (other.pid, os.getpid()))
+        mine["cmd"] = " ".join(sys.orig_argv[-1:])
+        reads = {"params.yaml": [mine]}
+        listed = {"write": {"a": stale}, "read": reads} if how == "write" else {"read": reads | {"a": [stale]}}
+        (folder / locks.BUSY).write_text(json.dumps(listed))
+        locks.mend()
+        assert locks.busy_list() == {"write": {}, "read": reads}
+        assert "took what a killed DVC had left out of" in capsys.readouterr().out
 
 
 RUNNER = """

@@ -50,6 +50,7 @@ def test_a_gpu_that_is_not_there_cannot_be_demanded() -> None:
     ("text", "sentence"),
     [
         ("a: [1", "is not valid YAML"),
+        ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "holds the conflict of a merge, in line 2: keep"),
         ("seeds: [0]\nseeds: [1]\n", "is not valid YAML"),
         ("a: !!python/object/apply:os.system [ls]", "is not valid YAML"),
         ("\x00", "is not valid YAML"),

@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -9,18 +8,13 @@ from aelab.models.prior import PRIORS, Prior, log_normal, reparameterise
 from aelab.priors.layer import Layer
 from aelab.priors.mixture import Mixture
 from aelab.priors.standard import StandardNormal
-
-SECTIONS: dict[str, Any] = {
-    "layer": {"name": "layer", "code": 3, "hidden": [8]},
-    "mixture": {"name": "mixture", "components": 5},
-    "standard": "standard",
-}
+from tests.support.toys import PRIOR_SECTIONS
 
 
 @pytest.fixture(params=PRIORS.available())
 def prior(request: pytest.FixtureRequest) -> Prior:
     torch.manual_seed(0)
-    return PRIORS.build(SECTIONS[request.param], 2)
+    return PRIORS.build(PRIOR_SECTIONS[request.param], 2)
 
 
 def test_density_integrates_to_one(prior: Prior, generator: torch.Generator) -> None:
@@ -73,7 +67,7 @@ def test_mixture_is_torchs(generator: torch.Generator) -> None:
 
 def test_a_layer_may_stand_on_a_layer(generator: torch.Generator) -> None:
     above = {"name": "layer", "code": 2, "hidden": [4]}
-    prior = PRIORS.build(SECTIONS["layer"] | {"prior": above}, 2)
+    prior = PRIORS.build(PRIOR_SECTIONS["layer"] | {"prior": above}, 2)
     assert isinstance(prior, Layer)
     assert isinstance(prior.prior, Layer)
     assert prior.log_prob(torch.zeros(3, 2), generator).isfinite().all()

@@ -90,3 +90,36 @@ def test_the_middle_level_of_each_kind_of_noise_is_among_what_changed() -> None:
     found = evidence({VAE: {"mse": [1.0, 1.1]} | levels, BETA: {"mse": [1.0, 1.1]} | worse})
     (contrast,) = summary.contrasts(found, [(VAE, BETA)])
     assert {change.name: change.reading for change in contrast.told} == {"denoising_gaussian-0.2": "worse"}
+
+
+COLLAPSED = "the codebook has collapsed: 1 of 512 codes in use, perplexity 1.0"
+ILL = Entry("vqvae", "binary", {"model": "vqvae"}, symptoms=[COLLAPSED, COLLAPSED])
+
+
+@pytest.mark.parametrize("ill", [0.5, 2.0, 9.0])  # best, next best, last
+@pytest.mark.parametrize("spread", [0.01, 5.0])  # told apart, a tie
+def test_an_entry_with_a_symptom_is_not_ranked(ill: float, spread: float) -> None:
+    levels = ("mse", "denoising_mse", "neg_elbo", "frechet", "denoising_masking-0.1", "denoising_masking-0.2")
+
+    def around(mean: float) -> dict[str, list[float]]:
+        return {name: [mean, mean + spread, mean + 0.5 * spread] for name in levels}
+
+    found = summary.sentences(evidence({VAE: around(1.0), ILL: around(ill), BETA: around(3.0)}), "masking 0.5")
+    *ranked, last = found
+    assert len(ranked) == 3
+    assert not any("vqvae" in sentence.text + sentence.more for sentence in ranked)
+    assert all("`vae`" in sentence.text and "`vae-beta4`" in sentence.text for sentence in ranked)
+    assert last == summary.Sentence(f"`vqvae` is not ranked: {COLLAPSED}.", "")
+
+
+def test_where_all_have_symptoms_all_are_ranked() -> None:
+    other = Entry("vqvae-too", "binary", {"model": "vqvae"}, symptoms=["the posterior has collapsed"])
+    found = summary.sentences(evidence({ILL: {"mse": [1.0, 1.1]}, other: {"mse": [3.0, 3.1]}}), "masking 0.5")
+    (sentence,) = found
+    assert sentence.text.startswith("`vqvae` reconstructs best")
+
+
+def test_one_sound_entry_is_the_only_one_that_is_ranked() -> None:
+    first, second = summary.sentences(evidence({VAE: {"mse": [1.0, 1.1]}, ILL: {"mse": [0.5, 0.6]}}), "masking 0.5")
+    assert first.text.startswith("`vae` is the only entry")
+    assert second.text.startswith("`vqvae` is not ranked")

@@ -11,6 +11,11 @@ from tests.support.project import REPOSITORY
 DEFAULT: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
 
 
+def parts(package: str) -> str:
+    """The names of all parts of a package, as a sentence has them."""
+    return ", ".join(sorted(path.stem for path in (REPOSITORY / "src/aelab" / package).glob("[a-z]*.py")))
+
+
 def with_value(key: str, value: object) -> dict[str, Any]:
     """The default parameters with another value at a dotted key."""
     content = copy.deepcopy(DEFAULT)
@@ -61,8 +66,8 @@ BROKEN = [
         "corruption.train.mixed.copy is an unknown key; known here: noise, copies",
         "did you mean copies?",
     ),
-    (without("training") | {"trainng": {}}, "training is missing", "is trainng meant to be it?"),
-    (without("seeds") | {"seed": [0]}, "seeds is missing", "is seed meant to be it?"),
+    (without("training") | {"trainng": {}}, "training is missing", "did you mean trainng?"),
+    (without("seeds") | {"seed": [0]}, "seeds is missing", "did you mean seed?"),
     (with_value("training.steps", "many"), 'training.steps is "many": must be a valid integer', ""),
     (
         with_value("training.learning_rate", "1e-3"),
@@ -103,18 +108,22 @@ BROKEN = [
     (with_value("dataset.validation", 0), "dataset.validation is 0: must be greater than or equal to 0.01", ""),
     (
         with_value("variants.gan", {"model": "gan", "inputs": "clean"}),
-        "variants.gan.model: unknown model 'gan'; there are ae, contractive, dae",
+        f"variants.gan.model: unknown model 'gan'; there are {parts('variants')}",
         "",
     ),
     (
         with_value("variants.new", {"inputs": "clean"}),
-        "variants.new.model is missing; there are ae, contractive, dae",
+        f"variants.new.model is missing; there are {parts('variants')}",
         "",
     ),
     (with_value("variants.vae beta", DEFAULT["variants"]["vae"]), "variants.vae beta is", "letters, digits, - and _"),
     (with_value("variants.$(ls)", DEFAULT["variants"]["vae"]), "variants.$(ls) is", "letters, digits, - and _"),
     (without("variants.vae.network"), "variants.vae.network is missing", ""),
-    (without("variants.vae.network.name"), "variants.vae.network.name is missing; there are conv, mlp, patches", ""),
+    (
+        without("variants.vae.network.name"),
+        f"variants.vae.network.name is missing; there are {parts('networks')}",
+        "",
+    ),
     (
         with_value("variants.vae.network", 3),
         "variants.vae.network is 3: must be the name of a network or a mapping",
@@ -122,7 +131,7 @@ BROKEN = [
     ),
     (
         with_value("variants.vae.network", {"name": "unet"}),
-        "variants.vae.network.name: unknown network 'unet'; there are conv, mlp, patches",
+        f"variants.vae.network.name: unknown network 'unet'; there are {parts('networks')}",
         "",
     ),
     (
@@ -187,7 +196,7 @@ BROKEN = [
     (with_value("variants.vae.inputs", 3), "variants.vae.inputs is 3: must be a valid string", ""),
     (
         with_value("variants.vae.likelihood", "poisson"),
-        "variants.vae.likelihood.name: unknown likelihood 'poisson'; there are bernoulli, categorical, gaussian, lo",
+        f"variants.vae.likelihood.name: unknown likelihood 'poisson'; there are {parts('likelihoods')}",
         "",
     ),
     (

@@ -1,6 +1,8 @@
 """Toy images, toy parameters of every part, toy models."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +40,39 @@ def toy_keys(part: type, known: Mapping[str, Any]) -> dict[str, Any]:
 
     So the tests of all parts hold for a new one without a word about it here.
     """
-    needed = [key for key in keys_of(part) if key.default is key.empty]
-    return {
-        key.name: next(each for each in (known.get(key.name, ANY[0]), *ANY) if fits(key.annotation, each))
-        for key in needed
-    }
+    return {key.name: toy_value(key, known, part) for key in needed_keys(part)}
 
 
-def fits(annotation: Any, value: object) -> bool:
-    """Whether a key allows a value; one that names a part allows any here."""
-    try:
-        TypeAdapter(annotation).validate_python(value, strict=True)
-    except ValidationError:
-        return registry_of(annotation) is not None
-    return True
+def needed_keys(part: type) -> list[inspect.Parameter]:
+    return [key for key in keys_of(part) if key.default is key.empty]
+
+
+def toy_value(key: inspect.Parameter, known: Mapping[str, Any], part: type) -> Any:
+    """What is known, else one of `ANY`, else what the annotation itself names: its choices, its bounds."""
+    if registry := registry_of(key.annotation):
+        simplest = min(registry.available(), key=lambda name: len(needed_keys(registry.find(name))))
+        section = known.get(key.name, "")
+        is_one = (section["name"] if "name" in section else str(section)) in registry.available()
+        return section if is_one else {"name": simplest} | toy_keys(registry.find(simplest), known)
+    adapter = TypeAdapter(key.annotation)
+    for value in (*([known[key.name]] if key.name in known else []), *ANY, *named(adapter.json_schema())):
+        with contextlib.suppress(ValidationError):
+            adapter.validate_python(value, strict=True)
+            return value
+    msg = f"tests/support/toys.py finds no value for the key {key.name} of {part.__name__}: write one into KNOWN there"
+    raise AssertionError(msg)
+
+
+def named(schema: Mapping[str, Any]) -> Iterator[Any]:
+    """The values that a JSON Schema names, and those next to its bounds."""
+    yield from schema.get("enum", [])
+    bounds = [schema[key] for key in ("const", "minimum", "maximum", "exclusiveMinimum") if key in schema]
+    yield from bounds
+    yield from (bound + step for bound in bounds if isinstance(bound, int | float) for step in (1, 1e-3))
+    if "items" in schema:
+        yield from ([each] * schema.get("minItems", 1) for each in (*ANY, *named(schema["items"])))
+    for choice in schema.get("anyOf", []):
+        yield from named(choice)
 
 
 KNOWN = {
@@ -65,17 +86,24 @@ KNOWN = {
     "width": 8,
     "layers": 2,
     "channels": 2,
-}
+}  # a key's value for the tests of any part, where what its annotation allows would be too large or make no sense
 OTHERS: dict[str, dict[str, Any]] = {"tcvae": {"beta": 4.0}, "wae": {"penalty": 10.0}, "vqvae": {"beta": 0.25}}
 PARAMETERS = {
     name: toy_keys(VARIANTS.find(name), KNOWN | OTHERS.get(name, {})) for name in VARIANTS.available()
 }  # of every variant
 SECTIONS = {  # of every quantiser, for vectors of 3 numbers
-    name: toy_keys(QUANTIZERS.find(name), {"codes": 7, "size": 3, "depth": 4, "levels": [8, 5, 4]})
+    name: toy_keys(QUANTIZERS.find(name), KNOWN | {"codes": 7, "size": 3, "depth": 4, "levels": [8, 5, 4]})
     for name in QUANTIZERS.available()
 }
 NETWORK_KEYS = {  # of every network
-    name: toy_keys(NETWORKS.find(name), {"width": 8, "hidden": [12, 10]}) for name in NETWORKS.available()
+    name: toy_keys(NETWORKS.find(name), KNOWN | {"hidden": [12, 10]}) for name in NETWORKS.available()
+}
+LIKELIHOOD_SECTIONS = {  # of every likelihood
+    name: {"name": name} | toy_keys(LIKELIHOODS.find(name), KNOWN) for name in LIKELIHOODS.available()
+}
+PRIOR_SECTIONS = {  # of every prior
+    name: {"name": name} | toy_keys(PRIORS.find(name), KNOWN | {"code": 3, "hidden": [8], "components": 5})
+    for name in PRIORS.available()
 }
 
 
@@ -83,11 +111,8 @@ CASES: dict[str, dict[str, Any]] = {
     **PARAMETERS,
     **{f"vqvae {name}": PARAMETERS["vqvae"] | {"quantizer": {"name": name} | keys} for name, keys in SECTIONS.items()},
     **{f"ae {name}": PARAMETERS["ae"] | {"network": {"name": name} | keys} for name, keys in NETWORK_KEYS.items()},
-    **{f"vae {name}": PARAMETERS["vae"] | {"likelihood": name} for name in LIKELIHOODS.available()},
-    **{
-        f"vae {name}": PARAMETERS["vae"] | {"prior": {"name": name} | toy_keys(PRIORS.find(name), {"components": 3})}
-        for name in PRIORS.available()
-    },
+    **{f"vae {name}": PARAMETERS["vae"] | {"likelihood": section} for name, section in LIKELIHOOD_SECTIONS.items()},
+    **{f"vae {name}": PARAMETERS["vae"] | {"prior": section} for name, section in PRIOR_SECTIONS.items()},
 }  # every part, by the variant that it is a part of
 
 

@@ -1,5 +1,7 @@
 """What is built for others holds all of the library, and works from where it is unpacked."""
 
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -81,3 +83,32 @@ def test_the_hooks_before_a_commit_are_valid_and_fetch_nothing() -> None:
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert [line.strip() for line in config.read_text().splitlines() if "repo:" in line] == ["- repo: local"]
+
+
+@pytest.mark.parametrize(
+    ("made_in", "anew"),
+    [("here", False), ("", False), ("/elsewhere/project", True), ("here/inside", True), ("/", True)],
+)
+def test_the_environment_of_a_project_that_was_moved_is_made_anew(made_in: str, anew: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """Its programs and its editable install name the folder where it was made."""
+    folder = tmp_path / "my project"
+    (folder / ".venv").mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, folder)
+        os.utime(folder / name, (0, 0))
+    (folder / ".venv/ready").write_text(made_in.replace("here", str(folder)) + "\n")
+    done = subprocess.run(["make", "--dry-run", "repro"], cwd=folder, capture_output=True, text=True, check=True)
+    assert ("rm -rf .venv" in done.stdout) is anew
+    assert ("--editable" in done.stdout) is anew
+
+
+def test_a_user_without_a_name_has_one_for_dvc(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    with (tmp_path / "Makefile").open("a") as file:
+        file.write("who:\n\t@echo $$USER\n")
+    for given, said in (({"USER": "mia"}, "mia"), ({}, str(os.getuid()))):
+        environment = {"PATH": os.environ["PATH"], **given}
+        done = subprocess.run(
+            ["make", "who"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.decode() == f"{said}\n"

@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,34 @@ def of(*stages: str) -> set[str]:
 def test_a_change_reruns_what_depends_on_it(file: str, expected: set[str], project: Project) -> None:
     with edited(project, file):
         assert outdated(project) == expected
+
+
+LITTER = (".DS_Store", "._vae.py", "Thumbs.db", "desktop.ini", ".vae.py.swp", "vae.py~", ".ipynb_checkpoints/vae.ipynb")
+
+
+def test_what_editors_and_file_managers_leave_reruns_nothing(project: Project) -> None:
+    with contextlib.ExitStack() as left:
+        for folder in ("src/aelab/variants", "pipeline/common", "models/vae", "data/clean/train"):
+            for name in LITTER:
+                left.enter_context(edited(project, f"{folder}/{name}"))
+        assert outdated(project) == set()
+        left.enter_context(edited(project, "models/vae/notes.txt"))
+        assert outdated(project) != set()
+
+
+def test_a_clone_with_other_line_ends_has_the_same_bytes(project: Project, tmp_path: Path) -> None:
+    for attributes, same in ((True, True), (False, False)):
+        source, clone = tmp_path / f"source{same}", tmp_path / f"clone{same}"
+        source.mkdir()
+        run = partial(subprocess.run, cwd=source, check=True)
+        run(["git", "init", "--quiet"])
+        (source / "a.py").write_bytes(b"a\nb\n")
+        if attributes:
+            shutil.copy(project.folder / ".gitattributes", source)
+        run(["git", "add", "--all"])
+        run(["git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "-m", "start"])
+        run(["git", "clone", "--quiet", "--config", "core.autocrlf=true", ".", str(clone)])
+        assert ((clone / "a.py").read_bytes() == b"a\nb\n") is same
 
 
 def test_a_corruption_reruns_its_copies_alone(project: Project) -> None:

@@ -75,8 +75,8 @@ def expect(array: Array, rows: NDArray[np.int64]) -> None:
 
 
 def writable(array: Array) -> Array:
-    """An array that torch takes: a read-only one is copied into memory."""
-    return array if array.flags.writeable else np.array(array)
+    """An array that torch takes: one that is read-only, or runs backwards, is copied into memory."""
+    return array if array.flags.writeable and min(array.strides, default=0) >= 0 else np.array(array, order="C")
 
 
 def _mapped(array: Array) -> mmap.mmap | None:

@@ -14,11 +14,14 @@ from typing import Any
 import psutil
 import torch
 
+from aelab.core import containers
 from aelab.core.environment import whole_number
+from aelab.core.errors import UserError
 
 MEMORY = "AELAB_MEMORY"
 SHARED = "AELAB_SHARED"  # how many trainings share a GPU: whoever starts them sets this
 NONE = "this machine has no usable GPU of that kind"
+KINDS = ("auto", "cpu", "cuda", "mps")
 AHEAD = 32  # steps
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # what glibc's malloc.h calls them
 
@@ -28,7 +31,13 @@ def prepare(name: str, threads: int) -> torch.device:
 
     Sums depend in their last bits on how many threads share them: `threads` is the number on a CPU, however many
     cores there are.
+
+    Raises:
+        UserError: there is no such device.
     """
+    if name not in KINDS:
+        msg = f"there is no device {name!r}; there are {', '.join(KINDS)}"
+        raise UserError(msg)
     torch.set_num_threads(threads)
     _keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
@@ -139,8 +148,9 @@ def processes_here() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of RAM that this machine has free."""
-    return psutil.virtual_memory().available
+    """Bytes of RAM that this machine, or the container around this process, has free."""
+    limit, free = containers.free_memory(), psutil.virtual_memory().available
+    return free if limit is None else min(limit, free)
 
 
 def default_generator(device: torch.device) -> torch.Generator:

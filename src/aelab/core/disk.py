@@ -3,12 +3,19 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from aelab.core.errors import DamagedFile
 
 SUMS = "SHA256SUMS"  # what `sha256sum -c` reads
+# What operating systems, editors and notebooks leave in folders.
+LITTER = re.compile(
+    r"\..*|.*~|.*\.sw[op]|(eh)?thumbs(_vista)?\.db|desktop\.ini|icon\r|__macosx|\$recycle\.bin|@eadir|lost\+found"
+    r"|system volume information",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def seal(folder: Path) -> None:
@@ -27,7 +34,7 @@ def check(folder: Path) -> None:
         text = (folder / SUMS).read_text(encoding="utf-8")
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         expected = {name: found for found, _, name in (line.rstrip("\n").partition("  ") for line in whole)}
-        there = {path.name for path in folder.iterdir()} - {SUMS}
+        there = {path.name for path in folder.iterdir() if not LITTER.fullmatch(path.name)} - {SUMS}
     except (OSError, ValueError) as error:
         msg = f"{folder} cannot be checked: {error}"
         raise DamagedFile(msg) from error

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from aelab.core import arrays, process_group
+from aelab.core.errors import UserError
 
 BATCH = 100  # samples at a time where nothing is learned: bounds the memory, and small ones stay in a CPU's cache
 ON_GPU = 10  # times as many there, which would wait for one launch after the other
@@ -18,13 +19,17 @@ def as_float(stored: Tensor | arrays.Array) -> Tensor:
     """What is stored as a model sees it, same shape: uint8 becomes floats in [0, 1], codes become indices of 64 bits.
 
     Raises:
-        TypeError: it holds floats already.
+        UserError: it holds floats already, or no numbers.
     """
     if not isinstance(stored, Tensor):
-        stored = torch.from_numpy(arrays.writable(np.ascontiguousarray(stored)))
+        stored = np.ascontiguousarray(stored)
+        if stored.dtype.kind not in "iuf":
+            msg = f"images are stored as uint8, from 0 to 255; what came is an array of {stored.dtype} {stored.shape}"
+            raise UserError(msg)
+        stored = torch.from_numpy(arrays.writable(stored))
     if stored.is_floating_point():
         msg = "images are stored as uint8, from 0 to 255; these are floats already"
-        raise TypeError(msg)
+        raise UserError(msg)
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored.long()
 
 

@@ -12,13 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aelab.core import arrays
+from aelab.core.errors import UserError, did_you_mean
+from aelab.data.checks import check_stored
 from aelab.data.datasets import Bytes
 
 DRAWS = 2**16
 
 
 def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
-    """A copy of `images` under one corruption, same shape; the arguments are those of `mixture`."""
+    """A copy of `images`, uint8 (N, C, H, W), under one corruption, same shape; the arguments are those of `mixture`.
+
+    Raises:
+        UserError: the images are something else, there is no such kind, or no such level.
+    """
+    check_stored(images, what="images to corrupt")
+    if kind not in KINDS:
+        msg = f"there is no corruption {kind!r}; there are {', '.join(KINDS)}{did_you_mean(str(kind), KINDS)}"
+        raise UserError(msg)
+    if not isinstance(level, int | float) or not 0 < level <= 1:
+        msg = f"the level of a corruption is {level!r}: must be a number above 0, and at most 1"
+        raise UserError(msg)
     return np.concatenate(list(mixture(images, [(kind, level)], seed=seed, name=name)))
 
 

@@ -1,6 +1,6 @@
 """Pairs of what a model sees and what it gives back, in memory or on disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from aelab.core import arrays
+from aelab.core.errors import UserError
 from aelab.core.progress import counted
 from aelab.core.tensors import as_float
+from aelab.data.checks import check_stored
 
 
 class Pairs(NamedTuple):
@@ -22,6 +24,20 @@ class Pairs(NamedTuple):
     def of(cls, images: "Pairs | arrays.Array") -> "Pairs":
         """Pairs as they are; images as pairs with themselves."""
         return images if isinstance(images, Pairs) else cls(images, images)
+
+    def check(self, image: Sequence[int], what: str, *, versions: bool = False) -> None:
+        """See that these are images (C, H, W), an input for each target, or several `versions`; looks at no value.
+
+        Raises:
+            UserError: they are not; calls them `what`.
+        """
+        check_stored(self.targets, image, what)
+        if self.inputs is not self.targets:
+            check_stored(self.inputs, image, f"inputs of {what}")
+            count, wanted = len(self.inputs), len(self.targets)
+            if count != wanted and not (versions and count % wanted == 0):
+                msg = f"{what} have {count} inputs for {wanted} targets; there has to be one for each"
+                raise UserError(msg)
 
     @property
     def nbytes(self) -> int:

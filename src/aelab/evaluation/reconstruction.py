@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelab.core import arrays
+from aelab.core.errors import UserError
 from aelab.core.progress import counted, part
 from aelab.core.tensors import BATCH, as_float, device_of
+from aelab.data.checks import check_stored, described
 from aelab.data.pairs import Pairs, batches
 from aelab.evaluation import bounds, image_quality, out_of_distribution
 from aelab.evaluation.image_quality import mse
@@ -58,18 +60,29 @@ def evaluate(
             "copying_<name>".
         batch_size: images per batch.
         seed: of the sampling in the bound.
+
+    Raises:
+        UserError: the images or their copies are no uint8 (N, C, H, W) of the model's size, or not as many.
     """
+    if noisy is not None and not isinstance(noisy, Mapping):
+        msg = f"corrupted copies are given by name, as {{'masking': images}}; what came is {next(described(noisy))}"
+        raise UserError(msg)
+    check_stored(images, model.image, "images to evaluate on")
+    copies = {name: Pairs(corrupted, images) for name, corrupted in (noisy or {}).items()}
+    for name, pairs in copies.items():
+        pairs.check(model.image, f"copies under {name}")
     device = device_of(model)
     wanted = {"mse": mse, "psnr": image_quality.psnr, "ssim": image_quality.ssim}
-    with part("images"):
-        values = _means(model, Pairs.of(images), wanted, batch_size)
-    for name, corrupted in (noisy or {}).items():
-        to_seen = {f"copying_{name}": mse}
-        with part(name):
-            values |= _means(model, Pairs(corrupted, images), {f"denoising_{name}": mse}, batch_size, to_seen)
     generator = torch.Generator(device).manual_seed(seed)
-    with part("bound"):
-        values |= model.measure(batches(images, batch_size, device), generator)
+    with model.unchecked():
+        with part("images"):
+            values = _means(model, Pairs.of(images), wanted, batch_size)
+        for name, pairs in copies.items():
+            with part(name):
+                denoised, copied = {f"denoising_{name}": mse}, {f"copying_{name}": mse}
+                values |= _means(model, pairs, denoised, batch_size, copied)
+        with part("bound"):
+            values |= model.measure(batches(images, batch_size, device), generator)
     undefined = undefined_metrics(model)
     return {name: value for name, value in values.items() if name not in undefined}
 

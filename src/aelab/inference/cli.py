@@ -50,6 +50,12 @@ Fit = Annotated[
         "exact: not at all, it is left out."
     ),
 ]
+Bits = Annotated[
+    int,
+    typer.Option(
+        min=8, max=16, help="Bits that the values of 16-bit files fill: 12 for most scanners and microscopes."
+    ),
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,20 +93,20 @@ def command(work: Callable[..., None]) -> None:
 
 
 @command
-def reconstruct(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
+def reconstruct(call: Invocation, source: In, out: Out, fit: Fit = "crop", bits: Bits = 16) -> None:
     """Give images back as a model encodes and decodes them."""
-    call.reconstruct(call.jobs(source, out), fit)
+    call.reconstruct(call.jobs(source, out), fit, bits)
 
 
 @command
-def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop") -> None:
+def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop", bits: Bits = 16) -> None:
     """Give corrupted images back without their noise."""
     jobs = call.jobs(source, out)
     if call.model.inputs == "clean":
         call.note(
             "warning: a model of this kind has seen clean images only, and knows no noise: it gives back what it can"
         )
-    call.reconstruct(jobs, fit)
+    call.reconstruct(jobs, fit, bits)
 
 
 @command
@@ -109,6 +115,7 @@ def encode(
     source: In,
     out: Annotated[str, typer.Argument(metavar="OUT", help="A .parquet, a .csv, or - for CSV on the standard output.")],
     fit: Fit = "crop",
+    bits: Bits = 16,
 ) -> None:
     """Write the codes of images as a table.
 
@@ -126,7 +133,7 @@ def encode(
 
     form = codec.Codec(call.model)
     names, rows = list[str](), list["Tensor"]()
-    for read, x in call.batches(jobs, fit):
+    for read, x in call.batches(jobs, fit, bits):
         names += [job.name for job in read]
         rows.append(tasks.perform(call.model, "encode", x, tasks.Options()).cpu())
     if rows:
@@ -160,6 +167,7 @@ def interpolate(
     *,
     steps: Annotated[int, typer.Option(min=2, max=10_000, help="How many images, A's and B's included.")] = 10,
     fit: Fit = "crop",
+    bits: Bits = 16,
 ) -> None:
     """Go from one image to another, in a straight line between their codes."""
     paths = call.targets(out, steps)
@@ -168,7 +176,7 @@ def interpolate(
 
     from aelab.inference import tasks
 
-    seen = [x for _, x in call.batches(jobs, fit)]
+    seen = [x for _, x in call.batches(jobs, fit, bits)]
     if call.failed:
         raise typer.Exit(1)
     images = tasks.perform(call.model, "interpolate", torch.cat(seen), tasks.Options(steps=steps))

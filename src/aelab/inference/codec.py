@@ -8,7 +8,6 @@ Dimensions: B batch, d numbers of a row.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -17,21 +16,8 @@ from torch import Tensor
 from aelab.core.errors import UserError
 from aelab.core.tensors import device_of
 from aelab.models.base import Autoencoder, Latent
+from aelab.models.discrete import DiscreteAutoencoder
 from aelab.models.latent import flatten, unflatten
-from aelab.models.quantizer import Quantizer
-
-
-@runtime_checkable
-class Discrete(Protocol):
-    """A model whose code is a grid of indices into a codebook."""
-
-    quantizer: Quantizer
-
-    def indices(self, x: Tensor) -> Tensor:
-        """The indices of images: (B, C, H, W) → (B, h, w) int64."""
-
-    def decode_indices(self, indices: Tensor) -> Tensor:
-        """The images of indices: (B, h, w) → (B, C, H, W)."""
 
 
 class Codec:
@@ -43,7 +29,7 @@ class Codec:
     """
 
     def __init__(self, model: Autoencoder) -> None:
-        self.model, self.integers = model, isinstance(model, Discrete)
+        self.model, self.integers = model, isinstance(model, DiscreteAutoencoder)
         with torch.no_grad():
             self._example = self._codes(torch.zeros(1, *model.image, device=device_of(model)))
         self.width = flatten(self._example).shape[1]
@@ -55,7 +41,7 @@ class Codec:
     def decode(self, rows: Tensor) -> Tensor:
         """The images of rows, values in [0, 1]: (B, d) → (B, C, H, W)."""
         codes = unflatten(rows, self._example)
-        if isinstance(self.model, Discrete) and isinstance(codes, Tensor):
+        if isinstance(self.model, DiscreteAutoencoder) and isinstance(codes, Tensor):
             return self.model.decode_indices(codes)
         return self.model.decode(codes)
 
@@ -68,7 +54,7 @@ class Codec:
         if rows.ndim != 2 or rows.shape[1] != self.width:  # noqa: PLR2004 - a matrix
             msg = f"codes of this model are rows of {self.width} numbers, these have the shape {tuple(rows.shape)}"
             raise UserError(msg)
-        if not isinstance(self.model, Discrete):
+        if not isinstance(self.model, DiscreteAutoencoder):
             if not rows.isfinite().all():
                 msg = "some of the codes are infinite or no numbers"
                 raise UserError(msg)
@@ -80,7 +66,7 @@ class Codec:
         return rows.long()
 
     def _codes(self, x: Tensor) -> Latent:
-        return self.model.indices(x) if isinstance(self.model, Discrete) else self.model.encode(x)
+        return self.model.indices(x) if isinstance(self.model, DiscreteAutoencoder) else self.model.encode(x)
 
 
 def table(names: Sequence[str], rows: Tensor, *, integers: bool) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from aelab.core.disk import write_atomically
 from aelab.data.datasets import Bytes
 from aelab.inference import image_files
 from aelab.inference.image_files import PIPE, Job
-from aelab.ingest.image_folder import Fit, decoded
+from aelab.ingest.image_folder import Depth, Fit, LeftOut, decoded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,14 @@ class Invocation:
         self.failed += 1
         typer.echo(f"aelab: {text}", err=True)
 
+    def leave_out(self, file: LeftOut) -> None:
+        """Name a file of a folder that is no image, which nothing is wrong with, or one that cannot be used."""
+        if file.broken or self.total == 1:
+            self.fail(f"{file.path} {file.reason}")
+        else:
+            self.total -= 1
+            self.note(f"{file.path} {file.reason}")
+
     def end(self, made: str) -> None:
         """Say what has been made, and end with 1 if something has not."""
         if self.failed < self.total:
@@ -107,15 +115,17 @@ class Invocation:
             jobs, left_out = image_files.jobs(Path(source), target)
             self.total = len(jobs) + len(left_out)
             for each in left_out:
-                self.fail(f"{each.path} {each.reason}")
+                self.leave_out(each)
         image_files.check_free([job.target for job in jobs if job.target is not None], force=self.force)
         return jobs
 
-    def batches(self, jobs: list[Job], fit: Fit) -> "Iterator[tuple[list[Job], Tensor]]":
+    def batches(self, jobs: list[Job], fit: Fit, bits: int) -> "Iterator[tuple[list[Job], Tensor]]":
         """The images as the model takes them, floats (B, C, H, W), and the jobs that they belong to; an image that
         cannot be read is named and left out.
         """
         from aelab.core.tensors import as_float
+
+        depth = Depth(bits)
 
         quiet = True if self.quiet or len(jobs) == 1 else None  # None: no bar where stderr is no terminal
         with tqdm(total=len(jobs), unit="image", leave=False, disable=quiet, file=sys.stderr) as bar:
@@ -123,24 +133,26 @@ class Invocation:
                 read, pixels = list[Job](), list[Bytes]()
                 for job in jobs[start : start + BATCH]:
                     with warnings.catch_warnings(action="ignore"):
-                        seen = decoded(job.source, self.model.image, fit)
+                        seen = decoded(job.source, self.model.image, fit, depth)
                     bar.update()
                     if isinstance(seen, str):
-                        self.fail(f"{job.name} {seen}")
+                        self.leave_out(LeftOut(job.name, seen))
                     else:
                         read.append(job)
                         pixels.append(seen)
                 if read:
                     yield read, as_float(np.stack(pixels))
+        if warning := depth.too_dark("", "--bits"):
+            self.note(f"warning: {warning}")
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def reconstruct(self, jobs: list[Job], fit: Fit) -> None:
+    def reconstruct(self, jobs: list[Job], fit: Fit, bits: int) -> None:
         """Write the reconstruction of every image."""
         from aelab.inference import tasks
 
         written: list[str] = []
-        for read, x in self.batches(jobs, fit):
+        for read, x in self.batches(jobs, fit, bits):
             images = tasks.as_bytes(tasks.perform(self.model, "reconstruct", x, tasks.Options()))
             for job, image in zip(read, images, strict=True):
                 put(image_files.png(image), job.target)

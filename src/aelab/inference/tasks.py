@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aelab.core.errors import UserError
 from aelab.core.tensors import BATCH, device_of
+from aelab.data.checks import seen
 from aelab.data.datasets import Bytes
 from aelab.inference.codec import Codec
 from aelab.models.base import Autoencoder
@@ -45,23 +46,7 @@ def perform(model: Autoencoder, task: str, images: Tensor, options: Options) -> 
     if task not in TASKS:
         msg = f"there is no task {task!r}; there are {', '.join(TASKS)}"
         raise UserError(msg)
-    return TASKS[task](model, checked(images, model).to(device_of(model)), options)
-
-
-def checked(images: Tensor, model: Autoencoder) -> Tensor:
-    """`images` as float32.
-
-    Raises:
-        UserError: they are no images of the model's size with values in [0, 1].
-    """
-    if images.shape[1:] != model.image or images.ndim != 1 + len(model.image):
-        wanted = ", ".join(map(str, model.image))
-        msg = f"images of this model have the shape (B, {wanted}), these have {tuple(images.shape)}"
-        raise UserError(msg)
-    if not ((images >= 0) & (images <= 1)).all():  # no number is neither
-        msg = "images have values from 0 to 1; some of these are outside, or no numbers"
-        raise UserError(msg)
-    return images.float()
+    return TASKS[task](model, seen(images.float(), model.image).to(device_of(model)), options)
 
 
 def batched(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

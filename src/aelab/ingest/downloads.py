@@ -24,7 +24,7 @@ from typing import TypeAlias
 import numpy as np
 
 from aelab.core import disk
-from aelab.core.errors import UserError
+from aelab.core.errors import UserError, did_you_mean
 from aelab.data.datasets import DATASETS, Data, Split, hold_out
 
 Files: TypeAlias = dict[str, bytes]
@@ -69,9 +69,12 @@ def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, 
         seed: of that split.
 
     Raises:
-        KeyError: there is no such data set.
-        UserError: no source delivers it.
+        UserError: there is no such data set, or no source delivers it.
     """
+    if name not in DATASETS:
+        hint = did_you_mean(str(name), DATASETS) or "; load_folder reads a folder of images"
+        msg = f"there is no data set {name!r}; there are {', '.join(DATASETS)}{hint}"
+        raise UserError(msg)
     files, source = fetch(name, Path(cache) / name)
     everything, test = DOWNLOADS[name].parse(files)
     rows = np.arange(len(everything.labels))

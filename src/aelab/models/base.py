@@ -4,7 +4,8 @@ Dimensions: B batch, C image channels, (H, W) image size.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -13,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from aelab.core.registry import Registry
+from aelab.models import doors
 
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
 CodeSize: TypeAlias = Annotated[int, Field(gt=0, description="numbers in the code z")]
@@ -80,6 +82,8 @@ class Autoencoder(Learner):
         pixels: what a pixel is to the likelihood, "Bernoulli", "8-bit" or "continuous"; bounds on different ones cannot
             be compared.
         configuration: what `checkpoint.build` made it from.
+        code_shapes: of the tensors of one image's code, where `encode` and `decode` check what they are given, as for a
+            notebook; None: they do not, since to look at values is to wait for a GPU.
     """
 
     inputs: ClassVar[str | None] = None
@@ -88,10 +92,26 @@ class Autoencoder(Learner):
     )
     pixels: str | None = None
     configuration: dict[str, Any]
+    code_shapes: Sequence[Sequence[int]] | None = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Have the class's own `encode` and `decode` check what they are given, where that is asked for."""
+        super().__init_subclass__(**keywords)
+        for name in doors.CHECKS.keys() & vars(cls).keys():
+            setattr(cls, name, doors.door(vars(cls)[name], doors.CHECKS[name]))
 
     def __init__(self, image: Shape) -> None:
         super().__init__()
         self.image = image
+
+    @contextmanager
+    def unchecked(self) -> Iterator[None]:
+        """Within this context no method checks what it is given: who opens it has seen to that."""
+        shapes, self.code_shapes = self.code_shapes, None
+        try:
+            yield
+        finally:
+            self.code_shapes = shapes
 
     def start_from(self, x: Tensor) -> None:
         """Set what is best set from training images x before the first step."""

@@ -12,7 +12,14 @@ from aelab.models.base import VARIANTS, Autoencoder
 
 
 def save(model: Autoencoder, path: Path | str) -> None:
-    """Write a `model` that `build` or `load` made."""
+    """Write a `model` that `build` or `load` made.
+
+    Raises:
+        UserError: it is another model, or the folder cannot be written to.
+    """
+    if getattr(model, "configuration", None) is None:
+        msg = f"a {type(model).__name__} that `build` did not make cannot be saved: its file has to say how to build it"
+        raise UserError(msg)
     tensor_file.write(Path(path), model.state_dict(), model.configuration)
 
 

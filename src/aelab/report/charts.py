@@ -20,7 +20,8 @@ from aelab.evaluation.palette import COLOURS, FAINT, GRID, INK, PAPER
 from aelab.report.evidence import Curve, Line, RateDistortion
 from aelab.report.intervals import Interval
 
-MARKERS = "osD^vP"  # told apart without colours, too
+MARKERS = "osD^vPX<p>*h"  # told apart without colours, too
+DASHES = ("-", "--", ":")  # of lines, another for entries whose colour is the same
 WIDTH, ROW = 3.5, 0.28  # inches: of a chart, and of one entry in it
 BELOW = 0.3  # a row's mean are its seeds, in rows
 CURVE = 10  # points from which on a curve is one
@@ -154,7 +155,7 @@ def lines(
 
 def _names_below(axes: Axes) -> None:
     """A legend that lies outside of the axes."""
-    axes.figure.legend(loc="outside lower center", ncols=3, handlelength=1.4, columnspacing=1.2)
+    axes.figure.legend(loc="outside lower center", ncols=3, handlelength=2.2, columnspacing=1.2)
 
 
 def _draw(axes: Axes, name: str, line: Line, style: int) -> None:
@@ -164,7 +165,8 @@ def _draw(axes: Axes, name: str, line: Line, style: int) -> None:
     means = np.array([value.mean for _, value in line])
     halves = np.array([value.half if value.known else 0.0 for _, value in line])
     axes.fill_between(x, means - halves, means + halves, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(x, means, label=name, color=colour, marker=marker, markersize=4, linewidth=1.4)
+    dashes = DASHES[style // len(COLOURS) % len(DASHES)]
+    axes.plot(x, means, dashes, label=name, color=colour, marker=marker, markersize=4, linewidth=1.4)
 
 
 def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Path) -> None:
@@ -236,5 +238,5 @@ def bars(
 
 
 def _look(style: int) -> tuple[str, str]:
-    """Colour and marker, another pair for each of 36 styles: a legend tells all entries apart."""
-    return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(COLOURS)) % len(MARKERS)]
+    """Colour and marker: the first twelve styles have a marker each, and another pair has each of 72."""
+    return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(MARKERS)) % len(MARKERS)]

@@ -31,6 +31,7 @@ class Entry:
     pixels: str | None = None  # what a pixel is to its likelihood, if it has one
     parameters: Mapping[str, Any] = field(default_factory=dict)  # of its section in params.yaml, by dotted keys
     curves: Sequence[Curve] = ()  # one for each seed that finished
+    symptoms: Sequence[str] = ()  # of all seeds: what is wrong with a model, such as a codebook that has collapsed
 
     @property
     def plain(self) -> bool:
@@ -68,6 +69,12 @@ class Evidence:
 
     entries: Sequence[Entry]
     results: pd.DataFrame
+
+    @property
+    def sound(self) -> "Evidence":
+        """The entries without symptoms, and their results; all of them where each has one."""
+        entries = [entry for entry in self.entries if not entry.symptoms] or self.entries
+        return Evidence(entries, self.results[self.results["entry"].isin([entry.name for entry in entries])])
 
     @cached_property
     def by_entry(self) -> dict[Hashable, pd.DataFrame]:

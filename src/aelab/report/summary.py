@@ -26,12 +26,14 @@ class Sentence:
 
 
 def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
-    """Who reconstructs, who denoises and who explains the images best, and how certain that is.
+    """Who reconstructs, who denoises and who explains the images best, and how certain that is; who is not ranked.
 
     Args:
         evidence: the results.
         reference: the corruption of "denoising MSE", in words.
     """
+    ill = [entry for entry in evidence.entries if entry not in evidence.sound.entries]
+    evidence = evidence.sound
     bounded = evidence.having("neg_elbo")
     kinds = [entry.pixels for entry in bounded]
     comparable = [entry for entry in bounded if entry.pixels == max(kinds, key=kinds.count)]
@@ -47,7 +49,7 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
         Sentence(f"{text}.", certainty, more)
         for entries, name, does, more in asked if entries
         for text, certainty in [_best(evidence, entries, name, does)]
-    ]  # fmt: skip
+    ] + [Sentence(f"`{entry.name}` is not ranked: {entry.symptoms[0]}.", "") for entry in ill]  # fmt: skip
 
 
 def _best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) -> tuple[str, str]:
@@ -58,7 +60,7 @@ def _best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) ->
     means = {entry: shown(interval(values[entry]), name) for entry in order}
     first, lead = order[0], leaders(values, each.better)
     if len(order) == 1:
-        return f"`{first}` is the only entry with a {each.title}: {means[first]}", ""
+        return f"`{first}` is the only entry that is ranked by {each.title}: {means[first]}", ""
     best = f"`{first}` {does}: {each.title} {means[first]}; next is"
     if not lead:
         return f"{best} `{order[1]}` ({means[order[1]]})", "one seed"

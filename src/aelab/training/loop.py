@@ -76,33 +76,37 @@ def train(
         The result of each phase by name; a phase that diverges is the last one.
 
     Raises:
-        UserError: a training step cannot be recorded on a GPU, or processes find different snapshots.
+        UserError: the images are not of the model's, a training step cannot be recorded on a GPU, or processes find
+            different snapshots.
         Stopped: the session's store said so.
     """
     options, session = options or TrainingOptions(), session or Session()
     images, validation = Pairs.of(images), Pairs.of(validation)
-    model.start_from(as_float(Pairs.of(images.targets).thinned(START_IMAGES).targets).to(device_of(model)))
-    state = TrainingState(model, session.store)
-    phases = model.phases()
-    for phase in phases[len(state.results) :]:
+    images.check(model.image, "images to learn from", versions=True)
+    validation.check(model.image, "images to validate on")
+    with model.unchecked():
+        model.start_from(as_float(Pairs.of(images.targets).thinned(START_IMAGES).targets).to(device_of(model)))
+        state = TrainingState(model, session.store)
+        phases = model.phases()
+        for phase in phases[len(state.results) :]:
+            model.eval()
+            result = fit(
+                phase.module,
+                represent(phase, images, binarised=dynamic),
+                represent(phase, validation.thinned(options.validation_images)),
+                budget.override(phase.training),
+                seed=seed,
+                options=options,
+                dynamic=dynamic and phase.represent is None,
+                phase=phase.name,
+                session=session,
+                state=state,
+            )
+            if result.diverged_at_step:
+                break
+            if len(state.results) < len(phases):
+                state.save_between(phases[len(state.results)].name)
         model.eval()
-        result = fit(
-            phase.module,
-            represent(phase, images, binarised=dynamic),
-            represent(phase, validation.thinned(options.validation_images)),
-            budget.override(phase.training),
-            seed=seed,
-            options=options,
-            dynamic=dynamic and phase.represent is None,
-            phase=phase.name,
-            session=session,
-            state=state,
-        )
-        if result.diverged_at_step:
-            break
-        if len(state.results) < len(phases):
-            state.save_between(phases[len(state.results)].name)
-    model.eval()
     return state.results
 
 

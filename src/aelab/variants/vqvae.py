@@ -18,7 +18,8 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from aelab.core.settings import BudgetOverrides
-from aelab.models.base import Autoencoder, Batch, Losses, Phase, Shape
+from aelab.models.base import Batch, Losses, Phase, Shape
+from aelab.models.discrete import DiscreteAutoencoder
 from aelab.models.layers import mean_colour
 from aelab.models.likelihood import LIKELIHOODS, LikelihoodSection, bits_per_dim
 from aelab.models.network import NETWORKS, NetworkSection
@@ -40,7 +41,7 @@ class PriorParams(TypedDict):
     training: Annotated[BudgetOverrides, Field(description="what differs from `training`")]
 
 
-class VQVAE(Autoencoder):
+class VQVAE(DiscreteAutoencoder):
     """One code of the quantiser for every place of the network's grid."""
 
     undefined = {

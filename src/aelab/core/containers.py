@@ -1,0 +1,50 @@
+"""The limits of a container or a batch job: Linux's control groups, version 2 and version 1."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def cpu_limit() -> float | None:
+    """The CPUs that this process may keep busy, which need not be a whole number; None where nothing limits them."""
+    limits = [
+        *(_share(*words) for words in _read("", "cpu.max")),
+        *(_share(*quota, *period) for quota, period in zip(
+            _read("cpu", "cpu.cfs_quota_us"), _read("cpu", "cpu.cfs_period_us"), strict=False)),
+    ]  # fmt: skip
+    return min((each for each in limits if each is not None), default=None)
+
+
+def free_memory() -> int | None:
+    """The bytes that are left below the limit, files that the system would forget included; None without a limit."""
+    left = list[int]()
+    for version, limit, used, forgettable in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        for (most,), (now, *_), stat in zip(
+            _read(version, limit), _read(version, used), _read(version, "memory.stat"), strict=False
+        ):
+            if most.isdigit():
+                files = int(stat[stat.index(forgettable) + 1]) if forgettable in stat else 0
+                left.append(max(0, int(most) - int(now) + files))
+    return min(left, default=None)
+
+
+def _share(quota: str, period: str) -> float | None:
+    return int(quota) / int(period) if quota.isdigit() else None  # "max" or -1: no limit
+
+
+def _read(controller: str, file: str) -> Iterator[list[str]]:
+    """The words of a file of this process's group and of those around it, as far as they can be seen from here."""
+    try:
+        lines = [line.split(":", 2) for line in OWN.read_text(encoding="utf-8").splitlines()]
+    except OSError:  # no Linux
+        return
+    own = next((path for _, controllers, path in lines if controller in controllers.split(",")), "/")
+    groups = Path(own.lstrip("/"))
+    for group in dict.fromkeys([groups, *groups.parents]):
+        path = GROUPS / controller / group / file
+        if path.is_file():
+            yield path.read_text(encoding="utf-8").split()

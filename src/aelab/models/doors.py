@@ -1,0 +1,63 @@
+"""The doors of a model: methods that a notebook calls, and what each checks where the model is to check anything."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor
+
+from aelab.core.errors import UserError
+from aelab.core.tensors import device_of
+from aelab.data.checks import described, seen
+
+if TYPE_CHECKING:
+    from aelab.models.base import Autoencoder
+
+Check: TypeAlias = Callable[["Autoencoder", Any], Any]
+
+
+def door(method: Callable[..., Any], check: Check) -> Callable[..., Any]:
+    """`method`, its argument checked from outside, where the model is to check; what it calls itself, it trusts."""
+
+    @functools.wraps(method)
+    def checked(model: "Autoencoder", given: Any) -> Any:
+        if model.code_shapes is None:
+            return method(model, given)
+        given = check(model, given)
+        with model.unchecked():
+            return method(model, given)
+
+    return checked
+
+
+def images(model: "Autoencoder", x: object) -> Tensor:
+    """Images as `encode` takes them, float32; raises `UserError` where they are none of this model's."""
+    found = seen(x, model.image)
+    _check_device(model, found)
+    return found
+
+
+def codes(model: "Autoencoder", z: object) -> object:
+    """Codes as `decode` takes them; raises `UserError` where they are none of this model's."""
+    shapes = [tuple(shape) for shape in model.code_shapes or ()]
+    given = z if isinstance(z, tuple) else (z,)
+    found = [tuple(each.shape[1:]) if isinstance(each, Tensor) and each.is_floating_point() else None for each in given]
+    if found != shapes:
+        wanted = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in shapes)
+        msg = (
+            f"the code of this model is {'a tensor' if len(shapes) == 1 else 'a tuple of tensors'} of floats {wanted}, "
+            f"as `encode` gives it; what came is {', '.join(next(described(each)) for each in given)}"
+        )
+        raise UserError(msg)
+    for each in given:
+        _check_device(model, each)
+    return z
+
+
+def _check_device(model: "Autoencoder", x: Tensor) -> None:
+    if x.device.type != (there := device_of(model).type):
+        msg = f"the model is on the device {there}, what it is given on {x.device.type}: give it x.to('{there}')"
+        raise UserError(msg)
+
+
+CHECKS: Mapping[str, Check] = {"encode": images, "decode": codes}

@@ -1,0 +1,96 @@
+"""What a notebook calls and no stage does: doors that take nothing for granted, and say in a sentence what is wrong."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+
+from aelab.core.errors import UserError
+from aelab.core.sections import Section, in_sentences, union_of
+from aelab.core.tensors import device_of
+from aelab.data import datasets
+from aelab.data.datasets import Data
+from aelab.ingest import image_folder
+from aelab.models import checkpoint
+from aelab.models.base import VARIANTS, Autoencoder
+from aelab.models.latent import parts
+
+SHOWN = 5  # left-out files that a warning names
+
+
+class Model(Section):
+    """What `build` is told beside the parameters."""
+
+    model: str = Field(description="a file in src/aelab/variants/")
+
+
+def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], seed: int | None = None) -> Autoencoder:
+    """A new model, as `models.checkpoint.build` makes it; its `encode`, `decode` and `reconstruct` check what they get.
+
+    Raises:
+        UserError: the model or a key is unknown, a value is not allowed, or does not fit the images.
+    """
+    if len(image) != 3 or not all(isinstance(each, int) and each > 0 for each in image):  # noqa: PLR2004
+        msg = f"the shape of the images is (C, H, W), such as (1, 28, 28); what came is {image}"
+        raise UserError(msg)
+    try:
+        TypeAdapter(union_of(VARIANTS, "model", Model)).validate_python({**parameters, "model": variant})
+        return _checking(checkpoint.build(variant, image, parameters, seed))
+    except ValidationError as error:
+        raise UserError("\n".join(each.removeprefix(".") for each in in_sentences(error, Model))) from error
+    except (LookupError, TypeError, ValueError) as error:
+        msg = f"{variant} cannot be built for images of shape {tuple(image)}: {error}"
+        raise UserError(msg) from error
+
+
+def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
+    """The model in `path`, as `models.checkpoint.load` reads it; it checks what it gets, as that of `build` does."""
+    return _checking(checkpoint.load(path, device))
+
+
+@torch.no_grad()
+def _checking(model: Autoencoder) -> Autoencoder:
+    """The model, which from now on checks what its methods get."""
+    training = model.training
+    code = model.eval().encode(torch.zeros(1, *model.image, device=device_of(model)))
+    model.code_shapes = [part.shape[1:] for part in parts(code)]
+    return model.train(training)
+
+
+def load_folder(
+    path: Path | str,
+    image: datasets.Shape,
+    *,
+    fit: image_folder.Fit = "crop",
+    validation: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+) -> Data:
+    """A folder of images as a data set, split into train, validation and test; its subfolders are the classes.
+
+    Args:
+        path: the folder; `~` is the home folder.
+        image: (C, H, W) that every image becomes; C is 1 (gray) or 3 (colour).
+        fit: how an image of another aspect comes to H×W: "crop", "pad", "stretch" or "exact".
+        validation: share of what is not for the test that is held out to pick weights and settings by.
+        test: share of the images that is held out for the test.
+        seed: of the split.
+
+    Raises:
+        UserError: there is no such folder, or too few images in it that can be read. Files that cannot be read are left
+            out, and a warning names them.
+    """
+    folder = Path(path).expanduser()
+    with tempfile.TemporaryDirectory() as scratch:
+        found = image_folder.read(folder, image, fit=fit, scratch=Path(scratch), workers=os.cpu_count() or 1)
+    if found.left_out:
+        some = "; ".join(f"{each.path} {each.reason}" for each in found.left_out[:SHOWN])
+        more = f"; and {len(found.left_out) - SHOWN} more" if len(found.left_out) > SHOWN else ""
+        warnings.warn(f"left out of {folder}: {some}{more}", stacklevel=2)
+    everything = datasets.Split(found.images, found.labels)
+    return datasets.divide(everything, f"folder {folder}", validation=validation, test=test, seed=seed)
