@@ -137,8 +137,9 @@ def test_the_address_of_make_ui_opens_the_runs_and_leaves_the_machine_alone(shar
             for name in shared_copy.params()["variants"]:
                 page.get_by_text(f"digits-{name}-seed0", exact=True).first.wait_for()
             columns = [page.get_by_role("columnheader", name=name).first for name in ORDER]
-            places = [(column.bounding_box() or {})["x"] for column in columns]
+            places = [box["x"] for column in columns if (box := column.bounding_box())]
             assert places == sorted(places)
+            assert len(places) == len(ORDER)
     # MLflow asks itself who its user is, and without users it does not know of the question.
     assert [each for each in wrong if not each.endswith("/users/current")] == []
 
