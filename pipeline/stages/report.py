@@ -74,8 +74,8 @@ def _write_curves(entry: ReportEntry) -> None:
 
 
 def _write_metrics(entries: Sequence[ReportEntry]) -> None:
-    """What `dvc metrics` shows, a file for each split: by entry, means over the seeds that finished, of the metrics that
-    decide first.
+    """What `dvc metrics` shows, a file for each split: of each entry the means over the seeds that finished, of the
+    metrics that decide first.
     """
     for split in ("validation", "test"):
         measured = {entry.name: [each.metrics[split] for each in entry.results if each.metrics] for entry in entries}

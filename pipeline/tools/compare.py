@@ -129,16 +129,23 @@ def _named(name: str, found: Sequence[tuple[ReportEntry, list[str]]]) -> Iterato
     values = [_parameters(entry) for entry, _ in found]
     keys = dict.fromkeys(key for each in values for key in each)
     differing = [key for key in keys if len({_text(each.get(key)) for each in values}) > 1]
+    if "inputs" in differing:  # which stands for what that corruption is
+        differing = [key for key in differing if not key.startswith("corruption.train.")]
     labels = [" ".join([name, *(f"{key}={_text(each.get(key))}" for key in differing)]) for each in values]
     for (entry, revisions), each, label in zip(found, values, labels, strict=True):
-        tells = labels.count(label) == 1 and len(label) <= LONGEST
-        own = (label if tells else f"{name}@{revisions[0]}").replace("/", "∕")  # it names a folder, too
+        short = label if len(label) <= LONGEST else name
+        own = short if short == label and labels.count(label) == 1 else f"{short}@{revisions[0]}"
+        own = own.replace("/", "∕")  # it names a folder, too
         yield ComparedEntry(replace(entry, name=own), name, revisions, {key: each.get(key) for key in differing})
 
 
 def _parameters(entry: ReportEntry) -> dict[str, Any]:
-    """What an entry was made with; where it overrides `training`, its own."""
+    """What an entry was made with, and not what others were; where it overrides `training`, its own."""
     common = entry.params.model_dump(exclude={"variants"})
+    if common["dataset"]["name"] != params.FOLDER:
+        del common["dataset"]["folder"]
+    inputs = entry.section["inputs"]
+    common["corruption"]["train"] = {key: each for key, each in common["corruption"]["train"].items() if key == inputs}
     return dict(flattened(common)) | dict(flattened(entry.section))
 
 
@@ -268,6 +275,7 @@ def _entries(revision: str, place: Path) -> list[ReportEntry]:
 def _take(revision: str, place: Path) -> None:
     from dvc.api import DVCFileSystem  # noqa: PLC0415 - slow to import
     from dvc.exceptions import DvcException  # noqa: PLC0415
+    from dvc_data.index import DataIndexDirError  # noqa: PLC0415
     from scmrepo.exceptions import SCMError  # noqa: PLC0415
 
     place.mkdir()
@@ -278,7 +286,7 @@ def _take(revision: str, place: Path) -> None:
     except (SCMError, DvcException) as error:
         msg = f"{revision} is no revision or experiment that is known here: {error}"
         raise UserError(msg) from error
-    except FileNotFoundError as error:
+    except (FileNotFoundError, DataIndexDirError) as error:
         msg = f"DVC's cache has not all results of {revision}: `dvc pull`, or run it again ({error})"
         raise UserError(msg) from error
 
