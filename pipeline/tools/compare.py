@@ -27,7 +27,8 @@ from pipeline.reporting.results import ReportEntry
 
 WORKSPACE = "workspace"  # what lies on disk
 NEEDED = ("params.yaml", "dvc.lock", "models", "evaluation", "provenance", "classifier")
-LONGEST = 80  # characters of a name, which also is the name of a folder, and of the words of a title
+LONGEST = 40  # characters of a name: charts have to have room beside it, and a folder is called by it
+LONGEST_TITLE = 160
 
 Revisions: TypeAlias = Mapping[str, Sequence[ReportEntry]]
 
@@ -131,10 +132,11 @@ def _named(name: str, found: Sequence[tuple[ReportEntry, list[str]]]) -> Iterato
     differing = [key for key in keys if len({_text(each.get(key)) for each in values}) > 1]
     if "inputs" in differing:  # which stands for what that corruption is
         differing = [key for key in differing if not key.startswith("corruption.train.")]
-    labels = [" ".join([name, *(f"{key}={_text(each.get(key))}" for key in differing)]) for each in values]
+    short = {key: _short(key, differing) for key in differing}
+    labels = [" ".join([name, *(f"{short[key]}={_text(each.get(key))}" for key in differing)]) for each in values]
     for (entry, revisions), each, label in zip(found, values, labels, strict=True):
-        short = label if len(label) <= LONGEST else name
-        own = short if short == label and labels.count(label) == 1 else f"{short}@{revisions[0]}"
+        stem = label if len(label) <= LONGEST else name
+        own = stem if stem == label and labels.count(label) == 1 else f"{stem}@{revisions[0]}"
         own = own.replace("/", "∕")  # it names a folder, too
         yield ComparedEntry(replace(entry, name=own), name, revisions, {key: each.get(key) for key in differing})
 
@@ -147,6 +149,13 @@ def _parameters(entry: ReportEntry) -> dict[str, Any]:
     inputs = entry.section["inputs"]
     common["corruption"]["train"] = {key: each for key, each in common["corruption"]["train"].items() if key == inputs}
     return dict(flattened(common)) | dict(flattened(entry.section))
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """The end of a dotted key that no other of `keys` has."""
+    words = key.split(".")
+    ends = (".".join(words[i:]) for i in reversed(range(len(words))))
+    return next((end for end in ends if sum(f".{each}".endswith(f".{end}") for each in keys) == 1), key)
 
 
 def _text(value: Any) -> str:
@@ -173,7 +182,7 @@ def title(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
     for sweep, names in swept.items():
         by_names.setdefault(listed(names), []).append(sweep)
     told = "; ".join(f"{names}: {', '.join(sweeps)}" for names, sweeps in by_names.items())
-    return told if 0 < len(told) <= LONGEST else " beside ".join(revisions)
+    return told if 0 < len(told) <= LONGEST_TITLE else listed(revisions)
 
 
 def _origins(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
