@@ -268,6 +268,14 @@ def test_a_missing_key_is_told(key: str) -> None:
         (lambda: aelab.load_data("images"), "load_folder reads a folder"),
         (lambda: aelab.as_float(FLOATS), "uint8, from 0 to 255; these are floats already"),
         (lambda: aelab.as_float(np.array(["a"])), "an array of <U1"),
+        (lambda: aelab.as_float([[1], [1, 2]]), "all of one size, in one array"),  # type: ignore[arg-type]
+        (lambda: aelab.as_float(IMAGES.astype(">u2")), "an array of >u2"),
+        (lambda: aelab.corrupt(IMAGES, ["masking"], 0.5, seed=0, name="a"), r"no corruption \['masking'\]"),  # type: ignore[arg-type]
+        (lambda: aelab.load_data(["mnist"]), r"no data set \['mnist'\]"),  # type: ignore[arg-type]
+        (lambda: aelab.evaluate(None, IMAGES), "a model is what .* gives; what came is a NoneType"),  # type: ignore[arg-type]
+        (lambda: aelab.evaluate(IMAGES, built()), "a model is .*; what came is an array of uint8"),  # type: ignore[arg-type]
+        (lambda: aelab.train("vae", IMAGES, IMAGES, BUDGET, seed=0), "what came is a str"),  # type: ignore[arg-type]
+        (lambda: aelab.train(built(), IMAGES, IMAGES, {"steps": 1}, seed=0), "the budget is .*; what came is a dict"),  # type: ignore[arg-type]
         (lambda: aelab.prepare("gpu", threads=1), "no device 'gpu'; there are auto, cpu, cuda, mps"),
         (lambda: aelab.save(torch.nn.Linear(1, 1), "a"), "a Linear that `build` did not make"),  # type: ignore[arg-type]
         (lambda: aelab.load("nowhere.safetensors"), r"nowhere\.safetensors"),
