@@ -144,8 +144,8 @@ def _named(name: str, found: Sequence[tuple[ReportEntry, list[str]]]) -> Iterato
 def _parameters(entry: ReportEntry) -> dict[str, Any]:
     """What an entry was made with, and not what others were; where it overrides `training`, its own."""
     common = entry.params.model_dump(exclude={"variants"})
-    if common["dataset"]["name"] != params.FOLDER:
-        del common["dataset"]["folder"]
+    folders = common["dataset"].pop("folders")
+    common["dataset"]["folder"] = folders.get(common["dataset"]["name"], {})
     inputs = entry.section["inputs"]
     common["corruption"]["train"] = {key: each for key, each in common["corruption"]["train"].items() if key == inputs}
     return dict(flattened(common)) | dict(flattened(entry.section))

@@ -376,3 +376,31 @@ def test_the_site_is_read_and_searched_from_files(site: Path, width: int) -> Non
         for name in ("index", "theory", "parameters"):  # last: axe asks for the style sheets itself, in vain
             page.goto((site / f"{name}.html").as_uri())
             assert [each for each in browser.violations(page) if not each.startswith(THEMES_OWN)] == [], name
+
+
+def sentences() -> Iterator[str]:
+    """What the page of troubles quotes, but for what is DVC's or Python's own."""
+    for line in (REPOSITORY / "docs/troubleshooting.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| ") and not (", from `dvc" in line or line.startswith("| DVC ends")):
+            yield from (each for each in re.findall(r"`([^`]+)`", line.split(" | ")[0]) if len(each.split()) > 3)
+
+
+@pytest.fixture(scope="module")
+def said() -> str:
+    """All texts that the code can print, with … for what is put in."""
+    texts = [(REPOSITORY / "Makefile").read_text(encoding="utf-8")]
+    for path in (*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "pipeline").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts).replace("`", "")
+
+
+@pytest.mark.parametrize("sentence", list(sentences()))
+def test_a_sentence_of_the_page_of_troubles_is_one_that_the_code_says(sentence: str, said: str) -> None:
+    pieces = [each.strip(" :") for each in sentence.split("…")]
+    assert max(map(len, pieces)) >= 10
+    for each in pieces:
+        assert each in said, each
