@@ -172,6 +172,28 @@ def test_when_a_stage_fails_the_others_go_on(toy: Path, capsys: pytest.CaptureFi
     assert nobody_is_busy()
 
 
+def test_stages_of_the_users_own_need_no_outputs(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By DVC or by the runner: what stands in dvc.lock then is whole."""
+    Path("dvc.yaml").write_text(
+        TOY
+        + "  hello: {cmd: echo hi, deps: [in]}\n"
+        + "  looks: {cmd: date > seen, always_changed: true, outs: [seen]}\n"
+        + "  follows: {cmd: wc -l < seen > lines, deps: [seen], outs: [lines]}\n"
+    )
+    with Repo() as repo:
+        repo.reproduce("hello")
+    locks.mend()
+    assert run_here() == []
+    locks.mend()
+    said = capsys.readouterr().out
+    assert "hello" not in outcomes(said, "done")  # DVC has run it
+    assert {"looks", "follows"} <= set(outcomes(said, "done"))
+    Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("date > seen", "touch seen"))
+    for ran in ({"looks", "follows"}, {"looks"}):
+        assert run_here() == []
+        assert set(outcomes(capsys.readouterr().out, "done")) == ran  # it runs each time; what follows, if it changes
+
+
 def test_what_running_stages_read_and_write_is_busy(toy: Path) -> None:
     run_here()
     Path("in").write_text("other\n")
