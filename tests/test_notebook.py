@@ -236,6 +236,7 @@ def test_a_model_checks_again_after_a_training_that_broke_off() -> None:
         ("vae", IMAGE, {"network": "patches"}, 'network is "patches": write {name: patches}'),
         ("vae", (8, 8), {}, r"the shape of the images is \(C, H, W\).*what came is \(8, 8\)"),
         ("vae", (1, 8, 0), {}, r"what came is \(1, 8, 0\)"),
+        ("vae", 64, {}, "what came is 64"),
         ("vae", (1, 9, 9), {}, r"vae cannot be built for images of shape \(1, 9, 9\): "),
     ],
 )
@@ -263,15 +264,27 @@ def test_a_missing_key_is_told(key: str) -> None:
         (lambda: aelab.corrupt(IMAGES, "masking", "0.5", seed=0, name="a"), "is '0.5': must be a number"),  # type: ignore[arg-type]
         (lambda: aelab.corrupt(IMAGES, "gaussian", float("nan"), seed=0, name="a"), "is nan: must be"),
         (lambda: aelab.load_data("minst"), "no data set 'minst'.*did you mean mnist"),
+        (lambda: aelab.load_data("digits", validation=1.5), "held out is 1.5: must be from 0"),
         (lambda: aelab.load_data("images"), "load_folder reads a folder"),
         (lambda: aelab.as_float(FLOATS), "uint8, from 0 to 255; these are floats already"),
         (lambda: aelab.as_float(np.array(["a"])), "an array of <U1"),
+        (lambda: aelab.as_float([[1], [1, 2]]), "all of one size, in one array"),  # type: ignore[arg-type]
+        (lambda: aelab.as_float(IMAGES.astype(">u2")), "an array of >u2"),
+        (lambda: aelab.corrupt(IMAGES, ["masking"], 0.5, seed=0, name="a"), r"no corruption \['masking'\]"),  # type: ignore[arg-type]
+        (lambda: aelab.load_data(["mnist"]), r"no data set \['mnist'\]"),  # type: ignore[arg-type]
+        (lambda: aelab.evaluate(None, IMAGES), "a model is what .* gives; what came is a NoneType"),  # type: ignore[arg-type]
+        (lambda: aelab.evaluate(IMAGES, built()), "a model is .*; what came is an array of uint8"),  # type: ignore[arg-type]
+        (lambda: aelab.train("vae", IMAGES, IMAGES, BUDGET, seed=0), "what came is a str"),  # type: ignore[arg-type]
+        (lambda: aelab.train(built(), IMAGES, IMAGES, {"steps": 1}, seed=0), "the budget is .*; what came is a dict"),  # type: ignore[arg-type]
         (lambda: aelab.prepare("gpu", threads=1), "no device 'gpu'; there are auto, cpu, cuda, mps"),
         (lambda: aelab.save(torch.nn.Linear(1, 1), "a"), "a Linear that `build` did not make"),  # type: ignore[arg-type]
         (lambda: aelab.load("nowhere.safetensors"), r"nowhere\.safetensors"),
     ],
 )
-def test_other_doors(call: Callable[[], object], sentence: str) -> None:
+def test_other_doors(
+    call: Callable[[], object], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=sentence):
         call()
 
@@ -317,9 +330,15 @@ def test_what_is_left_out_of_a_folder_is_named(folder: Path) -> None:
         ("photos/a/0.png", {}, "is a file, not a folder"),
         ("empty", {}, "no image could be read"),
         ("photos", {"test": 0.01}, "has 20 images, too few: .* for test"),
+        ("photos", {"test": -0.1}, "held out is -0.1: must be from 0"),
+        ("photos", {"validation": 20}, "held out is 20: must be from 0"),
+        ("photos", {"fit": "corp"}, "no fit 'corp'; there are crop, pad, stretch, exact; did you mean crop"),
+        ("photos", {"image": (2, 8, 8)}, r"\(C, H, W\), such as .*, C being 1 or 3; what came is \(2, 8, 8\)"),
+        ("photos", {"image": (8, 8)}, r"what came is \(8, 8\)"),
+        ("photos", {"image": 64}, "what came is 64"),
     ],
 )
 def test_a_folder_that_is_no_data_set(folder: Path, name: str, keywords: Any, sentence: str) -> None:
     (folder.parent / "empty").mkdir()
     with pytest.raises(UserError, match=sentence):
-        aelab.load_folder(folder.parent / name, (3, 8, 8), **keywords)
+        aelab.load_folder(folder.parent / name, **({"image": (3, 8, 8)} | keywords))

@@ -43,6 +43,7 @@ class Result:
     parameters: dict[str, Any]  # that it was made with, as `dvc.lock` holds them: dataset, corruption, training, …
     data_digest: str  # DVC's hash of the clean training images
     fingerprint: str  # of the code, data and parameters of the training, and of what it and the evaluation gave
+    gave: str  # a digest of the latter alone: the weights, and what was measured of them
     folder: Path  # of its figures
     weights: Path
     curve: list[dict[str, Any]]  # phase, step, time and losses of every point
@@ -175,6 +176,7 @@ def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
         parameters=parameters,
         data_digest=_out(download, paths.CLEAN / "train"),
         fingerprint=_digest(depends_on),
+        gave=_digest([weights, evaluated]),
         folder=paths.EVALUATION / entry / f"seed{seed}",
         weights=models / f"seed{seed}.safetensors",
         curve=disk.read_lines(paths.curve(entry, seed)),

@@ -43,7 +43,7 @@ def write(params: Params) -> None:
         shutil.rmtree(old, ignore_errors=True)
     for entry in entries:
         _write_curves(entry)
-        _write_metrics(entry)
+    _write_metrics(entries)
     context = report_entries.context(entries, rows, folder)
     own = {entry.name: list(_own(entry, folder)) for entry in entries}
     context |= {"folder": paths.REPORTS, "pictures": list(_pictures(context["galleries"][:2], folder)), "own": own}
@@ -73,18 +73,21 @@ def _write_curves(entry: ReportEntry) -> None:
             means.assign(seconds=[round(each, 2) for each in means["seconds"]]).to_csv(path)
 
 
-def _write_metrics(entry: ReportEntry) -> None:
-    """What `dvc metrics` shows, by split: means over the seeds that finished, of the metrics that decide first."""
-    finished = [result.metrics for result in entry.results if result.metrics]
-    means = {
-        split: {
-            name: fmean(measured[split][name] for measured in finished)
-            for name in DECIDING
-            if finished and all(name in measured[split] for measured in finished)
+def _write_metrics(entries: Sequence[ReportEntry]) -> None:
+    """What `dvc metrics` shows, a file for each split: of each entry the means over the seeds that finished, of the
+    metrics that decide first.
+    """
+    for split in ("validation", "test"):
+        measured = {entry.name: [each.metrics[split] for each in entry.results if each.metrics] for entry in entries}
+        means = {
+            entry: {
+                name: fmean(each[name] for each in seeds)
+                for name in DECIDING
+                if seeds and all(name in each for each in seeds)
+            }
+            for entry, seeds in measured.items()
         }
-        for split in ("validation", "test")
-    }
-    disk.write_json(paths.REPORTS / "metrics" / f"{entry.name}.json", means)
+        disk.write_json(paths.REPORTS / "metrics" / f"{split}.json", means)
 
 
 def _pictures(galleries: Sequence[Gallery], folder: Path) -> Iterator[Figure]:

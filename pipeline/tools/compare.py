@@ -1,90 +1,280 @@
-"""compare: the report's page of two revisions or experiments beside each other, with what became different.
+"""compare: the report of one or more revisions or experiments as one page, with what became different, and one table.
 
 No stage: nothing depends on it. What DVC has of a revision in its cache is enough: nothing is trained or checked out.
 """
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
+import pandas as pd
 import typer
 
 from aelab.core.errors import UserError
 from aelab.report import pages
+from aelab.report.intervals import interval
+from aelab.report.metrics import DECIDING, HEADLINE, metric
+from aelab.report.tables import cell, flattened, heading, listed, spreadsheet
 from pipeline.common import params, paths
 from pipeline.reporting import report_entries, results
 from pipeline.reporting.results import ReportEntry
 
 WORKSPACE = "workspace"  # what lies on disk
 NEEDED = ("params.yaml", "dvc.lock", "models", "evaluation", "provenance", "classifier")
+LONGEST = 40  # characters of a name: charts have to have room beside it, and a folder is called by it
+LONGEST_TITLE = 160
+
+Revisions: TypeAlias = Mapping[str, Sequence[ReportEntry]]
 
 
 def main(
-    before: Annotated[str, typer.Argument(help="A commit, branch, tag or DVC experiment.")],
-    after: Annotated[str, typer.Argument(help=f"Another one, or `{WORKSPACE}`: what lies on disk.")],
-    written: Annotated[Path, typer.Argument(metavar="PAGE", help="The page to write.")],
     *,
-    force: Annotated[bool, typer.Option("--force", help="Write over a page that is there.")] = False,
+    revisions: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"Commits, branches, tags, DVC experiments, or `{WORKSPACE}`: what lies on disk."),
+    ] = None,
+    page: Annotated[Path, typer.Argument(metavar="PAGE", help="The page to write; a table goes beside it.")],
+    experiments: Annotated[bool, typer.Option("--experiments", help="Add HEAD and all experiments on it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a page and a table that are there.")] = False,
 ) -> None:
-    """Set the entries of two revisions beside each other on one page, and say what became different.
+    """Set the entries of several revisions beside each other on one page, and say what became different.
 
     What a setting did, as an experiment:
 
-        dvc exp run -S variants.vae.beta=4 -n beta4
+        dvc exp run --temp -S variants.vae.beta=4 -n beta4
 
         python -m pipeline.tools.compare HEAD beta4 beta4.html
+
+    A sweep:
+
+        python -m pipeline.tools.compare --experiments sweep.html
     """
     try:
-        _write(before, after, written, force=force)
+        _write(revisions or [], page, experiments=experiments, force=force)
     except UserError as error:
         sys.exit(str(error))
-    print(f"{written}: {before} beside {after}")
 
 
-def _write(before: str, after: str, written: Path, *, force: bool) -> None:
-    if written.exists() and not force:
-        msg = f"{written} is there already: --force writes over it"
+def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bool) -> None:
+    table = page.with_suffix(".csv")
+    for path in (page, table):
+        if path.exists() and not force:
+            msg = f"{path} is there already: --force writes over it"
+            raise UserError(msg)
+    if page.suffix != ".html":
+        msg = f"{page}: the last argument is the page to write, which ends in .html"
         raise UserError(msg)
-    if not written.parent.is_dir():
-        msg = f"{written}: there is no folder {written.parent} to write it to"
+    if not page.parent.is_dir():
+        msg = f"{page}: there is no folder {page.parent} to write it to"
+        raise UserError(msg)
+    wanted = list(dict.fromkeys([*revisions, *(_experiments() if experiments else ())]))
+    if not wanted:
+        msg = "name revisions or experiments to compare, or take all on HEAD by --experiments"
         raise UserError(msg)
     with TemporaryDirectory() as place:
-        one, other = (_entries(revision, Path(place, str(i))) for i, revision in enumerate((before, after)))
-        entries, pairs = paired(one, other, before, after)
-        with chdir(Path(place, "1")):
-            context = report_entries.context(entries, results.rows(entries), Path("figures"), pairs)
-            text = pages.render("comparison.html.j2", context | {"title": f"{before} beside {after}"})
-    written.write_text(text, encoding="utf-8")
+        found = dict(_found(wanted, Path(place), needed=revisions))
+        shown, pairs = side_by_side(found)
+        entries = [each.entry for each in shown]
+        rows = results.rows(entries)
+        with chdir(Path(place, str(wanted.index(next(iter(found)))))):
+            context = report_entries.context(entries, rows, Path("figures"), pairs)
+            lead = _origins(shown, list(found)) if len(found) > 1 else context["lead"]
+            said = context | {"title": title(shown, list(found)), "lead": lead}
+            text = pages.render("comparison.html.j2", said)
+    page.write_text(text, encoding="utf-8")
+    numbers(shown, rows).to_csv(table, index=False, na_rep="n/a")
+    print(markdown(shown, rows))
+    print(f"Validation split, by which settings are picked. All of it: {page}, {table}")
 
 
-def paired(
-    one: Sequence[ReportEntry], other: Sequence[ReportEntry], before: str, after: str
-) -> tuple[list[ReportEntry], list[tuple[str, str]]]:
-    """All entries, those of one name together, and such pairs; what gave the same results is there once."""
-    mine, theirs = ({entry.name: entry for entry in entries} for entries in (one, other))
-    entries, pairs = list[ReportEntry](), list[tuple[str, str]]()
-    for name in dict.fromkeys([*theirs, *mine]):
-        found = [(whose, each[name]) for whose, each in ((before, mine), (after, theirs)) if name in each]
-        if len({tuple(result.fingerprint for result in entry.results) for _, entry in found}) < len(found):
-            entries.append(theirs[name])
-            continue
-        renamed = [replace(entry, name=f"{name}@{whose}") for whose, entry in found]
-        entries += renamed
-        if len(renamed) > 1:
-            pairs.append((renamed[0].name, renamed[1].name))
-    return entries, pairs
+# --- what is set beside what ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ComparedEntry:
+    """An entry with results of its own, under a name that says in which parameters it differs."""
+
+    entry: ReportEntry
+    original: str  # its name in params.yaml
+    revisions: list[str]  # that have these results
+    differs: dict[str, Any]  # parameters by dotted key
+
+
+def side_by_side(revisions: Revisions) -> tuple[list[ComparedEntry], list[tuple[str, str]]]:
+    """All entries, those of one name together, and each first one's name with those of the others of that name.
+
+    What gave the same results is there once. An entry is called by the parameters in which it differs from others of
+    its name, or by its revision where these do not tell.
+    """
+    shown, pairs = list[ComparedEntry](), list[tuple[str, str]]()
+    for name in dict.fromkeys(entry.name for entries in revisions.values() for entry in entries):
+        distinct: dict[str, tuple[ReportEntry, list[str]]] = {}
+        for revision, entries in revisions.items():
+            for entry in entries:
+                if entry.name == name:
+                    gave = json.dumps([result.gave for result in entry.results])
+                    distinct.setdefault(gave, (entry, []))[1].append(revision)
+        family = list(_named(name, list(distinct.values())))
+        pairs += [(family[0].entry.name, other.entry.name) for other in family[1:]]
+        shown += sorted(family, key=lambda each: [_rank(value) for value in each.differs.values()])
+    return shown, pairs
+
+
+def _named(name: str, found: Sequence[tuple[ReportEntry, list[str]]]) -> Iterator[ComparedEntry]:
+    values = [_parameters(entry) for entry, _ in found]
+    keys = dict.fromkeys(key for each in values for key in each)
+    differing = [key for key in keys if len({_text(each.get(key)) for each in values}) > 1]
+    if "inputs" in differing:  # which stands for what that corruption is
+        differing = [key for key in differing if not key.startswith("corruption.train.")]
+    short = {key: _short(key, differing) for key in differing}
+    labels = [" ".join([name, *(f"{short[key]}={_text(each.get(key))}" for key in differing)]) for each in values]
+    for (entry, revisions), each, label in zip(found, values, labels, strict=True):
+        stem = label if len(label) <= LONGEST else name
+        own = stem if stem == label and labels.count(label) == 1 else f"{stem}@{revisions[0]}"
+        own = own.replace("/", "∕")  # it names a folder, too
+        yield ComparedEntry(replace(entry, name=own), name, revisions, {key: each.get(key) for key in differing})
+
+
+def _parameters(entry: ReportEntry) -> dict[str, Any]:
+    """What an entry was made with, and not what others were; where it overrides `training`, its own."""
+    common = entry.params.model_dump(exclude={"variants"})
+    folders = common["dataset"].pop("folders")
+    common["dataset"]["folder"] = folders.get(common["dataset"]["name"], {})
+    inputs = entry.section["inputs"]
+    common["corruption"]["train"] = {key: each for key, each in common["corruption"]["train"].items() if key == inputs}
+    return dict(flattened(common)) | dict(flattened(entry.section))
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """The end of a dotted key that no other of `keys` has."""
+    words = key.split(".")
+    ends = (".".join(words[i:]) for i in reversed(range(len(words))))
+    return next((end for end in ends if sum(f".{each}".endswith(f".{end}") for each in keys) == 1), key)
+
+
+def _text(value: Any) -> str:
+    """A value; 1.0 as 1, since both may stand for the same."""
+    whole = isinstance(value, float) and value.is_integer()
+    return "–" if value is None else str(int(value) if whole else value)
+
+
+def _rank(value: Any) -> tuple[bool, float, str]:
+    """Numbers by their size, then the rest by the alphabet."""
+    number = isinstance(value, int | float)
+    return not number, float(value) if number else 0.0, str(value)
+
+
+def title(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
+    """What differs, as in "vae: beta = 0.5, 1, 4"; the revisions where no parameter does, or too many do."""
+    swept: dict[str, list[str]] = {}
+    for name in dict.fromkeys(each.original for each in shown):
+        family = [each.differs for each in shown if each.original == name]
+        for key in family[0]:
+            values = dict.fromkeys(_text(each[key]) for each in sorted(family, key=lambda each: _rank(each[key])))
+            swept.setdefault(f"{key} = {', '.join(values)}", []).append(name)
+    by_names: dict[str, list[str]] = {}
+    for sweep, names in swept.items():
+        by_names.setdefault(listed(names), []).append(sweep)
+    told = "; ".join(f"{names}: {', '.join(sweeps)}" for names, sweeps in by_names.items())
+    return told if 0 < len(told) <= LONGEST_TITLE else listed(revisions)
+
+
+def _origins(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
+    """Which revisions these are, and what each one alone has."""
+    own = [f"{each.entry.name} is of {listed(each.revisions)}" for each in shown if each.revisions != revisions]
+    return f"Revisions: {'; '.join([listed(revisions), *own])}."
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def numbers(shown: Sequence[ComparedEntry], rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each entry: revisions, what differs, and of both splits the headline metrics' means over the seeds with
+    the half-widths of their 95 % intervals.
+    """
+    made = []
+    for each in shown:
+        values = {key: spreadsheet(_text(value)) for key, value in each.differs.items()}
+        row: dict[str, Any] = {"entry": each.original, "revisions": spreadsheet(", ".join(each.revisions)), **values}
+        for name in (*(f"validation_{name}" for name in HEADLINE), *HEADLINE):
+            spread = interval(_seeds(each, rows, name))
+            row |= {name: spread.mean, f"{name} ±": spread.half}
+        made.append(row)
+    first = ["entry", "revisions", *dict.fromkeys(key for each in shown for key in each.differs)]
+    frame = pd.DataFrame(made)
+    return frame[[*first, *(column for column in frame if column not in first)]].dropna(axis="columns", how="all")
+
+
+def markdown(shown: Sequence[ComparedEntry], rows: pd.DataFrame) -> str:
+    """The same in short, for a terminal: the metrics that decide first, on the validation split."""
+    keys = dict.fromkeys(key for each in shown for key in each.differs)
+    every = {revision for each in shown for revision in each.revisions}
+    names = [name for name in DECIDING if any(len(_seeds(each, rows, f"validation_{name}")) for each in shown)]
+    lines = [["entry", *keys, *(heading(metric(name)) for name in names), "revisions"]]
+    for each in shown:
+        measured = [interval(_seeds(each, rows, f"validation_{name}")) for name in names]
+        cells = [cell(spread, metric(name).digits) for name, spread in zip(names, measured, strict=True)]
+        values = [_text(each.differs[key]) if key in each.differs else "" for key in keys]
+        revisions = "all" if set(each.revisions) == every else ", ".join(each.revisions)
+        lines.append([each.original, *values, *(each.replace("nan", "n/a") for each in cells), revisions])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+
+
+def _seeds(each: ComparedEntry, rows: pd.DataFrame, name: str) -> list[float]:
+    """A metric of the seeds that finished and define it."""
+    mine = rows[(rows["entry"] == each.entry.name) & (rows["status"] == "finished")]
+    return list(mine[name].dropna()) if name in mine else []
+
+
+# --- revisions --------------------------------------------------------------------------------------------------------
+
+
+def _experiments() -> list[str]:
+    """HEAD, and the experiments that started from it."""
+    from dvc.exceptions import DvcException  # noqa: PLC0415 - slow to import
+    from dvc.repo import Repo  # noqa: PLC0415
+    from scmrepo.exceptions import SCMError  # noqa: PLC0415
+
+    try:
+        with Repo(str(paths.root())) as repo:
+            found = repo.experiments.ls()
+    except (SCMError, DvcException) as error:
+        raise UserError(str(error)) from error
+    return ["HEAD", *sorted(str(name) for name, *_ in next(iter(found.values()), []))]
+
+
+def _found(wanted: Sequence[str], place: Path, needed: Sequence[str]) -> Iterator[tuple[str, list[ReportEntry]]]:
+    """The entries of each revision; one that was not named but listed is left out where its results are not here."""
+    there = False
+    for i, revision in enumerate(wanted):
+        try:
+            found = _entries(revision, place / str(i))
+        except UserError as error:
+            if revision in needed or (revision == wanted[-1] and not there):
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            there = True
+            yield revision, found
 
 
 def _entries(revision: str, place: Path) -> list[ReportEntry]:
     """The entries of a revision, from copies of its files in `place`."""
     _take(revision, place)
-    with chdir(place):
-        found = results.collect(params.load(variants=False))
+    try:
+        with chdir(place):
+            found = results.collect(params.load(variants=False))
+    except UserError as error:
+        msg = f"{revision}: {error}"
+        raise UserError(msg) from error
     return [
         replace(entry, results=[replace(result, folder=place / result.folder) for result in entry.results])
         for entry in found
@@ -94,6 +284,7 @@ def _entries(revision: str, place: Path) -> list[ReportEntry]:
 def _take(revision: str, place: Path) -> None:
     from dvc.api import DVCFileSystem  # noqa: PLC0415 - slow to import
     from dvc.exceptions import DvcException  # noqa: PLC0415
+    from dvc_data.index import DataIndexDirError  # noqa: PLC0415
     from scmrepo.exceptions import SCMError  # noqa: PLC0415
 
     place.mkdir()
@@ -104,7 +295,7 @@ def _take(revision: str, place: Path) -> None:
     except (SCMError, DvcException) as error:
         msg = f"{revision} is no revision or experiment that is known here: {error}"
         raise UserError(msg) from error
-    except FileNotFoundError as error:
+    except (FileNotFoundError, DataIndexDirError) as error:
         msg = f"DVC's cache has not all results of {revision}: `dvc pull`, or run it again ({error})"
         raise UserError(msg) from error
 

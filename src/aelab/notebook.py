@@ -5,12 +5,12 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
-from aelab.core.errors import UserError
+from aelab.core.errors import UserError, did_you_mean
 from aelab.core.sections import Section, in_sentences, union_of
 from aelab.core.tensors import device_of
 from aelab.data import datasets
@@ -35,9 +35,7 @@ def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], see
     Raises:
         UserError: the model or a key is unknown, a value is not allowed, or does not fit the images.
     """
-    if len(image) != 3 or not all(isinstance(each, int) and each > 0 for each in image):  # noqa: PLR2004
-        msg = f"the shape of the images is (C, H, W), such as (1, 28, 28); what came is {image}"
-        raise UserError(msg)
+    _check_shape(image)
     try:
         TypeAdapter(union_of(VARIANTS, "model", Model)).validate_python({**parameters, "model": variant})
         return _checking(checkpoint.build(variant, image, parameters, seed))
@@ -60,6 +58,14 @@ def _checking(model: Autoencoder) -> Autoencoder:
     code = model.eval().encode(torch.zeros(1, *model.image, device=device_of(model)))
     model.code_shapes = [part.shape[1:] for part in parts(code)]
     return model.train(training)
+
+
+def _check_shape(image: object, channels: Sequence[int] = ()) -> None:
+    whole = isinstance(image, tuple | list) and all(isinstance(each, int) and each > 0 for each in image)
+    if not whole or len(image) != 3 or (channels and image[0] not in channels):  # type: ignore[arg-type, index] # noqa: PLR2004
+        allowed = f", C being {' or '.join(map(str, channels))}" if channels else ""
+        msg = f"the shape of the images is (C, H, W), such as (3, 64, 64){allowed}; what came is {image}"
+        raise UserError(msg)
 
 
 def load_folder(
@@ -85,6 +91,10 @@ def load_folder(
         UserError: there is no such folder, or too few images in it that can be read. Files that cannot be read are left
             out, and a warning names them.
     """
+    _check_shape(image, channels=(1, 3))
+    if fit not in (fits := get_args(image_folder.Fit)):
+        msg = f"there is no fit {fit!r}; there are {', '.join(fits)}{did_you_mean(str(fit), fits)}"
+        raise UserError(msg)
     folder = Path(path).expanduser()
     with tempfile.TemporaryDirectory() as scratch:
         found = image_folder.read(folder, image, fit=fit, scratch=Path(scratch), workers=os.cpu_count() or 1)

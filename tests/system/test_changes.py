@@ -1,5 +1,6 @@
 """What changes of the parameters and the code make of a finished DAG."""
 
+import io
 import re
 import sys
 from pathlib import Path
@@ -77,26 +78,64 @@ def test_two_revisions_stand_side_by_side(changed: Project, monkeypatch: pytest.
     """The commit before `beta` became 4, and what lies on disk."""
     done = changed.run(sys.executable, "-m", "pipeline.tools.compare", "HEAD", "workspace", "two.html")
     assert done.returncode == 0, done.stderr
-    page = changed.folder / "two.html"
+    page, beside = changed.folder / "two.html", changed.folder / "two.csv"
     html = page.read_text()
-    assert "vae@HEAD → vae@workspace" in html
+    assert "<title>vae: beta = 1, 4</title>" in html
+    assert "vae beta=1 → vae beta=4" in html
     assert "<code>beta</code>: 1.0 → 4.0" in html
-    assert 'id="entry-vqvae"' in html  # the same in both, so once
-    assert "vqvae@HEAD<" not in html
+    assert 'id="entry-vae-beta=4"' in html
+    assert html.count('id="entry-vqvae') == 1  # the same in both, so once
+    assert "mean is of workspace" in html
+    rows = pd.read_csv(beside)
+    assert list(rows[rows["entry"] == "vae"]["beta"]) == [1, 4]
+    assert list(rows["entry"]) == ["dae", "vae", "vae", "vqvae", "vae-mlp", "mean", "wild"]
+    before, after = (
+        pd.read_csv(text).groupby("entry")["validation_mse"].mean()["vae"]
+        for text in (changed.folder / "reports/comparison.csv", io.StringIO(committed(changed)))
+    )
+    assert list(rows[rows["entry"] == "vae"]["validation_mse"]) == pytest.approx([after, before])
     with opened(page.as_uri()) as (opened_page, wrong):
         assert violations(opened_page) == []
+        opened_page.get_by_role("rowheader", name="vae beta=4").first.get_by_role("link").click()
+        assert opened_page.url.endswith("#entry-vae-beta=4")
     assert wrong == []
     monkeypatch.chdir(changed.folder)
     page.write_text("an earlier one")
-    compare.main("HEAD", "workspace", page, force=True)
+    compare.main(revisions=["HEAD", "workspace"], page=page, experiments=False, force=True)
     assert page.read_text() == html
-    with pytest.raises(SystemExit) as again:
-        compare.main("HEAD", "workspace", Path("two.html"))
-    assert again.value.code == "two.html is there already: --force writes over it"
-    with pytest.raises(SystemExit, match=r"^no-such is no revision or experiment that is known here"):
-        compare.main("no-such", "HEAD", Path("other.html"))
-    assert not (changed.folder / "other.html").exists()
     page.unlink()
+    beside.unlink()
+    assert done.stdout.splitlines()[0].startswith("| entry")
+
+
+def committed(project: Project) -> str:
+    return project.run("git", "show", "HEAD:reports/comparison.csv").stdout
+
+
+@pytest.mark.parametrize(
+    ("revisions", "page", "said"),
+    [
+        (["HEAD", "workspace"], "README.html", "README.html is there already: --force writes over it"),
+        (["HEAD", "workspace"], "table.html", "table.csv is there already: --force writes over it"),
+        (["no-such", "HEAD"], "other.html", "no-such is no revision or experiment that is known here: "),
+        (["HEAD", "no/such"], "other.html", "no/such is no revision or experiment that is known here: "),
+        (["HEAD"], "workspace", "workspace: the last argument is the page to write, which ends in .html"),
+        (["HEAD"], "no/other.html", "no/other.html: there is no folder no to write it to"),
+        ([], "other.html", "name revisions or experiments to compare, or take all on HEAD by --experiments"),
+        (["HEAD~1"], "other.html", "DVC's cache has not all results of HEAD~1: `dvc pull`, or run it again ("),
+    ],
+)
+def test_what_cannot_be_compared_is_a_sentence_and_writes_nothing(
+    changed: Project, monkeypatch: pytest.MonkeyPatch, revisions: list[str], page: str, said: str
+) -> None:
+    monkeypatch.chdir(changed.folder)
+    for there in ("README.html", "table.csv"):
+        Path(there).write_text("mine")
+    with pytest.raises(SystemExit) as error:
+        compare.main(revisions=revisions, page=Path(page), experiments=False)
+    assert str(error.value.code).startswith(said)
+    assert not Path("other.html").exists()
+    assert Path("README.html").read_text() == Path("table.csv").read_text() == "mine"
 
 
 def test_settings_of_one_model_stand_side_by_side(changed: Project) -> None:

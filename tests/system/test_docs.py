@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
@@ -19,6 +20,8 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from aelab.core.errors import UserError
+from aelab.report import tables
+from aelab.report.metrics import HEADLINE, metric
 from pipeline.common import params
 from pipeline.tools import recipe, reference
 from tests.support import browser
@@ -109,12 +112,14 @@ def command(line: str) -> str | None:
 
 
 def refused_by_dvc(words: list[str]) -> str | None:
-    """What DVC does not understand, or what an experiment's parameters could not be."""
+    """What DVC does not understand, what an experiment's parameters could not be, and one that changes the checkout."""
     try:
-        get_main_parser().parse_args(words[1:])
+        parsed = get_main_parser().parse_args(words[1:])
     except (DvcParserError, SystemExit):
         return f"DVC does not know {' '.join(words)}"
-    for name, value in (word.split("=", 1) for word in words[3:] if words[1:3] == ["exp", "run"] and "=" in word):
+    if getattr(parsed, "set_param", None) and not (parsed.tmp_dir or parsed.queue):
+        return f"{' '.join(words)} changes params.yaml, dvc.lock and reports/: take --temp or --queue"
+    for name, value in (word.split("=", 1) for word in getattr(parsed, "set_param", ())):
         for each in value.split(",") if "[" not in value else [value]:
             try:
                 params.check(with_value(name, YAML(typ="safe", pure=True).load(each)))
@@ -145,6 +150,23 @@ def not_understood(parser: Any, words: list[str]) -> str | None:
 def module(name: str) -> bool:
     place = REPOSITORY / ("src" if name.startswith("aelab") else ".") / name.replace(".", "/")
     return place.with_suffix(".py").exists() or (place / "__main__.py").exists()
+
+
+PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
+LARGEST = 200_000  # bytes of a picture
+WRITTEN = (REPOSITORY / "reports", REPOSITORY / "taste", REPOSITORY / "dvc_plots")  # by runs of the pipeline
+
+
+def pictures(text: str, page: Path) -> Iterator[str | None]:
+    """Pictures, which stay what a page says of them whatever is run here."""
+    for target in PICTURE.findall(prose(text)):
+        path = Path(os.path.normpath(page.parent / target))
+        if any(path.is_relative_to(folder) for folder in WRITTEN):
+            yield f"{target} is what a run writes: a page shows pictures of docs/published"
+        elif "://" in target or not path.is_file():
+            yield f"{target} is not there"
+        else:
+            yield None if path.stat().st_size <= LARGEST else f"{target} is larger than {LARGEST:,} bytes"
 
 
 def functions(path: Path) -> set[str]:
@@ -208,7 +230,7 @@ def run(text: str, page: Path) -> str | None:
 
 
 CHECKS: list[Callable[[str, Path], Iterator[str | None]]] = [
-    links, names, commands, quotations, parameters, languages,
+    links, names, commands, pictures, quotations, parameters, languages,
 ]  # fmt: skip
 
 
@@ -234,12 +256,20 @@ def test_a_page_is_true(
         (names, "run `python -m pipeline.nothing`"),
         (commands, "```sh\nMLFLOW_TRACKING_URI=x make nothing  # no target\n```\n"),
         (commands, "```sh\ngit pull && python -m pipeline.nothing\n```\n"),
-        (commands, "```sh\ndvc exp run -S variants.vae.betta=4\n```\n"),
+        (commands, "```sh\ndvc exp run --temp -S variants.vae.betta=4\n```\n"),
         (commands, "```sh\ndvc repro --nothing\n```\n"),
         (commands, "```sh\ndvc nothing\n```\n"),
         (commands, "```sh\npython -m pipeline.runner.repro --nothing\n```\n"),
         (commands, "```sh\npython -m pipeline.runner.repro --jobs many\n```\n"),
         (commands, "```sh\ndvc exp run --queue -S variants.vae.beta=4,-1\n```\n"),
+        (commands, "```sh\ndvc exp run -S variants.vae.beta=4\n```\n"),
+        (commands, "```sh\ndvc exp run --name four --set-param variants.vae.beta=4\n```\n"),
+        (commands, "```sh\ngit pull && dvc experiments run -S variants.vae.beta=4\n```\n"),
+        (pictures, "![of a run](reports/figures/denoising.png)"),
+        (pictures, "![of a run](docs/../reports/figures/noise-masking.svg)"),
+        (pictures, "![of the taste](taste/reports/figures/denoising.png)"),
+        (pictures, "![from elsewhere](https://example.org/denoising.png)"),
+        (pictures, "![nothing](docs/published/nothing.png)"),
         (quotations, "```{literalinclude} src/aelab/variants/vae.py\n:start-at: return nothing\n```\n"),
         (quotations, "```{literalinclude} src/nothing.py\n:start-at: return nothing\n```\n"),
         (parameters, "```yaml\ntraining: {steps: 0}\n```\n"),
@@ -272,6 +302,30 @@ def test_what_is_hand_written_is_about_as_long_as_the_table_says() -> None:
             files = [REPOSITORY / name for name in re.findall(r"`([\w/]+\.py)`", what)]
             lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
             assert lines == pytest.approx(int(said), rel=0.2), what
+
+
+def test_the_table_of_the_readme_is_that_of_its_pictures() -> None:
+    """Both are copies of one run, so that a run of other parameters leaves them what they say."""
+    published = REPOSITORY / "docs/published"
+    rows = pd.read_csv(published / "comparison.csv")
+    (seeds,) = set(rows["entry"].value_counts())
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    head, _, *lines = re.findall(r"^\|.*\|$", readme.partition("\n## ")[0], re.MULTILINE)
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    made = {
+        (row[0], name): cell
+        for table in tables.tables("", "", rows, HEADLINE)
+        for row in table.rows
+        for name, cell in zip(table.names, row[1:], strict=True)
+    }
+    names = [each for each in HEADLINE if f"{metric(each).title}" in head]
+    assert len(names) == len(HEADLINE)
+    assert [row[0] for row in shown] == list(rows["entry"].unique())
+    for entry, *cells in shown:
+        assert cells == [made.get((entry, name), "n/a") for name in names], entry
+    assert f"\nMNIST, {seeds} seeds" in readme
+    pictured = {Path(target).name for target in PICTURE.findall(readme)}
+    assert {path.name for path in published.iterdir()} == {"comparison.csv"} | pictured
 
 
 def test_every_page_is_on_the_site() -> None:
@@ -322,3 +376,31 @@ def test_the_site_is_read_and_searched_from_files(site: Path, width: int) -> Non
         for name in ("index", "theory", "parameters"):  # last: axe asks for the style sheets itself, in vain
             page.goto((site / f"{name}.html").as_uri())
             assert [each for each in browser.violations(page) if not each.startswith(THEMES_OWN)] == [], name
+
+
+def sentences() -> Iterator[str]:
+    """What the page of troubles quotes, but for what is DVC's or Python's own."""
+    for line in (REPOSITORY / "docs/troubleshooting.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| ") and not (", from `dvc" in line or line.startswith("| DVC ends")):
+            yield from (each for each in re.findall(r"`([^`]+)`", line.split(" | ")[0]) if len(each.split()) > 3)
+
+
+@pytest.fixture(scope="module")
+def said() -> str:
+    """All texts that the code can print, with … for what is put in."""
+    texts = [(REPOSITORY / "Makefile").read_text(encoding="utf-8")]
+    for path in (*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "pipeline").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts).replace("`", "")
+
+
+@pytest.mark.parametrize("sentence", list(sentences()))
+def test_a_sentence_of_the_page_of_troubles_is_one_that_the_code_says(sentence: str, said: str) -> None:
+    pieces = [each.strip(" :") for each in sentence.split("…")]
+    assert max(map(len, pieces)) >= 10
+    for each in pieces:
+        assert each in said, each

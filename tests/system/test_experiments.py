@@ -1,110 +1,123 @@
-"""The ways to run the pipeline: here, as an experiment, in an experiment's copy, in a worktree."""
+"""Experiments by DVC itself, in a user's environment: what they change in the checkout, and what shows them."""
 
+import hashlib
+import re
 import shutil
-from collections.abc import Callable
+import subprocess
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
-from tests.support.project import SIDE_BY_SIDE, Project
+from tests.support.markdown import blocks
+from tests.support.project import REPOSITORY, Project
+from tests.system.conftest import Copy
 
-TARGET = "train@ae"
+PAGE = (REPOSITORY / "docs/dvc-and-mlflow.md").read_text(encoding="utf-8")
+PUBLISH = r"^\(cd reports && cp .*$"
 
 
-def said(project: Project, *command: str) -> str:
-    done = project.run(*command)
+def commands(containing: str) -> list[str]:
+    """The lines of the page's block of shell that has this."""
+    (found,) = (each.code for each in blocks(PAGE) if each.language == "sh" and containing in each.code)
+    return [line.split("  #")[0] for line in found.splitlines()]
+
+
+def shell(project: Project, *lines: str) -> subprocess.CompletedProcess[str]:
+    """What a user types, without the variables that only tests have."""
+    environment = project.environment(COLUMNS="120")
+    environment.pop("PYTHONPATH", None)
+    command = ["bash", "-ec", "\n".join(lines)]
+    return subprocess.run(command, cwd=project.folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def checkout(project: Project) -> dict[str, str]:
+    """Every file that git tracks, by its hash."""
+    listed = project.run("git", "ls-files").stdout.splitlines()
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() if (path := project.folder / name).exists() else "gone"
+        for name in listed
+    }
+
+
+@pytest.fixture(scope="module")
+def swept(copy: Copy) -> tuple[Project, dict[str, str]]:
+    """A project whose results are committed, after the page's sweep of β; its files before."""
+    project = copy("swept")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "results")
+    before = checkout(project)
+    queue, run, _ = commands("--queue")
+    assert queue == "dvc exp run --queue -S variants.vae.beta=0.5,2,4"
+    done = shell(project, "dvc exp run --queue -S variants.vae.beta=2,4", run)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return project, before
 
 
-def here(*command: str) -> Callable[[Project], str]:
-    def way(project: Project) -> str:
-        said(project, *command)
-        return (project.folder / "dvc.lock").read_text(encoding="utf-8")
-
-    return way
+def test_a_queue_leaves_the_checkout_as_it_was(swept: tuple[Project, dict[str, str]]) -> None:
+    project, before = swept
+    assert checkout(project) == before
+    assert project.run("git", "status", "--porcelain").stdout == ""
 
 
-def noted(project: Project) -> str:
-    """The dvc.lock of the only experiment."""
-    name = said(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/only").strip()
-    return said(project, "git", "show", f"{name}:dvc.lock")
+def test_a_sweep_ends_in_one_page_and_one_table(swept: tuple[Project, dict[str, str]]) -> None:
+    project, _ = swept
+    done = shell(project, commands("--queue")[2])
+    assert done.returncode == 0, done.stderr
+    said = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[:-1]]
+    assert said[0] == ["entry", "beta", "MSE ↓", "denoising MSE ↓", "−ELBO (nats) ↓", "revisions"]
+    assert [row[:2] for row in said[2:]] == [["dae", ""], ["vae", "1"], ["vae", "2"], ["vae", "4"], ["vqvae", ""]]
+    assert [row[-1] == "all" for row in said[2:]] == [True, False, False, False, True]
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    html = (project.folder / "sweep.html").read_text()
+    assert "<title>vae: beta = 1, 2, 4</title>" in html
+    assert sorted(re.findall(r"<h3>(vae.* → .*)</h3>", html)) == ["vae beta=1 → vae beta=2", "vae beta=1 → vae beta=4"]
+    assert len(pd.read_csv(project.folder / "sweep.csv")) == 5
+    for name in ("sweep.html", "sweep.csv"):
+        (project.folder / name).unlink()
 
 
-def in_a_copy(project: Project) -> str:
-    said(project, "dvc", "exp", "run", "--temp", "--name", "only", TARGET)
-    return noted(project)
+def test_dvc_shows_what_differs_beside_the_metrics_in_a_terminal(swept: tuple[Project, dict[str, str]]) -> None:
+    (line,) = commands("--only-changed")
+    done = shell(swept[0], f"{line} --no-pager")
+    assert done.returncode == 0, done.stderr
+    (head,) = (each for each in done.stdout.splitlines() if "Experiment" in each)
+    assert head.split() == ["Experiment", "vae.mse", "vae.denoising_mse", "vae.neg_elbo", "variants.vae.beta"]
+    assert len(re.findall(r"\[[\w-]+\]", done.stdout)) == 2
+    assert "…" not in done.stdout
 
 
-def queued(project: Project) -> str:
-    said(project, "dvc", "exp", "run", "--queue", "--name", "only", TARGET)
-    project.git("checkout", "--quiet", "src")  # the workspace goes on; what is queued stays what it was
-    said(project, "dvc", "exp", "run", "--run-all")
-    return noted(project)
-
-
-def in_a_worktree(project: Project) -> str:
-    project.git("commit", "--quiet", "--all", "--message", "other weights")
-    other = project.folder.parent / "worktree"
-    project.git("worktree", "add", "--quiet", "--detach", str(other))
-    return here("dvc", "repro", TARGET)(Project(other))
-
-
-WAYS = {
-    "dvc repro": here("dvc", "repro", TARGET),
-    "make repro": here(*SIDE_BY_SIDE),
-    "dvc exp run": here("dvc", "exp", "run", TARGET),
-    "dvc exp run --temp": in_a_copy,
-    "dvc exp run --queue": queued,
-    "dvc repro in a worktree": in_a_worktree,
-}
-
-
-def model(lock: str) -> Any:
-    return YAML(typ="safe", pure=True).load(lock)["stages"][TARGET]["outs"][0]["md5"]
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project of one small entry."""
-    project = Project(tmp_path_factory.mktemp("begun") / "project")
-    params = project.params()
-    params["variants"] = {"ae": params["variants"]["ae"]}
-    params["variants"]["ae"]["network"]["width"] = 8
-    params["seeds"], params["training"]["steps"] = [0], 4
-    project.write_params(params)
-    dvc = YAML(typ="safe", pure=True).load(project.folder / "dvc.yaml")  # what a training needs, and no more
-    dvc["stages"] = {name: dvc["stages"][name] for name in ("download", "sources", "train")}
-    YAML().dump({"stages": dvc["stages"]}, project.folder / "dvc.yaml")
-    project.git("commit", "--quiet", "--all", "--message", "small")
-    return project
-
-
-@pytest.fixture(scope="module")
-def as_before(begun: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The model that the committed code gives."""
-    project = tmp_path_factory.mktemp("before") / "project"
-    shutil.copytree(begun.folder, project, symlinks=True)
-    return str(model(WAYS["dvc repro"](Project(project))))
-
-
-@pytest.fixture(scope="module")
-def edited() -> list[str]:
-    """The models that the edited code has given, all the same."""
-    return []
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_each_way_runs_its_own_code_and_gives_the_same_bits(
-    way: str, begun: Project, as_before: str, edited: list[str], tmp_path: Path
+def test_a_temporary_experiment_leaves_the_checkout_and_a_run_in_it_does_not_and_there_is_a_way_back(
+    swept: tuple[Project, dict[str, str]],
 ) -> None:
-    project = Project(shutil.copytree(begun.folder, tmp_path / "project", symlinks=True))
-    code = project.folder / "src/aelab/models/checkpoint.py"
-    text = code.read_text(encoding="utf-8")
-    assert "torch.manual_seed(seed)" in text
-    code.write_text(text.replace("torch.manual_seed(seed)", "torch.manual_seed(seed + 1)"), encoding="utf-8")
-    edited.append(str(model(WAYS[way](project))))
-    assert edited[-1] != as_before
-    assert set(edited) == {edited[0]}
+    project, before = swept
+    temporary = [line for line in commands("--temp -n beta4") if "beta4" in line]
+    done = shell(project, *temporary)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert checkout(project) == before
+    assert project.run("git", "status", "--porcelain").stdout == ""
+    stored = project.lock()
+    done = shell(project, temporary[0].replace(" --temp -n beta4", "").replace("beta=4", "beta=8"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    changed = {name for name, digest in checkout(project).items() if digest != before[name]}
+    assert {"params.yaml", "dvc.lock", "reports/comparison.html", "reports/figures/denoising.png"} <= changed
+    assert not [name for name in changed if name.startswith(("docs/", "README"))]  # no picture of a page
+    done = shell(project, "python -m pipeline.tools.reference --check")
+    assert done.returncode == 0, done.stderr  # defaults are the code's, not those of this run
+    (project.folder / "reports/figures/new.svg").write_text("of an entry that the commit does not have")
+    done = shell(project, *commands("git clean"))
+    assert done.returncode == 0, done.stderr
+    assert checkout(project) == before
+    assert project.run("git", "status", "--porcelain").stdout == ""
+    assert project.lock() == stored
+    assert project.run("dvc", "status", "--json").stdout.strip() == "{}"
+
+
+def test_what_the_readme_shows_is_copied_by_one_command(finished: Project, tmp_path: Path) -> None:
+    """From the report of any run to all that the page shows."""
+    (line,) = re.findall(PUBLISH, (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    shutil.copytree(finished.folder / "reports", tmp_path / "reports")
+    (tmp_path / "docs/published").mkdir(parents=True)
+    subprocess.run(["bash", "-ec", line], cwd=tmp_path, check=True)
+    copied = {path.name for path in (tmp_path / "docs/published").iterdir()}
+    assert copied == {path.name for path in (REPOSITORY / "docs/published").iterdir()}

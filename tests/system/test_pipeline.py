@@ -69,12 +69,15 @@ def test_every_number_can_be_traced(finished: Project) -> None:
 
 
 def test_metrics_are_shown_by_dvc(finished: Project) -> None:
-    done = finished.run("dvc", "metrics", "show", "--json")
-    metrics = json.loads(done.stdout)[""]["data"]
-    vae, dae = (metrics[f"reports/metrics/{name}.json"]["data"] for name in ("vae", "dae"))
-    assert list(vae) == list(dae) == ["validation", "test"]
-    assert list(vae["test"]) == ["mse", "denoising_mse", "neg_elbo"]
-    assert list(dae["validation"]) == ["mse", "denoising_mse"]
+    rows = pd.read_csv(finished.folder / "reports/comparison.csv")
+    for split, targets in (("validation", []), ("test", ["reports/metrics/test.json"])):
+        shown = finished.run("dvc", "metrics", "show", "--json", *targets)
+        (found,) = (each["data"] for each in json.loads(shown.stdout)[""]["data"].values())
+        assert list(found) == ["dae", "vae", "vqvae"]
+        assert list(found["vae"]) == ["mse", "denoising_mse", "neg_elbo"]
+        assert list(found["dae"]) == ["mse", "denoising_mse"]
+        column = {"validation": "validation_mse", "test": "mse"}[split]
+        assert found["dae"]["mse"] == pytest.approx(rows[rows["entry"] == "dae"][column].mean())
 
 
 def test_curves_can_be_followed_and_have_the_time_of_every_point(finished: Project) -> None:
@@ -104,7 +107,7 @@ def test_a_fresh_clone_has_metrics_and_curves(copied: Project, tmp_path: Path) -
     clone = Project(tmp_path / "clone")
     shown = clone.run("dvc", "metrics", "show", "--json", "--all-commits").stdout
     (metrics,) = [each["data"] for name, each in json.loads(shown).items() if name == "workspace"]
-    assert metrics["reports/metrics/vae.json"]["data"]["test"]["mse"] > 0
+    assert metrics["reports/metrics/validation.json"]["data"]["vae"]["mse"] > 0
     diff = clone.run("dvc", "plots", "diff", "HEAD", "--json").stdout
     assert "reports/curves/training/vae-autoencoder.csv" in json.loads(diff)["data"]
 

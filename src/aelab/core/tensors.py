@@ -22,8 +22,12 @@ def as_float(stored: Tensor | arrays.Array) -> Tensor:
         UserError: it holds floats already, or no numbers.
     """
     if not isinstance(stored, Tensor):
-        stored = np.ascontiguousarray(stored)
-        if stored.dtype.kind not in "iuf":
+        try:
+            stored = np.ascontiguousarray(stored)
+        except ValueError as error:
+            msg = f"images are stored as uint8, all of one size, in one array: {error}"
+            raise UserError(msg) from error
+        if stored.dtype.kind not in "iuf" or not stored.dtype.isnative:
             msg = f"images are stored as uint8, from 0 to 255; what came is an array of {stored.dtype} {stored.shape}"
             raise UserError(msg)
         stored = torch.from_numpy(arrays.writable(stored))

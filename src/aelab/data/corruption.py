@@ -26,7 +26,7 @@ def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> 
         UserError: the images are something else, there is no such kind, or no such level.
     """
     check_stored(images, what="images to corrupt")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         msg = f"there is no corruption {kind!r}; there are {', '.join(KINDS)}{did_you_mean(str(kind), KINDS)}"
         raise UserError(msg)
     if not isinstance(level, int | float) or not 0 < level <= 1:

@@ -95,7 +95,14 @@ def divide(everything: Split, source: str, *, validation: float, test: float, se
 
 
 def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split `rows` into what remains and a `fraction` of them, drawn by `seed`; both in the order of `rows`."""
+    """Split `rows` into what remains and a `fraction` of them, drawn by `seed`; both in the order of `rows`.
+
+    Raises:
+        UserError: the fraction is none.
+    """
+    if not 0 <= fraction < 1:
+        msg = f"the share of the images that is held out is {fraction}: must be from 0 to less than 1"
+        raise UserError(msg)
     order = np.random.default_rng(seed).permutation(len(rows))
     held = round(len(rows) * fraction)
     return rows[np.sort(order[held:])], rows[np.sort(order[:held])]

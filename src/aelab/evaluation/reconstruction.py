@@ -20,7 +20,7 @@ from aelab.evaluation import bounds, image_quality, out_of_distribution
 from aelab.evaluation.image_quality import mse
 from aelab.evaluation.metric_names import METRICS_OF
 from aelab.models import statistics
-from aelab.models.base import Autoencoder
+from aelab.models.base import Autoencoder, check_model
 from aelab.models.latent import flatten, line, parts, unflatten
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk
@@ -64,6 +64,7 @@ def evaluate(
     Raises:
         UserError: the images or their copies are no uint8 (N, C, H, W) of the model's size, or not as many.
     """
+    check_model(model)
     if noisy is not None and not isinstance(noisy, Mapping):
         msg = f"corrupted copies are given by name, as {{'masking': images}}; what came is {next(described(noisy))}"
         raise UserError(msg)

@@ -71,7 +71,7 @@ def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, 
     Raises:
         UserError: there is no such data set, or no source delivers it.
     """
-    if name not in DATASETS:
+    if not isinstance(name, str) or name not in DATASETS:
         hint = did_you_mean(str(name), DATASETS) or "; load_folder reads a folder of images"
         msg = f"there is no data set {name!r}; there are {', '.join(DATASETS)}{hint}"
         raise UserError(msg)

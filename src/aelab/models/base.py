@@ -13,7 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from aelab.core.errors import UserError
 from aelab.core.registry import Registry
+from aelab.data.checks import described
 from aelab.models import doors
 
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
@@ -163,6 +165,13 @@ class Autoencoder(Learner):
     def phases(self) -> list[Phase]:
         """The trainings that make up this variant, in order."""
         return [Phase("autoencoder", self)]
+
+
+def check_model(model: object) -> None:
+    """See that a model is one; raises `UserError` where something else came in its place."""
+    if not isinstance(model, Autoencoder):
+        msg = f"a model is what aelab.build or aelab.load gives; what came is {next(described(model))}"
+        raise UserError(msg)
 
 
 VARIANTS: Registry[Autoencoder] = Registry("aelab.variants", Autoencoder, "model")  # type: ignore[type-abstract]

@@ -52,9 +52,15 @@ def render(name: str, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["anchor"] = _anchor
     environment.filters["verbatim"] = Markup
     environment.filters["coded"] = _coded if name.endswith(".html.j2") else str
     return environment.get_template(name).render(context)
+
+
+def _anchor(name: str) -> str:
+    """The id of an entry's section, in which HTML allows no space."""
+    return f"entry-{name.replace(' ', '-')}"
 
 
 def _coded(text: str, entries: Sequence[str] = ()) -> Markup:
@@ -63,7 +69,7 @@ def _coded(text: str, entries: Sequence[str] = ()) -> Markup:
 
     def code(found: re.Match[str]) -> str:
         inner = f"<code>{found[1]}</code>"
-        return f'<a href="#entry-{found[1]}">{inner}</a>' if found[1] in names else inner
+        return f'<a href="#{_anchor(found[1])}">{inner}</a>' if found[1] in names else inner
 
     return Markup(re.sub("`(.*?)`", code, str(escape(text))))  # noqa: S704 - escaped
 

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelab.core import arrays, devices, process_group
+from aelab.core.errors import UserError
 from aelab.core.settings import Budget, TrainingOptions
 from aelab.core.tensors import BATCH, as_float, binarise, device_of
+from aelab.data.checks import described
 from aelab.data.pairs import Pairs
-from aelab.models.base import Autoencoder, Learner, Phase
+from aelab.models.base import Autoencoder, Learner, Phase, check_model
 from aelab.training.batches import Source, source
 from aelab.training.curve import Curve, Point, Progress
 from aelab.training.state import CheckpointStore, PhaseResult, TrainingState
@@ -82,8 +84,12 @@ def train(
     """
     options, session = options or TrainingOptions(), session or Session()
     images, validation = Pairs.of(images), Pairs.of(validation)
+    check_model(model)
     images.check(model.image, "images to learn from", versions=True)
     validation.check(model.image, "images to validate on")
+    if not isinstance(budget, Budget):
+        msg = f"the budget is an aelab.Budget(steps=…, …); what came is {next(described(budget))}"
+        raise UserError(msg)
     with model.unchecked():
         model.start_from(as_float(Pairs.of(images.targets).thinned(START_IMAGES).targets).to(device_of(model)))
         state = TrainingState(model, session.store)

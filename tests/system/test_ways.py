@@ -1,0 +1,110 @@
+"""The ways to run the pipeline: here, as an experiment, in an experiment's copy, in a worktree."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.support.project import SIDE_BY_SIDE, Project
+
+TARGET = "train@ae"
+
+
+def said(project: Project, *command: str) -> str:
+    done = project.run(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def here(*command: str) -> Callable[[Project], str]:
+    def way(project: Project) -> str:
+        said(project, *command)
+        return (project.folder / "dvc.lock").read_text(encoding="utf-8")
+
+    return way
+
+
+def noted(project: Project) -> str:
+    """The dvc.lock of the only experiment."""
+    name = said(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/only").strip()
+    return said(project, "git", "show", f"{name}:dvc.lock")
+
+
+def in_a_copy(project: Project) -> str:
+    said(project, "dvc", "exp", "run", "--temp", "--name", "only", TARGET)
+    return noted(project)
+
+
+def queued(project: Project) -> str:
+    said(project, "dvc", "exp", "run", "--queue", "--name", "only", TARGET)
+    project.git("checkout", "--quiet", "src")  # the workspace goes on; what is queued stays what it was
+    said(project, "dvc", "exp", "run", "--run-all")
+    return noted(project)
+
+
+def in_a_worktree(project: Project) -> str:
+    project.git("commit", "--quiet", "--all", "--message", "other weights")
+    other = project.folder.parent / "worktree"
+    project.git("worktree", "add", "--quiet", "--detach", str(other))
+    return here("dvc", "repro", TARGET)(Project(other))
+
+
+WAYS = {
+    "dvc repro": here("dvc", "repro", TARGET),
+    "make repro": here(*SIDE_BY_SIDE),
+    "dvc exp run": here("dvc", "exp", "run", TARGET),
+    "dvc exp run --temp": in_a_copy,
+    "dvc exp run --queue": queued,
+    "dvc repro in a worktree": in_a_worktree,
+}
+
+
+def model(lock: str) -> Any:
+    return YAML(typ="safe", pure=True).load(lock)["stages"][TARGET]["outs"][0]["md5"]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project of one small entry."""
+    project = Project(tmp_path_factory.mktemp("begun") / "project")
+    params = project.params()
+    params["variants"] = {"ae": params["variants"]["ae"]}
+    params["variants"]["ae"]["network"]["width"] = 8
+    params["seeds"], params["training"]["steps"] = [0], 4
+    project.write_params(params)
+    dvc = YAML(typ="safe", pure=True).load(project.folder / "dvc.yaml")  # what a training needs, and no more
+    dvc["stages"] = {name: dvc["stages"][name] for name in ("download", "sources", "train")}
+    YAML().dump({"stages": dvc["stages"]}, project.folder / "dvc.yaml")
+    project.git("commit", "--quiet", "--all", "--message", "small")
+    return project
+
+
+@pytest.fixture(scope="module")
+def as_before(begun: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The model that the committed code gives."""
+    project = tmp_path_factory.mktemp("before") / "project"
+    shutil.copytree(begun.folder, project, symlinks=True)
+    return str(model(WAYS["dvc repro"](Project(project))))
+
+
+@pytest.fixture(scope="module")
+def edited() -> list[str]:
+    """The models that the edited code has given, all the same."""
+    return []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_runs_its_own_code_and_gives_the_same_bits(
+    way: str, begun: Project, as_before: str, edited: list[str], tmp_path: Path
+) -> None:
+    project = Project(shutil.copytree(begun.folder, tmp_path / "project", symlinks=True))
+    code = project.folder / "src/aelab/models/checkpoint.py"
+    text = code.read_text(encoding="utf-8")
+    assert "torch.manual_seed(seed)" in text
+    code.write_text(text.replace("torch.manual_seed(seed)", "torch.manual_seed(seed + 1)"), encoding="utf-8")
+    edited.append(str(model(WAYS[way](project))))
+    assert edited[-1] != as_before
+    assert set(edited) == {edited[0]}
