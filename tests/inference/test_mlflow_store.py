@@ -1,16 +1,20 @@
 """What waiting does not mend is a sentence, at once; what waiting may mend is not. Real databases, real servers."""
 
 import os
+import re
+import shlex
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy
-from alembic import command
+from alembic import command as migrations
 from alembic.config import Config
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -53,7 +57,7 @@ def _older(path: Path, revision: str, *, used: bool = True) -> None:
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        migrations.upgrade(config, revision)
     engine.dispose()
     if used:
         _sql(path, "insert into runs (run_uuid) values ('a')")
@@ -92,14 +96,17 @@ def test_a_database_that_is_none_for_this_mlflow_is_told_and_left_alone(case: st
     assert (path.read_bytes() if path.is_file() else b"") == before
 
 
-def test_the_command_mends_an_older_database(tmp_path: Path) -> None:
-    path = tmp_path / "mlflow.db"
+def test_the_commands_that_are_named_mend_an_older_database(tmp_path: Path) -> None:
+    path = tmp_path / "my project" / "mlflow.db"  # whose path a shell needs quoted
+    path.parent.mkdir()
     _older(path, "b7e2c1a4d9f3")
-    from mlflow.store.db.utils import _upgrade_db  # noqa: PLC0415 - what `mlflow db upgrade` calls
-
-    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
-    _upgrade_db(engine)
-    engine.dispose()
+    with pytest.raises(UserError) as caught:
+        asked(f"sqlite:///{path}")
+    for words in re.findall("`([^`]*)`", str(caught.value))[:2]:
+        program, *rest = shlex.split(words)
+        command = [sys.executable, "-m", "mlflow", *rest] if program == "mlflow" else [program, *rest]
+        subprocess.run(command, check=True, capture_output=True)
+    assert path.with_name("mlflow.db.copy").exists()
     asked(f"sqlite:///{path}")
 
 

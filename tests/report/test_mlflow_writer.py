@@ -226,8 +226,10 @@ def test_a_deleted_experiment_is_told_with_what_brings_it_back(
         assert projector_at(uri, tmp_path).project(unfinished(run))
         assert [found.info.run_name for found in runs_at(uri, "autoencoders 2")] == [run.name]
         page = mlflow_writer.page(uri)
-    assert page != mlflow_writer.page(uri)
+    with pytest.raises(UserError, match=told):
+        mlflow_writer.page(uri)
     client.restore_experiment(number)
+    assert page != mlflow_writer.page(uri)
     for act in actions:
         act()
     assert len(runs_at(uri)) == 1

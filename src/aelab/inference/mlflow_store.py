@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from aelab.core.errors import UserError
 
@@ -15,7 +16,7 @@ DATABASE = "mlflow.db"
 EXPERIMENT = "autoencoders"
 NEW = "`make track` writes all that is on disk into a new one"
 DELETED = (
-    "the experiment {0} of MLflow at {at} is deleted: `MLFLOW_TRACKING_URI={at} mlflow experiments restore "
+    "the experiment {0} of MLflow at {at} is deleted: `MLFLOW_TRACKING_URI={typed} mlflow experiments restore "
     "--experiment-id {0}` brings it back, or set MLFLOW_EXPERIMENT_NAME to another name; then `make track`"
 )
 UNUSABLE = (
@@ -107,8 +108,16 @@ def explained(uri: str) -> Iterator[None]:
         if found is None and getattr(error, "errno", None) not in NO_WRITING:
             raise
         sentence = LASTING[found.re.pattern] if found else UNUSABLE
-        named = found.groups() if found else ()
-        raise UserError(sentence.format(*named, at=public(uri), said=said(error))) from error
+        raise _told(sentence, uri, *(found.groups() if found else ()), said=said(error)) from error
+
+
+def deleted(uri: str, number: str) -> UserError:
+    """What there is to say of a deleted experiment."""
+    return _told(DELETED, uri, number)
+
+
+def _told(sentence: str, uri: str, *named: str, said: str = "") -> UserError:
+    return UserError(sentence.format(*named, at=public(uri), typed=quote(public(uri)), said=said))
 
 
 def check(uri: str) -> None:
@@ -129,13 +138,13 @@ def check(uri: str) -> None:
     with explained(uri):
         problem = _mismatch(uri)
     here = f"the {mlflow.__version__} of this environment"
-    copy = f"cp {file} {file}.copy" if file else "dump it with the database's own tools"
+    copy = f"cp {quote(str(file))} {quote(f'{file}.copy')}" if file else "dump it with the database's own tools"
     sentences = {
         "foreign": "holds tables of something else: name another file or database in MLFLOW_TRACKING_URI",
         "newer": f"was written by a newer MLflow than {here}: use the newer one, or move the file away; {NEW}",
         "older": (
             f"was written by an older MLflow than {here}: keep a copy (`{copy}`), then "
-            f"`mlflow db upgrade {public(uri)}`, then `make track`"
+            f"`mlflow db upgrade {quote(public(uri))}`, then `make track`"
         ),
     }
     if problem:

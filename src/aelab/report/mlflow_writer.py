@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -146,7 +147,7 @@ class Projector:
             UserError: it is deleted, or its artifacts belong to the folder that the project and its database were in.
         """
         if there.lifecycle_stage == LifecycleStage.DELETED:
-            raise UserError(mlflow_store.DELETED.format(there.experiment_id, at=mlflow_store.public(self.uri)))
+            raise mlflow_store.deleted(self.uri, there.experiment_id)
         database, here = mlflow_store.file_of(self.uri), self.local_artifacts.resolve()
         at = urlsplit(there.artifact_location)
         location = Path(unquote(at.path)).resolve()
@@ -154,8 +155,8 @@ class Projector:
         if own and location.name == here.name and location != here:
             msg = (
                 f"{database} has its artifacts in {location}, since the project was moved or copied with it: "
-                f"`rm -rf {database} {here}`, then `make track` writes all that is on disk anew; runs of which nothing "
-                "is on disk any more go with the database"
+                f"`rm -rf {quote(str(database))} {quote(str(here))}`, then `make track` writes all that is on disk "
+                "anew; runs of which nothing is on disk any more go with the database"
             )
             raise UserError(msg)
 
@@ -289,7 +290,7 @@ def page(uri: str, port: int = PORT) -> str:
         msg = f'MLflow at {at} has no experiment "{name}": `make track` writes it, MLFLOW_EXPERIMENT_NAME names another'
         raise UserError(msg)
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
-        raise UserError(mlflow_store.DELETED.format(experiment.experiment_id, at=at))
+        raise mlflow_store.deleted(uri, experiment.experiment_id)
     server = at.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{port}"
     return f"{server}/{RUNS.format(experiment.experiment_id)}"
 
