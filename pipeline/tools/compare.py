@@ -248,7 +248,11 @@ def _experiments() -> list[str]:
             found = repo.experiments.ls()
     except (SCMError, DvcException) as error:
         raise UserError(str(error)) from error
-    return ["HEAD", *sorted(str(name) for name, *_ in next(iter(found.values()), []))]
+    names = sorted(str(name) for each in found.values() for name, *_ in each)
+    if not names:
+        msg = "there are no experiments on HEAD: `dvc exp list --all-commits` names those of other commits"
+        raise UserError(msg)
+    return ["HEAD", *names]
 
 
 def _found(wanted: Sequence[str], place: Path, needed: Sequence[str]) -> Iterator[tuple[str, list[ReportEntry]]]:

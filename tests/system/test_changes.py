@@ -137,6 +137,13 @@ def test_what_cannot_be_compared_is_a_sentence_and_writes_nothing(
     assert Path("README.html").read_text() == Path("table.csv").read_text() == "mine"
 
 
+def test_without_experiments_there_is_no_sweep(changed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(changed.folder)
+    with pytest.raises(SystemExit) as error:
+        compare.main(page=Path("other.html"), experiments=True)
+    assert str(error.value.code).startswith("there are no experiments on HEAD: `dvc exp list --all-commits`")
+
+
 def test_settings_of_one_model_stand_side_by_side(changed: Project) -> None:
     rows = table(changed)
     assert rows["entry"].unique().tolist() == ["dae", "vae", "vqvae", "vae-mlp", "mean", "wild"]
