@@ -172,7 +172,8 @@ def test_when_a_stage_fails_the_others_go_on(toy: Path, capsys: pytest.CaptureFi
     assert nobody_is_busy()
 
 
-def test_stages_of_the_users_own_need_no_outputs(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("toy")
+def test_stages_of_the_users_own_need_no_outputs(capsys: pytest.CaptureFixture[str]) -> None:
     """By DVC or by the runner: what stands in dvc.lock then is whole."""
     Path("dvc.yaml").write_text(
         TOY
