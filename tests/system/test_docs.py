@@ -392,9 +392,8 @@ def said() -> str:
     for path in (*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "pipeline").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                texts.append(
-                    "".join(str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values)
-                )
+                parts = ast.iter_child_nodes(node)
+                texts.append("".join(str(each.value) if isinstance(each, ast.Constant) else "…" for each in parts))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
     return "\n".join(texts).replace("`", "")
