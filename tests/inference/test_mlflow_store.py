@@ -196,6 +196,7 @@ def test_a_locked_database_may_be_free_again(uri: str, tmp_path: Path) -> None:
         (RuntimeError('FATAL:  database "mlfow" does not exist'), "lacks what its address names"),
         (RuntimeError("An error occurred (AccessDenied) when calling the PutObject operation"), "refuses the"),
         (RuntimeError("Unable to locate credentials"), "refuses the credentials"),
+        (MlflowException("API request to https://me:secret@host/api failed: 401 Client Error"), "me:…@host/api"),
         (MlflowException("The experiment 7 must be in the 'active' state.\nCurrent state is deleted."), "-id 7`"),
     ],
 )  # fmt: skip

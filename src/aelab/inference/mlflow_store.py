@@ -80,13 +80,13 @@ def file_of(uri: str) -> Path | None:
 
 
 def public(uri: str) -> str:
-    """The address without its password."""
-    return re.sub(r"(//[^/:@]*):[^/@]*@", r"\1:…@", uri)
+    """An address, or a text with some, without passwords."""
+    return re.sub(r"(//[^/:@\s]*):[^/@\s]*@", r"\1:…@", uri)
 
 
 def said(error: Exception) -> str:
     """The first sentence of what an exception says, without its class and the SQL that it came of."""
-    words = " ".join(re.sub(r"^\(\S+\) ", "", str(error)).split())
+    words = public(" ".join(re.sub(r"^\(\S+\) ", "", str(error)).split()))
     return re.split(r"\. |\.?$| ?\[SQL: | ?\(Background on", words, maxsplit=1)[0]
 
 
