@@ -111,4 +111,4 @@ def test_a_user_without_a_name_has_one_for_dvc(tmp_path: Path) -> None:
         done = subprocess.run(
             ["make", "who"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
-        assert done.stdout.decode() == f"{said}\n"
+        assert done.stdout == f"{said}\n"
