@@ -71,14 +71,18 @@ def test_a_stage_that_reads_what_git_ignores_stays_here(
     Path("own", name).write_text("")
     Path(".gitignore").write_text("/own\n/made\n")
 
-    def stage(*read: str, cached: bool = True, out: str = "made") -> SimpleNamespace:
+    def stage(*read: str, cached: bool = True, out: str = "made", always: bool = False) -> SimpleNamespace:
         deps = [SimpleNamespace(def_path=path) for path in read]
-        return SimpleNamespace(deps=deps, outs=[SimpleNamespace(def_path=out, use_cache=cached)])
+        outs = [SimpleNamespace(def_path=out, use_cache=cached)]
+        return SimpleNamespace(deps=deps, outs=outs, always_changed=always)
 
     stages = {"bound": stage("code", "own"), "roundabout": stage("code/../own"), "free": stage("code", "made"),
               "shown": stage("code", cached=False),
+              "looks": stage(out="lists/a.json", always=True), "reads the list": stage("code", "lists"),
               "parted": stage("code", out="parts"), "reads a part": stage("parts/one.json")}  # fmt: skip
-    assert handover.stages_at_home(stages) == {"bound", "roundabout", "shown", "parted"}
+    assert handover.stages_at_home(stages) == {
+        "bound", "roundabout", "shown", "parted", "looks", "reads the list",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("read", "is_asked_for"), [("data/a", True), ("data", False), ("data/a/file", False)])

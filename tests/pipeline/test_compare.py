@@ -103,7 +103,7 @@ def test_a_parameter_of_all_entries_is_named_once_in_the_title_and_not_where_an_
 def test_what_does_not_bear_on_an_entry_is_not_in_its_name() -> None:
     new = {"noise": {"masking": [1]}, "copies": 1}
     content = with_value("corruption.train", DEFAULT["corruption"]["train"] | {"new": new})
-    content["dataset"]["folder"] = content["dataset"]["folder"] | {"size": 32}
+    content["dataset"]["folders"] = {"photos": {"path": "images"}}
     content["corruption"]["train"]["masked"] = {"noise": {"masking": [0.5]}, "copies": 3}
     shown, _ = side_by_side({"HEAD": entries(dae="a", vae="a"), "other": entries(content, dae="b", vae="b")})
     assert names(shown) == [
