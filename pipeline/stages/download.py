@@ -15,6 +15,9 @@ SHOWN = 20  # left-out files that are named on the terminal; the provenance has 
 
 def work(params: Params, provenance: stage.Provenance) -> None:
     """Write the splits; where the data came from goes into the provenance."""
+    from pipeline.common import memory  # noqa: PLC0415 - torch, which the check of the parameters has imported by now
+
+    memory.check_all(params)
     wanted = params.dataset
     if wanted.folder is not None:
         loaded = _folder(wanted, wanted.folder, provenance)
