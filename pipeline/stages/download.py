@@ -5,6 +5,7 @@ import dataclasses
 import typer
 
 from aelab.core.errors import UserError
+from aelab.core.progress import part
 from aelab.data import datasets
 from aelab.ingest import downloads
 from pipeline.common import paths, resources, stage
@@ -27,7 +28,8 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
     print(f"{wanted.name}: from {loaded.source}; images: {sizes}")
-    loaded.save(paths.CLEAN)
+    with part("writing"):
+        loaded.save(paths.CLEAN)
 
 
 def _folder(wanted: DatasetParams, settings: FolderParams, provenance: stage.Provenance) -> datasets.Data:
