@@ -17,14 +17,13 @@ from ruamel.yaml.events import AliasEvent
 
 from aelab.core.errors import UserError
 from aelab.core.sections import Section, in_sentences
-from aelab.core.settings import Budget, TrainingOptions
+from aelab.core.settings import COPIES, Budget, TrainingOptions
 from aelab.data.corruption import KINDS
 from aelab.data.datasets import DATASETS, Shape
 from pipeline.common import paths
 from pipeline.common.sections import Entry, entries_type
 
 PARAMS = Path("params.yaml")
-COPIES = 5  # of the weights in training: themselves, the best ones, gradients, two moments
 
 
 def one_of(allowed: typing.Iterable[str]) -> BeforeValidator:

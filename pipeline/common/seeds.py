@@ -27,11 +27,11 @@ def for_each_seed(
     """
     device = devices.prepare(checked.training.device, checked.training.threads)
     on_gpu = device.type != "cpu"
-    cpus = resources.cpus() if timed else resources.all_cpus()
-    at_once = (resources.per_gpu() if on_gpu else None) or cpus // checked.training.threads
+    at_once = side_by_side(checked, device, resources.cpus() if timed else resources.all_cpus())
     behind = not timed and not on_gpu and at_once > 1  # one more process, which takes what the others leave
     workers = min(len(checked.seeds), at_once + behind)
     os.environ[devices.SHARED] = str(resources.per_gpu() or max(1, workers))
+    os.environ[devices.FREE] = str(max(1, devices.free_memory() // max(1, workers)))
     if not timed:
         os.nice(resources.BEHIND)
     if workers <= 1:
@@ -50,6 +50,11 @@ def for_each_seed(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def side_by_side(checked: params.Params, device: torch.device, cpus: int) -> int:
+    """How many seeds of an entry may run at once; 0 where one alone wants more than `cpus`."""
+    return (resources.per_gpu() if device.type != "cpu" else None) or cpus // checked.training.threads
 
 
 def _begin(polls: bool) -> None:  # noqa: FBT001 - ProcessPoolExecutor passes by position

@@ -5,6 +5,7 @@ import torch
 import typer
 
 from aelab.core import devices, disk, tensor_file
+from aelab.core.progress import part
 from aelab.core.settings import Budget, TrainingOptions
 from aelab.core.tensors import at_once
 from aelab.data import pairs
@@ -45,9 +46,11 @@ def work(params: Params, provenance: stage.Provenance) -> None:
         reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
         return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), reason))
     count, size = min(settings.samples, len(test.targets)), at_once(settings.batch_size, device)
-    tested, learned_from = (
-        classifier.features(model, pairs.batches(each.thinned(count).inputs, size, device)) for each in (test, train)
-    )
+    with part("features of images"):
+        tested, learned_from = (
+            classifier.features(model, pairs.batches(each.thinned(count).inputs, size, device))
+            for each in (test, train)
+        )
     classifier.save(model, paths.CLASSIFIER / "model.safetensors")
     tensor_file.write(paths.CLASSIFIER / "features.safetensors", {"test": tested}, {})
     floor = fidelity.frechet(learned_from, tested)

@@ -3,6 +3,7 @@
 import typer
 
 from aelab.core import arrays, disk
+from aelab.core.progress import part
 from aelab.data.corruption import mixture
 from pipeline.common import paths, stage
 from pipeline.common.images import seen
@@ -24,7 +25,8 @@ def main(name: str) -> None:
                 for piece in mixture(clean, corruption.mixed, seed=params.corruption.seed, name=f"{split}-{copy}")
             )
             folder = paths.inputs(name)
-            arrays.write(paths.images(folder, split), (copies * len(clean), *clean.shape[1:]), pieces)
+            with part(f"{name}, {split} split"):
+                arrays.write(paths.images(folder, split), (copies * len(clean), *clean.shape[1:]), pieces)
             disk.seal(folder / split)
 
     stage.run(work, paths.PROVENANCE / "corrupt" / f"{name}.json")

@@ -5,6 +5,7 @@ import dataclasses
 import typer
 
 from aelab.core.errors import UserError
+from aelab.core.progress import part
 from aelab.data import datasets
 from aelab.ingest import downloads
 from pipeline.common import paths, resources, stage
@@ -15,6 +16,9 @@ SHOWN = 20  # left-out files that are named on the terminal; the provenance has 
 
 def work(params: Params, provenance: stage.Provenance) -> None:
     """Write the splits; where the data came from goes into the provenance."""
+    from pipeline.common import memory  # noqa: PLC0415 - torch, which the check of the parameters has imported by now
+
+    memory.check_all(params)
     wanted = params.dataset
     if wanted.folder is not None:
         loaded = _folder(wanted, wanted.folder, provenance)
@@ -24,7 +28,8 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
     print(f"{wanted.name}: from {loaded.source}; images: {sizes}")
-    loaded.save(paths.CLEAN)
+    with part("writing"):
+        loaded.save(paths.CLEAN)
 
 
 def _folder(wanted: DatasetParams, settings: FolderParams, provenance: stage.Provenance) -> datasets.Data:

@@ -67,7 +67,8 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
             "validation": _reconstruction(params, model, validation, "validation"),
             "test": _test(params, model, undefined),
         }
-        _draw(params, model, name, seed)
+        with part("figures"):
+            _draw(params, model, name, seed)
     infinite = {
         name: f"it is {value}"
         for values in measured.values()
@@ -111,11 +112,11 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> d
     images, train = seen(params, "test"), seen(params, "train")
     settings, size = params.evaluation, params.evaluation.batch_size
     values = _reconstruction(params, model, images, "test")
-    with part("noise"):
+    with part("noise", "evaluation.noisy_images"):
         noisy, count = _noisy(params), settings.noisy_images
         values |= reconstruction.denoising(model, images, noisy, count=count, batch_size=size)
     values |= reconstruction.identity(model, **_settings(params))
-    with part("importance-weighted bound"):
+    with part("importance-weighted bound", "evaluation.importance.samples"):
         wanted = {"samples": settings.importance.samples, "count": settings.importance.images}
         values |= reconstruction.importance_weighted(model, images, values, **wanted, **_settings(params))
     with part("training images"):
@@ -128,10 +129,10 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> d
     if "probe_accuracy" not in undefined:
         splits = {split: Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test")}
         splits["train"] = splits["train"].thinned(settings.probe_images)
-        with part("probes"):
+        with part("probes", "evaluation.probe_images"):
             values |= probes.accuracies(model, **splits, batch_size=size)
     if "frechet" not in undefined:
-        with part("samples"):
+        with part("samples", "evaluation.samples"):
             values |= _samples(params, model)
     return values
 

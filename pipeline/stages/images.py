@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import typer
-from tqdm.auto import tqdm
 
 from aelab.core import disk
 from aelab.core.errors import UserError
+from aelab.core.progress import counted, part
 from aelab.ingest import image_folder
 from pipeline.common import paths, stage
 from pipeline.common.params import Params
@@ -21,7 +21,8 @@ def main(name: str) -> None:
 def work(params: Params, name: str) -> None:
     """Write the list; of a folder that `dataset.name` does not choose, an empty one."""
     chosen = params.dataset.folder if name == params.dataset.name else None
-    hashes = _hashes(paths.own(chosen.path), f"dataset.folders.{name}.path", name) if chosen else {}
+    with part("hashes of files"):
+        hashes = _hashes(paths.own(chosen.path), f"dataset.folders.{name}.path", name) if chosen else {}
     disk.write_json(paths.FILE_LISTS / f"{name}.json", hashes)
 
 
@@ -35,7 +36,7 @@ def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
     notes = paths.raw() / f"{name}.hashes.json"
     noted = disk.read_json(notes) if notes.exists() else {}
     fresh: dict[str, list[object]] = {}
-    for file in tqdm(files, "files", disable=None, leave=False):
+    for file in counted(files):
         path, shown = root / file, image_folder.shown(file)
         try:
             state = [path.stat().st_size, path.stat().st_mtime_ns]

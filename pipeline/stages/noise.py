@@ -3,6 +3,7 @@
 import typer
 
 from aelab.core import arrays, disk
+from aelab.core.progress import part
 from aelab.data.corruption import mixture
 from pipeline.common import paths, stage
 from pipeline.common.params import Params
@@ -17,7 +18,8 @@ def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
         clean = arrays.read(paths.images(paths.CLEAN, split))
         for kind, level in corruptions:
             copy = mixture(clean, [(kind, level)], seed=noise.seed, name=split)
-            arrays.write(paths.noisy(f"{kind}-{level}", split), clean.shape, copy)
+            with part(f"{kind}-{level}, {split} split"):
+                arrays.write(paths.noisy(f"{kind}-{level}", split), clean.shape, copy)
         disk.seal(paths.NOISY / split)
 
 

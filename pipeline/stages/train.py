@@ -12,7 +12,7 @@ from aelab.core.errors import UserError
 from aelab.data.pairs import Pairs
 from aelab.models import checkpoint
 from aelab.training.loop import train
-from pipeline.common import paths, seeds, signals, stage
+from pipeline.common import memory, paths, seeds, signals, stage
 from pipeline.common.images import seen
 from pipeline.common.params import CLEAN, Params
 from pipeline.training import ranks, training_folder
@@ -61,7 +61,8 @@ def train_seed(params: Params, name: str, seed: int) -> None:
         tempfile.tempdir = str(paths.CLEAN)
         images, validation = (pairs(params, split, entry.inputs) for split in ("train", "validation"))
 
-        # build
+        # build, if there is room for it
+        memory.check(params, [name], device, devices.share(device), count=len(images.targets))
         devices.forget_peak_memory(device)
         model = checkpoint.build(entry.model, images.targets.shape[1:], entry.arguments(), seed).to(device)
         loaded = time.time()

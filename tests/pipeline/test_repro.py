@@ -194,6 +194,7 @@ def test_trainings_know_how_many_share_their_gpu(
 ) -> None:
     monkeypatch.setattr(devices, "chosen", lambda: "cuda")
     monkeypatch.setenv(devices.SHARED, "")
+    monkeypatch.setenv(devices.FREE, "")
     monkeypatch.setenv(resources.CPUS, cpus)
     monkeypatch.setenv(resources.PER_GPU, per_gpu)
     monkeypatch.setattr("pipeline.common.seeds.ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))

@@ -1,3 +1,4 @@
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -249,6 +250,24 @@ def test_a_point_counts_when_the_device_has_reached_it_not_when_it_was_told_to()
     curve.collect()
     assert [point["step"] for point in curve.points] == [1]
     assert curve.points[0]["time"] >= before
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.1, [8]), (11.0, [1, 2, 3, 8]), (6.0, [2, 8])])
+def test_a_long_training_says_more_often_how_far_it_is(
+    seconds: float, said: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A point of the curve after every `seconds`; a validation after the eighth alone."""
+    monkeypatch.setattr("aelab.training.curve.sys.stderr.isatty", lambda: False)
+    clock = itertools.count()
+    monkeypatch.setattr("aelab.training.curve.time.perf_counter", lambda: next(clock) * seconds)
+    progress = Progress("vae-seed0", 10, 16)
+    for step in range(1, 4):
+        progress.reached(step, "train", 1.0)
+    progress.reached(8, "validation", 2.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[2].split("/")[0]) for line in lines] == said
+    assert all(line.startswith(("vae-seed0 ", "vae-seed0:")) for line in lines)
+    assert "train 1, validation 2, " in lines[-1]
 
 
 class Scheduled(Recorder):

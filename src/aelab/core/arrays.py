@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from aelab.core.progress import counted
+
 Array: TypeAlias = NDArray[Any]
 
 CHUNK = 2**24  # bytes of a piece
@@ -22,7 +24,7 @@ def write(path: Path, shape: tuple[int, ...], pieces: Iterable[Array], dtype: DT
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for piece in pieces:
+        for piece in counted(pieces, shape[0], len):
             file.write(np.ascontiguousarray(piece, dtype).data)
 
 

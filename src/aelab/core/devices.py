@@ -20,6 +20,7 @@ from aelab.core.errors import UserError
 
 MEMORY = "AELAB_MEMORY"
 SHARED = "AELAB_SHARED"  # how many trainings share a GPU: whoever starts them sets this
+FREE = "AELAB_FREE"  # the bytes of RAM that there were for each training before the first began: likewise
 NONE = "this machine has no usable GPU of that kind"
 KINDS = ("auto", "cpu", "cuda", "mps")
 AHEAD = 32  # steps
@@ -136,10 +137,15 @@ def room(device: torch.device) -> int:
     """
     if limit := whole_number(MEMORY):
         return limit * 2**20
+    return share(device) // 4
+
+
+def share(device: torch.device) -> int:
+    """Bytes of `device`, or of RAM, that this training may take where others run beside it."""
     if device.type == "cuda":
         free, all_of_it = torch.cuda.mem_get_info(device)
-        return min(free, all_of_it // (whole_number(SHARED) or 1)) // 4
-    return free_memory() // 4 // processes_here()
+        return min(free, all_of_it // (whole_number(SHARED) or 1))
+    return (whole_number(FREE) or free_memory()) // processes_here()
 
 
 def processes_here() -> int:

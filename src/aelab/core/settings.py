@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
+COPIES = 5  # of the weights in training: themselves, the best ones, gradients, two moments
+
 # At most so many steps: each has its learning rate in memory.
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=100_000_000, description="optimiser steps")]
 BatchSize: TypeAlias = Annotated[int, Field(gt=0, description="images per step")]

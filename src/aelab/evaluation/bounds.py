@@ -6,7 +6,7 @@ The bound falls as k grows, towards −log p(x); k = 1 is −ELBO.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -54,15 +54,19 @@ def importance_weighted(
     Images and samples are decoded together, `rows` at a time; memory does not grow with k.
     """
     together = [x for batch in batches for x in batch.split(max(1, rows // samples))]
-    parts = [_of(model, x, samples, generator, max(1, rows // len(x))) for x in counted(together)]
+    turns = [(x, max(1, rows // len(x))) for x in together]
+    steps = iter(counted(range(sum(math.ceil(samples / chunk) for _, chunk in turns))))
+    parts = [_of(model, x, samples, generator, chunk, steps) for x, chunk in turns]
     return Bound(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _of(model: Autoencoder, x: Tensor, samples: int, generator: torch.Generator, chunk: int) -> tuple[Tensor, ...]:
-    """NLL, its variance, effective samples and the gap of images x, from `chunk` samples at a time."""
+def _of(
+    model: Autoencoder, x: Tensor, samples: int, generator: torch.Generator, chunk: int, steps: Iterator[int]
+) -> tuple[Tensor, ...]:
+    """NLL, its variance, effective samples and the gap of images x, from `chunk` samples at a time, one of `steps`."""
     first = second = torch.full_like(in_float64(x.flatten(1)[:, 0]), -math.inf)
     total = torch.zeros_like(first)
-    for done in range(0, samples, chunk):
+    for done, _ in zip(range(0, samples, chunk), steps, strict=False):
         log_weights = in_float64(model.log_weights(x, x, min(chunk, samples - done), generator))
         first = torch.logaddexp(first, log_weights.logsumexp(1))  # log Σ w
         second = torch.logaddexp(second, (2 * log_weights).logsumexp(1))  # log Σ w²

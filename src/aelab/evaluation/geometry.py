@@ -24,6 +24,7 @@ import math
 import torch
 from torch import Tensor
 
+from aelab.core.progress import counted
 from aelab.core.tensors import device_of
 from aelab.data.pairs import Pairs, batches
 from aelab.evaluation.reconstruction import TRAVERSED, Images
@@ -64,7 +65,7 @@ def jump(model: Autoencoder, x: Tensor, batch_size: int) -> Tensor:
     """jump of lines from images in the first half of x to those in the second: (LINES,), fewer if there are fewer."""
     z, half = model.encode(x), len(x) // 2
     found = []
-    for i in range(0, half, math.ceil(half / LINES)):
+    for i in counted(range(0, half, math.ceil(half / LINES))):
         codes = flatten(line(z, i, i + half, STEPS + 1)).split(batch_size)
         row = torch.cat([model.decode(unflatten(some, z)) for some in codes])
         moved = row.diff(dim=0).flatten(1).norm(dim=1)
@@ -75,7 +76,7 @@ def jump(model: Autoencoder, x: Tensor, batch_size: int) -> Tensor:
 def midpoint(model: Autoencoder, x: Tensor, data: Images, batch_size: int) -> Tensor:
     """midpoint of the lines from each image in the first half of x to one in the second: ()."""
     z, half = model.encode(x), len(x) // 2
-    rows = torch.stack([model.decode(line(z, i, i + half, 3)) for i in range(half)])
+    rows = torch.stack([model.decode(line(z, i, i + half, 3)) for i in counted(range(half))])
     middle, ends = nearest(rows[:, 1], data, batch_size), nearest(rows[:, ::2].flatten(0, 1), data, batch_size)
     return middle.mean() / ends.mean()
 
@@ -97,7 +98,7 @@ def dial(model: Autoencoder, images: Images, batch_size: int) -> Tensor:
     some = codes[:: math.ceil(len(codes) / TURNED)].repeat_interleave(TURNS, 0)
     position = torch.linspace(-2, 2, TURNS, device=codes.device).repeat(len(some) // TURNS)
     shares = []
-    for j in deviation.argsort(descending=True)[: min(TRAVERSED, int(used.sum()))].tolist():
+    for j in counted(deviation.argsort(descending=True)[: min(TRAVERSED, int(used.sum()))].tolist()):
         turned = some.clone()
         turned[:, j] = mean[j] + position * deviation[j]
         again = [flatten(model.encode(model.decode(unflatten(z, latents[0])))) for z in turned.split(batch_size)]

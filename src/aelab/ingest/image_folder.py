@@ -31,10 +31,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from PIL.Image import Resampling
-from tqdm.auto import tqdm
 
 from aelab.core.disk import LITTER
 from aelab.core.errors import UserError
+from aelab.core.progress import counted, part
 from aelab.data.datasets import Bytes, Shape
 
 # "crop": the shorter side to size, then the centre; "pad": the longer side to size, then black around it;
@@ -149,15 +149,17 @@ def read(
 
     def rows() -> Iterator[Bytes]:
         results = _in_order(lambda file: decoded(root / file, image, fit, depth), files, workers)
-        # disable=None: no bar where stderr is no terminal
-        for file, result in zip(files, tqdm(results, "images", len(files), disable=None, leave=False), strict=True):
+        for file, result in zip(files, counted(results, len(files)), strict=True):
             if isinstance(result, str):
                 left_out.append(LeftOut(shown(file), result))
             else:
                 used.append(shown(file))
                 yield result
 
-    with warnings.catch_warnings():  # here, because a thread that changes the filters changes those of all
+    with (
+        part("images read"),
+        warnings.catch_warnings(),
+    ):  # here, because a thread that changes the filters changes those of all
         warnings.simplefilter("ignore")
         images = _on_disk(rows(), image, scratch)
     where = shown(str(root))

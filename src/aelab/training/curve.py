@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from aelab.core import process_group
+from aelab.core.progress import EVERY
 from aelab.models.base import Losses
 
 Point: TypeAlias = dict[str, Any]  # step, time, and "train_…" or "validation_…" losses
@@ -82,8 +83,8 @@ class Curve:
 
 
 class Progress:
-    """A bar with throughput and time left on a terminal or in a notebook; a plain line at each validation elsewhere,
-    and where several processes share the terminal.
+    """A bar with throughput and time left on a terminal or in a notebook; elsewhere, and where several processes share
+    the terminal, a plain line at each validation and at the first point after every 10 seconds.
     """
 
     def __init__(self, label: str, steps: int, batch: int) -> None:
@@ -94,7 +95,7 @@ class Progress:
         self.bar = tqdm(
             total=steps * batch, desc=label, unit=" img", unit_scale=True, disable=not self.live, leave=False
         )
-        self.started, self.before = time.perf_counter(), 0
+        self.started, self.said, self.before = time.perf_counter(), 0.0, 0
 
     def go_on(self, step: int) -> None:
         """Another process has done the first `step` steps."""
@@ -106,12 +107,15 @@ class Progress:
         self.losses[split] = loss
         self.bar.set_postfix_str(", ".join(f"{name} {value:.5g}" for name, value in self.losses.items()), refresh=False)
         self.bar.update(step * self.batch - self.bar.n)
-        if split == "validation" and not self.live and self.label:
-            seconds = time.perf_counter() - self.started
+        seconds = time.perf_counter() - self.started
+        due = split == "validation" or seconds - self.said >= EVERY
+        if due and not self.live and self.label:
+            self.said = seconds
             speed = (step - self.before) / seconds
+            losses = ", ".join(f"{name} {value:.5g}" for name, value in self.losses.items())
             print(
-                f"{self.label}: step {step:,}/{self.steps:,}, train {self.losses.get('train', math.nan):.5g}, "
-                f"validation {loss:.5g}, {speed * self.batch:,.0f} img/s, {(self.steps - step) / speed:.0f} s left",
+                f"{self.label}: step {step:,}/{self.steps:,}, {losses}, {speed * self.batch:,.0f} img/s, "
+                f"{(self.steps - step) / speed:.0f} s left",
                 flush=True,
             )
 

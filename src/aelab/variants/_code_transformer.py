@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aelab.core.progress import counted
 from aelab.models.base import Batch, Learner, Losses
 
 
@@ -57,7 +58,7 @@ class CausalPrior(Learner):
         codes = torch.full((count, length + 1), self.start, device=self.position.device)
         blocks = cast("list[Block]", list(self.blocks))
         memories = [block.memory(count, length) for block in blocks]
-        for i in range(length):
+        for i in counted(range(length)):
             hidden = self.embedding(codes[:, i : i + 1]) + self.position[i]
             for block, memory in zip(blocks, memories, strict=True):
                 hidden = block.next(hidden, memory, i)

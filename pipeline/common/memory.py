@@ -1,0 +1,75 @@
+"""Whether trainings fit into the memory, before their first step."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from aelab.core import devices
+from aelab.core.errors import UserError
+from aelab.models import checkpoint
+from aelab.training.memory import Need, needs
+from pipeline.common import resources, seeds
+from pipeline.common.params import Params
+
+GIB = 2**30
+
+
+def check_all(params: Params) -> None:
+    """See that every entry can be trained on this machine, as many of its seeds at once as would run.
+
+    Raises:
+        UserError: a sentence for each phase of an entry that cannot.
+    """
+    device = devices.prepare(params.training.device, params.training.threads)
+    side_by_side = seeds.side_by_side(params, device, resources.cpus()) if params.training.processes == 1 else 1
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else devices.free_memory()
+    check(params, params.variants, device, free // max(1, min(len(params.seeds), side_by_side)))
+
+
+def check(params: Params, names: Iterable[str], device: torch.device, room: int, count: int | None = None) -> None:
+    """See that the training steps of the entries `names` fit into `room` bytes of `device`.
+
+    Args:
+        params: all of them.
+        names: of entries.
+        device: that is to train.
+        room: bytes for each training.
+        count: images to learn from, where that is known: no batch is larger.
+
+    Raises:
+        UserError: a sentence for each phase of an entry whose steps do not.
+    """
+    problems = []
+    for name in names:
+        entry, options = params.entry(name), params.training
+        with torch.random.fork_rng(devices=[]):  # this may come between the draws of others
+            model = checkpoint.build(entry.model, params.dataset.image, entry.arguments(), seed=0)
+            found = needs(model, options.override(entry.training), options.precision, device.type)
+        for need in found:
+            images = math.ceil(min(need.batch, count or need.batch) / options.processes)
+            if need.bytes(images) > room:
+                problems.append(_sentence(params, name, need, images, room))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _sentence(params: Params, name: str, need: Need, images: int, room: int) -> str:
+    """What is too large, by how much, and what would make it fit."""
+    arguments, key = params.entry(name).arguments(), f"variants.{name}"
+    section = arguments.get(need.phase)  # of a phase that has its own: its training is set there
+    own = f".{need.phase}" if isinstance(section, Mapping) and "training" in section else ""
+    changes = []
+    if fitting := need.fitting(room) * params.training.processes:
+        changes.append(f"{key}{own}.training.batch_size: {fitting} or less")
+    if isinstance(now := arguments["network"].get("downsampling"), int):
+        changes.append(f"a {key}.network.downsampling of more than {now}")
+    if params.dataset.folder is not None:
+        changes.append(f"a dataset.folders.{params.dataset.name}.size of less than {params.dataset.folder.size}")
+    if len(params.seeds) > 1:
+        changes.append(f"one seed at a time, with {resources.CPUS}=1")
+    shape = "×".join(map(str, params.dataset.image))
+    return (
+        f"variants.{name}: a training step of its {need.phase} takes about {need.bytes(images) / GIB:,.1f} GiB, with "
+        f"{images} images of {shape}, and {room / GIB:,.1f} GiB are free for it: take {', or '.join(changes)}"
+    )
