@@ -73,6 +73,7 @@ def load_folder(
     image: datasets.Shape,
     *,
     fit: image_folder.Fit = "crop",
+    bits: int = image_folder.FULL,
     validation: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
@@ -83,13 +84,14 @@ def load_folder(
         path: the folder; `~` is the home folder.
         image: (C, H, W) that every image becomes; C is 1 (gray) or 3 (colour).
         fit: how an image of another aspect comes to H×W: "crop", "pad", "stretch" or "exact".
+        bits: 8 … 16, of a 16-bit file those that its values fill.
         validation: share of what is not for the test that is held out to pick weights and settings by.
         test: share of the images that is held out for the test.
         seed: of the split.
 
     Raises:
         UserError: there is no such folder, or too few images in it that can be read. Files that cannot be read are left
-            out, and a warning names them.
+            out, and a warning names them; others tell what may not be expected of classes and of 16-bit files.
     """
     _check_shape(image, channels=(1, 3))
     if fit not in (fits := get_args(image_folder.Fit)):
@@ -97,7 +99,10 @@ def load_folder(
         raise UserError(msg)
     folder = Path(path).expanduser()
     with tempfile.TemporaryDirectory() as scratch:
-        found = image_folder.read(folder, image, fit=fit, scratch=Path(scratch), workers=os.cpu_count() or 1)
+        workers = os.cpu_count() or 1
+        found = image_folder.read(folder, image, fit=fit, bits=bits, scratch=Path(scratch), workers=workers)
+    for note in found.notes:
+        warnings.warn(f"{folder}: {note}", stacklevel=2)
     if found.left_out:
         some = "; ".join(f"{each.path} {each.reason}" for each in found.left_out[:SHOWN])
         more = f"; and {len(found.left_out) - SHOWN} more" if len(found.left_out) > SHOWN else ""
