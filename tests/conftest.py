@@ -15,9 +15,21 @@ devices.prepare("cpu", threads=1)
 
 LONG_UNITS = {
     f"tests/{name}.py"
-    for name in ("core/test_process_group", "inference/test_onnx", "pipeline/test_stage", "training/test_meta")
+    for name in (
+        "core/test_process_group",
+        "inference/test_mlflow_store",
+        "inference/test_onnx",
+        "pipeline/test_overrides",
+        "pipeline/test_stage",
+        "report/test_mlflow_writer",
+        "test_notebook",
+        "training/test_meta",
+    )
 }
-LONGEST = ("changes", "cluster", "interruptions", "recipes", "contributing", "own_images", "ranks", "failures", "docs")
+LONGEST = (
+    "changes", "cluster", "experiments", "interruptions", "recipes", "contributing", "own_images", "ways", "ranks",
+    "failures", "docs",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
