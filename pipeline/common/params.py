@@ -68,9 +68,14 @@ def local_path(value: str) -> str:
     if re.match(r"[a-z][a-z0-9+.-]+://", value):
         msg = "must be a folder of this machine: copy or mount what lies elsewhere"
         raise ValueError(msg)
-    place = paths.own(value).resolve()
+    try:
+        place = paths.own(value).resolve()
+    except (OSError, RuntimeError) as error:  # too long, or ~ of somebody who is not known here
+        msg = f"cannot be a path here: {error}"
+        raise ValueError(msg) from error
     for each in paths.WRITTEN:
-        if place.is_relative_to(paths.root() / each) or (paths.root() / each).is_relative_to(place):
+        written = (paths.root() / each).resolve()
+        if place.is_relative_to(written) or written.is_relative_to(place):
             msg = f"stages write to {each}: name another folder"
             raise ValueError(msg)
     return value

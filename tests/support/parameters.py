@@ -177,6 +177,8 @@ BROKEN = [
             ({"path": "reports/../models"}, 'path is "reports/../models": stages write to models'),
             ({"path": "."}, 'path is ".": stages write to data'),
             ({"path": "/"}, 'path is "/": stages write to data'),
+            ({"path": "~somebody-unknown/x"}, 'path is "~somebody-unknown/x": cannot be a path here'),
+            ({"path": "a\0b"}, "path is"),
         )
     ),
     (with_value("dataset.folders", {"photos": {}}), "dataset.folders.photos.path is missing", ""),
