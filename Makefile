@@ -5,7 +5,8 @@ export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export USER := $(or $(USER),$(shell id -u))  # in some containers nobody has a name, and DVC wants one
+# In some containers nobody has a name, and DVC wants one.
+export USER := $(or $(USER),$(shell id -u))
 export PYTHONDONTWRITEBYTECODE :=  # each module is compiled once, when a process imports it first
 
 .PHONY: help repro taste check test lint docs ui track check-results audit bench gpu faults lock recipe recipes
