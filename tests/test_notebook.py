@@ -166,6 +166,9 @@ def test_what_a_model_sees_it_takes_as_it_would_without_checks(name: str) -> Non
         assert torch.equal(checking.reconstruct(SEEN.double()), trusting.reconstruct(SEEN))
         assert torch.equal(checking.decode(checking.encode(SEEN)), trusting.reconstruct(SEEN))
     assert len(checking.reconstruct(SEEN[:0])) == 0
+    assert torch.equal(checking.decode(z=checking.encode(x=SEEN)), trusting.reconstruct(SEEN))
+    with pytest.raises(UserError, match="from 0 to 255"):
+        checking.encode(x=SEEN * 255)
 
 
 @pytest.mark.parametrize(

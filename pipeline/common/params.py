@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
+from aelab.core.disk import conflict
 from aelab.core.errors import UserError
 from aelab.core.sections import Section, in_sentences
 from aelab.core.settings import COPIES, Budget, TrainingOptions
@@ -65,7 +66,7 @@ def folder_name(value: object) -> object:
 
 def local_path(value: str) -> str:
     """A path of this machine where no stage writes."""
-    if re.match(r"[a-z][a-z0-9+.-]+://", value):
+    if re.match(r"[a-z][a-z0-9+.-]+://", value, re.IGNORECASE):
         msg = "must be a folder of this machine: copy or mount what lies elsewhere"
         raise ValueError(msg)
     try:
@@ -129,7 +130,7 @@ class DatasetParams(Section):
         "in each training step, but once for validation, test and corrupted copies"
     )
     folders: dict[FolderName, FolderParams] = Field(
-        default={}, description="your own images, by names of yours: docs/own-images.md"
+        description="your own images, by names of yours, or {}: docs/own-images.md"
     )
 
     @property
@@ -260,21 +261,20 @@ class Params(Section):
         return self.corruption.train[name]
 
 
-def load(path: Path = PARAMS, *, variants: bool = True) -> Params:
-    """The checked parameters; without `variants`, their sections are left as they are, unchecked.
+def load(path: Path = PARAMS, *, variants: bool = True, aliases: bool = False) -> Params:
+    """The checked parameters; without `variants`, their sections are left unchecked; `aliases` are refused.
 
     Raises:
         UserError: one sentence for each thing that is wrong.
     """
-    return check(read(path, aliases=False), str(path), variants=variants)
+    return check(read(path, aliases=aliases), str(path), variants=variants)
 
 
 def read(path: Path, *, aliases: bool = True) -> Any:
     """What a YAML file holds, unchecked; raises `UserError` where it cannot be read, or has aliases that it may not."""
     try:
         text = path.read_text(encoding="utf-8")
-        if conflict := re.search(r"^<{7} ", text, re.MULTILINE):
-            line = text.count("\n", 0, conflict.start()) + 1
+        if line := conflict(text):
             msg = f"{path} holds the conflict of a merge, in line {line}: keep what is to be kept, remove the marks"
             raise UserError(msg)
         if "*" in text and not aliases:

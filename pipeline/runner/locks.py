@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import re
 import sys
 import time
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import psutil
+from dvc.fs import localfs
 from dvc.rwlock import SCHEMA as BUSY_LIST
+from dvc.rwlock import _edit_rwlock
 from dvc.schema import LOCKFILE_SCHEMA
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from voluptuous import Invalid, Required, Schema
 
-from aelab.core.disk import write_atomically
+from aelab.core.disk import conflict
 
 DVC_LOCK, BUSY, TURN = Path("dvc.lock"), Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/pipeline.lock")
 TORN = (
@@ -28,11 +31,13 @@ SETTLE = (
     "settle params.yaml first, then git checkout --theirs dvc.lock (or rm dvc.lock), make repro, git add dvc.lock; "
     "what was trained is not trained again"
 )
+SLACK = 2.0  # seconds, by which clocks of processes and of files may differ
 MD5 = r"[0-9a-f]{32}(\.dir)?"
-LOCKFILE = Schema({**LOCKFILE_SCHEMA, Required("stages"): LOCKFILE_SCHEMA["stages"]})
+LOCKFILE = Schema({Required(key) if key == "stages" else key: value for key, value in LOCKFILE_SCHEMA.items()})
 
 Problem: TypeAlias = tuple[str, str]  # what is wrong, and what mends it
-BusyList: TypeAlias = dict[str, Any]  # by what is done, by path: the process's number and its command
+Note: TypeAlias = dict[str, Any]  # of a process that reads or writes: its number and its command
+BusyList: TypeAlias = dict[str, Any]  # notes by path: one of each that is written, all of each that is read
 
 
 @contextmanager
@@ -56,18 +61,16 @@ def damage() -> Problem | None:
     """Why `dvc.lock` cannot be used, if it is there: it cannot be what DVC has written."""
     try:
         text = DVC_LOCK.read_text(encoding="utf-8")
-        conflict = re.search(r"^<{7} ", text, re.MULTILINE)
-        if conflict is None:
-            content = LOCKFILE(YAML(typ="safe", pure=True).load(text))
-            outs = [out for stage in content["stages"].values() for out in stage.get("outs", ())]
-            whole = text.endswith("\n") and all(re.fullmatch(MD5, out["md5"]) for out in outs if "md5" in out)
-            return None if whole else TORN
+        if line := conflict(text):
+            return f"dvc.lock holds the conflict of a merge, in line {line}", SETTLE
+        content = LOCKFILE(YAML(typ="safe", pure=True).load(text))
     except FileNotFoundError:
         return None
     except (YAMLError, ValueError, Invalid, LookupError, RecursionError):
         return TORN
-    line = text.count("\n", 0, conflict.start()) + 1
-    return f"dvc.lock holds the conflict of a merge, in line {line}", SETTLE
+    outs = [out for stage in content["stages"].values() for out in stage.get("outs", ())]
+    whole = text.endswith("\n") and all(re.fullmatch(MD5, out["md5"]) for out in outs if "md5" in out)
+    return None if whole else TORN
 
 
 def busy_list() -> BusyList | None:
@@ -86,15 +89,18 @@ def at_work() -> list[int]:
     return sorted({each["pid"] for each in (busy_list() or {}).get("write", {}).values() if _alive(each)})
 
 
-def _alive(noted: dict[str, Any]) -> bool:
+def _alive(noted: Note) -> bool:
     """Whether the process of a note is there, and still the one that made the note: numbers repeat."""
     try:
-        words = psutil.Process(noted["pid"]).cmdline()
+        process = psutil.Process(noted["pid"])
+        words, began = process.cmdline(), process.create_time()
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:  # somebody else's
         return True
-    ours = (Path(word).stem == "dvc" or word.startswith("pipeline.") for word in words[:4])
+    if process.pid == os.getpid() or began > BUSY.stat().st_mtime + SLACK:
+        return False
+    ours = (Path(word).stem == "dvc" or word.startswith("pipeline.") for word in words)
     return any(ours) or noted["cmd"] in " ".join(words)  # DVC notes a module by the path of its file
 
 
@@ -114,9 +120,14 @@ def mend() -> None:
     if (listed := busy_list()) is None:
         BUSY.unlink(missing_ok=True)
         print(f"removed {BUSY}, which a killed DVC had left unfinished", flush=True)
-        return
-    read = {path: [each for each in readers if _alive(each)] for path, readers in listed["read"].items()}
-    alive = {"write": {}, "read": {path: readers for path, readers in read.items() if readers}}
-    if listed != alive:
-        write_atomically(BUSY, json.dumps(alive).encode())
+    elif not all(map(_alive, _notes(listed))):
+        with _edit_rwlock(
+            str(BUSY.parent), localfs, hardlink=False
+        ) as held:  # as DVC does: others may be adding theirs
+            held["write"] = {path: each for path, each in held["write"].items() if _alive(each)}
+            held["read"] = {path: alive for path, each in held["read"].items() if (alive := [*filter(_alive, each)])}
         print(f"took what a killed DVC had left out of {BUSY}", flush=True)
+
+
+def _notes(listed: BusyList) -> list[Note]:
+    return [*listed["write"].values(), *(note for notes in listed["read"].values() for note in notes)]

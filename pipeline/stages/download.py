@@ -18,7 +18,10 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     """Write the splits; where the data came from goes into the provenance."""
     from pipeline.common import memory  # noqa: PLC0415 - torch, which the check of the parameters has imported by now
 
-    memory.check_all(params)
+    try:
+        memory.check_all(params)
+    except UserError as problem:  # another machine may train, or this one have more to spare by then: `train` stops
+        print("\n".join(f"warning: {line}" for line in str(problem).splitlines()), flush=True)
     wanted = params.dataset
     if wanted.folder is not None:
         loaded = _folder(wanted, wanted.folder, provenance)

@@ -1,5 +1,6 @@
 """images@folder: list the files of a user's folder of images with their SHA-256; `download` depends on the list."""
 
+import contextlib
 from pathlib import Path
 
 import typer
@@ -24,6 +25,9 @@ def work(params: Params, name: str) -> None:
     with part("hashes of files"):
         hashes = _hashes(paths.own(chosen.path), f"dataset.folders.{name}.path", name) if chosen else {}
     disk.write_json(paths.FILE_LISTS / f"{name}.json", hashes)
+    for path in paths.FILE_LISTS.glob("*.json"):  # of a folder that has another name by now
+        if path.stem not in params.dataset.folders:
+            path.unlink()
 
 
 def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
@@ -33,8 +37,11 @@ def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
     except UserError as problem:
         msg = f"{key}: {problem}; git does not carry images into a clone or a worktree"
         raise UserError(msg) from None
-    notes = paths.raw() / f"{name}.hashes.json"
-    noted = disk.read_json(notes) if notes.exists() else {}
+    notes = paths.raw() / f"{name}.hashes.json"  # shared by the copies in which experiments run
+    try:
+        noted = disk.read_json(notes)
+    except (OSError, ValueError):
+        noted = {}
     fresh: dict[str, list[object]] = {}
     for file in counted(files):
         path, shown = root / file, image_folder.shown(file)
@@ -44,7 +51,8 @@ def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
             fresh[shown] = [*state, known[-1] if known[:-1] == state else disk.digest(path)]
         except OSError:  # the reader says why it leaves the file out
             fresh[shown] = [0, 0, "unreadable"]
-    disk.write_json(notes, fresh)
+    with contextlib.suppress(FileNotFoundError):  # another experiment notes the same just now
+        disk.write_atomically(notes, disk.as_json(fresh))
     return {file: str(digest) for file, (*_, digest) in fresh.items()}
 
 

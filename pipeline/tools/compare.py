@@ -275,7 +275,7 @@ def _entries(revision: str, place: Path) -> list[ReportEntry]:
     _take(revision, place)
     try:
         with chdir(place):
-            found = results.collect(params.load(variants=False))
+            found = results.collect(params.load(variants=False, aliases=True))
     except UserError as error:
         msg = f"{revision}: {error}"
         raise UserError(msg) from error

@@ -12,7 +12,7 @@ CASES: dict[str, tuple[str, dict[str, str], float | None, int | None]] = {  # gr
     "a container": (
         "0::/",
         {"cpu.max": "150000 100000", "memory.max": f"{4 * GIB}", "memory.current": f"{3 * GIB}",
-         "memory.stat": f"anon 5\ninactive_file {GIB}\n"},
+         "memory.stat": f"anon 5\ninactive_file {GIB // 2}\nactive_file {GIB // 2}\n"},
         1.5, 2 * GIB,
     ),
     "a batch job, limited further out": (

@@ -134,6 +134,20 @@ def test_to_read_makes_no_database(
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
+@pytest.mark.parametrize("name", ["my project", "pröject", "50% done", "a#b"])
+def test_a_database_is_found_in_a_folder_of_any_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: Point, empty: Path
+) -> None:
+    (tmp_path / name).mkdir()
+    shutil.copy(empty, tmp_path / name / "mlflow.db")
+    monkeypatch.chdir(tmp_path / name)
+    at(None)
+    with pytest.raises(UserError, match=r"MLflow at sqlite.* has no model models:/none/1: "):
+        content("models:/none/1")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_what_stands_between_the_reader_and_mlflow_is_told(tmp_path: Path, at: Point) -> None:
     (tmp_path / "mlflow.db").write_text("no database" * 99)
     for uri, problem in {

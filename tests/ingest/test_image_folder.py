@@ -362,7 +362,6 @@ DARK: dict[str, tuple[list[Callable[[], bytes]], str]] = {
     "12 bits": ([lambda: _wide(4095), lambda: _wide(7)], "2 in all, is dark: .* 4095 of 65535; set bits to 12,"),
     "10 bits": ([lambda: _wide(1023)], "1 in all, .* 1023 of 65535; set bits to 10,"),
     "14 bits": ([lambda: _wide(10_000)], "set bits to 14,"),
-    "15 bits": ([lambda: _wide(2**15 - 1)], "set bits to 15,"),
     "a mask": ([lambda: _wide(3)], "set bits to 8,"),
     "nothing": ([lambda: _wide(0)], "0 of 65535; set bits to 8,"),
     "TIFF": ([lambda: _tiff16(4000, order=">")], "set bits to 12,"),
@@ -383,6 +382,22 @@ def test_dark_images_of_16_bits_are_not_taken_for_black(kind: str, root: Path) -
         _read(root)
     (root / "bright.png").write_bytes(_wide(2**15))
     assert len(_read(root)[1]) == len(files) + 1
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([_wide(2**15 - 1)], "set bits to 15,"),
+        ([_wide(2**14), _wide(9)], "set bits to 15,"),
+        ([_wide(4095), *[_content(_plain("L", 255))] * 2], "set bits to 12,"),
+    ],
+)
+def test_what_may_be_a_dark_picture_is_read_and_told(files: list[bytes], said: str, root: Path) -> None:
+    for number, content in enumerate(files):
+        (root / f"{number}.png").write_bytes(content)
+    found = image_folder.read(root, GREY, fit="crop", scratch=root.parent, workers=1)
+    assert len(found.images) == len(files)
+    assert any(said in note for note in found.notes)
 
 
 def test_the_message_names_the_key_that_the_user_has(root: Path) -> None:

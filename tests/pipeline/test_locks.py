@@ -118,17 +118,30 @@ def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture
         waits.join()
 
 
+@contextmanager
+def waiting(*words: str) -> Iterator[int]:
+    """A process that waits, and has these words in its command."""
+    with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.communicate(b"\n")
+
+
 @pytest.mark.parametrize("how", ["write", "read"])
+@pytest.mark.parametrize("whose", ["another program", "a later DVC", "this process", "nobody"])
 def test_a_number_that_another_process_has_by_now_is_not_waited_for(
-    how: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    how: str, whose: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a container the numbers of processes begin anew each time."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        stale, mine = ({"pid": number, "cmd": "/usr/bin/dvc repro"} for number in (other.pid, os.getpid()))
-        mine["cmd"] = " ".join(sys.orig_argv[-1:])
-        reads = {"params.yaml": [mine]}
+    """In a container the numbers of processes begin anew each time, often with the same commands."""
+    with waiting("notes") as other, waiting("dvc", "repro") as reader:
+        number = {"another program": other, "a later DVC": reader, "this process": os.getpid(), "nobody": 4194304}[
+            whose
+        ]
+        stale, note = {"pid": number, "cmd": "/usr/bin/dvc repro"}, {"pid": reader, "cmd": "dvc repro"}
+        reads = {} if whose == "a later DVC" else {"params.yaml": [note]}
         listed = {"write": {"a": stale}, "read": reads} if how == "write" else {"read": reads | {"a": [stale]}}
         (folder / locks.BUSY).write_text(json.dumps(listed))
+        if whose == "a later DVC":
+            os.utime(folder / locks.BUSY, (0, 0))
         locks.mend()
         assert locks.busy_list() == {"write": {}, "read": reads}
         assert "took what a killed DVC had left out of" in capsys.readouterr().out

@@ -181,6 +181,7 @@ BROKEN = [
             ({"path": "a\0b"}, "path is"),
         )
     ),
+    (without("dataset.folders"), "dataset.folders is missing", ""),
     (with_value("dataset.folders", {"photos": {}}), "dataset.folders.photos.path is missing", ""),
     (with_value("dataset.folders", {"mnist": {"path": "images"}}), "dataset.folders.mnist is", "take another name"),
     (with_value("dataset.folders", {"my photos": {"path": "images"}}), "dataset.folders.my photos is", "is made of"),

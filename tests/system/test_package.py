@@ -105,7 +105,7 @@ def test_the_environment_of_a_project_that_was_moved_is_made_anew(made_in: str, 
 def test_a_user_without_a_name_has_one_for_dvc(tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "Makefile", tmp_path)
     with (tmp_path / "Makefile").open("a") as file:
-        file.write("who:\n\t@echo \"[$$USER]\"\n")
+        file.write('who:\n\t@echo "[$$USER]"\n')
     for given, said in (({"USER": "mia"}, "mia"), ({}, str(os.getuid()))):
         environment = {"PATH": os.environ["PATH"], **given}
         done = subprocess.run(

@@ -19,15 +19,16 @@ def cpu_limit() -> float | None:
 def free_memory() -> int | None:
     """The bytes that are left below the limit, files that the system would forget included; None without a limit."""
     left = list[int]()
-    for version, limit, used, forgettable in (
-        ("", "memory.max", "memory.current", "inactive_file"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    for version, limit, used, prefix in (
+        ("", "memory.max", "memory.current", ""),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         for (most,), (now, *_), stat in zip(
             _read(version, limit), _read(version, used), _read(version, "memory.stat"), strict=False
         ):
             if most.isdigit():
-                files = int(stat[stat.index(forgettable) + 1]) if forgettable in stat else 0
+                mapped = (f"{prefix}inactive_file", f"{prefix}active_file")  # images that are mapped into memory, too
+                files = sum(int(stat[stat.index(each) + 1]) for each in mapped if each in stat)
                 left.append(max(0, int(most) - int(now) + files))
     return min(left, default=None)
 

@@ -20,7 +20,7 @@ LITTER = re.compile(
 
 def seal(folder: Path) -> None:
     """Write down the SHA-256 of every file in `folder`, for `check`."""
-    lines = [f"{digest(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.name != SUMS]
+    lines = [f"{digest(folder / name)}  {name}\n" for name in sorted(_content(folder))]
     write_atomically(folder / SUMS, "".join(lines).encode())
 
 
@@ -34,7 +34,7 @@ def check(folder: Path) -> None:
         text = (folder / SUMS).read_text(encoding="utf-8")
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         expected = {name: found for found, _, name in (line.rstrip("\n").partition("  ") for line in whole)}
-        there = {path.name for path in folder.iterdir() if not LITTER.fullmatch(path.name)} - {SUMS}
+        there = _content(folder)
     except (OSError, ValueError) as error:
         msg = f"{folder} cannot be checked: {error}"
         raise DamagedFile(msg) from error
@@ -43,6 +43,16 @@ def check(folder: Path) -> None:
             what = "is missing" if name not in there else "does not have the SHA-256 that it was written with"
             msg = f"{folder / name} {what}"
             raise DamagedFile(msg)
+
+
+def _content(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not LITTER.fullmatch(path.name)} - {SUMS}
+
+
+def conflict(text: str) -> int | None:
+    """The line in which git has marked the first conflict of a merge, if it has."""
+    found = re.search(r"^<{7} ", text, re.MULTILINE)
+    return text.count("\n", 0, found.start()) + 1 if found else None
 
 
 def digest(path: Path) -> str:

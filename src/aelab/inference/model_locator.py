@@ -82,6 +82,8 @@ def _from_mlflow(uri: str, folder: Path) -> Path:
     mlflow_store.prepare()
     import mlflow  # noqa: PLC0415 - slow to import
 
+    if not mlflow.is_tracking_uri_set():  # MLflow's own default has a % for each space of the folder's name
+        mlflow.set_tracking_uri(mlflow_store.address(Path.cwd()))
     at = mlflow.get_tracking_uri()
     file = mlflow_store.file_of(at)
     if file is not None and not file.exists():  # MLflow would make one

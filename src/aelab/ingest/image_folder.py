@@ -90,6 +90,16 @@ class Depth:
     grey: list[int] = field(default_factory=list)
     channels: list[int] = field(default_factory=list)  # of several channels: of each 16 bits the upper 8 are known
 
+    @property
+    def count(self) -> int:
+        """How many images of 16 bits there were."""
+        return len(self.grey) + len(self.channels)
+
+    @property
+    def certainly(self) -> bool:
+        """Whether the values are those of a device of at most 14 bits, and not of a dark picture."""
+        return max([*self.grey, *self.channels], default=0) < 2**14
+
     def too_dark(self, where: str, key: str) -> str | None:
         """A sentence, if `bits` is 16 and no image is half as bright as that allows; `key` is what a user can set."""
         values = [*self.grey, *self.channels]
@@ -140,8 +150,8 @@ def read(
         workers: threads that decode.
 
     Raises:
-        UserError: `root` is no folder, or holds no image that can be read; or `bits` is 16, and all images of 16 bits
-            are less than half as bright as that allows.
+        UserError: `root` is no folder, or holds no image that can be read; or `bits` is 16, most images have 16 bits,
+            and no value of them fills more than 14.
     """
     files, left_out = listed(root)
     used: list[str] = []
@@ -156,20 +166,19 @@ def read(
                 used.append(shown(file))
                 yield result
 
-    with (
-        part("images read"),
-        warnings.catch_warnings(),
-    ):  # here, because a thread that changes the filters changes those of all
-        warnings.simplefilter("ignore")
+    # The filters are set here, because a thread that changes them changes those of all.
+    with part("images read"), warnings.catch_warnings(action="ignore"):
         images = _on_disk(rows(), image, scratch)
     where = shown(str(root))
     if not len(images):
         first = f", such as {left_out[0].path}, which {left_out[0].reason}" if left_out else ""
         msg = f"no image could be read from the folder {where}: {len(left_out)} files were left out{first}"
         raise UserError(msg)
-    if dark := depth.too_dark(f" in {where}", key):
+    dark = depth.too_dark(f" in {where}", key)
+    if dark and depth.certainly and 2 * depth.count >= len(used):
         raise UserError(dark)
     names, notes = _classes(used)
+    notes += [dark] * bool(dark)
     counts = dict(sorted(Counter(names).items()))
     index = {name: label for label, name in enumerate(counts)}
     labels = np.array([index[name] for name in names], np.min_scalar_type(len(counts) - 1))

@@ -1,6 +1,7 @@
 """The doors of a model: methods that a notebook calls, and what each checks where the model is to check anything."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,14 +19,15 @@ Check: TypeAlias = Callable[["Autoencoder", Any], Any]
 
 def door(method: Callable[..., Any], check: Check) -> Callable[..., Any]:
     """`method`, its argument checked from outside, where the model is to check; what it calls itself, it trusts."""
+    first = [*inspect.signature(method).parameters][1]
 
     @functools.wraps(method)
-    def checked(model: "Autoencoder", given: Any) -> Any:
-        if model.code_shapes is None:
-            return method(model, given)
-        given = check(model, given)
+    def checked(model: "Autoencoder", *given: Any, **named: Any) -> Any:
+        if model.code_shapes is None or not (given or first in named):
+            return method(model, *given, **named)
+        one = check(model, given[0] if given else named.pop(first))
         with model.unchecked():
-            return method(model, given)
+            return method(model, one, *given[1:], **named)
 
     return checked
 

@@ -156,7 +156,7 @@ class Projector:
             msg = (
                 f"{database} has its artifacts in {location}, since the project was moved or copied with it: "
                 f"`rm -rf {quote(str(database))} {quote(str(here))}`, then `make track` writes all that is on disk "
-                "anew; runs of which nothing is on disk any more go with the database"
+                "anew; other experiments, and runs of which nothing is on disk any more, go with the database"
             )
             raise UserError(msg)
 

@@ -32,8 +32,9 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
         evidence: the results.
         reference: the corruption of "denoising MSE", in words.
     """
-    ill = [entry for entry in evidence.entries if entry not in evidence.sound.entries]
-    evidence = evidence.sound
+    sound = evidence.sound
+    ill = [entry for entry in evidence.entries if entry not in sound.entries]
+    evidence = sound
     bounded = evidence.having("neg_elbo")
     kinds = [entry.pixels for entry in bounded]
     comparable = [entry for entry in bounded if entry.pixels == max(kinds, key=kinds.count)]
