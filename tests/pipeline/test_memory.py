@@ -1,13 +1,18 @@
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from aelab.core import devices
+from aelab.core import arrays, devices, disk
 from aelab.core.errors import UserError
 from aelab.training.memory import Need
-from pipeline.common import memory, params, resources
+from pipeline.common import memory, params, paths, resources
+from pipeline.stages import download, sources, train
 from tests.support.parameters import with_value
+from tests.support.project import REPOSITORY
 
 GIB = 2**30
 CPU = torch.device("cpu")
@@ -102,3 +107,39 @@ def test_a_training_goes_by_what_was_free_before_the_first_began(monkeypatch: py
     for told, share in (("", 100), ("40", 40)):
         monkeypatch.setenv(devices.FREE, told)
         assert devices.share(CPU) == share
+
+
+def test_entries_that_are_too_large_are_told_before_an_image_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A warning: the machine that downloads need not be the one that trains."""
+    monkeypatch.chdir(tmp_path)
+    content = with_value("dataset.name", "digits")
+    checked = params.check(content)
+    monkeypatch.setattr(devices, "free_memory", lambda: 2**23)
+    download.work(checked, {})
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("warning: variants.")
+    assert "a training step of its" in first
+
+
+def test_no_training_begins_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("dvc.yaml", "params.yaml", "pipeline", "src", "requirements.lock"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    sources.main()
+    checked = params.check(with_value("training.steps", 1))
+    for split in ("train", "validation"):
+        arrays.write(paths.images(paths.CLEAN, split), (4, 1, 28, 28), [np.zeros((4, 1, 28, 28), np.uint8)])
+        arrays.write(paths.labels(split), (4,), [np.zeros(4)])
+        disk.seal(paths.CLEAN / split)
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
+    began: list[int] = []
+    monkeypatch.setattr(train, "train", lambda *_, **__: began.append(1))
+    monkeypatch.setattr(devices, "free_memory", lambda: 2**20)
+    monkeypatch.setenv(devices.FREE, "")
+    with pytest.raises(
+        UserError, match=r"variants\.ae: a training step of its autoencoder takes about .* with 4 images"
+    ):
+        train.train_seed(checked, "ae", 0)
+    assert not began

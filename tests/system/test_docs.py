@@ -5,8 +5,10 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,9 @@ import pandas as pd
 import pytest
 from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
+from dvc.exceptions import DvcException
+from dvc.utils import hydra
+from hydra.errors import OverrideParseException
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
@@ -26,7 +31,7 @@ from pipeline.common import params
 from pipeline.tools import recipe, reference
 from tests.support import browser
 from tests.support.markdown import FENCE, blocks
-from tests.support.parameters import DEFAULT, with_value
+from tests.support.parameters import DEFAULT
 from tests.support.project import REPOSITORY
 
 PAGES = sorted(
@@ -92,7 +97,7 @@ def commands(text: str, page: Path) -> Iterator[str | None]:
     """In blocks of shell."""
     for block in blocks(text):
         if block.language == "sh":
-            for line in block.code.splitlines():
+            for line in block.code.replace("\\\n", " ").splitlines():
                 yield from (command(each) for each in re.split(r"&&|;", line.split(" #")[0]) if each.strip())
     assert page.suffix == ".md"
 
@@ -114,17 +119,22 @@ def command(line: str) -> str | None:
 def refused_by_dvc(words: list[str]) -> str | None:
     """What DVC does not understand, what an experiment's parameters could not be, and one that changes the checkout."""
     try:
-        parsed = get_main_parser().parse_args(words[1:])
+        told = get_main_parser().parse_args(words[1:])
     except (DvcParserError, SystemExit):
         return f"DVC does not know {' '.join(words)}"
-    if getattr(parsed, "set_param", None) and not (parsed.tmp_dir or parsed.queue):
+    if words[1] not in {"exp", "experiments"} or words[2] != "run":
+        return None
+    if told.set_param and not (told.tmp_dir or told.queue):
         return f"{' '.join(words)} changes params.yaml, dvc.lock and reports/: take --temp or --queue"
-    for name, value in (word.split("=", 1) for word in getattr(parsed, "set_param", ())):
-        for each in value.split(",") if "[" not in value else [value]:
-            try:
-                params.check(with_value(name, YAML(typ="safe", pure=True).load(each)))
-            except (UserError, KeyError) as error:
-                return f"{name}={each}: {error}"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "params.yaml"
+        try:
+            for each in hydra.get_hydra_sweeps({str(file): told.set_param or []}):
+                shutil.copyfile(REPOSITORY / "params.yaml", file)
+                hydra.apply_overrides(file, each[str(file)])
+                params.load(file)
+        except (UserError, DvcException, OverrideParseException) as error:
+            return f"{' '.join(words)}: {error}"
     return None
 
 
@@ -257,6 +267,11 @@ def test_a_page_is_true(
         (commands, "```sh\nMLFLOW_TRACKING_URI=x make nothing  # no target\n```\n"),
         (commands, "```sh\ngit pull && python -m pipeline.nothing\n```\n"),
         (commands, "```sh\ndvc exp run --temp -S variants.vae.betta=4\n```\n"),
+        (commands, "```sh\ndvc exp run --temp \\\n  -S variants.vae.betta=4\n```\n"),
+        (commands, "```sh\ndvc exp run --temp -S '+dataset.folders.photos={path: ~/Pictures}'\n```\n"),
+        (commands, "```sh\ndvc exp run --temp -S '+dataset.folders.photos={path: images, sise: 64}'\n```\n"),
+        (commands, "```sh\ndvc exp run --temp -S dataset.name=photos\n```\n"),
+        (commands, "```sh\ndvc exp run --temp -S '~variants.nobody'\n```\n"),
         (commands, "```sh\ndvc repro --nothing\n```\n"),
         (commands, "```sh\ndvc nothing\n```\n"),
         (commands, "```sh\npython -m pipeline.runner.repro --nothing\n```\n"),
