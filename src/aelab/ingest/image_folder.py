@@ -178,7 +178,7 @@ def read(
     if dark and depth.certainly and 2 * depth.count >= len(used):
         raise UserError(dark)
     names, notes = _classes(used)
-    notes += [dark] * bool(dark)
+    notes += [dark] if dark else []
     counts = dict(sorted(Counter(names).items()))
     index = {name: label for label, name in enumerate(counts)}
     labels = np.array([index[name] for name in names], np.min_scalar_type(len(counts) - 1))
