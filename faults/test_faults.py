@@ -56,7 +56,7 @@ def test_with_one_checkpoint_written_in_place_a_kill_leaves_none(
 
 
 def test_a_sentence_on_two_lines_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = parameters.DEFAULT | {"a\nb": 1}
+    content = parameters.DEFAULT | {"training": parameters.DEFAULT["training"] | {"a\nb": 1}}
     assert parameters.outcome(content, set())[0]
     monkeypatch.setattr(params, "_printable", lambda text: text)
     assert not parameters.outcome(content, set())[0]

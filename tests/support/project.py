@@ -72,7 +72,9 @@ class Project:
         return params
 
     def write_params(self, params: dict[str, Any]) -> None:
-        YAML().dump(params, self.folder / "params.yaml")
+        yaml = YAML()
+        yaml.representer.ignore_aliases = lambda _: True  # sections that tests have in two places
+        yaml.dump(params, self.folder / "params.yaml")
 
     def environment(self, **more: str) -> dict[str, str]:
         """What commands run with: one CPU for each stage, since a second process imports for longer than it works."""

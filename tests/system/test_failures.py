@@ -58,11 +58,17 @@ def test_bad_parameters_lose_nothing(shared_copy: Project, command: tuple[str, .
 
 @pytest.mark.parametrize("command", [SIDE_BY_SIDE, ("dvc", "repro")])
 def test_an_unknown_key_is_said_even_if_nothing_else_changed(shared_copy: Project, command: tuple[str, ...]) -> None:
-    with changed(shared_copy) as params:
-        params.write_text(params.read_text() + "experiment: 3\n")
+    """In a section of the project's own; all others are the user's."""
+    with changed(shared_copy):
+        shared_copy.write_params(shared_copy.params() | {"experiment": {"name": "mine"}})
+        done = shared_copy.run("dvc", "status", "train@vae")
+        assert done.stdout.strip() == "Data and pipelines are up to date.", done.stdout + done.stderr
+        params = shared_copy.params()
+        params["corruption"]["experiment"] = 3
+        shared_copy.write_params(params)
         done = shared_copy.run(*command)
     assert done.returncode != 0
-    assert "params.yaml: experiment is an unknown key; known here: dataset," in done.stderr
+    assert "params.yaml: corruption.experiment is an unknown key; known here: seed," in done.stderr
 
 
 def test_inputs_that_nothing_writes_are_one_sentence(shared_copy: Project) -> None:

@@ -127,7 +127,7 @@ def test_runs_are_in_mlflow(finished: Project) -> None:
 
 def test_the_address_of_make_ui_opens_the_runs_and_leaves_the_machine_alone(shared_copy: Project) -> None:
     port = free_port()
-    dry = shared_copy.run("make", "--dry-run", "ui", f"PORT={port}").stdout
+    dry = shared_copy.run("make", "--no-print-directory", "--dry-run", "ui", f"PORT={port}").stdout
     _, *command = dry.splitlines()[-1].split()
     assert command == ["-m", "pipeline.reporting.ui", "--port", str(port)]
     options = {"cwd": shared_copy.folder, "env": shared_copy.environment(), "stderr": subprocess.DEVNULL}
