@@ -11,7 +11,6 @@ import typer
 from torch import Tensor
 
 from aelab.core import arrays, devices, disk, tensor_file
-from aelab.core.errors import UserError
 from aelab.core.progress import counted, part
 from aelab.core.tensors import as_float, at_once, binarise, device_of
 from aelab.data.datasets import Bytes, Labels
@@ -46,20 +45,6 @@ def main(name: str) -> None:
     stage.run(work, paths.PROVENANCE / "evaluate" / f"{name}.json")
 
 
-def check_parameters(model: Autoencoder, params: Params, name: str) -> None:
-    """See that a model was made with the parameters that its entry has.
-
-    Raises:
-        UserError: with others: DVC's run cache does not tell keys apart that are called `size`.
-    """
-    if disk.as_json(model.configuration["parameters"]) != disk.as_json(params.entry(name).arguments()):
-        msg = (
-            f"models/{name} was made with other parameters than variants.{name} has in params.yaml: "
-            f"`dvc repro --force --single-item --no-run-cache train@{name}` makes it, then run again"
-        )
-        raise UserError(msg)
-
-
 def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
     """Metrics and figures of one seed; for a diverged one nothing but the fact."""
     about = (VARIANTS.find(params.entry(name).model).__doc__ or "").strip()
@@ -75,7 +60,6 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
     size = at_once(params.evaluation.batch_size, device)
     params = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"batch_size": size})})
     model = checkpoint.load(paths.MODELS / name / f"seed{seed}.safetensors", device)
-    check_parameters(model, params, name)
     undefined = _undefined(model)
     validation = arrays.read(paths.images(paths.CLEAN, "validation"))
     with part(f"{name}-seed{seed}"):

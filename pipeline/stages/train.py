@@ -35,13 +35,6 @@ def work(params: Params, provenance: stage.Provenance, name: str) -> None:
     for folder in {paths.CLEAN, paths.inputs(params.entry(name).inputs)}:
         for split in ("train", "validation"):
             disk.check(folder / split)
-    shape = arrays.read(paths.images(paths.CLEAN, "train")).shape[1:]
-    if shape != params.dataset.image:  # DVC's run cache does not tell keys apart that are called `size`
-        msg = (
-            f"data/clean has images of shape {shape}, and params.yaml asks for {params.dataset.image}: "
-            "`dvc repro --force --single-item --no-run-cache download` makes them, then run again"
-        )
-        raise UserError(msg)
     training_folder.tidy()
     if params.training.processes > 1:
         ranks.check_gpus(params)

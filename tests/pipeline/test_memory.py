@@ -1,5 +1,4 @@
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,10 @@ import torch
 
 from aelab.core import arrays, devices, disk
 from aelab.core.errors import UserError
-from aelab.models import checkpoint
 from aelab.training.memory import Need
 from pipeline.common import memory, params, paths, resources
-from pipeline.stages import download, evaluate, sources, train
-from tests.support.parameters import DEFAULT, with_value
+from pipeline.stages import download, sources, train
+from tests.support.parameters import with_value
 from tests.support.project import REPOSITORY
 
 GIB = 2**30
@@ -123,28 +121,6 @@ def test_entries_that_are_too_large_are_told_before_an_image_is_read(
     first, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith("warning: variants.")
     assert "a training step of its" in first
-
-
-def test_no_training_begins_on_images_of_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As DVC's run cache may bring them back: it leaves out what is called `size`."""
-    monkeypatch.chdir(tmp_path)
-    content = with_value("dataset.folders", {"photos": {"path": "images", "size": 32}})
-    content["dataset"]["name"] = "photos"
-    for split in ("train", "validation"):
-        arrays.write(paths.images(paths.CLEAN, split), (4, 3, 64, 64), [np.zeros((4, 3, 64, 64), np.uint8)])
-        arrays.write(paths.labels(split), (4,), [np.zeros(4)])
-        disk.seal(paths.CLEAN / split)
-    with pytest.raises(UserError, match=r"images of shape \(3, 64, 64\), and params.yaml asks for \(3, 32, 32\): "):
-        train.work(params.check(content), {}, "ae")
-
-
-def test_no_model_of_other_parameters_is_evaluated() -> None:
-    checked = params.check(DEFAULT)
-    for size, wrong in ((16, False), (8, True)):
-        made = params.check(with_value("variants.vqvae.quantizer.size", size)).entry("vqvae")
-        model = checkpoint.build(made.model, (1, 28, 28), made.arguments(), seed=0)
-        with pytest.raises(UserError, match=r"with other parameters than variants\.vqvae") if wrong else nullcontext():
-            evaluate.check_parameters(model, checked, "vqvae")
 
 
 def test_no_training_begins_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
