@@ -26,7 +26,7 @@ from pipeline.common import params, paths
 
 STEPS = 1000
 SEEDS = (0, 1, 2)
-VECTORS = {"codes": 256, "size": 16}
+VECTORS = {"codes": 256, "dimensions": 16}
 QUANTIZERS: dict[str, dict[str, Any]] = {
     "gradient": {"name": "codebook", "restarts": False},
     "gradient, restarts": {"name": "codebook"},

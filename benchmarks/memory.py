@@ -48,7 +48,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "vae": {"network": NETWORK, "code": 16, "beta": 1.0, "likelihood": "bernoulli"},
     "vqvae": {
         "network": NETWORK | {"width": 8, "downsampling": 2},  # a fine grid: the codes are too many for memory, too
-        "quantizer": {"name": "codebook", "codes": 16, "size": 4},
+        "quantizer": {"name": "codebook", "codes": 16, "dimensions": 4},
         "beta": 0.25,
         "likelihood": "bernoulli",
         "prior": {"width": 8, "layers": 1, "heads": 1, "training": {}},

@@ -51,7 +51,7 @@ class PeerVQVAE(Learner):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.encoder, self.decoder = model.encoder, model.decoder
-        self.codebook = Codebook(codes=model.model_config.num_embeddings, size=model.model_config.embedding_dim)
+        self.codebook = Codebook(codes=model.model_config.num_embeddings, dimensions=model.model_config.embedding_dim)
 
     def loss(self, batch: Batch) -> Losses:
         """Pythae's VQVAE.loss_function, its quantisation losses summed per image instead of averaged."""

@@ -65,7 +65,9 @@ def _sentence(params: Params, name: str, need: Need, images: int, room: int) -> 
     if isinstance(now := arguments["network"].get("downsampling"), int):
         changes.append(f"a {key}.network.downsampling of more than {now}")
     if params.dataset.folder is not None:
-        changes.append(f"a dataset.folders.{params.dataset.name}.size of less than {params.dataset.folder.size}")
+        changes.append(
+            f"a dataset.folders.{params.dataset.name}.resolution of less than {params.dataset.folder.resolution}"
+        )
     if len(params.seeds) > 1:
         changes.append(f"one seed at a time, with {resources.CPUS}=1")
     shape = "×".join(map(str, params.dataset.image))

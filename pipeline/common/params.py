@@ -7,6 +7,7 @@ without them a stage starts in a third of the time.
 
 import re
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
@@ -82,6 +83,10 @@ def local_path(value: str) -> str:
     return value
 
 
+UNCOMPARED = {
+    "size",
+    "nfiles",
+}  # keys that DVC's run cache leaves out, wherever they stand, when it compares parameters
 CLEAN = "clean"  # the `inputs` of an entry that sees the images as they are
 TAKEN = (CLEAN, "noisy", "raw")
 EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
@@ -100,7 +105,7 @@ class FolderParams(Section):
     path: Annotated[str, Field(min_length=1), AfterValidator(local_path)] = Field(
         description="all PNG, JPEG, WebP, BMP and TIFF files in it; its subfolders are the classes"
     )
-    size: int = Field(default=64, ge=8, le=1024, description="pixels along both sides, after resizing")
+    resolution: int = Field(default=64, ge=8, le=1024, description="pixels along both sides, after resizing")
     channels: Literal[1, 3] = Field(default=3, description="3 colour, 1 gray")
     fit: Literal["crop", "pad", "stretch"] = Field(
         default="crop", description="crop: the longer side's middle; pad: with black"
@@ -153,7 +158,7 @@ class DatasetParams(Section):
     def image(self) -> Shape:
         """(C, H, W) of the images."""
         if self.folder is not None:
-            return self.folder.channels, self.folder.size, self.folder.size
+            return self.folder.channels, self.folder.resolution, self.folder.resolution
         return DATASETS[self.name].image
 
 
@@ -315,10 +320,20 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
             problems += in_sentences(error, Params, ("variants",))
     if variants and not problems:
         params = params.model_copy(update={"variants": entries})
-        problems += _contradictions(params)
+        problems += [*_uncompared(content), *_contradictions(params)]
     if problems:
         raise UserError("\n".join(f"{source}: {_printable(problem)}" for problem in dict.fromkeys(problems)))
     return params
+
+
+def _uncompared(content: object, place: str = "") -> Iterator[str]:
+    """The keys whose change alone would bring an earlier result back in the place of a new one."""
+    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in pairs:
+        where = f"{place}{key}"
+        if key in UNCOMPARED:
+            yield f"{where}: DVC's run cache does not compare keys called {key}: take another name"
+        yield from _uncompared(value, f"{where}.")
 
 
 def _unknown_dataset(params: Params) -> list[str]:

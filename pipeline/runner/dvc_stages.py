@@ -105,11 +105,6 @@ class DvcStages:
         except RunCacheNotFoundError:
             stage.save_deps()
             return None
-        kept = self.repo.stage_cache._load(stage)  # noqa: SLF001 - by a key without what is called `size`
-        if kept and kept.get("params") != to_single_stage_lockfile(stage).get("params"):
-            stage.remove_outs()  # they are of other parameters
-            stage.save_deps()
-            return None
         return "cached"
 
     def commands(self, name: str, environment: dict[str, str]) -> list[tuple[list[str] | str, dict[str, Any]]]:

@@ -173,21 +173,6 @@ def test_when_a_stage_fails_the_others_go_on(toy: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("toy")
-@pytest.mark.parametrize("key", ["size", "nfiles", "width"])
-def test_what_was_run_with_another_parameter_does_not_come_back(key: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """DVC's run cache leaves `size` and `nfiles` out of what it compares, wherever they stand."""
-    Path("dvc.yaml").write_text(
-        "stages:\n  made: {cmd: cp params.yaml made, deps: [in], params: [part], outs: [made]}\n"
-    )
-    for value, outcome in ((1, "done"), (2, "done"), (1, None)):
-        Path("params.yaml").write_text(f"part: {{inner: {{{key}: {value}}}}}\n")
-        assert run_here() == []
-        if outcome:
-            assert outcomes(capsys.readouterr().out, outcome) == ["made"]
-        assert f"{key}: {value}" in Path("made").read_text()
-
-
-@pytest.mark.usefixtures("toy")
 def test_stages_of_the_users_own_need_no_outputs(capsys: pytest.CaptureFixture[str]) -> None:
     """By DVC or by the runner: what stands in dvc.lock then is whole."""
     Path("dvc.yaml").write_text(

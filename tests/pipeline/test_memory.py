@@ -77,11 +77,11 @@ def test_no_batch_is_larger_than_the_images_there_are(checked: params.Params, *,
 
 
 def test_own_images_may_be_smaller() -> None:
-    content = with_value("dataset.folders", {"photos": {"path": "elsewhere", "size": 128}})
+    content = with_value("dataset.folders", {"photos": {"path": "elsewhere", "resolution": 128}})
     content["dataset"]["name"] = "photos"
     found = sentence(params.check(content), "ae", 2**23)
     assert "images of 3×128×128" in found
-    assert "a dataset.folders.photos.size of less than 128" in found
+    assert "a dataset.folders.photos.resolution of less than 128" in found
 
 
 @pytest.mark.parametrize(("free", "fits"), [(200, True), (128, True), (127, False)])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dvc.stage.cache import _get_cache_hash
 
 from aelab.core import devices
 from aelab.core.errors import UserError
@@ -117,11 +118,29 @@ def test_asterisks_that_are_no_aliases_are_no_matter(tmp_path: Path) -> None:
     assert params.load(tmp_path / "params.yaml").seeds == [0, 1, 2]
 
 
+@pytest.mark.parametrize("key", ["size", "nfiles", "width"])
+def test_a_key_that_dvcs_run_cache_does_not_compare_is_refused(key: str) -> None:
+    compared = _get_cache_hash({"a": [{key: 1}]}) != _get_cache_hash({"a": [{key: 2}]})
+    noise = next(iter(DEFAULT["corruption"]["train"].values()))
+    places = {
+        f"mine.b.0.{key}": DEFAULT | {"mine": {"b": [{key: 1}]}},
+        f"corruption.train.{key}": with_value("corruption.train", DEFAULT["corruption"]["train"] | {key: noise}),
+        f"dataset.folders.{key}": with_value("dataset.folders", {key: PHOTOS}),
+        f"variants.{key}": with_value("variants", DEFAULT["variants"] | {key: DEFAULT["variants"]["ae"]}),
+    }
+    for where, content in places.items():
+        if compared:
+            params.check(content)
+        else:
+            with pytest.raises(UserError, match=rf"{where}: DVC's run cache does not compare keys called {key}: take"):
+                params.check(content)
+
+
 PHOTOS = {"path": "photos"}
 
 
 def test_a_folders_images_have_the_size_that_is_asked_for() -> None:
-    content = with_value("dataset.folders", {"photos": PHOTOS | {"size": 128, "channels": 3}})
+    content = with_value("dataset.folders", {"photos": PHOTOS | {"resolution": 128, "channels": 3}})
     assert params.check(content).dataset.image == (1, 28, 28)
     content["dataset"]["name"] = "photos"
     assert params.check(content).dataset.image == (3, 128, 128)

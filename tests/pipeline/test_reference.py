@@ -156,6 +156,13 @@ def test_every_key_has_a_meaning() -> None:
     assert list(undescribed({"properties": keys, "$defs": {"c": {"properties": {"d": {}}}}})) == [".b", "c.d"]
 
 
+def test_dvcs_run_cache_compares_every_key() -> None:
+    sections = [SCHEMA, *SCHEMA["$defs"].values()]
+    keys = {key for each in sections for key in each.get("properties", {})}
+    assert {"resolution", "dimensions"} <= keys
+    assert not keys & params.UNCOMPARED
+
+
 def test_the_schema_is_that_of_the_entries_that_are_checked() -> None:
     entry = params.check(DEFAULT).entry("vqvae")
     assert set(SCHEMA["$defs"]["model-vqvae"]["properties"]) == set(type(entry).model_fields)

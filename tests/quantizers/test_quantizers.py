@@ -200,7 +200,7 @@ def test_every_code_starts_as_another_output(
     codes: int, kind: type[Codebook], z_e: Tensor, generator: torch.Generator
 ) -> None:
     """There are 120 outputs: with more codes than that, the rest waits for the next batch."""
-    quantizer = kind(codes=codes, size=3)
+    quantizer = kind(codes=codes, dimensions=3)
     quantizer.restart(z_e, generator)
     started = quantizer.vectors.detach()[quantizer.usage != UNBORN]
     assert len(started.unique(dim=0)) == min(codes, 120)
@@ -238,7 +238,7 @@ def test_without_restarts_a_dead_code_stays_dead(
 
 
 def test_without_restarts_the_codebook_starts_as_van_den_oord_has_it(z_e: Tensor, generator: torch.Generator) -> None:
-    quantizer = Codebook(codes=50, size=3, restarts=False)
+    quantizer = Codebook(codes=50, dimensions=3, restarts=False)
     before = quantizer.vectors.detach().clone()
     assert before.abs().max() <= 1 / 50
     assert len(before.unique(dim=0)) == 50
@@ -381,7 +381,7 @@ def test_the_gradient_is_chosen_by_its_key(name: str, z_e: Tensor, generator: to
 @pytest.mark.parametrize("levels", [[8, 5, 5, 5], [2, 3], [4], [8, 6, 5]])
 def test_every_code_of_a_grid_of_steps_is_reached_and_they_are_evenly_spaced(levels: list[int]) -> None:
     quantizer = FiniteScalar(levels=levels)
-    assert (quantizer.codes, quantizer.size) == (math.prod(levels), len(levels))
+    assert (quantizer.codes, quantizer.dimensions) == (math.prod(levels), len(levels))
     all_codes = torch.arange(quantizer.codes).view(1, 1, -1)
     e = quantizer.look_up(all_codes)
     assert quantizer.quantise(e).equal(all_codes)
@@ -437,7 +437,7 @@ def test_each_level_loses_what_it_leaves(z_e: Tensor, generator: torch.Generator
 
 
 def test_one_level_is_a_plain_codebook(z_e: Tensor) -> None:
-    one, plain = Residual(codes=7, size=3, depth=1), Codebook(codes=7, size=3)
+    one, plain = Residual(codes=7, dimensions=3, depth=1), Codebook(codes=7, dimensions=3)
     made = [each(z_e, torch.Generator().manual_seed(0)) for each in (one, plain)]
     for a, b in zip(*(vars(each).values() for each in made), strict=True):
         assert torch.equal(a, b)

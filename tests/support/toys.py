@@ -78,7 +78,7 @@ def named(schema: Mapping[str, Any]) -> Iterator[Any]:
 KNOWN = {
     "network": NETWORK,
     "likelihood": "bernoulli",
-    "quantizer": {"name": "codebook", "codes": 16, "size": 4},
+    "quantizer": {"name": "codebook", "codes": 16, "dimensions": 4},
     "prior": {"width": 16, "layers": 1, "heads": 2, "training": {"steps": 4}},
     "beta": 1.0,
     "penalty": 0.1,
@@ -92,7 +92,7 @@ PARAMETERS = {
     name: toy_keys(VARIANTS.find(name), KNOWN | OTHERS.get(name, {})) for name in VARIANTS.available()
 }  # of every variant
 SECTIONS = {  # of every quantiser, for vectors of 3 numbers
-    name: toy_keys(QUANTIZERS.find(name), KNOWN | {"codes": 7, "size": 3, "depth": 4, "levels": [8, 5, 4]})
+    name: toy_keys(QUANTIZERS.find(name), KNOWN | {"codes": 7, "dimensions": 3, "depth": 4, "levels": [8, 5, 4]})
     for name in QUANTIZERS.available()
 }
 NETWORK_KEYS = {  # of every network

@@ -26,7 +26,10 @@ def test_own_images_run_through_the_whole_dag(copied: Project) -> None:
     (photos / "loop").symlink_to(".")
     (photos / "caf\udce9.png").write_bytes(b"no image")
     params = copied.params()
-    params["dataset"] |= {"name": "photos", "folders": {"photos": {"path": "../photos", "size": 32, "broken": 0.01}}}
+    params["dataset"] |= {
+        "name": "photos",
+        "folders": {"photos": {"path": "../photos", "resolution": 32, "broken": 0.01}},
+    }
     params["seeds"] = [0]
     params["variants"] = {"vqvae": params["variants"]["vqvae"]}
     params["corruption"]["train"] = {}

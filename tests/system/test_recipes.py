@@ -259,7 +259,7 @@ def test_an_undefined_metric_is_no_zero() -> None:
 
 
 def test_codes_are_counted_in_percent_of_the_codebook() -> None:
-    sixteen = {"name": "codebook", "codes": 16, "size": 2}
+    sixteen = {"name": "codebook", "codes": 16, "dimensions": 2}
     found = figure({"metric": "codes_active", "value": 25}, rows(4.0, 8.0), quantizer=sixteen)
     assert found["values"] == {"0": 25.0, "1": 50.0}
     assert recipe.verdict(found) == "reached, 12.5 better"

@@ -49,11 +49,11 @@ class Quantizer(nn.Module, ABC):
 
     Attributes:
         codes: K, the codes that there are for one index.
-        size: D, the numbers that the encoder gives for each place.
+        dimensions: D, the numbers that the encoder gives for each place.
     """
 
     codes: int
-    size: int
+    dimensions: int
 
     @property
     def entries(self) -> int:

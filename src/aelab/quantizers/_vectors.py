@@ -24,9 +24,9 @@ class VectorQuantizer(Quantizer):
     usage: Tensor  # relative to uniform use
     decay = DECAY
 
-    def __init__(self, codes: int, size: int, *, restarts: bool, gradient: Gradient) -> None:
+    def __init__(self, codes: int, dimensions: int, *, restarts: bool, gradient: Gradient) -> None:
         super().__init__()
-        self.codes, self.size, self.restarts, self.gradient = codes, size, restarts, GRADIENTS[gradient]
+        self.codes, self.dimensions, self.restarts, self.gradient = codes, dimensions, restarts, GRADIENTS[gradient]
         self.register_buffer("usage", torch.full((codes,), UNBORN))
 
     @torch.no_grad()

@@ -9,18 +9,18 @@ from aelab.quantizers._vectors import VectorQuantizer
 
 
 class Codebook(VectorQuantizer):
-    """K = `codes` vectors of `size` numbers; without `restarts` they start at random around 0 and are left alone."""
+    """K = `codes` vectors of D = `dimensions`; without `restarts` they start at random around 0 and are left alone."""
 
     def __init__(
         self,
         *,
         codes: PositiveInt,
-        size: PositiveInt,
+        dimensions: PositiveInt,
         restarts: Restarts = True,
         gradient: Gradient = "straight_through",
     ) -> None:
-        super().__init__(codes, size, restarts=restarts, gradient=gradient)
-        self.vectors = nn.Parameter(torch.zeros(codes, size))
+        super().__init__(codes, dimensions, restarts=restarts, gradient=gradient)
+        self.vectors = nn.Parameter(torch.zeros(codes, dimensions))
         if not restarts:
             nn.init.uniform_(self.vectors, -1 / codes, 1 / codes)
             self.usage.fill_(1.0)

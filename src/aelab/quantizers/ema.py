@@ -24,7 +24,7 @@ SMOOTHING = 1e-5  # ε
 
 
 class MovingAverages(VectorQuantizer):
-    """K = `codes` vectors of `size` numbers, with the `decay` γ; they start as outputs of the first training batch."""
+    """K = `codes` vectors of D = `dimensions`, with the `decay` γ that start as outputs of the first training batch."""
 
     sums: Tensor
 
@@ -32,15 +32,15 @@ class MovingAverages(VectorQuantizer):
         self,
         *,
         codes: PositiveInt,
-        size: PositiveInt,
+        dimensions: PositiveInt,
         decay: Annotated[float, Field(ge=0, lt=1)] = DECAY,
         restarts: Restarts = True,
         gradient: Gradient = "straight_through",
     ) -> None:
-        super().__init__(codes, size, restarts=restarts, gradient=gradient)
+        super().__init__(codes, dimensions, restarts=restarts, gradient=gradient)
         self.decay = decay
-        self.register_buffer("vectors", torch.zeros(codes, size))
-        self.register_buffer("sums", torch.zeros(codes, size))  # m
+        self.register_buffer("vectors", torch.zeros(codes, dimensions))
+        self.register_buffer("sums", torch.zeros(codes, dimensions))  # m
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
         """As for any vectors, without a codebook loss."""

@@ -28,7 +28,7 @@ class FiniteScalar(Quantizer):
 
     def __init__(self, *, levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]) -> None:
         super().__init__()
-        self.codes, self.size = math.prod(levels), len(levels)
+        self.codes, self.dimensions = math.prod(levels), len(levels)
         each = torch.tensor(levels).view(-1, 1, 1)
         self.register_buffer("levels", each, persistent=False)
         self.register_buffer("unit", each // 2, persistent=False)  # in steps; the lowest one is −1

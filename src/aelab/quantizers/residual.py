@@ -17,20 +17,22 @@ from aelab.quantizers.codebook import Codebook
 
 
 class Residual(Quantizer):
-    """`depth` codebooks of K = `codes` vectors of `size` numbers; the indices are a grid (h, w·depth)."""
+    """`depth` codebooks of K = `codes` vectors of D = `dimensions`; the indices are a grid (h, w·depth)."""
 
     def __init__(
         self,
         *,
         codes: PositiveInt,
-        size: PositiveInt,
+        dimensions: PositiveInt,
         depth: Annotated[int, Field(ge=1, le=100)],
         restarts: Restarts = True,
         gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__()
-        self.codes, self.size, self.depth, self.gradient = codes, size, depth, GRADIENTS[gradient]
-        self.levels = nn.ModuleList(Codebook(codes=codes, size=size, restarts=restarts) for _ in range(depth))
+        self.codes, self.dimensions, self.depth, self.gradient = codes, dimensions, depth, GRADIENTS[gradient]
+        self.levels = nn.ModuleList(
+            Codebook(codes=codes, dimensions=dimensions, restarts=restarts) for _ in range(depth)
+        )
 
     @property
     def entries(self) -> int:

@@ -64,9 +64,9 @@ class VQVAE(DiscreteAutoencoder):
         self.beta = beta
         built, p_x, codes = NETWORKS.build(network, image), LIKELIHOODS.build(likelihood), QUANTIZERS.build(quantizer)
         grid = codes.grid(built.grid)
-        self.encoder = built.grid_encoder(codes.size)
+        self.encoder = built.grid_encoder(codes.dimensions)
         self.quantizer = codes
-        self.decoder = built.grid_decoder(codes.size, p_x.channels)
+        self.decoder = built.grid_decoder(codes.dimensions, p_x.channels)
         self.likelihood = p_x
         self.pixels = p_x.pixels
         self.undefined = {**type(self).undefined, **p_x.undefined}
