@@ -190,7 +190,7 @@ def _claims(evidence: Evidence, folder: Path) -> Iterator[dict[str, Any]]:
         judgement = judge(claim, evidence)
         mine = [entry.name for entry in evidence.group(claim.entries)]
         rows = evidence.results[evidence.results["entry"].isin(mine)]
-        measured = judgement.verdict is not Verdict.UNMEASURED
+        measured = judgement.verdict is not Verdict.UNTESTED
         yield {
             "claim": claim,
             "judgement": judgement,
