@@ -47,6 +47,8 @@ class Result:
     folder: Path  # of its figures
     weights: Path
     curve: list[dict[str, Any]]  # phase, step, time and losses of every point
+    code: dict[str, int] | None = None  # the `numbers` in one image's code, or how many `codes`, each one `of` K
+    training_images: int | None = None  # that there were to learn from
 
 
 @dataclass(frozen=True)
