@@ -42,7 +42,9 @@ def main(name: str) -> None:
         for split in ("validation", "test"):
             disk.check(paths.NOISY / split)
         results = seeds.for_each_seed(evaluate, params, name, timed=False)
-        disk.write_json(paths.EVALUATION / name / "metrics.json", {seed: result for seed, (result, _) in results.items()})
+        disk.write_json(
+            paths.EVALUATION / name / "metrics.json", {seed: result for seed, (result, _) in results.items()}
+        )
         finished = {seed: images for seed, (result, images) in results.items() if result["metrics"]}
         count = len(arrays.read(paths.images(paths.CLEAN, "test")))
         per_image.write(paths.EVALUATION / name / per_image.FILE, finished, count)

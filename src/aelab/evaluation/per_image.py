@@ -8,6 +8,7 @@ float32; null where it was not measured. −log p(x) is of evenly spread images,
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from aelab.data.pairs import spread
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "images.parquet"
 
@@ -37,3 +41,15 @@ def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], co
                 row[spread(count, len(each[name]))] = each[name]
         table[name] = pa.array(column.ravel(), mask=~np.isfinite(column.ravel()))
     parquet.write_table(pa.table(table), path, compression="zstd")
+
+
+def read(path: Path) -> "dict[str, pd.DataFrame]":
+    """By metric a row for each seed and a column for each image, NaN where it was not measured."""
+    import pandas as pd  # noqa: PLC0415 - slow to import, and an evaluation only writes
+
+    table = parquet.read_table(path)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    seeds = pd.Index(dict.fromkeys(columns.pop("seed").tolist()), name="seed")
+    images = pd.RangeIndex(len(columns.pop("image")) // max(1, len(seeds)), name="image")
+    shape = (len(seeds), len(images))
+    return {name: pd.DataFrame(each.reshape(shape), seeds, images) for name, each in columns.items()}

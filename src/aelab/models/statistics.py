@@ -53,7 +53,9 @@ class Measured(dict[str, float]):
     @classmethod
     def of(cls, means: Mapping[str, Mean]) -> "Measured":
         """Means, and what they are the means of."""
-        return cls({name: mean.value for name, mean in means.items()}, {name: mean.each for name, mean in means.items()})
+        return cls(
+            {name: mean.value for name, mean in means.items()}, {name: mean.each for name, mean in means.items()}
+        )
 
     def __ior__(self, other: Mapping[str, float]) -> "Measured":  # type: ignore[override, misc]
         """Add what else was measured."""
