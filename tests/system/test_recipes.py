@@ -124,7 +124,7 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
     for entry in checked.variants:
         train.train_seed(checked, entry, seed)
         TrainingFolder.of(entry, seed, checked, train._machine(checked)).hand_over(entry, seed)
-        measured = evaluate.evaluate(checked, entry, seed)
+        measured, _ = evaluate.evaluate(checked, entry, seed)
         row = {"entry": entry, "seed": str(seed), "status": measured["status"], "device": "cpu"}
         row["train_cpu_seconds"] = "1"
         rows.append(row | {key: str(value) for key, value in measured["metrics"]["test"].items()})
