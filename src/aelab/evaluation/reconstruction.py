@@ -73,7 +73,9 @@ def evaluate(
     for name, pairs in copies.items():
         pairs.check(model.image, f"copies under {name}")
     device = device_of(model)
-    wanted = {"mse": mse, "psnr": image_quality.psnr, "ssim": image_quality.ssim}
+    undefined = undefined_metrics(model)
+    measures = {"mse": mse, "psnr": image_quality.psnr, "ssim": image_quality.ssim}
+    wanted = {name: measure for name, measure in measures.items() if name not in undefined}
     generator = torch.Generator(device).manual_seed(seed)
     with model.unchecked():
         with part("images"):
@@ -84,7 +86,6 @@ def evaluate(
                 values |= _means(model, pairs, denoised, batch_size, copied)
         with part("bound"):
             values |= model.measure(batches(images, batch_size, device), generator)
-    undefined = undefined_metrics(model)
     return {name: value for name, value in values.items() if name not in undefined}
 
 
