@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ class Result:
     seed: int
     status: str  # "finished", or what went wrong
     about: str  # the model, in a sentence
+    floor: bool  # whether nothing is trained in it: it has no other seeds, and is not ranked
     pixels: str | None  # what a pixel is to the model's likelihood, if it has one
     metrics: dict[str, dict[str, float]]  # by split, "validation" and "test"; empty if it did not finish
     undefined: dict[str, str]  # metric or figure → why there is none
@@ -64,14 +64,20 @@ class ReportEntry:
         return section
 
     @property
+    def floor(self) -> bool:
+        """Whether nothing is trained in it."""
+        return self.results[0].floor
+
+    @property
     def finished(self) -> list[Result]:
         """Its seeds that did; the first stands for it in the figures."""
         return [result for result in self.results if result.status == "finished"]
 
     @property
     def examples(self) -> Examples | None:
-        """Those of its first seed that finished."""
-        return examples.read(self.finished[0].folder / "examples.safetensors") if self.finished else None
+        """Those of its first seed that finished, where there is anything to see."""
+        path = self.finished[0].folder / "examples.safetensors" if self.finished else None
+        return examples.read(path) if path and path.exists() else None
 
     def entry(self) -> Entry:
         """What the claims are judged by."""
@@ -81,11 +87,12 @@ class ReportEntry:
             parameters=dict(flattened(self.section)),
             curves=[result.curve for result in self.finished],
             symptoms=[symptom for result in self.finished for symptom in result.symptoms],
+            floor=self.floor,
         )
 
 
 def collect(params: Params) -> list[ReportEntry]:
-    """Every entry of the parameters with all its seeds, in their order.
+    """Every entry of the parameters with all its seeds, in their order; the floors at the end.
 
     Raises:
         UserError: there is no result of one.
@@ -93,7 +100,8 @@ def collect(params: Params) -> list[ReportEntry]:
     found, lacking = available(params)
     if lacking:
         raise UserError(lacking[0])
-    return [ReportEntry(name, params, [each for each in found if each.entry == name]) for name in params.variants]
+    entries = [ReportEntry(name, params, [each for each in found if each.entry == name]) for name in params.variants]
+    return sorted(entries, key=lambda entry: entry.floor)
 
 
 def rows(entries: Sequence[ReportEntry]) -> pd.DataFrame:
@@ -122,7 +130,7 @@ def _row(name: str, result: Result) -> dict[str, Any]:
         msg = f"metrics with the name of another column: {', '.join(sorted(taken))}"
         raise ValueError(msg)
     model = result.parameters[f"variants.{result.entry}"]["model"]
-    which = {"entry": name, "model": model, "seed": result.seed, "status": result.status}
+    which = {"entry": name, "model": model, "seed": result.seed, "status": result.status, "floor": result.floor}
     return {name: spreadsheet(value) for name, value in (which | measured | trained).items()}
 
 
@@ -133,11 +141,15 @@ def available(params: Params) -> tuple[list[Result], list[str]]:
     if not path.exists():
         return [], ["dvc.lock is not there: `dvc repro` writes it"]
     lock = YAML(typ="safe", pure=True).load(path)["stages"]  # it is up to date when the report begins
-    for entry, seed in product(params.variants, params.seeds):
-        try:
-            found.append(_read(lock, entry, seed))
-        except (KeyError, FileNotFoundError):
-            lacking.append(f"there are no results of {entry}, seed {seed}: run `dvc repro` first")
+    for entry in params.variants:
+        for seed in params.seeds:
+            try:
+                found.append(_read(lock, entry, seed))
+            except (KeyError, FileNotFoundError):
+                lacking.append(f"there are no results of {entry}, seed {seed}: run `dvc repro` first")
+                continue
+            if found[-1].floor:
+                break  # its first seed stands for all
     return found, lacking
 
 
@@ -147,8 +159,12 @@ def parameters_digest(result: Result) -> str:
 
 
 def costs(result: Result) -> dict[str, float]:
-    """What the training took: seconds over all phases, images per second of the first phase, peak memory."""
+    """What the training took: seconds over all phases, images per second of the first phase, peak memory; nothing where
+    there was no training.
+    """
     phases = list(result.cost["phases"].values())
+    if not phases:
+        return {}
     return {
         "train_seconds": sum(phase["seconds"] for phase in phases),
         "images_per_second": phases[0]["images_per_second"],

@@ -97,7 +97,8 @@ def test_a_code_of_more_numbers_than_an_image_has_is_refused() -> None:
 
 def test_the_identity_does_nothing() -> None:
     images = random_images(20, 3, 8, 10)
-    model, x = aelab.build("identity", (3, 8, 10), {}), aelab.as_float(images)
+    model: Any = aelab.build("identity", (3, 8, 10), {})
+    x = aelab.as_float(images)
     assert aelab.train(model, images, images, BUDGET, seed=0) == {}
     assert torch.equal(model.encode(x), x.flatten(1))
     assert torch.equal(model.reconstruct(x), x)

@@ -32,6 +32,7 @@ class Entry:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # of its section in params.yaml, by dotted keys
     curves: Sequence[Curve] = ()  # one for each seed that finished
     symptoms: Sequence[str] = ()  # of all seeds: what is wrong with a model, such as a codebook that has collapsed
+    floor: bool = False  # whether nothing is trained in it, so that it is shown beside the others and never ranked
 
     @property
     def plain(self) -> bool:
@@ -54,6 +55,7 @@ class Entry:
 
 GROUPS: dict[str, Callable[[Entry, bool], bool]] = {  # which entries, with a codebook or without one, a sentence means
     "entries": lambda *_: True,
+    "floors": lambda *_: True,  # which are in no other group
     "plain autoencoders": lambda entry, _: entry.plain,
     "entries that learned from clean images": lambda entry, _: entry.clean,
     "entries that learned from corrupted images": lambda entry, _: not entry.clean,
@@ -109,7 +111,8 @@ class Evidence:
     def group(self, name: str) -> list[Entry]:
         """The entries of one of `GROUPS`."""
         discrete = self.having("codes_used")
-        return [entry for entry in self.entries if GROUPS[name](entry, entry in discrete)]
+        mine = [entry for entry in self.entries if entry.floor == (name == "floors")]
+        return [entry for entry in mine if GROUPS[name](entry, entry in discrete)]
 
     def best(self, entries: Iterable[Entry], name: str) -> Entry:
         """The entry with the best mean of a metric that they all define."""
