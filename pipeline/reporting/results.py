@@ -32,7 +32,6 @@ class Result:
     seed: int
     status: str  # "finished", or what went wrong
     about: str  # the model, in a sentence
-    floor: bool  # whether nothing is trained in it: it has no other seeds, and is not ranked
     pixels: str | None  # what a pixel is to the model's likelihood, if it has one
     metrics: dict[str, dict[str, float]]  # by split, "validation" and "test"; empty if it did not finish
     undefined: dict[str, str]  # metric or figure → why there is none
@@ -47,6 +46,7 @@ class Result:
     folder: Path  # of its figures
     weights: Path
     curve: list[dict[str, Any]]  # phase, step, time and losses of every point
+    floor: bool = False  # whether nothing is trained in it: it has no other seeds, and is not ranked
 
 
 @dataclass(frozen=True)

@@ -72,11 +72,20 @@ class Evidence:
     entries: Sequence[Entry]
     results: pd.DataFrame
 
+    def of(self, entries: Sequence[Entry]) -> "Evidence":
+        """Some of the entries, and their results."""
+        return Evidence(entries, self.results[self.results["entry"].isin([entry.name for entry in entries])])
+
+    @property
+    def trained(self) -> "Evidence":
+        """The entries but for the floors."""
+        return self.of([entry for entry in self.entries if not entry.floor])
+
     @property
     def sound(self) -> "Evidence":
-        """The entries without symptoms, and their results; all of them where each has one."""
-        entries = [entry for entry in self.entries if not entry.symptoms] or self.entries
-        return Evidence(entries, self.results[self.results["entry"].isin([entry.name for entry in entries])])
+        """The trained entries without symptoms; all of them where each has one."""
+        trained = self.trained
+        return self.of([entry for entry in trained.entries if not entry.symptoms] or trained.entries)
 
     @cached_property
     def by_entry(self) -> dict[Hashable, pd.DataFrame]:
@@ -121,7 +130,8 @@ class Evidence:
 
     def leaders(self, name: str) -> set[str]:
         """The names of the best entries of all."""
-        return leaders(by_seed(self.results[self.results[name].notna()], name), metric(name).better)
+        results = self.trained.results
+        return leaders(by_seed(results[results[name].notna()], name), metric(name).better)
 
     def advantage(self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str) -> tuple[Entry, Entry, Interval]:
         """The best of ours, the best of theirs, and by how much that one is better, seed by seed: as one of all the

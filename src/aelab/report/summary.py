@@ -33,7 +33,7 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
         reference: the corruption of "denoising MSE", in words.
     """
     sound = evidence.sound
-    ill = [entry for entry in evidence.entries if entry not in sound.entries]
+    ill = [entry for entry in evidence.trained.entries if entry not in sound.entries]
     evidence = sound
     bounded = evidence.having("neg_elbo")
     kinds = [entry.pixels for entry in bounded]

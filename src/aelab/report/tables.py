@@ -19,6 +19,7 @@ class Table:
     header: list[str]
     rows: list[list[str]]  # a best value is between asterisks, as Markdown's bold
     names: Sequence[str] = ()  # of the metrics of all columns but the first
+    floors: Sequence[str] = ()  # entries that are not ranked; their rows are the last ones
 
 
 def tables(
@@ -27,33 +28,43 @@ def tables(
     """Means over the seeds with their 95 % intervals, in bold the best of each column and all that tie with it.
 
     A likelihood has a column for each kind of pixels, since those of different kinds are not comparable. Metrics that
-    the same entries define share a table, so that no cell is empty; those of most entries come first.
+    the same entries define share a table, so that no cell is empty; those of most entries come first. Floors
+    stand at the end of each table that has a value of theirs, and are not ranked.
 
     Args:
         title: of the first table; the others go on with it.
         note: what to know to read them.
-        results: one row per entry and seed that finished, in columns "entry", "seed", "pixels" and metrics; NaN where
-            one is undefined.
+        results: one row per entry and seed that finished, in columns "entry", "seed", "pixels" and metrics, maybe
+            "floor"; NaN where a metric is undefined.
         names: the metrics to show.
         say_pixels: whether the heading of a likelihood names its pixels.
     """
+    floors = floors_of(results)
     defining: dict[tuple[str, ...], list[tuple[str, str, dict[str, str]]]] = {}
     for name in names:
         for head, cells in _columns(results, name, say_pixels):
-            defining.setdefault(tuple(cells), []).append((name, head, cells))
+            trained = tuple(entry for entry in cells if entry not in floors)
+            defining.setdefault(trained or tuple(cells), []).append((name, head, cells))
     made = list[Table]()
     for entries, columns in sorted(defining.items(), key=lambda item: -len(item[0])):
         header = ["", *(head for _, head, _ in columns)]
-        rows = [[entry, *(cells[entry] for *_, cells in columns)] for entry in entries]
-        made.append(Table("" if made else title, "" if made else note, header, rows, [name for name, *_ in columns]))
+        below = [floor for floor in floors if floor not in entries and any(floor in cells for *_, cells in columns)]
+        rows = [[entry, *(cells.get(entry, "–") for *_, cells in columns)] for entry in (*entries, *below)]
+        first = ("", "") if made else (title, note)
+        made.append(Table(*first, header, rows, [name for name, *_ in columns], below))
     return made
+
+
+def floors_of(results: pd.DataFrame) -> list[str]:
+    """The names of the entries that are floors."""
+    return list(dict.fromkeys(results.loc[results["floor"], "entry"])) if "floor" in results else []
 
 
 def _columns(results: pd.DataFrame, name: str, say_pixels: bool) -> Iterator[tuple[str, dict[str, str]]]:  # noqa: FBT001
     """The columns that show a metric, each with a cell for every entry that defines it."""
     each = metric(name.removeprefix("validation_"))
     for kind, values in comparable(results, name):
-        best = leaders(values, each.better)
+        best = leaders(values.drop(columns=floors_of(results), errors="ignore"), each.better)
         cells = {str(entry): cell(interval(values[entry]), each.digits, bold=entry in best) for entry in values}
         yield heading(each, kind if say_pixels else None), cells
 
