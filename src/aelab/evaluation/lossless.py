@@ -3,8 +3,8 @@
     file      8 · bytes · ln 2 nats of an image; ÷ (C·H·W · ln 2): bits/dim. All of the file counts, its header too.
     entropy   Σ_i h(x_i),  h(x) = −x·ln x − (1 − x)·ln(1 − x), of gray values x that are probabilities of white
 
-A file is a code, and a code's length is a likelihood (Shannon 1948): a model that needs as many nats has learned no more
-than PNG or WebP knows of any picture. Where gray values are the targets of a Bernoulli likelihood, −ELBO cannot fall
+A file is a code, and a code's length is a likelihood (Shannon 1948): a model that needs as many nats knows no more than
+PNG or WebP knows of any picture. Where gray values are the targets of a Bernoulli likelihood, −ELBO cannot fall
 below the entropy, since −x·ln p − (1 − x)·ln(1 − p) is least at p = x.
 """
 
@@ -25,8 +25,8 @@ BLACK_AND_WHITE = (0, 255)
 
 
 def floors(images: Bytes, count: int) -> dict[str, float]:
-    """Means over `count` evenly spread images at most, fewer where they are large: the entropy, and nats and bits/dim of
-    each format. Images in black and white alone are saved with one bit a pixel where the format has such pixels.
+    """Means over `count` evenly spread images at most, fewer where they are large: the entropy, and of each format nats
+    and bits/dim. Images in black and white alone are saved with one bit a pixel where the format has such pixels.
 
     Args:
         images: uint8 (N, C, H, W) of 1 or 3 channels.

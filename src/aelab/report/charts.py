@@ -54,8 +54,8 @@ def values(
     seeds: Mapping[str, Sequence[float]], means: Mapping[str, Interval], styles: Mapping[str, int], *,
     xlabel: str, digits: int, path: Path, floors: Mapping[str, float] = MappingProxyType({}),
 ) -> None:  # fmt: skip
-    """A metric of several entries in rows: each seed a dot, the mean with its interval and as a number; floors are lines,
-    named above the rows.
+    """A metric of several entries in rows: each seed a dot, the mean with its interval and as a number; floors are
+    lines, named above the rows.
     """
     with _rows(path, list(seeds), xlabel, ABOVE * len(floors)) as axes:
         for row, (name, each) in enumerate(seeds.items()):
