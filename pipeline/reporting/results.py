@@ -33,7 +33,6 @@ class Result:
     seed: int
     status: str  # "finished", or what went wrong
     about: str  # the model, in a sentence
-    floor: bool  # whether nothing is trained in it: it has no other seeds, and is not ranked
     pixels: str | None  # what a pixel is to the model's likelihood, if it has one
     metrics: dict[str, dict[str, float]]  # by split, "validation" and "test"; empty if it did not finish
     undefined: dict[str, str]  # metric or figure → why there is none
@@ -48,6 +47,7 @@ class Result:
     folder: Path  # of its figures
     weights: Path
     curve: list[dict[str, Any]]  # phase, step, time and losses of every point
+    floor: bool = False  # whether nothing is trained in it: it has no other seeds, and is not ranked
     code: dict[str, int] | None = None  # the `numbers` in one image's code, or how many `codes`, each one `of` K
     training_images: int | None = None  # that there were to learn from
 

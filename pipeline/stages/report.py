@@ -88,7 +88,8 @@ def _write_metrics(entries: Sequence[ReportEntry]) -> None:
     metrics that decide first.
     """
     for split in ("validation", "test"):
-        measured = {entry.name: [each.metrics[split] for each in entry.results if each.metrics] for entry in entries}
+        trained = [entry for entry in entries if not entry.floor]
+        measured = {entry.name: [each.metrics[split] for each in entry.results if each.metrics] for entry in trained}
         means = {
             entry: {
                 name: fmean(each[name] for each in seeds)

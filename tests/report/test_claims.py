@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from aelab.report.claims import CLAIMS
-from aelab.report.evidence import Entry, Evidence, loss_ratios, noise_levels
+from aelab.report.evidence import Entry, Evidence, noise_levels
 from aelab.report.metrics import METRICS
-from aelab.report.verdicts import Duel, Judgement, Threshold, ToldApart, Verdict, judge, together
+from aelab.report.verdicts import Duel, Judgement, Threshold, Verdict, judge, together
 from tests.support.project import REPOSITORY
 
 SUPPORTED, IN_PART, CONTRADICTED = Verdict.SUPPORTED, Verdict.IN_PART, Verdict.CONTRADICTED

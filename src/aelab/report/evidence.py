@@ -95,14 +95,20 @@ class Evidence:
     entries: Sequence[Entry]
     results: pd.DataFrame
 
+    def of(self, entries: Sequence[Entry]) -> "Evidence":
+        """Some of the entries, and their results."""
+        return Evidence(entries, self.results[self.results["entry"].isin([entry.name for entry in entries])])
+
+    @property
+    def trained(self) -> "Evidence":
+        """The entries but for the floors."""
+        return self.of([entry for entry in self.entries if not entry.floor])
+
     @property
     def sound(self) -> "Evidence":
-        """The entries without symptoms, and their results; all of them where each has one."""
-        return self.of([entry for entry in self.entries if not entry.symptoms] or self.entries)
-
-    def of(self, entries: Sequence[Entry]) -> "Evidence":
-        """These entries alone, and their results."""
-        return Evidence(entries, self.results[self.results["entry"].isin([entry.name for entry in entries])])
+        """The trained entries without symptoms; all of them where each has one."""
+        trained = self.trained
+        return self.of([entry for entry in trained.entries if not entry.symptoms] or trained.entries)
 
     @cached_property
     def by_entry(self) -> dict[Hashable, pd.DataFrame]:
