@@ -17,7 +17,6 @@ from tests.support.project import REPOSITORY
 SUPPORTED, IN_PART, CONTRADICTED = Verdict.SUPPORTED, Verdict.IN_PART, Verdict.CONTRADICTED
 UNDECIDED, MIXED, UNTESTED = Verdict.UNDECIDED, Verdict.MIXED, Verdict.UNTESTED
 SIZE = 100  # numbers in an image
-ROOM = {"code": SIZE, "image": SIZE, "looks": 300.0}
 LEVEL = "masking-0.5"
 
 
@@ -28,7 +27,9 @@ def entry(name: str, pixels: str | None = None, *, image: int = SIZE, looks: flo
 
 
 AE, DAE = entry("one"), entry("two", inputs="noisy")
-WIDE_AE, WIDE_DAE = entry("wide", **ROOM), entry("wide-2", inputs="noisy", **ROOM)
+WIDE_AE, WIDE_DAE = (
+    entry(name, looks=300.0, code=SIZE, inputs=seen) for name, seen in (("wide", "clean"), ("wide-2", "noisy"))
+)
 VAE = entry("three", "binary", beta=1.0)
 VQVAE = entry("four", "binary", beta=0.25, quantizer__codes=100, quantizer__name="codebook")
 FREE = entry("six", "binary", beta=0.0, quantizer__codes=100, quantizer__name="codebook")
@@ -72,6 +73,10 @@ def restored(error: float, copying: float = 0.5) -> dict[str, float]:
     return {"mse": 1.0, f"denoising_{LEVEL}": error} | copied(copying)
 
 
+def used(perplexity: float, psnr: float) -> dict[str, float]:
+    return {"codes_used": 60.0, "perplexity": perplexity, "psnr": psnr}
+
+
 SAMPLED = {"codes_used": 9.0, "rate": 100.0, "rate_uniform": 300.0, "frechet": 9.0, "frechet_uniform": 50.0}
 REVERSED = {"codes_used": 9.0, "rate": 300.0, "rate_uniform": 100.0, "frechet": 50.0, "frechet_uniform": 9.0}
 COLLAPSED = {"active_units": 2.0, "latent_units": 10.0}
@@ -104,10 +109,10 @@ CASES: dict[str, tuple[dict[Entry, dict[str, float]], dict[Entry, dict[str, floa
         {AE: {"frechet_fitted": 20}, VQVAE: REVERSED},
     ),
     "quantisers": (
-        {VQVAE: {"codes_used": 60.0, "perplexity": 40, "psnr": 20}, EMA: {"codes_used": 90, "perplexity": 80, "psnr": 22}},
-        {VQVAE: {"codes_used": 60.0, "perplexity": 40, "psnr": 20}, EMA: {"codes_used": 60, "perplexity": 41, "psnr": 20.01}},
+        {VQVAE: used(40, 20), EMA: used(80, 22)},
+        {VQVAE: used(40, 20), EMA: used(41, 20.01)},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("key", CASES)
@@ -206,7 +211,11 @@ def test_who_is_plain_is_told_by_what_it_learned_not_by_its_name() -> None:
     assert not replace(AE, curves=[[point | {"train_size": 1.0}]]).plain
     assert not DAE.plain
     assert not VAE.plain
-    assert not PCA.plain
+    found = evidence(dict.fromkeys([AE, DAE, VAE, PCA, NOTHING], {"mse": 1.0}))
+    assert found.group("plain autoencoders") == [AE]
+    assert found.group("floors") == [PCA, NOTHING]
+    assert found.group("PCA") == [PCA]
+    assert found.group("entries that saw no noise") == [AE, VAE, PCA, NOTHING]
 
 
 def test_an_entry_that_looked_at_its_images_twice_has_memorised_nothing_yet() -> None:
@@ -281,7 +290,7 @@ def test_quantisers_are_compared_where_nothing_else_differs() -> None:
     used = {VQVAE: {"codes_used": 60.0, "psnr": 20.0}, EMA: {"codes_used": 90.0, "psnr": 22.0}}
     (psnr,) = judged("quantisers", evidence(used)).findings
     assert psnr.verdict is SUPPORTED
-    assert "apart by 2.00" in psnr.text
+    assert "apart by 1.99 ± 0.12 dB" in psnr.text
     wider = replace(EMA, parameters={**EMA.parameters, "network.width": 128})
     found = judged("quantisers", evidence({VQVAE: used[VQVAE], wider: used[EMA]}))
     assert found.verdict is UNTESTED

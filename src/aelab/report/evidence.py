@@ -6,7 +6,7 @@ Who answers is found by what an entry is: what it learned from, which metrics it
 import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -80,11 +80,10 @@ TRAINED: dict[str, Callable[[Entry, bool], bool]] = {  # which entries a sentenc
     "codebooks with a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta", 0) > 0,
     "codebooks without a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta") == 0,
 }
-GROUPS: dict[str, Callable[[Entry, bool], bool]] = {
-    **{name: lambda entry, codebook, mine=mine: not entry.floor and mine(entry, codebook) for name, mine in TRAINED.items()},
-    "floors": lambda entry, _: entry.floor,
-    "PCA": lambda entry, _: entry.floor and entry.parameters.get("code", math.inf) < entry.dimensions,
-    "entries that saw no noise": lambda entry, _: entry.clean,  # doing nothing is one of them
+WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {
+    "floors": lambda entry: entry.floor,
+    "PCA": lambda entry: entry.floor and entry.parameters.get("code", math.inf) < entry.dimensions,
+    "entries that saw no noise": lambda entry: entry.clean,  # doing nothing is one of them
 }
 
 
@@ -204,13 +203,15 @@ class Evidence:
         return [entry for entry in self.entries if all(len(self.values(entry, name)) for name in names)]
 
     def group(self, name: str) -> list[Entry]:
-        """The entries of one of `GROUPS`."""
+        """The entries of one of `WITH_FLOORS` or `TRAINED`."""
+        if name in WITH_FLOORS:
+            return [entry for entry in self.entries if WITH_FLOORS[name](entry)]
         discrete = self.having("codes_used")
-        return [entry for entry in self.entries if GROUPS[name](entry, entry in discrete)]
+        return [entry for entry in self.trained.entries if TRAINED[name](entry, entry in discrete)]
 
     def best(self, entries: Iterable[Entry], name: str) -> Entry:
-        """The entry with the best mean of a metric that they all define."""
-        sign = 1 if metric(name.removeprefix("validation_")).better == "lower" else -1
+        """The entry with the best mean of a metric that they all define: the lowest, unless higher is better."""
+        sign = -1 if metric(name.removeprefix("validation_")).better == "higher" else 1
         return min(entries, key=lambda entry: sign * self.values(entry, name).mean())
 
     def behind(self, name: str, entries: Iterable[Entry] | None = None) -> tuple[Entry, dict[Entry, Interval]] | None:

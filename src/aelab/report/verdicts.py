@@ -108,11 +108,11 @@ class Duel:
     def _finding(
         self, evidence: Evidence, names: tuple[str, str], ours: Sequence[Entry], theirs: Sequence[Entry]
     ) -> Iterator[Finding]:
-        sides = zip(names, (ours, theirs), strict=True)
-        pair = [[entry for entry in side if entry in evidence.having(name)] for name, side in sides]
-        if not all(pair):
+        having = [evidence.having(name) for name in names]
+        ours, theirs = [each for each in ours if each in having[0]], [each for each in theirs if each in having[1]]
+        if not ours or not theirs:
             return
-        mine, other, gain = evidence.advantage(*pair, *names)
+        mine, other, gain = evidence.advantage(ours, theirs, *names)
         means = [
             f"{entry.name} {shown(evidence.mean(entry, name), name)}"
             for entry, name in zip((mine, other), names, strict=True)
