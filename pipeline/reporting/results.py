@@ -177,6 +177,7 @@ def costs(result: Result) -> dict[str, float]:
     phases = list(result.cost["phases"].values())
     return {
         "train_seconds": sum(phase["seconds"] for phase in phases),
+        "train_cpu_seconds": result.cost["cpu_seconds"],
         "images_per_second": phases[0]["images_per_second"],
         "peak_memory_mib": float(result.cost["peak_memory_mib"]),
     }
