@@ -5,11 +5,11 @@
     difference of two entries   the same of d = x − y, over the seeds, or seeds and images, that both have
 
 Student 1908. S² is the variance of the seeds' means, B² that of the images' means, R² that of what is left once both
-are taken away. Seeds and images are crossed, since each seed's model sees every image: S²/n and B²/m both hold R²/(n·m),
-so it is taken off once (Cameron, Gelbach & Miller 2011; Owen 2007); v is at least the larger of the two. The degrees are
-v² ÷ Σ term²/degrees, with n − 1, m − 1 and (n − 1)(m − 1) of the terms (Satterthwaite 1946), and an interval over both
-is never narrower than that over seeds alone. The latter says what other seeds would give on the same images, the former
-what they would give on other images, too.
+are taken away. Seeds and images are crossed, since each seed's model sees every image: S²/n and B²/m both hold
+R²/(n·m), so it is taken off once (Cameron, Gelbach & Miller 2011; Owen 2007); v is at least the larger of the two. The
+degrees are v² ÷ Σ term²/degrees, with n − 1, m − 1 and (n − 1)(m − 1) of the terms (Satterthwaite 1946), and an interval
+over both is never narrower than that over seeds alone. The latter says what other seeds would give on the same images,
+the former what they would give on other images, too.
 
 The same seed draws the same batches for both entries, and the images are the same, so that differences vary less than
 values do. An interval is meant by itself: of twenty of them one is expected to miss. `holm` widens those of one
