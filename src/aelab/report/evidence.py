@@ -167,12 +167,12 @@ class Evidence:
 
     def difference(self, ours: Entry, theirs: Entry, name: str) -> Interval:
         """Of a metric, ours − theirs, paired by seed and by image; a floor is the same for every seed."""
-        both = [self.per_image(entry, name) for entry in (ours, theirs)]
-        if name in COST or both[0] is None or both[1] is None:
-            pair = [self.values(entry, name) for entry in (ours, theirs)]
-            gaps = _paired(pair[0], pair[1], ours, theirs)
+        first, second = (self.per_image(entry, name) for entry in (ours, theirs))
+        alike = first is not None and second is not None and first.columns.equals(second.columns)
+        if name in COST or not alike:
+            gaps = _paired(self.values(ours, name), self.values(theirs, name), ours, theirs)
             return Interval(float(gaps.mean()), math.nan) if name in COST else interval(gaps)
-        gaps = _paired(both[0], both[1], ours, theirs).dropna(how="all").dropna(axis="columns")
+        gaps = _paired(first, second, ours, theirs).dropna()
         return crossed(gaps, floor=ours.floor and theirs.floor) if len(gaps) else Interval(math.nan, math.nan)
 
     def having(self, *names: str) -> list[Entry]:
