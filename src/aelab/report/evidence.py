@@ -180,9 +180,9 @@ class Evidence:
         return [entry for entry in self.entries if all(len(self.values(entry, name)) for name in names)]
 
     def group(self, name: str) -> list[Entry]:
-        """The entries of one of `GROUPS`."""
+        """The entries of one of `GROUPS`; floors are in none."""
         discrete = self.having("codes_used")
-        return [entry for entry in self.entries if GROUPS[name](entry, entry in discrete)]
+        return [entry for entry in self.entries if not entry.floor and GROUPS[name](entry, entry in discrete)]
 
     def best(self, entries: Iterable[Entry], name: str) -> Entry:
         """The entry with the best mean of a metric that they all define."""
