@@ -29,7 +29,7 @@ def context(**changes: Any) -> dict[str, Any]:
         **nothing,
         "title": "T",
         "lead": "L",
-        "sentences": [Sentence("`a` is best.", "certain", "More.")],
+        "sentences": [Sentence("`a` is best.", "told", "More.", "seeds")],
         "seeds": 2,
         "differences": None,
         "tables": tables,
@@ -59,8 +59,8 @@ def test_a_claim_stands_with_its_verdict_on_both_pages() -> None:
 def test_the_summary_says_how_certain_it_is() -> None:
     html, text = rendered()
     assert "<code>a</code> is best." in html
-    assert '<span class="verdict certain">certain at 95 %</span> More' in html
-    assert "- `a` is best. *Certain.* More.\n" in text
+    assert '<span class="verdict told">at 95 %, over seeds</span> More' in html
+    assert "- `a` is best. *At 95 %, over seeds.* More.\n" in text
 
 
 EVIL = "<script>alert(1)</script>"

@@ -44,7 +44,8 @@ NEIGHBOURS = 5
 def accuracies(
     model: Autoencoder, train: Pairs, validation: Pairs, test: Pairs, *, batch_size: int = BATCH
 ) -> Measured:
-    """Test accuracy of both in percent, of each image 0 or 100; NaN where a code is not finite, or all that is learned from is of one class.
+    """Test accuracy of both in percent, of each image 0 or 100; NaN where a code is not finite, or all that is learned
+    from is of one class.
 
     Args:
         model: in evaluation mode, on any device.

@@ -1,6 +1,7 @@
 """Statistics of what comes in batches, summed in float64."""
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class Measured(dict[str, float]):
             {name: mean.value for name, mean in means.items()}, {name: mean.each for name, mean in means.items()}
         )
 
-    def __ior__(self, other: Mapping[str, float]) -> "Measured":  # type: ignore[override, misc]
+    def __ior__(self, other: Mapping[str, float]) -> Self:  # type: ignore[override, misc]
         """Add what else was measured."""
         self.update(other)
         self.images |= getattr(other, "images", {})

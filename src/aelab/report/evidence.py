@@ -120,14 +120,14 @@ class Evidence:
         return pd.Series(dtype=float) if mine is None or name not in mine else mine[name].dropna()
 
     def per_image(self, entry: Entry, name: str) -> pd.DataFrame | None:
-        """A metric of each test image: a row for each seed that defines it, a column for each image that it was measured
-        of. None where it is no mean over images, or they were not kept.
+        """A metric of each test image: a row for each seed that defines it, a column for each image that it was
+        measured of. None where it is no mean over images, or these were not kept.
 
-        −log p(x) is an estimate: −ELBO of all N images minus the mean gap ḡ of n of them. What each image x_i adds to it is
+        −log p(x) is an estimate: −ELBO of all N images minus the mean gap ḡ of n of them. An image x_i adds to it
 
-            −ELBO(x_i) − ḡ − N/n·(gap(x_i) − ḡ),  the last only where the gap of x_i was measured
+            −ELBO(x_i) − ḡ − N/n·(gap(x_i) − ḡ),  the last where the gap of x_i was measured
 
-        The mean of that over all images is the estimate, and its variance over images ÷ N the estimate's:
+        The mean of these is the estimate, and their variance ÷ N is the estimate's over images:
         Var(−ELBO)/N + Var(gap)/n − 2·Cov(−ELBO, gap)/N.
         """
         key = entry.name, name
@@ -190,12 +190,12 @@ class Evidence:
 
     def difference(self, ours: Entry, theirs: Entry, name: str) -> Interval:
         """Of a metric, ours − theirs, paired by seed and by image; a floor is the same for every seed."""
-        both = [self.per_image(entry, name) for entry in (ours, theirs)]
-        if name in COST or both[0] is None or both[1] is None:
-            pair = [self.values(entry, name) for entry in (ours, theirs)]
-            gaps = _paired(pair[0], pair[1], ours, theirs)
+        first, second = (self.per_image(entry, name) for entry in (ours, theirs))
+        alike = first is not None and second is not None and first.columns.equals(second.columns)
+        if name in COST or not alike:
+            gaps = _paired(self.values(ours, name), self.values(theirs, name), ours, theirs)
             return Interval(float(gaps.mean()), math.nan) if name in COST else interval(gaps)
-        gaps = _paired(both[0], both[1], ours, theirs).dropna(how="all").dropna(axis="columns")
+        gaps = _paired(first, second, ours, theirs).dropna()
         return crossed(gaps, floor=ours.floor and theirs.floor) if len(gaps) else Interval(math.nan, math.nan)
 
     def having(self, *names: str) -> list[Entry]:
@@ -218,8 +218,8 @@ class Evidence:
         """The entry with the best mean, and by how much each other one's mean differs from it, widened for all of them
         (`holm`); None where nothing is ranked.
 
-        Floors are not ranked, nor entries with fewer than two seeds, nor costs, nor metrics of which no value is better;
-        and nothing is where there is nothing to compare the best with.
+        Not ranked are floors, entries with fewer than two seeds, costs, and metrics of which no value is better; and
+        nothing is where there is nothing to compare the best with.
 
         Args:
             name: of a metric.
@@ -235,8 +235,9 @@ class Evidence:
         return (best, gaps) if any(gap.known for gap in gaps.values()) else None
 
     def leaders(self, name: str, entries: Iterable[Entry] | None = None) -> set[str]:
-        """The names of the best of these entries (of all, if not given), and of those that cannot be told from it. Each is
-        compared with the best itself: who ties with one that ties with the best need not tie with the best.
+        """The names of the best of these entries (of all, if not given), and of those that cannot be told from it.
+
+        Each is compared with the best itself: who ties with one that ties with the best need not tie with the best.
         """
         found = self.behind(name, entries)
         if found is None:
@@ -301,7 +302,7 @@ def _evaluated(text: str, values: Mapping[str, Any]) -> pd.Series:
 
 
 def _spread(some: pd.DataFrame, every: pd.Index) -> pd.DataFrame:
-    """Values of n of N images as if all had been measured: the mean stays, and its variance over images is what it was."""
+    """Values of n of N images as if all had been measured: mean and variance of the mean are what they were."""
     values = some.to_numpy(np.float64)
     mean = values.mean(1, keepdims=True)
     found = np.repeat(mean, len(every), 1)

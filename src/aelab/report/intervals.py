@@ -1,18 +1,19 @@
-"""What a few seeds and many test images tell: means with their 95 % intervals, and which differences are none of chance.
+"""What a few seeds and many test images tell: means with their 95 % intervals, and which differences are real.
 
-    mean of n seeds                x̄ ± t·s/√n,  t the 97.5 % quantile of Student's distribution with n − 1 degrees
-    mean of n seeds × m images     ȳ ± t·√v,  v = S²/n + B²/m − R²/(n·m)
-    difference of two entries      the same of d = x − y, over the seeds, or the seeds and images, that both have
+    mean of n seeds             x̄ ± t·s/√n,  t the 97.5 % quantile of Student's distribution with n − 1 degrees
+    mean of n seeds × m images  ȳ ± t·√v,  v = S²/n + B²/m − R²/(n·m)
+    difference of two entries   the same of d = x − y, over the seeds, or seeds and images, that both have
 
-Student 1908. S² is the variance of the seeds' means, B² that of the images' means, R² that of what is left once both are
-taken away: seeds and images are crossed, each image being seen by the model of each seed. S²/n and B²/m both hold R²/(n·m),
-which is why it is taken off once (Cameron, Gelbach & Miller 2011; Owen 2007). v is at least the larger of the first two. The
-degrees are Satterthwaite's (1946), v² ÷ Σ (term²/its degrees), with n − 1, m − 1 and (n − 1)(m − 1). An interval over seeds
-alone says what other seeds would give on the same images, one over both what they would give on other images, too.
+Student 1908. S² is the variance of the seeds' means, B² that of the images' means, R² that of what is left once both
+are taken away. Seeds and images are crossed, since each seed's model sees every image: S²/n and B²/m both hold
+R²/(n·m), so it is taken off once (Cameron, Gelbach & Miller 2011; Owen 2007); v is at least the larger of the two. The
+degrees are v² ÷ Σ term²/degrees, with n − 1, m − 1 and (n − 1)(m − 1) of the terms (Satterthwaite 1946). An interval
+over both is never narrower than that over seeds alone. The latter says what other seeds would give on the same images,
+the former what they would give on other images, too.
 
 The same seed draws the same batches for both entries, and the images are the same, so that differences vary less than
-values do. An interval is meant by itself: of twenty of them one is expected to miss. `holm` widens those of one question so
-that in 95 % of all cases none of its differences is taken for real that is not (Holm 1979).
+values do. An interval is meant by itself: of twenty of them one is expected to miss. `holm` widens those of one
+question so that in 95 % of all cases no difference is taken for real that is not (Holm 1979).
 """
 
 import math
@@ -114,10 +115,10 @@ def difference(ours: "pd.Series", theirs: "pd.Series", comparisons: int = 1) -> 
 
 
 def holm(intervals: Sequence[Interval], thresholds: Sequence[float] | None = None) -> list[Interval]:
-    """Intervals of one question, each so wide that it leaves its threshold (0) out only where Holm's procedure rejects it.
+    """Intervals of one question, each so wide that it leaves its threshold (0) out only where Holm's procedure does.
 
-    In the order of their p-values the k-th of m is compared at 1 − 0.05/(m − k + 1); once one holds its threshold, so do
-    all after it. Those that are not known count for nothing.
+    In the order of their p-values the k-th of m is compared at 1 − 0.05/(m − k + 1); once one holds its threshold, so
+    do all after it. Those that are not known count for nothing.
     """
     limits = thresholds or [0.0] * len(intervals)
     chances = {i: each.chance(limits[i]) for i, each in enumerate(intervals) if each.known}

@@ -131,17 +131,15 @@ def _samples(evidence: Evidence) -> str:
         return ""
     told = {name: listed(f"`{entry}`" for entry in leaders) for name, leaders in found.items() if leaders}
     if found["sample_precision"] in ([], found["frechet"]):
-        return (
-            f"By {'Fréchet distance and precision' if len(told) > 1 else 'Fréchet distance'} the best samples are those \
-of {told['frechet']}."
-        )
+        by = " and precision" if len(told) > 1 else ""
+        return f"By Fréchet distance{by} the best samples are those of {told['frechet']}."
     either = [entry for entry in evidence.entries if entry.name in {*found["frechet"], *found["sample_precision"]}]
     values = {
         name: listed(f"`{entry.name}` {shown(evidence.mean(entry, name), name)}" for entry in either) for name in told
     }
     return (
-        f"By Fréchet distance the best samples are those of {told['frechet']} ({values['frechet']}), by precision those of "
-        f"{told['sample_precision']} ({values['sample_precision']})."
+        f"By Fréchet distance the best samples are those of {told['frechet']} ({values['frechet']}), by precision "
+        f"those of {told['sample_precision']} ({values['sample_precision']})."
     )
 
 

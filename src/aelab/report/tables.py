@@ -1,6 +1,7 @@
 """Tables of means over the seeds, of what differs between entries, and numbers as they are shown."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,8 @@ class Table:
 
 
 def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, say_pixels: bool = True) -> list[Table]:
-    """Means over the seeds with their 95 % intervals, in bold the best of each column and all that cannot be told from it;
-    each table's note says what its intervals cover.
+    """Means over the seeds with their 95 % intervals, in bold the best of each column and all that cannot be told from
+    it; each table's note says what its intervals cover.
 
     A likelihood has a column for each kind of pixels, since those of different kinds are not comparable. Metrics that
     the same entries define share a table, so that no cell is empty; those of most entries come first. Floors
@@ -61,7 +62,7 @@ class Column:
     name: str
     heading: str
     means: Mapping[str, Interval]
-    leaders: Set[str]
+    leaders: AbstractSet[str]
 
     def cell(self, entry: str) -> str:
         """An entry's mean with its interval; a dash for one that does not define the metric."""
