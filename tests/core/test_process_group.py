@@ -27,7 +27,7 @@ WRONG = {  # that a part is missing shows in cases that need it
     "noise": ["vae", "contractive", "ladder", "dynamic"],
     "codebook": ["vqvae ema"],
     "restarts": ["vqvae codebook", "vqvae residual"],
-    "batch": ["sparse", "tcvae", "wae"],
+    "batch": ["sparse", "tcvae", "wae", "vqvae fsq", "vqvae bsq"],
     "gradients": ["ae", "vqvae fsq"],
 }
 
