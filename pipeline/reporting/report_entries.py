@@ -12,7 +12,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from aelab.core import disk
-from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, REPRESENTATION, SAMPLES, readable
+from aelab.evaluation.metric_names import CLASSIFIED, GEOMETRY, IDENTITY, REPRESENTATION, SAMPLES, readable
 from aelab.report import floors, galleries, report_charts, summary, tables
 from aelab.report.claims import CLAIMS
 from aelab.report.evidence import CLEAN, Evidence, noise_levels
@@ -167,7 +167,7 @@ def _tables(
     noise = noise_levels(evidence.results).items()
     for title, note, names in (
         ("Codes", "Over the whole test set.", CODES),
-        ("Representation", "Of the codes of frozen models, for the images' classes.", REPRESENTATION),
+        ("Representation", "Of the codes of frozen models, for the images' classes.", (*REPRESENTATION, *CLASSIFIED)),
         ("Geometry", "Codes of test images, mixed and turned.", GEOMETRY),
         ("Samples", _features(classified["metrics"]), SAMPLES),
         ("Out-of-distribution inputs", "What a model gives back of noise and of photographs.", IDENTITY),
