@@ -22,7 +22,7 @@ from aelab.report.evidence import Curve, Line, RateDistortion
 from aelab.report.intervals import Interval
 
 MARKERS = "osD^vPX<p>*h"  # told apart without colours, too
-DASHES = ("-", "--", ":")  # of lines, another for entries whose colour is the same
+DASHES = ("-", "-.", ":")  # of the lines of six entries each, and of entries whose colour is the same; "--" is no entry's
 WIDTH, ROW = 3.5, 0.28  # inches: of a chart, and of one entry in it
 BELOW = 0.3  # a row's mean are its seeds, in rows
 BESIDE, BELOW_ROWS = 24, 34  # characters in a line of an entry's name, and of what stands below the rows
@@ -175,7 +175,7 @@ def _draw(axes: Axes, name: str, line: Line, style: int) -> None:
     means = np.array([value.mean for _, value in line])
     halves = np.array([value.half if value.known else 0.0 for _, value in line])
     axes.fill_between(x, means - halves, means + halves, color=colour, alpha=0.15, linewidth=0)
-    dashes = DASHES[style // len(COLOURS) % len(DASHES)]
+    dashes = DASHES[style // 6 % len(DASHES)]
     axes.plot(x, means, dashes, label=name, color=colour, marker=marker, markersize=4, linewidth=1.4)
 
 
@@ -248,5 +248,5 @@ def bars(
 
 
 def _look(style: int) -> tuple[str, str]:
-    """Colour and marker: the first twelve styles have a marker each, and another pair has each of 72."""
+    """Colour and marker: the first twelve styles share neither, and each of 144 has a pair of its own."""
     return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(MARKERS)) % len(MARKERS)]
