@@ -1,4 +1,4 @@
-"""The colours of entries, on both papers, to all eyes: the formulas are those of WCAG, Machado et al. 2009 and CIE 1976."""
+"""The colours of entries, on both papers, to all eyes, by the formulas of WCAG, Machado et al. 2009 and CIE 1976."""
 
 import re
 from itertools import combinations
@@ -52,7 +52,7 @@ def closest(colours: list[str], eye: str) -> float:
 
 
 def test_the_page_has_the_colours_of_the_charts() -> None:
-    assert LIGHT == (list(COLOURS), PAPER)
+    assert (list(COLOURS), PAPER) == LIGHT
 
 
 @pytest.mark.parametrize(("colours", "paper"), [LIGHT, DARK], ids=["light", "dark"])

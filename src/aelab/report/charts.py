@@ -22,7 +22,8 @@ from aelab.report.evidence import Curve, Line, RateDistortion
 from aelab.report.intervals import Interval
 
 MARKERS = "osD^vPX<p>*h"  # told apart without colours, too
-DASHES = (
+# Of the lines of six entries each, and of entries whose colour is the same; "--" is no entry's.
+DASHES = ("-", "-.", ":")
     "-",
     "-.",
     ":",
