@@ -64,7 +64,7 @@ def context(
         "codes": list(report_charts.code_use(evidence, examples, folder)),
         "differences": tables.differences({entry.name: entry.section for entry in entries}),
         "contrasts": [_contrast(each, entries) for each in summary.contrasts(evidence, wanted)],
-        "tables": list(_tables(params, entries, finished)),
+        "tables": list(_tables(params, entries, evidence)),
         "claims": list(_claims(evidence, folder)),
         "sections": [_section(entry, finished) for entry in entries],
         "undefined": _undefined(entries),
@@ -139,24 +139,23 @@ def _value(value: Any, key: str, entry: ReportEntry) -> str:
     return f"{value} ({', '.join(f'{readable(kind)} {level}' for kind, levels in noise.items() for level in levels)})"
 
 
-def _tables(params: Params, entries: Sequence[ReportEntry], finished: pd.DataFrame) -> Iterator[Table]:
+def _tables(params: Params, entries: Sequence[ReportEntry], evidence: Evidence) -> Iterator[Table]:
     """The results; a table that has nothing to show is left out."""
     reference = params.corruption.reference
     note = f"Denoising MSE: {reference.kind} at level {reference.level}."
-    glance = tables.tables("At a glance", note, finished, HEADLINE)
+    glance = tables.tables("At a glance", note, evidence, HEADLINE)
     glance = glance or [Table("At a glance", note, ["", "status"], [])]
     diverged = [entry.name for entry in entries if not entry.finished]
     glance[0].rows.extend([name, *(["diverged"] * (len(glance[0].header) - 1))] for name in diverged)
     yield from glance
-    for pixels in finished.loc[finished["neg_elbo"].notna(), "pixels"].unique():
-        of_one_kind = finished[finished["pixels"] == pixels]
+    for pixels, comparable in tables.comparable(evidence, "neg_elbo"):
         note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these."
-        yield from tables.tables(f"Likelihood: {pixels}", note, of_one_kind, LIKELIHOOD, say_pixels=False)
+        yield from tables.tables(f"Likelihood: {pixels}", note, evidence.of(comparable), LIKELIHOOD, say_pixels=False)
     restored = (
         f"MSE to the clean images of what is made of {params.evaluation.noisy_images:,} corrupted ones; first that of "
         "all without noise."
     )
-    noise = noise_levels(finished).items()
+    noise = noise_levels(evidence.results).items()
     for title, note, names in (
         ("Codes", "Over the whole test set.", CODES),
         ("Representation", "Of the codes of frozen models, for the images' classes.", REPRESENTATION),
@@ -168,7 +167,7 @@ def _tables(params: Params, entries: Sequence[ReportEntry], finished: pd.DataFra
         ("Validation", "The first table on the validation split. By these, settings are picked.",
          [f"validation_{name}" for name in HEADLINE]),
     ):  # fmt: skip
-        yield from tables.tables(title, note, finished, names)
+        yield from tables.tables(title, note, evidence, names)
 
 
 def _features() -> str:
@@ -188,13 +187,12 @@ def _claims(evidence: Evidence, folder: Path) -> Iterator[dict[str, Any]]:
     figures = {"memory": list(report_charts.generalisation(evidence, folder))}
     for claim in CLAIMS:
         judgement = judge(claim, evidence)
-        mine = [entry.name for entry in evidence.group(claim.entries)]
-        rows = evidence.results[evidence.results["entry"].isin(mine)]
+        mine = evidence.of(evidence.group(claim.entries))
         measured = judgement.verdict is not Verdict.UNMEASURED
         yield {
             "claim": claim,
             "judgement": judgement,
-            "tables": tables.tables(claim.title, "", rows, claim.table) if measured else [],
+            "tables": tables.tables(claim.title, "", mine, claim.table) if measured else [],
             "figures": figures.get(claim.key, []),
         }
 

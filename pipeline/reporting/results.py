@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,7 +14,7 @@ from ruamel.yaml import YAML
 
 from aelab.core import disk
 from aelab.core.errors import UserError
-from aelab.evaluation import examples
+from aelab.evaluation import examples, per_image
 from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
 from aelab.report.evidence import Entry
@@ -47,6 +48,8 @@ class Result:
     folder: Path  # of its figures
     weights: Path
     curve: list[dict[str, Any]]  # phase, step, time and losses of every point
+    code: dict[str, int] | None = None  # the `numbers` in one image's code, or how many `codes`, each one `of` K
+    training_images: int | None = None  # that there were to learn from
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,30 @@ class ReportEntry:
             parameters=dict(flattened(self.section)),
             curves=[result.curve for result in self.finished],
             symptoms=[symptom for result in self.finished for symptom in result.symptoms],
+            images=self._images(),
+            **self._size(),
         )
+
+    def _images(self) -> dict[str, pd.DataFrame]:
+        """The metrics of each test image; none where they were not kept, as before they were."""
+        path = self.results[0].folder.parent / per_image.FILE
+        return per_image.read(path) if path.exists() else {}
+
+    def _size(self) -> dict[str, Any]:
+        """How large its code is, and how often the first phase looked at each training image."""
+        found: dict[str, Any] = {}
+        for result in self.finished[:1]:
+            code = result.code or {}
+            if "numbers" in code:
+                found["code_size"] = f"{code['numbers']:,} number{'s' * (code['numbers'] > 1)}"
+            elif code:
+                bits = found["code_bits"] = code["codes"] * math.log2(code["of"])
+                found["code_size"] = f"{code['codes']:,} codes of {code['of']:,}: {bits:,.0f} bits"
+            if result.training_images and result.curve:
+                steps = max(point["step"] for point in result.curve if point["phase"] == result.curve[0]["phase"])
+                training = result.parameters["training"] | self.section.get("training", {})
+                found["looks"] = steps * training["batch_size"] / result.training_images
+        return found
 
 
 def collect(params: Params) -> list[ReportEntry]:
@@ -151,6 +177,7 @@ def costs(result: Result) -> dict[str, float]:
     phases = list(result.cost["phases"].values())
     return {
         "train_seconds": sum(phase["seconds"] for phase in phases),
+        "train_cpu_seconds": result.cost["cpu_seconds"],
         "images_per_second": phases[0]["images_per_second"],
         "peak_memory_mib": float(result.cost["peak_memory_mib"]),
     }

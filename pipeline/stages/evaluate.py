@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aelab.core import arrays, devices, disk, tensor_file
@@ -15,11 +16,12 @@ from aelab.core.progress import counted, part
 from aelab.core.tensors import as_float, at_once, binarise, device_of
 from aelab.data.datasets import Bytes, Labels
 from aelab.data.pairs import Pairs, batches
-from aelab.evaluation import classifier, fidelity, figures, geometry, probes, reconstruction
+from aelab.evaluation import classifier, fidelity, figures, geometry, per_image, probes, reconstruction
 from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import CLASSIFIER, SAMPLES, readable
 from aelab.models import checkpoint
 from aelab.models.base import VARIANTS, Autoencoder
+from aelab.models.statistics import Measured
 from pipeline.common import paths, seeds, stage
 from pipeline.common.images import classes, seen
 from pipeline.common.params import Params
@@ -40,13 +42,18 @@ def main(name: str) -> None:
         for split in ("validation", "test"):
             disk.check(paths.NOISY / split)
         results = seeds.for_each_seed(evaluate, params, name, timed=False)
-        disk.write_json(paths.EVALUATION / name / "metrics.json", results)
+        disk.write_json(
+            paths.EVALUATION / name / "metrics.json", {seed: result for seed, (result, _) in results.items()}
+        )
+        finished = {seed: images for seed, (result, images) in results.items() if result["metrics"]}
+        count = len(arrays.read(paths.images(paths.CLEAN, "test")))
+        per_image.write(paths.EVALUATION / name / per_image.FILE, finished, count)
 
     stage.run(work, paths.PROVENANCE / "evaluate" / f"{name}.json")
 
 
-def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
-    """Metrics and figures of one seed; for a diverged one nothing but the fact."""
+def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """Metrics and figures of one seed, and the metrics of each test image; for a diverged one nothing but the fact."""
     about = (VARIANTS.find(params.entry(name).model).__doc__ or "").strip()
     outcome = disk.read_json(paths.MODELS / name / f"seed{seed}.json")
     diverged = [
@@ -55,7 +62,8 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
         if end["diverged_at_step"]
     ]
     if diverged:
-        return {"status": diverged[0], "about": about, "pixels": None, "metrics": {}, "undefined": {}, "symptoms": []}
+        nothing: dict[str, Any] = {"pixels": None, "metrics": {}, "undefined": {}, "symptoms": []}
+        return {"status": diverged[0], "about": about, **nothing}, {}
     device = devices.prepare(params.training.device, params.training.threads)
     size = at_once(params.evaluation.batch_size, device)
     params = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"batch_size": size})})
@@ -79,14 +87,18 @@ def evaluate(params: Params, name: str, seed: int) -> dict[str, Any]:
         split: {name: value for name, value in values.items() if name not in infinite}
         for split, values in measured.items()
     }
-    return {
+    result = {
         "status": "finished",
         "about": about,
         "pixels": model.pixels and f"{model.pixels}, {BINARISATION[params.dataset.binarisation]}",
+        "code": reconstruction.code_size(model),
+        "training_images": len(arrays.read(paths.images(paths.CLEAN, "train"))),
         "metrics": finite,
         "undefined": undefined | infinite,
         "symptoms": model.symptoms(measured["validation"]),
     }
+    images = {name: values.cpu().numpy() for name, values in measured["test"].images.items() if name not in infinite}
+    return result, images
 
 
 def _undefined(model: Autoencoder) -> dict[str, str]:
@@ -97,17 +109,16 @@ def _undefined(model: Autoencoder) -> dict[str, str]:
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 
 
-def _reconstruction(params: Params, model: Autoencoder, images: Bytes, split: str) -> dict[str, float]:
+def _reconstruction(params: Params, model: Autoencoder, images: Bytes, split: str) -> Measured:
     """Reconstruction metrics; the errors under the reference corruption by names that do not depend on it."""
     reference = params.corruption.reference.name
     noisy = {reference: arrays.read(paths.noisy(reference, split))}
     with part(f"{split} split"):
         values = reconstruction.evaluate(model, images, noisy, **_settings(params))
-    names = {f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")}
-    return {names.get(name, name): value for name, value in values.items()}
+    return values.renamed({f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")})
 
 
-def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> dict[str, float]:
+def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> Measured:
     """All that is reported."""
     images, train = seen(params, "test"), seen(params, "train")
     settings, size = params.evaluation, params.evaluation.batch_size

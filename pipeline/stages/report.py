@@ -50,7 +50,8 @@ def write(params: Params) -> None:
     for extension in ("md", "html"):
         text = pages.render(f"comparison.{extension}.j2", context)
         (paths.REPORTS / f"comparison.{extension}").write_text(text, encoding="utf-8")
-    print("\n".join(f"{sentence.text} ({sentence.certainty})" for sentence in context["sentences"]))
+    for sentence in context["sentences"]:
+        print(f"{sentence.text} ({sentence.badge})" if sentence.badge else sentence.text)
 
 
 def _write_curves(entry: ReportEntry) -> None:

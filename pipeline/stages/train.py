@@ -87,6 +87,7 @@ def train_seed(params: Params, name: str, seed: int) -> None:
                     "training": sum(result.seconds for result in results.values()),
                     "validation": sum(result.validation_seconds for result in results.values()),
                 },
+                "cpu_seconds": sum(result.cpu_seconds for result in results.values()),
                 "phases": {
                     phase: {"seconds": result.seconds, "images_per_second": result.images / result.seconds}
                     for phase, result in results.items()

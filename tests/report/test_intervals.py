@@ -3,12 +3,20 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
-from aelab.report.intervals import Interval, difference, interval, leaders
+from aelab.report.intervals import BOTH, IMAGES, SEEDS, Interval, crossed, difference, holm, interval
 
 RNG = np.random.default_rng(0)
+STATE = RNG.bit_generator.state
 NOISE = RNG.normal(size=5)  # shared by two entries of one seed
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Each test draws the same, whichever ran before it."""
+    RNG.bit_generator.state = STATE
 
 
 def test_the_interval_is_students() -> None:
@@ -16,6 +24,7 @@ def test_the_interval_is_students() -> None:
     found = interval(values)
     low, high = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
+    assert found.over == SEEDS
 
 
 def test_it_holds_the_mean_in_95_of_100_cases() -> None:
@@ -51,22 +60,64 @@ def test_one_seed_tells_nothing() -> None:
 def test_values_without_spread_have_a_point_as_interval() -> None:
     assert interval([2.0, 2.0, 2.0]) == Interval(2.0, 0.0)
     assert [interval([2.0, 2.0]).side(each) for each in (1.0, 2.0, 3.0)] == [1, 0, -1]
+    assert crossed(np.full((3, 4), 2.0)) == Interval(2.0, 0.0)
 
 
-def test_who_ties_with_the_best_leads_too() -> None:
-    values = pd.DataFrame({"a": NOISE, "b": NOISE + RNG.normal(scale=0.1, size=5), "c": NOISE + 1.0, "d": NOISE - 9.0})
-    assert leaders(values.drop(columns="d"), "lower") == {"a", "b"}
-    assert leaders(values, "lower") == {"d"}
-    assert leaders(values, "higher") == {"c"}
-    assert leaders(values, None) == set()
+def drawn(seeds: int, images: int, of_seeds: float, of_images: float, rest: float) -> NDArray[np.float64]:
+    """Values of mean 0 with these standard deviations of seeds, images and what is left: (seeds, images)."""
+    parts = [(of_seeds, (seeds, 1)), (of_images, (1, images)), (rest, (seeds, images))]
+    return sum((scale * RNG.standard_normal(shape) for scale, shape in parts), np.zeros((seeds, images)))
 
 
-def test_nothing_leads_that_cannot_be_compared() -> None:
-    values = pd.DataFrame({"a": [1.0, 2.0, math.nan], "b": [math.nan, 9.0, 9.0], "c": [math.nan, math.nan, -9.0]})
-    assert leaders(values, "lower") == set()  # one seed in common is no pair, and c has one seed at all
-    assert leaders(values.iloc[:1], "lower") == set()
-    assert leaders(values[["a"]], "lower") == set()
-    assert leaders(values.assign(d=[8.0, 8.0, 8.0]), "lower") == {"a"}
+SIZES = [(3, 200, 2000), (5, 200, 2000), (3, 2000, 900), (5, 2000, 900)]
+DEVIATIONS = [(1.0, 1.0, 1.0), (0.0, 1.0, 1.0), (0.1, 3.0, 1.0), (0.05, 1.0, 0.3), (0.02, 1.0, 0.0)]
+
+
+@pytest.mark.parametrize("deviations", DEVIATIONS)
+@pytest.mark.parametrize(("seeds", "images", "worlds"), SIZES)
+def test_it_holds_the_mean_over_seeds_and_images(
+    seeds: int, images: int, worlds: int, deviations: tuple[float, float, float]
+) -> None:
+    held = [crossed(drawn(seeds, images, *deviations)).side(0) == 0 for _ in range(worlds)]
+    assert 0.92 < np.mean(held) < 0.98
+
+
+@pytest.mark.parametrize(("seeds", "images"), [(3, 200), (5, 200), (3, 2000), (5, 2000)])
+def test_an_interval_over_seeds_alone_misses_what_images_change(seeds: int, images: int) -> None:
+    worlds = [drawn(seeds, images, 0.02, 1.0, 0.0) for _ in range(1000 if images < 1000 else 300)]
+    alone = np.mean([interval(values.mean(1)).side(0) == 0 for values in worlds])
+    assert alone < 0.92 - (0.25 if images < 1000 else 0.05)
+
+
+def test_both_are_covered_and_never_less_than_seeds_alone() -> None:
+    for deviations in DEVIATIONS:
+        for _ in range(50):
+            values = drawn(3, 100, *deviations)
+            both, alone = crossed(values), interval(values.mean(1))
+            assert both.over == BOTH
+            assert both.mean == pytest.approx(alone.mean)
+            assert both.half >= alone.half * (1 - 1e-12)
+
+
+def test_the_two_way_variance_is_that_of_the_analysis_of_variance() -> None:
+    """By mean squares, of a table with one value in each cell."""
+    y = drawn(12, 30, 0.1, 1.0, 0.5)
+    rows, columns = y.mean(1), y.mean(0)
+    left = y - rows[:, None] - columns + y.mean()
+    expected = rows.var(ddof=1) / 12 + columns.var(ddof=1) / 30 - (left**2).sum() / (11 * 29) / 360
+    found = crossed(y)
+    assert found.half / stats.t.ppf(0.975, found.degrees) == pytest.approx(math.sqrt(expected))
+    assert found.degrees > 25  # nearly all of it comes from 30 images
+
+
+def test_a_floor_is_the_same_for_every_seed_and_one_training_is_not() -> None:
+    images = RNG.normal(2.0, 1.0, 50)
+    found = crossed(images[None], floor=True)
+    assert found == interval(images)
+    assert found.over == IMAGES
+    assert crossed(images[None]).mean == pytest.approx(images.mean())
+    assert not crossed(images[None]).known
+    assert not crossed([[1.0]], floor=True).known
 
 
 def test_picked_comparisons_need_more_to_be_sure() -> None:
@@ -74,18 +125,52 @@ def test_picked_comparisons_need_more_to_be_sure() -> None:
     alone, picked = interval(values), interval(values, comparisons=4)
     assert picked.mean == alone.mean
     assert picked.half == pytest.approx(alone.half * stats.t.ppf(1 - 0.05 / 8, 2) / stats.t.ppf(0.975, 2))
+    assert alone.among(4).half == pytest.approx(picked.half)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -3.0])
+def test_the_chance_is_students_p_value(threshold: float) -> None:
+    values = RNG.normal(0.5, 1.0, 6)
+    assert interval(values).chance(threshold) == pytest.approx(stats.ttest_1samp(values, threshold).pvalue)
+    assert [Interval(2.0, 0.0).chance(each) for each in (1.0, 2.0)] == [0.0, 1.0]
+
+
+def holm_by_hand(chances: list[float]) -> list[bool]:
+    rejected = [False] * len(chances)
+    for rank, i in enumerate(np.argsort(chances)):
+        if chances[i] > 0.05 / (len(chances) - rank):
+            break
+        rejected[i] = True
+    return rejected
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_holm_rejects_step_by_step(count: int) -> None:
+    seen = set()
+    for _ in range(200):
+        gaps = [interval(RNG.normal(RNG.choice([0.0, 1.0, 3.0]), 0.5, 4)) for _ in range(count)]
+        found = [each.side(0) != 0 for each in holm(gaps)]
+        assert found == holm_by_hand([gap.chance() for gap in gaps])
+        bonferroni = [gap.among(count).side(0) != 0 for gap in gaps]
+        assert all(ours or not theirs for ours, theirs in zip(found, bonferroni, strict=True))
+        seen.add(sum(found) - sum(bonferroni) > 0)
+    assert seen == ({False} if count == 1 else {False, True})  # it finds more than Bonferroni does
+
+
+def test_holm_passes_over_what_is_not_known_and_takes_thresholds() -> None:
+    sure, unknown = Interval(1.0, 0.8, degrees=5), Interval(1.0, math.nan)
+    assert [each.side(0) for each in holm([sure, unknown, unknown])] == [1, 0, 0]
+    assert holm([sure, unknown])[0] == sure
+    assert [each.side(1) for each in holm([sure, sure], [1.0, 1.0])] == [0, 0]
+    assert holm([]) == []
 
 
 def test_noise_alone_is_rarely_told_apart_however_many_there_are() -> None:
-    """Five equal entries, each pair compared: at 95 % each, the highest would stand out in far more than one of 20."""
-    rng = np.random.default_rng(0)
-    worlds, pairs = 500, 10
-    found = {1: 0, pairs: 0}
+    """Five equal entries against the first: at 95 % each, one of them would stand out in far more than one of 20."""
+    worlds, found = 1000, {"alone": 0, "holm": 0}
     for _ in range(worlds):
-        values = rng.normal(size=(5, 3))
-        first = values[values.mean(1).argmax()]
-        others = [each for each in values if each is not first and not np.array_equal(each, first)]
-        for comparisons in found:
-            found[comparisons] += any(interval(first - each, comparisons).side(0) == 1 for each in others)
-    assert found[pairs] / worlds < 0.05
-    assert found[1] / worlds > 0.1
+        gaps = [interval(RNG.normal(size=4)) for _ in range(5)]
+        found["alone"] += any(gap.side(0) for gap in gaps)
+        found["holm"] += any(gap.side(0) for gap in holm(gaps))
+    assert found["holm"] / worlds < 0.065
+    assert found["alone"] / worlds > 0.15

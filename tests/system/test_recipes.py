@@ -124,8 +124,9 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
     for entry in checked.variants:
         train.train_seed(checked, entry, seed)
         TrainingFolder.of(entry, seed, checked, train._machine(checked)).hand_over(entry, seed)
-        measured = evaluate.evaluate(checked, entry, seed)
-        row = {"entry": entry, "seed": str(seed), "status": measured["status"], "train_seconds": "1"}
+        measured, _ = evaluate.evaluate(checked, entry, seed)
+        row = {"entry": entry, "seed": str(seed), "status": measured["status"], "device": "cpu"}
+        row["train_cpu_seconds"] = "1"
         rows.append(row | {key: str(value) for key, value in measured["metrics"]["test"].items()})
     for figure in recipe.figures(found, small, rows):
         assert figure["mean"] is not None, figure
@@ -212,7 +213,7 @@ def test_dvc_makes_of_the_overrides_what_was_wanted(tmp_path: Path) -> None:
 
 
 def rows(*values: float, status: str = "finished") -> list[dict[str, str]]:
-    same = {"entry": "small", "status": status, "psnr": "n/a", "train_seconds": "2.0"}
+    same = {"entry": "small", "status": status, "psnr": "n/a", "device": "cpu", "train_cpu_seconds": "2.0"}
     return [same | {"seed": str(i), "mse": str(each), "codes_used": str(each)} for i, each in enumerate(values)]
 
 
@@ -225,11 +226,12 @@ def figure(expected: dict[str, Any], measured: list[dict[str, str]], **section: 
 @pytest.mark.parametrize(
     ("value", "better", "verdict"),
     [
-        (2.0, None, "reached, 0.00000 better"),
-        (2.5, None, "reached, 0.50000 better"),
-        (1.0, None, "within the interval, 1.00000 short"),
-        (-1.0, None, "not reached, 3.00000 short"),
-        (2.5, "higher", "within the interval, 0.50000 short"),
+        (4.5, None, "reached, 2.50000 better"),
+        (4.4, None, "cannot be told, 2.40000 better"),
+        (2.0, None, "cannot be told, 0.00000 better"),
+        (1.0, None, "cannot be told, 1.00000 short"),
+        (-0.5, None, "not reached, 2.50000 short"),
+        (4.5, "higher", "not reached, 2.50000 short"),
         (None, None, "nothing to compare with"),
     ],
 )
@@ -243,7 +245,24 @@ def test_a_verdict_follows_from_mean_and_interval(value: float | None, better: s
 def test_one_seed_has_no_interval() -> None:
     found = figure({"metric": "mse", "value": 1.0}, rows(2.0))
     assert found["interval"] is None
-    assert recipe.verdict(found) == "not reached, 1.00000 short"
+    assert recipe.verdict(found) == "one seed: 1.00000 short"
+
+
+def test_seeds_that_agree_reach_what_they_equal() -> None:
+    found = figure({"metric": "mse", "value": 2.0}, rows(2.0, 2.0, 2.0))
+    assert found["interval"] == 0
+    assert recipe.verdict(found) == "reached, 0.00000 better"
+
+
+def test_psnr_of_the_mean_is_no_mean_of_psnrs() -> None:
+    found = figure({"metric": "psnr_of_mse"}, rows(0.1, 0.001))
+    assert found["mean"] == pytest.approx(20.0)
+
+
+def test_on_a_gpu_the_seconds_are_wall_time() -> None:
+    measured = [row | {"device": "cuda", "train_seconds": "3.0"} for row in rows(1.0)]
+    found = figure({"metric": "mse"}, measured)
+    assert (found["train_seconds"], "train_cpu_seconds" in found) == (3.0, False)
 
 
 def test_a_diverged_seed_leaves_no_mean() -> None:
@@ -262,7 +281,7 @@ def test_codes_are_counted_in_percent_of_the_codebook() -> None:
     sixteen = {"name": "codebook", "codes": 16, "dimensions": 2}
     found = figure({"metric": "codes_active", "value": 25}, rows(4.0, 8.0), quantizer=sixteen)
     assert found["values"] == {"0": 25.0, "1": 50.0}
-    assert recipe.verdict(found) == "reached, 12.5 better"
+    assert recipe.verdict(found) == "cannot be told, 12.5 better"
 
 
 def test_a_target_says_the_direction() -> None:

@@ -25,7 +25,7 @@ from aelab.data.pairs import Pairs
 from aelab.evaluation.metric_names import REPRESENTATION
 from aelab.models.base import Autoencoder
 from aelab.models.latent import flatten
-from aelab.models.statistics import Mean
+from aelab.models.statistics import Mean, Measured
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,)
 
@@ -43,8 +43,9 @@ NEIGHBOURS = 5
 @torch.no_grad()
 def accuracies(
     model: Autoencoder, train: Pairs, validation: Pairs, test: Pairs, *, batch_size: int = BATCH
-) -> dict[str, float]:
-    """Test accuracy of both in percent; NaN where a code is not finite, or all that is learned from is of one class.
+) -> Measured:
+    """Test accuracy of both in percent, of each image 0 or 100; NaN where a code is not finite, or all that is learned
+    from is of one class.
 
     Args:
         model: in evaluation mode, on any device.
@@ -58,7 +59,7 @@ def accuracies(
     z = torch.cat([vectors(model, x) for x, _ in train.split(batch_size)])
     y = torch.from_numpy(train.targets)
     if not z.isfinite().all() or len(y.unique()) == 1:
-        return dict.fromkeys(REPRESENTATION, math.nan)
+        return Measured(dict.fromkeys(REPRESENTATION, math.nan))
     probes = linear_probes(z, y)
     held_out = shares(model, validation, probes, batch_size)
     picked = probes[max(held_out, key=held_out.__getitem__)]
@@ -127,11 +128,11 @@ def nearest_neighbours(z: Tensor, y: Tensor) -> Rule:
     return rule
 
 
-def shares(model: Autoencoder, images: Pairs, rules: Mapping[str, Rule], batch_size: int) -> dict[str, float]:
+def shares(model: Autoencoder, images: Pairs, rules: Mapping[str, Rule], batch_size: int) -> Measured:
     """The share of `images`, in percent, whose class each of the rules finds from their codes."""
     right = {name: Mean() for name in rules}
     for x, y in images.split(batch_size):
         codes = vectors(model, x)
         for name, rule in rules.items():
             right[name].add(100.0 * (rule(codes) == y))
-    return {name: mean.value for name, mean in right.items()}
+    return Measured.of(right)

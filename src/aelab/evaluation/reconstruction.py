@@ -21,6 +21,7 @@ from aelab.evaluation.image_quality import mse
 from aelab.evaluation.metric_names import METRICS_OF
 from aelab.models import statistics
 from aelab.models.base import Autoencoder, check_model
+from aelab.models.discrete import DiscreteAutoencoder
 from aelab.models.latent import flatten, line, parts, unflatten
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk
@@ -41,6 +42,16 @@ def undefined_metrics(model: Autoencoder) -> dict[str, str]:
 
 
 @torch.no_grad()
+def code_size(model: Autoencoder) -> dict[str, int]:
+    """How large the code of one image is: the `numbers` in it, or how many codes there are, each one `of` K."""
+    model.eval()
+    x = torch.zeros(1, *model.image, device=device_of(model))
+    if isinstance(model, DiscreteAutoencoder):
+        return {"codes": model.indices(x).numel(), "of": model.quantizer.codes}
+    return {"numbers": flatten(model.encode(x)).shape[1]}
+
+
+@torch.no_grad()
 def evaluate(
     model: Autoencoder,
     images: Images,
@@ -48,10 +59,10 @@ def evaluate(
     *,
     batch_size: int = BATCH,
     seed: int = 0,
-) -> dict[str, float]:
+) -> statistics.Measured:
     """The reconstruction metrics of a split, the errors on its corrupted copies, and what the model itself measures.
 
-    By name; `metrics.METRICS` says what each is.
+    By name; `metrics.METRICS` says what each is. Of those that are means over the images, with the value of each image.
 
     Args:
         model: in evaluation mode, on any device.
@@ -84,8 +95,7 @@ def evaluate(
                 values |= _means(model, pairs, denoised, batch_size, copied)
         with part("bound"):
             values |= model.measure(batches(images, batch_size, device), generator)
-    undefined = undefined_metrics(model)
-    return {name: value for name, value in values.items() if name not in undefined}
+    return values.renamed(dict.fromkeys(undefined_metrics(model)))
 
 
 def importance_weighted(
@@ -97,31 +107,32 @@ def importance_weighted(
     count: int,
     batch_size: int = BATCH,
     seed: int = 0,
-) -> dict[str, float]:
+) -> statistics.Measured:
     """The bound on −log p(x) with k = `samples`, "nll", and its standard error; nothing where it is not defined.
 
     The mean over `images`, about which `evaluate` has measured `values`, estimated from `count` evenly spread ones.
-    `batch_size` samples are decoded at a time.
+    `batch_size` samples are decoded at a time. Of each of those images also "nll_gap", −ELBO minus the bound.
     """
     if "nll" in undefined_metrics(model):
-        return {}
+        return statistics.Measured({})
     device = device_of(model)
     chosen = batches(Pairs.of(images).thinned(count).targets, batch_size, device)
     generator = torch.Generator(device).manual_seed(seed)
     bound = bounds.importance_weighted(model, chosen, samples, generator, batch_size)
     nll, error = bound.of_all(values["neg_elbo"], values["neg_elbo_error"], len(images))
-    return {"nll": nll, "nll_error": error, "effective_samples": bound.effective.median().item()}
+    means = {"nll": nll, "nll_error": error, "effective_samples": bound.effective.median().item()}
+    return statistics.Measured(means, {"nll": bound.nll, "nll_gap": bound.gap})
 
 
 @torch.no_grad()
 def denoising(
     model: Autoencoder, images: Images, noisy: Mapping[str, Images], *, count: int, batch_size: int = BATCH
-) -> dict[str, float]:
+) -> statistics.Measured:
     """The errors to the clean images alone, "denoising_<name>", of as many corruptions as there are.
 
     They are means over `count` evenly spread images, the same under all corruptions; the rest is as for `evaluate`.
     """
-    values: dict[str, float] = {}
+    values = statistics.Measured({})
     for name in counted(list(noisy)):
         values |= _means(model, Pairs(noisy[name], images).thinned(count), {f"denoising_{name}": mse}, batch_size)
     return values
@@ -153,7 +164,7 @@ def _means(
     to_clean: Mapping[str, Measure],
     size: int,
     to_seen: Mapping[str, Measure] | None = None,
-) -> dict[str, float]:
+) -> statistics.Measured:
     """Means over all images of the measures between the model's output and the clean image, or the one it has seen."""
     means = defaultdict[str, statistics.Mean](statistics.Mean)
     device = device_of(model)
@@ -164,7 +175,7 @@ def _means(
             means[name].add(measure(output, clean))
         for name, measure in (to_seen or {}).items():
             means[name].add(measure(output, seen))
-    return {name: mean.value for name, mean in means.items()}
+    return statistics.Measured.of(means)
 
 
 @torch.no_grad()

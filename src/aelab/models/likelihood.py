@@ -60,3 +60,10 @@ LikelihoodSection: TypeAlias = Annotated[
 def bits_per_dim(nats: float, image: Shape) -> float:
     """Nats per image as bits per image dimension."""
     return nats / (math.prod(image) * math.log(2))
+
+
+def bound_by_image(distortion: Tensor, rate: Tensor, image: Shape) -> dict[str, Tensor]:
+    """What a bound is of each image, by metric, from its two parts in nats: (N,) each."""
+    neg_elbo = distortion + rate
+    bits = neg_elbo / (math.prod(image) * math.log(2))
+    return {"neg_elbo": neg_elbo, "rate": rate, "distortion": distortion, "bits_per_dim": bits}

@@ -1,5 +1,8 @@
 """Statistics of what comes in batches, summed in float64."""
 
+from collections.abc import Mapping
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -18,9 +21,11 @@ class Mean:
 
     def __init__(self) -> None:
         self.sum, self.count = torch.zeros((), dtype=torch.float64), 0
+        self.batches: list[Tensor] = []
 
     def add(self, values: Tensor) -> None:
         """Count `values`, shape (B,)."""
+        self.batches.append(values.float())
         values = in_float64(values)
         self.sum = self.sum.to(values.device) + values.sum()
         self.count += len(values)
@@ -29,6 +34,43 @@ class Mean:
     def value(self) -> float:
         """The mean of all."""
         return self.sum.item() / self.count
+
+    @property
+    def each(self) -> Tensor:
+        """All of them in the order in which they came, shape (N,), float32."""
+        return torch.cat(self.batches)
+
+
+class Measured(dict[str, float]):
+    """Metrics by name; `images` has the value of each image, shape (N,), of those that are means over images.
+
+    Where it has fewer values than there are images, they are those of evenly spread ones (`data.pairs.spread`).
+    """
+
+    def __init__(self, values: Mapping[str, float], images: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(values)
+        self.images = dict(images or {})
+
+    @classmethod
+    def of(cls, means: Mapping[str, Mean]) -> "Measured":
+        """Means, and what they are the means of."""
+        return cls(
+            {name: mean.value for name, mean in means.items()}, {name: mean.each for name, mean in means.items()}
+        )
+
+    def __ior__(self, other: Mapping[str, float]) -> Self:  # type: ignore[override, misc]
+        """Add what else was measured."""
+        self.update(other)
+        self.images |= getattr(other, "images", {})
+        return self
+
+    def renamed(self, names: Mapping[str, str | None]) -> "Measured":
+        """The same under other names; without those whose other name is None."""
+        values, images = (
+            {new: value for name, value in each.items() if (new := names.get(name, name)) is not None}
+            for each in (self, self.images)
+        )
+        return Measured(values, images)
 
 
 class Variance:

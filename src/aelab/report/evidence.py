@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aelab.report.intervals import Interval, by_seed, difference, interval, leaders
-from aelab.report.metrics import metric
+from aelab.report.intervals import Interval, crossed, holm, interval
+from aelab.report.metrics import COST, metric
 
 Curve: TypeAlias = Sequence[Mapping[str, Any]]  # points of one phase: step, time, train_loss or validation_loss
 Line: TypeAlias = Sequence[tuple[float, Interval]]  # where, and what was measured there
@@ -32,6 +32,13 @@ class Entry:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # of its section in params.yaml, by dotted keys
     curves: Sequence[Curve] = ()  # one for each seed that finished
     symptoms: Sequence[str] = ()  # of all seeds: what is wrong with a model, such as a codebook that has collapsed
+    floor: bool = False  # whether it is what others have to beat: the same for every seed, and never ranked
+    images: Mapping[str, pd.DataFrame] = field(
+        default_factory=dict
+    )  # by metric: seeds × test images, NaN: not measured
+    code_size: str = ""  # of one image's code, in words: "32 numbers", "49 codes of 512: 441 bits"
+    code_bits: float | None = None  # where its codes are counted
+    looks: float = math.nan  # that the first phase took at each training image: its steps · batch ÷ images
 
     @property
     def plain(self) -> bool:
@@ -73,7 +80,10 @@ class Evidence:
     @property
     def sound(self) -> "Evidence":
         """The entries without symptoms, and their results; all of them where each has one."""
-        entries = [entry for entry in self.entries if not entry.symptoms] or self.entries
+        return self.of([entry for entry in self.entries if not entry.symptoms] or self.entries)
+
+    def of(self, entries: Sequence[Entry]) -> "Evidence":
+        """These entries alone, and their results."""
         return Evidence(entries, self.results[self.results["entry"].isin([entry.name for entry in entries])])
 
     @cached_property
@@ -86,21 +96,84 @@ class Evidence:
         mine = self.by_entry.get(entry.name)
         return pd.Series(dtype=float) if mine is None or name not in mine else mine[name].dropna()
 
+    def per_image(self, entry: Entry, name: str) -> pd.DataFrame | None:
+        """A metric of each test image: a row for each seed that defines it, a column for each image that it was
+        measured of. None where it is no mean over images, or these were not kept.
+
+        −log p(x) is an estimate: −ELBO of all N images minus the mean gap ḡ of n of them. An image x_i adds to it
+
+            −ELBO(x_i) − ḡ − N/n·(gap(x_i) − ḡ),  the last where the gap of x_i was measured
+
+        The mean of these is the estimate, and their variance ÷ N is the estimate's over images:
+        Var(−ELBO)/N + Var(gap)/n − 2·Cov(−ELBO, gap)/N.
+        """
+        key = entry.name, name
+        if key not in self._images:
+            found = _kept(entry, name, self.values(entry, name).index)
+            every = _kept(entry, "neg_elbo", found.index) if name == "nll" else found
+            if found.shape[1] < every.shape[1]:
+                found = every - _spread(_kept(entry, "nll_gap", found.index), every.columns)
+            self._images[key] = None if found.empty else found
+        return self._images[key]
+
+    @cached_property
+    def _images(self) -> dict[tuple[str, str], pd.DataFrame | None]:
+        """What `per_image` has given, by entry and metric."""
+        return {}
+
     def term(self, entry: Entry, text: str) -> pd.Series:
         """A term of metrics, as "100 * code_distance", by seed; without the seeds that do not define all of them.
 
         Beside metrics it may hold `codes`, the entry's, and `final_loss_ratio`: validation ÷ training loss at the end.
         """
+        return _evaluated(text, self._terms(entry, text))
+
+    def _terms(self, entry: Entry, text: str) -> dict[str, Any]:
+        """The values by seed of all names in a term, or the number that is the same for all seeds."""
         ends = [ratios[-1][1] for curve in entry.curves if (ratios := loss_ratios(curve))]
         known = {"codes": entry.codes or math.nan, "final_loss_ratio": pd.Series(ends, dtype=float)}
         names = re.findall("[a-z_]+", text)
-        values = {name: known[name] if name in known else self.values(entry, name) for name in names}
-        found: pd.Series = pd.eval(text, local_dict=values, global_dict={})  # type: ignore[assignment]
-        return found.dropna()
+        return {name: known[name] if name in known else self.values(entry, name) for name in names}
+
+    def mean_term(self, entry: Entry, text: str) -> Interval:
+        """A term's mean, over seeds and images where all of its metrics are kept for each image: what an image adds to
+        the term is what it adds to each metric, times the term's slope there (delta method).
+        """
+        values = self._terms(entry, text)
+        images = {name: self.per_image(entry, name) for name in values if name != "codes"}
+        if not images or any(each is None for each in images.values()):
+            return interval(_evaluated(text, values))
+        shown = [each for each in images.values() if each is not None]
+        means = {name: each.mean(axis=1) for name, each in images.items() if each is not None}
+        every = max((each.columns for each in shown), key=len)
+        base = _evaluated(text, values | means)
+        total = pd.DataFrame(np.repeat(base.to_numpy()[:, None], len(every), 1), base.index, every)
+        for name, mean in means.items():
+            step = mean.abs() * 1e-6 + 1e-12
+            slope = (_evaluated(text, values | means | {name: mean + step}) - base) / step
+            total += _spread(images[name], every).sub(mean, axis=0).mul(slope, axis=0)
+        return crossed(total.dropna(), floor=entry.floor)
 
     def mean(self, entry: Entry, name: str) -> Interval:
-        """A metric's mean over the seeds."""
-        return interval(self.values(entry, name))
+        """A metric's mean over the seeds, with its interval over them and, where there are any, the values of images.
+
+        Costs have none: what a training takes depends on what else the machine did.
+        """
+        values = self.values(entry, name)
+        if name in COST:
+            return Interval(float(values.mean()), math.nan)
+        images = self.per_image(entry, name)
+        return interval(values) if images is None else crossed(images, floor=entry.floor)
+
+    def difference(self, ours: Entry, theirs: Entry, name: str) -> Interval:
+        """Of a metric, ours − theirs, paired by seed and by image; a floor is the same for every seed."""
+        both = [self.per_image(entry, name) for entry in (ours, theirs)]
+        if name in COST or both[0] is None or both[1] is None:
+            pair = [self.values(entry, name) for entry in (ours, theirs)]
+            gaps = _paired(pair[0], pair[1], ours, theirs)
+            return Interval(float(gaps.mean()), math.nan) if name in COST else interval(gaps)
+        gaps = _paired(both[0], both[1], ours, theirs).dropna(how="all").dropna(axis="columns")
+        return crossed(gaps, floor=ours.floor and theirs.floor) if len(gaps) else Interval(math.nan, math.nan)
 
     def having(self, *names: str) -> list[Entry]:
         """The entries that define all of these metrics."""
@@ -113,20 +186,47 @@ class Evidence:
 
     def best(self, entries: Iterable[Entry], name: str) -> Entry:
         """The entry with the best mean of a metric that they all define."""
-        sign = 1 if metric(name).better == "lower" else -1
-        return min(entries, key=lambda entry: sign * self.mean(entry, name).mean)
+        sign = 1 if metric(name.removeprefix("validation_")).better == "lower" else -1
+        return min(entries, key=lambda entry: sign * self.values(entry, name).mean())
 
-    def leaders(self, name: str) -> set[str]:
-        """The names of the best entries of all."""
-        return leaders(by_seed(self.results[self.results[name].notna()], name), metric(name).better)
+    def behind(self, name: str, entries: Iterable[Entry] | None = None) -> tuple[Entry, dict[Entry, Interval]] | None:
+        """The entry with the best mean, and by how much each other one's mean differs from it, widened for all of them
+        (`holm`); None where nothing is ranked.
+
+        Not ranked are floors, entries with fewer than two seeds, costs, and metrics of which no value is better; and
+        nothing is where there is nothing to compare the best with.
+
+        Args:
+            name: of a metric.
+            entries: of which; all if not given. A likelihood's have to have the same kind of pixels.
+        """
+        some = self.entries if entries is None else entries
+        ranked = [entry for entry in some if not entry.floor and len(self.values(entry, name)) > 1]
+        if not ranked or name in COST or metric(name.removeprefix("validation_")).better is None:
+            return None
+        best = self.best(ranked, name)
+        others = [entry for entry in ranked if entry is not best]
+        gaps = dict(zip(others, holm([self.difference(each, best, name) for each in others]), strict=True))
+        return (best, gaps) if any(gap.known for gap in gaps.values()) else None
+
+    def leaders(self, name: str, entries: Iterable[Entry] | None = None) -> set[str]:
+        """The names of the best of these entries (of all, if not given), and of those that cannot be told from it.
+
+        Each is compared with the best itself: who ties with one that ties with the best need not tie with the best.
+        """
+        found = self.behind(name, entries)
+        if found is None:
+            return set()
+        best, gaps = found
+        return {best.name} | {entry.name for entry, gap in gaps.items() if gap.known and gap.side(0) == 0}
 
     def advantage(self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str) -> tuple[Entry, Entry, Interval]:
         """The best of ours, the best of theirs, and by how much that one is better, seed by seed: as one of all the
         comparisons between ours and theirs, since these two are picked by the same numbers.
         """
         best = self.best(ours, name), self.best(theirs, name)
-        pair = [self.values(entry, name) for entry in (best if metric(name).better == "higher" else best[::-1])]
-        return *best, difference(pair[0], pair[1], len(ours) * len(theirs))
+        first, second = best if metric(name).better == "higher" else best[::-1]
+        return *best, self.difference(first, second, name).among(len(ours) * len(theirs))
 
     @property
     def styles(self) -> dict[str, int]:
@@ -150,6 +250,34 @@ class RateDistortion:
     def mean(self) -> tuple[float, float]:
         """Over the seeds."""
         return float(self.rate.mean()), float(self.distortion.mean())
+
+
+def _kept(entry: Entry, name: str, seeds: pd.Index) -> pd.DataFrame:
+    """What is kept of these seeds; of the images alone that all of them have."""
+    kept = entry.images.get(name, pd.DataFrame())
+    return kept.loc[kept.index.intersection(seeds)].dropna(axis="columns")
+
+
+def _evaluated(text: str, values: Mapping[str, Any]) -> pd.Series:
+    """A term of what its names stand for, by seed; without the seeds that lack one."""
+    found: pd.Series = pd.eval(text, local_dict=values, global_dict={})  # type: ignore[assignment]
+    return found.dropna()
+
+
+def _spread(some: pd.DataFrame, every: pd.Index) -> pd.DataFrame:
+    """Values of n of N images as if all had been measured: mean and variance of the mean are what they were."""
+    values = some.to_numpy(np.float64)
+    mean = values.mean(1, keepdims=True)
+    found = np.repeat(mean, len(every), 1)
+    found[:, every.get_indexer(some.columns)] += (values - mean) * (len(every) / some.shape[1])
+    return pd.DataFrame(found, some.index, every)
+
+
+def _paired(ours: Any, theirs: Any, our: Entry, their: Entry) -> Any:
+    """Ours − theirs of two frames or series by seed; the one seed of a floor stands for each of the other's."""
+    if our.floor and not their.floor:
+        return -(theirs - ours.iloc[0])
+    return ours - (theirs.iloc[0] if their.floor and not our.floor else theirs)
 
 
 def noise_levels(results: pd.DataFrame) -> dict[str, list[tuple[float, str]]]:

@@ -36,7 +36,7 @@ LIKELIHOOD = (
     "neg_elbo_uniform", "rate_uniform",
 )  # fmt: skip
 CODES = ("active_units", "latent_units", "perplexity", "codes_used", "code_distance")
-COST = ("parameters", "train_seconds", "images_per_second", "peak_memory_mib")
+COST = ("parameters", "train_seconds", "train_cpu_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
 PLOTTED = ("mse", "denoising_mse", "ssim", "neg_elbo", "frechet", "probe_accuracy", "perplexity", "train_seconds")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows

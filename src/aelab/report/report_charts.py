@@ -11,7 +11,7 @@ from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import readable
 from aelab.report import charts
 from aelab.report.evidence import Entry, Evidence, Line, RateDistortion, loss_ratios, noise_levels
-from aelab.report.intervals import difference, interval, leaders
+from aelab.report.intervals import interval
 from aelab.report.metrics import METRICS, PLOTTED
 from aelab.report.pages import CAPTIONS, Figure
 from aelab.report.tables import comparable, heading
@@ -20,39 +20,38 @@ SETTLED = 0.2  # of a training, from which on its losses are compared: before, t
 LEAST = 0.1  # per cent of its way that a training is shown to have before it; its caption says so, too
 
 
-def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Name, heading and values by seed of every metric that several entries define, for each kind of pixels."""
+def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, list[Entry]]]:
+    """Name, heading and entries of every metric that several entries define, for each kind of pixels."""
     for name in PLOTTED:
-        found = list(comparable(evidence.results, name))
-        for kind, values in found:
-            if values.shape[1] > 1:
-                yield name, heading(METRICS[name], kind if len(found) > 1 else None), values
+        found = list(comparable(evidence, name))
+        for kind, entries in found:
+            if len(entries) > 1:
+                yield name, heading(METRICS[name], kind if len(found) > 1 else None), entries
 
 
 def values(evidence: Evidence, folder: Path) -> Iterator[Figure]:
     """Each metric that several entries define: seeds as dots, means with their intervals."""
-    for i, (name, title, seeds) in enumerate(_plotted(evidence)):
+    for i, (name, title, entries) in enumerate(_plotted(evidence)):
         path = folder / f"values-{i}-{name}.svg"
-        dots = {str(entry): seeds[entry].dropna().tolist() for entry in seeds}
-        means = {entry: interval(each) for entry, each in dots.items()}
+        dots = {entry.name: evidence.values(entry, name).tolist() for entry in entries}
+        means = {entry.name: evidence.mean(entry, name) for entry in entries}
         charts.values(dots, means, evidence.styles, xlabel=METRICS[name].unit, digits=METRICS[name].digits, path=path)
         yield Figure(title, path, "", name)
 
 
 def differences(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """By how much every entry differs from the best one, seed by seed."""
-    for i, (name, title, seeds) in enumerate(_plotted(evidence)):
-        each, lead = METRICS[name], leaders(seeds, METRICS[name].better)
-        if not lead:
+    """By how much every entry differs from the best one, paired."""
+    for i, (name, title, entries) in enumerate(_plotted(evidence)):
+        found = evidence.behind(name, entries)
+        if found is None:
             continue
-        means = seeds[sorted(lead)].mean()
-        best = str(means.idxmin() if each.better == "lower" else means.idxmax())
-        gaps = {str(entry): difference(seeds[entry], seeds[best]) for entry in seeds if entry != best}
+        best, gaps = found
+        unit = METRICS[name].unit and f" ({METRICS[name].unit})"
         path = folder / f"differences-{i}-{name}.svg"
-        charts.differences(
-            gaps, evidence.styles, f"minus that of {best}" + (f" ({each.unit})" if each.unit else ""), path
-        )
-        yield Figure(title, path, f"Against {best}, the best.", name)
+        named = {entry.name: gap for entry, gap in gaps.items()}
+        charts.differences(named, evidence.styles, f"minus that of {best.name}{unit}", path)
+        over = next(gap.over for gap in gaps.values() if gap.known)
+        yield Figure(title, path, f"Against {best.name}, the best; 95 % over {over}.", name)
 
 
 def noise(evidence: Evidence, folder: Path) -> Iterator[Figure]:

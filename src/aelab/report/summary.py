@@ -1,13 +1,14 @@
 """What the results say in a few sentences, and what each setting changed: nothing that the data do not hold."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aelab.evaluation.metric_names import GEOMETRY, REPRESENTATION, SAMPLES
 from aelab.report.evidence import Entry, Evidence, noise_levels, noise_metrics
-from aelab.report.intervals import Interval, by_seed, difference, interval, leaders
-from aelab.report.metrics import HEADLINE, metric
+from aelab.report.intervals import Interval
+from aelab.report.metrics import COST, HEADLINE, metric
 from aelab.report.tables import flattened, listed, shown
 
 COMPARED = (
@@ -18,15 +19,22 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Sentence:
-    """What the results say, and whether it is certain."""
+    """What the results say, and how sure that is."""
 
     text: str  # names in `backticks`
-    certainty: str  # "certain" at 95 %, "tie" or "one seed"; "" where nothing is compared
-    more: str = ""  # that is not as certain
+    certainty: str  # "told", "tie" or "one seed"; "" where nothing is compared
+    more: str = ""  # that is not as sure
+    over: str = ""  # what the interval covers that it rests on
+
+    @property
+    def badge(self) -> str:
+        """How sure it is, in words."""
+        words = {"told": f"at 95 %, over {self.over}", "tie": f"a tie at 95 %, over {self.over}"}
+        return words.get(self.certainty, self.certainty)
 
 
 def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
-    """Who reconstructs, who denoises and who explains the images best, and how certain that is; who is not ranked.
+    """Who reconstructs, who denoises and who explains the images best, and how sure that is; who is not ranked.
 
     Args:
         evidence: the results.
@@ -34,45 +42,105 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
     """
     sound = evidence.sound
     ill = [entry for entry in evidence.entries if entry not in sound.entries]
-    evidence = sound
-    bounded = evidence.having("neg_elbo")
+    ranked = sound.of([entry for entry in sound.entries if not entry.floor])
+    bounded = ranked.having("neg_elbo")
     kinds = [entry.pixels for entry in bounded]
     comparable = [entry for entry in bounded if entry.pixels == max(kinds, key=kinds.count)]
-    nearest = [f"`{name}`" for name in sorted(evidence.leaders("frechet"))] if evidence.having("frechet") else []
-    samples = f"By Fréchet distance the best samples are those of {listed(nearest)}." if nearest else ""
     asked = (
-        (evidence.having("mse"), "mse", "reconstructs best", ""),
-        (evidence.having("denoising_mse"), "denoising_mse", f"restores images best from {reference}",
-         _over_all_noise(evidence)),
-        (comparable, "neg_elbo", "gives the images the highest likelihood", samples),
+        (ranked.having("mse"), "mse", "reconstructs best", lambda: _by_size(ranked, "mse")),
+        (ranked.having("denoising_mse"), "denoising_mse", f"restores images best from {reference}",
+         lambda: _over_all_noise(ranked)),
+        (comparable, "neg_elbo", "has the lowest −ELBO", lambda: _samples(ranked)),
     )  # fmt: skip
     return [
-        Sentence(f"{text}.", certainty, more)
-        for entries, name, does, more in asked if entries
-        for text, certainty in [_best(evidence, entries, name, does)]
-    ] + [Sentence(f"`{entry.name}` is not ranked: {entry.symptoms[0]}.", "") for entry in ill]  # fmt: skip
+        replace(_best(ranked, entries, name, does), more=" ".join(filter(None, (_floors(sound, name), more()))))
+        for entries, name, does, more in asked
+        if entries
+    ] + [Sentence(f"`{entry.name}` is not ranked: {entry.symptoms[0]}.", "") for entry in ill]
 
 
-def _best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) -> tuple[str, str]:
-    """The best of `entries` by a metric that they all define, with what tells it from the next; how certain that is."""
-    results = evidence.results[evidence.results["entry"].isin([entry.name for entry in entries])]
-    values, each = by_seed(results[results[name].notna()], name), metric(name)
-    order = list(values.mean().sort_values(ascending=each.better == "lower").index)
-    means = {entry: shown(interval(values[entry]), name) for entry in order}
-    first, lead = order[0], leaders(values, each.better)
-    if len(order) == 1:
-        return f"`{first}` is the only entry that is ranked by {each.title}: {means[first]}", ""
-    best = f"`{first}` {does}: {each.title} {means[first]}; next is"
-    if not lead:
-        return f"{best} `{order[1]}` ({means[order[1]]})", "one seed"
-    behind = next((entry for entry in order if entry not in lead), None)
-    gap = difference(values[behind], values[first]) if behind else Interval(0.0, 0.0)
-    size = shown(Interval(abs(gap.mean), gap.half), name)
-    if len(lead) == 1:
-        return f"{best} `{behind}`, {size} behind (seed by seed)", "certain"
-    tied = listed(f"`{entry}` ({means[entry]})" for entry in order if entry in lead)
-    rest = f"; next is `{behind}`, {size} behind `{first}`" if behind else ""
-    return f"Who {does} cannot be told: by {each.title} {tied} tie{rest}", "tie"
+def _best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) -> Sentence:
+    """The best of `entries` by a metric that they all define, with what tells it from the next; how sure that is."""
+    each = metric(name)
+    order = sorted(entries, key=lambda entry: evidence.values(entry, name).mean(), reverse=each.better == "higher")
+    first, *others = order
+    means = {entry: shown(evidence.mean(entry, name), name) for entry in order}
+    if not others:
+        only = f"`{first.name}` is the only entry that is ranked by {each.title}: {means[first]}"
+        return Sentence(f"{only}{_with(first)}.", "")
+    best = f"`{first.name}` {does}: {means[first] if each.title in does else f'{each.title} {means[first]}'}"
+    found = evidence.behind(name, entries)
+    if not found:
+        return Sentence(f"{best}{_compared(first, others[0], f'`{others[0].name}` ({means[others[0]]})')}.", "one seed")
+    first, gaps = found
+    over = next(gap.over for gap in gaps.values() if gap.known)
+    tied = [entry for entry, gap in gaps.items() if gap.known and gap.side(0) == 0]
+    behind = next((entry for entry in order if entry in gaps and gaps[entry].side(0)), None)
+    after = ""
+    if behind:
+        after = f"`{behind.name}`, {shown(Interval(abs(gaps[behind].mean), gaps[behind].half), name)} behind"
+    if not tied and behind:
+        return Sentence(f"{best}{_compared(first, behind, after)}.", "told", over=over)
+    near = listed(f"`{entry.name}` ({means[entry]}{_with(entry)})" for entry in order if entry in tied)
+    rest = f"; next is {after}{_with(behind)}" if behind else ""
+    text = f"Which entry {does} cannot be told: {each.title} of `{first.name}` is {means[first]}{_with(first)}, and"
+    return Sentence(f"{text} {near} may be as good{rest}.", "tie", over=over)
+
+
+def _compared(first: Entry, second: Entry, text: str) -> str:
+    """What comes after the first of two entries: the second, which is `text`; with the size of both codes."""
+    if _with(first) == _with(second):
+        return f"; next is {text}" + _with(first).replace(", with ", ", both with ")
+    return f"{_with(first)}; next is {text}{_with(second)}"
+
+
+def _with(entry: Entry) -> str:
+    """The size of an entry's code, and how often it has looked at its images: like is to be compared with like."""
+    size, _, bits = entry.code_size.partition(": ")
+    looks = "" if math.isnan(entry.looks) else f" at {entry.looks:.1f} looks per image"
+    return f", with {size}{f' ({bits})' if bits else ''}{looks}" if size else ""
+
+
+def _by_size(evidence: Evidence, name: str) -> str:
+    """Who is best by a metric among the entries with codes of one size, for each size that several have."""
+    sizes: dict[str, list[Entry]] = {}
+    for entry in evidence.having(name):
+        sizes.setdefault(entry.code_size, []).append(entry)
+    if len(sizes) < 2:  # noqa: PLR2004 - then all have been compared with their like
+        return ""
+    told = []
+    for size, entries in sizes.items():
+        leaders = sorted(evidence.leaders(name, entries))
+        if leaders:
+            names = listed(f"`{each}`" for each in leaders)
+            told.append(f"among the {len(entries)} with {size} {names} {'is' if len(leaders) == 1 else 'are'} best")
+    return f"The codes differ in size{': ' if told else ''}{'; '.join(told)}."
+
+
+def _floors(evidence: Evidence, name: str) -> str:
+    """What is to be beaten by a metric, without any training."""
+    floors = [entry for entry in evidence.having(name) if entry.floor]
+    told = [f"`{floor.name}` {shown(evidence.mean(floor, name), name)}{_with(floor)}" for floor in floors]
+    return f"To beat, without any training: {listed(told)}." if told else ""
+
+
+def _samples(evidence: Evidence) -> str:
+    """Whose samples are best, by distance and by precision where these disagree."""
+    found = {name: sorted(evidence.leaders(name)) for name in ("frechet", "sample_precision")}
+    if not found["frechet"]:
+        return ""
+    told = {name: listed(f"`{entry}`" for entry in leaders) for name, leaders in found.items() if leaders}
+    if found["sample_precision"] in ([], found["frechet"]):
+        by = " and precision" if len(told) > 1 else ""
+        return f"By Fréchet distance{by} the best samples are those of {told['frechet']}."
+    either = [entry for entry in evidence.entries if entry.name in {*found["frechet"], *found["sample_precision"]}]
+    values = {
+        name: listed(f"`{entry.name}` {shown(evidence.mean(entry, name), name)}" for entry in either) for name in told
+    }
+    return (
+        f"By Fréchet distance the best samples are those of {told['frechet']} ({values['frechet']}), by precision "
+        f"those of {told['sample_precision']} ({values['sample_precision']})."
+    )
 
 
 def _over_all_noise(evidence: Evidence) -> str:
@@ -96,11 +164,13 @@ class Change:
     name: str
     before: Interval
     after: Interval
-    gap: Interval  # after − before, seed by seed
+    gap: Interval  # after − before, paired
 
     @property
     def reading(self) -> str:
         """What the difference amounts to."""
+        if self.name in COST:
+            return "not tested"
         if not self.gap.known:
             return "one seed: may be chance"
         way = self.gap.side(0)
@@ -141,10 +211,10 @@ def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[
     for before, after in pairs:
         changes = []
         for name in (*COMPARED, *middle):
-            first, second = evidence.values(before, name), evidence.values(after, name)
-            comparable = not metric(name).likelihood or before.pixels == after.pixels
-            if len(first) and len(second) and comparable:
-                changes.append(Change(name, interval(first), interval(second), difference(second, first)))
+            measured = all(len(evidence.values(entry, name)) for entry in (before, after))
+            if measured and (not metric(name).likelihood or before.pixels == after.pixels):
+                means = [evidence.mean(entry, name) for entry in (before, after)]
+                changes.append(Change(name, *means, evidence.difference(after, before, name)))
         found.append(Contrast(before, after, changes))
     return found
 

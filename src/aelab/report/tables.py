@@ -1,12 +1,14 @@
 """Tables of means over the seeds, of what differs between entries, and numbers as they are shown."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from aelab.report.intervals import Interval, by_seed, interval, leaders
+from aelab.report.evidence import Entry, Evidence
+from aelab.report.intervals import Interval
 from aelab.report.metrics import Metric, metric
 
 
@@ -21,10 +23,9 @@ class Table:
     names: Sequence[str] = ()  # of the metrics of all columns but the first
 
 
-def tables(
-    title: str, note: str, results: pd.DataFrame, names: Iterable[str], *, say_pixels: bool = True
-) -> list[Table]:
-    """Means over the seeds with their 95 % intervals, in bold the best of each column and all that tie with it.
+def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, say_pixels: bool = True) -> list[Table]:
+    """Means over the seeds with their 95 % intervals, in bold the best of each column and all that cannot be told from
+    it; each table's note says what its intervals cover.
 
     A likelihood has a column for each kind of pixels, since those of different kinds are not comparable. Metrics that
     the same entries define share a table, so that no cell is empty; those of most entries come first.
@@ -32,39 +33,71 @@ def tables(
     Args:
         title: of the first table; the others go on with it.
         note: what to know to read them.
-        results: one row per entry and seed that finished, in columns "entry", "seed", "pixels" and metrics; NaN where
-            one is undefined.
+        evidence: the entries and their results.
         names: the metrics to show.
         say_pixels: whether the heading of a likelihood names its pixels.
     """
-    defining: dict[tuple[str, ...], list[tuple[str, str, dict[str, str]]]] = {}
+    defining: dict[tuple[str, ...], list[Column]] = {}
     for name in names:
-        for head, cells in _columns(results, name, say_pixels):
-            defining.setdefault(tuple(cells), []).append((name, head, cells))
+        for column in _columns(evidence, name, say_pixels):
+            defining.setdefault(tuple(column.means), []).append(column)
     made = list[Table]()
     for entries, columns in sorted(defining.items(), key=lambda item: -len(item[0])):
-        header = ["", *(head for _, head, _ in columns)]
-        rows = [[entry, *(cells[entry] for *_, cells in columns)] for entry in entries]
-        made.append(Table("" if made else title, "" if made else note, header, rows, [name for name, *_ in columns]))
+        header = ["", *(column.heading for column in columns)]
+        rows = [[entry, *(column.cell(entry) for column in columns)] for entry in entries]
+        said = " ".join(text for text in ("" if made else note, _coverage(columns)) if text)
+        made.append(Table("" if made else title, said, header, rows, [column.name for column in columns]))
     return made
 
 
-def _columns(results: pd.DataFrame, name: str, say_pixels: bool) -> Iterator[tuple[str, dict[str, str]]]:  # noqa: FBT001
+@dataclass(frozen=True)
+class Column:
+    """A metric's means by entry, and who leads."""
+
+    name: str
+    heading: str
+    means: Mapping[str, Interval]
+    leaders: AbstractSet[str]
+
+    def cell(self, entry: str) -> str:
+        """An entry's mean with its interval."""
+        return cell(self.means[entry], _metric(self.name).digits, bold=entry in self.leaders)
+
+    @property
+    def over(self) -> str:
+        """What its intervals cover; nothing where it shows none."""
+        return next((mean.over for mean in self.means.values() if mean.known and mean.half), "")
+
+
+def _columns(evidence: Evidence, name: str, say_pixels: bool) -> Iterator[Column]:  # noqa: FBT001
     """The columns that show a metric, each with a cell for every entry that defines it."""
-    each = metric(name.removeprefix("validation_"))
-    for kind, values in comparable(results, name):
-        best = leaders(values, each.better)
-        cells = {str(entry): cell(interval(values[entry]), each.digits, bold=entry in best) for entry in values}
-        yield heading(each, kind if say_pixels else None), cells
+    for kind, entries in comparable(evidence, name):
+        means = {entry.name: evidence.mean(entry, name) for entry in entries}
+        head = heading(_metric(name), kind if say_pixels else None)
+        yield Column(name, head, means, evidence.leaders(name, entries))
 
 
-def comparable(results: pd.DataFrame, name: str) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """A metric by seed, of those entries that can be compared: likelihoods by their kind of pixels, else all (None)."""
-    defined = results[results[name].notna()] if name in results else results[:0]
-    if metric(name.removeprefix("validation_")).likelihood:
-        yield from ((str(kind), by_seed(mine, name)) for kind, mine in defined.groupby("pixels", sort=False))
-    elif len(defined):
-        yield None, by_seed(defined, name)
+def _coverage(columns: Sequence[Column]) -> str:
+    """What the intervals of these columns cover, in a sentence."""
+    titles: dict[str, list[str]] = {}
+    for column in columns:
+        if column.over:
+            titles.setdefault(column.over, []).append(_metric(column.name).title)
+    most, *others = sorted(titles, key=lambda over: -len(titles[over])) or [""]
+    rest = "".join(f"; of {listed(dict.fromkeys(titles[over]))} over {over}" for over in others)
+    return f"±: 95 % interval over {most}{rest}." if most else ""
+
+
+def comparable(evidence: Evidence, name: str) -> Iterator[tuple[str | None, list[Entry]]]:
+    """The entries that can be compared by a metric: for a likelihood those of one kind of pixels, else all (None)."""
+    kinds: dict[str | None, list[Entry]] = {}
+    for entry in evidence.having(name):
+        kinds.setdefault(entry.pixels if _metric(name).likelihood else None, []).append(entry)
+    yield from kinds.items()
+
+
+def _metric(name: str) -> Metric:
+    return metric(name.removeprefix("validation_"))
 
 
 def heading(each: Metric, pixels: str | None = None) -> str:

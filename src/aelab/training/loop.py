@@ -197,12 +197,11 @@ def fit(
     curve.progress.close()
 
     # ---- The best weights win.
-    seconds, validation_seconds = state.seconds()
+    seconds = state.seconds()
     module.eval().load_state_dict(validate.best)
     result = PhaseResult(
-        curve.points, int(validate.best_step), curve.diverged, curve.cause, state.done * batch, seconds,
-        validation_seconds,
-    )  # fmt: skip
+        curve.points, int(validate.best_step), curve.diverged, curve.cause, state.done * batch, *seconds
+    )
     state.end(result)
     return result
 

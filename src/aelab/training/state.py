@@ -30,6 +30,7 @@ class PhaseResult:
     images: int = 0  # seen in training
     seconds: float = 0.0  # of training, validation not counted
     validation_seconds: float = 0.0
+    cpu_seconds: float = 0.0  # that this process computed for both: other work on the machine adds nothing to them
 
 
 @dataclass
@@ -91,7 +92,7 @@ class TrainingState:
         """Begin a phase, or go on with it where the snapshot that was found is in the middle of it."""
         self.phase, self.done = phase, 0
         self.step, self.validation, self.curve = step, validation, curve
-        self.seconds_before, self.started = (0.0, 0.0), time.perf_counter()
+        self.seconds_before, self.started = (0.0, 0.0, 0.0), (time.perf_counter(), time.process_time())
         if self.found and "step" in self.found.values:
             self._load(self.found)
         self.found = None
@@ -100,11 +101,12 @@ class TrainingState:
         """End the phase."""
         self.results[self.phase] = result
 
-    def seconds(self) -> tuple[float, float]:
-        """Of the phase's training and of its validation, those before the snapshot included."""
+    def seconds(self) -> tuple[float, float, float]:
+        """Of the phase's training, of its validation, and CPU time of both, those before the snapshot included."""
         validation = self.validation.watch.seconds()
-        training = time.perf_counter() - self.started - validation
-        return self.seconds_before[0] + training, self.seconds_before[1] + validation
+        wall, cpu = time.perf_counter() - self.started[0], time.process_time() - self.started[1]
+        before = self.seconds_before
+        return before[0] + wall - validation, before[1] + validation, before[2] + cpu
 
     def due(self) -> bool:
         """Whether it is time for a snapshot."""

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from aelab.models.base import Autoencoder, Batch, Capability, Losses, Shape
-from aelab.models.likelihood import Likelihood, bits_per_dim
-from aelab.models.statistics import Mean, Variance
+from aelab.models.likelihood import Likelihood, bits_per_dim, bound_by_image
+from aelab.models.statistics import Mean, Measured, Variance
 
 ACTIVE = 0.01  # a latent dimension is active when the variance over x of its shift exceeds this
 COLLAPSED = 0.1  # the share of dimensions that are active is less than this
@@ -60,7 +60,7 @@ class Variational(Autoencoder):
         beta = self.beta * batch.ramp(self.warm_up)
         return {"loss": distortion + beta * rate, "distortion": distortion, "rate": rate}
 
-    def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> dict[str, float]:
+    def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> Measured:
         """−ELBO (β = 1 whatever the training's) and its parts in nats per image, at two z each; active units."""
         distortion, rate, spread, means = Mean(), Mean(), Mean(), Variance()
         again = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 1)
@@ -72,7 +72,7 @@ class Variational(Autoencoder):
             spread.add((first[0] + first[1] - second[0] - second[1]).square() / 4)
             means.add(self.shifts(x))
         neg_elbo = distortion.value + rate.value
-        return {
+        values = {
             "neg_elbo": neg_elbo,
             "neg_elbo_error": (spread.value / spread.count) ** 0.5,
             "rate": rate.value,
@@ -81,6 +81,7 @@ class Variational(Autoencoder):
             "active_units": float((means.value > ACTIVE).sum()),
             "latent_units": float(self.units),
         }
+        return Measured(values, bound_by_image(distortion.each, rate.each, self.image))
 
     def symptoms(self, values: Mapping[str, float]) -> list[str]:
         """Posterior collapse: q(z|x) is the prior for every x, and the code says (almost) nothing."""

@@ -21,10 +21,10 @@ from aelab.core.settings import BudgetOverrides
 from aelab.models.base import Batch, Losses, Phase, Shape
 from aelab.models.discrete import DiscreteAutoencoder
 from aelab.models.layers import mean_colour
-from aelab.models.likelihood import LIKELIHOODS, LikelihoodSection, bits_per_dim
+from aelab.models.likelihood import LIKELIHOODS, LikelihoodSection, bits_per_dim, bound_by_image
 from aelab.models.network import NETWORKS, NetworkSection
 from aelab.models.quantizer import QUANTIZERS, QuantizerSection
-from aelab.models.statistics import Mean, perplexity
+from aelab.models.statistics import Mean, Measured, perplexity
 from aelab.variants._code_transformer import CausalPrior
 
 COLLAPSED = 0.05  # the perplexity, as a share of the codes, is less than this
@@ -130,7 +130,7 @@ class VQVAE(DiscreteAutoencoder):
             return []
         return [f"the codebook has collapsed: {used:.0f} of {codes} codes in use, perplexity {perplexity:.1f}"]
 
-    def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> dict[str, float]:  # noqa: ARG002
+    def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> Measured:  # noqa: ARG002
         """−ELBO in nats per image under the learned and the uniform prior; use of the codebook; ‖z_e − e‖²/‖z_e‖²."""
         distortion, rate, distance, norm = Mean(), Mean(), Mean(), Mean()
         usage = torch.zeros(self.quantizer.entries, device=self.prior.position.device)
@@ -145,7 +145,7 @@ class VQVAE(DiscreteAutoencoder):
             norm.add(z_e.square().sum((1, 2, 3)))
         neg_elbo = distortion.value + rate.value
         rate_uniform = math.prod(self.prior.grid) * math.log(self.quantizer.codes)
-        return {
+        values = {
             "neg_elbo": neg_elbo,
             "neg_elbo_error": 0.0,  # nothing is sampled
             "rate": rate.value,
@@ -157,3 +157,5 @@ class VQVAE(DiscreteAutoencoder):
             "codes_used": float((usage > 0).sum()),
             "code_distance": distance.value / norm.value if norm.value else math.nan,
         }
+        images = bound_by_image(distortion.each, rate.each, self.image)
+        return Measured(values, images | {"neg_elbo_uniform": distortion.each + rate_uniform})
