@@ -24,10 +24,6 @@ from aelab.report.intervals import Interval
 MARKERS = "osD^vPX<p>*h"  # told apart without colours, too
 # Of the lines of six entries each, and of entries whose colour is the same; "--" is no entry's.
 DASHES = ("-", "-.", ":")
-    "-",
-    "-.",
-    ":",
-)  # of the lines of six entries each, and of entries whose colour is the same; "--" is no entry's
 WIDTH, ROW = 3.5, 0.28  # inches: of a chart, and of one entry in it
 BELOW = 0.3  # a row's mean are its seeds, in rows
 BESIDE, BELOW_ROWS = 24, 34  # characters in a line of an entry's name, and of what stands below the rows
