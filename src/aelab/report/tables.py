@@ -50,6 +50,18 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
     return made
 
 
+def joined(parts: Sequence[Table]) -> Table:
+    """Tables as one; a dash stands where an entry does not define a metric."""
+    entries = dict.fromkeys(row[0] for part in parts for row in part.rows)
+    rows = {entry: [entry] for entry in entries}
+    for part in parts:
+        cells = {row[0]: row[1:] for row in part.rows}
+        for entry, row in rows.items():
+            row.extend(cells.get(entry, ["–"] * (len(part.header) - 1)))
+    header = ["", *(title for part in parts for title in part.header[1:])]
+    return Table("", "", header, list(rows.values()), [name for part in parts for name in part.names])
+
+
 @dataclass(frozen=True)
 class Column:
     """A metric's means by entry, and who leads."""
