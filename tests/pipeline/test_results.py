@@ -9,7 +9,9 @@ from tests.support.parameters import DEFAULT
 
 
 def seed(status: str, *symptoms: str) -> SimpleNamespace:
-    return SimpleNamespace(entry="vqvae", status=status, pixels="Bernoulli", curve=[], symptoms=list(symptoms))
+    return SimpleNamespace(
+        entry="vqvae", status=status, pixels="Bernoulli", curve=[], symptoms=list(symptoms), floor=False
+    )
 
 
 def test_a_symptom_of_any_seed_is_one_of_the_entry() -> None:
