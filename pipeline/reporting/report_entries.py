@@ -59,6 +59,7 @@ def context(
         "sentences": summary.sentences(evidence, reference),
         "problems": list(_problems(entries)),
         "names": marks.names(evidence.entries),
+        "falling": marks.still_falling(evidence.entries),
         "seeds": len(params.seeds),
         "values": list(report_charts.values(evidence, folder, classified)),
         "gaps": list(report_charts.differences(evidence, folder)),
@@ -166,17 +167,16 @@ def _value(value: Any, key: str, entry: ReportEntry) -> str:
 def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
     """Every entry in a row: how large its code is, how often it looked at each image, and what decides; floors last."""
     reference = entries[0].params.corruption.reference
-    measured = tables.joined(tables.tables("", "", evidence, OVERVIEW))
+    measured = tables.joined(tables.tables("", "", evidence, OVERVIEW), OVERVIEW)
     cells = {row[0]: row[1:] for row in measured.rows}
-    known = {entry.name: entry for entry in evidence.entries}
     rows = [
-        [name, each.code_size or "–", "–" if math.isnan(each.looks) else f"{each.looks:.1f}",
-         *cells.get(name, ["diverged"] * len(measured.names))]
-        for name, each in sorted(known.items(), key=lambda item: item[1].floor)
+        [entry.name, entry.code_size.rpartition(": ")[2] or "–", "–" if math.isnan(entry.looks) else f"{entry.looks:.1f}",
+         *cells.get(entry.name, ["diverged"] * len(measured.names))]
+        for entry in sorted(evidence.entries, key=lambda entry: entry.floor)
     ]  # fmt: skip
     note = f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen."
     header = ["", "code", "looks", *measured.header[1:]]
-    return Table("At a glance", note, header, rows, ["", "", *measured.names])
+    return Table("At a glance", note, header, rows, ["", "", *measured.names], measured.floors)
 
 
 def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -> Iterator[Table]:

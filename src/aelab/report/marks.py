@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from aelab.report.evidence import Curve, Entry
+from aelab.report.tables import listed
 
 LAST, FALL = 0.1, 0.5  # share of the steps; fall of the loss over them, in %
 
@@ -35,11 +36,22 @@ def names(entries: Sequence[Entry]) -> dict[str, Name]:
 def marks(entry: Entry) -> list[str]:
     """What a reader of any of its numbers has to know."""
     falling = [
-        f"still falling at its end{'' if phase == 'autoencoder' else f', {phase}'} (validation loss {fall:.1f} % lower "
-        "than a tenth of the steps before)"
+        f"still falling at its end{'' if phase == 'autoencoder' else f', its {phase}'}: by {fall:.1f} % over the last tenth"
         for phase, fall in falls(entry.curves).items()
     ]
     return [*dict.fromkeys(entry.symptoms), *falling]
+
+
+def still_falling(entries: Sequence[Entry]) -> str:
+    """The entries that were still falling at their ends, in a sentence; "" if none was."""
+    found = {entry.name: max(falls(entry.curves).values(), default=0.0) for entry in entries}
+    found = {name: fall for name, fall in found.items() if fall}
+    if not found:
+        return ""
+    names = listed(f"`{name}`" for name in found)
+    was, its = ("was", "its validation loss fell by") if len(found) == 1 else ("were", "their validation losses fell by")
+    sizes = listed(f"{fall:.1f}" for fall in found.values())
+    return f"{names} {was} still falling at the end: {its} {sizes} % over the last tenth of the training."
 
 
 def falls(curves: Sequence[Curve]) -> Mapping[str, float]:

@@ -55,16 +55,18 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
     return made
 
 
-def joined(parts: Sequence[Table]) -> Table:
-    """Tables as one; a dash stands where an entry does not define a metric."""
+def joined(parts: Sequence[Table], names: Sequence[str]) -> Table:
+    """Tables as one, its columns in the order of `names`; a dash stands where an entry does not define a metric."""
     entries = dict.fromkeys(row[0] for part in parts for row in part.rows)
-    rows = {entry: [entry] for entry in entries}
-    for part in parts:
-        cells = {row[0]: row[1:] for row in part.rows}
-        for entry, row in rows.items():
-            row.extend(cells.get(entry, ["–"] * (len(part.header) - 1)))
-    header = ["", *(title for part in parts for title in part.header[1:])]
-    return Table("", "", header, list(rows.values()), [name for part in parts for name in part.names])
+    columns = [
+        (name, part.header[i], {row[0]: row[i] for row in part.rows})
+        for part in parts
+        for i, name in enumerate(part.names, 1)
+    ]
+    columns.sort(key=lambda column: names.index(column[0]))
+    rows = [[entry, *(cells.get(entry, "–") for *_, cells in columns)] for entry in entries]
+    floors = [entry for entry in entries if any(entry in part.floors for part in parts)]
+    return Table("", "", ["", *(head for _, head, _ in columns)], rows, [name for name, *_ in columns], floors)
 
 
 @dataclass(frozen=True)
