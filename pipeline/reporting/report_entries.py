@@ -111,9 +111,8 @@ def _lead(entries: Sequence[ReportEntry]) -> str:
     seeds = f"means over {len(params.seeds)} seeds" if len(params.seeds) > 1 else "of one seed"
     trained = [entry for entry in entries if not entry.floor]
     below = [entry.name for entry in entries if entry.floor]
-    return (
-        f"{len(trained)} entries of params.yaml, numbers {seeds}; trained on {training['hardware']}."
-        + (f" Floors, in which nothing is trained: {tables.listed(below)}." if below else "")
+    return f"{len(trained)} entries of params.yaml, numbers {seeds}; trained on {training['hardware']}." + (
+        f" Floors, in which nothing is trained: {tables.listed(below)}." if below else ""
     )
 
 
@@ -182,7 +181,9 @@ def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
          *cells.get(entry.name, ["diverged"] * len(measured.names))]
         for entry in sorted(evidence.entries, key=lambda entry: entry.floor)
     ]  # fmt: skip
-    note = f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen."
+    note = (
+        f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen."
+    )
     header = ["", "code", "looks", *measured.header[1:]]
     return Table("At a glance", note, header, rows, ["", "", *measured.names], measured.floors)
 

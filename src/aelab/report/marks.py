@@ -49,7 +49,9 @@ def still_falling(entries: Sequence[Entry]) -> str:
     if not found:
         return ""
     names = listed(f"`{name}`" for name in found)
-    was, its = ("was", "its validation loss fell by") if len(found) == 1 else ("were", "their validation losses fell by")
+    was, its = (
+        ("was", "its validation loss fell by") if len(found) == 1 else ("were", "their validation losses fell by")
+    )
     sizes = listed(f"{fall:.1f}" for fall in found.values())
     return f"{names} {was} still falling at the end: {its} {sizes} % over the last tenth of the training."
 
