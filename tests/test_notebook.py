@@ -236,7 +236,7 @@ def test_a_model_checks_again_after_a_training_that_broke_off() -> None:
         ("vae", IMAGE, {"beta": float("nan")}, "beta is nan: must be a finite number"),
         ("vae", IMAGE, {"likelihood": "bernouli"}, "likelihood.name: unknown .*; did you mean bernoulli?"),
         ("vae", IMAGE, {"network": {"name": "patches", "wdith": 8}}, "network.wdith is .*; did you mean width?"),
-        ("vae", IMAGE, {"network": "patches"}, 'network is "patches": write {name: patches}'),
+        ("vae", IMAGE, {"network": "patches"}, "^network.width is missing"),
         ("vae", (8, 8), {}, r"the shape of the images is \(C, H, W\).*what came is \(8, 8\)"),
         ("vae", (1, 8, 0), {}, r"what came is \(1, 8, 0\)"),
         ("vae", 64, {}, "what came is 64"),

@@ -62,7 +62,8 @@ def _sentence(params: Params, name: str, need: Need, images: int, room: int) -> 
     changes = []
     if fitting := need.fitting(room) * params.training.processes:
         changes.append(f"{key}{own}.training.batch_size: {fitting} or less")
-    if isinstance(now := arguments["network"].get("downsampling"), int):
+    network = arguments.get("network")
+    if isinstance(network, Mapping) and isinstance(now := network.get("downsampling"), int):
         changes.append(f"a {key}.network.downsampling of more than {now}")
     if params.dataset.folder is not None:
         changes.append(

@@ -257,6 +257,12 @@ class Params(Section):
             raise UserError(msg)
         return cast("Entry", self.variants[name])
 
+    def seeds_of(self, name: str) -> list[int]:
+        """The seeds that the entry `name` is trained with: a floor, the same for all of them, has the first alone."""
+        from aelab.models.base import VARIANTS  # noqa: PLC0415 - imports torch
+
+        return self.seeds[:1] if VARIANTS.find(self.entry(name).model).floor else self.seeds
+
     def learned(self, name: str) -> TrainCorruption:
         """The corruption `name` of `corruption.train`."""
         if name not in self.corruption.train:

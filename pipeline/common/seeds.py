@@ -25,17 +25,17 @@ def for_each_seed(
     Work that nobody times may run on all cores, behind what is timed, and with one process more than there are cores:
     so none is idle while the last seeds of the last stages end.
     """
-    device = devices.prepare(checked.training.device, checked.training.threads)
+    device, its_seeds = devices.prepare(checked.training.device, checked.training.threads), checked.seeds_of(entry)
     on_gpu = device.type != "cpu"
     at_once = side_by_side(checked, device, resources.cpus() if timed else resources.all_cpus())
     behind = not timed and not on_gpu and at_once > 1  # one more process, which takes what the others leave
-    workers = min(len(checked.seeds), at_once + behind)
+    workers = min(len(its_seeds), at_once + behind)
     os.environ[devices.SHARED] = str(resources.per_gpu() or max(1, workers))
     os.environ[devices.FREE] = str(max(1, devices.free_memory() // max(1, workers)))
     if not timed:
         os.nice(resources.BEHIND)
     if workers <= 1:
-        return {seed: work(checked, entry, seed) for seed in checked.seeds}
+        return {seed: work(checked, entry, seed) for seed in its_seeds}
     # A fork saves importing torch again. It is safe while no thread of torch's has run: the parameters are checked on
     # the meta device for that reason. A fork can neither use a GPU nor forget that its parent has looked at one, and
     # Apple's libraries have their own threads.
@@ -43,7 +43,7 @@ def for_each_seed(
     context = get_context("fork" if forks else "spawn")
     with ProcessPoolExecutor(workers, context, _begin, (LISTENER.polls,)) as pool:
         content = checked.model_dump()
-        running = {seed: pool.submit(_in_worker, work, content, entry, seed) for seed in checked.seeds}
+        running = {seed: pool.submit(_in_worker, work, content, entry, seed) for seed in its_seeds}
         try:
             wait(running.values())
             return {seed: future.result() for seed, future in running.items()}

@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from aelab.core import disk
 from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, REPRESENTATION, SAMPLES, readable
-from aelab.report import galleries, report_charts, summary, tables
+from aelab.report import floors, galleries, report_charts, summary, tables
 from aelab.report.claims import CLAIMS
 from aelab.report.evidence import CLEAN, Evidence, noise_levels
 from aelab.report.metrics import CODES, COST, HEADLINE, LIKELIHOOD, METRICS, metric
@@ -45,6 +45,9 @@ def context(
     examples = {entry.name: each for entry in entries if (each := entry.examples)}
     by_name = {entry.name: entry for entry in evidence.entries}
     wanted = [(by_name[before], by_name[after]) for before, after in pairs] or summary.siblings(evidence.entries)
+    classified = disk.read_json(paths.CLASSIFIER / "metrics.json")
+    trained = [pair for pair in wanted if not any(each.floor for each in pair)]
+    shown = {entry.name: examples[entry.name] for entry in entries if not entry.floor and entry.name in examples}
     reference = f"{readable(params.corruption.reference.kind)} {params.corruption.reference.level}"
     picked = {entry.name: _picked(entry) for entry in entries}
     text = PARAMS.read_text(encoding="utf-8")
@@ -54,17 +57,17 @@ def context(
         "sentences": summary.sentences(evidence, reference),
         "problems": list(_problems(entries)),
         "seeds": len(params.seeds),
-        "values": list(report_charts.values(evidence, folder)),
+        "values": list(report_charts.values(evidence, folder, classified)),
         "gaps": list(report_charts.differences(evidence, folder)),
         "noise": list(report_charts.noise(evidence, folder)),
         "rates": list(report_charts.rate_distortion(evidence, folder)),
         "curves": [*report_charts.progress(evidence, folder), *report_charts.learning(evidence, picked, folder)],
         "galleries": list(galleries.reconstructions(examples, reference)),
-        "sheets": list(galleries.sheets(examples)),
+        "sheets": list(galleries.sheets(shown)),
         "codes": list(report_charts.code_use(evidence, examples, folder)),
         "differences": tables.differences({entry.name: entry.section for entry in entries}),
-        "contrasts": [_contrast(each, entries) for each in summary.contrasts(evidence, wanted)],
-        "tables": list(_tables(params, entries, evidence)),
+        "contrasts": [_contrast(each, entries) for each in summary.contrasts(evidence, trained)],
+        "tables": list(_tables(params, entries, evidence, classified)),
         "claims": list(_claims(evidence, folder)),
         "sections": [_section(entry, finished) for entry in entries],
         "undefined": _undefined(entries),
@@ -84,9 +87,12 @@ def _lead(entries: Sequence[ReportEntry]) -> str:
     """What the page is about, in a line."""
     params, training = entries[0].params, entries[0].results[0].training
     seeds = f"{len(params.seeds)} seeds" if len(params.seeds) > 1 else "one seed"
+    trained = [entry for entry in entries if not entry.floor]
+    below = [entry.name for entry in entries if entry.floor]
     return (
-        f"{len(entries)} models, entries of params.yaml, {seeds} each, on {training['hardware']}. Trained for "
-        f"{', '.join(f'{entry.name} {_steps(entry)}' for entry in entries)} steps."
+        f"{len(trained)} models, entries of params.yaml, {seeds} each, on {training['hardware']}."
+        + (f" Trained for {', '.join(f'{entry.name} {_steps(entry)}' for entry in trained)} steps." if trained else "")
+        + (f" Floors, in which nothing is trained: {tables.listed(below)}." if below else "")
     )
 
 
@@ -139,7 +145,9 @@ def _value(value: Any, key: str, entry: ReportEntry) -> str:
     return f"{value} ({', '.join(f'{readable(kind)} {level}' for kind, levels in noise.items() for level in levels)})"
 
 
-def _tables(params: Params, entries: Sequence[ReportEntry], evidence: Evidence) -> Iterator[Table]:
+def _tables(
+    params: Params, entries: Sequence[ReportEntry], evidence: Evidence, classified: Mapping[str, Any]
+) -> Iterator[Table]:
     """The results; a table that has nothing to show is left out."""
     reference = params.corruption.reference
     note = f"Denoising MSE: {reference.kind} at level {reference.level}."
@@ -149,7 +157,8 @@ def _tables(params: Params, entries: Sequence[ReportEntry], evidence: Evidence) 
     glance[0].rows.extend([name, *(["diverged"] * (len(glance[0].header) - 1))] for name in diverged)
     yield from glance
     for pixels, comparable in tables.comparable(evidence, "neg_elbo"):
-        note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these."
+        note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these. "
+        note += floors.note(classified.get("floors", {}), str(pixels))
         yield from tables.tables(f"Likelihood: {pixels}", note, evidence.of(comparable), LIKELIHOOD, say_pixels=False)
     restored = (
         f"MSE to the clean images of what is made of {params.evaluation.noisy_images:,} corrupted ones; first that of "
@@ -160,7 +169,7 @@ def _tables(params: Params, entries: Sequence[ReportEntry], evidence: Evidence) 
         ("Codes", "Over the whole test set.", CODES),
         ("Representation", "Of the codes of frozen models, for the images' classes.", REPRESENTATION),
         ("Geometry", "Codes of test images, mixed and turned.", GEOMETRY),
-        ("Samples", _features(), SAMPLES),
+        ("Samples", _features(classified["metrics"]), SAMPLES),
         ("Out-of-distribution inputs", "What a model gives back of noise and of photographs.", IDENTITY),
         *((f"Denoising: {readable(kind)}", restored, [name for _, name in levels]) for kind, levels in noise),
         ("Cost", "Of one seed.", COST),
@@ -170,9 +179,8 @@ def _tables(params: Params, entries: Sequence[ReportEntry], evidence: Evidence) 
         yield from tables.tables(title, note, evidence, names)
 
 
-def _features() -> str:
+def _features(measured: Mapping[str, float]) -> str:
     """What the features are worth in which samples are compared with images."""
-    measured = disk.read_json(paths.CLASSIFIER / "metrics.json")["metrics"]
     if not measured:
         return "There is no classifier to take features from."
     return (
@@ -188,7 +196,7 @@ def _claims(evidence: Evidence, folder: Path) -> Iterator[dict[str, Any]]:
     for claim in CLAIMS:
         judgement = judge(claim, evidence)
         mine = evidence.of(evidence.group(claim.entries))
-        measured = judgement.verdict is not Verdict.UNMEASURED
+        measured = judgement.verdict is not Verdict.UNTESTED
         yield {
             "claim": claim,
             "judgement": judgement,
@@ -202,8 +210,9 @@ def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
     result, training = entry.results[0], entry.results[0].training
     mine = finished[finished["entry"] == entry.name].set_index("seed")
     names = [name for name in HEADLINE if name in mine and mine[name].notna().any()]
+    labels = {each.seed: "every seed" if entry.floor else f"seed {each.seed}" for each in entry.results}
     seeds = [
-        [f"seed {seed}", *(f"{mine.loc[seed, name]:,.{metric(name).digits}f}" for name in names)] for seed in mine.index
+        [labels[seed], *(f"{mine.loc[seed, name]:,.{metric(name).digits}f}" for name in names)] for seed in mine.index
     ]
     commit, parameters = training["commit"], io.StringIO()
     YAML(pure=True).dump({result.entry: dict(entry.section)}, parameters)
@@ -211,7 +220,7 @@ def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
         "title": entry.name,
         "about": result.about + ("" if entry.finished else " No seed finished."),
         "seeds": Table("", "", ["", *(metric(name).title for name in names)], seeds, names) if seeds else None,
-        "links": {f"seed {each.seed}": _run(each.cost["fingerprint"]) for each in entry.results},
+        "links": {labels[each.seed]: _run(each.cost["fingerprint"]) for each in entry.results},
         "origin": {
             "commit": commit,
             "uncommitted changes": ", ".join(training["uncommitted_changes"]) or "none",

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ class Result:
     folder: Path  # of its figures
     weights: Path
     curve: list[dict[str, Any]]  # phase, step, time and losses of every point
+    floor: bool = False  # whether nothing is trained in it: it has no other seeds, and is not ranked
     code: dict[str, int] | None = None  # the `numbers` in one image's code, or how many `codes`, each one `of` K
     training_images: int | None = None  # that there were to learn from
 
@@ -67,14 +67,20 @@ class ReportEntry:
         return section
 
     @property
+    def floor(self) -> bool:
+        """Whether nothing is trained in it."""
+        return self.results[0].floor
+
+    @property
     def finished(self) -> list[Result]:
         """Its seeds that did; the first stands for it in the figures."""
         return [result for result in self.results if result.status == "finished"]
 
     @property
     def examples(self) -> Examples | None:
-        """Those of its first seed that finished."""
-        return examples.read(self.finished[0].folder / "examples.safetensors") if self.finished else None
+        """Those of its first seed that finished, where there is anything to see."""
+        path = self.finished[0].folder / "examples.safetensors" if self.finished else None
+        return examples.read(path) if path and path.exists() else None
 
     def entry(self) -> Entry:
         """What the claims are judged by."""
@@ -85,7 +91,15 @@ class ReportEntry:
             curves=[result.curve for result in self.finished],
             symptoms=[symptom for result in self.finished for symptom in result.symptoms],
             **(self._images() | self._size() if self.finished else {}),
+            floor=self.floor,
+            dimensions=math.prod(self.params.dataset.image),
+            learned=self._learned(),
         )
+
+    def _learned(self) -> list[str]:
+        """The corruptions that its training images are under."""
+        inputs = self.section["inputs"]
+        return [f"{kind}-{level}" for kind, level in self.params.learned(inputs).mixed] if inputs != CLEAN else []
 
     def _images(self) -> dict[str, Any]:
         """The metrics of each test image; none where an older evaluation has not kept them."""
@@ -108,7 +122,7 @@ class ReportEntry:
 
 
 def collect(params: Params) -> list[ReportEntry]:
-    """Every entry of the parameters with all its seeds, in their order.
+    """Every entry of the parameters with all its seeds, in their order; the floors at the end.
 
     Raises:
         UserError: there is no result of one.
@@ -116,7 +130,8 @@ def collect(params: Params) -> list[ReportEntry]:
     found, lacking = available(params)
     if lacking:
         raise UserError(lacking[0])
-    return [ReportEntry(name, params, [each for each in found if each.entry == name]) for name in params.variants]
+    entries = [ReportEntry(name, params, [each for each in found if each.entry == name]) for name in params.variants]
+    return sorted(entries, key=lambda entry: entry.floor)
 
 
 def rows(entries: Sequence[ReportEntry]) -> pd.DataFrame:
@@ -145,7 +160,7 @@ def _row(name: str, result: Result) -> dict[str, Any]:
         msg = f"metrics with the name of another column: {', '.join(sorted(taken))}"
         raise ValueError(msg)
     model = result.parameters[f"variants.{result.entry}"]["model"]
-    which = {"entry": name, "model": model, "seed": result.seed, "status": result.status}
+    which = {"entry": name, "model": model, "seed": result.seed, "status": result.status, "floor": result.floor}
     return {name: spreadsheet(value) for name, value in (which | measured | trained).items()}
 
 
@@ -156,11 +171,15 @@ def available(params: Params) -> tuple[list[Result], list[str]]:
     if not path.exists():
         return [], ["dvc.lock is not there: `dvc repro` writes it"]
     lock = YAML(typ="safe", pure=True).load(path)["stages"]  # it is up to date when the report begins
-    for entry, seed in product(params.variants, params.seeds):
-        try:
-            found.append(_read(lock, entry, seed))
-        except (KeyError, FileNotFoundError):
-            lacking.append(f"there are no results of {entry}, seed {seed}: run `dvc repro` first")
+    for entry in params.variants:
+        for seed in params.seeds:
+            try:
+                found.append(_read(lock, entry, seed))
+            except (KeyError, FileNotFoundError):
+                lacking.append(f"there are no results of {entry}, seed {seed}: run `dvc repro` first")
+                continue
+            if found[-1].floor:
+                break  # its first seed stands for all
     return found, lacking
 
 
@@ -170,8 +189,12 @@ def parameters_digest(result: Result) -> str:
 
 
 def costs(result: Result) -> dict[str, float]:
-    """What the training took: seconds over all phases, images per second of the first phase, peak memory."""
+    """What the training took: seconds over all phases, images per second of the first phase, peak memory; nothing where
+    there was no training.
+    """
     phases = list(result.cost["phases"].values())
+    if not phases:
+        return {}
     return {
         "train_seconds": sum(phase["seconds"] for phase in phases),
         "train_cpu_seconds": result.cost["cpu_seconds"],

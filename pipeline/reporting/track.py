@@ -145,6 +145,7 @@ def _champions(collected: list[results.Result]) -> list[Champion]:
             _dataset(result.parameters),
         )
         for result in collected
+        if not result.floor
     )
 
 

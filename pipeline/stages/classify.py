@@ -1,4 +1,7 @@
-"""classify: train the classifier in whose features samples are compared with images; say where there can be none."""
+"""classify: train the classifier in whose features samples are compared with images; say where there can be none.
+
+Beside its metrics stand those floors of the data set that need no model: what lossless files of the images take.
+"""
 
 import numpy as np
 import torch
@@ -10,7 +13,7 @@ from aelab.core.settings import Budget, TrainingOptions
 from aelab.core.tensors import at_once
 from aelab.data import pairs
 from aelab.data.pairs import Pairs
-from aelab.evaluation import classifier, fidelity
+from aelab.evaluation import classifier, fidelity, lossless
 from aelab.evaluation.classifier import Classifier
 from aelab.evaluation.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
 from aelab.training.loop import fit
@@ -28,16 +31,19 @@ def work(params: Params, provenance: stage.Provenance) -> None:
         disk.check(paths.CLEAN / split)
     train, validation, test = (Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test"))
     paths.CLASSIFIER.mkdir(parents=True, exist_ok=True)
+    options, settings = TrainingOptions(mode=params.training.mode), params.evaluation
+    with part("lossless files"):
+        floors = lossless.floors(test.inputs, settings.samples)
 
     def write(metrics: dict[str, float], undefined: dict[str, str]) -> None:
-        disk.write_json(paths.CLASSIFIER / "metrics.json", {"metrics": metrics, "undefined": undefined})
+        content = {"metrics": metrics, "floors": floors, "undefined": undefined}
+        disk.write_json(paths.CLASSIFIER / "metrics.json", content)
 
     if len(np.unique(train.targets)) == 1:
         reason = "all training images are of one class: there is nothing to classify"
         return write({}, dict.fromkeys((*REPRESENTATION, *SAMPLES, *CLASSIFIER), reason))
     if len(test.targets) < fidelity.FEWEST:
         return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), f"there are fewer than {fidelity.FEWEST} test images"))
-    options, settings = TrainingOptions(mode=params.training.mode), params.evaluation
     outputs = 1 + max(int(each.targets.max()) for each in (train, validation, test))
     model, result = learn(
         train, validation, outputs, settings.classifier, seed=settings.seed, options=options, device=device

@@ -54,7 +54,8 @@ def main(name: str) -> None:
 
 def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
     """Metrics and figures of one seed, and the metrics of each test image; for a diverged one nothing but the fact."""
-    about = (VARIANTS.find(params.entry(name).model).__doc__ or "").strip()
+    variant = VARIANTS.find(params.entry(name).model)
+    about: dict[str, Any] = {"about": (variant.__doc__ or "").strip(), "floor": variant.floor}
     outcome = disk.read_json(paths.MODELS / name / f"seed{seed}.json")
     diverged = [
         f"{phase} diverged at step {end['diverged_at_step']}: {end['cause']}"
@@ -63,7 +64,7 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict
     ]
     if diverged:
         nothing: dict[str, Any] = {"pixels": None, "metrics": {}, "undefined": {}, "symptoms": []}
-        return {"status": diverged[0], "about": about, **nothing}, {}
+        return {"status": diverged[0], **about, **nothing}, {}
     device = devices.prepare(params.training.device, params.training.threads)
     size = at_once(params.evaluation.batch_size, device)
     params = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"batch_size": size})})
@@ -75,8 +76,9 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict
             "validation": _reconstruction(params, model, validation, "validation"),
             "test": _test(params, model, undefined),
         }
-        with part("figures"):
-            _draw(params, model, name, seed)
+        if "reconstructions" not in undefined:
+            with part("figures"):
+                _draw(params, model, name, seed)
     infinite = {
         name: f"it is {value}"
         for values in measured.values()
@@ -89,7 +91,7 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict
     }
     result = {
         "status": "finished",
-        "about": about,
+        **about,
         "pixels": model.pixels and f"{model.pixels}, {BINARISATION[params.dataset.binarisation]}",
         "code": reconstruction.code_size(model),
         "training_images": len(arrays.read(paths.images(paths.CLEAN, "train"))),
@@ -130,10 +132,11 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> M
     with part("importance-weighted bound", "evaluation.importance.samples"):
         wanted = {"samples": settings.importance.samples, "count": settings.importance.images}
         values |= reconstruction.importance_weighted(model, images, values, **wanted, **_settings(params))
-    with part("training images"):
-        learned_from = Pairs.of(train).thinned(len(images)).targets
-        values["train_mse"] = reconstruction.reconstruction_error(model, learned_from, size)
-    values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
+    if "train_mse" not in undefined:
+        with part("training images"):
+            learned_from = Pairs.of(train).thinned(len(images)).targets
+            values["train_mse"] = reconstruction.reconstruction_error(model, learned_from, size)
+        values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     with part("geometry of the code"):
         values |= geometry.measure(model, images, train, size)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from aelab.report import pages
 from aelab.report.galleries import Gallery
 from aelab.report.metrics import DECIDING
 from aelab.report.pages import CAPTIONS, Figure
+from aelab.report.verdicts import Claim, Judgement
 from pipeline.common import paths, stage
 from pipeline.common.params import Params
 from pipeline.reporting import report_entries, results
@@ -45,6 +47,7 @@ def write(params: Params) -> None:
         _write_curves(entry)
     _write_metrics(entries)
     context = report_entries.context(entries, rows, folder)
+    disk.write_json(paths.REPORTS / "claims.json", {each["claim"].key: _judged(**each) for each in context["claims"]})
     own = {entry.name: list(_own(entry, folder)) for entry in entries}
     context |= {"folder": paths.REPORTS, "pictures": list(_pictures(context["galleries"][:2], folder)), "own": own}
     for extension in ("md", "html"):
@@ -52,6 +55,12 @@ def write(params: Params) -> None:
         (paths.REPORTS / f"comparison.{extension}").write_text(text, encoding="utf-8")
     for sentence in context["sentences"]:
         print(f"{sentence.text} ({sentence.badge})" if sentence.badge else sentence.text)
+
+
+def _judged(claim: Claim, judgement: Judgement, **_: Any) -> dict[str, Any]:
+    """A claim with its verdict, for who reads no page."""
+    findings = [{"text": each.text, "verdict": each.verdict} for each in judgement.findings]
+    return {"title": claim.title, "reading": claim.reading, "verdict": judgement.verdict, "findings": findings}
 
 
 def _write_curves(entry: ReportEntry) -> None:
@@ -79,7 +88,8 @@ def _write_metrics(entries: Sequence[ReportEntry]) -> None:
     metrics that decide first.
     """
     for split in ("validation", "test"):
-        measured = {entry.name: [each.metrics[split] for each in entry.results if each.metrics] for entry in entries}
+        trained = [entry for entry in entries if not entry.floor]
+        measured = {entry.name: [each.metrics[split] for each in entry.results if each.metrics] for entry in trained}
         means = {
             entry: {
                 name: fmean(each[name] for each in seeds)

@@ -1,27 +1,43 @@
-"""sources: for each model, the hashes of the part files that it is built from, as far as its imports reach.
+"""sources: for each entry, the hashes of the part files that it is built from: those that its model's file reaches by
+its imports, and its network, which the entry names, if it has one.
 
-A training depends on the hashes of its own model alone. So a new quantiser reruns the entries whose model has a
+A training depends on the hashes of its own entry alone. So a new quantiser reruns the entries whose model has a
 quantiser, and no others: DVC's templates cannot leave out a dependency that an entry does not have.
 """
 
 import ast
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 SOURCES = Path("sources")
 SOURCE = Path("src/aelab")
-PARTS = ("variants", "likelihoods", "priors", "quantizers")  # an entry names its network: dvc.yaml has that file
+PARTS = ("variants", "likelihoods", "priors", "quantizers")  # a model's file imports what it uses of these
 
 
 def main() -> None:
-    """Write a file of hashes for each model."""
+    """Write a file of hashes for each entry; what is wrong with one, the stages that read all of it say."""
     SOURCES.mkdir(exist_ok=True)
-    for model in (SOURCE / "variants").glob("[a-z]*.py"):
-        files = sorted(reached(model) - {model})  # its own file is a dependency beside this one
-        hashes = {path.relative_to(SOURCE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-        (SOURCES / f"{model.stem}.json").write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+    entries = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))["variants"]
+    for name, entry in entries.items():
+        hashes = {
+            path.relative_to(SOURCE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(parts_of(entry))
+            if path.exists()
+        }
+        (SOURCES / f"{name}.json").write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+
+
+def parts_of(entry: Mapping[str, Any]) -> set[Path]:
+    """The part files of an entry but for its model's own, which is a dependency beside this one."""
+    model, network = SOURCE / "variants" / f"{entry['model']}.py", entry.get("network")
+    named = network["name"] if isinstance(network, dict) else network
+    own = {SOURCE / "networks" / f"{named}.py"} if named else set()
+    return own | (reached(model) - {model} if model.exists() else set())
 
 
 def reached(path: Path) -> set[Path]:

@@ -38,13 +38,13 @@ def work(params: Params, provenance: stage.Provenance, name: str) -> None:
     training_folder.tidy()
     if params.training.processes > 1:
         ranks.check_gpus(params)
-        for seed in params.seeds:
+        for seed in params.seeds_of(name):
             if not _finished(TrainingFolder.of(name, seed, params, machine)):
                 command = ["pipeline.stages.train", name, f"--part={seed}"]
                 ranks.run(command, params.training.processes, params.training.threads)
     else:
         seeds.for_each_seed(train_seed, params, name, timed=True)
-    provenance["seeds"] = {seed: _hand_over(params, machine, name, seed) for seed in params.seeds}
+    provenance["seeds"] = {seed: _hand_over(params, machine, name, seed) for seed in params.seeds_of(name)}
 
 
 def train_seed(params: Params, name: str, seed: int) -> None:

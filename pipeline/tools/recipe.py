@@ -29,11 +29,12 @@ from ruamel.yaml import YAML
 from aelab.core import disk
 from aelab.core.errors import UserError
 from aelab.core.sections import Section, in_sentences
+from aelab.report.claims import TABLE as CLAIMS
 from aelab.report.intervals import interval
 from aelab.report.metrics import METRICS, Metric
 from pipeline import RUNNER
 from pipeline.common import params, paths, stage
-from pipeline.common.params import PARAMS
+from pipeline.common.params import PARAMS, one_of
 from pipeline.tools.templates import template
 
 RECIPES = Path("recipes")
@@ -86,7 +87,8 @@ def _run(name: str, *, quick: bool) -> None:
         figures(recipe, wanted, experiment(f"{name}-quick", wanted))
         print("A trial on the digits, of no value as a figure: all of the recipe runs.")
         return
-    result = outcome(name, recipe, wanted, experiment(name, wanted))
+    rows = experiment(name, wanted)
+    result = outcome(name, recipe, wanted, rows) | {"claims": claims(name, recipe.claims)}
     disk.write_json(RESULTS / f"{name}.json", result)
     TABLE.write_text(page(), encoding="utf-8")
     macros: Any = _template().make_module({"results": [], "waiting": []})
@@ -139,6 +141,7 @@ class Recipe(Section):
     table: str  # which table and row of the paper, or where else the figure stands
     setting: str
     expected: Annotated[list[Expected], Field(min_length=1)]
+    claims: list[Annotated[str, one_of(CLAIMS)]] = []  # of docs/report.md, which these entries test
     minutes: dict[Literal["cpu", "gpu"], PositiveFloat]  # about, of all seeds one after the other; as far as measured
     differs: list[str]  # from the paper's setting
     params: dict[str, Any]
@@ -220,9 +223,7 @@ def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
 
     An earlier experiment of that name on this commit is replaced. What was trained before is not trained again.
     """
-    head = (_git("rev-parse", "HEAD") or "").strip()
-    reference = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
-    _git("update-ref", "-d", reference)
+    _git("update-ref", "-d", _reference(name))
     changes = [word for each in overrides(params.read(PARAMS), wanted) for word in ("--set-param", each)]
     environment = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
@@ -236,11 +237,28 @@ def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
         except KeyboardInterrupt:  # it goes to DVC and the stages, too
             process.wait()
             sys.exit(130)
-    text = _git("show", f"{reference}:./{paths.REPORTS}/comparison.csv")
+    text = _reported(name, "comparison.csv")
     if process.returncode or text is None:
         msg = f"{name} did not come to its end, for the reason above; what was trained is kept for the next run"
         raise UserError(msg)
     return list(csv.DictReader(text.splitlines()))
+
+
+def claims(name: str, keys: Sequence[str]) -> dict[str, Any]:
+    """The claims of these keys as the report of the experiment `name` has judged them."""
+    judged = json.loads(_reported(name, "claims.json") or "{}")
+    return {key: judged[key] for key in keys}
+
+
+def _reference(name: str) -> str:
+    """Where git has an experiment on this commit."""
+    head = (_git("rev-parse", "HEAD") or "").strip()
+    return f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+
+
+def _reported(name: str, file: str) -> str | None:
+    """A file of the experiment's report."""
+    return _git("show", f"{_reference(name)}:./{paths.REPORTS}/{file}")
 
 
 def _git(*arguments: str) -> str | None:

@@ -100,7 +100,7 @@ def test_a_stage_depends_on_its_packages(stage: str) -> None:
     [
         ("train", "pipeline/common"),
         ("train", "pipeline/training"),
-        ("train", "sources/${item.model}.json"),
+        ("train", "sources/${key}.json"),
         ("train", "src/aelab/models"),
         ("evaluate", "src/aelab/evaluation"),
         ("corrupt", "src/aelab/core"),
@@ -123,17 +123,35 @@ def test_all_that_is_named_is_there() -> None:
     assert all((REPOSITORY / dep).exists() for dep in named)
 
 
-def test_a_model_has_the_parts_that_its_file_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(sources, "SOURCES", tmp_path / "sources")
+def entries_of_all_models(folder: Path) -> dict[str, Any]:
+    """An entry of each model, those that have a network with one; and one with another network, which has no keys."""
+    entries: dict[str, Any] = {
+        name: {"model": name} | ({} if VARIANTS.find(name).floor else {"network": {"name": "patches"}})
+        for name in VARIANTS.available()
+    }
+    entries["ae-conv"] = {"model": "ae", "network": "conv"}
+    YAML().dump({"variants": entries}, folder / "params.yaml")
+    return entries
+
+
+def test_an_entry_has_the_parts_that_it_is_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SOURCE", REPOSITORY / "src/aelab")
+    monkeypatch.chdir(tmp_path)
+    entries = entries_of_all_models(tmp_path)
     sources.main()
-    files = {path.stem: set(json.loads(path.read_text())) for path in (tmp_path / "sources").iterdir()}
-    assert sorted(files) == VARIANTS.available()
+    files = {path.stem: set(json.loads(path.read_text())) for path in Path("sources").iterdir()}
+    assert files.keys() == entries.keys()
+    networks = {name: {file for file in each if file.startswith("networks/")} for name, each in files.items()}
+    assert networks["ae-conv"] == {"networks/conv.py"}
+    assert networks["pca"] == networks["identity"] == set()
+    assert all(
+        networks[name] == {"networks/patches.py"} for name, each in entries.items() if "name" in each.get("network", ())
+    )
 
     def packages(model: str) -> set[str]:
-        return {file.split("/")[0] for file in files[model]}
+        return {package for file in files[model] if (package := file.split("/")[0]) != "networks"}
 
-    assert packages("ae") == {"variants"}
+    assert packages("ae") == packages("pca") == {"variants"}
     assert packages("vae") == packages("tcvae") == {"variants", "likelihoods", "priors"}
     assert packages("ladder") == {"variants", "likelihoods"}
     assert packages("vqvae") == {"variants", "likelihoods", "quantizers"}
@@ -146,11 +164,12 @@ def test_a_model_has_the_parts_that_its_file_reaches(tmp_path: Path, monkeypatch
 def test_a_change_of_a_part_changes_the_models_that_use_it_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for package in sources.PARTS:
+    for package in (*sources.PARTS, "networks"):
         (tmp_path / "src/aelab" / package).mkdir(parents=True)
         for path in (REPOSITORY / "src/aelab" / package).glob("*.py"):
             (tmp_path / "src/aelab" / package / path.name).write_bytes(path.read_bytes())
     monkeypatch.chdir(tmp_path)
+    entries_of_all_models(tmp_path)
 
     def written() -> dict[str, bytes]:
         sources.main()
@@ -162,6 +181,9 @@ def test_a_change_of_a_part_changes_the_models_that_use_it_alone(
         "likelihoods/logistic.py": {"vae", "iwae", "tcvae", "ladder", "vqvae"},
         "priors/mixture.py": {"vae", "iwae", "tcvae"},
         "variants/vae.py": {"iwae", "tcvae"},  # and vae, which depends on its own file
+        "variants/_floor.py": {"identity", "pca"},
+        "networks/conv.py": {"ae-conv"},
+        "networks/mlp.py": set(),
     }.items():
         path = Path("src/aelab") / part
         content = path.read_bytes()

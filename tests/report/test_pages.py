@@ -21,8 +21,8 @@ def context(**changes: Any) -> dict[str, Any]:
         Table("title", "note", ["", "MSE ↓"], [["a", "2.0"], ["b", "**1.0**"]]),
         Table("", "", ["", "x"], [["b", "5.0"]]),
     ]
-    claim = Claim("key", "Claim.", "Reading.", ())
-    judgement = Judgement(claim, [Finding(Verdict.SUPPORTED, "`a`: finding.")], Verdict.SUPPORTED)
+    claim = Claim("key", "Claim.", "Reading.", "Lacking", ())
+    judgement = Judgement(claim, [Finding("`a`: finding.", verdict=Verdict.SUPPORTED)], Verdict.SUPPORTED)
     lists = ("problems", "values", "gaps", "noise", "rates", "curves", "galleries", "sheets", "codes", "contrasts")
     nothing: dict[str, Any] = {name: [] for name in (*lists, "sections", "pictures")}
     return {
@@ -67,8 +67,8 @@ EVIL = "<script>alert(1)</script>"
 
 
 def test_what_is_said_of_a_claim_is_no_markup() -> None:
-    claim = Claim("key", EVIL, EVIL, ())
-    judgement = Judgement(claim, [Finding(None, EVIL), Finding(Verdict.MIXED, EVIL)], Verdict.MIXED)
+    claim = Claim("key", EVIL, EVIL, EVIL, ())
+    judgement = Judgement(claim, [Finding(EVIL), Finding(EVIL, verdict=Verdict.MIXED)], Verdict.MIXED)
     for page in rendered(claims=[{"claim": claim, "judgement": judgement, "tables": [], "figures": []}]):
         assert EVIL not in page
         assert page.count("&lt;script") >= 4

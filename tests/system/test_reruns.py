@@ -71,11 +71,9 @@ def of(*stages: str) -> set[str]:
         ("docs/index.md", set()),
         # how a metric is estimated
         ("src/aelab/evaluation/probes.py", {"report", *of("evaluate")}),
-        # one variant, one network
+        # one variant
         ("src/aelab/variants/vae.py", {"sources", "train@vae", "evaluate@vae"}),
         ("src/aelab/variants/ladder.py", {"sources"}),
-        ("src/aelab/networks/patches.py", of("train", "evaluate")),
-        ("src/aelab/networks/conv.py", set()),
         # the training loop
         ("src/aelab/training/loop.py", {"classify", *of("train")}),
     ],
@@ -128,6 +126,8 @@ def test_a_corruption_reruns_its_copies_alone(project: Project) -> None:
 @pytest.mark.parametrize(
     ("file", "entries"),
     [
+        ("src/aelab/networks/patches.py", set(ENTRIES)),
+        ("src/aelab/networks/conv.py", set()),
         ("src/aelab/quantizers/fsq.py", {"vqvae"}),
         ("src/aelab/quantizers/one_of_mine.py", {"vqvae"}),
         ("src/aelab/likelihoods/logistic.py", {"vae", "vqvae"}),

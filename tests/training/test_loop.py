@@ -16,7 +16,7 @@ from aelab.core import devices, process_group, tensors
 from aelab.core.errors import UserError
 from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
-from aelab.models.base import VARIANTS, Autoencoder, Batch, Learner, Losses
+from aelab.models.base import Autoencoder, Batch, Learner, Losses
 from aelab.models.checkpoint import build
 from aelab.training.batches import Resident
 from aelab.training.curve import Curve, Progress
@@ -24,7 +24,7 @@ from aelab.training.loop import Session, fit, represent, train
 from aelab.training.state import PhaseResult
 from aelab.training.step import Means, Step, undetermined
 from aelab.variants.ae import AE
-from tests.support.toys import IMAGE, PARAMETERS, Recorder
+from tests.support.toys import IMAGE, LEARNING, PARAMETERS, Recorder
 
 BUDGET = Budget(steps=10, batch_size=16, learning_rate=0.01)
 HOW = TrainingOptions(mode="eager")
@@ -61,19 +61,19 @@ class Counts(Recorder):
         return {"loss": self.weight * batch.inputs.sum() / self.steps}
 
 
-@pytest.mark.parametrize("name", VARIANTS.available())
+@pytest.mark.parametrize("name", LEARNING)
 def test_same_seed_same_bits(name: str, images: Pairs) -> None:
     (a, first), (b, second) = trained(name, images), trained(name, images)
     assert all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
     assert losses(first) == losses(second)
 
 
-@pytest.mark.parametrize("name", VARIANTS.available())
+@pytest.mark.parametrize("name", LEARNING)
 def test_another_seed_other_bits(name: str, images: Pairs) -> None:
     assert losses(trained(name, images)[1]) != losses(trained(name, images, seed=1)[1])
 
 
-@pytest.mark.parametrize("name", VARIANTS.available())
+@pytest.mark.parametrize("name", LEARNING)
 def test_loss_falls(name: str, images: Pairs) -> None:
     _, result = trained(name, images, Budget(steps=60, batch_size=16, learning_rate=0.01))
     held_out = [point["validation_loss"] for point in result.curve if "validation_loss" in point]

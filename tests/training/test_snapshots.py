@@ -15,7 +15,7 @@ from aelab.core import tensor_file
 from aelab.core.errors import DamagedFile
 from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
-from aelab.models.base import VARIANTS, Autoencoder, Batch, Losses
+from aelab.models.base import Autoencoder, Batch, Losses
 from aelab.models.checkpoint import build
 from aelab.models.quantizer import QUANTIZERS
 from aelab.training import snapshots
@@ -24,7 +24,7 @@ from aelab.training.loop import Session, train
 from aelab.training.snapshots import Snapshots
 from aelab.training.state import PhaseResult, Snapshot, Stopped
 from aelab.variants.ae import AE
-from tests.support.toys import IMAGE, PARAMETERS, SECTIONS, StopsAt, ended
+from tests.support.toys import IMAGE, LEARNING, PARAMETERS, SECTIONS, StopsAt, ended
 
 BUDGET = Budget(steps=11, batch_size=16, learning_rate=0.01)  # epochs of 4 batches
 HOW = TrainingOptions(mode="eager", points=4, validations=3)
@@ -51,7 +51,7 @@ def broken_off(name: str, pixels: NDArray[np.uint8], folder: Path, stops: list[i
     return ended(*run(name, pixels, Snapshots(folder), **options))
 
 
-@pytest.mark.parametrize("name", VARIANTS.available())
+@pytest.mark.parametrize("name", LEARNING)
 def test_stopped_after_every_step_it_ends_in_the_same_bits(
     name: str, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:

@@ -32,6 +32,8 @@ def test_loss_is_a_finite_number_with_gradients(
 ) -> None:
     losses = model.loss(batch(x, x, generator))
     assert all(value.shape == () and value.isfinite() for value in losses.values())
+    if model.floor:
+        return
     losses["loss"].backward()
     assert any(parameter.grad is not None for parameter in model.parameters())
 

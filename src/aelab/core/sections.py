@@ -28,7 +28,6 @@ from aelab.core.errors import did_you_mean
 from aelab.core.registry import Registry, keys_of, registry_of
 
 DEEPEST = 12  # level of a part within parts
-MAPPINGS_ONLY = {"network"}  # dvc.yaml reads `network.name` there
 SHORT = reprlib.Repr()  # what of a value is shown
 SHORT.maxother, SHORT.maxlevel = 60, 3
 
@@ -74,7 +73,7 @@ class Choice:
 
     def __init__(self, registry: Registry[Any], key: str, base: type[Section]) -> None:
         self.registry, self.key = registry, key
-        self.takes_names = key == "name" and registry.title not in MAPPINGS_ONLY
+        self.takes_names = key == "name"
         self.sections: dict[str, type[Section]] = {}
         self.broken: dict[str, str] = {}
         self.inner: list[Registry[Any]] = []
@@ -127,9 +126,7 @@ class Choice:
         title, depth = self.registry.title, (info.context or 0) + 1
         there = f"there are {', '.join(self.registry.available())}"
         section = {self.key: value} if isinstance(value, str) and self.takes_names else value
-        if isinstance(value, str) and title in MAPPINGS_ONLY:
-            wrong = [f' is "{value}": write {{name: {value}}}, since dvc.yaml reads the name there']
-        elif not isinstance(section, dict):
+        if not isinstance(section, dict):
             named = f"the name of a {title} or a mapping with its name; {there}"
             wrong = [f" is {_shown(value)}: must be {named if self.key == 'name' else 'a mapping of keys to values'}"]
         elif depth > DEEPEST:

@@ -45,4 +45,4 @@ def windows(side: int, window: int, like: Tensor) -> Tensor:
 def correlation(x: Tensor, y: Tensor) -> Tensor:
     """Pearson's correlation of two images over all their dimensions: (B,); 0 where one of them is constant."""
     x, y = (each.flatten(1) - each.flatten(1).mean(1, keepdim=True) for each in (x, y))
-    return F.cosine_similarity(x, y)
+    return F.cosine_similarity(x, y).clamp(-1, 1)

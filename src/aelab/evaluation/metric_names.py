@@ -22,6 +22,7 @@ METRICS_OF: dict[str, tuple[str, ...]] = {  # metrics and figures by the capabil
     "kl_per_dimension": ("kl_per_dimension",),
     "samples": (*SAMPLES, "samples"),
     "codebook": (*CODEBOOK, "code_usage"),
+    "reconstruction": ("psnr", "ssim", "train_mse", "generalisation", "reconstructions", "denoising", "interpolation"),
     "direction": ("dial", "traversal"),
     "bits_per_dim": ("bits_per_dim",),
 }

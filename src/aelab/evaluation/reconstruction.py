@@ -84,7 +84,9 @@ def evaluate(
     for name, pairs in copies.items():
         pairs.check(model.image, f"copies under {name}")
     device = device_of(model)
-    wanted = {"mse": mse, "psnr": image_quality.psnr, "ssim": image_quality.ssim}
+    undefined = undefined_metrics(model)
+    measures = {"mse": mse, "psnr": image_quality.psnr, "ssim": image_quality.ssim}
+    wanted = {name: measure for name, measure in measures.items() if name not in undefined}
     generator = torch.Generator(device).manual_seed(seed)
     with model.unchecked():
         with part("images"):
@@ -95,7 +97,7 @@ def evaluate(
                 values |= _means(model, pairs, denoised, batch_size, copied)
         with part("bound"):
             values |= model.measure(batches(images, batch_size, device), generator)
-    return values.renamed(dict.fromkeys(undefined_metrics(model)))
+    return values.renamed(dict.fromkeys(undefined))
 
 
 def importance_weighted(

@@ -29,6 +29,7 @@ Capability: TypeAlias = Literal[  # what only some variants define
     "kl_per_dimension",
     "samples",  # images from a prior: `sample`
     "codebook",  # codes that can be counted: `code_counts`
+    "reconstruction",  # images that differ from what the model was given
     "direction",  # numbers in the code that can be turned one at a time
     "bits_per_dim",  # probabilities of pixels, not densities
 ]
@@ -81,6 +82,8 @@ class Autoencoder(Learner):
             parameters.
         undefined: the capabilities that this variant has no definition of, each with the reason. What metrics and
             figures each of them means stands in `metric_names.METRICS_OF`.
+        floor: whether there is nothing to train, and nothing drawn: a floor shows what others' training gives, is the
+            same for every seed, and is never ranked.
         pixels: what a pixel is to the likelihood, "Bernoulli", "8-bit" or "continuous"; bounds on different ones cannot
             be compared.
         configuration: what `checkpoint.build` made it from.
@@ -92,6 +95,7 @@ class Autoencoder(Learner):
     undefined: Mapping[Capability, str] = dict.fromkeys(
         ("bound", "samples", "kl_per_dimension", "codebook"), "the variant does not define it"
     )
+    floor: ClassVar[bool] = False
     pixels: str | None = None
     configuration: dict[str, Any]
     code_shapes: Sequence[Sequence[int]] | None = None
@@ -114,6 +118,11 @@ class Autoencoder(Learner):
             yield
         finally:
             self.code_shapes = shapes
+
+    @property
+    def start_images(self) -> int:
+        """How many training images `start_from` gets at most, evenly spread: a mean colour needs no more."""
+        return 1000
 
     def start_from(self, x: Tensor) -> None:
         """Set what is best set from training images x before the first step."""
@@ -163,7 +172,7 @@ class Autoencoder(Learner):
         raise NotImplementedError
 
     def phases(self) -> list[Phase]:
-        """The trainings that make up this variant, in order."""
+        """The trainings that make up this variant, in order; none where `start_from` sets all that there is."""
         return [Phase("autoencoder", self)]
 
 

@@ -17,17 +17,14 @@ REVIVED = 0.1  # and counts as used this much when it restarts, so that it has t
 UNBORN = -1.0  # the usage of a code that has no place yet: it restarts in any case
 
 
-class VectorQuantizer(Quantizer):
-    """K vectors e_1 … e_K, a parameter or a buffer; all restart in the first training batches."""
+class NearestVector(Quantizer):
+    """K vectors e_1 … e_K, of which the nearest one is the code."""
 
-    vectors: Tensor
-    usage: Tensor  # relative to uniform use
-    decay = DECAY
+    vectors: Tensor  # (K, D)
 
-    def __init__(self, codes: int, dimensions: int, *, restarts: bool, gradient: Gradient) -> None:
+    def __init__(self, codes: int, dimensions: int, *, gradient: Gradient) -> None:
         super().__init__()
-        self.codes, self.dimensions, self.restarts, self.gradient = codes, dimensions, restarts, GRADIENTS[gradient]
-        self.register_buffer("usage", torch.full((codes,), UNBORN))
+        self.codes, self.dimensions, self.gradient = codes, dimensions, GRADIENTS[gradient]
 
     @torch.no_grad()
     def quantise(self, z_e: Tensor) -> Tensor:
@@ -35,27 +32,45 @@ class VectorQuantizer(Quantizer):
         batch, _, height, width = z_e.shape
         with torch.autocast(z_e.device.type, enabled=False):  # in bfloat16 another code could seem the nearest
             # ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖², whose first term is the same for every e
-            distances = torch.addmm(self.vectors.square().sum(1), rows(z_e), self.vectors.T, alpha=-2)  # (B·h·w, K)
+            vectors = self.vectors
+            distances = torch.addmm(vectors.square().sum(1), rows(z_e), vectors.T, alpha=-2)  # (B·h·w, K)
         return distances.argmin(1).view(batch, height, width)
 
     def look_up(self, indices: Tensor) -> Tensor:
         """e_k: (B, h, w) → (B, D, h, w)."""
         return F.embedding(indices, self.vectors).permute(0, 3, 1, 2)
 
-    def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
-        """Quantise z_e, shape (B, D, h, w); in training mode, restart dead codes before and learn from usage after."""
-        if self.training:
-            self.restart(z_e, generator)
+    def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:  # noqa: ARG002
+        """Quantise z_e, shape (B, D, h, w)."""
         indices = self.quantise(z_e)
         e = self.look_up(indices)
-        if self.training:
-            self.learn(z_e, indices)
         return Quantized(
             z_q=self.gradient(z_e, e),
             indices=indices,
             codebook_loss=squared_distance(z_e.detach(), e),
             commitment_loss=squared_distance(z_e, e.detach()),
         )
+
+
+class VectorQuantizer(NearestVector):
+    """Vectors, a parameter or a buffer, each with a place of its own; all restart in the first training batches."""
+
+    usage: Tensor  # relative to uniform use
+    decay = DECAY
+
+    def __init__(self, codes: int, dimensions: int, *, restarts: bool, gradient: Gradient) -> None:
+        super().__init__(codes, dimensions, gradient=gradient)
+        self.restarts = restarts
+        self.register_buffer("usage", torch.full((codes,), UNBORN))
+
+    def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
+        """Quantise z_e, shape (B, D, h, w); in training mode, restart dead codes before and learn from usage after."""
+        if self.training:
+            self.restart(z_e, generator)
+        quantized = super().forward(z_e, generator)
+        if self.training:
+            self.learn(z_e, quantized.indices)
+        return quantized
 
     @torch.no_grad()
     def restart(self, z_e: Tensor, generator: torch.Generator) -> None:

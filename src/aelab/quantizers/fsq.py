@@ -14,8 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from aelab.core import process_group
 from aelab.models.quantizer import Quantized, Quantizer, straight_through
 
+DECAY = 0.9  # of the moving averages of the moments, per training step
+TINY = 1e-5  # added to the variance, as batch normalisation does
 MARGIN = 1e-3  # the outermost steps lie this much inside of the range, else no z would reach them
 
 
@@ -25,20 +28,52 @@ class FiniteScalar(Quantizer):
     levels: Tensor  # (D, 1, 1), as all below
     unit: Tensor
     value: Tensor
+    mean: Tensor  # moving averages of the encoder's output
+    variance: Tensor
 
-    def __init__(self, *, levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]) -> None:
+    def __init__(
+        self,
+        *,
+        levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)],
+        normalise: Annotated[
+            bool, Field(description="whether each number is brought to mean 0 and variance 1 first")
+        ] = True,
+    ) -> None:
         super().__init__()
-        self.codes, self.dimensions = math.prod(levels), len(levels)
+        self.codes, self.dimensions, self.normalise = math.prod(levels), len(levels), normalise
         each = torch.tensor(levels).view(-1, 1, 1)
         self.register_buffer("levels", each, persistent=False)
         self.register_buffer("unit", each // 2, persistent=False)  # in steps; the lowest one is −1
         self.register_buffer("value", each.cumprod(0) // each, persistent=False)  # of a digit: Π_{j<i} L_j
+        if normalise:
+            self.register_buffer("mean", torch.zeros(each.shape))
+            self.register_buffer("variance", torch.ones(each.shape))
 
     def bound(self, z: Tensor) -> Tensor:
-        """z_e = f(z) / ⌊L/2⌋, shape (B, D, h, w) both; f(0) = 0."""
+        """z_e = f(z) / ⌊L/2⌋, shape (B, D, h, w) both."""
+        if self.normalise:
+            z = self.normalised(z)
         range_ = (self.levels - 1) * (1 + MARGIN) / 2
         lower = 0.5 * (1 - self.levels % 2)
-        return ((z + (lower / range_).atanh()).tanh() * range_ - lower) / self.unit
+        shift = (lower / range_).atanh() * (self.unit > 1)  # of 2 levels 0 is the border, where f is steepest
+        return ((z + shift).tanh() * range_ - lower) / self.unit
+
+    def normalised(self, z: Tensor) -> Tensor:
+        """z with mean 0 and variance 1 in each of its D numbers, by the moments of the whole batch in training and by
+        their moving averages else: (B, D, h, w) both.
+        """
+        mean, variance = self.mean, self.variance
+        if self.training:
+            mean = self._batch_mean(z)
+            variance = self._batch_mean((z - mean).square())
+            self.mean.lerp_(mean.detach(), 1 - DECAY)
+            self.variance.lerp_(variance.detach(), 1 - DECAY)
+        return (z - mean) * (variance + TINY).rsqrt()
+
+    @staticmethod
+    def _batch_mean(x: Tensor) -> Tensor:
+        """Over the images of all processes and all places, with the gradient: (B, D, h, w) → (D, 1, 1)."""
+        return process_group.gather(x.mean((2, 3), keepdim=True)).mean(0)
 
     def quantise(self, z_e: Tensor) -> Tensor:
         """Σ_i (k_i + ⌊L_i/2⌋) Π_{j<i} L_j at every place: (B, D, h, w) → (B, h, w)."""

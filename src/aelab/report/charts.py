@@ -7,7 +7,9 @@ rate and distortion   −ELBO = R + D: on the plane of both, bounds that are equ
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib as mpl
 import numpy as np
@@ -28,6 +30,7 @@ BELOW = 0.3  # a row's mean are its seeds, in rows
 BESIDE, BELOW_ROWS = 24, 34  # characters in a line of an entry's name, and of what stands below the rows
 LONG = 20  # characters of a name of which no three stand side by side
 CURVE = 10  # points from which on a curve is one
+ABOVE = 0.6  # rows: of a floor's name
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -49,10 +52,12 @@ def _chart(path: Path, height: float, width: float = WIDTH) -> Iterator[Axes]:
 
 def values(
     seeds: Mapping[str, Sequence[float]], means: Mapping[str, Interval], styles: Mapping[str, int], *,
-    xlabel: str, digits: int, path: Path,
+    xlabel: str, digits: int, path: Path, floors: Mapping[str, float] = MappingProxyType({}),
 ) -> None:  # fmt: skip
-    """A metric of several entries in rows: each seed a dot, the mean with its interval and as a number."""
-    with _rows(path, list(seeds), xlabel) as axes:
+    """A metric of several entries in rows: each seed a dot, the mean with its interval and as a number; floors are
+    lines, named above the rows.
+    """
+    with _rows(path, list(seeds), xlabel, ABOVE * len(floors)) as axes:
         for row, (name, each) in enumerate(seeds.items()):
             mean = means[name]
             _interval(axes, row, mean, styles[name])
@@ -61,6 +66,24 @@ def values(
                 f"{mean.mean:,.{digits}f}", (1, row), (4, 0), xycoords=("axes fraction", "data"),
                 textcoords="offset points", va="center", ha="left", color=INK,
             )  # fmt: skip
+        _floors(axes, {f"{name} {value:,.{digits}f}": value for name, value in floors.items()})
+
+
+def _floors(axes: Axes, floors: Mapping[str, float]) -> None:
+    """Dashed lines across all rows; of a floor that lies far from all that is drawn, the name alone, on its side."""
+    (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+    for place, (name, value) in enumerate(sorted(floors.items(), key=itemgetter(1))):
+        y = -0.6 - ABOVE * (place + 0.5)
+        near = left - (right - left) < value < right + (right - left)
+        text, x, ha = (name, value, "center") if near else (f"← {name}", left, "left")
+        if value > right and not near:
+            text, x, ha = f"{name} →", right, "right"
+        if near:
+            axes.plot([value, value], [bottom, y], "--", color=FAINT, linewidth=1, zorder=1)
+        axes.text(
+            x, y, text, va="center", ha=ha, color=INK, fontsize=8, zorder=5,
+            bbox={"facecolor": PAPER, "linewidth": 0, "pad": 1},
+        )  # fmt: skip
 
 
 def differences(gaps: Mapping[str, Interval], styles: Mapping[str, int], xlabel: str, path: Path) -> None:
@@ -72,10 +95,10 @@ def differences(gaps: Mapping[str, Interval], styles: Mapping[str, int], xlabel:
 
 
 @contextmanager
-def _rows(path: Path, names: Sequence[str], xlabel: str) -> Iterator[Axes]:
-    """Axes with a row for each entry, the first one above."""
-    with _chart(path, 0.6 + ROW * len(names)) as axes:
-        axes.set(xlabel=_broken(xlabel, BELOW_ROWS), ylim=(len(names) - 0.3, -0.6))
+def _rows(path: Path, names: Sequence[str], xlabel: str, above: float = 0.0) -> Iterator[Axes]:
+    """Axes with a row for each entry, the first one on top, and room for so many rows `above` it."""
+    with _chart(path, 0.6 + ROW * (len(names) + above)) as axes:
+        axes.set(xlabel=_broken(xlabel, BELOW_ROWS), ylim=(len(names) - 0.3, -0.6 - above))
         axes.set_yticks(range(len(names)), [_broken(name) for name in names])
         axes.grid(visible=False, axis="y")
         axes.tick_params(length=0)
@@ -140,14 +163,20 @@ def _equal_sums(axes: Axes) -> None:
 
 def lines(
     drawn: Mapping[str, Line], styles: Mapping[str, int], path: Path, *, xlabel: str, ylabel: str,
-    reference: float | None = None, logarithmic: bool = False,
+    reference: float | None = None, logarithmic: bool = False, floors: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Lines of all entries with their intervals; from 0 on where there is no other `reference` to see them against."""
+    """Lines of all entries with their intervals, `floors` dashed and without a colour; from 0 on where there is no
+    other `reference` to see them against.
+    """
     with _chart(path, 3.0) as axes:
         if reference is not None:
             axes.axhline(reference, color=INK, linestyle="--", linewidth=1)
         for name, line in drawn.items():
-            _draw(axes, name, line, styles[name])
+            if name in floors:
+                x, means = zip(*((where, value.mean) for where, value in line), strict=True)
+                axes.plot(x, means, DASHES[1 + list(floors).index(name) % 2], label=name, color=FAINT, linewidth=1.4)
+            else:
+                _draw(axes, name, line, styles[name])
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if logarithmic:
             axes.set_yscale("log")

@@ -4,13 +4,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from aelab.report.verdicts import Claim, Duel, Threshold, ToldApart
+from aelab.report.verdicts import Claim, Duel, Test, Threshold, ToldApart
 
 
-def _test(fields: dict[str, Any]) -> Threshold | Duel | ToldApart:
+def _test(fields: dict[str, Any]) -> Test:
     """The kind of test that has a value, or two sides, or neither."""
     kind: type[Any] = Threshold if "value" in fields else Duel if "ours" in fields else ToldApart
-    test: Threshold | Duel | ToldApart = kind(**fields)
+    test: Test = kind(**fields)
     return test
 
 

@@ -6,7 +6,7 @@ Who answers is found by what an entry is: what it learned from, which metrics it
 import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -33,11 +33,11 @@ class Entry:
     curves: Sequence[Curve] = ()  # one for each seed that finished
     symptoms: Sequence[str] = ()  # of all seeds: what is wrong with a model, such as a codebook that has collapsed
     floor: bool = False  # whether it is what others have to beat: the same for every seed, and never ranked
-    images: Mapping[str, pd.DataFrame] = field(
-        default_factory=dict
-    )  # by metric: seeds × test images, NaN: not measured
+    images: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # by metric: seeds × test images; NaN: unmeasured
     code_size: str = ""  # of one image's code, in words: "32 numbers", "49 codes of 512: 441 bits"
     code_bits: float | None = None  # where its codes are counted
+    dimensions: int = 0  # of an image
+    learned: Sequence[str] = ()  # the corruptions, as metrics name them, that its training images were under
     looks: float = math.nan  # that the first phase took at each training image: its steps · batch ÷ images
 
     @property
@@ -52,6 +52,11 @@ class Entry:
         return self.parameters.get("inputs") == CLEAN
 
     @property
+    def room(self) -> bool:
+        """Whether its code has as many numbers as an image has, so that it could be a copy."""
+        return 0 < self.dimensions <= self.parameters.get("code", 0)
+
+    @property
     def codes(self) -> int:
         """The codes of all its codebooks; 0 where the parameters do not say."""
         if "quantizer.levels" in self.parameters:
@@ -59,14 +64,26 @@ class Entry:
         return int(self.parameters.get("quantizer.codes", 0)) * int(self.parameters.get("quantizer.depth", 1))
 
 
-GROUPS: dict[str, Callable[[Entry, bool], bool]] = {  # which entries, with a codebook or without one, a sentence means
+MANY = 100  # looks at each training image: a model that memorises has had the time
+TRAINED: dict[str, Callable[[Entry, bool], bool]] = {  # which entries a sentence means, with a codebook or without one
     "entries": lambda *_: True,
     "plain autoencoders": lambda entry, _: entry.plain,
-    "entries that learned from clean images": lambda entry, _: entry.clean,
+    "plain autoencoders with room for a copy": lambda entry, _: entry.plain and entry.room,
+    "plain autoencoders with many looks": lambda entry, _: entry.plain and entry.looks >= MANY,
+    "autoencoders without a prior": lambda entry, _: entry.pixels is None,
     "entries that learned from corrupted images": lambda entry, _: not entry.clean,
     "denoising autoencoders": lambda entry, _: not entry.clean and entry.pixels is None,
+    "denoising autoencoders with room for a copy": lambda entry, _: not entry.clean and entry.room,
+    "denoising autoencoders with many looks": lambda entry, _: not entry.clean and entry.looks >= MANY,
     "variational autoencoders": lambda entry, codebook: entry.pixels is not None and not codebook,
     "autoencoders with a codebook": lambda _, codebook: codebook,
+    "codebooks with a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta", 0) > 0,
+    "codebooks without a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta") == 0,
+}
+WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {
+    "floors": lambda entry: entry.floor,
+    "PCA": lambda entry: entry.floor and entry.parameters.get("code", math.inf) < entry.dimensions,
+    "entries that saw no noise": lambda entry: entry.clean,  # doing nothing is one of them
 }
 
 
@@ -77,14 +94,20 @@ class Evidence:
     entries: Sequence[Entry]
     results: pd.DataFrame
 
+    def of(self, entries: Sequence[Entry]) -> "Evidence":
+        """Some of the entries, and their results."""
+        return Evidence(entries, self.results[self.results["entry"].isin([entry.name for entry in entries])])
+
+    @property
+    def trained(self) -> "Evidence":
+        """The entries but for the floors."""
+        return self.of([entry for entry in self.entries if not entry.floor])
+
     @property
     def sound(self) -> "Evidence":
-        """The entries without symptoms, and their results; all of them where each has one."""
-        return self.of([entry for entry in self.entries if not entry.symptoms] or self.entries)
-
-    def of(self, entries: Sequence[Entry]) -> "Evidence":
-        """These entries alone, and their results."""
-        return Evidence(entries, self.results[self.results["entry"].isin([entry.name for entry in entries])])
+        """The trained entries without symptoms; all of them where each has one."""
+        trained = self.trained
+        return self.of([entry for entry in trained.entries if not entry.symptoms] or trained.entries)
 
     @cached_property
     def by_entry(self) -> dict[Hashable, pd.DataFrame]:
@@ -93,8 +116,16 @@ class Evidence:
 
     def values(self, entry: Entry, name: str) -> pd.Series:
         """A metric by seed, without the seeds that do not define it."""
-        mine = self.by_entry.get(entry.name)
-        return pd.Series(dtype=float) if mine is None or name not in mine else mine[name].dropna()
+        key = entry.name, name
+        if key not in self._values:
+            mine = self.by_entry.get(entry.name)
+            self._values[key] = pd.Series(dtype=float) if mine is None or name not in mine else mine[name].dropna()
+        return self._values[key]
+
+    @cached_property
+    def _values(self) -> dict[tuple[str, str], pd.Series]:
+        """What `values` has given, by entry and metric."""
+        return {}
 
     def per_image(self, entry: Entry, name: str) -> pd.DataFrame | None:
         """A metric of each test image: a row for each seed that defines it, a column for each image that it was
@@ -140,12 +171,12 @@ class Evidence:
         the term is what it adds to each metric, times the term's slope there (delta method).
         """
         values = self._terms(entry, text)
-        images = {name: self.per_image(entry, name) for name in values if name != "codes"}
-        if not images or any(each is None for each in images.values()):
+        measured = [name for name, each in values.items() if isinstance(each, pd.Series)]
+        images = {name: each for name in measured if (each := self.per_image(entry, name)) is not None}
+        if not measured or len(images) < len(measured):
             return interval(_evaluated(text, values))
-        shown = [each for each in images.values() if each is not None]
-        means = {name: each.mean(axis=1) for name, each in images.items() if each is not None}
-        every = max((each.columns for each in shown), key=len)
+        means = {name: each.mean(axis=1) for name, each in images.items()}
+        every = max((each.columns for each in images.values()), key=len)
         base = _evaluated(text, values | means)
         total = pd.DataFrame(np.repeat(base.to_numpy()[:, None], len(every), 1), base.index, every)
         for name, mean in means.items():
@@ -180,13 +211,15 @@ class Evidence:
         return [entry for entry in self.entries if all(len(self.values(entry, name)) for name in names)]
 
     def group(self, name: str) -> list[Entry]:
-        """The entries of one of `GROUPS`; floors are in none."""
+        """The entries of one of `WITH_FLOORS` or `TRAINED`."""
+        if name in WITH_FLOORS:
+            return [entry for entry in self.entries if WITH_FLOORS[name](entry)]
         discrete = self.having("codes_used")
-        return [entry for entry in self.entries if not entry.floor and GROUPS[name](entry, entry in discrete)]
+        return [entry for entry in self.trained.entries if TRAINED[name](entry, entry in discrete)]
 
     def best(self, entries: Iterable[Entry], name: str) -> Entry:
-        """The entry with the best mean of a metric that they all define."""
-        sign = 1 if metric(name.removeprefix("validation_")).better == "lower" else -1
+        """The entry with the best mean of a metric that they all define: the lowest, unless higher is better."""
+        sign = -1 if metric(name.removeprefix("validation_")).better == "higher" else 1
         return min(entries, key=lambda entry: sign * self.values(entry, name).mean())
 
     def behind(self, name: str, entries: Iterable[Entry] | None = None) -> tuple[Entry, dict[Entry, Interval]] | None:
@@ -220,13 +253,25 @@ class Evidence:
         best, gaps = found
         return {best.name} | {entry.name for entry, gap in gaps.items() if gap.known and gap.side(0) == 0}
 
-    def advantage(self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str) -> tuple[Entry, Entry, Interval]:
+    def advantage(
+        self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str, against: str = ""
+    ) -> tuple[Entry, Entry, Interval]:
         """The best of ours, the best of theirs, and by how much that one is better, seed by seed: as one of all the
-        comparisons between ours and theirs, since these two are picked by the same numbers.
+        comparisons between ours and theirs, since these two are picked by the same numbers. `against` is the metric of
+        theirs, where it is another.
         """
-        best = self.best(ours, name), self.best(theirs, name)
-        first, second = best if metric(name).better == "higher" else best[::-1]
-        return *best, self.difference(first, second, name).among(len(ours) * len(theirs))
+        mine, other = self.best(ours, name), self.best(theirs, against or name)
+        if against in {"", name}:
+            gain = self.difference(mine, other, name)
+        else:
+            gain = interval(_paired(self.values(mine, name), self.values(other, against), mine, other))
+        gain = gain if metric(name).better == "higher" else replace(gain, mean=-gain.mean)
+        return mine, other, gain.among(len(ours) * len(theirs))
+
+    def learned_noise(self, entries: Iterable[Entry]) -> list[str]:
+        """The errors under the corruptions that some of these entries learned from, as far as they were measured."""
+        names = {f"denoising_{each}" for entry in entries for each in entry.learned}
+        return [name for name in noise_metrics(self.results) if name in names]
 
     @property
     def styles(self) -> dict[str, int]:

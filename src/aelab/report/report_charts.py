@@ -9,7 +9,7 @@ import pandas as pd
 
 from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import readable
-from aelab.report import charts
+from aelab.report import charts, floors
 from aelab.report.evidence import Entry, Evidence, Line, RateDistortion, loss_ratios, noise_levels
 from aelab.report.intervals import interval
 from aelab.report.metrics import METRICS, PLOTTED
@@ -20,28 +20,39 @@ SETTLED = 0.2  # of a training, from which on its losses are compared: before, t
 LEAST = 0.1  # per cent of its way that a training is shown to have before it; its caption says so, too
 
 
-def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, list[Entry]]]:
-    """Name, heading and entries of every metric that several entries define, for each kind of pixels."""
+def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, str | None, list[Entry]]]:
+    """Name, heading, kind of pixels and entries of every metric that several trained entries define."""
     for name in PLOTTED:
-        found = list(comparable(evidence, name))
+        found = list(comparable(evidence.trained, name))
         for kind, entries in found:
             if len(entries) > 1:
-                yield name, heading(METRICS[name], kind if len(found) > 1 else None), entries
+                yield name, heading(METRICS[name], kind if len(found) > 1 else None), kind, entries
 
 
-def values(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """Each metric that several entries define: seeds as dots, means with their intervals."""
-    for i, (name, title, entries) in enumerate(_plotted(evidence)):
+def values(evidence: Evidence, folder: Path, classified: Mapping[str, Mapping[str, float]]) -> Iterator[Figure]:
+    """Each metric that several entries define: seeds as dots, means with their intervals, floors as lines.
+
+    Args:
+        evidence: the entries, floors among them.
+        folder: of the charts.
+        classified: what the stage `classify` has measured of the data set, its "metrics" and "floors".
+    """
+    for i, (name, title, kind, entries) in enumerate(_plotted(evidence)):
         path = folder / f"values-{i}-{name}.svg"
         dots = {entry.name: evidence.values(entry, name).tolist() for entry in entries}
         means = {entry.name: evidence.mean(entry, name) for entry in entries}
-        charts.values(dots, means, evidence.styles, xlabel=METRICS[name].unit, digits=METRICS[name].digits, path=path)
+        lines = {entry.name: evidence.mean(entry, name).mean for entry in evidence.having(name) if entry.floor}
+        lines |= floors.of_data(classified, name, kind)
+        charts.values(
+            dots, means, evidence.styles, xlabel=METRICS[name].unit, digits=METRICS[name].digits, path=path,
+            floors={each: value for each, value in lines.items() if value},  # nothing has less than 0
+        )  # fmt: skip
         yield Figure(title, path, "", name)
 
 
 def differences(evidence: Evidence, folder: Path) -> Iterator[Figure]:
     """By how much every entry differs from the best one, paired."""
-    for i, (name, title, entries) in enumerate(_plotted(evidence)):
+    for i, (name, title, _, entries) in enumerate(_plotted(evidence)):
         found = evidence.behind(name, entries)
         if found is None:
             continue
@@ -169,7 +180,8 @@ def code_use(evidence: Evidence, examples: Mapping[str, Examples], folder: Path)
 def _lines(key: str, lines: Mapping[str, Line], evidence: Evidence, path: Path, title: str = "") -> Iterator[Figure]:
     """A chart of lines, if there are any."""
     if lines:
-        charts.lines(lines, evidence.styles, path, **CAPTIONS[key]["axes"])
+        below = [entry.name for entry in evidence.entries if entry.floor]
+        charts.lines(lines, evidence.styles, path, **CAPTIONS[key]["axes"], floors=below)
         yield _figure(key, path, title)
 
 

@@ -41,8 +41,8 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
         reference: the corruption of "denoising MSE", in words.
     """
     sound = evidence.sound
-    ill = [entry for entry in evidence.entries if entry not in sound.entries]
-    ranked = sound.of([entry for entry in sound.entries if not entry.floor])
+    ranked = evidence.sound
+    ill = [entry for entry in evidence.trained.entries if entry not in ranked.entries]
     bounded = ranked.having("neg_elbo")
     kinds = [entry.pixels for entry in bounded]
     comparable = [entry for entry in bounded if entry.pixels == max(kinds, key=kinds.count)]
@@ -53,7 +53,7 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
         (comparable, "neg_elbo", "has the lowest −ELBO", lambda: _samples(ranked)),
     )  # fmt: skip
     return [
-        replace(_best(ranked, entries, name, does), more=" ".join(filter(None, (_floors(sound, name), more()))))
+        replace(_best(ranked, entries, name, does), more=" ".join(filter(None, (_floors(evidence, name), more()))))
         for entries, name, does, more in asked
         if entries
     ] + [Sentence(f"`{entry.name}` is not ranked: {entry.symptoms[0]}.", "") for entry in ill]

@@ -21,6 +21,7 @@ class Table:
     header: list[str]
     rows: list[list[str]]  # a best value is between asterisks, as Markdown's bold
     names: Sequence[str] = ()  # of the metrics of all columns but the first
+    floors: Sequence[str] = ()  # entries that are not ranked; their rows are the last ones
 
 
 def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, say_pixels: bool = True) -> list[Table]:
@@ -28,7 +29,8 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
     it; each table's note says what its intervals cover.
 
     A likelihood has a column for each kind of pixels, since those of different kinds are not comparable. Metrics that
-    the same entries define share a table, so that no cell is empty; those of most entries come first.
+    the same entries define share a table, so that no cell is empty; those of most entries come first. Floors
+    stand at the end of each table that has a value of theirs, and are not ranked.
 
     Args:
         title: of the first table; the others go on with it.
@@ -37,16 +39,19 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
         names: the metrics to show.
         say_pixels: whether the heading of a likelihood names its pixels.
     """
+    floors = [entry.name for entry in evidence.entries if entry.floor]
     defining: dict[tuple[str, ...], list[Column]] = {}
     for name in names:
         for column in _columns(evidence, name, say_pixels):
-            defining.setdefault(tuple(column.means), []).append(column)
+            trained = tuple(entry for entry in column.means if entry not in floors)
+            defining.setdefault(trained or tuple(column.means), []).append(column)
     made = list[Table]()
     for entries, columns in sorted(defining.items(), key=lambda item: -len(item[0])):
         header = ["", *(column.heading for column in columns)]
-        rows = [[entry, *(column.cell(entry) for column in columns)] for entry in entries]
+        below = [floor for floor in floors if floor not in entries and any(floor in column.means for column in columns)]
+        rows = [[entry, *(column.cell(entry) for column in columns)] for entry in (*entries, *below)]
         said = " ".join(text for text in ("" if made else note, _coverage(columns)) if text)
-        made.append(Table("" if made else title, said, header, rows, [column.name for column in columns]))
+        made.append(Table("" if made else title, said, header, rows, [column.name for column in columns], below))
     return made
 
 
@@ -60,7 +65,9 @@ class Column:
     leaders: AbstractSet[str]
 
     def cell(self, entry: str) -> str:
-        """An entry's mean with its interval."""
+        """An entry's mean with its interval; a dash for one that does not define the metric."""
+        if entry not in self.means:
+            return "–"
         return cell(self.means[entry], _metric(self.name).digits, bold=entry in self.leaders)
 
     @property

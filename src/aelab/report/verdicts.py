@@ -1,18 +1,20 @@
 """How a claim of `claims.toml`, where all fields are explained, is tested: what was found, and the verdict on it.
 
-A verdict is read off an interval: all of it on the claimed side of a threshold supports the claim, all of it on the
-other side contradicts the claim, and an interval that holds the threshold decides nothing.
+A finding is read off an interval: all of it on the claimed side of a threshold supports the claim, all of it on the
+other side contradicts the claim, and an interval that holds the threshold decides nothing. The findings of a claim are
+compared at once, so their intervals are widened as Holm 1979 has it. What PCA or doing nothing would pass is no test of
+a claim about autoencoders: where a threshold would be passed so, a duel with another entry takes its place.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 
-from aelab.report.evidence import Entry, Evidence, noise_metrics
-from aelab.report.intervals import Interval, difference, interval
+from aelab.report.evidence import Entry, Evidence
+from aelab.report.intervals import SEEDS, Interval, holm
 from aelab.report.metrics import metric
 from aelab.report.tables import cell, listed, shown
 
@@ -24,18 +26,30 @@ class Verdict(StrEnum):
     """What the data say of a claim."""
 
     SUPPORTED = "supported"
+    IN_PART = "supported in part"  # some findings decide nothing
     CONTRADICTED = "contradicted"
     UNDECIDED = "undecided"
-    MIXED = "mixed"
-    UNMEASURED = "not measured"
+    MIXED = "mixed"  # findings contradict each other
+    UNTESTED = "not tested here"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One measurement that bears on a claim."""
+    """One measurement that bears on a claim, as `value` lies to `threshold` and `side`; one without a value decides
+    nothing, and helps to read the others or says why there is none.
+    """
 
-    verdict: Verdict | None  # None: it helps to read the others
     text: str
+    value: Interval = Interval(math.nan, math.nan)  # noqa: RUF009 - frozen
+    threshold: float = 0.0
+    side: int = ABOVE
+    verdict: Verdict | None = None
+
+    def judged(self, value: Interval) -> "Finding":
+        """With the verdict that a value, which may have been widened, gives."""
+        side = value.side(self.threshold)
+        verdict = {0: Verdict.UNDECIDED, self.side: Verdict.SUPPORTED, -self.side: Verdict.CONTRADICTED}[side]
+        return replace(self, verdict=verdict)
 
 
 @dataclass(frozen=True)
@@ -50,21 +64,23 @@ class Threshold:
     like: str = ""
     errors: Sequence[str] = ()
 
-    def findings(self, evidence: Evidence) -> list[Finding]:
+    def findings(self, evidence: Evidence) -> Iterator[Finding]:
         """One for each entry that has such a value."""
         threshold, side = (self.below, BELOW) if self.above is None else (self.above, ABOVE)
-        found = []
         for entry in evidence.group(self.entries):
-            if len(values := evidence.term(entry, self.value)):
-                value = self._widened(interval(values), evidence, entry)
-                found.append(finding(self._text(value, evidence, entry), value, threshold, side))
-        return found or [unmeasured(f"Not measured for any of the {self.entries}")]
+            if len(evidence.term(entry, self.value)):
+                value = self._widened(evidence.mean_term(entry, self.value), evidence, entry)
+                yield Finding(ended(self._text(value, evidence, entry), value), value, threshold, side)
 
     def _widened(self, value: Interval, evidence: Evidence, entry: Entry) -> Interval:
-        """By the Monte Carlo error of one seed, as if all shared it; one seed has no interval, but such an error."""
+        """By the Monte Carlo error of one seed, as if all shared it; one seed has no interval, but such an error. One
+        over images holds it: what is drawn for each image is part of the image's value.
+        """
+        if value.over != SEEDS:
+            return value
         squares = [np.square(values).mean() for name in self.errors if len(values := evidence.values(entry, name))]
         noise = math.sqrt(sum(squares))
-        return Interval(value.mean, (value.half if value.known else 0.0) + QUANTILE * noise) if noise else value
+        return replace(value, half=(value.half if value.known else 0.0) + QUANTILE * noise) if noise else value
 
     def _text(self, value: Interval, evidence: Evidence, entry: Entry) -> str:
         named = [name for name in map(str, evidence.results) if f"{{{name}}}" in self.sentence]
@@ -77,66 +93,67 @@ class Threshold:
 class Duel:
     """A test of two groups: by each metric the best entry of the one is better than the best entry of the other."""
 
-    metrics: Sequence[str]  # none: the errors under all kinds and levels of noise
+    metrics: Sequence[str]  # none: the errors under the noise that entries learned from
     ours: str
     theirs: str
+    against: Sequence[str] = ()  # the metrics of theirs, where these are others
     each: bool = False
+    worse: bool = False
+    margin: float = 0.0
 
-    def findings(self, evidence: Evidence) -> list[Finding]:
+    def findings(self, evidence: Evidence) -> Iterator[Finding]:
         """One for each metric, and for each of ours where each has to be better."""
-        missing = [group for group in (self.ours, self.theirs) if not evidence.group(group)]
-        if missing:
-            return [unmeasured(f"There are no {' and no '.join(missing)}")]
         ours, theirs = evidence.group(self.ours), evidence.group(self.theirs)
-        sides = [[entry] for entry in ours] if self.each else [ours]
-        names = self.metrics or noise_metrics(evidence.results)
-        found = [self._finding(evidence, name, side, theirs) for side in sides for name in names]
-        return found or [unmeasured("No images were corrupted")]
+        names = self.metrics or evidence.learned_noise(ours)
+        for side in [[entry] for entry in ours] if self.each else [ours]:
+            for name, other in zip(names, self.against or names, strict=True):
+                yield from self._finding(evidence, (name, other), side, theirs)
 
-    def _finding(self, evidence: Evidence, name: str, ours: Sequence[Entry], theirs: Sequence[Entry]) -> Finding:
-        ours, theirs = ([entry for entry in side if entry in evidence.having(name)] for side in (ours, theirs))
-        title = metric(name).title
+    def _finding(
+        self, evidence: Evidence, names: tuple[str, str], ours: Sequence[Entry], theirs: Sequence[Entry]
+    ) -> Iterator[Finding]:
+        having = [evidence.having(name) for name in names]
+        ours, theirs = [each for each in ours if each in having[0]], [each for each in theirs if each in having[1]]
         if not ours or not theirs:
-            return unmeasured(f"{title}: not measured for both {self.ours} and {self.theirs}")
-        mine, other, gain = evidence.advantage(ours, theirs, name)
-        size = shown(Interval(abs(gain.mean), gain.half), name)
-        says = {ABOVE: f"better by {size}", BELOW: f"worse by {size}", 0: f"no certain difference ({size})"}
-        values = [f"{entry.name} {shown(evidence.mean(entry, name), name)}" for entry in (mine, other)]
-        return finding(f"{title}: {values[0]}, {values[1]}; {says[gain.side(0)]}", gain, 0, ABOVE)
+            return
+        mine, other, gain = evidence.advantage(ours, theirs, *names)
+        means = [
+            f"{entry.name} {shown(evidence.mean(entry, name), name)}"
+            for entry, name in zip((mine, other), names, strict=True)
+        ]
+        titles = " against ".join(dict.fromkeys(metric(name).title for name in names))
+        size = shown(replace(gain, mean=abs(gain.mean)), names[0])
+        text = f"{titles}: {means[0]}, {means[1]}; {'better' if gain.mean >= 0 else 'worse'} by {size}"
+        side = BELOW if self.worse else ABOVE
+        yield Finding(ended(text, gain), gain, side * self.margin, side)
 
 
 @dataclass(frozen=True)
 class ToldApart:
-    """A test of entries that differ in one part alone: by each metric the highest is certainly above some other."""
+    """A test of entries that differ in one part alone: by each metric the highest is a margin above each other one."""
 
-    metrics: Sequence[str]
+    margins: Mapping[str, float]
     entries: str
     part: str
-    lacking: str
 
-    def findings(self, evidence: Evidence) -> list[Finding]:
-        """One for each metric, about the largest family of such entries."""
+    def findings(self, evidence: Evidence) -> Iterator[Finding]:
+        """One for each metric and each other entry, about the largest family of such entries."""
         families: dict[tuple[str, int], list[Entry]] = {}
         for entry in evidence.group(self.entries):
             rest = {key: value for key, value in entry.parameters.items() if not key.startswith(f"{self.part}.")}
             families.setdefault((repr(sorted(rest.items())), entry.codes), []).append(entry)
         family = max(families.values(), key=len, default=[])
-        if len(family) < 2:  # noqa: PLR2004 - it takes two to differ
-            return [unmeasured(self.lacking)]
-        return [self._finding(evidence, name, family) for name in self.metrics]
+        for name, margin in self.margins.items() if len(family) > 1 else ():
+            having = [entry for entry in family if entry in evidence.having(name)]
+            for other in sorted(having, key=lambda entry: -evidence.mean(entry, name).mean)[1:]:
+                first = max(having, key=lambda entry: evidence.mean(entry, name).mean)
+                lead = evidence.difference(first, other, name)
+                means = listed(f"{entry.name} {shown(evidence.mean(entry, name), name)}" for entry in (first, other))
+                text = f"{metric(name).title}: {means}; apart by {shown(lead, name)}"
+                yield Finding(ended(text, lead), lead, margin)
 
-    def _finding(self, evidence: Evidence, name: str, family: Sequence[Entry]) -> Finding:
-        title = metric(name).title
-        if not all(entry in evidence.having(name) for entry in family):
-            return unmeasured(f"{title}: not measured for all of {listed(entry.name for entry in family)}")
-        first, *others = sorted(family, key=lambda entry: -evidence.mean(entry, name).mean)
-        pairs = math.comb(len(family), 2) * len(self.metrics)
-        values = {entry: evidence.values(entry, name) for entry in family}
-        leads = {other: difference(values[first], values[other], pairs) for other in others}
-        ties = [other.name for other, lead in leads.items() if lead.side(0) != ABOVE]
-        means = listed(f"{entry.name} {shown(evidence.mean(entry, name), name)}" for entry in (first, *others))
-        end = f"{listed(ties)} cannot be told apart from {first.name}" if ties else f"{first.name} is above all others"
-        return Finding(Verdict.SUPPORTED if len(ties) < len(others) else Verdict.UNDECIDED, f"{title}: {means}; {end}.")
+
+Test = Threshold | Duel | ToldApart
 
 
 @dataclass(frozen=True)
@@ -146,11 +163,12 @@ class Claim:
     key: str  # for links
     title: str
     reading: str
-    tests: Sequence[Threshold | Duel | ToldApart]
+    lacking: str
+    tests: Sequence[Test]
+    recipe: str = ""
     table: Sequence[str] = ()
     entries: str = "entries"
     premise: Threshold | None = None
-    otherwise: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,45 +179,36 @@ class Judgement:
     findings: Sequence[Finding]
     verdict: Verdict
 
-    @property
-    def label(self) -> str:
-        """The verdict, and whether there was more to measure."""
-        partly = self.verdict is not Verdict.UNMEASURED and any(f.verdict is Verdict.UNMEASURED for f in self.findings)
-        return f"{self.verdict}, as far as measured" if partly else str(self.verdict)
-
 
 def judge(claim: Claim, evidence: Evidence) -> Judgement:
-    """The verdict that all findings share where they agree; those that nothing was measured for do not count."""
-    findings = [finding for test in claim.tests for finding in test.findings(evidence)]
-    verdict = together(finding.verdict for finding in findings if finding.verdict)
-    if claim.premise is None:
-        return Judgement(claim, findings, verdict)
-    premises = claim.premise.findings(evidence)
-    held = {premise.verdict for premise in premises}
-    if held == {Verdict.UNMEASURED}:
-        return Judgement(claim, [*premises, *findings], Verdict.UNMEASURED)
-    findings = [*(replace(premise, verdict=None) for premise in premises), *findings]
-    if verdict is Verdict.SUPPORTED and Verdict.SUPPORTED not in held:
-        verdict = Verdict.UNDECIDED
-        findings.append(Finding(verdict, f"{claim.otherwise}."))
-    return Judgement(claim, findings, verdict)
+    """What all findings together say; where there are none, or the premise does not hold, the claim is not tested."""
+    premises = [each.judged(each.value) for each in claim.premise.findings(evidence)] if claim.premise else []
+    notes = [replace(each, verdict=None) for each in premises]
+    met = claim.premise is None or any(each.verdict is Verdict.SUPPORTED for each in premises)
+    found = [each for test in claim.tests for each in test.findings(evidence)] if met else []
+    if not found:
+        where = f"`make recipe NAME={claim.recipe}` tests it" if claim.recipe else ""
+        text = "; ".join(filter(None, (claim.lacking, where)))
+        return Judgement(claim, [*notes, Finding(f"{text}.")], Verdict.UNTESTED)
+    widened = holm([each.value for each in found], [each.threshold for each in found])
+    judged = [each.judged(value) for each, value in zip(found, widened, strict=True)]
+    return Judgement(claim, [*notes, *judged], together(each.verdict for each in judged if each.verdict))
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """The one that all have that measured something; mixed where they differ."""
-    measured = set(verdicts) - {Verdict.UNMEASURED}
-    if len(measured) > 1:
+    """What findings say as one: what is undecided takes nothing away from what is contradicted, but something from what
+    is supported.
+    """
+    found = set(verdicts)
+    if {Verdict.SUPPORTED, Verdict.CONTRADICTED} <= found:
         return Verdict.MIXED
-    return measured.pop() if measured else Verdict.UNMEASURED
+    if Verdict.CONTRADICTED in found:
+        return Verdict.CONTRADICTED
+    if found == {Verdict.SUPPORTED, Verdict.UNDECIDED}:
+        return Verdict.IN_PART
+    return found.pop()
 
 
-def finding(text: str, value: Interval, threshold: float, side: int) -> Finding:
-    """Whether a value lies on the claimed side of a threshold, and the reason where that cannot be known."""
-    found = value.side(threshold)
-    verdict = {0: Verdict.UNDECIDED, side: Verdict.SUPPORTED, -side: Verdict.CONTRADICTED}[found]
-    return Finding(verdict, text + ("." if value.known else "; fewer than two seeds give no interval."))
-
-
-def unmeasured(reason: str) -> Finding:
-    """Nothing to go by, and why, as a sentence without its full stop."""
-    return Finding(Verdict.UNMEASURED, f"{reason}.")
+def ended(text: str, value: Interval) -> str:
+    """The sentence of a finding, and the reason where nothing can be told."""
+    return text + ("." if value.known else "; fewer than two seeds give no interval.")

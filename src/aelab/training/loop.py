@@ -26,8 +26,6 @@ from aelab.training.state import CheckpointStore, PhaseResult, TrainingState
 from aelab.training.step import GraphedStep, Step
 from aelab.training.validation import Validation
 
-START_IMAGES = 1000  # that a model looks at before its first step: a mean colour needs no more
-
 
 @dataclass(frozen=True)
 class Session:
@@ -91,7 +89,8 @@ def train(
         msg = f"the budget is an aelab.Budget(steps=…, …); what came is {next(described(budget))}"
         raise UserError(msg)
     with model.unchecked():
-        model.start_from(as_float(Pairs.of(images.targets).thinned(START_IMAGES).targets).to(device_of(model)))
+        first_look = Pairs.of(images.targets).thinned(model.start_images).targets
+        model.start_from(as_float(first_look).to(device_of(model)))
         state = TrainingState(model, session.store)
         phases = model.phases()
         for phase in phases[len(state.results) :]:

@@ -1,0 +1,74 @@
+"""Binary spherical quantisation: a point of a sphere, rounded to a corner of a cube (Zhao et al. 2024, section 4).
+
+    u   = z/‖z‖                      D numbers on the unit sphere
+    e   = sign(u)/√D                 one of K = 2^D corners, on the sphere as well: ‖u − e‖² < 2 − 2/√D
+    q_d = σ(2τ u_d/√D)               of a soft choice q(c|u) ∝ exp(τ c·u) among the corners, whose bits are independent:
+                                     the probability that bit d is set
+    codebook loss = γ Σ_places Σ_d (E[H(q_d)] − H(E[q_d]))
+
+The second term, minus a mutual information, wants each choice to be clear and both values of each bit to be used. The
+sum over bits makes its entropies those of D numbers instead of 2^D (exactly so for the first, a bound for the second).
+The distance between u and e is bounded, so there is no commitment loss.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor
+from torch.nn import functional as F
+
+from aelab.core import process_group
+from aelab.models.quantizer import TINY, Quantized, Quantizer, straight_through
+
+CERTAIN = 1e-6  # a probability nearer to 0 or 1 counts as this
+
+
+class BinarySpherical(Quantizer):
+    """K = 2^D codes of D = `bits` numbers ±1/√D."""
+
+    value: Tensor
+
+    def __init__(
+        self,
+        *,
+        bits: Annotated[int, Field(ge=1, le=24)],
+        entropy: Annotated[NonNegativeFloat, Field(description="γ, weight of the entropies, in nats per image")] = 0.1,
+        sharpness: Annotated[PositiveFloat, Field(description="τ of the soft choice, an inverse temperature")] = 1.0,
+    ) -> None:
+        super().__init__()
+        self.codes, self.dimensions, self.entropy, self.sharpness = 2**bits, bits, entropy, sharpness
+        self.register_buffer("value", 2 ** torch.arange(bits).view(-1, 1, 1), persistent=False)  # of a bit
+
+    def bound(self, z: Tensor) -> Tensor:
+        """u = z/‖z‖, shape (B, D, h, w) both."""
+        return F.normalize(z, dim=1, eps=TINY)
+
+    def quantise(self, z_e: Tensor) -> Tensor:
+        """Σ_d 2^d where u_d > 0 at every place: (B, D, h, w) → (B, h, w)."""
+        return ((z_e > 0) * self.value).sum(1)
+
+    def look_up(self, indices: Tensor) -> Tensor:
+        """±1/√D: (B, h, w) → (B, D, h, w)."""
+        bits = indices.unsqueeze(1) // self.value % 2
+        return (2 * bits - 1) / math.sqrt(self.dimensions)
+
+    def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:  # noqa: ARG002
+        """Quantise z_e, shape (B, D, h, w); the gradient is straight-through."""
+        indices = self.quantise(z_e)
+        q = (z_e * (2 * self.sharpness / math.sqrt(self.dimensions))).sigmoid()
+        used = process_group.gather(q.mean((2, 3))).mean(0)  # E[q_d] over the images of all processes, (D,)
+        places = z_e[0, 0].numel()
+        return Quantized(
+            z_q=straight_through(z_e, self.look_up(indices)),
+            indices=indices,
+            codebook_loss=self.entropy * (entropy(q).sum((1, 2, 3)).mean() - places * entropy(used).sum()),
+            commitment_loss=z_e.new_zeros(()),
+        )
+
+
+def entropy(p: Tensor) -> Tensor:
+    """H of a bit that is set with the probability p, in nats; of any shape."""
+    p = p.clamp(CERTAIN, 1 - CERTAIN)  # beyond, the gradient would be infinite
+    return torch.special.entr(p) + torch.special.entr(1 - p)

@@ -1,0 +1,29 @@
+"""SimVQ: a frozen random codebook times one learned matrix (Zhu et al. 2024, section 4).
+
+    e_k = c_k W        c_k ~ N(0, I/D), drawn once and held; W (D, D) learned on the codebook loss ‖sg[z_e] − c_k W‖²
+
+A gradient step on W moves all codes, also those that no output is near to: none is left behind, so none has to restart.
+"""
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from aelab.models.quantizer import Gradient
+from aelab.quantizers._vectors import NearestVector
+
+
+class SimVQ(NearestVector):
+    """K = `codes` vectors of D = `dimensions`: one matrix for all of them is all that is learned."""
+
+    frozen: Tensor
+
+    def __init__(self, *, codes: PositiveInt, dimensions: PositiveInt, gradient: Gradient = "straight_through") -> None:
+        super().__init__(codes, dimensions, gradient=gradient)
+        self.register_buffer("frozen", torch.randn(codes, dimensions) / dimensions**0.5)
+        self.matrix = nn.Linear(dimensions, dimensions, bias=False)
+
+    @property
+    def vectors(self) -> Tensor:  # type: ignore[override]
+        """c_k W of every k, (K, D)."""
+        return self.matrix(self.frozen)
