@@ -116,8 +116,16 @@ class Evidence:
 
     def values(self, entry: Entry, name: str) -> pd.Series:
         """A metric by seed, without the seeds that do not define it."""
-        mine = self.by_entry.get(entry.name)
-        return pd.Series(dtype=float) if mine is None or name not in mine else mine[name].dropna()
+        key = entry.name, name
+        if key not in self._values:
+            mine = self.by_entry.get(entry.name)
+            self._values[key] = pd.Series(dtype=float) if mine is None or name not in mine else mine[name].dropna()
+        return self._values[key]
+
+    @cached_property
+    def _values(self) -> dict[tuple[str, str], pd.Series]:
+        """What `values` has given, by entry and metric."""
+        return {}
 
     def per_image(self, entry: Entry, name: str) -> pd.DataFrame | None:
         """A metric of each test image: a row for each seed that defines it, a column for each image that it was
@@ -163,12 +171,12 @@ class Evidence:
         the term is what it adds to each metric, times the term's slope there (delta method).
         """
         values = self._terms(entry, text)
-        images = {name: self.per_image(entry, name) for name in values if name != "codes"}
-        if not images or any(each is None for each in images.values()):
+        measured = [name for name, each in values.items() if isinstance(each, pd.Series)]
+        images = {name: each for name in measured if (each := self.per_image(entry, name)) is not None}
+        if not measured or len(images) < len(measured):
             return interval(_evaluated(text, values))
-        shown = [each for each in images.values() if each is not None]
-        means = {name: each.mean(axis=1) for name, each in images.items() if each is not None}
-        every = max((each.columns for each in shown), key=len)
+        means = {name: each.mean(axis=1) for name, each in images.items()}
+        every = max((each.columns for each in images.values()), key=len)
         base = _evaluated(text, values | means)
         total = pd.DataFrame(np.repeat(base.to_numpy()[:, None], len(every), 1), base.index, every)
         for name, mean in means.items():
