@@ -4,14 +4,14 @@
     k   = round(z_e)  one of L whole numbers, among them 0
 
 The codes are fixed, so there is nothing to learn, to commit to or to restart, and none can be far from the outputs. As
-in the paper both z_e and the codes are given in units of ⌊L/2⌋ steps, that is, in [−1, 1]. The paper has neither of these:
+in the paper both z_e and the codes are given in units of ⌊L/2⌋ steps, that is, in [−1, 1]. Not the paper's:
 
-    z ← S·(z − E[z])/√Var[z]   before f, by the moments of each number over the batch (Ioffe & Szegedy 2015, without their
-                               scale and shift): else an encoder whose outputs lie on a few steps stays there
+    z ← S·(z − E[z])/√Var[z]   before f, by the moments of each number over the batch (Ioffe & Szegedy 2015): else an
+                               encoder whose outputs lie on a few steps stays there
     L = 2                      no shift: f(0) = 0 would be an end of the range, where f′ = 0.001
 
-A gradient passes through the moments; held constant, they left a quarter of the codes unused. So the encoder's last bias
-has no gradient but rounding, which Adam turns into steps: it wanders, and the moving averages of the evaluation follow.
+A gradient passes through the moments; held constant, they left a quarter of the codes unused. So the encoder's last
+bias has no gradient but rounding, which Adam turns into steps: it wanders, and the moving averages follow.
 """
 
 import math
@@ -67,8 +67,9 @@ class FiniteScalar(Quantizer):
         return ((z + shift).tanh() * range_ - lower) / self.unit
 
     def normalised(self, z: Tensor) -> Tensor:
-        """z with mean 0 and standard deviation S in each of its D numbers, by the moments of the whole batch in training
-        and by their moving averages else: (B, D, h, w) both.
+        """z with mean 0 and standard deviation S in each of its D numbers: (B, D, h, w) both.
+
+        By the moments of the whole batch in training, and by their moving averages else.
         """
         mean, variance = self.mean, self.variance
         if self.training:
