@@ -1,6 +1,7 @@
 """What the pages of the report show: of one run of the pipeline, or of two revisions beside each other."""
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +13,20 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from aelab.core import disk
-from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, REPRESENTATION, SAMPLES, readable
-from aelab.report import floors, galleries, report_charts, summary, tables
+from aelab.evaluation.metric_names import (
+    CLASSIFIED,
+    GEOMETRY,
+    IDENTITY,
+    RECONSTRUCTION,
+    REPRESENTATION,
+    SAMPLES,
+    readable,
+)
+from aelab.report import floors, galleries, marks, report_charts, summary, tables
 from aelab.report.claims import CLAIMS
 from aelab.report.evidence import CLEAN, Evidence, noise_levels
-from aelab.report.metrics import CODES, COST, HEADLINE, LIKELIHOOD, METRICS, metric
+from aelab.report.metrics import CODES, COST, HEADLINE, LIKELIHOOD, METRICS, OVERVIEW, metric
+from aelab.report.pages import CAPTIONS
 from aelab.report.tables import Table
 from aelab.report.verdicts import Verdict, judge
 from pipeline.common import paths
@@ -52,10 +62,12 @@ def context(
     picked = {entry.name: _picked(entry) for entry in entries}
     text = PARAMS.read_text(encoding="utf-8")
     return {
-        "title": f"Autoencoders on {params.dataset.name}",
+        "title": f"Autoencoders on {_images(params, evidence)}",
         "lead": _lead(entries),
         "sentences": summary.sentences(evidence, reference),
         "problems": list(_problems(entries)),
+        "names": marks.names(evidence.entries),
+        "falling": marks.still_falling(evidence.entries),
         "seeds": len(params.seeds),
         "values": list(report_charts.values(evidence, folder, classified)),
         "gaps": list(report_charts.differences(evidence, folder)),
@@ -67,7 +79,8 @@ def context(
         "codes": list(report_charts.code_use(evidence, examples, folder)),
         "differences": tables.differences({entry.name: entry.section for entry in entries}),
         "contrasts": [_contrast(each, entries) for each in summary.contrasts(evidence, trained)],
-        "tables": list(_tables(params, entries, evidence, classified)),
+        "overview": _overview(entries, evidence),
+        "tables": list(_tables(params, evidence, classified)),
         "claims": list(_claims(evidence, folder)),
         "sections": [_section(entry, finished) for entry in entries],
         "undefined": _undefined(entries),
@@ -83,16 +96,23 @@ def _picked(entry: ReportEntry) -> dict[str, list[int]]:
     return {phase: [result.outcome[phase]["best_step"] for result in entry.finished] for phase in phases}
 
 
+def _images(params: Params, evidence: Evidence) -> str:
+    """Whose images, and how many of which split the numbers are of."""
+    name = CAPTIONS["datasets"].get(params.dataset.name, params.dataset.name)
+    drawn = {"none": "", "static": ", in black and white", "dynamic": ", in black and white"}[params.dataset.binarize]
+    counts = [len(values.columns) for entry in evidence.entries for values in entry.images.values()]
+    count = f"{max(counts):,} " if counts else ""
+    return f"{name}{drawn} ({count}test images)"
+
+
 def _lead(entries: Sequence[ReportEntry]) -> str:
-    """What the page is about, in a line."""
+    """What the numbers are of, in a line."""
     params, training = entries[0].params, entries[0].results[0].training
-    seeds = f"{len(params.seeds)} seeds" if len(params.seeds) > 1 else "one seed"
+    seeds = f"means over {len(params.seeds)} seeds" if len(params.seeds) > 1 else "of one seed"
     trained = [entry for entry in entries if not entry.floor]
     below = [entry.name for entry in entries if entry.floor]
-    return (
-        f"{len(trained)} models, entries of params.yaml, {seeds} each, on {training['hardware']}."
-        + (f" Trained for {', '.join(f'{entry.name} {_steps(entry)}' for entry in trained)} steps." if trained else "")
-        + (f" Floors, in which nothing is trained: {tables.listed(below)}." if below else "")
+    return f"{len(trained)} entries of params.yaml, numbers {seeds}; trained on {training['hardware']}." + (
+        f" Floors, in which nothing is trained: {tables.listed(below)}." if below else ""
     )
 
 
@@ -102,29 +122,34 @@ def _steps(entry: ReportEntry) -> str:
     for result in entry.results:
         for point in result.curve:
             phases[point["phase"]] = max(point["step"], phases.get(point["phase"], 0))
-    return " + ".join(f"{steps:,}" for steps in phases.values())
+    return " + ".join(f"{steps:,}" for steps in phases.values()) or "none"
 
 
 def _problems(entries: Sequence[ReportEntry]) -> Iterator[str]:
+    """What a reader has to know before any number, a sentence for all seeds that have the same trouble."""
     download = paths.PROVENANCE / "download.json"
     if left_out := disk.read_json(download).get("left_out"):
         yield f"{len(left_out)} files were left out; {download} lists them with the reasons"
     for entry in entries:
+        found: dict[str, list[int]] = {}
         for result in entry.results:
-            yield from (f"{entry.name}, seed {result.seed}: {symptom}" for symptom in result.symptoms)
-            if result.status != "finished":
-                yield f"{entry.name}, seed {result.seed}: {result.status}; it counts nowhere below"
+            stopped = [f"{result.status}; it counts nowhere below"] if result.status != "finished" else []
+            for text in (*result.symptoms, *stopped):
+                found.setdefault(text, []).append(result.seed)
+        for text, seeds in found.items():
+            yield f"{entry.name}, seed{'s' * (len(seeds) > 1)} {tables.listed(seeds)}: {text}"
 
 
 def _contrast(contrast: summary.Contrast, entries: Sequence[ReportEntry]) -> dict[str, Any]:
     """What one setting changed, as a table of what can be told and a list of what cannot."""
     before, after = (next(e for e in entries if e.name == each.name) for each in (contrast.before, contrast.after))
-    told, links = list[list[str]](), dict[str, str]()
+    told, links, readings = list[list[str]](), dict[str, str](), dict[str, list[str]]()
     for change in contrast.told:
         each = metric(change.name)
         heading, digits = tables.heading(each), each.digits
         by = ("+" if change.gap.mean > 0 else "") + tables.cell(change.gap, digits).replace("-", "−")
         told.append([heading, change.reading, by, *(tables.cell(v, digits) for v in (change.before, change.after))])
+        readings.setdefault(change.reading, []).append(each.title)
         links[heading] = f"#metric-{change.name if change.name in METRICS else 'noise'}"
     return {
         "title": f"{before.name} → {after.name}",
@@ -132,6 +157,7 @@ def _contrast(contrast: summary.Contrast, entries: Sequence[ReportEntry]) -> dic
             (key, _value(old, key, before), _value(new, key, after)) for key, old, new in contrast.parameters
         ],
         "links": links,
+        "readings": readings,
         "table": Table("", "", ["", "is", "by", before.name, after.name], told) if told else None,
         "tied": [metric(change.name).title for change in contrast.tied],
     }
@@ -145,17 +171,28 @@ def _value(value: Any, key: str, entry: ReportEntry) -> str:
     return f"{value} ({', '.join(f'{readable(kind)} {level}' for kind, levels in noise.items() for level in levels)})"
 
 
-def _tables(
-    params: Params, entries: Sequence[ReportEntry], evidence: Evidence, classified: Mapping[str, Any]
-) -> Iterator[Table]:
+def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
+    """Every entry in a row: how large its code is, how often it looked at each image, and what decides; floors last."""
+    reference = entries[0].params.corruption.reference
+    measured = tables.joined(tables.tables("", "", evidence, OVERVIEW), OVERVIEW)
+    cells = {row[0]: row[1:] for row in measured.rows}
+    rows = [
+        [entry.name, entry.code_size.rpartition(": ")[2] or "–", "–" if math.isnan(entry.looks) else f"{entry.looks:.1f}",
+         *cells.get(entry.name, ["diverged"] * len(measured.names))]
+        for entry in sorted(evidence.entries, key=lambda entry: entry.floor)
+    ]  # fmt: skip
+    note = (
+        f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen."
+    )
+    header = ["", "code", "looks", *measured.header[1:]]
+    return Table("At a glance", note, header, rows, ["", "", *measured.names], measured.floors)
+
+
+def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -> Iterator[Table]:
     """The results; a table that has nothing to show is left out."""
     reference = params.corruption.reference
-    note = f"Denoising MSE: {reference.kind} at level {reference.level}."
-    glance = tables.tables("At a glance", note, evidence, HEADLINE)
-    glance = glance or [Table("At a glance", note, ["", "status"], [])]
-    diverged = [entry.name for entry in entries if not entry.finished]
-    glance[0].rows.extend([name, *(["diverged"] * (len(glance[0].header) - 1))] for name in diverged)
-    yield from glance
+    note = f"Denoising MSE: {readable(reference.kind)} {reference.level}."
+    yield from tables.tables("Reconstruction and denoising", note, evidence, RECONSTRUCTION)
     for pixels, comparable in tables.comparable(evidence, "neg_elbo"):
         note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these. "
         note += floors.note(classified.get("floors", {}), str(pixels))
@@ -167,13 +204,13 @@ def _tables(
     noise = noise_levels(evidence.results).items()
     for title, note, names in (
         ("Codes", "Over the whole test set.", CODES),
-        ("Representation", "Of the codes of frozen models, for the images' classes.", REPRESENTATION),
+        ("Representation", "Of the codes of frozen models, for the images' classes.", (*REPRESENTATION, *CLASSIFIED)),
         ("Geometry", "Codes of test images, mixed and turned.", GEOMETRY),
         ("Samples", _features(classified["metrics"]), SAMPLES),
         ("Out-of-distribution inputs", "What a model gives back of noise and of photographs.", IDENTITY),
         *((f"Denoising: {readable(kind)}", restored, [name for _, name in levels]) for kind, levels in noise),
         ("Cost", "Of one seed.", COST),
-        ("Validation", "The first table on the validation split. By these, settings are picked.",
+        ("Validation", "On the validation split. By these, settings are picked.",
          [f"validation_{name}" for name in HEADLINE]),
     ):  # fmt: skip
         yield from tables.tables(title, note, evidence, names)
@@ -224,6 +261,7 @@ def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
         "origin": {
             "commit": commit,
             "uncommitted changes": ", ".join(training["uncommitted_changes"]) or "none",
+            "steps": _steps(entry),
             "trained at": training["started"],
             "on": f"{training['hardware']}, {training['precision']}, {training['mode']}",
             "with": f"Python {training['python']}, torch {training['packages']['torch']}",

@@ -15,14 +15,23 @@ from aelab.core import disk
 from aelab.core.errors import UserError
 from aelab.evaluation import examples, per_image
 from aelab.evaluation.examples import Examples
-from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
+from aelab.evaluation.metric_names import CLASSIFIED, GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
 from aelab.report.evidence import Entry
 from aelab.report.metrics import CODES, LIKELIHOOD
 from aelab.report.tables import flattened, spreadsheet
 from pipeline.common import paths
 from pipeline.common.params import CLEAN, Params
 
-MEASURED = (*RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *REPRESENTATION, *SAMPLES)  # columns of the CSV
+MEASURED = (
+    *RECONSTRUCTION,
+    *LIKELIHOOD,
+    *CODES,
+    *IDENTITY,
+    *GEOMETRY,
+    *REPRESENTATION,
+    *CLASSIFIED,
+    *SAMPLES,
+)  # columns of the CSV
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Seed:
     symptoms: list[str] = field(default_factory=list)
     entry: str = "vqvae"
     pixels: str = "Bernoulli"
+    floor: bool = False
     curve: list[dict[str, Any]] = field(default_factory=list)
     code: dict[str, int] | None = None
     training_images: int | None = None

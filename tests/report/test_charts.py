@@ -91,16 +91,16 @@ def test_a_metric_shows_every_seed_its_mean_and_interval(tmp_path: Path, drawn: 
 
 
 def test_a_legend_tells_many_entries_apart() -> None:
-    assert len({charts._look(style) for style in range(72)}) == 72
-    assert len({marker for _, marker in map(charts._look, range(12))}) == 12
+    assert len({charts._look(style) for style in range(144)}) == 144
+    assert [len(set(each)) for each in zip(*map(charts._look, range(12)), strict=True)] == [12, 12]
 
 
 def test_lines_of_one_colour_differ_in_marker_and_dashes(tmp_path: Path, drawn: list[Plot]) -> None:
-    names = [f"entry-{i}" for i in range(18)]
+    names = [f"entry-{i}" for i in range(36)]
     styles = {name: i for i, name in enumerate(names)}
     charts.lines(dict.fromkeys(names, LINES["a"]), styles, tmp_path / "lines.svg", xlabel="x", ylabel="y")
     lines = drawn[0].axes[0].lines
-    assert len(lines) == 18
+    assert len(lines) == 36
     for colour in COLOURS:
         alike = [line for line in lines if to_hex(line.get_color()) == colour]
         assert len(alike) == len({line.get_linestyle() for line in alike}) == 3
@@ -108,7 +108,7 @@ def test_lines_of_one_colour_differ_in_marker_and_dashes(tmp_path: Path, drawn: 
     (legend,) = drawn[0].legends
     handles = [handle for handle in legend.legend_handles if isinstance(handle, Line2D)]
     shown = {(handle.get_color(), handle.get_marker(), handle.get_linestyle()) for handle in handles}
-    assert len(shown) == 18
+    assert len(shown) == 36
     assert all(handle.get_linestyle() in charts.DASHES for handle in handles)
 
 

@@ -2,5 +2,9 @@
 
 INK, GRID, ACCENT = "#1f2937", "#e5e7eb", "#1d4ed8"
 FAINT, PAPER = "#6b7280", "#ffffff"
-COLOURS = ("#1d4ed8", "#c2410c", "#047857", "#7e22ce", "#be123c", "#0e7490")  # 4.5 : 1 or more on white
+# Of entries: 3 : 1 or more on white, and no two alike to an eye that lacks the receptor of red, or that of green.
+COLOURS = (
+    "#0732a9", "#c56c48", "#34a07f", "#8104fc", "#ac3148", "#029cc4",
+    "#805d00", "#780575", "#709b01", "#0669b2", "#712a07", "#6976fc",
+)  # fmt: skip
 THEMED = {INK: "ink", FAINT: "soft", GRID: "line", PAPER: "paper"} | {c: f"c{i}" for i, c in enumerate(COLOURS)}

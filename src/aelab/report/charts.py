@@ -5,7 +5,7 @@ rate and distortion   −ELBO = R + D: on the plane of both, bounds that are equ
 """
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
@@ -24,7 +24,8 @@ from aelab.report.evidence import Curve, Line, RateDistortion
 from aelab.report.intervals import Interval
 
 MARKERS = "osD^vPX<p>*h"  # told apart without colours, too
-DASHES = ("-", "--", ":")  # of lines, another for entries whose colour is the same
+# Of the lines of six entries each, and of entries whose colour is the same; "--" is no entry's.
+DASHES = ("-", "-.", ":")
 WIDTH, ROW = 3.5, 0.28  # inches: of a chart, and of one entry in it
 BELOW = 0.3  # a row's mean are its seeds, in rows
 BESIDE, BELOW_ROWS = 24, 34  # characters in a line of an entry's name, and of what stands below the rows
@@ -52,12 +53,12 @@ def _chart(path: Path, height: float, width: float = WIDTH) -> Iterator[Axes]:
 
 def values(
     seeds: Mapping[str, Sequence[float]], means: Mapping[str, Interval], styles: Mapping[str, int], *,
-    xlabel: str, digits: int, path: Path, floors: Mapping[str, float] = MappingProxyType({}),
+    xlabel: str, digits: int, path: Path, floors: Mapping[str, float] = MappingProxyType({}), marked: Collection[str] = (),
 ) -> None:  # fmt: skip
     """A metric of several entries in rows: each seed a dot, the mean with its interval and as a number; floors are
-    lines, named above the rows.
+    lines, named above the rows. Beside the names of those that are `marked` stands a sign.
     """
-    with _rows(path, list(seeds), xlabel, ABOVE * len(floors)) as axes:
+    with _rows(path, _marked(seeds, marked), xlabel, ABOVE * len(floors)) as axes:
         for row, (name, each) in enumerate(seeds.items()):
             mean = means[name]
             _interval(axes, row, mean, styles[name])
@@ -86,12 +87,18 @@ def _floors(axes: Axes, floors: Mapping[str, float]) -> None:
         )  # fmt: skip
 
 
-def differences(gaps: Mapping[str, Interval], styles: Mapping[str, int], xlabel: str, path: Path) -> None:
+def differences(
+    gaps: Mapping[str, Interval], styles: Mapping[str, int], xlabel: str, path: Path, marked: Collection[str] = ()
+) -> None:
     """By how much entries differ from another one, each with its interval; hollow where that holds 0."""
-    with _rows(path, list(gaps), xlabel) as axes:
+    with _rows(path, _marked(gaps, marked), xlabel) as axes:
         axes.axvline(0, color=INK, linewidth=1, linestyle="--", zorder=1)
         for row, (name, gap) in enumerate(gaps.items()):
             _interval(axes, row, gap, styles[name], filled=gap.side(0) != 0)
+
+
+def _marked(names: Iterable[str], marked: Collection[str]) -> list[str]:
+    return [f"{name} ⚠" if name in marked else name for name in names]
 
 
 @contextmanager
@@ -204,7 +211,7 @@ def _draw(axes: Axes, name: str, line: Line, style: int) -> None:
     means = np.array([value.mean for _, value in line])
     halves = np.array([value.half if value.known else 0.0 for _, value in line])
     axes.fill_between(x, means - halves, means + halves, color=colour, alpha=0.15, linewidth=0)
-    dashes = DASHES[style // len(COLOURS) % len(DASHES)]
+    dashes = DASHES[style // 6 % len(DASHES)]
     axes.plot(x, means, dashes, label=name, color=colour, marker=marker, markersize=4, linewidth=1.4)
 
 
@@ -277,5 +284,5 @@ def bars(
 
 
 def _look(style: int) -> tuple[str, str]:
-    """Colour and marker: the first twelve styles have a marker each, and another pair has each of 72."""
+    """Colour and marker: the first twelve styles share neither, and each of 144 has a pair of its own."""
     return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(MARKERS)) % len(MARKERS)]

@@ -38,6 +38,7 @@ LIKELIHOOD = (
 CODES = ("active_units", "latent_units", "perplexity", "codes_used", "code_distance")
 COST = ("parameters", "train_seconds", "train_cpu_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
+OVERVIEW = ("mse", "denoising_mse", "neg_elbo", "frechet", "probe_accuracy", "knn_accuracy")  # a question each
 PLOTTED = ("mse", "denoising_mse", "ssim", "neg_elbo", "frechet", "probe_accuracy", "perplexity", "train_seconds")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows
 

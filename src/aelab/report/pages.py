@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 
 from aelab.evaluation.palette import THEMED
+from aelab.report.tables import Table
 
 CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
 
@@ -53,9 +54,20 @@ def render(name: str, context: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["anchor"] = _anchor
+    environment.filters["grouped"] = _grouped
     environment.filters["verbatim"] = Markup
     environment.filters["coded"] = _coded if name.endswith(".html.j2") else str
     return environment.get_template(name).render(context)
+
+
+def _grouped(tables: Sequence[Table]) -> list[list[Table]]:
+    """Each table with those that go on with it."""
+    groups = list[list[Table]]()
+    for table in tables:
+        if table.title or not groups:
+            groups.append([])
+        groups[-1].append(table)
+    return groups
 
 
 def _anchor(name: str) -> str:

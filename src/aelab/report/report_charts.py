@@ -12,6 +12,7 @@ from aelab.evaluation.metric_names import readable
 from aelab.report import charts, floors
 from aelab.report.evidence import Entry, Evidence, Line, RateDistortion, loss_ratios, noise_levels
 from aelab.report.intervals import interval
+from aelab.report.marks import marks
 from aelab.report.metrics import METRICS, PLOTTED
 from aelab.report.pages import CAPTIONS, Figure
 from aelab.report.tables import comparable, heading
@@ -46,6 +47,7 @@ def values(evidence: Evidence, folder: Path, classified: Mapping[str, Mapping[st
         charts.values(
             dots, means, evidence.styles, xlabel=METRICS[name].unit, digits=METRICS[name].digits, path=path,
             floors={each: value for each, value in lines.items() if value},  # nothing has less than 0
+            marked=_marked(evidence),
         )  # fmt: skip
         yield Figure(title, path, "", name)
 
@@ -60,9 +62,14 @@ def differences(evidence: Evidence, folder: Path) -> Iterator[Figure]:
         unit = METRICS[name].unit and f" ({METRICS[name].unit})"
         path = folder / f"differences-{i}-{name}.svg"
         named = {entry.name: gap for entry, gap in gaps.items()}
-        charts.differences(named, evidence.styles, f"minus that of {best.name}{unit}", path)
+        charts.differences(named, evidence.styles, f"minus that of {best.name}{unit}", path, _marked(evidence))
         over = next(gap.over for gap in gaps.values() if gap.known)
         yield Figure(title, path, f"Against {best.name}, the best; 95 % over {over}.", name)
+
+
+def _marked(evidence: Evidence) -> set[str]:
+    """The names that a sign stands beside."""
+    return {entry.name for entry in evidence.entries if marks(entry)}
 
 
 def noise(evidence: Evidence, folder: Path) -> Iterator[Figure]:

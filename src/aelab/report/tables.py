@@ -55,6 +55,20 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
     return made
 
 
+def joined(parts: Sequence[Table], names: Sequence[str]) -> Table:
+    """Tables as one, its columns in the order of `names`; a dash stands where an entry does not define a metric."""
+    entries = dict.fromkeys(row[0] for part in parts for row in part.rows)
+    columns = [
+        (name, part.header[i], {row[0]: row[i] for row in part.rows})
+        for part in parts
+        for i, name in enumerate(part.names, 1)
+    ]
+    columns.sort(key=lambda column: names.index(column[0]))
+    rows = [[entry, *(cells.get(entry, "–") for *_, cells in columns)] for entry in entries]
+    floors = [entry for entry in entries if any(entry in part.floors for part in parts)]
+    return Table("", "", ["", *(head for _, head, _ in columns)], rows, [name for name, *_ in columns], floors)
+
+
 @dataclass(frozen=True)
 class Column:
     """A metric's means by entry, and who leads."""

@@ -20,5 +20,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// A link into what is folded away unfolds it, also where the browser does not do so by itself.
+const reveal = (hash) => {
+  const target = document.getElementById(decodeURIComponent(hash.slice(1)));
+  for (let each = target; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
+  target?.scrollIntoView();
+};
+addEventListener("hashchange", () => reveal(location.hash));
+addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href^='#']");
+  if (link && link.hash === location.hash) reveal(link.hash);
+});
+if (location.hash) reveal(location.hash);
 // What is folded away is printed, too.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));
