@@ -19,7 +19,7 @@ from tests.support import recompute
 from tests.support.toys import IMAGE
 
 SEEDS = (0, 1, 2)
-LEVELS = ("denoising_dark", "denoising_grey", "denoising_noise")
+LEVELS = ("denoising_dark", "denoising_darker", "denoising_masked")
 DUEL = Duel(LEVELS, "entries that learned from corrupted images", "entries that saw no noise")
 
 
@@ -43,8 +43,8 @@ class Brighter(Autoencoder):
 
 def run(folder: Path, pixels: NDArray[np.uint8], gains: Mapping[str, float]) -> Evidence:
     """Toy models of two entries, evaluated and kept as the pipeline does."""
-    noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
-    copies = {"dark": pixels // 2, "grey": pixels // 2 + 64, "noise": pixels // 2 + noise // 2}
+    mask = np.random.default_rng(0).integers(0, 2, pixels.shape, dtype=np.uint8)
+    copies = {"dark": pixels // 2, "darker": pixels // 3, "masked": pixels * mask}
     entries, rows = list[Entry](), list[dict[str, object]]()
     for (name, gain), inputs in zip(gains.items(), ("noisy", "clean"), strict=True):
         kept, path = {}, folder / name / per_image.FILE
