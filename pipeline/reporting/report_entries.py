@@ -64,6 +64,7 @@ def context(
     return {
         "title": f"Autoencoders on {_images(params, evidence)}",
         "lead": _lead(entries),
+        "evidence": evidence,
         "sentences": summary.sentences(evidence, reference),
         "problems": list(_problems(entries)),
         "names": marks.names(evidence.entries),

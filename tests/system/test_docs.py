@@ -329,7 +329,7 @@ def test_the_table_of_the_readme_is_that_of_its_pictures() -> None:
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     made = {
         (row[0], name): cell
-        for table in tables.tables("", "", rows, HEADLINE)
+        for table in tables.tables("", "", Evidence([*map(Entry, rows["entry"].unique())], rows), HEADLINE)
         for row in table.rows
         for name, cell in zip(table.names, row[1:], strict=True)
     }

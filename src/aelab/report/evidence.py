@@ -304,7 +304,7 @@ def _kept(entry: Entry, name: str, seeds: pd.Index) -> pd.DataFrame:
 
 def _evaluated(text: str, values: Mapping[str, Any]) -> pd.Series:
     """A term of what its names stand for, by seed; without the seeds that lack one."""
-    found: pd.Series = pd.eval(text, local_dict=values, global_dict={})  # type: ignore[assignment]
+    found: pd.Series = pd.eval(text, local_dict=dict(values), global_dict={})  # type: ignore[assignment]
     return found.dropna()
 
 
