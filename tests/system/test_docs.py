@@ -26,6 +26,7 @@ from ruamel.yaml import YAML
 
 from aelab.core.errors import UserError
 from aelab.report import tables
+from aelab.report.evidence import Entry, Evidence
 from aelab.report.metrics import HEADLINE, metric
 from pipeline.common import params
 from pipeline.tools import recipe, reference
