@@ -64,6 +64,7 @@ def context(
     return {
         "title": f"Autoencoders on {_images(params, evidence)}",
         "lead": _lead(entries),
+        "evidence": evidence,
         "sentences": summary.sentences(evidence, reference),
         "problems": list(_problems(entries)),
         "names": marks.names(evidence.entries),
@@ -182,7 +183,8 @@ def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
         for entry in sorted(evidence.entries, key=lambda entry: entry.floor)
     ]  # fmt: skip
     note = (
-        f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen."
+        f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen. "
+        f"{tables.coverage(evidence, OVERVIEW)}"
     )
     header = ["", "code", "looks", *measured.header[1:]]
     return Table("At a glance", note, header, rows, ["", "", *measured.names], measured.floors)
