@@ -12,7 +12,16 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from aelab.core import disk
-from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, REPRESENTATION, SAMPLES, readable
+from aelab.evaluation.metric_names import (
+    FACTORS,
+    FITTED,
+    GEOMETRY,
+    IDENTITY,
+    REPRESENTATION,
+    SAMPLES,
+    UNIFORM,
+    readable,
+)
 from aelab.report import galleries, report_charts, summary, tables
 from aelab.report.claims import CLAIMS
 from aelab.report.evidence import CLEAN, Evidence, noise_levels
@@ -160,8 +169,9 @@ def _tables(params: Params, entries: Sequence[ReportEntry], finished: pd.DataFra
     for title, note, names in (
         ("Codes", "Over the whole test set.", CODES),
         ("Representation", "Of the codes of frozen models, for the images' classes.", REPRESENTATION),
-        ("Geometry", "Codes of test images, mixed and turned.", GEOMETRY),
-        ("Samples", _features(), SAMPLES),
+        ("Geometry", "Codes of test images, mixed.", GEOMETRY),
+        ("Known factors", "What single dimensions of the code say of what the images were drawn from.", FACTORS),
+        ("Samples", _features(), (*SAMPLES, *FITTED, *UNIFORM)),
         ("Out-of-distribution inputs", "What a model gives back of noise and of photographs.", IDENTITY),
         *((f"Denoising: {readable(kind)}", restored, [name for _, name in levels]) for kind, levels in noise),
         ("Cost", "Of one seed.", COST),

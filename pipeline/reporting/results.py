@@ -15,14 +15,25 @@ from aelab.core import disk
 from aelab.core.errors import UserError
 from aelab.evaluation import examples
 from aelab.evaluation.examples import Examples
-from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
+from aelab.evaluation.metric_names import (
+    FACTORS,
+    FITTED,
+    GEOMETRY,
+    IDENTITY,
+    RECONSTRUCTION,
+    REPRESENTATION,
+    SAMPLES,
+    UNIFORM,
+)
 from aelab.report.evidence import Entry
 from aelab.report.metrics import CODES, LIKELIHOOD
 from aelab.report.tables import flattened, spreadsheet
 from pipeline.common import paths
 from pipeline.common.params import CLEAN, Params
 
-MEASURED = (*RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *REPRESENTATION, *SAMPLES)  # columns of the CSV
+MEASURED = (  # columns of the CSV
+    *RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *FACTORS, *REPRESENTATION, *SAMPLES, *FITTED, *UNIFORM,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from aelab.data import pairs
 from aelab.data.pairs import Pairs
 from aelab.evaluation import classifier, fidelity
 from aelab.evaluation.classifier import Classifier
-from aelab.evaluation.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
+from aelab.evaluation.metric_names import CLASSIFIER, FITTED, REPRESENTATION, SAMPLES, UNIFORM
 from aelab.training.loop import fit
 from aelab.training.state import PhaseResult
 from pipeline.common import paths, stage
 from pipeline.common.images import classes, seen
 from pipeline.common.params import Params
+
+FEATURES = (*SAMPLES, *FITTED, *UNIFORM, *CLASSIFIER)  # what is measured in the classifier's features
 
 
 def work(params: Params, provenance: stage.Provenance) -> None:
@@ -34,9 +36,9 @@ def work(params: Params, provenance: stage.Provenance) -> None:
 
     if len(np.unique(train.targets)) == 1:
         reason = "all training images are of one class: there is nothing to classify"
-        return write({}, dict.fromkeys((*REPRESENTATION, *SAMPLES, *CLASSIFIER), reason))
+        return write({}, dict.fromkeys((*REPRESENTATION, *FEATURES), reason))
     if len(test.targets) < fidelity.FEWEST:
-        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), f"there are fewer than {fidelity.FEWEST} test images"))
+        return write({}, dict.fromkeys(FEATURES, f"there are fewer than {fidelity.FEWEST} test images"))
     options, settings = TrainingOptions(mode=params.training.mode), params.evaluation
     outputs = 1 + max(int(each.targets.max()) for each in (train, validation, test))
     model, result = learn(
@@ -44,7 +46,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     )
     if result.diverged_at_step:
         reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
-        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), reason))
+        return write({}, dict.fromkeys(FEATURES, reason))
     count, size = min(settings.samples, len(test.targets)), at_once(settings.batch_size, device)
     with part("features of images"):
         tested, learned_from = (

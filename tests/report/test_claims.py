@@ -86,8 +86,8 @@ CASES: dict[str, tuple[dict[Entry, dict[str, float]], dict[Entry, dict[str, floa
         {AE: {"probe_accuracy": 90, "knn_accuracy": 90}, DAE: {"probe_accuracy": 80, "knn_accuracy": 80}},
     ),
     "dial": (
-        {AE: {"jump": 3, "dial": 0.2}, VAE: {"jump": 2, "dial": 0.5}},
-        {AE: {"jump": 2, "dial": 0.5}, VAE: {"jump": 3, "dial": 0.2}},
+        {AE: {"mig": 0.1, "dci": 0.2}, VAE: {"mig": 0.4, "dci": 0.5}},
+        {AE: {"mig": 0.4, "dci": 0.5}, VAE: {"mig": 0.1, "dci": 0.2}},
     ),
     "bound": ({VAE: {"neg_elbo": 100, "nll": 95}}, {VAE: {"neg_elbo": 95, "nll": 100}}),
     "collapse": (
