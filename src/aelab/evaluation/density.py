@@ -1,4 +1,4 @@
-"""Samples from densities over the code that the model itself has not learned, so that its prior can be told from the rest.
+"""Samples from densities over the code that the model has not learned, so that its prior can be told from the rest.
 
     fitted   z ~ Σ_c π_c N(z; μ_c, Σ_c), fitted after the training to the codes of training images
     uniform  z ~ U({1 … K}^L): at each place of the grid all codes of the codebook are equally likely

@@ -22,7 +22,7 @@ ROWS = 500  # of a matrix of distances at a time
 
 
 def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dict[str, float]:
-    """All of it for two sets of features (N, d) and (M, d), by name as in `metric_names.SAMPLES`; NaN where a feature is.
+    """All of it for two sets of features (N, d) and (M, d), by the names of `SAMPLES`; NaN where a feature is.
 
     `reach` has the `radii` of the images, if they are known.
     """

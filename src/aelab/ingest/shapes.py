@@ -5,8 +5,8 @@
     angle   of its length: −45° to 45°, in which no shape looks the same twice
     x, y    its centre: 8.375 to 19.625 pixels from the left, from the top
 
-The factors are independent and uniform over `COUNTS` values each, as dSprites' are (Matthey et al. 2017). All numbers are
-multiples of powers of two, so that sums and products are exact: the same factors give the same bytes everywhere.
+The factors are independent and uniform over `COUNTS` values each, as those of dSprites (Matthey et al. 2017). All
+numbers are multiples of powers of two, so that sums and products are exact: the same bytes everywhere.
 """
 
 import numpy as np
