@@ -54,7 +54,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
             for each in (test, train)
         )
     classifier.save(model, paths.CLASSIFIER / "model.safetensors")
-    tensor_file.write(paths.CLASSIFIER / "features.safetensors", {"test": tested}, {})
+    tensor_file.write(paths.CLASSIFIER / "features.safetensors", {"test": tested, "radii": fidelity.radii(tested)}, {})
     floor = fidelity.frechet(learned_from, tested)
     return write({"classifier_accuracy": classifier.accuracy(model, test), "frechet_floor": floor}, {})
 

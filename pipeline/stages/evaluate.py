@@ -163,7 +163,8 @@ def _samples(
     density fitted to its codes, of codes that are all equally likely.
     """
     device, settings = device_of(model), params.evaluation
-    images = tensor_file.read(paths.CLASSIFIER / "features.safetensors")[0]["test"]
+    features, _ = tensor_file.read(paths.CLASSIFIER / "features.safetensors")
+    images = features["test"]
     seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device)
     generator = torch.Generator(device).manual_seed(settings.seed)
     count, size, sets = len(images), settings.batch_size, dict[tuple[str, ...], Iterable[Tensor]]()
@@ -175,11 +176,11 @@ def _samples(
     if "frechet_uniform" not in undefined and isinstance(model, DiscreteAutoencoder):
         indices = density.uniform(model, count, seed=settings.seed)
         sets[UNIFORM] = map(model.decode_indices, counted(indices.split(size)))
-    values, reach = dict[str, float](), fidelity.radii(images)
+    values = dict[str, float]()
     for names, drawn in sets.items():
         if params.dataset.binarisation != "none":  # images are black and white: so are samples, each pixel by its mean
             drawn = (binarise(generator, means)[0] for means in drawn)  # noqa: PLW2901
-        compared = fidelity.compare(classifier.features(seen_by, drawn), images, reach)
+        compared = fidelity.compare(classifier.features(seen_by, drawn), images, features["radii"])
         values |= zip(names, compared.values(), strict=True)
     return values
 

@@ -323,5 +323,5 @@ DOWNLOADS = {
     "cifar10": Download([_site("https://www.cs.toronto.edu/~kriz", "cifar-10-binary.tar.gz")], _parse_cifar10),
     "binarized-mnist": Download([_site(LAROCHELLE, *DATASETS["binarized-mnist"].files)], _parse_larochelle),
     "digits": Download([Source("scikit-learn's embedded digits", _embedded_digits)], _parse_digits),
-    "shapes": Download([Source("drawn from known factors", _drawn_shapes)], _parse_shapes),
+    "shapes": Download([Source("known factors", _drawn_shapes)], _parse_shapes),
 }
