@@ -13,7 +13,15 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from aelab.core import disk
-from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES, readable
+from aelab.evaluation.metric_names import (
+    CLASSIFIED,
+    GEOMETRY,
+    IDENTITY,
+    RECONSTRUCTION,
+    REPRESENTATION,
+    SAMPLES,
+    readable,
+)
 from aelab.report import floors, galleries, marks, report_charts, summary, tables
 from aelab.report.claims import CLAIMS
 from aelab.report.evidence import CLEAN, Evidence, noise_levels
@@ -103,9 +111,8 @@ def _lead(entries: Sequence[ReportEntry]) -> str:
     seeds = f"means over {len(params.seeds)} seeds" if len(params.seeds) > 1 else "of one seed"
     trained = [entry for entry in entries if not entry.floor]
     below = [entry.name for entry in entries if entry.floor]
-    return (
-        f"{len(trained)} entries of params.yaml, numbers {seeds}; trained on {training['hardware']}."
-        + (f" Floors, in which nothing is trained: {tables.listed(below)}." if below else "")
+    return f"{len(trained)} entries of params.yaml, numbers {seeds}; trained on {training['hardware']}." + (
+        f" Floors, in which nothing is trained: {tables.listed(below)}." if below else ""
     )
 
 
@@ -174,7 +181,9 @@ def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
          *cells.get(entry.name, ["diverged"] * len(measured.names))]
         for entry in sorted(evidence.entries, key=lambda entry: entry.floor)
     ]  # fmt: skip
-    note = f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen."
+    note = (
+        f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen."
+    )
     header = ["", "code", "looks", *measured.header[1:]]
     return Table("At a glance", note, header, rows, ["", "", *measured.names], measured.floors)
 
@@ -183,7 +192,9 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
     """The results; a table that has nothing to show is left out."""
     reference = params.corruption.reference
     note = f"Denoising MSE: {readable(reference.kind)} {reference.level}."
-    yield from tables.tables("Reconstruction and denoising", note, evidence, (*RECONSTRUCTION, "denoising_mse", "copying_mse"))
+    yield from tables.tables(
+        "Reconstruction and denoising", note, evidence, (*RECONSTRUCTION, "denoising_mse", "copying_mse")
+    )
     for pixels, comparable in tables.comparable(evidence, "neg_elbo"):
         note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these. "
         note += floors.note(classified.get("floors", {}), str(pixels))
@@ -195,7 +206,7 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
     noise = noise_levels(evidence.results).items()
     for title, note, names in (
         ("Codes", "Over the whole test set.", CODES),
-        ("Representation", "Of the codes of frozen models, for the images' classes.", REPRESENTATION),
+        ("Representation", "Of the codes of frozen models, for the images' classes.", (*REPRESENTATION, *CLASSIFIED)),
         ("Geometry", "Codes of test images, mixed and turned.", GEOMETRY),
         ("Samples", _features(classified["metrics"]), SAMPLES),
         ("Out-of-distribution inputs", "What a model gives back of noise and of photographs.", IDENTITY),

@@ -15,14 +15,23 @@ from aelab.core import disk
 from aelab.core.errors import UserError
 from aelab.evaluation import examples, per_image
 from aelab.evaluation.examples import Examples
-from aelab.evaluation.metric_names import GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
+from aelab.evaluation.metric_names import CLASSIFIED, GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
 from aelab.report.evidence import Entry
 from aelab.report.metrics import CODES, LIKELIHOOD
 from aelab.report.tables import flattened, spreadsheet
 from pipeline.common import paths
 from pipeline.common.params import CLEAN, Params
 
-MEASURED = (*RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *REPRESENTATION, *SAMPLES)  # columns of the CSV
+MEASURED = (
+    *RECONSTRUCTION,
+    *LIKELIHOOD,
+    *CODES,
+    *IDENTITY,
+    *GEOMETRY,
+    *REPRESENTATION,
+    *CLASSIFIED,
+    *SAMPLES,
+)  # columns of the CSV
 
 
 @dataclass(frozen=True)
@@ -90,8 +99,7 @@ class ReportEntry:
             parameters=dict(flattened(self.section)),
             curves=[result.curve for result in self.finished],
             symptoms=[symptom for result in self.finished for symptom in result.symptoms],
-            images=self._images(),
-            **self._size(),
+            **(self._images() | self._size() if self.finished else {}),
             floor=self.floor,
             dimensions=math.prod(self.params.dataset.image),
             learned=self._learned(),
@@ -102,25 +110,23 @@ class ReportEntry:
         inputs = self.section["inputs"]
         return [f"{kind}-{level}" for kind, level in self.params.learned(inputs).mixed] if inputs != CLEAN else []
 
-    def _images(self) -> dict[str, pd.DataFrame]:
-        """The metrics of each test image; none where they were not kept, as before they were."""
-        path = self.results[0].folder.parent / per_image.FILE
-        return per_image.read(path) if path.exists() else {}
+    def _images(self) -> dict[str, Any]:
+        """The metrics of each test image; none where an older evaluation has not kept them."""
+        path = self.finished[0].folder.parent / per_image.FILE
+        return {"images": per_image.read(path)} if path.exists() else {}
 
     def _size(self) -> dict[str, Any]:
-        """How large its code is, and how often the first phase looked at each training image."""
-        found: dict[str, Any] = {}
-        for result in self.finished[:1]:
-            code = result.code or {}
-            if "numbers" in code:
-                found["code_size"] = f"{code['numbers']:,} number{'s' * (code['numbers'] > 1)}"
-            elif code:
-                bits = found["code_bits"] = code["codes"] * math.log2(code["of"])
-                found["code_size"] = f"{code['codes']:,} codes of {code['of']:,}: {bits:,.0f} bits"
-            if result.training_images and result.curve:
-                steps = max(point["step"] for point in result.curve if point["phase"] == result.curve[0]["phase"])
-                training = result.parameters["training"] | self.section.get("training", {})
-                found["looks"] = steps * training["batch_size"] / result.training_images
+        """How large its code is, and how often the first phase has looked at each training image."""
+        first, found = self.finished[0], dict[str, Any]()
+        if first.code and "numbers" in first.code:
+            found["code_size"] = f"{first.code['numbers']:,} numbers"
+        elif first.code:
+            bits = found["code_bits"] = first.code["codes"] * math.log2(first.code["of"])
+            found["code_size"] = f"{first.code['codes']:,} codes of {first.code['of']:,}: {bits:,.0f} bits"
+        if first.training_images and first.curve:
+            steps = max(point["step"] for point in first.curve if point["phase"] == first.curve[0]["phase"])
+            batch = (first.parameters["training"] | self.section.get("training", {}))["batch_size"]
+            found["looks"] = steps * batch / first.training_images
         return found
 
 

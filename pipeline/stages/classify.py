@@ -15,7 +15,7 @@ from aelab.data import pairs
 from aelab.data.pairs import Pairs
 from aelab.evaluation import classifier, fidelity, lossless
 from aelab.evaluation.classifier import Classifier
-from aelab.evaluation.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
+from aelab.evaluation.metric_names import CLASSIFIED, CLASSIFIER, REPRESENTATION, SAMPLES
 from aelab.training.loop import fit
 from aelab.training.state import PhaseResult
 from pipeline.common import paths, stage
@@ -41,16 +41,17 @@ def work(params: Params, provenance: stage.Provenance) -> None:
 
     if len(np.unique(train.targets)) == 1:
         reason = "all training images are of one class: there is nothing to classify"
-        return write({}, dict.fromkeys((*REPRESENTATION, *SAMPLES, *CLASSIFIER), reason))
+        return write({}, dict.fromkeys((*REPRESENTATION, *SAMPLES, *CLASSIFIED, *CLASSIFIER), reason))
     if len(test.targets) < fidelity.FEWEST:
-        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), f"there are fewer than {fidelity.FEWEST} test images"))
+        reason = f"there are fewer than {fidelity.FEWEST} test images"
+        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIED, *CLASSIFIER), reason))
     outputs = 1 + max(int(each.targets.max()) for each in (train, validation, test))
     model, result = learn(
         train, validation, outputs, settings.classifier, seed=settings.seed, options=options, device=device
     )
     if result.diverged_at_step:
         reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
-        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIER), reason))
+        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIED, *CLASSIFIER), reason))
     count, size = min(settings.samples, len(test.targets)), at_once(settings.batch_size, device)
     with part("features of images"):
         tested, learned_from = (

@@ -145,6 +145,11 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> M
         splits["train"] = splits["train"].thinned(settings.probe_images)
         with part("probes", "evaluation.probe_images"):
             values |= probes.accuracies(model, **splits, batch_size=size)
+    if "class_kept" not in undefined:
+        with part("class kept"):
+            seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device_of(model))
+            tested = batches(images, size, device_of(model))
+            values["class_kept"] = classifier.class_kept(seen_by, tested, model.reconstruct)
     if "frechet" not in undefined:
         with part("samples", "evaluation.samples"):
             values |= _samples(params, model)

@@ -19,7 +19,7 @@ from aelab.models.base import VARIANTS
 from aelab.models.quantizer import QUANTIZERS
 from tests.support import forks
 from tests.support.processes import PATIENCE
-from tests.support.sharing import CASES, run, take_part
+from tests.support.sharing import CASES, normalised, run, take_part
 
 ROUNDING = 2e-5  # relative
 AGAIN = ["contractive", "ladder", "vqvae ema", "ragged", "ragged codebook"]
@@ -27,7 +27,7 @@ WRONG = {  # that a part is missing shows in cases that need it
     "noise": ["vae", "contractive", "ladder", "dynamic"],
     "codebook": ["vqvae ema"],
     "restarts": ["vqvae codebook", "vqvae residual"],
-    "batch": ["sparse", "tcvae", "wae"],
+    "batch": ["sparse", "tcvae", "wae", "bits"],
     "gradients": ["ae", "vqvae fsq"],
 }
 
@@ -93,6 +93,19 @@ def test_the_same_number_of_processes_gives_the_same_bits(case: str, four: list[
 def test_what_is_missing_would_be_noticed(part: str, alone: dict[str, Any], two: list[dict[str, Any]]) -> None:
     for case in WRONG[part]:
         assert two[0][f"{case}:{part}"]["losses"] != pytest.approx(alone[case]["losses"], rel=ROUNDING)
+
+
+def test_normalised_outputs_are_those_of_the_whole_batch(two: list[dict[str, Any]], four: list[dict[str, Any]]) -> None:
+    """Values, gradients and moments; on the rows of one process alone each would be another."""
+    expected = normalised()
+    for group in (two, four):
+        for which in ("values", "gradients"):
+            rows = [row for each in group for row in each["normalised"][which]]
+            assert torch.tensor(rows).allclose(torch.tensor(expected[which]), atol=1e-6)
+        for each in group:
+            assert torch.tensor(each["normalised"]["moments"]).allclose(torch.tensor(expected["moments"]), atol=1e-6)
+    alone = torch.tensor(two[0]["normalised alone"]["values"])
+    assert not alone.allclose(torch.tensor(expected["values"])[: len(alone)], atol=1e-3)
 
 
 def test_a_difference_between_processes_is_known_to_all(two: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """The classifier, and the stage that trains it: also where there is nothing to classify."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from aelab.core.tensor_file import read
 from aelab.core.tensors import as_float
 from aelab.evaluation import classifier
 from aelab.evaluation.classifier import Classifier
-from aelab.evaluation.metric_names import CLASSIFIER, REPRESENTATION, SAMPLES
+from aelab.evaluation.metric_names import CLASSIFIED, CLASSIFIER, REPRESENTATION, SAMPLES
 from aelab.models.checkpoint import build
 from aelab.training.state import PhaseResult
 from pipeline.common import params, paths
@@ -40,6 +41,24 @@ def test_it_learns_the_classes_and_its_features_tell_them_apart() -> None:
     assert features.shape == (100, classifier.FEATURES)
     means = torch.stack([features[torch.from_numpy(test.targets) == label].mean(0) for label in range(CLASSES)])
     assert torch.cdist(features, means).argmin(1).tolist() == test.targets.tolist()
+
+
+def test_a_reconstruction_keeps_the_class_that_the_classifier_sees_in_the_image() -> None:
+    """Whatever the image's own class is: half a turn to the side is another quadrant, so another class."""
+    model, x = trained(), as_float(quadrants(100, 2).inputs)
+
+    def kept(reconstruct: Callable[[torch.Tensor], torch.Tensor], seen_by: Classifier = model) -> float:
+        return classifier.class_kept(seen_by, x.split(30), reconstruct)
+
+    def moved(x: torch.Tensor) -> torch.Tensor:
+        return x.roll(4, 3)
+
+    assert kept(lambda x: x) == 100
+    assert kept(lambda x: x, Classifier(IMAGE, CLASSES)) == 100  # also where it has learned nothing
+    assert kept(lambda x: 0.99 * x) == 100
+    assert kept(moved) == 0
+    assert kept(lambda x: torch.where(torch.arange(len(x)).view(-1, 1, 1, 1) % 2 == 0, x, moved(x))) == 50
+    assert kept(torch.zeros_like) == 25  # of four classes, equally frequent, all black images are in one
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
@@ -79,7 +98,11 @@ def classified(
     checked = params.check(with_value("evaluation.classifier", BUDGET.model_dump()), variants=False)
     classify.work(checked, {})
     written: dict[str, dict[str, Any]] = disk.read_json(paths.CLASSIFIER / "metrics.json")
-    assert set(CLASSIFIER) == written["metrics"].keys() | written["undefined"].keys() - {*REPRESENTATION, *SAMPLES}
+    assert set(CLASSIFIER) == written["metrics"].keys() | written["undefined"].keys() - {
+        *REPRESENTATION,
+        *SAMPLES,
+        *CLASSIFIED,
+    }
     return written
 
 
@@ -89,7 +112,7 @@ def test_the_stage_measures_the_classifier(tmp_path: Path, monkeypatch: pytest.M
     assert written["undefined"] == {}
     assert read(paths.CLASSIFIER / "features.safetensors")[0]["test"].shape == (40, classifier.FEATURES)
     model = build("vae", IMAGE, PARAMETERS["vae"]).eval()
-    assert not {*REPRESENTATION, *SAMPLES} & evaluate._undefined(model).keys()
+    assert not {*REPRESENTATION, *SAMPLES, *CLASSIFIED} & evaluate._undefined(model).keys()
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])
@@ -99,7 +122,7 @@ def test_images_of_one_class_are_a_reason_and_no_failure(
     written = classified(tmp_path, 1, monkeypatch)
     assert written["metrics"] == {}
     undefined = evaluate._undefined(build(name, IMAGE, PARAMETERS[name]))
-    assert {*REPRESENTATION, *SAMPLES} <= undefined.keys()
+    assert {*REPRESENTATION, *SAMPLES, *CLASSIFIED} <= undefined.keys()
     assert not set(CLASSIFIER) & undefined.keys()
     assert "one class" in undefined["probe_accuracy"]
     assert ("one class" if name == "vae" else "no prior") in undefined["frechet"]

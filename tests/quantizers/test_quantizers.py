@@ -12,7 +12,8 @@ from aelab.core.registry import keys_of
 from aelab.models import checkpoint
 from aelab.models.checkpoint import build
 from aelab.models.quantizer import GRADIENTS, QUANTIZERS, Gradient, Quantizer, rows
-from aelab.quantizers._vectors import DEAD, UNBORN, VectorQuantizer
+from aelab.quantizers._vectors import DEAD, UNBORN, NearestVector, VectorQuantizer
+from aelab.quantizers.bsq import BinarySpherical
 from aelab.quantizers.codebook import Codebook
 from aelab.quantizers.ema import MovingAverages
 from aelab.quantizers.fsq import FiniteScalar
@@ -47,6 +48,13 @@ def quantizer(request: pytest.FixtureRequest, z_e: Tensor, generator: torch.Gene
 def vectors(request: pytest.FixtureRequest, z_e: Tensor, generator: torch.Generator) -> VectorQuantizer:
     made = trained(request.param, z_e, generator)
     assert isinstance(made, VectorQuantizer)
+    return made
+
+
+@pytest.fixture(params=["codebook", "ema", "simvq"])
+def nearest(request: pytest.FixtureRequest, z_e: Tensor, generator: torch.Generator) -> NearestVector:
+    made = trained(request.param, z_e, generator)
+    assert isinstance(made, NearestVector)
     return made
 
 
@@ -171,26 +179,26 @@ def test_a_vqvae_is_built_with_it_saved_and_measured(
 # Vectors: the nearest is the code, dead ones restart.
 
 
-def test_codes_are_the_nearest_in_l2(vectors: VectorQuantizer, z_e: Tensor) -> None:
+def test_codes_are_the_nearest_in_l2(nearest: NearestVector, z_e: Tensor) -> None:
     rows_ = z_e.detach().numpy().transpose(0, 2, 3, 1)
-    distances = np.linalg.norm(rows_[..., None, :] - vectors.vectors.detach().numpy(), axis=-1)
-    assert np.array_equal(vectors.quantise(z_e).numpy(), distances.argmin(-1))
+    distances = np.linalg.norm(rows_[..., None, :] - nearest.vectors.detach().numpy(), axis=-1)
+    assert np.array_equal(nearest.quantise(z_e).numpy(), distances.argmin(-1))
 
 
 def test_commitment_loss_moves_the_encoder_only(
-    vectors: VectorQuantizer, z_e: Tensor, generator: torch.Generator
+    nearest: NearestVector, z_e: Tensor, generator: torch.Generator
 ) -> None:
-    vectors(z_e, generator).commitment_loss.backward()
-    assert all(parameter.grad is None for parameter in vectors.parameters())
+    nearest(z_e, generator).commitment_loss.backward()
+    assert all(parameter.grad is None for parameter in nearest.parameters())
     assert z_e.grad is not None
     assert z_e.grad.abs().sum() > 0
 
 
 def test_commitment_loss_is_the_squared_distance_summed_per_image(
-    vectors: VectorQuantizer, z_e: Tensor, generator: torch.Generator
+    nearest: NearestVector, z_e: Tensor, generator: torch.Generator
 ) -> None:
-    quantized = vectors(z_e, generator)
-    expected = (z_e - vectors.look_up(quantized.indices)).square().sum() / len(z_e)
+    quantized = nearest(z_e, generator)
+    expected = (z_e - nearest.look_up(quantized.indices)).square().sum() / len(z_e)
     torch.testing.assert_close(quantized.commitment_loss, expected)
 
 
@@ -302,6 +310,34 @@ def test_moving_averages_have_no_codebook_loss_and_nothing_to_descend(z_e: Tenso
     assert not list(quantizer.parameters())
 
 
+# One matrix for all codes.
+
+
+@pytest.mark.parametrize(("name", "keys", "expected"), [("simvq", {}, 50), ("codebook", {"restarts": False}, 1)])
+def test_a_step_of_descent_moves_all_codes_also_those_that_nothing_has(
+    name: str, keys: dict[str, Any], expected: int
+) -> None:
+    """The control is the codebook, where each code has a place of its own."""
+    torch.manual_seed(0)
+    quantizer: Any = QUANTIZERS.build({"name": name, "codes": 50, "dimensions": 3} | keys)
+    before = quantizer.vectors.detach().clone()
+    one_code = torch.full((2, 3, 4, 4), 0.1)
+    quantizer(one_code, torch.Generator().manual_seed(0)).codebook_loss.backward()
+    torch.optim.SGD(quantizer.parameters(), 0.1).step()
+    assert (quantizer.vectors != before).any(1).sum() == expected
+
+
+def test_only_the_matrix_is_learned(z_e: Tensor, generator: torch.Generator) -> None:
+    quantizer = trained("simvq", z_e, generator).train()
+    frozen = quantizer.frozen.clone()
+    quantizer(z_e, generator).codebook_loss.backward()
+    assert z_e.grad is None
+    assert [name for name, _ in quantizer.named_parameters()] == ["matrix.weight"]
+    assert quantizer.matrix.weight.grad.abs().sum() > 0
+    assert quantizer.frozen.equal(frozen)
+    torch.testing.assert_close(quantizer.vectors, frozen @ quantizer.matrix.weight.T)
+
+
 # Gradients.
 
 
@@ -361,7 +397,7 @@ def test_gradients_are_finite_at_the_origin(gradient: Gradient) -> None:
         assert jacobians(gradient, z, e).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["codebook", "ema", "residual"])
+@pytest.mark.parametrize("name", ["codebook", "ema", "residual", "simvq"])
 def test_the_gradient_is_chosen_by_its_key(name: str, z_e: Tensor, generator: torch.Generator) -> None:
     quantizer = trained(name, z_e, generator, gradient="rotation")
     weights = torch.randn(z_e.shape, generator=generator)
@@ -375,12 +411,103 @@ def test_the_gradient_is_chosen_by_its_key(name: str, z_e: Tensor, generator: to
     assert not torch.allclose(z_e.grad, weights)
 
 
+# The unit sphere.
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 8])
+def test_every_corner_of_the_cube_is_a_code_on_the_sphere_and_the_nearest_one_is_taken(bits: int) -> None:
+    quantizer = BinarySpherical(bits=bits)
+    every = torch.arange(2**bits).view(1, 1, -1)
+    corners = quantizer.look_up(every)
+    assert quantizer.quantise(corners).equal(every)
+    assert rows(corners).unique(dim=0).shape == (2**bits, bits)
+    torch.testing.assert_close(corners.norm(dim=1), torch.ones(1, 1, 2**bits))
+    u = quantizer.bound(torch.randn(4, bits, 5, 5, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(u.norm(dim=1), torch.ones(4, 5, 5))
+    assert quantizer.quantise(u).flatten().equal(torch.cdist(rows(u), rows(corners)).argmin(1))
+    error = (u - quantizer.look_up(quantizer.quantise(u))).square().sum(1)
+    assert error.max() < 2 - 2 / math.sqrt(bits) + 1e-6
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 10.0])
+def test_the_entropies_are_those_of_a_soft_choice_among_all_corners(sharpness: float, z_e: Tensor) -> None:
+    """By summing over the 2^D corners, not over the bits."""
+    quantizer = BinarySpherical(bits=3, entropy=0.7, sharpness=sharpness)
+    u = quantizer.bound(z_e.detach())
+    corners = rows(quantizer.look_up(torch.arange(8).view(1, 1, -1)))
+    q = (sharpness * rows(u) @ corners.T).softmax(1)
+    certain = torch.special.entr(q).sum(1).mean()
+    bits = q.mean(0) @ (corners > 0).float()
+    used = (torch.special.entr(bits) + torch.special.entr(1 - bits)).sum()
+    quantized = quantizer(u, torch.Generator())
+    torch.testing.assert_close(quantized.codebook_loss, 0.7 * 20 * (certain - used), rtol=1e-4, atol=1e-5)
+    assert used >= torch.special.entr(q.mean(0)).sum() - 1e-6  # independent bits bound the entropy of the code
+    assert quantized.commitment_loss == 0
+
+
+@pytest.mark.parametrize("entropy", [0.0, 1.0])
+def test_descent_on_the_entropies_brings_all_codes_into_use(entropy: float) -> None:
+    """Outputs that all start in one code; without the entropies they stay there."""
+    generator = torch.Generator().manual_seed(0)
+    z = (torch.randn(8, 4, 5, 5, generator=generator).abs() + 1).requires_grad_()
+    quantizer, optimiser = BinarySpherical(bits=4, entropy=entropy), torch.optim.Adam([z], lr=0.1)
+    for _ in range(200):
+        optimiser.zero_grad()
+        quantizer(quantizer.bound(z), generator).codebook_loss.backward()
+        optimiser.step()
+    used = len(quantizer.quantise(quantizer.bound(z)).unique())
+    assert used > 8 if entropy else used == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e30])
+def test_the_sphere_has_finite_gradients_everywhere(value: float) -> None:
+    z = torch.full((2, 3, 4, 4), value, requires_grad=True)
+    quantizer = BinarySpherical(bits=3, sharpness=100.0)
+    quantized = quantizer(quantizer.bound(z), torch.Generator())
+    (quantized.z_q.sum() + quantized.codebook_loss).backward()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
 # Finite scalars.
 
 
-@pytest.mark.parametrize("levels", [[8, 5, 5, 5], [2, 3], [4], [8, 6, 5]])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_neither_place_nor_scale_of_the_outputs_is_left(z_e: Tensor, *, normalise: bool) -> None:
+    quantizer = FiniteScalar(levels=[8, 6, 5], normalise=normalise)
+    same = torch.allclose(quantizer.bound(100 * z_e - 30), quantizer.bound(z_e), atol=1e-4)
+    assert same == normalise
+
+
+def test_the_moments_are_those_of_batch_normalisation(z_e: Tensor, generator: torch.Generator) -> None:
+    """Value and gradient in training, and the moving averages after it."""
+    quantizer, reference = FiniteScalar(levels=[8, 6, 5]), torch.nn.BatchNorm2d(3, affine=False)
+    for step in range(30):
+        z = (2 * z_e.detach() + step % 3).requires_grad_()
+        weights = torch.randn(z.shape, generator=generator)
+        both = quantizer.normalised(z), reference(z)
+        torch.testing.assert_close(*both)
+        torch.testing.assert_close(*(torch.autograd.grad((each * weights).sum(), z)[0] for each in both))
+    assert reference.running_mean is not None
+    torch.testing.assert_close(quantizer.mean.flatten(), reference.running_mean)
+    places = z_e[:, 0].numel()
+    unbiased = quantizer.variance.flatten() * places / (places - 1)  # as torch keeps it
+    torch.testing.assert_close(unbiased, reference.running_var, rtol=1e-2, atol=0)
+    quantizer.eval()
+    assert quantizer.bound(z_e)[:1].allclose(quantizer.bound(z_e[:1]))  # of an image alone
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4, 5, 8, 16, 1000])
+def test_a_number_of_any_levels_has_a_gradient_where_it_starts(levels: int) -> None:
+    z = torch.zeros(1, 1, 1, 1, requires_grad=True)
+    steps = FiniteScalar(levels=[levels], normalise=False).bound(z) * (levels // 2)
+    (slope,) = torch.autograd.grad(steps.sum(), z)
+    assert 0.8 < slope.item() / ((levels - 1) / 2) < 1.01
+
+
+@pytest.mark.parametrize("levels", [[8, 5, 5, 5], [2, 3], [4], [8, 6, 5], [2] * 8])
 def test_every_code_of_a_grid_of_steps_is_reached_and_they_are_evenly_spaced(levels: list[int]) -> None:
-    quantizer = FiniteScalar(levels=levels)
+    quantizer = FiniteScalar(levels=levels, normalise=False)
     assert (quantizer.codes, quantizer.dimensions) == (math.prod(levels), len(levels))
     all_codes = torch.arange(quantizer.codes).view(1, 1, -1)
     e = quantizer.look_up(all_codes)
@@ -391,7 +518,8 @@ def test_every_code_of_a_grid_of_steps_is_reached_and_they_are_evenly_spaced(lev
         z = torch.zeros(1, len(levels), 1, 1001)
         z[0, i, 0] = torch.linspace(-10, 10, 1001)
         assert quantizer.look_up(quantizer.quantise(quantizer.bound(z)))[0, i].unique().equal(steps)
-    assert quantizer.bound(torch.zeros(1, len(levels), 1, 1)).abs().max() < 1e-6
+    centre = [-0.5 if number == 2 else 0.0 for number in levels]  # of 2 levels the border
+    assert quantizer.bound(torch.zeros(1, len(levels), 1, 1)).flatten().tolist() == pytest.approx(centre, abs=1e-6)
 
 
 def test_a_finite_scalar_is_the_nearest_step(z_e: Tensor) -> None:

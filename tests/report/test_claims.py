@@ -211,7 +211,7 @@ def test_who_is_plain_is_told_by_what_it_learned_not_by_its_name() -> None:
     assert not replace(AE, curves=[[point | {"train_size": 1.0}]]).plain
     assert not DAE.plain
     assert not VAE.plain
-    found = evidence(dict.fromkeys([AE, DAE, VAE, PCA, NOTHING], {"mse": 1.0}))
+    found = evidence({each: {"mse": 1.0} for each in (AE, DAE, VAE, PCA, NOTHING)})
     assert found.group("plain autoencoders") == [AE]
     assert found.group("floors") == [PCA, NOTHING]
     assert found.group("PCA") == [PCA]

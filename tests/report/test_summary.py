@@ -27,22 +27,22 @@ def said(first: list[float], second: list[float]) -> list[summary.Sentence]:
 @pytest.mark.parametrize(
     ("first", "second", "text", "certainty"),
     [
-        ([1.0, 1.1, 1.2], [3.0, 3.1, 3.2], "`vae` reconstructs best", "certain"),
-        ([5.0, 5.1, 5.2], [3.0, 3.1, 3.2], "`vae-beta4` reconstructs best", "certain"),
-        ([1.0, 3.0, 2.0], [2.0, 2.1, 2.2], "Who reconstructs best cannot be told", "tie"),
+        ([1.0, 1.1, 1.2], [3.0, 3.1, 3.2], "`vae` reconstructs best", "at 95 %, over seeds"),
+        ([5.0, 5.1, 5.2], [3.0, 3.1, 3.2], "`vae-beta4` reconstructs best", "at 95 %, over seeds"),
+        ([1.0, 3.0, 2.0], [2.0, 2.1, 2.2], "Which entry reconstructs best cannot be told", "a tie at 95 %, over seeds"),
         ([1.0], [2.0], "`vae` reconstructs best", "one seed"),
     ],
 )
 def test_the_first_sentence(first: list[float], second: list[float], text: str, certainty: str) -> None:
     (sentence,) = said(first, second)
     assert sentence.text.startswith(text)
-    assert sentence.certainty == certainty
+    assert sentence.badge == certainty
 
 
 def test_the_sentence_has_the_numbers_that_it_rests_on() -> None:
     (sentence,) = said([1.0, 1.1, 1.2], [3.0, 3.1, 3.3])
     assert "1.10000 ± 0.24841" in sentence.text
-    assert "2.03333 ± 0.14342 behind (seed by seed)" in sentence.text
+    assert "2.03333 ± 0.14342 behind." in sentence.text
 
 
 def test_denoising_is_summed_up_over_all_levels() -> None:

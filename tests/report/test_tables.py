@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from aelab.report import tables
+from aelab.report.evidence import Entry, Evidence
 
 RESULTS = pd.DataFrame(
     {
@@ -20,7 +21,9 @@ NAMES = ("mse", "neg_elbo", "perplexity", "ssim")
 
 
 def shown(results: pd.DataFrame, names: Sequence[str] = NAMES, **settings: bool) -> list[tables.Table]:
-    return tables.tables("title", "note", results, names, **settings)
+    pixels = dict(zip(results["entry"], results["pixels"], strict=True))
+    evidence = Evidence([Entry(entry, pixels=kind) for entry, kind in pixels.items()], results)
+    return tables.tables("title", "note", evidence, names, **settings)
 
 
 def test_means_intervals_and_the_best_of_each_column() -> None:
@@ -35,7 +38,7 @@ def test_means_intervals_and_the_best_of_each_column() -> None:
 
 def test_no_cell_is_empty_metrics_that_few_entries_define_have_a_table_of_their_own() -> None:
     first, second = shown(RESULTS, say_pixels=False)
-    assert (first.title, first.note) == ("title", "note")
+    assert (first.title, first.note) == ("title", "note ±: 95 % interval over seeds.")
     assert (second.title, second.note) == ("", "")
     assert (second.header, second.rows) == (["", "perplexity"], [["b", "5.0"]])
     assert (first.names, second.names) == (["mse", "neg_elbo"], ["perplexity"])
@@ -48,6 +51,20 @@ def test_likelihoods_of_different_pixels_share_no_column_and_no_rank() -> None:
     assert one.rows == [["a", "101.00 ± 12.71"]]
     assert other.header == ["", "−ELBO, 8-bit values (nats) ↓"]
     assert other.rows == [["b", "92.50 ± 31.77"]]
+
+
+def test_a_table_says_what_its_intervals_cover() -> None:
+    images = pd.DataFrame([[1.0, 1.0, 1.0], [2.0, 3.0, 4.0]], index=[0, 1])
+    entries = [Entry(name, pixels="binary", images={"mse": images}) for name in "ab"]
+    evidence = Evidence(entries, RESULTS.assign(ssim=[0.5, 0.6, 0.7, 0.9], train_seconds=[9.0, 8.0, 7.0, 6.0]))
+    (table,) = tables.tables("", "", evidence, ["mse", "ssim", "psnr"])
+    assert table.note == "±: 95 % interval over seeds and test images; of SSIM over seeds."
+    (table,) = tables.tables("", "Of one seed.", evidence, ["train_seconds"])
+    assert table.note == "Of one seed."
+    assert table.rows == [
+        ["a", "8.5"],
+        ["b", "6.5"],
+    ]  # what a training costs is no draw from anything, and none is best
 
 
 def test_one_seed_has_no_interval_and_nothing_is_best() -> None:

@@ -16,6 +16,7 @@ from aelab.core import devices, process_group
 from aelab.core.settings import Budget, TrainingOptions
 from aelab.data.pairs import Pairs
 from aelab.models.checkpoint import build
+from aelab.quantizers.fsq import FiniteScalar
 from aelab.training.loop import train
 from tests.support.toys import IMAGE, PARAMETERS, SECTIONS, squares
 
@@ -28,6 +29,16 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its
     "ragged": ("tcvae", PARAMETERS["tcvae"], {"batch_size": 15}),  # 4 processes have 3, 4, 4 and 4 of its samples
     "ragged codebook": ("vqvae", PARAMETERS["vqvae"], {"batch_size": 15}),
     "an epoch of one batch": ("vae", PARAMETERS["vae"], {"batch_size": 64}),
+    "bits": (
+        "vqvae",
+        PARAMETERS["vqvae"] | {"quantizer": {"name": "bsq", "bits": 4, "entropy": 10.0}},
+        {},
+    ),
+    "vqvae fsq": (  # what normalises gives the encoder's last bias no gradient but rounding, which Adam makes steps of
+        "vqvae",
+        PARAMETERS["vqvae"] | {"quantizer": {"name": "fsq", "levels": [8, 5, 4], "normalise": False}},
+        {},
+    ),
     "few": ("vae", PARAMETERS["vae"], {"batch_size": 3}),  # less than one each
     "conv": ("vae", PARAMETERS["vae"] | {"network": {"name": "conv", "width": 8, "downsampling": 2}}, {}),
     "dynamic": ("vae", PARAMETERS["vae"], {"dynamic": True}),
@@ -79,6 +90,22 @@ def run(case: str, broken: str = "", device: str = "cpu", mode: Any = "eager") -
     return {"losses": losses, "state": hashlib.sha256(state + json.dumps(losses).encode()).hexdigest()}
 
 
+def normalised(gather: Any = None) -> dict[str, Any]:
+    """Of this process's rows of a batch: the bounded values of FSQ and their gradients; the moments after it."""
+    z = torch.randn(16, 3, 2, 2, generator=torch.Generator().manual_seed(0)) + torch.arange(16).view(-1, 1, 1, 1)
+    quantizer, weights = FiniteScalar(levels=[8, 5, 4]), z.flip(0)
+    with process_group.split(16) as share, pytest.MonkeyPatch.context() as patch:
+        if gather:
+            patch.setattr(process_group, "gather", gather)
+        mine = process_group.rows(16)
+        x = z[mine].clone().requires_grad_()
+        bounded = quantizer.bound(x)
+        (share.weight * (bounded * weights[mine]).sum((1, 2, 3)).mean()).backward()
+    assert x.grad is not None
+    moments = torch.stack([quantizer.mean, quantizer.variance])
+    return {"values": bounded.tolist(), "gradients": x.grad.tolist(), "moments": moments.tolist()}
+
+
 def take_part(rank: int, folder: Path, cases: Sequence[str], environment: dict[str, str]) -> None:
     """Train all the cases that are asked for: a name, or name:broken."""
     os.environ |= environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -94,5 +121,6 @@ def take_part(rank: int, folder: Path, cases: Sequence[str], environment: dict[s
         process_group.any_of(process_group.rank() == 1, torch.device(device)),
         process_group.any_of(False, torch.device(device)),
     ]
+    found |= {"normalised": normalised(), "normalised alone": normalised(alone)}
     (folder / f"{rank}.json").write_text(json.dumps(found))
     process_group.end()

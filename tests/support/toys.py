@@ -93,7 +93,9 @@ PARAMETERS = {
 }  # of every variant
 LEARNING = [name for name in VARIANTS.available() if not VARIANTS.find(name).floor]  # with a training of their own
 SECTIONS = {  # of every quantiser, for vectors of 3 numbers
-    name: toy_keys(QUANTIZERS.find(name), KNOWN | {"codes": 7, "dimensions": 3, "depth": 4, "levels": [8, 5, 4], "bits": 3})
+    name: toy_keys(
+        QUANTIZERS.find(name), KNOWN | {"codes": 7, "dimensions": 3, "depth": 4, "levels": [8, 5, 4], "bits": 3}
+    )
     for name in QUANTIZERS.available()
 }
 NETWORK_KEYS = {  # of every network

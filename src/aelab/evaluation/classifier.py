@@ -6,7 +6,7 @@ The features f(x) are what its last layer sees. It learns from the images and la
 distance between features says something about this data set and this classifier, and nothing beyond.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,17 @@ def accuracy(model: Classifier, images: Pairs) -> float:
     for x, y in images.split(BATCH):
         hits.add(100.0 * (model(as_float(x.to(device))).argmax(1) == y.to(device)))
     return hits.value
+
+
+@torch.no_grad()
+def class_kept(model: Classifier, batches: Iterable[Tensor], reconstruct: Callable[[Tensor], Tensor]) -> float:
+    """The share of images, (B, C, H, W) with values in [0, 1], whose reconstruction the classifier puts into the class
+    that it puts the image into, in percent.
+    """
+    kept = Mean()
+    for x in batches:
+        kept.add(100.0 * (model(reconstruct(x)).argmax(1) == model(x).argmax(1)))
+    return kept.value
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlik
 GEOMETRY = ("jump", "midpoint", "dial")
 REPRESENTATION = ("probe_accuracy", "knn_accuracy")  # need images of two classes
 SAMPLES = ("frechet", "sample_precision", "sample_recall")  # need a model that can sample, and the classifier
+CLASSIFIED = ("class_kept",)  # needs the classifier
 CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
 
 METRICS_OF: dict[str, tuple[str, ...]] = {  # metrics and figures by the capability of a model that they need

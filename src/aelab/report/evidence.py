@@ -116,8 +116,16 @@ class Evidence:
 
     def values(self, entry: Entry, name: str) -> pd.Series:
         """A metric by seed, without the seeds that do not define it."""
-        mine = self.by_entry.get(entry.name)
-        return pd.Series(dtype=float) if mine is None or name not in mine else mine[name].dropna()
+        key = entry.name, name
+        if key not in self._values:
+            mine = self.by_entry.get(entry.name)
+            self._values[key] = pd.Series(dtype=float) if mine is None or name not in mine else mine[name].dropna()
+        return self._values[key]
+
+    @cached_property
+    def _values(self) -> dict[tuple[str, str], pd.Series]:
+        """What `values` has given, by entry and metric."""
+        return {}
 
     def per_image(self, entry: Entry, name: str) -> pd.DataFrame | None:
         """A metric of each test image: a row for each seed that defines it, a column for each image that it was
@@ -163,12 +171,12 @@ class Evidence:
         the term is what it adds to each metric, times the term's slope there (delta method).
         """
         values = self._terms(entry, text)
-        images = {name: self.per_image(entry, name) for name in values if name != "codes"}
-        if not images or any(each is None for each in images.values()):
+        measured = [name for name, each in values.items() if isinstance(each, pd.Series)]
+        images = {name: each for name in measured if (each := self.per_image(entry, name)) is not None}
+        if not measured or len(images) < len(measured):
             return interval(_evaluated(text, values))
-        shown = [each for each in images.values() if each is not None]
-        means = {name: each.mean(axis=1) for name, each in images.items() if each is not None}
-        every = max((each.columns for each in shown), key=len)
+        means = {name: each.mean(axis=1) for name, each in images.items()}
+        every = max((each.columns for each in images.values()), key=len)
         base = _evaluated(text, values | means)
         total = pd.DataFrame(np.repeat(base.to_numpy()[:, None], len(every), 1), base.index, every)
         for name, mean in means.items():
@@ -190,12 +198,12 @@ class Evidence:
 
     def difference(self, ours: Entry, theirs: Entry, name: str) -> Interval:
         """Of a metric, ours − theirs, paired by seed and by image; a floor is the same for every seed."""
-        both = [self.per_image(entry, name) for entry in (ours, theirs)]
-        if name in COST or both[0] is None or both[1] is None:
-            pair = [self.values(entry, name) for entry in (ours, theirs)]
-            gaps = _paired(pair[0], pair[1], ours, theirs)
+        first, second = (self.per_image(entry, name) for entry in (ours, theirs))
+        alike = first is not None and second is not None and first.columns.equals(second.columns)
+        if name in COST or not alike:
+            gaps = _paired(self.values(ours, name), self.values(theirs, name), ours, theirs)
             return Interval(float(gaps.mean()), math.nan) if name in COST else interval(gaps)
-        gaps = _paired(both[0], both[1], ours, theirs).dropna(how="all").dropna(axis="columns")
+        gaps = _paired(first, second, ours, theirs).dropna()
         return crossed(gaps, floor=ours.floor and theirs.floor) if len(gaps) else Interval(math.nan, math.nan)
 
     def having(self, *names: str) -> list[Entry]:

@@ -7,7 +7,7 @@
 Student 1908. S² is the variance of the seeds' means, B² that of the images' means, R² that of what is left once both
 are taken away. Seeds and images are crossed, since each seed's model sees every image: S²/n and B²/m both hold
 R²/(n·m), so it is taken off once (Cameron, Gelbach & Miller 2011; Owen 2007); v is at least the larger of the two. The
-degrees are v² ÷ Σ term²/degrees, with n − 1, m − 1 and (n − 1)(m − 1) of the terms (Satterthwaite 1946), and an interval
+degrees are v² ÷ Σ term²/degrees, with n − 1, m − 1 and (n − 1)(m − 1) of the terms (Satterthwaite 1946). An interval
 over both is never narrower than that over seeds alone. The latter says what other seeds would give on the same images,
 the former what they would give on other images, too.
 

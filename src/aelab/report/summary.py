@@ -40,7 +40,6 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
         evidence: the results.
         reference: the corruption of "denoising MSE", in words.
     """
-    sound = evidence.sound
     ranked = evidence.sound
     ill = [entry for entry in evidence.trained.entries if entry not in ranked.entries]
     bounded = ranked.having("neg_elbo")
@@ -213,8 +212,8 @@ def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[
         for name in (*COMPARED, *middle):
             measured = all(len(evidence.values(entry, name)) for entry in (before, after))
             if measured and (not metric(name).likelihood or before.pixels == after.pixels):
-                means = [evidence.mean(entry, name) for entry in (before, after)]
-                changes.append(Change(name, *means, evidence.difference(after, before, name)))
+                first, second = (evidence.mean(entry, name) for entry in (before, after))
+                changes.append(Change(name, first, second, evidence.difference(after, before, name)))
         found.append(Contrast(before, after, changes))
     return found
 

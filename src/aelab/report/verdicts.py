@@ -14,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 
 from aelab.report.evidence import Entry, Evidence
-from aelab.report.intervals import Interval, holm, interval
+from aelab.report.intervals import SEEDS, Interval, holm
 from aelab.report.metrics import metric
 from aelab.report.tables import cell, listed, shown
 
@@ -68,12 +68,16 @@ class Threshold:
         """One for each entry that has such a value."""
         threshold, side = (self.below, BELOW) if self.above is None else (self.above, ABOVE)
         for entry in evidence.group(self.entries):
-            if len(values := evidence.term(entry, self.value)):
-                value = self._widened(interval(values), evidence, entry)
+            if len(evidence.term(entry, self.value)):
+                value = self._widened(evidence.mean_term(entry, self.value), evidence, entry)
                 yield Finding(ended(self._text(value, evidence, entry), value), value, threshold, side)
 
     def _widened(self, value: Interval, evidence: Evidence, entry: Entry) -> Interval:
-        """By the Monte Carlo error of one seed, as if all shared it; one seed has no interval, but such an error."""
+        """By the Monte Carlo error of one seed, as if all shared it; one seed has no interval, but such an error. One
+        over images holds it: what is drawn for each image is part of the image's value.
+        """
+        if value.over != SEEDS:
+            return value
         squares = [np.square(values).mean() for name in self.errors if len(values := evidence.values(entry, name))]
         noise = math.sqrt(sum(squares))
         return replace(value, half=(value.half if value.known else 0.0) + QUANTILE * noise) if noise else value
