@@ -197,7 +197,9 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
     """The results; a table that has nothing to show is left out."""
     reference = params.corruption.reference
     note = f"Denoising MSE: {readable(reference.kind)} {reference.level}."
-    yield from tables.tables("Reconstruction and denoising", note, evidence, RECONSTRUCTION)
+    yield from tables.tables(
+        "Reconstruction and denoising", note, evidence, (*RECONSTRUCTION, "denoising_mse", "copying_mse")
+    )
     for pixels, comparable in tables.comparable(evidence, "neg_elbo"):
         note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these. "
         note += floors.note(classified.get("floors", {}), str(pixels))
