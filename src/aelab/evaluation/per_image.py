@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from aelab.data.pairs import spread
+from aelab.core.arrays import spread
 
 if TYPE_CHECKING:
     import pandas as pd
