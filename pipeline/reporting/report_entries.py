@@ -15,11 +15,14 @@ from ruamel.yaml import YAML
 from aelab.core import disk
 from aelab.evaluation.metric_names import (
     CLASSIFIED,
+    FACTORS,
+    FITTED,
     GEOMETRY,
     IDENTITY,
     RECONSTRUCTION,
     REPRESENTATION,
     SAMPLES,
+    UNIFORM,
     readable,
 )
 from aelab.report import floors, galleries, marks, report_charts, summary, tables
@@ -194,7 +197,9 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
     """The results; a table that has nothing to show is left out."""
     reference = params.corruption.reference
     note = f"Denoising MSE: {readable(reference.kind)} {reference.level}."
-    yield from tables.tables("Reconstruction and denoising", note, evidence, RECONSTRUCTION)
+    yield from tables.tables(
+        "Reconstruction and denoising", note, evidence, (*RECONSTRUCTION, "denoising_mse", "copying_mse")
+    )
     for pixels, comparable in tables.comparable(evidence, "neg_elbo"):
         note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these. "
         note += floors.note(classified.get("floors", {}), str(pixels))
@@ -207,8 +212,9 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
     for title, note, names in (
         ("Codes", "Over the whole test set.", CODES),
         ("Representation", "Of the codes of frozen models, for the images' classes.", (*REPRESENTATION, *CLASSIFIED)),
-        ("Geometry", "Codes of test images, mixed and turned.", GEOMETRY),
-        ("Samples", _features(classified["metrics"]), SAMPLES),
+        ("Geometry", "Codes of test images, mixed.", GEOMETRY),
+        ("Known factors", "What single dimensions of the code say of what the images were drawn from.", FACTORS),
+        ("Samples", _features(classified["metrics"]), (*SAMPLES, *FITTED, *UNIFORM)),
         ("Out-of-distribution inputs", "What a model gives back of noise and of photographs.", IDENTITY),
         *((f"Denoising: {readable(kind)}", restored, [name for _, name in levels]) for kind, levels in noise),
         ("Cost", "Of one seed.", COST),

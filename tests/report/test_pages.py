@@ -8,10 +8,11 @@ from aelab.evaluation.palette import THEMED
 from aelab.report import charts, pages
 from aelab.report.galleries import Gallery, Strip
 from aelab.report.intervals import Interval
+from aelab.report.marks import Name
 from aelab.report.metrics import METRICS
 from aelab.report.pages import Figure
 from aelab.report.summary import Sentence
-from aelab.report.tables import Table
+from aelab.report.tables import Table, joined
 from aelab.report.verdicts import Claim, Finding, Judgement, Verdict
 
 
@@ -28,6 +29,11 @@ def context(**changes: Any) -> dict[str, Any]:
     return {
         **nothing,
         "title": "T",
+        "names": {"a": Name("32 numbers", ["collapsed"], floor=False), "b": Name("", [], floor=False)},
+        "falling": "",
+        "overview": Table(
+            "At a glance", "Note.", ["", "code", "MSE ↓"], [["a", "8", "1"], ["b", "8", "2"]], ["", "mse"]
+        ),
         "lead": "L",
         "sentences": [Sentence("`a` is best.", "told", "More.", "seeds")],
         "seeds": 2,
@@ -98,6 +104,37 @@ def test_markdown_tables_have_as_many_cells_as_columns() -> None:
         header = (header or line.count("|")) if line.startswith("|") else None
         assert header is None or line.count("|") == header, line
     assert "| b | **1.0** |" in text
+
+
+def test_what_is_wrong_with_an_entry_stands_beside_its_name_in_every_row() -> None:
+    strip = Strip("a", "an image", np.zeros((1, 2, 1, 8, 8), np.uint8))
+    html, text = rendered(galleries=[Gallery("G", "caption", [strip])], sheets=[Gallery("S", "caption", [strip])])
+    rows = len(re.findall(r'<th scope="row">(?:<a [^>]*>)?a\b', html))
+    assert rows == 4  # the overview, the tables, those of the claim, the gallery
+    assert html.count('aria-label="a: collapsed">⚠') == rows + 1  # and beside its sheet
+    assert html.count("⚠") == rows + 2  # and what it means
+    assert text.count("| a ⚠ |") == 3
+    assert "b ⚠" not in html + text
+    assert "<small>32 numbers</small>" in html
+
+
+def test_a_table_unfolds_with_those_that_go_on_with_it() -> None:
+    html, _ = rendered()
+    folded = html[html.index('id="tables"') :].partition("</details>")[0]
+    assert folded.count("<table") == 2
+    assert re.search(r"<summary.*title.*MSE ↓, x.*</summary>", folded)
+
+
+def test_tables_are_joined_with_dashes_where_there_is_nothing() -> None:
+    parts = [
+        Table("t", "", ["", "MSE ↓", "probe"], [["a", "1", "5"], ["b", "**2**", "6"], ["pca", "3", "7"]],
+              ["mse", "probe_accuracy"], ["pca"]),
+        Table("", "", ["", "−ELBO"], [["b", "9"], ["c", "8"]], ["neg_elbo"]),
+    ]  # fmt: skip
+    table = joined(parts, ["mse", "neg_elbo", "frechet", "probe_accuracy"])
+    assert table.header == ["", "MSE ↓", "−ELBO", "probe"]
+    assert table.rows == [["a", "1", "–", "5"], ["b", "**2**", "9", "6"], ["pca", "3", "–", "7"], ["c", "–", "8", "–"]]
+    assert (table.names, table.floors) == (["mse", "neg_elbo", "probe_accuracy"], ["pca"])
 
 
 def test_a_chart_takes_the_colours_of_the_page_and_a_name(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page
 
 from tests.support.browser import DESK, PHONE, Theme, opened, overflow, violations
 
 REPORT = Path("reports/comparison.html").resolve()
 LARGEST = 3 * 2**20  # bytes
+TALLEST = 12_000  # pixels at the width of a desk
 
 
 def test_it_is_small_enough_to_be_sent() -> None:
@@ -23,6 +25,61 @@ def test_everybody_can_read_it_and_it_asks_for_nothing(width: int, theme: Theme)
         assert page.locator("svg.chart text").count() > 100
         assert page.locator("svg.chart").count() == page.locator("svg.chart[aria-label]").count()
     assert wrong == []
+
+
+def height(page: Page) -> int:
+    return int(page.evaluate("document.documentElement.scrollHeight"))
+
+
+def test_it_is_read_in_a_few_screens_what_is_folded_not_counted() -> None:
+    with opened(REPORT.as_uri()) as (page, _):
+        assert height(page) <= TALLEST
+        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        assert height(page) > TALLEST
+
+
+def test_the_first_two_screens_say_who_is_best_at_what_against_which_floor_and_how_sure() -> None:
+    with opened(REPORT.as_uri()) as (page, _):
+        first = page.locator("main .summary, main table.glance, main table.glance tr.floor, .verdict >> visible=true")
+        boxes = [first.nth(i).bounding_box() for i in range(first.count())]
+        tops = [box["y"] + box["height"] for box in boxes if box]
+        assert len([top for top in tops if top < 1600]) >= 6
+        table = page.locator("table.glance")
+        assert table.locator("thead th").all_inner_texts()[0].startswith("code")
+        assert table.locator("td.best").count() > 3
+        assert table.evaluate("(each) => each.offsetWidth <= each.parentElement.clientWidth")
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+@pytest.mark.parametrize("kind", ["metric-", "entry-", "claim-", "undefined"])
+def test_a_link_into_what_is_folded_unfolds_it(kind: str, scripts: bool) -> None:  # noqa: FBT001
+    target = next(each for each in re.findall(r'id="([^"]+)"', REPORT.read_text("utf-8")) if each.startswith(kind))
+    with opened(REPORT.as_uri(), scripts=scripts) as (page, _):
+        inside = page.locator(f"details[id='{target}'] > :last-child, details [id='{target}']").first
+        assert not inside.is_visible()
+        page.goto(f"{REPORT.as_uri()}#{target}")
+        inside.wait_for()
+
+
+@pytest.mark.parametrize("kind", ["metric-", "entry-"])
+def test_a_link_unfolds_its_target_again_and_where_the_browser_does_not(kind: str) -> None:
+    with opened(REPORT.as_uri()) as (page, _):
+        link = page.locator(f"table.glance a[href^='#{kind}']").first
+        inside = page.locator(f"details[id='{(link.get_attribute('href') or '')[1:]}'] > :last-child, "
+                              f"details [id='{(link.get_attribute('href') or '')[1:]}']").first  # fmt: skip
+        for _ in range(2):
+            link.click()
+            inside.wait_for()
+            page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = false))")
+            assert not inside.is_visible()
+
+
+def test_what_is_folded_is_printed() -> None:
+    """Once the browser says that it prints; without scripts the style sheet unfolds it."""
+    for scripts in (True, False):
+        with opened(REPORT.as_uri(), scripts=scripts) as (page, _):
+            printed = page.pdf(format="A4")
+            assert len(re.findall(rb"/Type /Page\b", printed)) > 15
 
 
 def test_it_is_complete_without_scripts() -> None:

@@ -92,8 +92,3 @@ def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:
         return np.memmap(file, dtype, "w+", shape=shape)
-
-
-def spread(total: int, count: int) -> NDArray[np.int64]:
-    """The indices of `count` of `total` things, evenly spread from the first to the last."""
-    return np.linspace(0, total - 1, count).round().astype(np.int64)

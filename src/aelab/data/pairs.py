@@ -12,6 +12,7 @@ from aelab.core.errors import UserError
 from aelab.core.progress import counted
 from aelab.core.tensors import as_float
 from aelab.data.checks import check_stored
+from aelab.data.datasets import evenly
 
 
 class Pairs(NamedTuple):
@@ -48,7 +49,7 @@ class Pairs(NamedTuple):
         """`count` of the pairs at most, evenly spread over all."""
         if count >= len(self.targets):
             return self
-        chosen = arrays.spread(len(self.targets), count)
+        chosen = evenly(len(self.targets), count)
         targets = arrays.selected(self.targets, chosen)
         return Pairs(targets if self.inputs is self.targets else arrays.selected(self.inputs, chosen), targets)
 

@@ -212,6 +212,11 @@ class Evidence:
         """The entries that define all of these metrics."""
         return [entry for entry in self.entries if all(len(self.values(entry, name)) for name in names)]
 
+    def to_beat(self, name: str) -> dict[Entry, Interval]:
+        """The floors of a metric, each with its mean; not those at 0, which nothing is less than."""
+        means = {entry: self.mean(entry, name) for entry in self.having(name) if entry.floor}
+        return {entry: mean for entry, mean in means.items() if mean.mean}
+
     def group(self, name: str) -> list[Entry]:
         """The entries of one of `WITH_FLOORS` or `TRAINED`."""
         if name in WITH_FLOORS:

@@ -49,11 +49,13 @@ def still_falling(entries: Sequence[Entry]) -> str:
     if not found:
         return ""
     names = listed(f"`{name}`" for name in found)
-    was, its = (
-        ("was", "its validation loss fell by") if len(found) == 1 else ("were", "their validation losses fell by")
-    )
+    one = len(found) == 1
+    was, it, its = ("was", "it", "its validation loss") if one else ("were", "them", "their validation losses")
     sizes = listed(f"{fall:.1f}" for fall in found.values())
-    return f"{names} {was} still falling at the end: {its} {sizes} % over the last tenth of the training."
+    return (
+        f"{names} {was} still falling at the end: {its} fell by {sizes} % over the last tenth of the training; more "
+        f"steps would have lowered {it} further."
+    )
 
 
 def falls(curves: Sequence[Curve]) -> Mapping[str, float]:

@@ -1,0 +1,68 @@
+import pytest
+
+from aelab.report import marks
+from aelab.report.evidence import Curve, Entry
+
+
+def curve(*losses: float, phase: str = "autoencoder", every: int = 100) -> Curve:
+    """Validations at equal distances, and training losses that a mark must not depend on."""
+    points = [{"phase": phase, "step": every * i, "validation_loss": loss} for i, loss in enumerate(losses, 1)]
+    return [{"phase": phase, "step": 1, "train_loss": 9.0}, *points, {"phase": phase, "step": 1, "train_loss": 0.0}]
+
+
+FLAT, FALLING = [10 - i for i in range(8)] + [2.0, 2.0], [10 - i for i in range(8)] + [2.05, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("curves", "fall"),
+    [
+        ([curve(*FALLING)], 2.5),
+        ([curve(*FLAT)], 0),
+        ([curve(*FLAT[:-1], 2.009, 2.0)], 0),  # less than 0.5 %
+        ([curve(*FALLING), curve(*FLAT)], 1.25),  # the mean over the seeds
+        ([curve(*FALLING), curve(*FALLING[:-1], 2.06)], 0),  # one has ended above its best
+        ([curve(3.0, 1.0, 1.1, 1.05)], 0),  # fell, but was lower before
+        ([curve(*[20 - i for i in range(20)], every=50)], 200),  # two validations in a tenth
+        ([curve(4.0, 2.0, every=500)], 20),  # one validation in five tenths: a fifth of the fall between them
+        ([curve(-90.0, -98.0, -99.0, -100.0)], 0.4),  # a density: log p(x) may be above 0
+        ([curve(5.0)], 0),
+        ([curve()], 0),
+        ([], 0),
+    ],
+)  # fmt: skip
+def test_who_is_still_falling_follows_from_the_curve_alone(curves: list[Curve], fall: float) -> None:
+    found = marks.falls(curves)
+    assert found == pytest.approx({"autoencoder": fall} if fall > marks.FALL else {})
+
+
+def test_every_phase_has_an_end_of_its_own() -> None:
+    both = [*curve(*FLAT), *curve(*FALLING, phase="prior")]
+    assert marks.falls([both]) == pytest.approx({"prior": 2.5})
+    assert marks.marks(Entry("a", curves=[both])) == [
+        "still falling at its end, its prior: by 2.5 % over the last tenth"
+    ]
+
+
+def test_what_is_wrong_stands_beside_the_name_once() -> None:
+    entries = [
+        Entry("a", curves=[curve(*FALLING)], symptoms=["the codebook has collapsed"] * 3, code_size="32 numbers", looks=1.66),
+        Entry("b", curves=[curve(*FLAT)], code_size="49 codes of 512: 441 bits"),
+        Entry("pca", floor=True),
+    ]  # fmt: skip
+    names = marks.names(entries)
+    assert names["a"].marks == ["the codebook has collapsed", "still falling at its end: by 2.5 % over the last tenth"]
+    assert names["b"].marks == names["pca"].marks == []
+    assert [names[each].size for each in names] == ["32 numbers, 1.7 looks", "49 codes of 512: 441 bits", ""]
+    assert [each.floor for each in names.values()] == [False, False, True]
+
+
+def test_a_sentence_names_all_who_are_still_falling() -> None:
+    falling = [Entry(name, curves=[curve(*FALLING)]) for name in "abc"]
+    rest = "over the last tenth of the training; more steps would have lowered"
+    assert marks.still_falling([Entry("x", curves=[curve(*FLAT)])]) == ""
+    one = f"`a` was still falling at the end: its validation loss fell by 2.5 % {rest} it further."
+    assert marks.still_falling(falling[:1]) == one
+    said = marks.still_falling(falling)
+    assert said.startswith(
+        "`a`, `b` and `c` were still falling at the end: their validation losses fell by 2.5, 2.5 and 2.5 %"
+    )
