@@ -160,8 +160,7 @@ def test_sizes_stand_beside_a_tie_and_beside_one_seed() -> None:
     assert "MSE of `ae` is 2.00000 ± 2.48414, with 32 numbers at 1.7 looks per image, and `vqvae` (" in tie.text
     assert "2.10000 ± 0.24841, with 49 codes of 512 (441 bits) at 2.1 looks per image) may be as good." in tie.text
     one = first_of({NUMBERS: {"mse": [1.0]}, CODES: {"mse": [2.0]}})
-    assert one.text.endswith("with 32 numbers at 1.7 looks per image; next is `vqvae` (2.00000), with 49 codes of 512 (441 "
-                             "bits) at 2.1 looks per image.")  # fmt: skip
+    assert "with 32 numbers at 1.7 looks per image; next is `vqvae` (2.00000), with 49 codes of 512" in one.text
 
 
 def test_the_best_of_those_that_are_ranked_is_named() -> None:
