@@ -53,8 +53,7 @@ def write(params: Params) -> None:
     for extension in ("md", "html"):
         text = pages.render(f"comparison.{extension}.j2", context)
         (paths.REPORTS / f"comparison.{extension}").write_text(text, encoding="utf-8")
-    for sentence in context["sentences"]:
-        print(f"{sentence.text} ({sentence.badge})" if sentence.badge else sentence.text)
+    print("\n".join(sentence.line for sentence in context["sentences"]))
 
 
 def _judged(claim: Claim, judgement: Judgement, **_: Any) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What the page says first follows from the numbers, and changes with them."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -123,3 +125,75 @@ def test_one_sound_entry_is_the_only_one_that_is_ranked() -> None:
     first, second = summary.sentences(evidence({VAE: {"mse": [1.0, 1.1]}, ILL: {"mse": [0.5, 0.6]}}), "masking 0.5")
     assert first.text.startswith("`vae` is the only entry")
     assert second.text.startswith("`vqvae` is not ranked")
+
+
+NUMBERS = Entry("ae", code_size="32 numbers", looks=1.66)
+OTHER = Entry("wae", code_size="32 numbers", looks=1.66)
+CODES = Entry("vqvae", code_size="49 codes of 512: 441 bits", code_bits=441.0, looks=2.13)
+LOW, HIGH, HIGHER = [1.0, 1.01, 1.02], [3.0, 3.03, 3.01], [5.0, 5.01, 5.03]
+
+
+def first_of(values: dict[Entry, dict[str, list[float]]]) -> summary.Sentence:
+    return summary.sentences(evidence(values), "masking 0.5")[0]
+
+
+def test_who_is_best_across_sizes_of_codes_is_said_to_be() -> None:
+    found = first_of({NUMBERS: {"mse": HIGH}, OTHER: {"mse": HIGHER}, CODES: {"mse": LOW}})
+    assert found.text.startswith(
+        "`vqvae` reconstructs best: MSE 1.01000 ± 0.02484, with 49 codes of 512 (441 bits) at 2.1 "
+    )
+    assert found.text.endswith("behind, with 32 numbers at 1.7 looks per image.")
+    assert found.more == "The codes differ in size: among the 2 with 32 numbers `ae` is best."
+    tied = first_of({NUMBERS: {"mse": HIGH}, OTHER: {"mse": [3.01, 3.0, 3.04]}, CODES: {"mse": LOW}})
+    assert tied.more == "The codes differ in size: among the 2 with 32 numbers `ae` and `wae` are best."
+
+
+@pytest.mark.parametrize("third", [{}, {CODES: {"mse": HIGHER}}])
+def test_like_with_like_needs_no_word(third: dict[Entry, dict[str, list[float]]]) -> None:
+    found = first_of({NUMBERS: {"mse": LOW}, OTHER: {"mse": HIGH}, **third})
+    assert found.text.endswith("behind, both with 32 numbers at 1.7 looks per image.")
+    assert not found.more
+
+
+def test_sizes_stand_beside_a_tie_and_beside_one_seed() -> None:
+    tie = first_of({NUMBERS: {"mse": [1.0, 3.0, 2.0]}, CODES: {"mse": [2.0, 2.1, 2.2]}})
+    assert "MSE of `ae` is 2.00000 ± 2.48414, with 32 numbers at 1.7 looks per image, and `vqvae` (" in tie.text
+    assert "2.10000 ± 0.24841, with 49 codes of 512 (441 bits) at 2.1 looks per image) may be as good." in tie.text
+    one = first_of({NUMBERS: {"mse": [1.0]}, CODES: {"mse": [2.0]}})
+    assert "with 32 numbers at 1.7 looks per image; next is `vqvae` (2.00000), with 49 codes of 512" in one.text
+
+
+def test_the_best_of_those_that_are_ranked_is_named() -> None:
+    """One seed with a better value than all others have is no reason to call them by its name."""
+    rows = evidence({VAE: {"mse": [9.0]}, NUMBERS: {"mse": LOW}, OTHER: {"mse": HIGH}})
+    found = summary.sentences(Evidence(rows.entries, rows.results.replace({"mse": {9.0: 0.1}})), "masking 0.5")[0]
+    assert found.text.startswith("`ae` reconstructs best: MSE 1.01000")
+
+
+def test_distance_and_precision_are_both_told_where_they_disagree() -> None:
+    bound = {"neg_elbo": LOW}
+    values = {VAE: bound | {"frechet": HIGH, "sample_precision": [0.9, 0.91, 0.92]}}
+    worse = {BETA: {"neg_elbo": HIGH, "frechet": LOW, "sample_precision": [0.5, 0.51, 0.52]}}
+    more = first_of(values | worse).more
+    assert "By Fréchet distance the best samples are those of `vae-beta4` (`vae` 3.01" in more
+    assert "by precision those of `vae` (`vae` 0.910 ± 0.025 and `vae-beta4` 0.510 ± 0.025)." in more
+    agree = {BETA: worse[BETA] | {"frechet": HIGHER}}
+    assert first_of(values | agree).more == "By Fréchet distance and precision the best samples are those of `vae`."
+
+
+def test_words_are_those_of_the_quantity() -> None:
+    (sentence,) = summary.sentences(evidence({VAE: {"neg_elbo": LOW}, BETA: {"neg_elbo": HIGH}}), "masking 0.5")
+    assert sentence.text.startswith("`vae` has the lowest −ELBO: 1.01 ± 0.02 nats; next is")
+    (alone,) = summary.sentences(evidence({VAE: {"neg_elbo": [23.85]}}), "masking 0.5")
+    assert alone.line == "`vae` is the only entry that is ranked by −ELBO: 23.85 nats."
+    assert sentence.line == f"{sentence.text} (at 95 %, over seeds)"
+
+
+def test_an_interval_over_images_is_said_to_be() -> None:
+    images = {"mse": pd.DataFrame([[1.0, 1.1, 0.9], [1.02, 1.1, 0.91]])}
+    further = {"mse": images["mse"] + 3}
+    found = evidence(
+        {replace(NUMBERS, images=images): {"mse": [1.0, 1.01]}, replace(OTHER, images=further): {"mse": [4, 4.01]}}
+    )
+    (sentence,) = summary.sentences(found, "masking 0.5")
+    assert sentence.badge == "at 95 %, over seeds and test images"

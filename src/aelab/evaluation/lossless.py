@@ -44,9 +44,7 @@ def floors(images: Bytes, count: int) -> dict[str, float]:
 
 def entropy(images: Bytes) -> float:
     """Mean over the images of the entropy in nats that is left when each pixel is drawn white with its gray value."""
-    values = torch.bincount(
-        torch.from_numpy(images).flatten().long(), minlength=256
-    ).double()  # how often there is each
+    values = torch.from_numpy(np.bincount(images.ravel(), minlength=256)).double()  # how often there is each
     x = as_float(torch.arange(256, dtype=torch.uint8)).double()
     return float((values * (torch.special.entr(x) + torch.special.entr(1 - x))).sum()) / len(images)
 

@@ -44,7 +44,7 @@ class Mean:
 class Measured(dict[str, float]):
     """Metrics by name; `images` has the value of each image, shape (N,), of those that are means over images.
 
-    Where it has fewer values than there are images, they are those of evenly spread ones (`data.pairs.spread`).
+    Where it has fewer values than there are images, they are those of evenly spread ones (`data.datasets.evenly`).
     """
 
     def __init__(self, values: Mapping[str, float], images: Mapping[str, Tensor] | None = None) -> None:

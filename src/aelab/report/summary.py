@@ -32,6 +32,11 @@ class Sentence:
         words = {"told": f"at 95 %, over {self.over}", "tie": f"a tie at 95 %, over {self.over}"}
         return words.get(self.certainty, self.certainty)
 
+    @property
+    def line(self) -> str:
+        """The sentence for a terminal."""
+        return f"{self.text} ({self.badge})" if self.badge else self.text
+
 
 def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
     """Who reconstructs, who denoises and who explains the images best, and how sure that is; who is not ranked.
@@ -46,13 +51,16 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
     kinds = [entry.pixels for entry in bounded]
     comparable = [entry for entry in bounded if entry.pixels == max(kinds, key=kinds.count)]
     asked = (
-        (ranked.having("mse"), "mse", "reconstructs best", lambda: _by_size(ranked, "mse")),
+        (ranked.having("mse"), "mse", "reconstructs best", [_by_size]),
         (ranked.having("denoising_mse"), "denoising_mse", f"restores images best from {reference}",
-         lambda: _over_all_noise(ranked)),
-        (comparable, "neg_elbo", "has the lowest −ELBO", lambda: _samples(ranked)),
+         [_by_size, _over_all_noise]),
+        (comparable, "neg_elbo", "has the lowest −ELBO", [_samples]),
     )  # fmt: skip
     return [
-        replace(_best(ranked, entries, name, does), more=" ".join(filter(None, (_floors(evidence, name), more()))))
+        replace(
+            _best(ranked, entries, name, does),
+            more=" ".join(filter(None, (_floors(evidence, name), *(each(ranked, name) for each in more)))),
+        )
         for entries, name, does, more in asked
         if entries
     ] + [Sentence(f"`{entry.name}` is not ranked: {entry.symptoms[0]}.", "") for entry in ill]
@@ -67,11 +75,11 @@ def _best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) ->
     if not others:
         only = f"`{first.name}` is the only entry that is ranked by {each.title}: {means[first]}"
         return Sentence(f"{only}{_with(first)}.", "")
-    best = f"`{first.name}` {does}: {means[first] if each.title in does else f'{each.title} {means[first]}'}"
     found = evidence.behind(name, entries)
+    first, gaps = found or (first, {})
+    best = f"`{first.name}` {does}: {means[first] if each.title in does else f'{each.title} {means[first]}'}"
     if not found:
         return Sentence(f"{best}{_compared(first, others[0], f'`{others[0].name}` ({means[others[0]]})')}.", "one seed")
-    first, gaps = found
     over = next(gap.over for gap in gaps.values() if gap.known)
     tied = [entry for entry, gap in gaps.items() if gap.known and gap.side(0) == 0]
     behind = next((entry for entry in order if entry in gaps and gaps[entry].side(0)), None)
@@ -101,13 +109,17 @@ def _with(entry: Entry) -> str:
 
 
 def _by_size(evidence: Evidence, name: str) -> str:
-    """Who is best by a metric among the entries with codes of one size, for each size that several have."""
-    sizes: dict[str, list[Entry]] = {}
-    for entry in evidence.having(name):
-        sizes.setdefault(entry.code_size, []).append(entry)
-    if len(sizes) < 2:  # noqa: PLR2004 - then all have been compared with their like
+    """Who is best by a metric among the entries with codes of one size, for each size that several have; nothing where
+    the two best have codes of one size.
+    """
+    entries = sorted(
+        evidence.having(name), key=lambda entry: evidence.values(entry, name).mean()
+    )  # errors: least first
+    if len({entry.code_size for entry in entries[:2]}) == 1:
         return ""
-    told = []
+    sizes, told = dict[str, list[Entry]](), list[str]()
+    for entry in entries:
+        sizes.setdefault(entry.code_size, []).append(entry)
     for size, entries in sizes.items():
         leaders = sorted(evidence.leaders(name, entries))
         if leaders:
@@ -122,7 +134,7 @@ def _floors(evidence: Evidence, name: str) -> str:
     return f"To beat, without any training: {listed(told)}." if told else ""
 
 
-def _samples(evidence: Evidence) -> str:
+def _samples(evidence: Evidence, _: str) -> str:
     """Whose samples are best, by distance and by precision where these disagree."""
     found = {name: sorted(evidence.leaders(name)) for name in ("frechet", "sample_precision")}
     if not found["frechet"]:
@@ -141,7 +153,7 @@ def _samples(evidence: Evidence) -> str:
     )
 
 
-def _over_all_noise(evidence: Evidence) -> str:
+def _over_all_noise(evidence: Evidence, _: str) -> str:
     """Which entry has the least error at the most levels of all kinds of noise."""
     names = noise_metrics(evidence.results)
     entries = evidence.having(*names)
