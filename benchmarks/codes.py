@@ -34,7 +34,7 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
     "gradient, rotation, restarts": {"name": "codebook", "gradient": "rotation"},
     "moving averages": {"name": "ema", "restarts": False},
     "moving averages, restarts": {"name": "ema"},
-    "finite scalars, 4·4·4·4": {"name": "fsq", "levels": [4, 4, 4, 4]},
+    "finite scalars, 4·4·4·4": {"name": "fsq", "levels": [4, 4, 4, 4], "normalise": False},
 }
 METRICS = {"active": 1, "perplexity": 1, "mse": 5, "psnr": 2}  # digits
 

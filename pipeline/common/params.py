@@ -21,7 +21,7 @@ from aelab.core.errors import UserError
 from aelab.core.sections import Section, in_sentences
 from aelab.core.settings import COPIES, Budget, TrainingOptions
 from aelab.data.corruption import KINDS
-from aelab.data.datasets import DATASETS, Shape
+from aelab.data.datasets import DATASETS, FEWEST, Shape
 from pipeline.common import paths
 from pipeline.common.sections import Entry, entries_type
 
@@ -126,10 +126,13 @@ class DatasetParams(Section):
     """`dataset`."""
 
     name: str = Field(
-        description=f"{', '.join(DATASETS)} (8×8, embedded in scikit-learn, no download), or one of `folders`"
+        description=f"{', '.join(DATASETS)}, or one of `folders`; digits (8×8) and shapes need no download"
     )
     validation: Share = Field(description="share of the training images held out to pick weights and settings by")
     seed: Seed = Field(description="of that split")
+    train_images: Annotated[int, Field(ge=FEWEST)] | None = Field(
+        default=None, description="left to learn from, evenly spread over the training split; null: all"
+    )
     binarize: Literal["none", "static", "dynamic"] = Field(
         description="pixels drawn black or white, their value being the probability of white; static: once; dynamic: "
         "in each training step, but once for validation, test and corrupted copies"

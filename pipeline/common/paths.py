@@ -35,6 +35,11 @@ def labels(split: str) -> Path:
     return CLEAN / split / "labels.npy"
 
 
+def factors(split: str) -> Path:
+    """What the images of a split were drawn from, (N, K); only data sets of which that is known have it."""
+    return CLEAN / split / "factors.npy"
+
+
 def noisy(corruption: str, split: str = "test") -> Path:
     """The images of a split under a corruption."""
     return NOISY / split / f"{corruption}.npy"

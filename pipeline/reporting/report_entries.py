@@ -15,11 +15,14 @@ from ruamel.yaml import YAML
 from aelab.core import disk
 from aelab.evaluation.metric_names import (
     CLASSIFIED,
+    FACTORS,
+    FITTED,
     GEOMETRY,
     IDENTITY,
     RECONSTRUCTION,
     REPRESENTATION,
     SAMPLES,
+    UNIFORM,
     readable,
 )
 from aelab.report import floors, galleries, marks, report_charts, summary, tables
@@ -64,6 +67,7 @@ def context(
     return {
         "title": f"Autoencoders on {_images(params, evidence)}",
         "lead": _lead(entries),
+        "evidence": evidence,
         "sentences": summary.sentences(evidence, reference),
         "problems": list(_problems(entries)),
         "names": marks.names(evidence.entries),
@@ -177,12 +181,14 @@ def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
     measured = tables.joined(tables.tables("", "", evidence, OVERVIEW), OVERVIEW)
     cells = {row[0]: row[1:] for row in measured.rows}
     rows = [
-        [entry.name, entry.code_size.rpartition(": ")[2] or "–", "–" if math.isnan(entry.looks) else f"{entry.looks:.1f}",
+        [entry.name, entry.code_size.rpartition(": ")[2] or "–",
+         "–" if math.isnan(entry.looks) else f"{entry.looks:.1f}",
          *cells.get(entry.name, ["diverged"] * len(measured.names))]
         for entry in sorted(evidence.entries, key=lambda entry: entry.floor)
     ]  # fmt: skip
     note = (
-        f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen."
+        f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen. "
+        f"{tables.coverage(evidence, OVERVIEW)}"
     )
     header = ["", "code", "looks", *measured.header[1:]]
     return Table("At a glance", note, header, rows, ["", "", *measured.names], measured.floors)
@@ -207,8 +213,9 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
     for title, note, names in (
         ("Codes", "Over the whole test set.", CODES),
         ("Representation", "Of the codes of frozen models, for the images' classes.", (*REPRESENTATION, *CLASSIFIED)),
-        ("Geometry", "Codes of test images, mixed and turned.", GEOMETRY),
-        ("Samples", _features(classified["metrics"]), SAMPLES),
+        ("Geometry", "Codes of test images, mixed.", GEOMETRY),
+        ("Known factors", "What single dimensions of the code say of what the images were drawn from.", FACTORS),
+        ("Samples", _features(classified["metrics"]), (*SAMPLES, *FITTED, *UNIFORM)),
         ("Out-of-distribution inputs", "What a model gives back of noise and of photographs.", IDENTITY),
         *((f"Denoising: {readable(kind)}", restored, [name for _, name in levels]) for kind, levels in noise),
         ("Cost", "Of one seed.", COST),

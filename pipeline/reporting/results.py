@@ -15,23 +15,27 @@ from aelab.core import disk
 from aelab.core.errors import UserError
 from aelab.evaluation import examples, per_image
 from aelab.evaluation.examples import Examples
-from aelab.evaluation.metric_names import CLASSIFIED, GEOMETRY, IDENTITY, RECONSTRUCTION, REPRESENTATION, SAMPLES
+from aelab.evaluation.metric_names import (
+    CLASSIFIED,
+    FACTORS,
+    FITTED,
+    GEOMETRY,
+    IDENTITY,
+    RECONSTRUCTION,
+    REPRESENTATION,
+    SAMPLES,
+    UNIFORM,
+)
 from aelab.report.evidence import Entry
 from aelab.report.metrics import CODES, LIKELIHOOD
 from aelab.report.tables import flattened, spreadsheet
 from pipeline.common import paths
 from pipeline.common.params import CLEAN, Params
 
-MEASURED = (
-    *RECONSTRUCTION,
-    *LIKELIHOOD,
-    *CODES,
-    *IDENTITY,
-    *GEOMETRY,
-    *REPRESENTATION,
-    *CLASSIFIED,
-    *SAMPLES,
-)  # columns of the CSV
+MEASURED = (  # columns of the CSV
+    *RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *FACTORS, *REPRESENTATION, *CLASSIFIED, *SAMPLES, *FITTED,
+    *UNIFORM,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ from aelab.data import pairs
 from aelab.data.pairs import Pairs
 from aelab.evaluation import classifier, fidelity, lossless
 from aelab.evaluation.classifier import Classifier
-from aelab.evaluation.metric_names import CLASSIFIED, CLASSIFIER, REPRESENTATION, SAMPLES
+from aelab.evaluation.metric_names import CLASSIFIED, CLASSIFIER, FITTED, REPRESENTATION, SAMPLES, UNIFORM
 from aelab.training.loop import fit
 from aelab.training.state import PhaseResult
 from pipeline.common import paths, stage
 from pipeline.common.images import classes, seen
 from pipeline.common.params import Params
+
+FEATURES = (*SAMPLES, *FITTED, *UNIFORM, *CLASSIFIED, *CLASSIFIER)  # what is measured in the classifier's features
 
 
 def work(params: Params, provenance: stage.Provenance) -> None:
@@ -41,17 +43,16 @@ def work(params: Params, provenance: stage.Provenance) -> None:
 
     if len(np.unique(train.targets)) == 1:
         reason = "all training images are of one class: there is nothing to classify"
-        return write({}, dict.fromkeys((*REPRESENTATION, *SAMPLES, *CLASSIFIED, *CLASSIFIER), reason))
+        return write({}, dict.fromkeys((*REPRESENTATION, *FEATURES), reason))
     if len(test.targets) < fidelity.FEWEST:
-        reason = f"there are fewer than {fidelity.FEWEST} test images"
-        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIED, *CLASSIFIER), reason))
+        return write({}, dict.fromkeys(FEATURES, f"there are fewer than {fidelity.FEWEST} test images"))
     outputs = 1 + max(int(each.targets.max()) for each in (train, validation, test))
     model, result = learn(
         train, validation, outputs, settings.classifier, seed=settings.seed, options=options, device=device
     )
     if result.diverged_at_step:
         reason = f"the classifier diverged at step {result.diverged_at_step}: {result.cause}"
-        return write({}, dict.fromkeys((*SAMPLES, *CLASSIFIED, *CLASSIFIER), reason))
+        return write({}, dict.fromkeys(FEATURES, reason))
     count, size = min(settings.samples, len(test.targets)), at_once(settings.batch_size, device)
     with part("features of images"):
         tested, learned_from = (
@@ -59,7 +60,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
             for each in (test, train)
         )
     classifier.save(model, paths.CLASSIFIER / "model.safetensors")
-    tensor_file.write(paths.CLASSIFIER / "features.safetensors", {"test": tested}, {})
+    tensor_file.write(paths.CLASSIFIER / "features.safetensors", {"test": tested, "radii": fidelity.radii(tested)}, {})
     floor = fidelity.frechet(learned_from, tested)
     return write({"classifier_accuracy": classifier.accuracy(model, test), "frechet_floor": floor}, {})
 

@@ -27,6 +27,8 @@ def work(params: Params, provenance: stage.Provenance) -> None:
         loaded = _folder(wanted, wanted.folder, provenance)
     else:
         loaded = downloads.load(wanted.name, paths.raw(), validation=wanted.validation, seed=wanted.seed)
+    if wanted.train_images is not None:
+        loaded = loaded.thinned(wanted.train_images, "dataset.train_images")
     loaded = dataclasses.replace(loaded, binarised=wanted.binarised, seed=wanted.seed)
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())

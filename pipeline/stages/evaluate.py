@@ -1,7 +1,7 @@
 """evaluate@entry: measure every seed of one entry on the validation and the test split and draw its figures."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,22 @@ from aelab.core.progress import counted, part
 from aelab.core.tensors import as_float, at_once, binarise, device_of
 from aelab.data.datasets import Bytes, Labels
 from aelab.data.pairs import Pairs, batches
-from aelab.evaluation import classifier, fidelity, figures, geometry, per_image, probes, reconstruction
+from aelab.evaluation import (
+    classifier,
+    density,
+    disentanglement,
+    fidelity,
+    figures,
+    geometry,
+    per_image,
+    probes,
+    reconstruction,
+)
 from aelab.evaluation.examples import Examples
-from aelab.evaluation.metric_names import CLASSIFIER, SAMPLES, readable
+from aelab.evaluation.metric_names import CLASSIFIER, FACTORS, FITTED, SAMPLES, UNIFORM, readable
 from aelab.models import checkpoint
 from aelab.models.base import VARIANTS, Autoencoder
+from aelab.models.discrete import DiscreteAutoencoder
 from aelab.models.statistics import Measured
 from pipeline.common import paths, seeds, stage
 from pipeline.common.images import classes, seen
@@ -76,6 +87,9 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict
             "validation": _reconstruction(params, model, validation, "validation"),
             "test": _test(params, model, undefined),
         }
+        if "generalisation" not in undefined:
+            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # of one draw
+            measured["test"]["generalisation"] = unseen / learned if learned else math.nan
         if "reconstructions" not in undefined:
             with part("figures"):
                 _draw(params, model, name, seed)
@@ -107,6 +121,10 @@ def _undefined(model: Autoencoder) -> dict[str, str]:
     """The metrics and figures that this model, or any on these images, cannot have, each with the reason."""
     of_images = disk.read_json(paths.CLASSIFIER / "metrics.json")["undefined"]
     of_model = reconstruction.undefined_metrics(model)
+    if why := density.unfitted(model):
+        of_model |= dict.fromkeys(FITTED, why)
+    if not paths.factors("test").exists():
+        of_model |= dict.fromkeys(FACTORS, "the factors of these images are not known")
     samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # these reasons stand before all others
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 
@@ -136,10 +154,12 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> M
         with part("training images"):
             learned_from = Pairs.of(train).thinned(len(images)).targets
             values["train_mse"] = reconstruction.reconstruction_error(model, learned_from, size)
-        values["generalisation"] = values["mse"] / values["train_mse"] if values["train_mse"] else math.nan
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     with part("geometry of the code"):
         values |= geometry.measure(model, images, train, size)
+    if "mig" not in undefined:
+        with part("known factors"):
+            values |= disentanglement.measure(model, images, arrays.read(paths.factors("test")), size)
     if "probe_accuracy" not in undefined:
         splits = {split: Pairs(seen(params, split), classes(split)) for split in ("train", "validation", "test")}
         splits["train"] = splits["train"].thinned(settings.probe_images)
@@ -150,23 +170,40 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> M
             seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device_of(model))
             tested = batches(images, size, device_of(model))
             values["class_kept"] = classifier.class_kept(seen_by, tested, model.reconstruct)
-    if "frechet" not in undefined:
+    if not undefined.keys() >= {"frechet", "frechet_fitted", "frechet_uniform"}:
         with part("samples", "evaluation.samples"):
-            values |= _samples(params, model)
+            values |= _samples(params, model, train, undefined)
     return values
 
 
 @torch.no_grad()
-def _samples(params: Params, model: Autoencoder) -> dict[str, float]:
-    """How like the test images as many samples are, in the classifier's features."""
+def _samples(
+    params: Params, model: Autoencoder, train: reconstruction.Images, undefined: Mapping[str, str]
+) -> dict[str, float]:
+    """How like the test images as many samples are, in the classifier's features: those of the model's prior, of a
+    density fitted to its codes, of codes that are all equally likely.
+    """
     device, settings = device_of(model), params.evaluation
-    images = tensor_file.read(paths.CLASSIFIER / "features.safetensors")[0]["test"]
+    features, _ = tensor_file.read(paths.CLASSIFIER / "features.safetensors")
+    images = features["test"]
     seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device)
     generator = torch.Generator(device).manual_seed(settings.seed)
-    drawn = (model.sample(len(rows), generator) for rows in counted(images.split(settings.batch_size)))
-    if params.dataset.binarisation != "none":  # images are black and white: so are samples, each pixel by its mean
-        drawn = (binarise(generator, means)[0] for means in drawn)
-    return fidelity.compare(classifier.features(seen_by, drawn), images)
+    count, size, sets = len(images), settings.batch_size, dict[tuple[str, ...], Iterable[Tensor]]()
+    if "frechet" not in undefined:
+        sets[SAMPLES] = (model.sample(len(rows), generator) for rows in counted(images.split(size)))
+    if "frechet_fitted" not in undefined:
+        codes = density.fitted(model, train, count, **_settings(params))
+        sets[FITTED] = map(model.decode, counted(codes.split(size)))
+    if "frechet_uniform" not in undefined and isinstance(model, DiscreteAutoencoder):
+        indices = density.uniform(model, count, seed=settings.seed)
+        sets[UNIFORM] = map(model.decode_indices, counted(indices.split(size)))
+    values = dict[str, float]()
+    for names, drawn in sets.items():
+        if params.dataset.binarisation != "none":  # images are black and white: so are samples, each pixel by its mean
+            drawn = (binarise(generator, means)[0] for means in drawn)  # noqa: PLW2901
+        compared = fidelity.compare(classifier.features(seen_by, drawn), images, features["radii"])
+        values |= zip(names, compared.values(), strict=True)
+    return values
 
 
 def _settings(params: Params) -> dict[str, int]:

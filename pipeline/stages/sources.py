@@ -8,6 +8,7 @@ quantiser, and no others: DVC's templates cannot leave out a dependency that an 
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ PARTS = ("variants", "likelihoods", "priors", "quantizers")  # a model's file im
 
 
 def main() -> None:
-    """Write a file of hashes for each entry; what is wrong with one, the stages that read all of it say."""
+    """Write a file of hashes for each entry. What is wrong with one, the stages say that check all of `params.yaml`."""
     SOURCES.mkdir(exist_ok=True)
     entries = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))["variants"]
     for name, entry in entries.items():
+        if not (re.fullmatch(r"[\w-]+", str(name)) and isinstance(entry, dict)):
+            continue
         hashes = {
             path.relative_to(SOURCE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(parts_of(entry))
@@ -34,8 +37,8 @@ def main() -> None:
 
 def parts_of(entry: Mapping[str, Any]) -> set[Path]:
     """The part files of an entry but for its model's own, which is a dependency beside this one."""
-    model, network = SOURCE / "variants" / f"{entry['model']}.py", entry.get("network")
-    named = network["name"] if isinstance(network, dict) else network
+    model, network = SOURCE / "variants" / f"{entry.get('model')}.py", entry.get("network")
+    named = network.get("name") if isinstance(network, dict) else network
     own = {SOURCE / "networks" / f"{named}.py"} if named else set()
     return own | (reached(model) - {model} if model.exists() else set())
 

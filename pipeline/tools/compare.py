@@ -18,7 +18,7 @@ import typer
 
 from aelab.core.errors import UserError
 from aelab.report import pages
-from aelab.report.intervals import interval
+from aelab.report.evidence import Entry, Evidence
 from aelab.report.metrics import DECIDING, HEADLINE, metric
 from aelab.report.tables import cell, flattened, heading, listed, spreadsheet
 from pipeline.common import params, paths
@@ -88,8 +88,8 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
             said = context | {"title": title(shown, list(found)), "lead": lead}
             text = pages.render("comparison.html.j2", said)
     page.write_text(text, encoding="utf-8")
-    numbers(shown, rows).to_csv(table, index=False, na_rep="n/a")
-    print(markdown(shown, rows))
+    numbers(shown, context["evidence"]).to_csv(table, index=False, na_rep="n/a")
+    print(markdown(shown, context["evidence"]))
     print(f"Validation split, by which settings are picked. All of it: {page}, {table}")
 
 
@@ -194,16 +194,16 @@ def _origins(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def numbers(shown: Sequence[ComparedEntry], rows: pd.DataFrame) -> pd.DataFrame:
+def numbers(shown: Sequence[ComparedEntry], evidence: Evidence) -> pd.DataFrame:
     """A row for each entry: revisions, what differs, and of both splits the headline metrics' means over the seeds with
-    the half-widths of their 95 % intervals.
+    the half-widths of their 95 % intervals; those of the test split cover its images, too.
     """
     made = []
     for each in shown:
         values = {key: spreadsheet(_text(value)) for key, value in each.differs.items()}
         row: dict[str, Any] = {"entry": each.original, "revisions": spreadsheet(", ".join(each.revisions)), **values}
         for name in (*(f"validation_{name}" for name in HEADLINE), *HEADLINE):
-            spread = interval(_seeds(each, rows, name))
+            spread = evidence.mean(_entry(each, evidence), name)
             row |= {name: spread.mean, f"{name} ±": spread.half}
         made.append(row)
     first = ["entry", "revisions", *dict.fromkeys(key for each in shown for key in each.differs)]
@@ -211,14 +211,14 @@ def numbers(shown: Sequence[ComparedEntry], rows: pd.DataFrame) -> pd.DataFrame:
     return frame[[*first, *(column for column in frame if column not in first)]].dropna(axis="columns", how="all")
 
 
-def markdown(shown: Sequence[ComparedEntry], rows: pd.DataFrame) -> str:
+def markdown(shown: Sequence[ComparedEntry], evidence: Evidence) -> str:
     """The same in short, for a terminal: the metrics that decide first, on the validation split."""
     keys = dict.fromkeys(key for each in shown for key in each.differs)
     every = {revision for each in shown for revision in each.revisions}
-    names = [name for name in DECIDING if any(len(_seeds(each, rows, f"validation_{name}")) for each in shown)]
+    names = [name for name in DECIDING if evidence.having(f"validation_{name}")]
     lines = [["entry", *keys, *(heading(metric(name)) for name in names), "revisions"]]
     for each in shown:
-        measured = [interval(_seeds(each, rows, f"validation_{name}")) for name in names]
+        measured = [evidence.mean(_entry(each, evidence), f"validation_{name}") for name in names]
         cells = [cell(spread, metric(name).digits) for name, spread in zip(names, measured, strict=True)]
         values = [_text(each.differs[key]) if key in each.differs else "" for key in keys]
         revisions = "all" if set(each.revisions) == every else ", ".join(each.revisions)
@@ -228,10 +228,8 @@ def markdown(shown: Sequence[ComparedEntry], rows: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
 
 
-def _seeds(each: ComparedEntry, rows: pd.DataFrame, name: str) -> list[float]:
-    """A metric of the seeds that finished and define it."""
-    mine = rows[(rows["entry"] == each.entry.name) & (rows["status"] == "finished")]
-    return list(mine[name].dropna()) if name in mine else []
+def _entry(each: ComparedEntry, evidence: Evidence) -> Entry:
+    return next(entry for entry in evidence.entries if entry.name == each.entry.name)
 
 
 # --- revisions --------------------------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ def schema() -> Json:
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {
     "integer": "whole number",
+    "null": "null",
     "number": "number",
     "string": "text",
     "boolean": "`true`, `false`",
@@ -109,8 +110,11 @@ def _allowed(section: Json, definitions: Json) -> str:
     """A schema in words."""
     inner = definitions.get(_target(section), section)
     if "type" not in inner:  # a choice, by name where a name alone will do
-        names = [f"{_allowed(each, definitions)} or " for each in inner.get("anyOf", ()) if "type" in each]
-        return f"{''.join(names)}a [{_target(section)}](#{_target(section)}s): its `name` and its keys"
+        choices, part = inner.get("anyOf", []), _target(section)
+        names = [_allowed(each, definitions) for each in choices if "type" in each]
+        if not choices or len(names) < len(choices):
+            names.append(f"a [{part}](#{part}s): its `name` and its keys")
+        return " or ".join(names)
     if values := inner.get("enum", [inner["const"]] if "const" in inner else []):
         return ", ".join(f"`{each}`" for each in values)
     if "items" in inner:

@@ -1,6 +1,6 @@
 """The classifier, and the stage that trains it: also where there is nothing to classify."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from aelab.core.errors import UserError
 from aelab.core.settings import Budget, TrainingOptions
 from aelab.core.tensor_file import read
 from aelab.core.tensors import as_float
-from aelab.evaluation import classifier
+from aelab.evaluation import classifier, fidelity
 from aelab.evaluation.classifier import Classifier
-from aelab.evaluation.metric_names import CLASSIFIED, CLASSIFIER, REPRESENTATION, SAMPLES
+from aelab.evaluation.metric_names import CLASSIFIED, CLASSIFIER, FACTORS, FITTED, REPRESENTATION, SAMPLES, UNIFORM
 from aelab.models.checkpoint import build
 from aelab.training.state import PhaseResult
 from pipeline.common import params, paths
@@ -25,6 +25,7 @@ from tests.support.toys import CLASSES, IMAGE, PARAMETERS, quadrants
 
 CPU = torch.device("cpu")
 BUDGET = Budget(steps=60, batch_size=20, learning_rate=0.01)
+OF_CLASSES = {*REPRESENTATION, *SAMPLES, *FITTED, *UNIFORM, *CLASSIFIED}  # what needs images of several classes
 
 
 def trained(seed: int = 0) -> Classifier:
@@ -98,11 +99,7 @@ def classified(
     checked = params.check(with_value("evaluation.classifier", BUDGET.model_dump()), variants=False)
     classify.work(checked, {})
     written: dict[str, dict[str, Any]] = disk.read_json(paths.CLASSIFIER / "metrics.json")
-    assert set(CLASSIFIER) == written["metrics"].keys() | written["undefined"].keys() - {
-        *REPRESENTATION,
-        *SAMPLES,
-        *CLASSIFIED,
-    }
+    assert set(CLASSIFIER) == written["metrics"].keys() | written["undefined"].keys() - OF_CLASSES
     return written
 
 
@@ -110,9 +107,11 @@ def test_the_stage_measures_the_classifier(tmp_path: Path, monkeypatch: pytest.M
     written = classified(tmp_path, CLASSES, monkeypatch)
     assert written["metrics"]["classifier_accuracy"] == 100
     assert written["undefined"] == {}
-    assert read(paths.CLASSIFIER / "features.safetensors")[0]["test"].shape == (40, classifier.FEATURES)
+    features, _ = read(paths.CLASSIFIER / "features.safetensors")
+    assert features["test"].shape == (40, classifier.FEATURES)
+    assert torch.equal(features["radii"], fidelity.radii(features["test"]))
     model = build("vae", IMAGE, PARAMETERS["vae"]).eval()
-    assert not {*REPRESENTATION, *SAMPLES, *CLASSIFIED} & evaluate._undefined(model).keys()
+    assert OF_CLASSES & evaluate._undefined(model).keys() == set(UNIFORM)
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])
@@ -122,7 +121,7 @@ def test_images_of_one_class_are_a_reason_and_no_failure(
     written = classified(tmp_path, 1, monkeypatch)
     assert written["metrics"] == {}
     undefined = evaluate._undefined(build(name, IMAGE, PARAMETERS[name]))
-    assert {*REPRESENTATION, *SAMPLES, *CLASSIFIED} <= undefined.keys()
+    assert undefined.keys() >= OF_CLASSES
     assert not set(CLASSIFIER) & undefined.keys()
     assert "one class" in undefined["probe_accuracy"]
     assert ("one class" if name == "vae" else "no prior") in undefined["frechet"]
@@ -143,10 +142,27 @@ def test_a_classifier_that_diverges_leaves_the_probes(tmp_path: Path, monkeypatc
     assert np.load(paths.labels("train")).max() == CLASSES - 1
 
 
-def test_the_entries_measure_samples_against_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "measured"),
+    [("ae", FITTED), ("vae", (*SAMPLES, *FITTED)), ("vqvae", (*SAMPLES, *UNIFORM)), ("ladder", SAMPLES)],
+)
+def test_the_entries_measure_samples_against_the_features(
+    name: str, measured: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the prior, of a fitted density, of a uniform prior: each is measured or undefined for a reason."""
     classified(tmp_path, CLASSES, monkeypatch)
     checked = params.check(with_value("evaluation.classifier", BUDGET.model_dump()), variants=False)
-    model = build("vae", IMAGE, PARAMETERS["vae"], seed=0).eval()
-    values = evaluate._samples(checked, model)
-    assert values.keys() == set(SAMPLES)
-    assert values == evaluate._samples(checked, model)
+    model = build(name, IMAGE, PARAMETERS[name], seed=0).eval()
+    undefined, train = evaluate._undefined(model), quadrants(200, 0).inputs
+    values = evaluate._samples(checked, model, train, undefined)
+    assert values.keys() == set(measured) == {*SAMPLES, *FITTED, *UNIFORM} - undefined.keys()
+    assert values == evaluate._samples(checked, model, train, undefined)
+
+
+def test_factors_are_measured_where_they_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classified(tmp_path, CLASSES, monkeypatch)
+    models = [build(name, IMAGE, PARAMETERS[name]).eval() for name in ("ae", "vqvae")]
+    assert [evaluate._undefined(model)["mig"] for model in models] == ["the factors of these images are not known"] * 2
+    arrays.write(paths.factors("test"), (40, 2), [np.zeros((40, 2))])
+    assert not set(FACTORS) & evaluate._undefined(models[0]).keys()
+    assert "no direction" in evaluate._undefined(models[1])["dci"]

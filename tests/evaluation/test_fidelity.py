@@ -5,7 +5,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from aelab.evaluation.fidelity import compare, covered, frechet
+from aelab.evaluation.fidelity import compare, covered, frechet, radii
 
 
 def points(count: int, size: int, seed: int = 0) -> Tensor:
@@ -73,9 +73,19 @@ def test_scattered_samples_cost_precision() -> None:
 
 
 def test_a_ball_reaches_to_the_third_nearest_other_point() -> None:
-    others = torch.tensor([0.0, 1, 2, 3, 100]).unsqueeze(1)  # the radius around 0 is 3, that around 100 is 99
-    assert covered(torch.tensor([[-3.0], [-2.9]]), others) == 1
-    assert covered(torch.tensor([[-3.1], [199.1]]), others) == 0
+    points = torch.tensor([0.0, 1, 2, 3, 100]).unsqueeze(1)
+    reach = radii(points)
+    assert reach.tolist() == [3, 2, 2, 3, 99]
+    far = torch.arange(4.0).unsqueeze(1) * 1000
+    for others, expected in (([-3.0, -2.9, 199.0, 1.5], 1), ([-3.1, 199.1, 5000.0, -5000.0], 0)):
+        assert covered(torch.tensor(others).unsqueeze(1), points, reach)[0] == expected
+    assert covered(far, points + 1001, reach)[1] == 1
+    assert covered(far, points - 9000, reach)[1] == 0
+
+
+def test_radii_that_are_known_change_nothing() -> None:
+    images = two_modes(0)
+    assert compare(two_modes(1), images, radii(images)) == compare(two_modes(1), images)
 
 
 def test_many_points_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

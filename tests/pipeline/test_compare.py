@@ -6,6 +6,8 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 
+from aelab.report.evidence import Entry, Evidence
+from aelab.report.intervals import crossed
 from pipeline.common import params
 from pipeline.reporting.results import ReportEntry
 from pipeline.tools.compare import ComparedEntry, markdown, numbers, side_by_side, title
@@ -136,21 +138,23 @@ def test_one_table_has_what_differs_and_the_headline_metrics() -> None:
     before, after = entries(ae="11", vae="12"), entries(with_value("variants.vae.beta", 4.0), ae="11", vae="34")
     shown, _ = side_by_side({"HEAD": before, "=b4": after})
     rows = pd.DataFrame([
-        {"entry": entry, "status": status, "mse": mse, "validation_mse": 10 * mse, "validation_neg_elbo": bound}
-        for entry, status, mse, bound in [
-            ("ae", "finished", 0.1, None), ("ae", "finished", 0.3, None),
-            ("vae beta=1", "finished", 0.5, 100.0), ("vae beta=1", "diverged", 0.9, 900.0),
-            ("vae beta=4", "finished", 0.5, 100.0), ("vae beta=4", "finished", 0.5, 102.0),
+        {"entry": entry, "seed": seed, "mse": mse, "validation_mse": 10 * mse, "validation_neg_elbo": bound}
+        for entry, seed, mse, bound in [
+            ("ae", 0, 0.1, None), ("ae", 1, 0.3, None), ("vae beta=1", 0, 0.5, 100.0),
+            ("vae beta=4", 0, 0.5, 100.0), ("vae beta=4", 1, 0.5, 102.0),
         ]
     ])  # fmt: skip
-    table = numbers(shown, rows)
+    images = pd.DataFrame([[0.0, 0.2, 0.1], [0.4, 0.2, 0.3]])
+    found = Evidence([Entry("ae", images={"mse": images}), Entry("vae beta=1"), Entry("vae beta=4")], rows)
+    table = numbers(shown, found)
+    assert table["mse ±"][0] == pytest.approx(crossed(images).half)  # over images, too
     assert list(table["entry"]) == ["ae", "vae", "vae"]
     assert list(table["beta"].fillna("")) == ["", "1", "4"]
     assert list(table["revisions"]) == ["HEAD, =b4", "HEAD", "'=b4"]  # no formula
     assert list(table["mse"]) == pytest.approx([0.2, 0.5, 0.5])
     assert table["validation_neg_elbo ±"][2] == pytest.approx(12.706, abs=0.001)
     assert "perplexity" not in table  # which nobody defines
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown(shown, rows).splitlines()]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown(shown, found).splitlines()]
     assert lines[0] == ["entry", "beta", "MSE ↓", "−ELBO (nats) ↓", "revisions"]
     assert all(re.fullmatch("-+", cell) for cell in lines[1])
     assert lines[2][0::2] == ["ae", "2.00000 ± 12.70620", "all"]

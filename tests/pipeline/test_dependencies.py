@@ -161,6 +161,27 @@ def test_an_entry_has_the_parts_that_it_is_built_from(tmp_path: Path, monkeypatc
     assert not any(file.startswith("variants/") and file in files["ae"] for file in ("variants/vae.py",))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"../x": {"model": "ae"}}, {"<a>/b": {}}, {"x": None}, {"x": "ae"}, {"x": {}}, {"x": {"model": "no_such"}},
+        {"x": {"model": 3, "network": []}}, {"x": {"model": "ae", "network": {}}}, {"x": {"network": {"name": "no"}}},
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_is_left_to_those_that_check_it(
+    wrong: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "SOURCE", REPOSITORY / "src/aelab")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    YAML().dump({"variants": wrong | {"ae": {"model": "ae", "network": "mlp"}}}, Path("params.yaml"))
+    sources.main()
+    assert "networks/mlp.py" in json.loads(Path("sources/ae.json").read_text())
+    assert {path.name for path in tmp_path.rglob("*.json")} <= {"ae.json", "x.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    assert not wrong.keys() & {"../x", "<a>/b"} or not Path("sources/x.json").exists()
+
+
 def test_a_change_of_a_part_changes_the_models_that_use_it_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from aelab.core import devices
 from pipeline.common import memory, params, seeds
 from pipeline.reporting import results, track
 from tests.support.parameters import DEFAULT, with_value
@@ -24,7 +25,7 @@ def test_a_floor_has_the_first_seed_alone() -> None:
 @pytest.mark.parametrize(("entry", "ran"), [("pca", [0]), ("identity", [0]), ("ae", [0, 1, 2])])
 def test_it_is_worked_on_once_and_in_this_process(entry: str, ran: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AELAB_CPUS", "1")
-    for name in (seeds.devices.SHARED, seeds.devices.FREE):
+    for name in (devices.SHARED, devices.FREE):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     done = seeds.for_each_seed(lambda *given: given[2], params.check(DEFAULT), entry, timed=True)
     assert list(done) == list(done.values()) == ran
@@ -45,7 +46,7 @@ def test_results_lack_nothing_where_a_floor_has_one_seed(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     Path("dvc.lock").write_text("stages: {}\n")
     monkeypatch.setattr(results, "_read", lambda _, entry, seed: result(entry, seed))
-    first = {"pca": {}, "ae": {}, "identity": {}, "vae": {}}
+    first: dict[str, object] = {"pca": {}, "ae": {}, "identity": {}, "vae": {}}
     entries = results.collect(params.check(with_value("variants", first), variants=False))
     assert [entry.name for entry in entries] == ["ae", "vae", "pca", "identity"]
     assert [len(entry.results) for entry in entries] == [3, 3, 1, 1]

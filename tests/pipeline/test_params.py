@@ -16,7 +16,7 @@ from tests.support.project import REPOSITORY
 
 def test_the_default_is_valid() -> None:
     checked = params.check(DEFAULT)
-    assert list(checked.variants) == ["ae", "dae", "dae-mixed", "vae", "vqvae"]
+    assert list(checked.variants) == ["ae", "dae", "dae-mixed", "vae", "vqvae", "pca", "identity"]
     assert checked.entry("dae-mixed").arguments() == checked.entry("dae").arguments()
     assert checked.entry("dae-mixed").training == checked.entry("dae").training
     assert checked.entry("vae").arguments()["beta"] == 1.0

@@ -28,7 +28,6 @@ class Seed:
     training_images: int | None = None
     folder: Path = Path("nowhere/seed0")
     parameters: dict[str, Any] = field(default_factory=dict)
-    floor: bool = False
 
 
 def entry_of(*seeds: Seed) -> Entry:

@@ -44,8 +44,8 @@ def evidence(*entries: Entry, extra: Mapping[str, Mapping[str, Sequence[float]]]
     return Evidence(list(entries), pd.DataFrame(rows))
 
 
-def entry(name: str, mean: float, metric: str = "mse", **settings: float) -> Entry:
-    return Entry(name, images=images_of({metric: drawn(mean, **settings)}))
+def entry(name: str, mean: float) -> Entry:
+    return Entry(name, images=images_of({"mse": drawn(mean)}))
 
 
 def test_a_mean_covers_images_where_their_values_are_kept() -> None:
@@ -123,9 +123,9 @@ def test_costs_have_no_interval_and_no_best(name: str) -> None:
     assert control.leaders("jump") == {"one"}
 
 
-def by_seed(**values: Sequence[float]) -> Evidence:
+def by_seed(**values: Sequence[float] | NDArray[np.float64]) -> Evidence:
     entries = [Entry(name) for name in values]
-    return evidence(*entries, extra={name: {"jump": each} for name, each in values.items()})
+    return evidence(*entries, extra={name: {"jump": list(each)} for name, each in values.items()})
 
 
 def test_who_ties_with_the_best_leads_too() -> None:

@@ -1,5 +1,6 @@
 """Floors stand beside all others, and are never ranked."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure as Plot
 
 from aelab.report import charts, floors, report_charts, summary, tables
-from aelab.report.evidence import GROUPS, Entry, Evidence
+from aelab.report.evidence import TRAINED, Entry, Evidence
 from aelab.report.intervals import Interval
 
 AE, DAE = Entry("ae", parameters={"inputs": "clean"}), Entry("dae", parameters={"inputs": "masked"})
@@ -24,7 +25,7 @@ BEST = {"mse": 0.001, "denoising_mse": 0.001, "denoising_masking-0.5": 0.001, "f
 def evidence(*entries: Entry) -> Evidence:
     """Two trained entries, and floors that are better than both by all metrics."""
     rows = [
-        {"entry": entry.name, "seed": seed, "pixels": "n/a", "floor": entry.floor}
+        {"entry": entry.name, "seed": seed}
         | {name: value if entry.floor else (2 + i + seed / 100) * value for name, value in BEST.items()}
         for i, entry in enumerate(entries)
         for seed in range(1 if entry.floor else 3)
@@ -35,10 +36,8 @@ def evidence(*entries: Entry) -> Evidence:
 FOUND = evidence(AE, DAE, *FLOORS)
 
 
-def test_a_floor_is_in_no_group_but_its_own() -> None:
-    for name in GROUPS:
-        group = FOUND.group(name)
-        assert all(entry.floor is (name == "floors") for entry in group)
+def test_a_floor_is_in_no_group_of_trained_entries() -> None:
+    assert not any(entry.floor for name in TRAINED for entry in FOUND.group(name))
     assert FOUND.group("floors") == FLOORS
     assert FOUND.group("plain autoencoders") == [AE]
 
@@ -48,33 +47,39 @@ def test_a_floor_with_seeds_of_its_own_would_be_no_leader_either() -> None:
     found = Evidence(FOUND.entries, rows)
     assert found.leaders("mse") == {"ae"}
     assert [entry.name for entry in found.sound.entries] == ["ae", "dae"]
-    (table,) = tables.tables("", "", rows, ["mse"])
+    (table,) = tables.tables("", "", found, ["mse"])
     assert [row[0] for row in table.rows] == ["ae", "dae", "pca", "identity", "mean"]
     assert ["**" in row[1] for row in table.rows] == [True, False, False, False, False]
-    unmarked = tables.tables("", "", rows.assign(floor=False), ["mse"])[0]
-    assert ["**" in row[1] for row in unmarked.rows] == [False, False, True, True, True]
+    trained = Evidence([replace(entry, floor=False) for entry in FOUND.entries], rows)
+    assert ["**" in row[1] for row in tables.tables("", "", trained, ["mse"])[0].rows] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
-def test_no_sentence_is_about_a_floor() -> None:
-    said = " ".join(f"{each.text} {each.more}" for each in summary.sentences(FOUND, "masking 0.5"))
-    assert "`ae`" in said
-    assert not any(f"`{floor.name}`" in said for floor in FLOORS)
+def test_a_sentence_says_what_is_to_be_beaten_and_ranks_no_floor() -> None:
+    said = summary.sentences(FOUND, "masking 0.5")
+    assert all(each.text.startswith("`ae`") and not any(floor.name in each.text for floor in FLOORS) for each in said)
+    assert "To beat, without any training: `pca` 0.00100, `identity` 0.00100 and `mean` 0.00100." in said[0].more
     assert summary.sentences(evidence(*FLOORS), "masking 0.5") == []
 
 
 def test_rows_of_floors_come_last_and_divide_no_table() -> None:
     """The identity defines one of two metrics that all others do, `mean` neither."""
-    rows = FOUND.results[::-1].assign(psnr=FOUND.results["mse"])
+    rows = FOUND.results.assign(psnr=FOUND.results["mse"])
     rows.loc[rows["entry"].isin(["identity", "mean"]), "psnr"] = np.nan
     rows.loc[rows["entry"] == "mean", "mse"] = np.nan
-    (table,) = tables.tables("", "", rows, ["psnr", "mse"])
+    (table,) = tables.tables("", "", Evidence([FLOORS[1], DAE, AE, FLOORS[2], FLOORS[0]], rows), ["psnr", "mse"])
     assert [row[0] for row in table.rows] == ["dae", "ae", "identity", "pca"]
     assert table.rows[2][1:] == ["–", "0.00100"]
     assert table.floors == ["identity", "pca"]
 
 
 def test_floors_alone_have_their_table() -> None:
-    (table,) = tables.tables("", "", evidence(*FLOORS).results, ["mse"])
+    (table,) = tables.tables("", "", evidence(*FLOORS), ["mse"])
     assert [row[0] for row in table.rows] == ["pca", "identity", "mean"]
 
 
@@ -101,12 +106,15 @@ def test_in_a_chart_a_floor_is_a_named_line(tmp_path: Path, drawn: list[Plot]) -
 
 def test_nothing_is_less_than_0() -> None:
     found = evidence(AE, DAE, FLOORS[0])
-    found.results.loc[found.results["floor"], "mse"] = 0.0
+    found.results.loc[found.results["entry"] == "pca", "mse"] = 0.0
     drawn: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, "values", lambda *_, floors, **__: drawn.append(floors))
         list(report_charts.values(found, Path(), {"metrics": {}, "floors": {}}))
     assert drawn == [{}, {"pca": 0.001}, {"pca": 0.1}]
+    reconstructs, restores = summary.sentences(found, "masking 0.5")
+    assert "To beat" in restores.more
+    assert "To beat" not in reconstructs.more
 
 
 @pytest.mark.parametrize(("value", "label"), [(1.6, "a 1.60"), (99.0, "a 99.00 →"), (-99.0, "← a -99.00")])

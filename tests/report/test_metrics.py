@@ -8,8 +8,8 @@ from tests.support.project import REPOSITORY
 
 SHOWN = ("LIKELIHOOD", "CODES", "COST", "HEADLINE", "PLOTTED", "DECIDING")
 NEEDED = (
-    "RECONSTRUCTION", "PROBABILISTIC", "CODEBOOK", "IDENTITY", "GEOMETRY", "REPRESENTATION", "SAMPLES", "CLASSIFIED",
-    "CLASSIFIER",
+    "RECONSTRUCTION", "PROBABILISTIC", "CODEBOOK", "IDENTITY", "GEOMETRY", "FACTORS", "REPRESENTATION", "SAMPLES",
+    "CLASSIFIED", "FITTED", "UNIFORM", "CLASSIFIER",
 )  # fmt: skip
 DOCUMENTATION = REPOSITORY / "docs" / "metrics.md"
 
@@ -17,7 +17,15 @@ DOCUMENTATION = REPOSITORY / "docs" / "metrics.md"
 def test_every_metric_that_is_listed_is_defined() -> None:
     assert {name for group in SHOWN for name in getattr(metrics, group)} <= METRICS.keys()
     assert {name for group in NEEDED for name in getattr(metric_names, group)} <= METRICS.keys()
-    figures = {"samples", "kl_per_dimension", "code_usage", "traversal"}
+    figures = {
+        "samples",
+        "kl_per_dimension",
+        "code_usage",
+        "traversal",
+        "reconstructions",
+        "denoising",
+        "interpolation",
+    }
     assert {name for names in metric_names.METRICS_OF.values() for name in names} - METRICS.keys() == figures
 
 

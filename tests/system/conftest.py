@@ -8,7 +8,9 @@ from filelock import FileLock
 from tests.support.browser import BROWSER
 from tests.support.project import Project
 
-ENTRIES = ("dae", "vae", "vqvae")  # one that sees noise, one with a likelihood, one with a quantiser and a prior
+FLOOR = "pca"
+# One that sees noise, one with a likelihood, one with a quantiser and a prior, one without a training.
+ENTRIES = ("dae", "vae", "vqvae", FLOOR)
 Copy = Callable[[str], Project]
 
 
@@ -17,7 +19,8 @@ def small(project: Project) -> None:
     params = project.params()
     params["variants"] = {name: params["variants"][name] for name in ENTRIES}
     for section in params["variants"].values():
-        section["network"]["width"] = 8
+        if "network" in section:
+            section["network"]["width"] = 8
     params["variants"]["vqvae"]["prior"] |= {"width": 16, "layers": 1, "heads": 2}
     params["corruption"]["train"] = {"masked": params["corruption"]["train"]["masked"]}
     params["corruption"]["test"] = {"masking": [0.25, 0.5], "gaussian": [0.25], "salt_and_pepper": [0.25]}

@@ -26,6 +26,7 @@ from ruamel.yaml import YAML
 
 from aelab.core.errors import UserError
 from aelab.report import tables
+from aelab.report.evidence import Entry, Evidence
 from aelab.report.metrics import HEADLINE, metric
 from pipeline.common import params
 from pipeline.tools import recipe, reference
@@ -329,7 +330,7 @@ def test_the_table_of_the_readme_is_that_of_its_pictures() -> None:
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     made = {
         (row[0], name): cell
-        for table in tables.tables("", "", rows, HEADLINE)
+        for table in tables.tables("", "", Evidence([*map(Entry, rows["entry"].unique())], rows), HEADLINE)
         for row in table.rows
         for name, cell in zip(table.names, row[1:], strict=True)
     }

@@ -58,13 +58,11 @@ def test_an_evaluation_needs_no_float64_and_draws_where_it_computes(case: str, m
     model = build(case.split(maxsplit=1)[0], IMAGE, CASES[case], seed=0).to(META).eval()
     images = squares()
     monkeypatch.setattr(reconstruction, "UNLIKE", 8)
-    monkeypatch.setattr(geometry, "STEPS", 4)
     with policed(step=False), torch.no_grad():
         values = reconstruction.evaluate(model, images, {"noise": images})
         values |= reconstruction.identity(model)
         known = values | {"neg_elbo": 1.0, "neg_elbo_error": 1.0}
         reconstruction.importance_weighted(model, images, known, samples=2, count=2)
-        geometry.jump(model, torch.zeros(2, *IMAGE, device=META), 100)
         geometry.midpoint(model, torch.zeros(2, *IMAGE, device=META), images, 100)
         z, y = probes.vectors(model, torch.from_numpy(images)), torch.arange(64) % 3
         probes.logistic_regression(z, y.to(META), torch.zeros(3, z.shape[1], device=META), 1.0)

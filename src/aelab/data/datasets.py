@@ -2,13 +2,13 @@
 
 A published data set is a few named files, of which the SHA-256 of the unpacked content is pinned here;
 `ingest/downloads.py` fetches and parses them. A user's own images come from a folder (`ingest/image_folder.py`). On
-disk a split is two arrays, images and labels.
+disk a split is two arrays, images and labels; of a data set that was drawn from known factors, these are a third one.
 """
 
 import functools
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -26,10 +26,11 @@ FEWEST = 2  # images of a split: an interpolation needs two, a variance too
 
 
 class Split(NamedTuple):
-    """Images with their labels."""
+    """Images with their labels, and with what they were drawn from where that is known."""
 
     images: Bytes  # (N, C, H, W)
     labels: Labels
+    factors: Bytes | None = None  # (N, K): which of its values each of K factors has
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Data:
     def split(self, name: str) -> Split:
         """The split "train", "validation" or "test", in memory."""
         everything, rows = self.splits[name]
-        return Split(everything.images[rows], everything.labels[rows])
+        factors = None if everything.factors is None else everything.factors[rows]
+        return Split(everything.images[rows], everything.labels[rows], factors)
 
     @functools.cached_property
     def train(self) -> Bytes:
@@ -62,16 +64,30 @@ class Data:
         """The images to report on."""
         return self.split("test").images
 
+    def thinned(self, count: int, key: str = "count") -> "Data":
+        """The same with `count` of the images to learn from, evenly spread; the other splits keep theirs.
+
+        Raises:
+            UserError: there are not so many; calls the count `key`.
+        """
+        everything, rows = self.splits["train"]
+        if not FEWEST <= count <= len(rows):
+            msg = f"{key} is {count:,}: must be from {FEWEST} to {len(rows):,}, the images that there are to learn from"
+            raise UserError(msg)
+        return replace(self, splits=self.splits | {"train": (everything, rows[evenly(len(rows), count)])})
+
     def save(self, folder: Path) -> None:
-        """Write every split into a folder of its own: images.npy, labels.npy and their hashes."""
+        """Write every split into a folder of its own: images.npy, labels.npy, maybe factors.npy, and their hashes."""
         for name, (everything, rows) in self.splits.items():
             shape = (len(rows), *self.image)
             pieces = arrays.select(everything.images, rows)
             if name in self.binarised:
                 pieces = binarise(pieces, self.seed, name)
             arrays.write(folder / name / "images.npy", shape, pieces)
-            labels = everything.labels[rows]
-            arrays.write(folder / name / "labels.npy", labels.shape, [labels], labels.dtype)
+            for file, values in (("labels", everything.labels), ("factors", everything.factors)):
+                if values is not None:
+                    chosen = values[rows]
+                    arrays.write(folder / name / f"{file}.npy", chosen.shape, [chosen], chosen.dtype)
             disk.seal(folder / name)
 
 
@@ -106,6 +122,11 @@ def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArr
     order = np.random.default_rng(seed).permutation(len(rows))
     held = round(len(rows) * fraction)
     return rows[np.sort(order[held:])], rows[np.sort(order[:held])]
+
+
+def evenly(length: int, count: int) -> NDArray[np.int64]:
+    """`count` indices into a list of `length`, evenly spread from its first to its last: (count,)."""
+    return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
 def binarise(pieces: Iterable[Bytes], seed: int, split: str) -> Iterator[Bytes]:
@@ -175,5 +196,9 @@ DATASETS = {
             "images": "b41ca9fd335466eee997366c2e6f6bbe0a1b4582afe091fc4eba35f4a254182f",
             "labels": "8ba4f891220f5e4c9c819638d1602d74b83618f167043c6da52a2a247841ddf0",
         },
+    ),
+    "shapes": Dataset(  # drawn from known factors: `ingest/shapes.py`
+        image=(1, 28, 28),
+        files={"factors": "e3073b16e537f5b8efe1abf09b4719feac894878af8c712117c2cbdec41794d3"},
     ),
 }

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aelab.core import arrays
@@ -13,6 +12,7 @@ from aelab.core.errors import UserError
 from aelab.core.progress import counted
 from aelab.core.tensors import as_float
 from aelab.data.checks import check_stored
+from aelab.data.datasets import evenly
 
 
 class Pairs(NamedTuple):
@@ -49,7 +49,7 @@ class Pairs(NamedTuple):
         """`count` of the pairs at most, evenly spread over all."""
         if count >= len(self.targets):
             return self
-        chosen = spread(len(self.targets), count)
+        chosen = evenly(len(self.targets), count)
         targets = arrays.selected(self.targets, chosen)
         return Pairs(targets if self.inputs is self.targets else arrays.selected(self.inputs, chosen), targets)
 
@@ -60,11 +60,6 @@ class Pairs(NamedTuple):
             for each in self:
                 arrays.release(each)
             yield x, y
-
-
-def spread(total: int, count: int) -> NDArray[np.int64]:
-    """The indices of `count` of `total` things, evenly spread from the first to the last."""
-    return np.linspace(0, total - 1, count).round().astype(np.int64)
 
 
 def batches(images: arrays.Array, size: int, device: torch.device) -> Iterator[Tensor]:

@@ -21,15 +21,15 @@ FEWEST = NEAREST + 1  # points of a set whose balls are defined
 ROWS = 500  # of a matrix of distances at a time
 
 
-def compare(samples: Tensor, images: Tensor) -> dict[str, float]:
-    """All of it for two sets of features (N, d) and (M, d); NaN where a feature is."""
+def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dict[str, float]:
+    """All of it for two sets of features (N, d) and (M, d), by the names of `SAMPLES`; NaN where a feature is.
+
+    `reach` has the `radii` of the images, if they are known.
+    """
     if not (samples.isfinite().all() and images.isfinite().all()):
         return dict.fromkeys(SAMPLES, math.nan)
-    return {
-        "frechet": frechet(samples, images),
-        "sample_precision": covered(samples, images),
-        "sample_recall": covered(images, samples),
-    }
+    precision, recall = covered(samples, images, radii(images) if reach is None else reach)
+    return {"frechet": frechet(samples, images), "sample_precision": precision, "sample_recall": recall}
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -49,10 +49,18 @@ def root(covariance: Tensor) -> Tensor:
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
-def covered(points: Tensor, others: Tensor) -> float:
-    """The share of `points` (N, d) that lie in the ball of one of `others` (M, d) at least."""
-    radii = torch.cat([  # each point is its own nearest, at distance 0
-        torch.cdist(rows, others).topk(NEAREST + 1, largest=False).values[:, -1] for rows in others.split(ROWS)
+def radii(points: Tensor) -> Tensor:
+    """How far the ball of each point (N, d) reaches: (N,)."""
+    return torch.cat([  # each point is its own nearest, at distance 0
+        torch.cdist(rows, points).topk(NEAREST + 1, largest=False).values[:, -1] for rows in points.split(ROWS)
     ])  # fmt: skip
-    inside = torch.cat([(torch.cdist(rows, others) <= radii).any(1) for rows in points.split(ROWS)])
-    return inside.double().mean().item()
+
+
+def covered(samples: Tensor, images: Tensor, reach: Tensor) -> tuple[float, float]:
+    """Precision and recall of samples (N, d) and images (M, d), whose balls `reach` as far: (M,)."""
+    inside, found = list[Tensor](), torch.zeros(len(images), dtype=torch.bool)
+    for rows, radius in zip(samples.split(ROWS), radii(samples).split(ROWS), strict=True):
+        distances = torch.cdist(rows, images)
+        inside.append((distances <= reach).any(1))
+        found |= (distances <= radius.unsqueeze(1)).any(0)
+    return torch.cat(inside).double().mean().item(), found.double().mean().item()

@@ -10,10 +10,13 @@ PROBABILISTIC = (  # need q(z|x) and p(z)
 )  # fmt: skip
 CODEBOOK = ("neg_elbo_uniform", "rate_uniform", "perplexity", "codes_used", "code_distance")  # need a codebook
 IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlike_photographs_mse")
-GEOMETRY = ("jump", "midpoint", "dial")
+GEOMETRY = ("midpoint",)
+FACTORS = ("mig", "dci")  # need a data set whose factors are known
 REPRESENTATION = ("probe_accuracy", "knn_accuracy")  # need images of two classes
 SAMPLES = ("frechet", "sample_precision", "sample_recall")  # need a model that can sample, and the classifier
 CLASSIFIED = ("class_kept",)  # needs the classifier
+FITTED = ("frechet_fitted", "precision_fitted", "recall_fitted")  # need a code that is a vector, and the classifier
+UNIFORM = ("frechet_uniform", "precision_uniform", "recall_uniform")  # need a codebook, and the classifier
 CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
 
 METRICS_OF: dict[str, tuple[str, ...]] = {  # metrics and figures by the capability of a model that they need
@@ -22,9 +25,9 @@ METRICS_OF: dict[str, tuple[str, ...]] = {  # metrics and figures by the capabil
     "units": ("active_units", "latent_units"),
     "kl_per_dimension": ("kl_per_dimension",),
     "samples": (*SAMPLES, "samples"),
-    "codebook": (*CODEBOOK, "code_usage"),
+    "codebook": (*CODEBOOK, *UNIFORM, "code_usage"),
     "reconstruction": ("psnr", "ssim", "train_mse", "generalisation", "reconstructions", "denoising", "interpolation"),
-    "direction": ("dial", "traversal"),
+    "direction": (*FACTORS, "traversal"),
     "bits_per_dim": ("bits_per_dim",),
 }
 

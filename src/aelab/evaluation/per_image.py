@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from aelab.data.pairs import spread
+from aelab.data.datasets import evenly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], co
         column = np.full((len(seeds), count), np.nan, np.float32)
         for row, each in zip(column, seeds.values(), strict=True):
             if name in each:
-                row[spread(count, len(each[name]))] = each[name]
+                row[evenly(count, len(each[name]))] = each[name]
         table[name] = pa.array(column.ravel(), mask=~np.isfinite(column.ravel()))
     parquet.write_table(pa.table(table), path, compression="zstd")
 

@@ -26,6 +26,7 @@ import numpy as np
 from aelab.core import disk
 from aelab.core.errors import UserError, did_you_mean
 from aelab.data.datasets import DATASETS, Data, Split, hold_out
+from aelab.ingest import shapes
 
 Files: TypeAlias = dict[str, bytes]
 
@@ -247,6 +248,10 @@ def _embedded_digits(_: Path) -> Files:
     return {"images": images.tobytes(), "labels": rows[:, -1].tobytes()}
 
 
+def _drawn_shapes(_: Path) -> Files:
+    return {"factors": shapes.draw(20_000).tobytes()}
+
+
 # --- parsers ---------------------------------------------------------------------------------------------------------
 
 
@@ -290,6 +295,15 @@ def _parse_digits(files: Files) -> tuple[Split, Split]:
     return Split(images[:-360], labels[:-360]), Split(images[-360:], labels[-360:])
 
 
+def _parse_shapes(files: Files) -> tuple[Split, Split]:
+    """A byte for each factor of each image; the last 4,000 images are the test split."""
+    factors = np.frombuffer(files["factors"], np.uint8).reshape(-1, len(shapes.COUNTS))
+    images, labels = shapes.render(factors), factors[:, 0]
+    return Split(images[:-4000], labels[:-4000], factors[:-4000]), Split(
+        images[-4000:], labels[-4000:], factors[-4000:]
+    )
+
+
 LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package has put it
 DOWNLOADS = {
@@ -309,4 +323,5 @@ DOWNLOADS = {
     "cifar10": Download([_site("https://www.cs.toronto.edu/~kriz", "cifar-10-binary.tar.gz")], _parse_cifar10),
     "binarized-mnist": Download([_site(LAROCHELLE, *DATASETS["binarized-mnist"].files)], _parse_larochelle),
     "digits": Download([Source("scikit-learn's embedded digits", _embedded_digits)], _parse_digits),
+    "shapes": Download([Source("known factors", _drawn_shapes)], _parse_shapes),
 }

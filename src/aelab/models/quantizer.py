@@ -40,7 +40,7 @@ class Quantized:
 
     z_q: Tensor  # (B, D, h, w): the value of the codes, and a gradient of `GRADIENTS`
     indices: Tensor  # (B, h, w), or on the quantiser's own grid
-    codebook_loss: Tensor  # ‖sg[z_e] − e‖²; 0 where the codes do not learn by gradient descent
+    codebook_loss: Tensor  # ‖sg[z_e] − e‖², or what else brings the codes into use; 0 where nothing is to be descended
     commitment_loss: Tensor  # ‖z_e − sg[e]‖²; 0 where the codes leave z_e nowhere to go
 
 

@@ -66,11 +66,12 @@ class Measured(dict[str, float]):
 
     def renamed(self, names: Mapping[str, str | None]) -> "Measured":
         """The same under other names; without those whose other name is None."""
-        values, images = (
-            {new: value for name, value in each.items() if (new := names.get(name, name)) is not None}
-            for each in (self, self.images)
+        new = {name: names.get(name, name) for name in {**self, **self.images}}
+        kept = {name: other for name, other in new.items() if other is not None}
+        return Measured(
+            {kept[name]: value for name, value in self.items() if name in kept},
+            {kept[name]: values for name, values in self.images.items() if name in kept},
         )
-        return Measured(values, images)
 
 
 class Variance:

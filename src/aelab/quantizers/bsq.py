@@ -1,7 +1,7 @@
 """Binary spherical quantisation: a point of a sphere, rounded to a corner of a cube (Zhao et al. 2024, section 4).
 
     u   = z/‖z‖                      D numbers on the unit sphere
-    e   = sign(u)/√D                 one of K = 2^D corners, on the sphere as well: ‖u − e‖² < 2 − 2/√D
+    e   = sign(u)/√D                 one of K = 2^D corners, on the sphere as well: ‖u − e‖² ≤ 2 − 2/√D
     q_d = σ(2τ u_d/√D)               of a soft choice q(c|u) ∝ exp(τ c·u) among the corners, whose bits are independent:
                                      the probability that bit d is set
     codebook loss = γ Σ_places Σ_d (E[H(q_d)] − H(E[q_d]))

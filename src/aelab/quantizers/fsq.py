@@ -4,7 +4,14 @@
     k   = round(z_e)  one of L whole numbers, among them 0
 
 The codes are fixed, so there is nothing to learn, to commit to or to restart, and none can be far from the outputs. As
-in the paper both z_e and the codes are given in units of ⌊L/2⌋ steps, that is, in [−1, 1].
+in the paper both z_e and the codes are given in units of ⌊L/2⌋ steps, that is, in [−1, 1]. Not the paper's:
+
+    z ← S·(z − E[z])/√Var[z]   before f, by the moments of each number over the batch (Ioffe & Szegedy 2015): else an
+                               encoder whose outputs lie on a few steps stays there
+    L = 2                      no shift: f(0) = 0 would be an end of the range, where f′ = 0.001
+
+A gradient passes through the moments; held constant, they left a quarter of the codes unused. So the encoder's last
+bias has no gradient but rounding, which Adam turns into steps: it wanders, and the moving averages follow.
 """
 
 import math
@@ -18,6 +25,7 @@ from aelab.core import process_group
 from aelab.models.quantizer import Quantized, Quantizer, straight_through
 
 DECAY = 0.9  # of the moving averages of the moments, per training step
+SPREAD = 1.5  # S; with 1, the codes at the corners of the grid may stay empty where the numbers are correlated
 TINY = 1e-5  # added to the variance, as batch normalisation does
 MARGIN = 1e-3  # the outermost steps lie this much inside of the range, else no z would reach them
 
@@ -36,7 +44,7 @@ class FiniteScalar(Quantizer):
         *,
         levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)],
         normalise: Annotated[
-            bool, Field(description="whether each number is brought to mean 0 and variance 1 first")
+            bool, Field(description="whether each number is brought to one mean and variance before it is bounded")
         ] = True,
     ) -> None:
         super().__init__()
@@ -59,8 +67,9 @@ class FiniteScalar(Quantizer):
         return ((z + shift).tanh() * range_ - lower) / self.unit
 
     def normalised(self, z: Tensor) -> Tensor:
-        """z with mean 0 and variance 1 in each of its D numbers, by the moments of the whole batch in training and by
-        their moving averages else: (B, D, h, w) both.
+        """z with mean 0 and standard deviation S in each of its D numbers: (B, D, h, w) both.
+
+        By the moments of the whole batch in training, and by their moving averages else.
         """
         mean, variance = self.mean, self.variance
         if self.training:
@@ -68,7 +77,7 @@ class FiniteScalar(Quantizer):
             variance = self._batch_mean((z - mean).square())
             self.mean.lerp_(mean.detach(), 1 - DECAY)
             self.variance.lerp_(variance.detach(), 1 - DECAY)
-        return (z - mean) * (variance + TINY).rsqrt()
+        return SPREAD * (z - mean) * (variance + TINY).rsqrt()
 
     @staticmethod
     def _batch_mean(x: Tensor) -> Tensor:

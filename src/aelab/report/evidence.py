@@ -196,12 +196,14 @@ class Evidence:
         images = self.per_image(entry, name)
         return interval(values) if images is None else crossed(images, floor=entry.floor)
 
-    def difference(self, ours: Entry, theirs: Entry, name: str) -> Interval:
-        """Of a metric, ours − theirs, paired by seed and by image; a floor is the same for every seed."""
-        first, second = (self.per_image(entry, name) for entry in (ours, theirs))
+    def difference(self, ours: Entry, theirs: Entry, name: str, against: str = "") -> Interval:
+        """Of a metric, ours − theirs, paired by seed and by image; a floor is the same for every seed. `against` is the
+        metric of theirs, where it is another.
+        """
+        first, second = self.per_image(ours, name), self.per_image(theirs, against or name)
         alike = first is not None and second is not None and first.columns.equals(second.columns)
         if name in COST or not alike:
-            gaps = _paired(self.values(ours, name), self.values(theirs, name), ours, theirs)
+            gaps = _paired(self.values(ours, name), self.values(theirs, against or name), ours, theirs)
             return Interval(float(gaps.mean()), math.nan) if name in COST else interval(gaps)
         gaps = _paired(first, second, ours, theirs).dropna()
         return crossed(gaps, floor=ours.floor and theirs.floor) if len(gaps) else Interval(math.nan, math.nan)
@@ -209,6 +211,11 @@ class Evidence:
     def having(self, *names: str) -> list[Entry]:
         """The entries that define all of these metrics."""
         return [entry for entry in self.entries if all(len(self.values(entry, name)) for name in names)]
+
+    def to_beat(self, name: str) -> dict[Entry, Interval]:
+        """The floors of a metric, each with its mean; not those at 0, which nothing is less than."""
+        means = {entry: self.mean(entry, name) for entry in self.having(name) if entry.floor}
+        return {entry: mean for entry, mean in means.items() if mean.mean}
 
     def group(self, name: str) -> list[Entry]:
         """The entries of one of `WITH_FLOORS` or `TRAINED`."""
@@ -256,15 +263,12 @@ class Evidence:
     def advantage(
         self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str, against: str = ""
     ) -> tuple[Entry, Entry, Interval]:
-        """The best of ours, the best of theirs, and by how much that one is better, seed by seed: as one of all the
+        """The best of ours, the best of theirs, and by how much that one is better, paired: as one of all the
         comparisons between ours and theirs, since these two are picked by the same numbers. `against` is the metric of
         theirs, where it is another.
         """
         mine, other = self.best(ours, name), self.best(theirs, against or name)
-        if against in {"", name}:
-            gain = self.difference(mine, other, name)
-        else:
-            gain = interval(_paired(self.values(mine, name), self.values(other, against), mine, other))
+        gain = self.difference(mine, other, name, against)
         gain = gain if metric(name).better == "higher" else replace(gain, mean=-gain.mean)
         return mine, other, gain.among(len(ours) * len(theirs))
 
@@ -305,7 +309,7 @@ def _kept(entry: Entry, name: str, seeds: pd.Index) -> pd.DataFrame:
 
 def _evaluated(text: str, values: Mapping[str, Any]) -> pd.Series:
     """A term of what its names stand for, by seed; without the seeds that lack one."""
-    found: pd.Series = pd.eval(text, local_dict=values, global_dict={})  # type: ignore[assignment]
+    found: pd.Series = pd.eval(text, local_dict=dict(values), global_dict={})  # type: ignore[assignment]
     return found.dropna()
 
 

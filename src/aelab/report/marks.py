@@ -36,7 +36,8 @@ def names(entries: Sequence[Entry]) -> dict[str, Name]:
 def marks(entry: Entry) -> list[str]:
     """What a reader of any of its numbers has to know."""
     falling = [
-        f"still falling at its end{'' if phase == 'autoencoder' else f', its {phase}'}: by {fall:.1f} % over the last tenth"
+        f"still falling at its end{'' if phase == 'autoencoder' else f', its {phase}'}: "
+        f"by {fall:.1f} % over the last tenth"
         for phase, fall in falls(entry.curves).items()
     ]
     return [*dict.fromkeys(entry.symptoms), *falling]

@@ -42,11 +42,10 @@ def values(evidence: Evidence, folder: Path, classified: Mapping[str, Mapping[st
         path = folder / f"values-{i}-{name}.svg"
         dots = {entry.name: evidence.values(entry, name).tolist() for entry in entries}
         means = {entry.name: evidence.mean(entry, name) for entry in entries}
-        lines = {entry.name: evidence.mean(entry, name).mean for entry in evidence.having(name) if entry.floor}
-        lines |= floors.of_data(classified, name, kind)
+        lines = {floor.name: mean.mean for floor, mean in evidence.to_beat(name).items()}
         charts.values(
             dots, means, evidence.styles, xlabel=METRICS[name].unit, digits=METRICS[name].digits, path=path,
-            floors={each: value for each, value in lines.items() if value},  # nothing has less than 0
+            floors=lines | floors.of_data(classified, name, kind),
             marked=_marked(evidence),
         )  # fmt: skip
         yield Figure(title, path, "", name)

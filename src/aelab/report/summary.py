@@ -118,8 +118,7 @@ def _by_size(evidence: Evidence, name: str) -> str:
 
 def _floors(evidence: Evidence, name: str) -> str:
     """What is to be beaten by a metric, without any training."""
-    floors = [entry for entry in evidence.having(name) if entry.floor]
-    told = [f"`{floor.name}` {shown(evidence.mean(floor, name), name)}{_with(floor)}" for floor in floors]
+    told = [f"`{floor.name}` {shown(mean, name)}{_with(floor)}" for floor, mean in evidence.to_beat(name).items()]
     return f"To beat, without any training: {listed(told)}." if told else ""
 
 

@@ -50,7 +50,7 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
         header = ["", *(column.heading for column in columns)]
         below = [floor for floor in floors if floor not in entries and any(floor in column.means for column in columns)]
         rows = [[entry, *(column.cell(entry) for column in columns)] for entry in (*entries, *below)]
-        said = " ".join(text for text in ("" if made else note, _coverage(columns)) if text)
+        said = " ".join(text for text in ("" if made else note.strip(), _coverage(columns)) if text)
         made.append(Table("" if made else title, said, header, rows, [column.name for column in columns], below))
     return made
 
@@ -96,6 +96,11 @@ def _columns(evidence: Evidence, name: str, say_pixels: bool) -> Iterator[Column
         means = {entry.name: evidence.mean(entry, name) for entry in entries}
         head = heading(_metric(name), kind if say_pixels else None)
         yield Column(name, head, means, evidence.leaders(name, entries))
+
+
+def coverage(evidence: Evidence, names: Iterable[str]) -> str:
+    """What the intervals of these metrics cover, in a sentence; nothing where there are none."""
+    return _coverage([column for name in names for column in _columns(evidence, name, say_pixels=False)])
 
 
 def _coverage(columns: Sequence[Column]) -> str:

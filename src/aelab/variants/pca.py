@@ -29,7 +29,8 @@ class PCA(Floor):
             msg = f"code is {code}, and PCA of images of {numbers} numbers has {numbers} components"
             raise ValueError(msg)
         self.mean = nn.Parameter(torch.zeros(numbers))
-        self.components = nn.Parameter(torch.eye(numbers, code))  # W, in columns
+        self.components = nn.Parameter(torch.zeros(numbers, code))  # W, in columns; pixels until it is fitted
+        self.components.detach().fill_diagonal_(1)
 
     @property
     def start_images(self) -> int:

@@ -158,4 +158,5 @@ class VQVAE(DiscreteAutoencoder):
             "code_distance": distance.value / norm.value if norm.value else math.nan,
         }
         images = bound_by_image(distortion.each, rate.each, self.image)
-        return Measured(values, images | {"neg_elbo_uniform": distortion.each + rate_uniform})
+        uniform = torch.full_like(distortion.each, rate_uniform)
+        return Measured(values, images | {"rate_uniform": uniform, "neg_elbo_uniform": distortion.each + uniform})

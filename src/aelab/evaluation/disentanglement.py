@@ -1,0 +1,80 @@
+"""Whether single dimensions of a code hold single factors of the images, on data sets whose factors are known.
+
+    MIG  1/K Σ_k 1/H(v_k) · (I(z_j; v_k) − max_{i≠j} I(z_i; v_k)),  j the dimension that tells most of v_k
+    DCI  Σ_j ρ_j · (1 − H_K(P_j)),  P_jk = R_jk / Σ_k R_jk,  ρ_j = Σ_k R_jk / Σ_jk R_jk
+
+of factors v_k and dimensions z_j; R_jk is the importance of z_j to a regression of v_k, H_K the entropy to the base K.
+Chen et al. 2018, equation 6; Eastwood & Williams 2018, section 2 (D, there called disentanglement). Both are 1 where
+each factor has a dimension to itself, and near 0 after a random rotation of the code. MIG asks that a factor lies in
+one dimension, DCI that a dimension holds one factor: of a factor that has two dimensions to itself MIG is 0, DCI 1.
+Carbonneau et al. 2022, who review such metrics, recommend DCI.
+
+I and H are of histograms, dimensions in `BINS` bins of equal width (Locatello et al. 2019). R_jk is |weight| in a ridge
+regression of the factor's index on the standardised code. The lasso and the random forest of Eastwood & Williams pick
+few of many dimensions that say the same: 5 factors rotated into 32 dimensions get 0.87 and 0.65 by them, 0.15 by ridge.
+What a weight cannot see is a dimension in which a factor goes up and down again.
+
+Dimensions: N images, K factors, d numbers of a code.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
+from sklearn.metrics import mutual_info_score
+
+from aelab.core.progress import counted
+from aelab.core.tensors import device_of
+from aelab.data.pairs import Pairs, batches
+from aelab.evaluation.metric_names import FACTORS
+from aelab.evaluation.reconstruction import Images
+from aelab.models.base import Autoencoder
+from aelab.models.latent import flatten
+
+IMAGES = 4000  # evenly spread
+BINS = 20
+PENALTY = 0.01  # of the squared weights, for each image
+TINY = np.finfo(np.float64).tiny
+
+
+@torch.no_grad()
+def measure(model: Autoencoder, images: Images, factors: NDArray[np.uint8], batch_size: int) -> dict[str, float]:
+    """mig and dci of the model's code; NaN where a code is not finite.
+
+    Args:
+        model: in evaluation mode, on any device.
+        images: test images, uint8 (N, C, H, W).
+        factors: of each image, (N, K).
+        batch_size: images per batch.
+    """
+    inputs, targets = Pairs(images, factors).thinned(IMAGES)
+    codes = torch.cat([flatten(model.encode(x)).cpu() for x in batches(inputs, batch_size, device_of(model))])
+    if not codes.isfinite().all():
+        return dict.fromkeys(FACTORS, np.nan)
+    z, v = codes.double().numpy(), np.asarray(targets)
+    return {"mig": mig(z, v), "dci": dci(z, v)}
+
+
+def mig(z: NDArray[np.float64], v: NDArray[np.uint8]) -> float:
+    """MIG of codes z (N, d) and factors v (N, K)."""
+    bins = [np.digitize(each, np.linspace(each.min(), each.max(), BINS + 1)[1:-1]) for each in z.T]
+    gaps = []
+    for factor in counted(v.T):
+        second, first = sorted([0.0, *(mutual_info_score(factor, each) for each in bins)])[-2:]
+        gaps.append((first - second) / mutual_info_score(factor, factor))
+    return float(np.mean(gaps))
+
+
+def dci(z: NDArray[np.float64], v: NDArray[np.uint8]) -> float:
+    """DCI's disentanglement of codes z (N, d) and factors v (N, K)."""
+    regression = Ridge(alpha=PENALTY * len(z)).fit(standardised(z), standardised(v))
+    importance = np.abs(regression.coef_.T)  # (d, K)
+    total = importance.sum(1, keepdims=True)
+    p = importance / np.maximum(total, TINY)
+    entropy = -(p * np.log(np.maximum(p, TINY))).sum(1, keepdims=True) / np.log(v.shape[1])
+    return float(((1 - entropy) * total).sum() / max(total.sum(), TINY))
+
+
+def standardised(x: NDArray[np.float64] | NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Each column with mean 0 and standard deviation 1; one that does not vary is 0 throughout."""
+    return (x - x.mean(0)) / np.maximum(x.std(0), TINY)
