@@ -20,6 +20,7 @@ from aelab.data.pairs import Pairs, batches
 from aelab.evaluation.reconstruction import VECTORS, Images
 from aelab.models.base import Autoencoder
 from aelab.models.discrete import DiscreteAutoencoder
+from aelab.models.latent import flatten
 
 COMPONENTS = 10  # as in Ghosh et al. 2020, with full covariances
 ITERATIONS = 1000  # many more than the fit takes to converge
@@ -54,7 +55,7 @@ def fitted(model: Autoencoder, train: Images, count: int, *, seed: int, batch_si
     """
     device = device_of(model)
     images = batches(Pairs.of(train).thinned(CODES).targets, batch_size, device)
-    codes = torch.cat([model.encode(x) for x in images]).cpu().double().numpy()  # type: ignore[arg-type]
+    codes = torch.cat([flatten(model.encode(x)) for x in images]).cpu().double().numpy()
     if not np.isfinite(codes).all():
         return torch.full((count, codes.shape[1]), torch.nan, device=device)
     scale = codes.std() or 1.0  # what scikit-learn adds to variances is small against 1
