@@ -55,8 +55,8 @@ class MovingAverages(VectorQuantizer):
         """The moving averages, and with them the codes."""
         super().learn(z_e, indices)
         with torch.autocast(z_e.device.type, enabled=False):
-            # The gradient of a look-up is this sum, in one order on a GPU as well, where index_add_ has another each time.
-            sums = torch.ops.aten.embedding_dense_backward(rows(z_e), indices.flatten(), self.codes, -1, False)  # (K, D)
+            # (K, D), as the gradient of a look-up: on a GPU, index_add_ would add up in another order each time.
+            sums = torch.ops.aten.embedding_dense_backward(rows(z_e), indices.flatten(), self.codes, -1, False)
         self.sums.lerp_(process_group.mean(sums / self.uniform(indices)), 1 - self.decay)
         total = self.usage.sum()
         smoothed = (self.usage + SMOOTHING) / (total + self.codes * SMOOTHING) * total
