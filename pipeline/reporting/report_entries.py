@@ -181,7 +181,8 @@ def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
     measured = tables.joined(tables.tables("", "", evidence, OVERVIEW), OVERVIEW)
     cells = {row[0]: row[1:] for row in measured.rows}
     rows = [
-        [entry.name, entry.code_size.rpartition(": ")[2] or "–", "–" if math.isnan(entry.looks) else f"{entry.looks:.1f}",
+        [entry.name, entry.code_size.rpartition(": ")[2] or "–",
+         "–" if math.isnan(entry.looks) else f"{entry.looks:.1f}",
          *cells.get(entry.name, ["diverged"] * len(measured.names))]
         for entry in sorted(evidence.entries, key=lambda entry: entry.floor)
     ]  # fmt: skip

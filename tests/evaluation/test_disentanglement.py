@@ -15,13 +15,13 @@ from aelab.models.base import VARIANTS, Autoencoder, Batch, Losses
 from tests.support.toys import IMAGE, trained
 
 Code = NDArray[np.float64]
-FACTOR_VALUES = shapes.draw(3000)
+FACTOR_VALUES = shapes.draw(2000)
 RNG = np.random.default_rng(1)
 
 
 def own(noise: float = 0.0) -> Code:
     """Each factor in a dimension of its own."""
-    z = disentanglement.standardised(FACTOR_VALUES)
+    z = (FACTOR_VALUES - FACTOR_VALUES.mean(0)) / FACTOR_VALUES.std(0)
     return z + noise * RNG.normal(size=z.shape)
 
 
@@ -44,13 +44,12 @@ def test_a_code_that_is_the_factors_is_disentangled(code: Code) -> None:
     assert min(both(code)) > 0.7
 
 
-@pytest.mark.parametrize(
-    "code", [own(), own(0.2), beside(own(), 0.05), beside(own(), 0.001), beside(own()), beside(np.tanh(2 * own()), 0.1)]
-)
+@pytest.mark.parametrize("code", [own(), beside(own(), 1.0, 3), beside(own(), 0.001, 3), np.tanh(2 * own())])
 def test_a_rotation_mixes_the_factors(code: Code) -> None:
     """The control that a measure of the round trip through decoder and encoder fails: it hardly changes."""
-    before, after = both(code), both(rotated(code))
-    assert max(after) < 0.3
+    before, after = both(code), np.mean([both(rotated(code)) for _ in range(3)], 0)
+    assert after[0] < 0.25
+    assert after[1] < 0.5
     assert all(one > 2 * other for one, other in zip(before, after, strict=True))
 
 
@@ -75,7 +74,7 @@ def test_a_factor_in_two_dimensions_is_no_gap_but_has_them_to_itself() -> None:
     assert dci > 0.95
 
 
-@pytest.mark.parametrize("code", [RNG.normal(size=(3000, 8)), np.zeros((3000, 8)), np.zeros((3000, 1))])
+@pytest.mark.parametrize("code", [RNG.normal(size=(2000, 8)), np.zeros((2000, 8)), np.zeros((2000, 1))])
 def test_a_code_that_says_nothing_is_not_disentangled(code: Code) -> None:
     mig, dci = both(code)
     assert mig < 0.02

@@ -121,8 +121,10 @@ def test_evaluation_changes_nothing(quantizer: Quantizer, z_e: Tensor, generator
 
 def test_bfloat16_picks_the_same_codes(quantizer: Quantizer, z_e: Tensor) -> None:
     expected = quantizer.quantise(quantizer.bound(z_e))
+    e = quantizer.look_up(expected)
     with torch.autocast("cpu", torch.bfloat16):
         assert quantizer.quantise(quantizer.bound(z_e)).equal(expected)
+        assert quantizer.look_up(expected).equal(e)
 
 
 def test_its_state_is_all_there_is(quantizer: Quantizer, z_e: Tensor, generator: torch.Generator) -> None:

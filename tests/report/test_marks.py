@@ -45,12 +45,12 @@ def test_every_phase_has_an_end_of_its_own() -> None:
 
 def test_what_is_wrong_stands_beside_the_name_once() -> None:
     entries = [
-        Entry("a", curves=[curve(*FALLING)], symptoms=["the codebook has collapsed"] * 3, code_size="32 numbers", looks=1.66),
+        Entry("a", curves=[curve(*FALLING)], symptoms=["collapsed"] * 3, code_size="32 numbers", looks=1.66),
         Entry("b", curves=[curve(*FLAT)], code_size="49 codes of 512: 441 bits"),
         Entry("pca", floor=True),
     ]  # fmt: skip
     names = marks.names(entries)
-    assert names["a"].marks == ["the codebook has collapsed", "still falling at its end: by 2.5 % over the last tenth"]
+    assert names["a"].marks == ["collapsed", "still falling at its end: by 2.5 % over the last tenth"]
     assert names["b"].marks == names["pca"].marks == []
     assert [names[each].size for each in names] == ["32 numbers, 1.7 looks", "49 codes of 512: 441 bits", ""]
     assert [each.floor for each in names.values()] == [False, False, True]

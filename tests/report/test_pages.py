@@ -31,9 +31,7 @@ def context(**changes: Any) -> dict[str, Any]:
         "title": "T",
         "names": {"a": Name("32 numbers", ["collapsed"], floor=False), "b": Name("", [], floor=False)},
         "falling": "",
-        "overview": Table(
-            "At a glance", "Note.", ["", "code", "MSE ↓"], [["a", "8", "1"], ["b", "8", "2"]], ["", "mse"]
-        ),
+        "overview": Table("At a glance", "", ["", "code", "MSE ↓"], [["a", "8", "1"], ["b", "8", "2"]], ["", "mse"]),
         "lead": "L",
         "sentences": [Sentence("`a` is best.", "told", "More.", "seeds")],
         "seeds": 2,

@@ -241,6 +241,9 @@ BROKEN = [
         "evaluation.importance.samples is 1000",
         "less than or equal",
     ),
+    (with_value("dataset.train_images", 1), "dataset.train_images is 1: must be", "greater than or equal to 2"),
+    (with_value("dataset.train_images", "all"), 'dataset.train_images is "all": must be', "integer"),
+    (with_value("dataset.train_images", 0.5), "dataset.train_images is 0.5: must be", "integer"),
     (with_value("dataset.binarize", "yes"), 'dataset.binarize is "yes": must be', "'dynamic'"),
     (with_value("variants." + "a" * 200, DEFAULT["variants"]["vae"]), "variants.aaaa", "letters, digits"),
     (

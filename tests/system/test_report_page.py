@@ -55,7 +55,7 @@ def test_the_first_two_screens_say_who_is_best_at_what_against_which_floor_and_h
 def test_a_link_into_what_is_folded_unfolds_it(kind: str, scripts: bool) -> None:  # noqa: FBT001
     target = next(each for each in re.findall(r'id="([^"]+)"', REPORT.read_text("utf-8")) if each.startswith(kind))
     with opened(REPORT.as_uri(), scripts=scripts) as (page, _):
-        inside = page.locator(f"details[id='{target}'] > :last-child, details [id='{target}']").first
+        inside = page.locator(f"details [id='{target}']")
         assert not inside.is_visible()
         page.goto(f"{REPORT.as_uri()}#{target}")
         inside.wait_for()
@@ -65,8 +65,7 @@ def test_a_link_into_what_is_folded_unfolds_it(kind: str, scripts: bool) -> None
 def test_a_link_unfolds_its_target_again_and_where_the_browser_does_not(kind: str) -> None:
     with opened(REPORT.as_uri()) as (page, _):
         link = page.locator(f"table.glance a[href^='#{kind}']").first
-        inside = page.locator(f"details[id='{(link.get_attribute('href') or '')[1:]}'] > :last-child, "
-                              f"details [id='{(link.get_attribute('href') or '')[1:]}']").first  # fmt: skip
+        inside = page.locator(f"details [id='{(link.get_attribute('href') or '')[1:]}']")
         for _ in range(2):
             link.click()
             inside.wait_for()
@@ -79,7 +78,7 @@ def test_what_is_folded_is_printed() -> None:
     for scripts in (True, False):
         with opened(REPORT.as_uri(), scripts=scripts) as (page, _):
             printed = page.pdf(format="A4")
-            assert len(re.findall(rb"/Type /Page\b", printed)) > 15
+            assert len(re.findall(rb"/Type /Page\b", printed)) > 20
 
 
 def test_it_is_complete_without_scripts() -> None:

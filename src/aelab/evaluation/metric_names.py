@@ -18,6 +18,9 @@ CLASSIFIED = ("class_kept",)  # needs the classifier
 FITTED = ("frechet_fitted", "precision_fitted", "recall_fitted")  # need a code that is a vector, and the classifier
 UNIFORM = ("frechet_uniform", "precision_uniform", "recall_uniform")  # need a codebook, and the classifier
 CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
+CHANGED = (  # of images that come back as they were given, nothing is to be said
+    "psnr", "ssim", "train_mse", "generalisation", *CLASSIFIED, "reconstructions", "denoising", "interpolation",
+)  # fmt: skip
 
 METRICS_OF: dict[str, tuple[str, ...]] = {  # metrics and figures by the capability of a model that they need
     "bound": PROBABILISTIC,
@@ -26,7 +29,7 @@ METRICS_OF: dict[str, tuple[str, ...]] = {  # metrics and figures by the capabil
     "kl_per_dimension": ("kl_per_dimension",),
     "samples": (*SAMPLES, "samples"),
     "codebook": (*CODEBOOK, *UNIFORM, "code_usage"),
-    "reconstruction": ("psnr", "ssim", "train_mse", "generalisation", "reconstructions", "denoising", "interpolation"),
+    "reconstruction": CHANGED,
     "direction": (*FACTORS, "traversal"),
     "bits_per_dim": ("bits_per_dim",),
 }

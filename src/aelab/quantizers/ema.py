@@ -14,7 +14,6 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
-from torch.nn import functional as F
 
 from aelab.core import process_group
 from aelab.models.quantizer import Gradient, Quantized, Restarts, rows
@@ -56,8 +55,8 @@ class MovingAverages(VectorQuantizer):
         """The moving averages, and with them the codes."""
         super().learn(z_e, indices)
         with torch.autocast(z_e.device.type, enabled=False):
-            # As a matrix product: on a GPU, index_add_ would add up in another order each time.
-            sums = F.one_hot(indices.flatten(), self.codes).float().T @ rows(z_e)  # (K, D)
+            # (K, D), as the gradient of a look-up: on a GPU, index_add_ would add up in another order each time.
+            sums = torch.ops.aten.embedding_dense_backward(rows(z_e), indices.flatten(), self.codes, -1, False)
         self.sums.lerp_(process_group.mean(sums / self.uniform(indices)), 1 - self.decay)
         total = self.usage.sum()
         smoothed = (self.usage + SMOOTHING) / (total + self.codes * SMOOTHING) * total

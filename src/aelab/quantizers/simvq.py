@@ -26,4 +26,5 @@ class SimVQ(NearestVector):
     @property
     def vectors(self) -> Tensor:  # type: ignore[override]
         """c_k W of every k, (K, D)."""
-        return self.matrix(self.frozen)
+        with torch.autocast(self.frozen.device.type, enabled=False):  # the codes are the same in any precision
+            return self.matrix(self.frozen)

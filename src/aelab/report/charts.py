@@ -53,7 +53,8 @@ def _chart(path: Path, height: float, width: float = WIDTH) -> Iterator[Axes]:
 
 def values(
     seeds: Mapping[str, Sequence[float]], means: Mapping[str, Interval], styles: Mapping[str, int], *,
-    xlabel: str, digits: int, path: Path, floors: Mapping[str, float] = MappingProxyType({}), marked: Collection[str] = (),
+    xlabel: str, digits: int, path: Path, floors: Mapping[str, float] = MappingProxyType({}),
+    marked: Collection[str] = (),
 ) -> None:  # fmt: skip
     """A metric of several entries in rows: each seed a dot, the mean with its interval and as a number; floors are
     lines, named above the rows. Beside the names of those that are `marked` stands a sign.
