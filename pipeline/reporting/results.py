@@ -33,8 +33,8 @@ from pipeline.common import paths
 from pipeline.common.params import CLEAN, Params
 
 MEASURED = (  # columns of the CSV
-    *RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *FACTORS, *REPRESENTATION, *CLASSIFIED, *SAMPLES, *FITTED,
-    *UNIFORM,
+    *RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *FACTORS, *REPRESENTATION, *CLASSIFIED, *SAMPLES,
+    *FITTED, *UNIFORM,
 )  # fmt: skip
 
 

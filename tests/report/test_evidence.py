@@ -74,7 +74,9 @@ def test_differences_are_paired_by_image() -> None:
 def test_other_images_are_not_paired() -> None:
     one, two = entry("one", 5.0), entry("two", 5.1)
     fewer = replace(two, images={"mse": two.images["mse"].iloc[:, :50]})
-    assert evidence(one, fewer).difference(fewer, one, "mse").over == SEEDS
+    gap = evidence(one, fewer).difference(fewer, one, "mse")
+    assert gap.over == SEEDS
+    assert gap.known
 
 
 def test_seeds_pair_by_their_number_and_those_that_diverged_nowhere() -> None:

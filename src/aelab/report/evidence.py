@@ -242,7 +242,7 @@ class Evidence:
         """
         some = self.entries if entries is None else entries
         ranked = [entry for entry in some if not entry.floor and len(self.values(entry, name)) > 1]
-        if not ranked or name in COST or metric(name.removeprefix("validation_")).better is None:
+        if not ranked or metric(name.removeprefix("validation_")).better is None:
             return None
         best = self.best(ranked, name)
         others = [entry for entry in ranked if entry is not best]
