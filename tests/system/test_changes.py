@@ -61,7 +61,7 @@ def changed(copy: Copy) -> Project:
     entries["wild"] = own | {"gain": 1e30}
     project.write_params(params)
     ran = project.side_by_side()
-    new = entries.keys() - {"dae", "vqvae"}
+    new = entries.keys() - {"dae", "vqvae", "pca"}
     by_entry = [f"{stage}@{name}" for name in new for stage in ("train", "evaluate")]
     assert sorted(ran) == sorted(["sources", "corrupt@grainy", "report", *by_entry])
     different = {path for path, digest in project.lock().items() if before.get(path) != digest}
@@ -185,4 +185,4 @@ def test_removed_entries_leave_the_report_and_earlier_settings_come_back(changed
     """The last test here: it takes back what all others look at."""
     changed.git("checkout", "--quiet", "HEAD", "--", "params.yaml")
     assert changed.repro() == ["report"]  # what was trained before comes back from the run cache
-    assert table(changed)["entry"].unique().tolist() == ["dae", "vae", "vqvae"]
+    assert table(changed)["entry"].unique().tolist() == ["dae", "vae", "vqvae", "pca"]

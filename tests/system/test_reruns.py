@@ -151,4 +151,4 @@ def test_evaluations_follow_weights_and_not_the_loop(project: Project) -> None:
     params = project.params()
     project.write_params(params | {"variants": {"vqvae": params["variants"]["vqvae"]}})
     with edited(project, "src/aelab/training/loop.py"):
-        assert sorted(project.repro("evaluate@vqvae")) == ["classify", "train@vqvae"]
+        assert sorted(project.repro("evaluate@vqvae")) == ["classify", "sources", "train@vqvae"]
