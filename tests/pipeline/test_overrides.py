@@ -58,7 +58,7 @@ KEYS = dict(leaves(DEFAULT))
 @pytest.mark.parametrize("key", KEYS)
 def test_an_override_arrives_and_changes_nothing_else(key: tuple[str, ...]) -> None:
     """Of every key of the default parameters: no two entries share one."""
-    value: Any = {bool: True, int: 7, float: 0.25, str: "other", list: [7]}[type(KEYS[key])]
+    value: Any = {bool: True, int: 7, float: 0.25, str: "other", list: [7], type(None): 7}[type(KEYS[key])]
     apply_overrides("params.yaml", [f"{'.'.join(key)}={literal(value)}"])
     assert read() == changed(DEFAULT, key, value)
 

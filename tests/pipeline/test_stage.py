@@ -106,7 +106,7 @@ def test_bad_parameters_stop_before_the_work(folder: Path, capsys: pytest.Captur
         },
         {
             "stages.train": {"pandas", "matplotlib", "mlflow"},
-            "stages.evaluate": {"pandas", "sklearn", "mlflow"},
+            "stages.evaluate": {"sklearn.ensemble", "mlflow"},
         },
         {"reporting.track": {"torch", "matplotlib"}},
     ],

@@ -21,8 +21,6 @@ Dimensions: N images, K factors, d numbers of a code.
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import mutual_info_score
 
 from aelab.core.progress import counted
 from aelab.core.tensors import device_of
@@ -61,6 +59,8 @@ def measure(model: Autoencoder, images: Images, factors: NDArray[np.uint8], batc
 
 def mig(z: NDArray[np.float64], v: NDArray[np.uint8]) -> float:
     """MIG of codes z (N, d) and factors v (N, K)."""
+    from sklearn.metrics import mutual_info_score  # noqa: PLC0415 - slow, and few data sets have known factors
+
     bins = [np.digitize(each, np.linspace(each.min(), each.max(), BINS + 1)[1:-1]) for each in z.T]
     gaps = []
     for factor in counted(v.T):
@@ -71,6 +71,8 @@ def mig(z: NDArray[np.float64], v: NDArray[np.uint8]) -> float:
 
 def dci(z: NDArray[np.float64], v: NDArray[np.uint8]) -> float:
     """DCI's disentanglement of codes z (N, d) and factors v (N, K)."""
+    from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415
+
     tree = TREES | {"max_features": min(SPLITS, z.shape[1])}
     forests = [RandomForestClassifier(**tree).fit(z, factor) for factor in counted(v.T)]
     importance = np.stack([forest.feature_importances_ for forest in forests], 1)  # (d, K)
