@@ -71,6 +71,7 @@ def test_a_link_unfolds_its_target_again_and_where_the_browser_does_not(kind: st
             inside.wait_for()
             page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = false))")
             assert not inside.is_visible()
+            page.evaluate("addEventListener('click', (event) => event.preventDefault(), true)")  # the script is left
 
 
 def test_what_is_folded_is_printed() -> None:
