@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import math
 import os
 import re
 import shlex
@@ -25,9 +26,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from aelab.core.errors import UserError
-from aelab.report import tables
-from aelab.report.evidence import Entry, Evidence
-from aelab.report.metrics import HEADLINE, metric
+from aelab.report.metrics import OVERVIEW, metric
 from pipeline.common import params
 from pipeline.tools import recipe, reference
 from tests.support import browser
@@ -323,25 +322,19 @@ def test_what_is_hand_written_is_about_as_long_as_the_table_says() -> None:
 def test_the_table_of_the_readme_is_that_of_its_pictures() -> None:
     """Both are copies of one run, so that a run of other parameters leaves them what they say."""
     published = REPOSITORY / "docs/published"
-    rows = pd.read_csv(published / "comparison.csv")
-    (seeds,) = set(rows["entry"].value_counts())
+    means = pd.read_csv(published / "comparison.csv").groupby("entry", sort=False)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    head, _, *lines = re.findall(r"^\|.*\|$", readme.partition("\n## ")[0], re.MULTILINE)
-    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    made = {
-        (row[0], name): cell
-        for table in tables.tables("", "", Evidence([*map(Entry, rows["entry"].unique())], rows), HEADLINE)
-        for row in table.rows
-        for name, cell in zip(table.names, row[1:], strict=True)
-    }
-    names = [each for each in HEADLINE if f"{metric(each).title}" in head]
-    assert len(names) == len(HEADLINE)
-    assert [row[0] for row in shown] == list(rows["entry"].unique())
-    for entry, *cells in shown:
-        assert cells == [made.get((entry, name), "n/a") for name in names], entry
-    assert f"\nMNIST, {seeds} seeds" in readme
+    table = re.findall(r"^\|.*\|$", readme.partition("\n## ")[0], re.MULTILINE)
+    assert table == (published / "glance.md").read_text(encoding="utf-8").splitlines()[:-1]
+    shown = [[re.sub(r"[*⚠,]| ±.*", "", cell).strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+    assert [row[0] for row in shown] == list(means.groups)
+    for entry, _, _, *cells in shown:
+        for name, cell in zip(OVERVIEW, cells, strict=True):
+            mean = means.get_group(entry)[name].mean()
+            assert cell == ("–" if math.isnan(mean) else f"{mean:.{metric(name).digits}f}"), (entry, name)
+    assert f"\nMNIST, {means.size().max()} seeds" in readme
     pictured = {Path(target).name for target in PICTURE.findall(readme)}
-    assert {path.name for path in published.iterdir()} == {"comparison.csv"} | pictured
+    assert {path.name for path in published.iterdir()} == {"comparison.csv", "glance.md"} | pictured
 
 
 def test_every_page_is_on_the_site() -> None:
