@@ -84,7 +84,7 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict
     validation = arrays.read(paths.images(paths.CLEAN, "validation"))
     with part(f"{name}-seed{seed}"):
         measured = {  # settings are picked by the first, the second is reported
-            "validation": _reconstruction(params, model, validation, "validation"),
+            "validation": _reconstruction(params, model, validation, "validation", {}),
             "test": _test(params, model, undefined),
         }
         if "generalisation" not in undefined:
@@ -129,12 +129,14 @@ def _undefined(model: Autoencoder) -> dict[str, str]:
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 
 
-def _reconstruction(params: Params, model: Autoencoder, images: Bytes, split: str) -> Measured:
-    """Reconstruction metrics; the errors under the reference corruption by names that do not depend on it."""
+def _reconstruction(
+    params: Params, model: Autoencoder, images: Bytes, split: str, further: Mapping[str, reconstruction.Measure]
+) -> Measured:
+    """Reconstruction metrics, and `further` ones; those under the reference corruption by names that do not tell it."""
     reference = params.corruption.reference.name
     noisy = {reference: arrays.read(paths.noisy(reference, split))}
     with part(f"{split} split"):
-        values = reconstruction.evaluate(model, images, noisy, **_settings(params))
+        values = reconstruction.evaluate(model, images, noisy, further=further, **_settings(params))
     return values.renamed({f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")})
 
 
@@ -142,7 +144,11 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> M
     """All that is reported."""
     images, train = seen(params, "test"), seen(params, "train")
     settings, size = params.evaluation, params.evaluation.batch_size
-    values = _reconstruction(params, model, images, "test")
+    further: dict[str, reconstruction.Measure] = {}
+    if "class_kept" not in undefined:
+        seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device_of(model))
+        further["class_kept"] = partial(classifier.class_kept, seen_by)
+    values = _reconstruction(params, model, images, "test", further)
     with part("noise", "evaluation.noisy_images"):
         noisy, count = _noisy(params), settings.noisy_images
         values |= reconstruction.denoising(model, images, noisy, count=count, batch_size=size)
@@ -165,11 +171,6 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> M
         splits["train"] = splits["train"].thinned(settings.probe_images)
         with part("probes", "evaluation.probe_images"):
             values |= probes.accuracies(model, **splits, batch_size=size)
-    if "class_kept" not in undefined:
-        with part("class kept"):
-            seen_by = classifier.load(paths.CLASSIFIER / "model.safetensors", device_of(model))
-            tested = batches(images, size, device_of(model))
-            values["class_kept"] = classifier.class_kept(seen_by, tested, model.reconstruct)
     if not undefined.keys() >= {"frechet", "frechet_fitted", "frechet_uniform"}:
         with part("samples", "evaluation.samples"):
             values |= _samples(params, model, train, undefined)

@@ -6,7 +6,7 @@ The features f(x) are what its last layer sees. It learns from the images and la
 distance between features says something about this data set and this classifier, and nothing beyond.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,11 @@ def accuracy(model: Classifier, images: Pairs) -> float:
 
 
 @torch.no_grad()
-def class_kept(model: Classifier, batches: Iterable[Tensor], reconstruct: Callable[[Tensor], Tensor]) -> float:
-    """The share of images, (B, C, H, W) with values in [0, 1], whose reconstruction the classifier puts into the class
-    that it puts the image into, in percent.
+def class_kept(model: Classifier, output: Tensor, image: Tensor) -> Tensor:
+    """100 where the classifier puts an image's reconstruction into the class that it puts the image into, else 0; both
+    (B, C, H, W) with values in [0, 1] → (B,).
     """
-    kept = Mean()
-    for x in batches:
-        kept.add(100.0 * (model(reconstruct(x)).argmax(1) == model(x).argmax(1)))
-    return kept.value
+    return 100.0 * (model(output).argmax(1) == model(image).argmax(1))
 
 
 @torch.no_grad()

@@ -57,6 +57,7 @@ def evaluate(
     images: Images,
     noisy: Mapping[str, Images] | None = None,
     *,
+    further: Mapping[str, Measure] | None = None,
     batch_size: int = BATCH,
     seed: int = 0,
 ) -> statistics.Measured:
@@ -69,6 +70,7 @@ def evaluate(
         images: the clean images of the split.
         noisy: corrupted copies of them, by the name of the corruption, each for the metrics "denoising_<name>" and
             "copying_<name>".
+        further: measures of a batch's reconstructions and images, by the name of the metric.
         batch_size: images per batch.
         seed: of the sampling in the bound.
 
@@ -85,7 +87,7 @@ def evaluate(
         pairs.check(model.image, f"copies under {name}")
     device = device_of(model)
     undefined = undefined_metrics(model)
-    measures = {"mse": mse, "psnr": image_quality.psnr, "ssim": image_quality.ssim}
+    measures = {"mse": mse, "psnr": image_quality.psnr, "ssim": image_quality.ssim, **(further or {})}
     wanted = {name: measure for name, measure in measures.items() if name not in undefined}
     generator = torch.Generator(device).manual_seed(seed)
     with model.unchecked():
