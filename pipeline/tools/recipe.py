@@ -318,13 +318,14 @@ def _figure(expected: Expected, section: Mapping[str, Any], rows: Sequence[Mappi
     whole = bool(measured) and len(measured) == len(mine)  # else a mean would leave out the worst
     spread = interval(measured)
     clock = "train_cpu_seconds" if mine[0]["device"] == "cpu" else "train_seconds"
+    seconds = [float(row[clock]) for row in mine if row.get(clock, "n/a") not in {"", "n/a"}]
     return {
         **expected.model_dump(),
         "better": expected.direction,
         "values": values,
         "mean": spread.mean if whole else None,
         "interval": spread.half if whole and spread.known else None,
-        clock: round(fmean(float(row[clock]) for row in mine), 1),
+        clock: round(fmean(seconds), 1) if seconds else None,  # a floor has no training
         "problems": [f"{row['entry']}, seed {row['seed']}: {row['status']}" for row in mine if row not in finished],
     }
 
@@ -377,8 +378,8 @@ def _cells(figure: Mapping[str, Any]) -> list[str]:
     half = f" ± {figure['interval']:.{digits}f}" if figure["interval"] else ""
     mean = "n/a" if figure["mean"] is None else f"{figure['mean']:,.{digits}f}{half}"
     expected = "–" if figure["value"] is None else f"{figure['value']:g}"
-    wall = "train_cpu_seconds" not in figure
-    seconds = f"{figure['train_seconds']:,.0f} (wall)" if wall else f"{figure['train_cpu_seconds']:,.0f}"
+    clock = "train_cpu_seconds" if "train_cpu_seconds" in figure else "train_seconds"
+    seconds = "–" if figure[clock] is None else f"{figure[clock]:,.0f}{' (wall)' * (clock == 'train_seconds')}"
     seeds = str(len(figure["values"]))
     return [figure["entry"], _heading(figure["metric"]), seeds, mean, expected, verdict(figure), seconds]
 
