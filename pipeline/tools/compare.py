@@ -107,7 +107,8 @@ class ComparedEntry:
 
 
 def side_by_side(revisions: Revisions) -> tuple[list[ComparedEntry], list[tuple[str, str]]]:
-    """All entries, those of one name together, and each first one's name with those of the others of that name.
+    """All entries, those of one name together and floors at the end; and each first one's name with those of the others
+    of that name.
 
     What gave the same results is there once. An entry is called by the parameters in which it differs from others of
     its name, or by its revision where these do not tell.
@@ -123,7 +124,7 @@ def side_by_side(revisions: Revisions) -> tuple[list[ComparedEntry], list[tuple[
         family = list(_named(name, list(distinct.values())))
         pairs += [(family[0].entry.name, other.entry.name) for other in family[1:]]
         shown += sorted(family, key=lambda each: [_rank(value) for value in each.differs.values()])
-    return shown, pairs
+    return sorted(shown, key=lambda each: each.entry.floor), pairs
 
 
 def _named(name: str, found: Sequence[tuple[ReportEntry, list[str]]]) -> Iterator[ComparedEntry]:
