@@ -24,6 +24,7 @@ from aelab.core.errors import UserError
 from aelab.ingest import downloads, image_folder
 from aelab.models import checkpoint
 from aelab.report import pages, summary, tables
+from aelab.report.marks import Name
 from aelab.report.metrics import Metric
 from aelab.report.tables import Table
 from aelab.report.verdicts import Claim, Finding, Judgement, Verdict
@@ -307,8 +308,10 @@ def a_report_full_of_markup(inside: Path, mark: str) -> Handle:  # noqa: ARG001
     }  # fmt: skip
     context: dict[str, Any] = {name: [] for name in nothing} | {
         "title": evil, "lead": evil, "problems": [evil], "sentences": [summary.Sentence(evil, "")], "seeds": 2,
-        "differences": table, "tables": [table],
-        "contrasts": [{"title": evil, "parameters": [(evil, evil, evil)], "table": table, "tied": [evil]}],
+        "differences": table, "tables": [table], "overview": table, "falling": evil,
+        "names": {evil: Name(evil, [evil], floor=True)},
+        "contrasts": [{"title": evil, "parameters": [(evil, evil, evil)], "table": table, "tied": [evil],
+                       "readings": {evil: [evil]}}],
         "claims": [{"claim": claim, "judgement": judgement, "tables": [table], "figures": []}],
         "sections": [section],
         "undefined": [(evil, [evil])], "metrics": {evil: Metric(evil, evil, 1)}, "own": {},

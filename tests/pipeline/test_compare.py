@@ -20,6 +20,7 @@ VAE = DEFAULT["variants"]["vae"]
 class Seed:
     entry: str
     gave: str
+    floor: bool = False
 
 
 def entries(content: dict[str, Any] = DEFAULT, **gave: str) -> list[ReportEntry]:

@@ -325,7 +325,7 @@ def test_the_table_of_the_readme_is_that_of_its_pictures() -> None:
     means = pd.read_csv(published / "comparison.csv").groupby("entry", sort=False)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     table = re.findall(r"^\|.*\|$", readme.partition("\n## ")[0], re.MULTILINE)
-    assert table == (published / "glance.md").read_text(encoding="utf-8").splitlines()[:-1]
+    assert table == (published / "glance.txt").read_text(encoding="utf-8").splitlines()[:-1]
     shown = [[re.sub(r"[*⚠,]| ±.*", "", cell).strip() for cell in line.strip("|").split("|")] for line in table[2:]]
     assert [row[0] for row in shown] == list(means.groups)
     for entry, _, _, *cells in shown:
@@ -334,7 +334,7 @@ def test_the_table_of_the_readme_is_that_of_its_pictures() -> None:
             assert cell == ("–" if math.isnan(mean) else f"{mean:.{metric(name).digits}f}"), (entry, name)
     assert f"\nMNIST, {means.size().max()} seeds" in readme
     pictured = {Path(target).name for target in PICTURE.findall(readme)}
-    assert {path.name for path in published.iterdir()} == {"comparison.csv", "glance.md"} | pictured
+    assert {path.name for path in published.iterdir()} == {"comparison.csv", "glance.txt"} | pictured
 
 
 def test_every_page_is_on_the_site() -> None:

@@ -66,8 +66,9 @@ def test_a_sweep_ends_in_one_page_and_one_table(swept: tuple[Project, dict[str, 
     assert done.returncode == 0, done.stderr
     said = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[:-1]]
     assert said[0] == ["entry", "beta", "MSE ↓", "denoising MSE ↓", "−ELBO (nats) ↓", "revisions"]
-    assert [row[:2] for row in said[2:]] == [["dae", ""], ["vae", "1"], ["vae", "2"], ["vae", "4"], ["vqvae", ""]]
-    assert [row[-1] == "all" for row in said[2:]] == [True, False, False, False, True]
+    entries = [["dae", ""], ["vae", "1"], ["vae", "2"], ["vae", "4"], ["vqvae", ""], ["pca", ""]]
+    assert [row[:2] for row in said[2:]] == entries
+    assert [row[-1] == "all" for row in said[2:]] == [True, False, False, False, True, True]
     assert max(map(len, done.stdout.splitlines())) <= 120
     html = (project.folder / "sweep.html").read_text()
     assert "<title>vae: beta = 1, 2, 4</title>" in html

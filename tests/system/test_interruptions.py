@@ -31,7 +31,7 @@ def test_a_killed_process_leaves_the_others_results_and_a_clean_rerun(copied: Pr
         wait_for(lambda: copied.processes("train@vae", "pipeline.stages.train"))[0].kill()
         said, _ = running.communicate()
     assert running.returncode == 1
-    assert outcomes(said, "done") == ["corrupt@other"]
+    assert outcomes(said, "done") == ["sources", "corrupt@other"]
     assert outcomes(said, "failed") == ["train@vae"]
     assert "train@vae failed. Its output" in said
     assert "failed: train@vae; not run for that reason: evaluate@vae, report" in said

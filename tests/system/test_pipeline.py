@@ -46,7 +46,7 @@ def test_reports_hold_every_variant_and_say_what_is_undefined(finished: Project)
     assert float(rows.loc["vae", "neg_elbo"]) > 0
     ratio = rows["validation_mse"].astype(float) / rows["train_mse"].astype(float)
     assert rows["generalisation"].astype(float).tolist() == pytest.approx(ratio.tolist())
-    sampled = {"frechet_fitted": ["dae", "vae"], "frechet_uniform": ["vqvae"], "mig": []}
+    sampled = {"frechet_fitted": ["dae", "vae", "pca"], "frechet_uniform": ["vqvae"], "mig": []}
     for name, entries in sampled.items():
         assert rows.index[rows[name] != "n/a"].tolist() == entries
     page, text = ((reports / f"comparison.{kind}").read_text() for kind in ("html", "md"))

@@ -37,6 +37,8 @@ def project(copy: Copy) -> Project:
     params["training"] |= {"steps": STEPS, "processes": 2, "device": "cpu"}
     params["variants"] = {"ae": {"model": "ae", "inputs": "clean", "network": NETWORK, "code": 4}}
     project.write_params(params)
+    done = project.run(sys.executable, "-m", "pipeline.stages.sources")
+    assert done.returncode == 0, done.stderr
     return project
 
 
