@@ -43,7 +43,7 @@ def test_a_killed_process_leaves_the_others_results_and_a_clean_rerun(copied: Pr
         assert gone(stages)
     vae["training"] = {"steps": 40}
     copied.write_params(params)
-    assert sorted(copied.side_by_side()) == ["evaluate@vae", "report", "train@vae"]
+    assert sorted(copied.side_by_side()) == ["evaluate@vae", "report", "sources", "train@vae"]
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(copied: Project) -> None:
