@@ -15,27 +15,14 @@ from aelab.core import disk
 from aelab.core.errors import UserError
 from aelab.evaluation import examples, per_image
 from aelab.evaluation.examples import Examples
-from aelab.evaluation.metric_names import (
-    CLASSIFIED,
-    FACTORS,
-    FITTED,
-    GEOMETRY,
-    IDENTITY,
-    RECONSTRUCTION,
-    REPRESENTATION,
-    SAMPLES,
-    UNIFORM,
-)
+from aelab.evaluation.metric_names import CLASSIFIER
 from aelab.report.evidence import Entry
-from aelab.report.metrics import CODES, LIKELIHOOD
+from aelab.report.metrics import COST, METRICS
 from aelab.report.tables import flattened, spreadsheet
 from pipeline.common import paths
 from pipeline.common.params import CLEAN, Params
 
-MEASURED = (  # columns of the CSV
-    *RECONSTRUCTION, *LIKELIHOOD, *CODES, *IDENTITY, *GEOMETRY, *FACTORS, *REPRESENTATION, *CLASSIFIED, *SAMPLES,
-    *FITTED, *UNIFORM,
-)  # fmt: skip
+MEASURED = [name for name in METRICS if name not in (*CLASSIFIER, *COST)]  # columns of the CSV
 
 
 @dataclass(frozen=True)

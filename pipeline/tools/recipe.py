@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from jinja2 import Template
-from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import AfterValidator, PositiveFloat, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from aelab.core import disk
@@ -72,9 +72,10 @@ def _list() -> None:
     base = committed()
     for name in available():
         recipe, _ = load(name, base)
-        targets = ", ".join(f"{each.entry}: {each.target}" for each in recipe.expected)
+        targets = [f"{each.entry}: {each.target}" for each in recipe.expected]
+        figures = ", ".join([*targets, *map(_heading, recipe.shown)])
         source = f"{recipe.paper}, {recipe.table}"
-        print(f"{name}: {recipe.title}", source, targets, recipe.time, sep="\n    ", end="\n\n")
+        print(f"{name}: {recipe.title}", source, figures, recipe.time, sep="\n    ", end="\n\n")
     print("Run one with: make recipe NAME=…")
 
 
@@ -107,16 +108,16 @@ def known(metric: str) -> str:
 
 
 class Expected(Section):
-    """One figure of a recipe, with what has been published of it, if anything."""
+    """A published figure."""
 
     entry: str
     metric: Annotated[str, AfterValidator(known)]
-    value: float | None = None
+    value: float
     better: Literal["lower", "higher"] | None = None  # needed where the metric itself does not say
 
     @model_validator(mode="after")
     def _direction(self) -> "Expected":
-        if self.value is not None and not self.direction:
+        if not self.direction:
             msg = f"better, lower or higher, has to be said for {self.metric}"
             raise ValueError(msg)
         return self
@@ -129,22 +130,30 @@ class Expected(Section):
     @property
     def target(self) -> str:
         """The metric and its expected value, as in "NLL (nats) ≤ 86.76"."""
-        sign = "≤" if self.direction == "lower" else "≥"
-        return _heading(self.metric) + (f" {sign} {self.value:g}" if self.value is not None else "")
+        return f"{_heading(self.metric)} {'≤' if self.direction == 'lower' else '≥'} {self.value:g}"
 
 
 class Recipe(Section):
     """A file in `recipes/`."""
 
+    extends: str | None = None  # the recipe whose keys this one's replace, mapping by mapping
     title: str
     paper: str
     table: str  # which table and row of the paper, or where else the figure stands
     setting: str
-    expected: Annotated[list[Expected], Field(min_length=1)]
+    expected: list[Expected] = []
+    shown: list[Annotated[str, AfterValidator(known)]] = []  # metrics of all entries, beside no published figure
     claims: list[Annotated[str, one_of(CLAIMS)]] = []  # of docs/report.md, which these entries test
     minutes: dict[Literal["cpu", "gpu"], PositiveFloat]  # about, of all seeds one after the other; as far as measured
     differs: list[str]  # from the paper's setting
     params: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _figures(self) -> "Recipe":
+        if self.expected or self.shown:
+            return self
+        msg = "expected or shown has to name a metric"
+        raise ValueError(msg)
 
     @property
     def time(self) -> str:
@@ -168,8 +177,17 @@ def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
         msg = f"there is no recipe {name!r}; there are {', '.join(available())}"
         raise UserError(msg)
     path = RECIPES / f"{name}.yaml"
+    content = params.read(path)
+    if isinstance(content, Mapping) and "extends" in content:
+        other = RECIPES / f"{content['extends']}.yaml"
+        if not other.exists():
+            msg = (
+                f"{path}: extends names {content['extends']!r}, which is no recipe; there are {', '.join(available())}"
+            )
+            raise UserError(msg)
+        content = merged(params.read(other), content)
     try:
-        recipe = Recipe.model_validate(params.read(path))
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
         msg = "\n".join(f"{path}: {sentence}" for sentence in in_sentences(error, Recipe))
         raise UserError(msg) from error
@@ -306,22 +324,25 @@ def outcome(name: str, recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence
 
 
 def figures(recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Each expected figure with what was measured: `rows` of the report's table, one for each entry and seed."""
-    return [_figure(each, wanted["variants"][each.entry], rows) for each in recipe.expected]
+    """The expected figures and what is shown of each entry; `rows` of the report's table are by entry and seed."""
+    published = [each.model_dump() | {"better": each.direction} for each in recipe.expected]
+    shown = [{"entry": entry, "metric": name, "value": None} for name in recipe.shown for entry in wanted["variants"]]
+    return [each | _measured(each, wanted["variants"][each["entry"]], rows) for each in published + shown]
 
 
-def _figure(expected: Expected, section: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    mine = [row for row in rows if row["entry"] == expected.entry]
+def _measured(
+    figure: Mapping[str, Any], section: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    """What the seeds of its entry gave for the metric of a figure."""
+    mine = [row for row in rows if row["entry"] == figure["entry"]]
     finished = [row for row in mine if row["status"] == "finished"]
-    values = {row["seed"]: _value(row, expected.metric, section) for row in finished}
+    values = {row["seed"]: _value(row, figure["metric"], section) for row in finished}
     measured = [value for value in values.values() if value is not None]
     whole = bool(measured) and len(measured) == len(mine)  # else a mean would leave out the worst
     spread = interval(measured)
     clock = "train_cpu_seconds" if mine[0]["device"] == "cpu" else "train_seconds"
     seconds = [float(row[clock]) for row in mine if row.get(clock, "n/a") not in {"", "n/a"}]
     return {
-        **expected.model_dump(),
-        "better": expected.direction,
         "values": values,
         "mean": spread.mean if whole else None,
         "interval": spread.half if whole and spread.known else None,
@@ -348,8 +369,6 @@ def verdict(figure: Mapping[str, Any]) -> str:
     """How a figure stands against what is expected of it: whether its whole interval lies on the good side."""
     if figure["mean"] is None:
         return "; ".join(figure["problems"]) or "undefined for this entry"
-    if figure["value"] is None:
-        return "nothing to compare with"
     ahead = figure["mean"] - figure["value"] if figure["better"] == "higher" else figure["value"] - figure["mean"]
     by = f"{abs(ahead):.{KNOWN[figure['metric']].digits}f} {'better' if ahead >= 0 else 'short'}"
     if figure["interval"] is None:
@@ -368,20 +387,46 @@ def page() -> str:
 
 def _template() -> Template:
     page = template("recipe_results.md.j2")
-    page.globals["cells"] = _cells
+    page.globals |= {"published": _published, "shown": _shown}
     return page
 
 
-def _cells(figure: Mapping[str, Any]) -> list[str]:
-    """The row of a figure."""
+def _published(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A row for each figure that has been published."""
+    return [
+        [figure["entry"], _heading(figure["metric"]), _seeds(figure), _mean(figure), f"{figure['value']:g}",
+         verdict(figure), _seconds(figure)]
+        for figure in figures
+        if figure["value"] is not None
+    ]  # fmt: skip
+
+
+def _shown(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The header, and a row for each entry, of the metrics that stand beside no published figure."""
+    cells = {(figure["entry"], figure["metric"]): figure for figure in figures if figure["value"] is None}
+    entries, metrics = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True)) if cells else ([], [])
+    rows = []
+    for entry in entries:
+        mine = [cells.get((entry, metric)) for metric in metrics]
+        first = next(filter(None, mine))
+        means = ["–" if figure is None else _mean(figure) for figure in mine]
+        rows.append([entry, *means, _seeds(first), _seconds(first)])
+    return [["entry", *map(_heading, metrics), "seeds", "CPU s/seed"], *rows] if rows else []
+
+
+def _mean(figure: Mapping[str, Any]) -> str:
     digits = KNOWN[figure["metric"]].digits
     half = f" ± {figure['interval']:.{digits}f}" if figure["interval"] else ""
-    mean = "n/a" if figure["mean"] is None else f"{figure['mean']:,.{digits}f}{half}"
-    expected = "–" if figure["value"] is None else f"{figure['value']:g}"
+    return "; ".join(figure["problems"]) or "n/a" if figure["mean"] is None else f"{figure['mean']:,.{digits}f}{half}"
+
+
+def _seeds(figure: Mapping[str, Any]) -> str:
+    return str(len(figure["values"]))
+
+
+def _seconds(figure: Mapping[str, Any]) -> str:
     clock = "train_cpu_seconds" if "train_cpu_seconds" in figure else "train_seconds"
-    seconds = "–" if figure[clock] is None else f"{figure[clock]:,.0f}{' (wall)' * (clock == 'train_seconds')}"
-    seeds = str(len(figure["values"]))
-    return [figure["entry"], _heading(figure["metric"]), seeds, mean, expected, verdict(figure), seconds]
+    return "–" if figure[clock] is None else f"{figure[clock]:,.0f}{' (wall)' * (clock == 'train_seconds')}"
 
 
 def _heading(metric: str) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from aelab.report.evidence import Entry, Evidence
-from aelab.report.intervals import BOTH, IMAGES, SEEDS, crossed, interval
+from aelab.report.intervals import BOTH, IMAGES, SEEDS, Interval, crossed, interval
 
 COUNT = 400
 RNG = np.random.default_rng(0)
@@ -128,6 +129,27 @@ def test_costs_have_no_interval_and_no_best(name: str) -> None:
 def by_seed(**values: Sequence[float] | NDArray[np.float64]) -> Evidence:
     entries = [Entry(name) for name in values]
     return evidence(*entries, extra={name: {"jump": list(each)} for name, each in values.items()})
+
+
+def test_differences_are_paired_by_seed() -> None:
+    noise = RNG.normal(size=5)
+    found = by_seed(ours=noise, theirs=noise - 0.1 + RNG.normal(scale=0.01, size=5))
+    ours, theirs = found.entries
+    paired = stats.ttest_rel(found.values(ours, "jump"), found.values(theirs, "jump")).confidence_interval()
+    gap = found.difference(ours, theirs, "jump")
+    assert (gap.mean - gap.half, gap.mean + gap.half) == pytest.approx((paired.low, paired.high))
+    assert gap.side(0) == 1
+    assert found.mean(ours, "jump").half > 10 * gap.half
+    shuffled = replace(found, results=found.results.sample(frac=1, random_state=0))  # the seeds count, not their order
+    assert shuffled.difference(ours, theirs, "jump").half == pytest.approx(gap.half)
+
+
+def test_seeds_that_one_entry_lacks_pair_nowhere() -> None:
+    nan = math.nan
+    found = by_seed(ours=[1.0, 2.0, 300.0, nan], theirs=[0.0, 1.0, nan, -900.0])
+    assert found.difference(*found.entries, "jump") == Interval(1.0, 0.0)
+    lone = by_seed(ours=[1.0, 2.0], theirs=[0.0, nan])
+    assert not lone.difference(*lone.entries, "jump").known
 
 
 def test_who_ties_with_the_best_leads_too() -> None:

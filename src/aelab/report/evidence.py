@@ -155,16 +155,14 @@ class Evidence:
     def term(self, entry: Entry, text: str) -> pd.Series:
         """A term of metrics, as "100 * code_distance", by seed; without the seeds that do not define all of them.
 
-        Beside metrics it may hold `codes`, the entry's, and `final_loss_ratio`: validation ÷ training loss at the end.
+        Beside metrics it may hold `codes`, the entry's.
         """
         return _evaluated(text, self._terms(entry, text))
 
     def _terms(self, entry: Entry, text: str) -> dict[str, Any]:
         """The values by seed of all names in a term, or the number that is the same for all seeds."""
-        ends = [ratios[-1][1] for curve in entry.curves if (ratios := loss_ratios(curve))]
-        known = {"codes": entry.codes or math.nan, "final_loss_ratio": pd.Series(ends, dtype=float)}
         names = re.findall("[a-z_]+", text)
-        return {name: known[name] if name in known else self.values(entry, name) for name in names}
+        return {name: (entry.codes or math.nan) if name == "codes" else self.values(entry, name) for name in names}
 
     def mean_term(self, entry: Entry, text: str) -> Interval:
         """A term's mean, over seeds and images where all of its metrics are kept for each image: what an image adds to

@@ -19,14 +19,10 @@ question so that in 95 % of all cases no difference is taken for real that is no
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
-
-if TYPE_CHECKING:  # `make repro` shows intervals, too, and begins sooner without pandas
-    import pandas as pd
 
 CONFIDENCE = 0.95
 SEEDS, IMAGES, BOTH = "seeds", "test images", "seeds and test images"  # what an interval covers
@@ -38,9 +34,7 @@ class Interval:
 
     mean: float
     half: float
-    over: str = field(
-        default=SEEDS, compare=False
-    )  # what would have to be drawn anew: it covers that, and nothing else
+    over: str = field(default=SEEDS, compare=False)  # what it covers, and nothing else: other draws of this
     degrees: float = field(default=math.inf, compare=False)  # of freedom, of the distribution that `half` comes from
 
     @property
@@ -74,14 +68,14 @@ def _quantile(degrees: float, comparisons: int = 1) -> float:
     return float(stdtrit(degrees, 1 - (1 - CONFIDENCE) / comparisons / 2))
 
 
-def interval(values: Iterable[float], comparisons: int = 1) -> Interval:
-    """Mean and interval of values that are drawn independently, one of so many `comparisons`; NaN ones are left out."""
+def interval(values: Iterable[float]) -> Interval:
+    """Mean and interval of values that are drawn independently; NaN ones are left out."""
     sample = np.asarray([value for value in values if not math.isnan(value)], np.float64)
     degrees = len(sample) - 1
     if degrees < 1:  # of a single value nobody knows the spread
         return Interval(float(sample.mean()) if len(sample) else math.nan, math.nan)
     error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
-    return Interval(float(sample.mean()), _quantile(degrees, comparisons) * error, SEEDS, degrees)
+    return Interval(float(sample.mean()), _quantile(degrees) * error, SEEDS, degrees)
 
 
 def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
@@ -109,11 +103,6 @@ def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
     return Interval(mean, half, BOTH, float(degrees)) if half > alone else Interval(mean, alone, BOTH, n - 1)
 
 
-def difference(ours: "pd.Series", theirs: "pd.Series", comparisons: int = 1) -> Interval:
-    """Of ours − theirs, over the seeds (their index) that both have; one of so many `comparisons`."""
-    return interval(ours - theirs, comparisons)
-
-
 def holm(intervals: Sequence[Interval], thresholds: Sequence[float] | None = None) -> list[Interval]:
     """Intervals of one question, each so wide that it leaves its threshold (0) out only where Holm's procedure does.
 
@@ -127,9 +116,3 @@ def holm(intervals: Sequence[Interval], thresholds: Sequence[float] | None = Non
         found[i] = intervals[i].among(left)
         left -= found[i].side(limits[i]) != 0
     return found
-
-
-def by_seed(results: "pd.DataFrame", name: str) -> "pd.DataFrame":
-    """A metric with a row for each seed and a column for each entry, in their order."""
-    entries = list(dict.fromkeys(results["entry"]))
-    return results.set_index(["seed", "entry"])[name].unstack()[entries]  # noqa: PD010 - there is nothing to aggregate
