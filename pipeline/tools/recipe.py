@@ -387,7 +387,7 @@ def page() -> str:
 
 def _template() -> Template:
     page = template("recipe_results.md.j2")
-    page.globals |= {"published": _published, "shown": _shown}
+    page.globals.update(published=_published, shown=_shown)
     return page
 
 

@@ -147,9 +147,10 @@ def test_differences_are_paired_by_seed() -> None:
 def test_seeds_that_one_entry_lacks_pair_nowhere() -> None:
     nan = math.nan
     found = by_seed(ours=[1.0, 2.0, 300.0, nan], theirs=[0.0, 1.0, nan, -900.0])
-    assert found.difference(*found.entries, "jump") == Interval(1.0, 0.0)
+    ours, theirs = found.entries
+    assert found.difference(ours, theirs, "jump") == Interval(1.0, 0.0)
     lone = by_seed(ours=[1.0, 2.0], theirs=[0.0, nan])
-    assert not lone.difference(*lone.entries, "jump").known
+    assert not lone.difference(lone.entries[0], lone.entries[1], "jump").known
 
 
 def test_who_ties_with_the_best_leads_too() -> None:
