@@ -143,6 +143,7 @@ def _champions(collected: list[results.Result]) -> list[Champion]:
             result.pixels,
             result.fingerprint,
             _dataset(result.parameters),
+            result.symptoms,
         )
         for result in collected
         if not result.floor

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,6 +34,14 @@ def test_an_entry_of_which_a_seed_diverged_is_never_one() -> None:
         "reconstruction": "b-0"
     }
     assert champions(candidate("a")) == {}
+
+
+def test_a_collapsed_entry_is_one_only_where_all_have_collapsed() -> None:
+    collapsed = replace(candidate("a", 1, neg_elbo=1.0), symptoms=["the codebook has collapsed"])
+    sound = candidate("b", neg_elbo=9.0)
+    assert champions(candidate("a", 0, neg_elbo=1.0), collapsed, sound) == {"generation": "b-0"}
+    assert champions(candidate("a", 0, neg_elbo=2.0), collapsed) == {"generation": "a-1"}
+    assert champions(replace(collapsed, symptoms=()), sound) == {"generation": "a-1"}
 
 
 def test_likelihoods_of_another_kind_of_pixels_are_not_compared() -> None:

@@ -6,7 +6,7 @@ there. The test split has no say: whoever uses a champion may still trust its te
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from operator import itemgetter
@@ -29,6 +29,7 @@ class Candidate:
     pixels: str | None  # what a pixel is to its likelihood
     fingerprint: str  # of its result
     dataset: str  # its name
+    symptoms: Sequence[str] = ()  # what is wrong with a model that finished, such as a codebook that has collapsed
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def elect(candidates: Iterable[Candidate]) -> list[Champion]:
 
     An entry stands for a task if all of its seeds have the task's metric: where one diverged, the mean of the others
     would flatter it. Likelihoods of different kinds of pixels cannot be compared, so entries stand for a task that is
-    measured by one only if their kind is that of the first that does.
+    measured by one only if their kind is that of the first that does. Entries with symptoms stand back, unless all
+    have some.
     """
     seeds = dict[str, dict[str, list[Candidate]]]()  # by data set and entry
     for each in candidates:
@@ -74,6 +76,7 @@ def elect(candidates: Iterable[Candidate]) -> list[Champion]:
         standing = [of for of in entries.values() if all(metric in each.metrics for each in of)]
         if METRICS[metric].likelihood:
             standing = [of for of in standing if of[0].pixels == standing[0][0].pixels]
+        standing = [of for of in standing if not any(each.symptoms for each in of)] or standing
         if standing:
             mean, entry = min(((fmean(each.metrics[metric] for each in of), of) for of in standing), key=itemgetter(0))
             best = min(entry, key=lambda each: each.metrics[metric])
@@ -88,6 +91,6 @@ def rule(champion: Champion) -> str:
     return (
         f"`models:/{champion.name}@{ALIAS}` is of the entry of `params.yaml` with the least {metric.title} on the "
         f"**validation** split of {champion.candidate.dataset}, mean over its seeds, and is the seed with the least. "
-        f"An entry of which a seed diverged is left out.{kind} DVC experiments change nothing here.\n\n"
+        f"An entry of which a seed diverged, or that has collapsed, is left out.{kind} DVC experiments change nothing here.\n\n"
         f"{metric.title}: {metric.definition}."
     )
