@@ -89,7 +89,9 @@ def _run(name: str, *, quick: bool) -> None:
         print("A trial on the digits, of no value as a figure: all of the recipe runs.")
         return
     rows = experiment(name, wanted)
-    result = outcome(name, recipe, wanted, rows) | {"claims": claims(name, recipe.claims)}
+    result = outcome(name, recipe, wanted, rows) | {"claims": claims(name, recipe.claims), "kept": recipe.kept}
+    for file in recipe.kept:
+        disk.write_atomically(RESULTS / name / Path(file).name, _kept(name, file).encode())
     disk.write_json(RESULTS / f"{name}.json", result)
     TABLE.write_text(page(), encoding="utf-8")
     macros: Any = _template().make_module({"results": [], "waiting": []})
@@ -144,6 +146,7 @@ class Recipe(Section):
     expected: list[Expected] = []
     shown: list[Annotated[str, AfterValidator(known)]] = []  # metrics of all entries, beside no published figure
     claims: list[Annotated[str, one_of(CLAIMS)]] = []  # of docs/report.md, which these entries test
+    kept: list[str] = []  # files of the report, such as figures/rate_distortion.svg, that go beside the result
     minutes: dict[Literal["cpu", "gpu"], PositiveFloat]  # about, of all seeds one after the other; as far as measured
     differs: list[str]  # from the paper's setting
     params: dict[str, Any]
@@ -266,6 +269,14 @@ def claims(name: str, keys: Sequence[str]) -> dict[str, Any]:
     """The claims of these keys as the report of the experiment `name` has judged them."""
     judged = json.loads(_reported(name, "claims.json") or "{}")
     return {key: judged[key] for key in keys}
+
+
+def _kept(name: str, file: str) -> str:
+    text = _reported(name, file)
+    if text is None:
+        msg = f"recipes/{name}.yaml: kept names {file}, which the report of the experiment does not have"
+        raise UserError(msg)
+    return text
 
 
 def _reference(name: str) -> str:

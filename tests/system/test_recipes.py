@@ -34,6 +34,7 @@ TINY: dict[str, Any] = {
     "table": "table 1",
     "setting": "a toy",
     "expected": [{"entry": "small", "metric": "mse", "value": 0.5}, {"entry": "small", "metric": "psnr", "value": 99}],
+    "kept": ["curves/validation/small-autoencoder.csv"],
     "minutes": {"cpu": 1},
     "differs": [],
     "params": {
@@ -281,6 +282,12 @@ def test_what_is_shown_is_a_table_of_entries_by_metrics() -> None:
     assert recipe._shown([]) == []
 
 
+def test_a_file_that_the_report_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "_reported", lambda *_: None)
+    with pytest.raises(UserError, match=r"tiny\.yaml: kept names figures/x\.svg, which the report of"):
+        recipe._kept("tiny", "figures/x.svg")
+
+
 def test_a_recipe_extends_another(shelf: Path) -> None:
     put(shelf, {"extends": "tiny", "title": "Longer", "params": {"training": {"steps": 9}}}, "longer")
     found, wanted = recipe.load("longer", DEFAULT)
@@ -383,6 +390,8 @@ def test_its_result_can_be_traced(project: Project) -> None:
     assert recipe.verdict(psnr).startswith("not reached")
     page = (project.folder / "recipes/results.md").read_text()
     assert "| small | MSE | 2 |" in page
+    assert "[small-autoencoder.csv](results/tiny/small-autoencoder.csv)" in page
+    assert (project.folder / "recipes/results/tiny/small-autoencoder.csv").read_text().startswith("step,seconds,loss")
     assert "not reached" in page
 
 
@@ -403,8 +412,9 @@ def test_a_trial_of_a_recipe_is_an_experiment_of_its_own_and_writes_no_result(
         return list(csv.DictReader(table.splitlines()))
 
     def results() -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in (project.folder / "recipes/results").iterdir()}
+        return {file.name: file.read_bytes() for file in shelf.rglob("*.*")}
 
+    shelf = project.folder / "recipes/results"
     before = results()
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr(recipe, "experiment", experiment)

@@ -91,6 +91,7 @@ def rule(champion: Champion) -> str:
     return (
         f"`models:/{champion.name}@{ALIAS}` is of the entry of `params.yaml` with the least {metric.title} on the "
         f"**validation** split of {champion.candidate.dataset}, mean over its seeds, and is the seed with the least. "
-        f"An entry of which a seed diverged, or that has collapsed, is left out.{kind} DVC experiments change nothing here.\n\n"
+        f"An entry of which a seed diverged, or that has collapsed, is left out.{kind} "
+        f"DVC experiments change nothing here.\n\n"
         f"{metric.title}: {metric.definition}."
     )
