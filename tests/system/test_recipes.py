@@ -412,9 +412,9 @@ def test_a_trial_of_a_recipe_is_an_experiment_of_its_own_and_writes_no_result(
         return list(csv.DictReader(table.splitlines()))
 
     def results() -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in shelf.rglob("*.*")}
+        return {file.name: file.read_bytes() for file in results_folder.rglob("*.*")}
 
-    shelf = project.folder / "recipes/results"
+    results_folder = project.folder / "recipes/results"
     before = results()
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr(recipe, "experiment", experiment)
