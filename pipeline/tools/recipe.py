@@ -179,27 +179,30 @@ def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     if name not in available():
         msg = f"there is no recipe {name!r}; there are {', '.join(available())}"
         raise UserError(msg)
-    path = RECIPES / f"{name}.yaml"
-    content = params.read(path)
-    if isinstance(content, Mapping) and "extends" in content:
-        other = RECIPES / f"{content['extends']}.yaml"
-        if not other.exists():
-            msg = (
-                f"{path}: extends names {content['extends']!r}, which is no recipe; there are {', '.join(available())}"
-            )
-            raise UserError(msg)
-        content = merged(params.read(other), content)
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        msg = "\n".join(f"{path}: {sentence}" for sentence in in_sentences(error, Recipe))
-        raise UserError(msg) from error
+    recipe, path = _read(name), RECIPES / f"{name}.yaml"
     wanted = merged(base, recipe.params)
     entries = params.check(wanted, f"{path}, params").variants
     if missing := [each.entry for each in recipe.expected if each.entry not in entries]:
         msg = f"{path}: expected names {', '.join(missing)}; the entries are {', '.join(entries)}"
         raise UserError(msg)
     return recipe, wanted
+
+
+def _read(name: str) -> Recipe:
+    """A recipe by itself, with what it extends."""
+    path = RECIPES / f"{name}.yaml"
+    content = params.read(path)
+    if isinstance(content, Mapping) and "extends" in content:
+        other = RECIPES / f"{content['extends']}.yaml"
+        if not other.exists():
+            msg = f"{path}: extends names {content['extends']!r}, which is no recipe; there are {', '.join(available())}"
+            raise UserError(msg)
+        content = merged(params.read(other), content)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        msg = "\n".join(f"{path}: {sentence}" for sentence in in_sentences(error, Recipe))
+        raise UserError(msg) from error
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -392,7 +395,7 @@ def verdict(figure: Mapping[str, Any]) -> str:
 def page() -> str:
     """The table of all results, as Markdown."""
     results = [disk.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
-    waiting = sorted(set(available()) - {result["recipe"] for result in results})
+    waiting = {name: _read(name) for name in available() if name not in {result["recipe"] for result in results}}
     return _template().render(results=results, waiting=waiting)
 
 
