@@ -85,7 +85,7 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict
     with part(f"{name}-seed{seed}"):
         measured = {  # settings are picked by the first, the second is reported
             "validation": _reconstruction(params, model, validation, "validation", {}),
-            "test": _test(params, model, undefined),
+            "test": _test(params, model, undefined, len(validation)),
         }
         if "generalisation" not in undefined:
             unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # of one draw
@@ -140,8 +140,8 @@ def _reconstruction(
     return values.renamed({f"{what}_{reference}": f"{what}_mse" for what in ("denoising", "copying")})
 
 
-def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> Measured:
-    """All that is reported."""
+def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str], unseen: int) -> Measured:
+    """All that is reported. The error on training images is that of `unseen` of them, as many as it is set against."""
     images, train = seen(params, "test"), seen(params, "train")
     settings, size = params.evaluation, params.evaluation.batch_size
     further: dict[str, reconstruction.Measure] = {}
@@ -158,7 +158,7 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str]) -> M
         values |= reconstruction.importance_weighted(model, images, values, **wanted, **_settings(params))
     if "train_mse" not in undefined:
         with part("training images"):
-            learned_from = Pairs.of(train).thinned(len(images)).targets
+            learned_from = Pairs.of(train).thinned(unseen).targets
             values["train_mse"] = reconstruction.reconstruction_error(model, learned_from, size)
     values["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     with part("geometry of the code"):

@@ -195,7 +195,7 @@ def _read(name: str) -> Recipe:
     if isinstance(content, Mapping) and "extends" in content:
         other = RECIPES / f"{content['extends']}.yaml"
         if not other.exists():
-            msg = f"{path}: extends names {content['extends']!r}, which is no recipe; there are {', '.join(available())}"
+            msg = f"{path}: extends names {other.stem!r}, which is no recipe; there are {', '.join(available())}"
             raise UserError(msg)
         content = merged(params.read(other), content)
     try:

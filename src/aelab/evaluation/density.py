@@ -11,6 +11,7 @@ Dimensions: N images, d numbers of a code, K codes, (h, w) grid.
 
 import numpy as np
 import torch
+from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -52,8 +53,6 @@ def fitted(model: Autoencoder, train: Images, count: int, *, seed: int, batch_si
         seed: of the fit and of the codes.
         batch_size: images per batch.
     """
-    from sklearn.mixture import GaussianMixture  # noqa: PLC0415 - 2 s, and not every model has a code to fit
-
     device = device_of(model)
     images = batches(Pairs.of(train).thinned(CODES).targets, batch_size, device)
     codes = torch.cat([flatten(model.encode(x)) for x in images]).cpu().double().numpy()

@@ -19,7 +19,7 @@ from aelab.core.tensors import as_float
 from aelab.data.datasets import Bytes
 from aelab.data.pairs import Pairs
 
-NUMBERS = 2**22  # in all images that are saved, at most: a second or two
+NUMBERS = 2**20  # in all images that are saved, at most: half a second
 FORMATS = {"png": {"optimize": True}, "webp": {"lossless": True}}
 BLACK_AND_WHITE = (0, 255)
 
