@@ -40,6 +40,7 @@ from pipeline.tools.templates import template
 RECIPES = Path("recipes")
 RESULTS = RECIPES / "results"
 TABLE = RECIPES / "results.md"
+STUDY = ("codebook-mnist", "codebook-fashion", "codebook-photographs")
 SHARE, MEAN_PSNR = "codes_active", "psnr_of_mse"
 KNOWN = METRICS | {  # and metrics of recipes alone
     SHARE: Metric("codes active", "codes used, in percent of the codebook", 1, "higher", unit="%"),
@@ -399,8 +400,14 @@ def page() -> str:
     return _template().render(results=results, waiting=waiting)
 
 
-def _template() -> Template:
-    page = template("recipe_results.md.j2")
+def study() -> str:
+    """The page about quantisers, as Markdown: what the recipes of `STUDY` gave."""
+    found = [path for name in STUDY if (path := RESULTS / f"{name}.json").exists()]
+    return _template("quantisers.md.j2").render(results=map(disk.read_json, found))
+
+
+def _template(name: str = "recipe_results.md.j2") -> Template:
+    page = template(name)
     page.globals.update(published=_published, shown=_shown)
     return page
 
