@@ -62,7 +62,12 @@ def test_no_champion_is_a_floor() -> None:
     """Of which the identity would have the least error."""
     metrics = {"validation": {"mse": 1.0, "denoising_mse": 1.0}}
     better = {"validation": {"mse": 0.0, "denoising_mse": 0.5}}
-    about: dict[str, Any] = {"pixels": None, "symptoms": [], "fingerprint": "", "parameters": {"dataset": {"name": "toy"}}}
+    about: dict[str, Any] = {
+        "pixels": None,
+        "symptoms": [],
+        "fingerprint": "",
+        "parameters": {"dataset": {"name": "toy"}},
+    }
     found = [result("identity", 0, metrics=better, **about), result("ae", 0, metrics=metrics, **about)]
     assert {champion.candidate.entry for champion in track._champions(found)} == {"ae"}
     found[0].floor = False

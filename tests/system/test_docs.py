@@ -25,6 +25,7 @@ from hydra.errors import OverrideParseException
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from aelab.core import disk
 from aelab.core.errors import UserError
 from aelab.report.metrics import OVERVIEW, metric
 from pipeline.common import params
@@ -324,7 +325,7 @@ def test_the_table_of_the_readme_is_that_of_its_pictures() -> None:
     published = REPOSITORY / "docs/published"
     means = pd.read_csv(published / "comparison.csv").groupby("entry", sort=False)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    table = re.findall(r"^\|.*\|$", readme.partition("\n## ")[0], re.MULTILINE)
+    table = readme[readme.index("| entry |") :].partition("\n\n")[0].splitlines()
     table[0] = table[0].replace("| entry |", "|  |")
     assert table == (published / "glance.txt").read_text(encoding="utf-8").splitlines()[:-1]
     shown = [[re.sub(r"[*⚠,]| ±.*", "", cell).strip() for cell in line.strip("|").split("|")] for line in table[2:]]
@@ -335,7 +336,19 @@ def test_the_table_of_the_readme_is_that_of_its_pictures() -> None:
             assert cell == ("–" if math.isnan(mean) else f"{mean:.{metric(name).digits}f}"), (entry, name)
     assert f"\nMNIST, {means.size().max()} seeds" in readme
     pictured = {Path(target).name for target in PICTURE.findall(readme)}
-    assert {path.name for path in published.iterdir()} == {"comparison.csv", "glance.txt"} | pictured
+    assert {path.name for path in published.iterdir()} == {"comparison.csv", "claims.json", "glance.txt"} | pictured
+
+
+def test_the_verdicts_of_the_readme_are_those_of_its_run_and_of_the_recipes() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("| claim |") :].partition("\n\n")[0].splitlines()
+    for row in table[2:]:
+        title, verdict, where = (cell.strip() for cell in row.strip("|").split("|"))
+        name = where.strip("`")
+        found = REPOSITORY / f"recipes/results/{name}.json"
+        judged = disk.read_json(REPOSITORY / "docs/published/claims.json" if name == "make repro" else found)
+        verdicts = {each["title"].rstrip("."): each["verdict"] for each in judged.get("claims", judged).values()}
+        assert re.split("[:,]", verdict)[0] == verdicts[title], title
 
 
 def test_every_page_is_on_the_site() -> None:
