@@ -42,7 +42,7 @@ def test_reports_hold_every_variant_and_say_what_is_undefined(finished: Project)
     assert set(columns.split()) <= set(rows.columns)
     assert rows.loc["dae", "neg_elbo"] == "n/a"
     assert rows.loc["vae", "perplexity"] == "n/a"
-    assert float(rows.loc["vqvae", "perplexity"]) > 1
+    assert float(rows.loc["vqvae", "perplexity"]) >= 1
     assert float(rows.loc["vae", "neg_elbo"]) > 0
     ratio = rows["validation_mse"].astype(float) / rows["train_mse"].astype(float)
     assert rows["generalisation"].astype(float).tolist() == pytest.approx(ratio.tolist())
