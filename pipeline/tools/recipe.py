@@ -40,6 +40,7 @@ from pipeline.tools.templates import template
 RECIPES = Path("recipes")
 RESULTS = RECIPES / "results"
 TABLE = RECIPES / "results.md"
+PAGE = Path("docs/quantisers.md")
 STUDY = ("codebook-mnist", "codebook-fashion", "codebook-photographs")
 SHARE, MEAN_PSNR = "codes_active", "psnr_of_mse"
 KNOWN = METRICS | {  # and metrics of recipes alone
@@ -95,6 +96,8 @@ def _run(name: str, *, quick: bool) -> None:
         disk.write_atomically(RESULTS / name / Path(file).name, _kept(name, file).encode())
     disk.write_json(RESULTS / f"{name}.json", result)
     TABLE.write_text(page(), encoding="utf-8")
+    if name in STUDY:
+        PAGE.write_text(study(), encoding="utf-8")
     macros: Any = _template().make_module({"results": [], "waiting": []})
     print("", macros.section(result), f"Written to {RESULTS / name}.json and {TABLE}", sep="\n")
 

@@ -175,7 +175,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     Path("docs/parameters.md"): parameters,
     Path("docs/commands.md"): commands,
     recipe.TABLE: recipe.page,
-    Path("docs/quantisers.md"): recipe.study,
+    recipe.PAGE: recipe.study,
     Path("params.schema.json"): lambda: json.dumps(schema(), indent=2, ensure_ascii=False) + "\n",
 }
 
