@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ PARTS = ("variants", "likelihoods", "priors", "quantizers")  # a model's file im
 
 def main() -> None:
     """Write a file of hashes for each entry. What is wrong with one, the stages say that check all of `params.yaml`."""
-    SOURCES.mkdir(exist_ok=True)
+    shutil.rmtree(SOURCES, ignore_errors=True)  # DVC does not: see dvc.yaml
+    SOURCES.mkdir()
     entries = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))["variants"]
     for name, entry in entries.items():
         if not (re.fullmatch(r"[\w-]+", str(name)) and isinstance(entry, dict)):

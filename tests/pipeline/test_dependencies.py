@@ -138,6 +138,8 @@ def test_an_entry_has_the_parts_that_it_is_built_from(tmp_path: Path, monkeypatc
     monkeypatch.setattr(sources, "SOURCE", REPOSITORY / "src/aelab")
     monkeypatch.chdir(tmp_path)
     entries = entries_of_all_models(tmp_path)
+    Path("sources").mkdir()
+    Path("sources/removed.json").write_text("{}", encoding="utf-8")  # of an entry that is gone
     sources.main()
     files = {path.stem: set(json.loads(path.read_text())) for path in Path("sources").iterdir()}
     assert files.keys() == entries.keys()

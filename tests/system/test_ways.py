@@ -109,3 +109,19 @@ def test_each_way_runs_its_own_code_and_gives_the_same_bits(
     way: str, begun: Project, models: dict[bool, Any], tmp_path: Path
 ) -> None:
     assert model(WAYS[way](copied(begun, tmp_path, edited=True))) == models[True]
+
+
+def test_an_experiment_runs_again_where_no_output_of_the_commit_is(begun: Project, tmp_path: Path) -> None:
+    """Its dvc.lock names outputs that a new clone does not have, and the second time all comes from the run cache."""
+    project = copied(begun, tmp_path, edited=False)
+    said(project, "dvc", "repro", "sources")
+    project.git("add", "dvc.lock")
+    project.git("commit", "--quiet", "--message", "what was run")
+    for folder in ("sources", ".dvc/cache"):
+        shutil.rmtree(project.folder / folder)
+    params = project.params()
+    params["variants"]["twin"] = params["variants"]["ae"]  # other sources/ than those of the commit
+    project.write_params(params)
+    first = in_a_copy(project)
+    project.git("update-ref", "-d", said(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").split()[0])
+    assert model(in_a_copy(project)) == model(first)

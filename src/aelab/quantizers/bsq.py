@@ -39,7 +39,8 @@ class BinarySpherical(Quantizer):
     ) -> None:
         super().__init__()
         self.codes, self.dimensions, self.entropy, self.sharpness = 2**bits, bits, entropy, sharpness
-        self.register_buffer("value", 2 ** torch.arange(bits).view(-1, 1, 1), persistent=False)  # of a bit
+        values = torch.tensor([2**bit for bit in range(bits)]).view(-1, 1, 1)
+        self.register_buffer("value", values, persistent=False)  # of a bit
 
     def bound(self, z: Tensor) -> Tensor:
         """u = z/‖z‖, shape (B, D, h, w) both."""

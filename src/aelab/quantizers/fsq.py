@@ -34,7 +34,7 @@ class FiniteScalar(Quantizer):
     """K = Π L_i codes of D numbers, the i-th of them on one of `levels` L_i evenly spaced steps."""
 
     levels: Tensor  # (D, 1, 1), as all below
-    unit: Tensor
+    unit: Tensor  # the lowest step is −1 of these
     value: Tensor
     mean: Tensor  # moving averages of the encoder's output
     variance: Tensor
@@ -49,10 +49,11 @@ class FiniteScalar(Quantizer):
     ) -> None:
         super().__init__()
         self.codes, self.dimensions, self.normalise = math.prod(levels), len(levels), normalise
+        values = [math.prod(levels[:i]) for i in range(len(levels))]  # of a digit: Π_{j<i} L_j
         each = torch.tensor(levels).view(-1, 1, 1)
         self.register_buffer("levels", each, persistent=False)
-        self.register_buffer("unit", each // 2, persistent=False)  # in steps; the lowest one is −1
-        self.register_buffer("value", each.cumprod(0) // each, persistent=False)  # of a digit: Π_{j<i} L_j
+        self.register_buffer("unit", torch.tensor([L // 2 for L in levels]).view(-1, 1, 1), persistent=False)
+        self.register_buffer("value", torch.tensor(values).view(-1, 1, 1), persistent=False)
         if normalise:
             self.register_buffer("mean", torch.zeros(each.shape))
             self.register_buffer("variance", torch.ones(each.shape))

@@ -20,7 +20,7 @@ class SimVQ(NearestVector):
 
     def __init__(self, *, codes: PositiveInt, dimensions: PositiveInt, gradient: Gradient = "straight_through") -> None:
         super().__init__(codes, dimensions, gradient=gradient)
-        self.register_buffer("frozen", torch.randn(codes, dimensions) / dimensions**0.5)
+        self.register_buffer("frozen", nn.init.normal_(torch.empty(codes, dimensions), std=dimensions**-0.5))
         self.matrix = nn.Linear(dimensions, dimensions, bias=False)
 
     @property
