@@ -80,13 +80,15 @@ def test_a_difference_that_may_be_chance_is_hollow(tmp_path: Path, drawn: list[P
 
 def test_a_metric_shows_every_seed_its_mean_and_interval(tmp_path: Path, drawn: list[Plot]) -> None:
     seeds = {"a": [1.0, 2.0, 6.0], "b": [4.0]}
-    means = {"a": Interval(3.0, 6.6), "b": Interval(4.0, float("nan"))}
+    means = {"a": Interval(3.0, 6.6, images=1.0), "b": Interval(4.0, float("nan"))}
     charts.values(seeds, means, STYLES, xlabel="nats", digits=1, path=tmp_path / "values.svg")
     axes = drawn[0].axes[0]
     dots = [np.asarray(each.get_offsets())[:, 0].tolist() for each in axes.collections]
     assert dots == [[3.0], [1.0, 2.0, 6.0], [4.0], [4.0]]
-    (bar,) = axes.lines
+    bar, thick = axes.lines
     assert np.asarray(bar.get_xdata()).tolist() == pytest.approx([-3.6, 9.6])
+    assert np.asarray(thick.get_xdata()).tolist() == pytest.approx([2.0, 4.0])
+    assert thick.get_linewidth() > bar.get_linewidth()
     assert [text.get_text() for text in axes.texts] == ["3.0", "4.0"]
 
 

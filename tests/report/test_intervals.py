@@ -92,6 +92,20 @@ def test_the_two_way_variance_is_that_of_the_analysis_of_variance() -> None:
     assert found.degrees > 25  # nearly all of it comes from 30 images
 
 
+def test_it_knows_what_other_images_alone_would_change() -> None:
+    """Nothing where every image says the same, all of it where every seed does, and as much as one training's would."""
+    of_images, of_seeds = RNG.normal(2.0, 1.0, (1, 50)), RNG.normal(2.0, 1.0, (4, 1))
+    assert crossed(np.repeat(of_seeds, 50, axis=1)).images == pytest.approx(0.0)
+    same = crossed(np.repeat(of_images, 4, axis=0))
+    assert same.images == pytest.approx(interval(of_images[0]).half)
+    assert same.images == pytest.approx(same.half)
+    y = of_images + of_seeds
+    assert crossed(y).images == pytest.approx(crossed(y.mean(0)[None], floor=True).half)
+    assert crossed(y).images < crossed(y).half
+    wider = crossed(y).among(5)
+    assert wider.images / wider.half == pytest.approx(crossed(y).images / crossed(y).half)
+
+
 def test_a_floor_is_the_same_for_every_seed_and_one_training_is_not() -> None:
     images = RNG.normal(2.0, 1.0, 50)
     found = crossed(images[None], floor=True)

@@ -117,10 +117,12 @@ def _rows(path: Path, names: Sequence[str], xlabel: str, above: float = 0.0) -> 
 
 
 def _interval(axes: Axes, row: int, value: Interval, style: int, *, filled: bool = True) -> None:
-    """A mean with the line of its interval, if there is one."""
+    """A mean with the line of its interval, if there is one; thick as far as the test images alone account for it."""
     colour, marker = _look(style)
     if value.known:
-        axes.plot([value.mean - value.half, value.mean + value.half], [row, row], color=colour, linewidth=2.5, zorder=2)
+        for half, width in ((value.half, 1.8), (min(value.images, value.half), 5.0)):
+            ends = [value.mean - half, value.mean + half]
+            axes.plot(ends, [row, row], color=colour, linewidth=width, solid_capstyle="butt", zorder=2)
     axes.scatter(
         value.mean, row, s=42, marker=marker, facecolor=colour if filled else PAPER, edgecolor=colour, zorder=3
     )

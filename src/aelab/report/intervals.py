@@ -36,6 +36,7 @@ class Interval:
     half: float
     over: str = field(default=SEEDS, compare=False)  # what it covers, and nothing else: other draws of this
     degrees: float = field(default=math.inf, compare=False)  # of freedom, of the distribution that `half` comes from
+    images: float = field(default=0.0, compare=False)  # `half` if these weights were all there are: images alone
 
     @property
     def known(self) -> bool:
@@ -54,7 +55,8 @@ class Interval:
 
     def among(self, comparisons: int) -> "Interval":
         """The interval at the confidence 1 − 0.05/m, for one of m comparisons (Bonferroni)."""
-        return replace(self, half=self.half * _quantile(self.degrees, comparisons) / _quantile(self.degrees))
+        wider = _quantile(self.degrees, comparisons) / _quantile(self.degrees)
+        return replace(self, half=self.half * wider, images=self.images * wider)
 
     def chance(self, threshold: float = 0.0) -> float:
         """The p-value, two-sided, of the value being the threshold."""
@@ -91,7 +93,8 @@ def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
         return replace(interval(y.mean(1)), mean=mean)
     of_seeds, of_images = y.mean(1, keepdims=True), y.mean(0, keepdims=True)
     if n == 1:
-        return replace(interval(of_images[0]), over=IMAGES)
+        found = interval(of_images[0])
+        return replace(found, over=IMAGES, images=found.half)
     rest = np.square(y - of_seeds - of_images + mean).sum() / ((n - 1) * (m - 1))
     terms = np.array([of_seeds.var(ddof=1) / n, of_images.var(ddof=1) / m, -rest / (n * m)])
     variance = max(terms.sum(), terms[0], terms[1])
@@ -99,8 +102,10 @@ def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
         return Interval(mean, 0.0, BOTH)
     degrees = variance**2 / (np.square(terms) / [n - 1, m - 1, (n - 1) * (m - 1)]).sum()
     half = _quantile(degrees) * math.sqrt(variance)
-    alone = _quantile(n - 1) * math.sqrt(terms[0])
-    return Interval(mean, half, BOTH, float(degrees)) if half > alone else Interval(mean, alone, BOTH, n - 1)
+    alone, images = _quantile(n - 1) * math.sqrt(terms[0]), _quantile(m - 1) * math.sqrt(terms[1])
+    if half > alone:
+        return Interval(mean, half, BOTH, float(degrees), images)
+    return Interval(mean, alone, BOTH, n - 1, images)
 
 
 def holm(intervals: Sequence[Interval], thresholds: Sequence[float] | None = None) -> list[Interval]:
