@@ -151,6 +151,21 @@ def test_seeds_that_disagree_decide_nothing(key: str) -> None:
     assert judged(key, evidence(CASES[key][0], spread=0.9)).verdict in {UNDECIDED, UNTESTED}
 
 
+@pytest.mark.parametrize("spread", [0.05, 0.1, 0.2, 0.4, 0.9])
+@pytest.mark.parametrize("key", CASES)
+def test_the_interval_that_is_shown_is_the_one_that_the_verdict_is_read_off(key: str, spread: float) -> None:
+    """A reader who sets it beside the threshold comes to the same verdict."""
+    for side in (0, 1):
+        for finding in judged(key, evidence(CASES[key][side], spread=spread)).findings:
+            if found := re.search(r"(better|worse|apart) by ([\d.,]*\d)(?: ± ([\d.,]*\d))?", finding.text):
+                size, half = (float((number or "0").replace(",", "")) for number in found.group(2, 3))
+                mean = -size if found[1] == "worse" else size
+                room = 0.51 * 10.0 ** -len(found[2].partition(".")[2]) * 2  # both are rounded
+                told = [abs(mean - finding.threshold) > half + slack for slack in (-room, room)]
+                assert finding.verdict is UNDECIDED or told[0], finding.text
+                assert finding.verdict is not UNDECIDED or not told[1], finding.text
+
+
 @pytest.mark.parametrize("key", CASES)
 def test_one_seed_decides_nothing_and_says_why(key: str) -> None:
     found = judged(key, evidence(CASES[key][0], seeds=1))

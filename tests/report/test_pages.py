@@ -23,7 +23,7 @@ def context(**changes: Any) -> dict[str, Any]:
         Table("", "", ["", "x"], [["b", "5.0"]]),
     ]
     claim = Claim("key", "Claim.", "Reading.", "Lacking", ())
-    judgement = Judgement(claim, [Finding("`a`: finding.", verdict=Verdict.SUPPORTED)], Verdict.SUPPORTED)
+    judgement = Judgement(claim, [Finding(lambda _: "`a`: finding.", verdict=Verdict.SUPPORTED)], Verdict.SUPPORTED)
     lists = ("problems", "values", "gaps", "noise", "rates", "curves", "galleries", "sheets", "codes", "contrasts")
     nothing: dict[str, Any] = {name: [] for name in (*lists, "sections", "pictures")}
     return {
@@ -72,7 +72,9 @@ EVIL = "<script>alert(1)</script>"
 
 def test_what_is_said_of_a_claim_is_no_markup() -> None:
     claim = Claim("key", EVIL, EVIL, EVIL, ())
-    judgement = Judgement(claim, [Finding(EVIL), Finding(EVIL, verdict=Verdict.MIXED)], Verdict.MIXED)
+    judgement = Judgement(
+        claim, [Finding(lambda _: EVIL), Finding(lambda _: EVIL, verdict=Verdict.MIXED)], Verdict.MIXED
+    )
     for page in rendered(claims=[{"claim": claim, "judgement": judgement, "tables": [], "figures": []}]):
         assert EVIL not in page
         assert page.count("&lt;script") >= 4

@@ -7,9 +7,10 @@ a claim about autoencoders: where a threshold would be passed so, a duel with an
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 
@@ -36,20 +37,25 @@ class Verdict(StrEnum):
 @dataclass(frozen=True)
 class Finding:
     """One measurement that bears on a claim, as `value` lies to `threshold` and `side`; one without a value decides
-    nothing, and helps to read the others or says why there is none.
+    nothing, and helps to read the others or says why there is none. `says` puts a value into a sentence.
     """
 
-    text: str
+    says: Callable[[Interval], str]
     value: Interval = Interval(math.nan, math.nan)  # noqa: RUF009 - frozen
     threshold: float = 0.0
     side: int = ABOVE
     verdict: Verdict | None = None
 
+    @property
+    def text(self) -> str:
+        """What was found, with the interval that the verdict is read off."""
+        return self.says(self.value)
+
     def judged(self, value: Interval) -> "Finding":
-        """With the verdict that a value, which may have been widened, gives."""
+        """With the verdict that a value gives, which may have been widened."""
         side = value.side(self.threshold)
         verdict = {0: Verdict.UNDECIDED, self.side: Verdict.SUPPORTED, -self.side: Verdict.CONTRADICTED}[side]
-        return replace(self, verdict=verdict)
+        return replace(self, value=value, verdict=verdict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Threshold:
         for entry in evidence.group(self.entries):
             if len(evidence.term(entry, self.value)):
                 value = self._widened(evidence.mean_term(entry, self.value), evidence, entry)
-                yield Finding(ended(self._text(value, evidence, entry), value), value, threshold, side)
+                yield Finding(partial(self._text, evidence, entry), value, threshold, side)
 
     def _widened(self, value: Interval, evidence: Evidence, entry: Entry) -> Interval:
         """By the Monte Carlo error of one seed, as if all shared it; one seed has no interval, but such an error. One
@@ -82,11 +88,11 @@ class Threshold:
         noise = math.sqrt(sum(squares))
         return replace(value, half=(value.half if value.known else 0.0) + QUANTILE * noise) if noise else value
 
-    def _text(self, value: Interval, evidence: Evidence, entry: Entry) -> str:
+    def _text(self, evidence: Evidence, entry: Entry, value: Interval) -> str:
         named = [name for name in map(str, evidence.results) if f"{{{name}}}" in self.sentence]
         fields = {name: shown(evidence.mean(entry, name), name) for name in named if name != "entry"}
         said = shown(value, self.like) if self.like else f"{cell(value, 1)} %"
-        return self.sentence.format(entry=entry.name, value=said.replace("-", "−"), **fields)
+        return ended(self.sentence.format(entry=entry.name, value=said.replace("-", "−"), **fields), value)
 
 
 @dataclass(frozen=True)
@@ -122,10 +128,14 @@ class Duel:
             for entry, name in zip((mine, other), names, strict=True)
         ]
         titles = " against ".join(dict.fromkeys(metric(name).title for name in names))
-        size = shown(replace(gain, mean=abs(gain.mean)), names[0])
-        text = f"{titles}: {means[0]}, {means[1]}; {'better' if gain.mean >= 0 else 'worse'} by {size}"
+
+        def text(value: Interval) -> str:
+            size = shown(replace(value, mean=abs(value.mean)), names[0])
+            said = f"{titles}: {means[0]}, {means[1]}; {'better' if value.mean >= 0 else 'worse'} by {size}"
+            return ended(said, value)
+
         side = BELOW if self.worse else ABOVE
-        yield Finding(ended(text, gain), gain, side * self.margin, side)
+        yield Finding(text, gain, side * self.margin, side)
 
 
 @dataclass(frozen=True)
@@ -149,8 +159,10 @@ class ToldApart:
                 first = max(having, key=lambda entry: evidence.mean(entry, name).mean)
                 lead = evidence.difference(first, other, name)
                 means = listed(f"{entry.name} {shown(evidence.mean(entry, name), name)}" for entry in (first, other))
-                text = f"{metric(name).title}: {means}; apart by {shown(lead, name)}"
-                yield Finding(ended(text, lead), lead, margin)
+                yield Finding(partial(self._text, name, means), lead, margin)
+
+    def _text(self, name: str, means: str, value: Interval) -> str:
+        return ended(f"{metric(name).title}: {means}; apart by {shown(value, name)}", value)
 
 
 Test = Threshold | Duel | ToldApart
@@ -189,7 +201,7 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
     if not found:
         where = f"`make recipe NAME={claim.recipe}` tests it" if claim.recipe else ""
         text = "; ".join(filter(None, (claim.lacking, where)))
-        return Judgement(claim, [*notes, Finding(f"{text}.")], Verdict.UNTESTED)
+        return Judgement(claim, [*notes, Finding(lambda _: f"{text}.")], Verdict.UNTESTED)
     widened = holm([each.value for each in found], [each.threshold for each in found])
     judged = [each.judged(value) for each, value in zip(found, widened, strict=True)]
     return Judgement(claim, [*notes, *judged], together(each.verdict for each in judged if each.verdict))
