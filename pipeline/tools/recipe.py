@@ -405,8 +405,16 @@ def page() -> str:
 
 def study() -> str:
     """The page about quantisers, as Markdown: what the recipes of `STUDY` gave."""
-    found = [path for name in STUDY if (path := RESULTS / f"{name}.json").exists()]
-    return _template("quantisers.md.j2").render(results=map(disk.read_json, found))
+    found = {name: disk.read_json(path) for name in STUDY if (path := RESULTS / f"{name}.json").exists()}
+
+    def both(entry: str, metric: str) -> str:
+        """The means of an entry on MNIST and on Fashion-MNIST."""
+        figures = [each for name in STUDY[:2] for each in found[name]["figures"]]
+        return " and ".join(
+            _mean(each) for each in figures if (each["entry"], each["metric"], each["value"]) == (entry, metric, None)
+        )
+
+    return _template("quantisers.md.j2").render(results=found.values(), both=both)
 
 
 def _template(name: str = "recipe_results.md.j2") -> Template:

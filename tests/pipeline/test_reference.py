@@ -38,6 +38,31 @@ def test_a_page_is_up_to_date(page: Path) -> None:
     assert page.read_text(encoding="utf-8") == reference.PAGES[page]()
 
 
+@pytest.mark.parametrize("name", recipe.STUDY[:2])
+def test_what_the_page_of_quantisers_says_is_what_the_recipes_found(name: str) -> None:
+    """Its sentences hold of each result, by the means: if one is run again and comes out otherwise, they have to go."""
+    result = json.loads((REPOSITORY / f"recipes/results/{name}.json").read_text(encoding="utf-8"))
+    means = {(each["metric"], each["entry"]): each["mean"] for each in result["figures"]}
+    psnr, active, rate, kept = (
+        {entry: mean for (metric, entry), mean in means.items() if metric == wanted}
+        for wanted in ("psnr", "codes_active", "rate", "class_kept")
+    )
+    used = [entry for entry, share in active.items() if share > 80]
+    assert max(psnr, key=psnr.__getitem__) == "rotation-ema"
+    (next_best,) = (
+        each for each in result["claims"]["quantisers"]["findings"]
+        if each["text"].startswith("PSNR") and " and ema " in each["text"]
+    )  # fmt: skip
+    assert next_best["verdict"] == "undecided"
+    assert active["straight-through"] < 50 < active["restarts"]
+    assert psnr["straight-through"] < psnr["restarts"]
+    assert active["fsq-plain"] < 80 < 99 < active["fsq"]
+    assert psnr["fsq-plain"] < psnr["fsq"]
+    assert min(used, key=psnr.__getitem__) == "bsq"
+    assert rate["straight-through"] < rate["rotation-ema"]
+    assert min(kept.values()) > 90
+
+
 def test_a_stale_page_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     monkeypatch.setattr(reference, "PAGES", {page: lambda: "new\n"})
