@@ -74,6 +74,16 @@ def test_what_one_key_changed_and_what_may_be_chance() -> None:
     assert [change.name for change in contrast.tied] == ["psnr"]
 
 
+def test_the_metrics_of_a_pair_are_compared_at_once() -> None:
+    """A difference that can be told by itself cannot be among many that are none."""
+    alone = {"mse": [1.0, 2.0, 3.0]}, {"mse": [1.6, 2.4, 3.5]}
+    noise = {name: [1.0, 2.0, 3.0] for name in ("psnr", "ssim", "probe_accuracy", "knn_accuracy", "perplexity")}
+    none = {name: [2.1, 2.9, 1.0] for name in noise}
+    for more, less, reading in ((*({}, {}), "worse"), (noise, none, "tie")):
+        (contrast,) = summary.contrasts(evidence({VAE: alone[0] | more, BETA: alone[1] | less}), [(VAE, BETA)])
+        assert {change.name: change.reading for change in contrast.metrics}["mse"] == reading
+
+
 def test_likelihoods_of_different_pixels_are_not_set_against_each_other() -> None:
     other = Entry("other", "8-bit", {"model": "vae", "beta": 2.0, "network": {"width": 8}})
     values = {"mse": [1.0, 1.1], "neg_elbo": [9.0, 9.1]}

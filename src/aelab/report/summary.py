@@ -7,7 +7,7 @@ from typing import Any
 
 from aelab.evaluation.metric_names import GEOMETRY, REPRESENTATION, SAMPLES
 from aelab.report.evidence import Entry, Evidence, noise_levels, noise_metrics
-from aelab.report.intervals import Interval
+from aelab.report.intervals import Interval, holm
 from aelab.report.metrics import COST, HEADLINE, metric
 from aelab.report.tables import flattened, listed, shown
 
@@ -215,16 +215,24 @@ class Contrast:
 
 
 def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[Contrast]:
-    """What became different from the first to the second entry of each pair; of noise at the middle level of a kind."""
+    """What became different from the first to the second entry of each pair; of noise at the middle level of a kind.
+
+    The metrics of a pair are compared at once: the intervals of their differences are widened (`holm`).
+    """
     middle = [levels[len(levels) // 2][1] for levels in noise_levels(evidence.results).values()]
     found = []
     for before, after in pairs:
-        changes = []
-        for name in (*COMPARED, *middle):
-            measured = all(len(evidence.values(entry, name)) for entry in (before, after))
-            if measured and (not metric(name).likelihood or before.pixels == after.pixels):
-                first, second = (evidence.mean(entry, name) for entry in (before, after))
-                changes.append(Change(name, first, second, evidence.difference(after, before, name)))
+        names = [
+            name
+            for name in (*COMPARED, *middle)
+            if all(len(evidence.values(entry, name)) for entry in (before, after))
+            and (not metric(name).likelihood or before.pixels == after.pixels)
+        ]
+        gaps = holm([evidence.difference(after, before, name) for name in names])
+        changes = [
+            Change(name, evidence.mean(before, name), evidence.mean(after, name), gap)
+            for name, gap in zip(names, gaps, strict=True)
+        ]
         found.append(Contrast(before, after, changes))
     return found
 
