@@ -125,7 +125,7 @@ def test_names_and_numbers_lie_beside_all_dots(tmp_path: Path, drawn: list[Plot]
     (axes,), (legend,) = drawn[0].axes, drawn[0].legends
     occupied = axes.get_tightbbox()
     assert [text.get_text() for text in legend.get_texts()] == [
-        "vae", "vae-beta4", "vqvae", "vqvae, uniform prior", "vqvae-too", "vqvae-too, uniform prior",
+        "vae", "vae-beta4", "vqvae", "vqvae-too", "hollow: uniform prior",
     ]  # fmt: skip
     assert occupied is not None
     assert not legend.get_window_extent().overlaps(occupied)

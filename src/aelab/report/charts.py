@@ -137,12 +137,14 @@ def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
         for each in points:
             _dots(axes, each.rate, each.distortion, each.style, each.label)
             if each.uniform is not None:
-                _dots(axes, each.uniform, each.distortion, each.style, f"{each.label}, uniform prior", filled=False)
+                _dots(axes, each.uniform, each.distortion, each.style, "", filled=False)
                 arrow = {"arrowstyle": "->", "color": FAINT, "linewidth": 1, "shrinkA": 4, "shrinkB": 6}
                 axes.annotate("", each.mean, (float(each.uniform.mean()), each.mean[1]), arrowprops=arrow)
         for family in dict.fromkeys(each.family for each in points if each.family is not None):
             members = sorted((each for each in points if each.family == family), key=lambda each: each.beta)
             axes.plot(*zip(*(each.mean for each in members), strict=True), color=FAINT, linewidth=1.2, zorder=2)
+        if any(each.uniform is not None for each in points):
+            axes.scatter([], [], s=48, marker="o", facecolor=PAPER, edgecolor=FAINT, label="hollow: uniform prior")
         _equal_sums(axes)
         _names_below(axes)
 
@@ -154,7 +156,9 @@ def _dots(
     colour, marker = _look(style)
     face = colour if filled else PAPER
     axes.scatter(x, y, s=9, color=colour, alpha=0.6, linewidths=0, zorder=3)
-    axes.scatter(x.mean(), y.mean(), s=48, marker=marker, facecolor=face, edgecolor=colour, zorder=4, label=label)
+    axes.scatter(
+        x.mean(), y.mean(), s=48, marker=marker, facecolor=face, edgecolor=colour, zorder=4, label=label or None
+    )
 
 
 def _equal_sums(axes: Axes) -> None:
