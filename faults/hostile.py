@@ -300,7 +300,7 @@ def a_few_lines_of_yaml_that_fill_the_memory(inside: Path, mark: str) -> Handle:
 def a_report_full_of_markup(inside: Path, mark: str) -> Handle:  # noqa: ARG001
     evil = '<script>alert("x")</script>'
     claim = Claim("key", evil, evil, evil, ())
-    judgement = Judgement(claim, [Finding(evil, verdict=Verdict.MIXED)], Verdict.MIXED)
+    judgement = Judgement(claim, [Finding(lambda _: evil, verdict=Verdict.MIXED)], Verdict.MIXED)
     table = Table(evil, evil, ["", evil], [[evil, "1 | 2"]], [evil])
     nothing = ("values", "gaps", "noise", "rates", "curves", "galleries", "sheets", "codes", "pictures")
     section = {
