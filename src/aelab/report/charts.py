@@ -120,9 +120,9 @@ def _interval(axes: Axes, row: int, value: Interval, style: int, *, filled: bool
     """A mean with the line of its interval, if there is one; thick as far as the test images alone account for it."""
     colour, marker = _look(style)
     if value.known:
-        for half, width in ((value.half, 1.8), (min(value.images, value.half), 5.0)):
+        for half, width, alpha in ((value.half, 1.8, 1.0), (min(value.images, value.half), 6.0, 0.4)):
             ends = [value.mean - half, value.mean + half]
-            axes.plot(ends, [row, row], color=colour, linewidth=width, solid_capstyle="butt", zorder=2)
+            axes.plot(ends, [row, row], color=colour, alpha=alpha, linewidth=width, solid_capstyle="butt", zorder=2)
     axes.scatter(
         value.mean, row, s=42, marker=marker, facecolor=colour if filled else PAPER, edgecolor=colour, zorder=3
     )
