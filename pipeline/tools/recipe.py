@@ -407,14 +407,16 @@ def study() -> str:
     """The page about quantisers, as Markdown: what the recipes of `STUDY` gave."""
     found = {name: disk.read_json(path) for name in STUDY if (path := RESULTS / f"{name}.json").exists()}
 
+    figures = [each for name in STUDY[:2] if name in found for each in found[name]["figures"]]
+
     def both(entry: str, metric: str) -> str:
         """The means of an entry on MNIST and on Fashion-MNIST."""
-        figures = [each for name in STUDY[:2] for each in found[name]["figures"]]
         return " and ".join(
             _mean(each) for each in figures if (each["entry"], each["metric"], each["value"]) == (entry, metric, None)
         )
 
-    return _template("quantisers.md.j2").render(results=found.values(), both=both)
+    complete = found.keys() >= set(STUDY[:2])  # else nothing is said of the figures
+    return _template("quantisers.md.j2").render(results=found.values(), both=both, complete=complete)
 
 
 def _template(name: str = "recipe_results.md.j2") -> Template:

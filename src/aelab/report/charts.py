@@ -137,7 +137,7 @@ def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
         for each in points:
             _dots(axes, each.rate, each.distortion, each.style, each.label)
             if each.uniform is not None:
-                _dots(axes, each.uniform, each.distortion, each.style, "", filled=False)
+                _dots(axes, each.uniform, each.distortion, each.style, None, filled=False)
                 arrow = {"arrowstyle": "->", "color": FAINT, "linewidth": 1, "shrinkA": 4, "shrinkB": 6}
                 axes.annotate("", each.mean, (float(each.uniform.mean()), each.mean[1]), arrowprops=arrow)
         for family in dict.fromkeys(each.family for each in points if each.family is not None):
@@ -150,15 +150,13 @@ def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
 
 
 def _dots(
-    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], style: int, label: str, *, filled: bool = True
+    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], style: int, label: str | None, *, filled: bool = True
 ) -> None:
     """Small dots and a large one at their mean; hollow ones where they are not what is compared."""
     colour, marker = _look(style)
     face = colour if filled else PAPER
     axes.scatter(x, y, s=9, color=colour, alpha=0.6, linewidths=0, zorder=3)
-    axes.scatter(
-        x.mean(), y.mean(), s=48, marker=marker, facecolor=face, edgecolor=colour, zorder=4, label=label or None
-    )
+    axes.scatter(x.mean(), y.mean(), s=48, marker=marker, facecolor=face, edgecolor=colour, zorder=4, label=label)
 
 
 def _equal_sums(axes: Axes) -> None:

@@ -103,9 +103,8 @@ def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
     degrees = variance**2 / (np.square(terms) / [n - 1, m - 1, (n - 1) * (m - 1)]).sum()
     half = _quantile(degrees) * math.sqrt(variance)
     alone, images = _quantile(n - 1) * math.sqrt(terms[0]), _quantile(m - 1) * math.sqrt(terms[1])
-    if half > alone:
-        return Interval(mean, half, BOTH, float(degrees), images)
-    return Interval(mean, alone, BOTH, n - 1, images)
+    half, degrees = max((half, float(degrees)), (alone, n - 1))
+    return Interval(mean, half, BOTH, degrees, images)
 
 
 def holm(intervals: Sequence[Interval], thresholds: Sequence[float] | None = None) -> list[Interval]:
