@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from itertools import groupby
@@ -64,17 +65,16 @@ def test_what_the_page_of_quantisers_says_is_what_the_recipes_found(name: str) -
     assert min(kept.values()) > 90
 
 
-@pytest.mark.parametrize("there", [(), recipe.STUDY[:1], recipe.STUDY[1:2], recipe.STUDY[2:]])
+@pytest.mark.parametrize("there", [(), recipe.STUDY[:1], recipe.STUDY[1:2]])
 def test_the_page_of_quantisers_says_nothing_of_results_that_are_missing(
     there: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in there:
-        result = {"recipe": name, "title": name, "figures": []}
-        (tmp_path / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
+        shutil.copy(recipe.RESULTS / f"{name}.json", tmp_path)
     monkeypatch.setattr(recipe, "RESULTS", tmp_path)
     page = recipe.study()
     assert "What the figures say" not in page
-    assert [name for name in recipe.STUDY if f"## {name}" in page] == list(there)
+    assert page.count("| straight-through | ") == 1 + len(there)  # of the quantisers' names, and of each result
 
 
 def test_a_stale_page_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
