@@ -13,6 +13,7 @@ import re
 import sys
 import textwrap
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -130,13 +131,17 @@ def _target(section: Json) -> str:
 # --- docs/commands.md ------------------------------------------------------------------------------------------------
 
 EXAMPLES = re.compile(r"^(?:  \S.*\n)+", re.MULTILINE)  # lines that are set in by two
+OPTION = re.compile(r"^\* `-.*\n", re.MULTILINE)
 
 
 def commands() -> str:
-    """docs/commands.md, by typer's own utility for such pages."""
+    """docs/commands.md, by typer's own utility for such pages; options that several commands share stand there once."""
     targets = re.findall(r"^([a-z-]+):.*?## +(.*)$", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     texts = [_described(words, found) for words, found in programs().items()]
-    return template("commands.md.j2").render(targets=targets, programs=texts)
+    shared = [option for option, times in Counter(OPTION.findall("".join(texts))).items() if times > 1]
+    texts = [OPTION.sub(lambda option: "" if option[0] in shared else option[0], text) for text in texts]
+    texts = [re.sub(r"\*\*Options\*\*:\n\n(?!\* )", "", text) for text in texts]
+    return template("commands.md.j2").render(targets=targets, programs=texts, shared=shared)
 
 
 def _described(words: str, found: Any) -> str:

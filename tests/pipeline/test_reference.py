@@ -99,10 +99,17 @@ def test_a_command_is_shown_as_it_helps_itself(
     said = capsys.readouterr().out
     section = reference.commands().split("### `python -m pipeline.tools.recipe`")[1].split("###")[0]
     shown = re.findall(r"^\* `(?:--)?(\w+)[^`]*`: ([^.\n]*)", section, re.MULTILINE)
-    assert {"name", "quick", "help"} <= {name for name, _ in shown}
+    assert {"name", "quick"} <= {name for name, _ in shown}
     for name, what in shown:
         assert name in said
         assert what in " ".join(said.split())
+
+
+def test_an_option_that_several_commands_share_stands_there_once() -> None:
+    options = reference.OPTION.findall(page := reference.commands())
+    assert len(options) == len(set(options)) > 10
+    assert page.count("`-m, --model MODEL`") == 1
+    assert "--help`" not in page
 
 
 def test_a_command_is_shown_alike_whatever_was_parsed_before() -> None:
