@@ -80,7 +80,10 @@ TYPES = {
 
 
 def parameters() -> str:
-    """docs/parameters.md: a table for each section of params.yaml, each model, and each part of one."""
+    """docs/parameters.md: a table for each section of params.yaml, each model, and each part of one.
+
+    A key that means the same in several models stands there once.
+    """
     whole = schema()
     definitions = whole["$defs"]
     common = Entry.model_json_schema(schema_generator=WithoutTitles)["properties"]
@@ -90,8 +93,16 @@ def parameters() -> str:
         if title in choices and member:
             own = {key: inner for key, inner in each["properties"].items() if key not in {"name", *common}}
             choices[title][member] = {"document": " ".join(each["description"].split()), "own": own}
+
+    def rows(keys: Json) -> list[tuple[str, ...]]:
+        return [row for key in keys for row in _rows(keys[key], key, definitions)]
+
+    def shared_rows(members: Json) -> list[tuple[str, ...]]:
+        counts = Counter(row for member in members.values() for row in rows(member["own"]))
+        return [row for row, times in counts.items() if times > 1]
+
     page = template("parameters.md.j2")
-    page.globals["rows"] = lambda keys: [row for key in keys for row in _rows(keys[key], key, definitions)]
+    page.globals |= {"rows": rows, "shared_rows": shared_rows}
     return page.render(sections=whole["properties"], common=common, choices=choices)
 
 
