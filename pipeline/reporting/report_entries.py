@@ -69,7 +69,7 @@ def context(
         "lead": _lead(entries),
         "evidence": evidence,
         "sentences": summary.sentences(evidence, reference),
-        "problems": list(_problems(entries)),
+        "problems": [*_problems(entries), *filter(None, [marks.blown_up(evidence.entries)])],
         "names": marks.names(evidence.entries),
         "falling": marks.still_falling(evidence.entries),
         "seeds": len(params.seeds),

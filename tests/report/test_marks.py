@@ -43,6 +43,27 @@ def test_every_phase_has_an_end_of_its_own() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("curves", "rise"),
+    [
+        ([curve(100.0, 90.0, 5e19)], 5e19 / 90),  # a training that blew up without a number that is not finite
+        ([curve(100.0, 90.0, 180.0)], 2),
+        ([curve(100.0, 90.0, 179.0)], 0),  # overfitting, a little
+        ([curve(100.0, 90.0, 5e19, 80.0)], 0),  # a spike that the training recovered from
+        ([curve(*FALLING), curve(3.0, 1.0, 4.0)], 4),  # one seed is enough
+        ([curve(-90.0, -100.0, 50.0)], 0),  # a density has no such ratio
+        ([curve()], 0),
+        ([], 0),
+    ],
+)
+def test_a_training_that_blew_up_is_marked(curves: list[Curve], rise: float) -> None:
+    entry = Entry("a", curves=curves)
+    assert marks.rises(curves) == pytest.approx({"autoencoder": rise} if rise else {})
+    assert any("its validation loss rose" in mark for mark in marks.marks(entry)) == bool(rise)
+    assert marks.blown_up([entry]).startswith("The validation loss of `a` rose to more than 2 times" if rise else "")
+    assert bool(marks.blown_up([entry])) == bool(rise)
+
+
 def test_what_is_wrong_stands_beside_the_name_once() -> None:
     entries = [
         Entry("a", curves=[curve(*FALLING)], symptoms=["collapsed"] * 3, code_size="32 numbers", looks=1.66),
