@@ -76,7 +76,7 @@ def blown_up(entries: Sequence[Entry]) -> str:
     its = "its" if len(found) == 1 else "their"
     return (
         f"The validation loss of {listed(f'`{name}`' for name in found)} rose to more than {RISE:g} times {its} least; the "
-        f"weights are those of the least. A lower learning rate may help, or more images."
+        "weights are those of the least. A lower learning rate may help, or more images."
     )
 
 
