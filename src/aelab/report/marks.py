@@ -5,8 +5,8 @@ fall over the last tenth of the steps is more than 0.5 % of that loss. Schedules
 curve, so that this is a little of what more steps would bring. On MNIST, with one cycle, an AE that fell by 0.9 % ended
 12 % lower after twice the steps; a VAE that fell by 0.1 %, 1.5 % lower.
 
-A training blew up if its last validation loss is at least twice its least one. Its weights are those of the least loss, so
-its metrics look like those of a training that was merely short.
+A training blew up if its last validation loss is at least twice its least one. Its weights are those of the least
+loss, so its metrics look like those of a training that was merely short.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,8 +45,8 @@ def marks(entry: Entry) -> list[str]:
         for phase, fall in falls(entry.curves).items()
     ]
     rising = [
-        f"its validation loss rose{'' if phase == 'autoencoder' else f', of its {phase}'}: at the end {rise:,.3g} times "
-        "its least, whose weights are used"
+        f"its validation loss rose{'' if phase == 'autoencoder' else f', of its {phase}'}: at the end {rise:,.3g} "
+        "times its least, whose weights are used"
         for phase, rise in rises(entry.curves).items()
     ]
     return [*dict.fromkeys(entry.symptoms), *falling, *rising]
@@ -75,8 +75,8 @@ def blown_up(entries: Sequence[Entry]) -> str:
         return ""
     its = "its" if len(found) == 1 else "their"
     return (
-        f"The validation loss of {listed(f'`{name}`' for name in found)} rose to more than {RISE:g} times {its} least; the "
-        "weights are those of the least. A lower learning rate may help, or more images."
+        f"The validation loss of {listed(f'`{name}`' for name in found)} rose to more than {RISE:g} times {its} least; "
+        "the weights are those of the least. A lower learning rate may help, or more images."
     )
 
 
