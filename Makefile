@@ -17,8 +17,8 @@ help:  ## list the targets
 repro: .venv/ready  ## run whatever has changed of the pipeline, several stages at a time
 	$(BIN)/python -m pipeline.runner.repro
 
-taste: .venv/ready  ## run all of it on small images in a minute, without a download, in a folder of its own: taste/
-	$(BIN)/python -m pipeline.tools.taste
+taste: .venv/ready  ## run all of it on small images in a minute, without a download, in a folder of its own: taste/; with BASE=origin/main say what changed
+	$(BIN)/python -m pipeline.tools.taste $(if $(BASE),--base '$(BASE)')
 
 check: .venv/ready-dev  ## run the unit tests: no stage, server, browser or build is started
 	$(PYTEST) --ignore tests/system tests
