@@ -236,11 +236,11 @@ def shortened(section: Any, limits: Mapping[str, int]) -> Any:
 # --- the experiment ---------------------------------------------------------------------------------------------------
 
 
-def committed() -> dict[str, Any]:
-    """The parameters of the last commit, unchecked."""
-    text = _git("show", f"HEAD:./{PARAMS}")
+def committed(revision: str = "HEAD") -> dict[str, Any]:
+    """The parameters of a commit, unchecked."""
+    text = _git("show", f"{revision}:./{PARAMS}")
     if text is None:
-        msg = f"git has no committed {PARAMS}: what runs in a copy starts from a commit"
+        msg = f"git has no committed {PARAMS} at {revision}: what runs in a copy starts from a commit"
         raise UserError(msg)
     content: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
     return content

@@ -1,11 +1,15 @@
 """A taste: all of the pipeline in about a minute, on scikit-learn's digits, which need no download.
 
+    python -m pipeline.tools.taste                       # of the last commit
+    python -m pipeline.tools.taste --base origin/main    # what the commits since then have changed
+
 It runs in a clone of the last commit, the folder `taste/`: the project's own parameters and results stay as they are.
 """
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from ruamel.yaml import YAML
@@ -16,25 +20,70 @@ from pipeline.common.params import PARAMS
 from pipeline.tools.recipe import committed, merged, shortened
 
 TASTE = Path("taste")
+COMPARISON = TASTE / "comparison.html"
 LIMITS = {"steps": 300, "samples": 500}  # wherever these keys stand
-CHANGES = {"dataset": {"name": "digits"}, "seeds": [0]}
+SEEDS = [0]
+COMPARED = [0, 1, 2]  # seeds, so that a difference has an interval
 
 
-def main() -> None:
-    """Run the pipeline on the digits, with few steps and one seed."""
+def main(
+    *,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="REVISION", help="Run this revision as well, and compare the last commit with it."),
+    ] = None,
+) -> None:
+    """Run the pipeline on the digits, with few steps: one seed of the last commit, or three of it and of REVISION."""
     try:
-        parameters = merged(shortened(committed(), LIMITS), CHANGES)
+        if base is None:
+            _run("HEAD", SEEDS)
+            page = TASTE / paths.REPORTS / "comparison.html"
+        else:
+            page = _compared(base)
     except UserError as error:
         sys.exit(f"\n{error}\n")
+    print(f"\nDigits, few steps. The report: {page.resolve().as_uri()}")
+
+
+def _compared(base: str) -> Path:
+    """The page that sets the last commit beside `base`; a table in Markdown and one in CSV lie beside it."""
+    for name, revision in {"base": base, "head": "HEAD"}.items():
+        _run(revision, COMPARED)
+        identity = ["-c", "user.name=taste", "-c", "user.email=taste@localhost"]
+        _git(*identity, "commit", "--quiet", "--allow-empty", "--all", "--message", f"the digits at {revision}")
+        _git("update-ref", f"refs/tags/{name}", "HEAD")
+    command = ["-m", "pipeline.tools.compare", "base", "head", "--force", COMPARISON.name]
+    done = subprocess.run([sys.executable, *command], cwd=TASTE, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        sys.exit(done.returncode)
+    print(f"\n{done.stdout}")
+    said = f"The digits, {len(COMPARED)} seeds, few steps: `base` is {base}, `head` the last commit.\n\n{done.stdout}"
+    COMPARISON.with_suffix(".md").write_text(said, encoding="utf-8")
+    return COMPARISON
+
+
+def _run(revision: str, seeds: list[int]) -> None:
+    """The pipeline at a revision, with its own code and parameters; ends with what the pipeline ends with."""
+    parameters = _parameters(revision, seeds)
     if not TASTE.exists():
         subprocess.run(["git", "clone", "--quiet", ".", TASTE], check=True)  # noqa: S603, S607
-    for command in (["fetch", "--quiet", "origin", "HEAD"], ["checkout", "--quiet", "--force", "FETCH_HEAD"]):
-        subprocess.run(["git", *command], cwd=TASTE, check=True)  # noqa: S603, S607
+    commit = subprocess.run(["git", "rev-parse", revision], check=True, capture_output=True, text=True)  # noqa: S603, S607
+    _git("fetch", "--quiet", "origin", commit.stdout.strip())
+    _git("checkout", "--quiet", "--force", "FETCH_HEAD")
     with (TASTE / PARAMS).open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(parameters, file)
     done = subprocess.run([sys.executable, "-m", "pipeline.runner.repro"], cwd=TASTE, check=False)
-    print(f"\nDigits, one seed, few steps: {TASTE / paths.REPORTS / 'comparison.html'}")
-    sys.exit(done.returncode)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def _parameters(revision: str, seeds: list[int]) -> dict[str, Any]:
+    """Those of a revision, made small."""
+    return merged(shortened(committed(revision), LIMITS), {"dataset": {"name": "digits"}, "seeds": seeds})
+
+
+def _git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=TASTE, check=True)  # noqa: S603, S607
 
 
 if __name__ == "__main__":

@@ -583,3 +583,9 @@ def test_a_server_that_is_away_hangs_or_is_broken_is_an_exception(tmp_path: Path
         for uri in (f"http://127.0.0.1:{servers.free_port()}", f"http://127.0.0.1:{hanging.getsockname()[1]}", broken):
             with pytest.raises(Exception, match=r"."):
                 projector_at(uri, tmp_path)
+
+
+def test_a_model_needs_versions_that_any_index_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    builds = {"torch": "2.15.0+cpu", "numpy": "2.4.1"}
+    monkeypatch.setattr(mlflow_writer, "version", lambda name: builds.get(name, "1.0"))
+    assert {"torch==2.15.0", "numpy==2.4.1"} <= set(mlflow_writer._requirements())

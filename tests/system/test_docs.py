@@ -37,7 +37,12 @@ from tests.support.project import REPOSITORY
 
 PAGES = sorted(
     path.relative_to(REPOSITORY).as_posix()
-    for path in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "recipes/results.md"]
+    for path in [
+        *REPOSITORY.glob("*.md"),
+        *REPOSITORY.glob(".github/*.md"),
+        *REPOSITORY.glob("docs/*.md"),
+        REPOSITORY / "recipes/results.md",
+    ]
 )
 LANGUAGES = {"", "sh", "console", "python", "yaml", "{literalinclude}", "{toctree}", "{eval-rst}"}
 TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)

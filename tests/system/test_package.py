@@ -1,6 +1,8 @@
-"""What is built for others holds all of the library, and works from where it is unpacked."""
+"""What is built for others holds all of the library, and works from where it is unpacked; how `make` sets up."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,8 +11,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
+from aelab.core.errors import UserError
+from pipeline.tools import release
 from tests.support.project import REPOSITORY, Project
+
+LOCKS = ("requirements.lock", "requirements-dev.lock")
 
 # Imports every module of the library from the folder that is given, and finds its parts.
 SCRIPT = """
@@ -31,14 +39,11 @@ print(len(list(folder.rglob("*.py"))))
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel and a source distribution, built without a network."""
+    """A wheel and a source distribution, built twice without a network to the same bytes."""
     project = Project(tmp_path_factory.mktemp("source"))
-    target = tmp_path_factory.mktemp("dist")
-    done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-d", target], cwd=project.folder,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    project.git("commit", "--quiet", "--all", "--message", "small")
+    target = tmp_path_factory.mktemp("release") / "dist"
+    release.build(project.folder, target)
     return target
 
 
@@ -74,6 +79,83 @@ def test_a_source_distribution_can_be_worked_with(built: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {f"src/{name}" for name in sources()} <= names
     assert {"README.md", "LICENSE", "pyproject.toml", "dvc.yaml", "params.yaml", "pipeline/common/params.py"} <= names
+
+
+def test_a_wheel_that_depends_on_where_it_is_built_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def built(_repository: Path, place: Path, _epoch: str) -> Path:
+        place.mkdir()
+        (place / "aelab.whl").write_text(str(place), encoding="utf-8")
+        return place
+
+    monkeypatch.setattr(release, "_built", built)
+    with pytest.raises(UserError, match=r"not the same bytes: aelab\.whl"):
+        release.build(REPOSITORY, tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
+
+
+def packages(lock: str) -> dict[str, str]:
+    """Each package of a lock with its lines; one may be there in several versions, for several versions of Python."""
+    found: dict[str, str] = {}
+    for each in re.split(r"\n(?=\S)", (REPOSITORY / lock).read_text(encoding="utf-8").strip()):
+        name = each.partition("==")[0]
+        found[name] = f"{found[name]}\n{each}" if name in found else each
+    return found
+
+
+def test_the_bill_of_materials_names_each_package_of_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    lock, bills = tmp_path / "some.lock", [tmp_path / "one.json", tmp_path / "another.json"]
+    some = {name: lines for name, lines in packages("requirements.lock").items() if name[0] in "cj"}  # of 212
+    lock.write_text("\n".join(some.values()), encoding="utf-8")
+    for each in bills:
+        release.bill(lock, each)
+    text, again = (each.read_text(encoding="utf-8") for each in bills)
+    assert text == again
+    content = json.loads(text)
+    assert content["metadata"]["component"]["name"] == "aelab"
+    assert {each["name"] for each in content["components"]} == set(some)
+    check = JsonStrictValidator(SchemaVersion.V1_6).validate_str
+    assert check(text) is None
+    assert check(text.replace('"CycloneDX"', '"Cyclone"')) is not None
+
+
+def test_the_licences_are_those_that_the_packages_name() -> None:
+    table = release.licences(REPOSITORY / "requirements.lock")
+    rows = dict(re.findall(r"^\| ([a-z0-9-]+) \| \S+ \| (.+) \|$", table, re.MULTILINE))
+    rows.pop("package")
+    assert rows.keys() == packages("requirements.lock").keys()
+    assert rows["jinja2"] == "BSD License"
+    assert rows["numpy"].startswith("BSD-3-Clause")
+    assert {name for name, licence in rows.items() if licence == "not said"} <= {"cuda-toolkit", "huey"}
+
+
+@pytest.mark.parametrize(
+    ("heading", "dated"),
+    [
+        ("## 0.2.0 - 2026-12-01", True),
+        ("## Unreleased", False),
+        ("## 0.2.0", False),
+        ("## 0.2.1 - 2026-12-01", False),
+        ("## 0.2.0 - soon", False),
+        ("## 0x2.0 - 2026-12-01", False),
+    ],
+)
+def test_a_release_needs_a_dated_section_of_the_changelog(heading: str, dated: bool) -> None:  # noqa: FBT001
+    text = f"# Changelog\n\n{heading}\n\n- A wheel.\n"
+    if dated:
+        release.check_changelog(text, "0.2.0")
+    else:
+        with pytest.raises(UserError, match=r"no section of this version: .* `## 0\.2\.0 - YYYY-MM-DD`"):
+            release.check_changelog(text, "0.2.0")
+
+
+def test_a_release_is_made_of_what_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Project(tmp_path)  # with small parameters that are not committed
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"changed since the last one:\n.*params\.yaml"):
+        release.check_committed()
+    project.git("commit", "--quiet", "--all", "--message", "small")
+    release.check_committed()
 
 
 def test_the_hooks_before_a_commit_are_valid_and_fetch_nothing() -> None:
@@ -112,3 +194,76 @@ def test_a_user_without_a_name_has_one_for_dvc(tmp_path: Path) -> None:
             ["make", "who"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
         assert done.stdout == f"[{said}]\n"
+
+
+STAND_IN = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$(dirname "$0")/../../calls"
+"""  # for a program of the environment
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A checkout whose environment has stand-ins for Python and uv, which write down what they were to do."""
+    folder = tmp_path / "project"
+    (folder / "programs").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", *LOCKS):
+        shutil.copy(REPOSITORY / name, folder)
+    # Python makes the environment: itself and uv in its folder.
+    making = 'test "$2" != venv || { mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; cp "$0" "$3/bin/uv"; }\n'
+    python = folder / "programs/python"
+    python.write_text(STAND_IN + making, encoding="utf-8")
+    python.chmod(0o755)
+    return folder
+
+
+def make(folder: Path, *arguments: str) -> tuple[str, list[str]]:
+    """What `make` says, and what the stand-ins of the environment were to do."""
+    (folder / "calls").unlink(missing_ok=True)
+    environment = {"PATH": os.environ["PATH"]}
+    command = ["make", f"PYTHON={folder}/programs/python", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    calls = folder / "calls"
+    return done.stdout + done.stderr, calls.read_text().splitlines() if calls.exists() else []
+
+
+def test_setting_up_ends_with_what_to_type_next(empty: Path) -> None:
+    said, calls = make(empty, "setup")
+    assert said.splitlines()[-1].startswith("The environment .venv is ready. Next: make taste")
+    assert any(call.endswith("--require-hashes -r requirements.lock") for call in calls)
+    assert not any("torch" in call for call in calls)
+    assert make(empty, "setup")[1] == []
+
+
+def test_torch_for_cpus_stays_chosen(empty: Path) -> None:
+    said, calls = make(empty, "setup", "TORCH=cpu")
+    assert "made anew" not in said
+    versions = [packages("requirements.lock")[name].split()[0] for name in ("torch", "torchvision")]
+    assert any(call.endswith(f"--no-deps --torch-backend cpu {' '.join(versions)}") for call in calls)
+    os.utime(empty / "requirements.lock")
+    said, calls = make(empty, "setup")
+    assert "made anew" not in said
+    assert any("--torch-backend cpu" in call for call in calls)
+    assert not any("-r requirements.lock" in call for call in calls)
+    said, calls = make(empty, "setup", "TORCH=lock")
+    assert "was made with TORCH=cpu: it is made anew with TORCH=lock" in said
+    assert any(call.endswith("--require-hashes -r requirements.lock") for call in calls)
+    said, calls = make(empty, "setup")
+    assert "made anew" not in said
+    assert calls == []
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_all_but_torch_comes_out_of_the_lock_with_its_hashes(lock: str, empty: Path) -> None:
+    make(empty, ".venv/ready-dev" if "dev" in lock else "setup", "TORCH=cpu")
+    left = (empty / ".venv/cpu.lock").read_text(encoding="utf-8")
+    whole = packages(lock)
+    without = {name for name in whole if not re.search(rf"^{re.escape(name)}==", left, re.MULTILINE)}
+    assert {"torch", "torchvision", "triton", "nvidia-cublas", "cuda-toolkit"} <= without
+    assert all(re.match("torch|triton|nvidia-|cuda-", name) for name in without)
+    assert left.split() == " ".join(each for name, each in whole.items() if name not in without).split()
+
+
+def test_another_torch_is_refused_by_name(empty: Path) -> None:
+    said, calls = make(empty, "setup", "TORCH=rocm")
+    assert "TORCH=rocm: cpu is torch for CPUs, lock is the torch of requirements.lock" in said
+    assert calls == []

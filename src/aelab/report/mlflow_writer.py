@@ -356,10 +356,15 @@ def _log_model(name: str, weights: Path, image: tuple[int, int, int]) -> str:
             python_model=str(Path(__file__).with_name("mlflow_model.py")),
             artifacts={"weights": str(weights)},
             code_paths=[str(PACKAGE)],
-            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+            pip_requirements=_requirements(),
             signature=ModelSignature(Schema([images]), Schema([images]), ParamSchema(list(OPTIONS))),
         )
     return str(logged.model_id)
+
+
+def _requirements() -> list[str]:
+    """What a model needs, in public versions: a build such as torch 2.15.0+cpu is not wherever the model is loaded."""
+    return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
 def _milliseconds(seconds: float) -> int:
