@@ -90,7 +90,7 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
     page.write_text(text, encoding="utf-8")
     numbers(shown, context["evidence"]).to_csv(table, index=False, na_rep="n/a")
     print(markdown(shown, context["evidence"]))
-    print(f"Validation split, by which settings are picked. All of it: {page}, {table}")
+    print(f"\nValidation split, by which settings are picked. All of it: {page}, {table}")
 
 
 # --- what is set beside what ------------------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ def test_a_sweep_ends_in_one_page_and_one_table(swept: tuple[Project, dict[str, 
     project, _ = swept
     done = shell(project, commands("--queue")[2])
     assert done.returncode == 0, done.stderr
-    said = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[:-1]]
+    table = done.stdout.partition("\n\n")[0].splitlines()
+    said = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert said[0] == ["entry", "beta", "MSE ↓", "denoising MSE ↓", "−ELBO (nats) ↓", "revisions"]
     entries = [["dae", ""], ["vae", "1"], ["vae", "2"], ["vae", "4"], ["vqvae", ""], ["pca", ""]]
     assert [row[:2] for row in said[2:]] == entries
