@@ -378,8 +378,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `make docs` builds it: a warning is an error."""
     folder = tmp_path_factory.mktemp("site")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
-    # What a run has learned is another test's matter: test_notebooks.py.
-    strict = ["-W", "--keep-going", "-n", "-q", "-D", "nb_execution_excludepatterns=notebook-run.ipynb"]
+    strict = ["-W", "--keep-going", "-n", "-q"]
     command = [sys.executable, "-m", "sphinx", *strict, "-d", f"{folder}/.trees", str(REPOSITORY / "docs"), str(folder)]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
