@@ -9,7 +9,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export USER := $(or $(USER),$(shell id -u))
 export PYTHONDONTWRITEBYTECODE :=  # each module is compiled once, when a process imports it first
 
-.PHONY: help setup repro taste check test lint docs ui track check-results audit bench gpu faults lock recipe recipes release
+.PHONY: help setup repro taste check test lint docs notebooks ui track check-results audit bench gpu faults lock recipe recipes
+.PHONY: release
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +40,9 @@ docs: .venv/ready-dev  ## build the documentation's site, docs/_build/index.html
 	$(BIN)/python -m pipeline.tools.reference
 	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build
 	@echo "docs/_build/index.html"
+
+notebooks: .venv/ready-dev  ## open the notebooks of docs/ in JupyterLab, which uv fetches
+	$(BIN)/uv run --no-project --python $(BIN)/python --with jupyterlab --with ipywidgets jupyter lab docs
 
 ui: .venv/ready  ## browse the runs in MLflow, at port 5000 or make ui PORT=5001
 	$(BIN)/python -m pipeline.reporting.ui --port $(or $(PORT),5000)

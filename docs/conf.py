@@ -23,15 +23,22 @@ html_show_search_summary = False  # it would be fetched, which a browser refuses
 html_copy_source = html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]  # the latter holds notebooks as they ran
 extensions = [
-    "myst_parser",
+    "myst_nb",  # Markdown, and notebooks, which are run
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",  # a page for each module of the library: docs/reference.md
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600  # seconds for a cell
+nb_ipywidgets_js = {}  # it would be fetched; sliders work where a kernel runs
+# What a run has learned is shown where there is one. An old one, whose models do not load, is no reason to have no site:
+# the notebook itself says execution_allow_errors.
+RUNS = (REPOSITORY, REPOSITORY / "taste")
+nb_execution_excludepatterns = [] if any((run / "evaluation").exists() for run in RUNS) else ["notebook-run.ipynb"]
 templates_path = ["_templates"]
 shutil.rmtree(DOCS / "_reference", ignore_errors=True)  # the pages of modules that are there no more
 copybutton_prompt_text = "$ "

@@ -127,6 +127,37 @@ def test_copies_are_given_by_name() -> None:
         aelab.evaluate(model(), IMAGES, IMAGES)  # type: ignore[arg-type]
 
 
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_stored_images_and_of_floats_become_one_picture() -> None:
+    floats = torch.from_numpy(FLOATS[:4]).float().requires_grad_()
+    one, two = aelab.show({"": IMAGES[:4]}), aelab.show({"a": IMAGES[:4], "b": floats})
+    assert one.mode == two.mode == "RGB"
+    assert two.height > 1.5 * one.height
+    assert two.width > one.width  # the labels stand beside the rows
+    assert aelab.show({"": np.repeat(IMAGES[:4], 3, 1)}).size == one.size
+    assert aelab.show({"": FLOATS[:4] * 2 - 0.5}).getextrema() == one.getextrema()
+
+
+DRAWN = {"a tensor", "a tensor of floats", "floats in [0, 1]", "floats to 255", "no numbers"}
+
+
+@pytest.mark.parametrize("wrong", [each for each in WRONG if each not in DRAWN])
+def test_what_is_no_picture(wrong: str) -> None:
+    images, _ = WRONG[wrong]
+    with pytest.raises(UserError, match=r"images to show are \(N, C, H, W\).*what came as 'x' is an?"):
+        aelab.show({"x": images})
+
+
+def test_rows_of_a_picture_are_alike_and_have_labels() -> None:
+    with pytest.raises(UserError, match=r"of one size; what came is \{'a': \(64, 1, 8, 8\), 'b': \(63, 1, 8, 8\)\}"):
+        aelab.show({"a": IMAGES, "b": IMAGES[1:]})
+    for unlabelled in (IMAGES, [IMAGES], {}):
+        with pytest.raises(UserError, match="are shown by label"):
+            aelab.show(unlabelled)  # type: ignore[arg-type]
+
+
 # --- the methods of a model ------------------------------------------------------------------------------------------
 
 SEEN = aelab.as_float(IMAGES)

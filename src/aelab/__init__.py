@@ -1,6 +1,6 @@
 """Autoencoders: the models, their training and their evaluation. Knows no path and no parameter file.
 
-What a notebook needs is here by short names, imported when it is first used; docs/library.md shows it at work.
+What a notebook needs is here by short names, imported when it is first used: docs/notebook-library.ipynb uses them.
 """
 
 import importlib
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aelab.evaluation.reconstruction import evaluate
     from aelab.ingest.downloads import load as load_data
     from aelab.models.checkpoint import save
-    from aelab.notebook import build, load, load_folder
+    from aelab.notebook import build, load, load_folder, show
     from aelab.training.loop import train
 
 HOMES = {
@@ -31,6 +31,7 @@ HOMES = {
     "load_folder": "notebook",
     "prepare": "core.devices",
     "save": "models.checkpoint",
+    "show": "notebook",
     "train": "training.loop",
 }
 __all__ = [  # those of HOMES; type checkers read a list
@@ -46,6 +47,7 @@ __all__ = [  # those of HOMES; type checkers read a list
     "load_folder",
     "prepare",
     "save",
+    "show",
     "train",
 ]
 

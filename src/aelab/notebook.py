@@ -5,20 +5,27 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
 from aelab.core.errors import UserError, did_you_mean
 from aelab.core.sections import Section, in_sentences, union_of
 from aelab.core.tensors import device_of
 from aelab.data import datasets
+from aelab.data.checks import DIMENSIONS, described
 from aelab.data.datasets import Data
+from aelab.evaluation import figures
 from aelab.ingest import image_folder
 from aelab.models import checkpoint
 from aelab.models.base import VARIANTS, Autoencoder
 from aelab.models.latent import parts
+
+Images: TypeAlias = NDArray[Any] | torch.Tensor  # (N, C, H, W): uint8, or floats from 0 to 1
 
 SHOWN = 5  # left-out files that a warning names
 
@@ -109,3 +116,40 @@ def load_folder(
         warnings.warn(f"left out of {folder}: {some}{more}", stacklevel=2)
     everything = datasets.Split(found.images, found.labels)
     return datasets.divide(everything, f"folder {folder}", validation=validation, test=test, seed=seed)
+
+
+def show(rows: Mapping[str, Images]) -> Image.Image:
+    """Rows of images, each with its label, as a picture; a notebook draws what a cell ends with.
+
+    Args:
+        rows: by label, as many images (N, C, H, W) in each: stored ones (uint8), or floats from 0 to 1 as a model gives
+            them.
+
+    Raises:
+        UserError: they are no images, or of several sizes or numbers.
+    """
+    if not isinstance(rows, Mapping) or not rows:
+        msg = f"images are shown by label, as {{'original': x}}; what came is {next(described(rows))}"
+        raise UserError(msg)
+    drawn = [(label, _drawable(label, images)) for label, images in rows.items()]
+    shapes = {label: images.shape for label, images in drawn}
+    if len(set(shapes.values())) > 1:
+        msg = f"rows of one picture hold as many images, of one size; what came is {shapes}"
+        raise UserError(msg)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "rows.png")
+        figures.images(drawn, path)
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+
+
+def _drawable(label: str, images: Images) -> NDArray[np.float32]:
+    array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else images
+    known = isinstance(array, np.ndarray) and (array.dtype == np.uint8 or array.dtype.kind == "f")
+    if not known or array.ndim != DIMENSIONS or array.shape[1] not in (1, 3) or not array.size:
+        msg = (
+            f"images to show are (N, C, H, W), uint8 or floats from 0 to 1, C being 1 or 3; what came as {label!r} is "
+            f"{next(described(images))}"
+        )
+        raise UserError(msg)
+    return (array / np.float32(255 if array.dtype == np.uint8 else 1)).clip(0, 1)

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 import pytest
 from dvc.cli import DvcParserError
@@ -37,21 +38,27 @@ from tests.support.project import REPOSITORY
 
 PAGES = sorted(
     path.relative_to(REPOSITORY).as_posix()
-    for path in [
-        *REPOSITORY.glob("*.md"),
-        *REPOSITORY.glob(".github/*.md"),
-        *REPOSITORY.glob("docs/*.md"),
-        REPOSITORY / "recipes/results.md",
-    ]
+    for pattern in ("*.md", ".github/*.md", "docs/*.md", "docs/*.ipynb", "recipes/results.md")
+    for path in REPOSITORY.glob(pattern)
 )
 LANGUAGES = {"", "sh", "console", "python", "yaml", "{literalinclude}", "{toctree}", "{eval-rst}"}
 TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 MADE = "docs/_build/"  # by `make docs`
 FOLDERS = "src|pipeline|docs|tests|recipes|benchmarks|faults"
 RUN_ELSEWHERE = {
-    "docs/library.md": "tests/system/test_library.py",
+    "docs/notebook-library.ipynb": "tests/system/test_notebooks.py",
+    "docs/notebook-run.ipynb": "tests/system/test_notebooks.py",
     "CONTRIBUTING.md": "tests/system/test_contributing.py",
 }
+
+
+def read(page: Path) -> str:
+    """A page as Markdown, in which the code of a notebook's cells are blocks."""
+    if page.suffix != ".ipynb":
+        return page.read_text(encoding="utf-8")
+    cells = nbformat.read(page, as_version=4).cells
+    python = "```python\n{}\n```"
+    return "\n\n".join(each.source if each.cell_type == "markdown" else python.format(each.source) for each in cells)
 
 
 def prose(text: str) -> str:
@@ -60,7 +67,7 @@ def prose(text: str) -> str:
 
 def anchors(path: Path) -> set[str]:
     """Those of the headings, as GitHub and MyST make them."""
-    headings = re.findall(r"^#+ (.*)$", prose(path.read_text(encoding="utf-8")), re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose(read(path)), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -96,7 +103,7 @@ def names(text: str, page: Path) -> Iterator[str | None]:
             yield None if name in known else f"there is no {name}"
         elif re.match(r"make |python -m ", name):
             yield command(name)
-    assert page.suffix == ".md"
+    assert page.suffix in {".md", ".ipynb"}
 
 
 def commands(text: str, page: Path) -> Iterator[str | None]:
@@ -105,7 +112,7 @@ def commands(text: str, page: Path) -> Iterator[str | None]:
         if block.language == "sh":
             for line in block.code.replace("\\\n", " ").splitlines():
                 yield from (command(each) for each in re.split(r"&&|;", line.split(" #")[0]) if each.strip())
-    assert page.suffix == ".md"
+    assert page.suffix in {".md", ".ipynb"}
 
 
 def command(line: str) -> str | None:
@@ -257,7 +264,7 @@ def test_a_page_is_true(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     page = REPOSITORY / name
-    assert [problem for problem in check(page.read_text(encoding="utf-8"), page) if problem] == []
+    assert [problem for problem in check(read(page), page) if problem] == []
 
 
 @pytest.mark.parametrize(
@@ -306,7 +313,7 @@ def test_a_page_that_is_not_true_is_noticed(check: Callable[[str, Path], Iterato
 
 def test_all_this_looks_at_something() -> None:
     counts = {
-        check.__name__: sum(1 for name in PAGES for _ in check((REPOSITORY / name).read_text(), REPOSITORY / name))
+        check.__name__: sum(1 for name in PAGES for _ in check(read(REPOSITORY / name), REPOSITORY / name))
         for check in CHECKS
     }
     print(counts)
@@ -358,8 +365,9 @@ def test_the_verdicts_of_the_readme_are_those_of_its_run_and_of_the_recipes() ->
 
 def test_every_page_is_on_the_site() -> None:
     index = (REPOSITORY / "docs/index.md").read_text(encoding="utf-8")
-    listed = {line for block in blocks(index) if block.language == "{toctree}" for line in block.code.splitlines()}
-    assert {path.stem for path in (REPOSITORY / "docs").glob("*.md")} - {"index"} <= listed
+    pages = index + (REPOSITORY / "docs/library.md").read_text(encoding="utf-8")
+    listed = {line for block in blocks(pages) if block.language == "{toctree}" for line in block.code.splitlines()}
+    assert {Path(name).stem for name in PAGES if name.startswith("docs/")} - {"index"} <= listed
 
 
 FETCHED = re.compile(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=\"((?:https?:)?//[^\"]+)")
@@ -382,6 +390,7 @@ def test_the_site_shows_code_and_asks_for_nothing_elsewhere(site: Path) -> None:
         assert FETCHED.findall(page.read_text()) == [], page
     assert "k = argmin_j" in (site / "theory.html").read_text()
     assert 'href="../_modules/' in (site / "_reference/aelab.models.base.html").read_text()
+    assert '<img alt="Twenty digits that the model has drawn" ' in (site / "notebook-library.html").read_text()
 
 
 THEMES_OWN = "landmark-unique"  # two sidebars without a name

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from aelab.evaluation.examples import Rows
 from aelab.evaluation.palette import ACCENT, INK
 
-mpl.use("Agg")
-
 STYLE = Path(__file__).with_suffix(".mplstyle")
 
 
