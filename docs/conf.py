@@ -34,8 +34,8 @@ extensions = [
 ]
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600  # seconds for a cell
-nb_ipywidgets_js = {}  # it would be fetched; sliders work where a kernel runs
-# What a run has learned is shown where there is one. An old one, whose models do not load, is no reason to have no site:
+nb_ipywidgets_js: dict[str, str] = {}  # it would be fetched; sliders work where a kernel runs
+# The notebook of a finished run needs one. An old run, whose models do not load, must not cost the site:
 # the notebook itself says execution_allow_errors.
 RUNS = (REPOSITORY, REPOSITORY / "taste")
 nb_execution_excludepatterns = [] if any((run / "evaluation").exists() for run in RUNS) else ["notebook-run.ipynb"]

@@ -102,7 +102,7 @@ def parameters() -> str:
         return [row for row, times in counts.items() if times > 1]
 
     page = template("parameters.md.j2")
-    page.globals |= {"rows": rows, "shared_rows": shared_rows}
+    page.globals.update(rows=rows, shared_rows=shared_rows)
     return page.render(sections=whole["properties"], common=common, choices=choices)
 
 
