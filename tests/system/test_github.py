@@ -82,7 +82,8 @@ def problems(text: str) -> Iterator[str]:
         yield "it takes whatever permissions the repository gives by default"
     if "secrets" in text:
         yield "it asks for a secret"
-    if privileged := {"pull_request_target", "workflow_run"} & set(workflow["on"]):
+    events = [workflow["on"]] if isinstance(workflow["on"], str) else workflow["on"]
+    if privileged := {"pull_request_target", "workflow_run"}.intersection(events):
         yield f"{privileged} would give code of a pull request a token that can write"
     for used in re.findall(r"uses: (.*)", text):
         if not re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used):
