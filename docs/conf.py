@@ -35,8 +35,8 @@ extensions = [
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600  # seconds for a cell
 nb_ipywidgets_js = {}  # it would be fetched; sliders work where a kernel runs
-# What a run has learned is shown where there is one. An old one, whose models do not load, is no reason to have no site:
-# the notebook itself says execution_allow_errors.
+# What a run has learned is shown where there is one. That notebook allows errors: an old run, whose models do not
+# load, is no reason to have no site.
 RUNS = (REPOSITORY, REPOSITORY / "taste")
 nb_execution_excludepatterns = [] if any((run / "evaluation").exists() for run in RUNS) else ["notebook-run.ipynb"]
 templates_path = ["_templates"]
