@@ -157,10 +157,16 @@ FIRST = ["params.dataset.name", "tags.entry"]
 
 @pytest.mark.usefixtures("no_model")
 def test_the_view_has_a_row_for_the_seeds_of_an_entry(run: Run, uri: str, tmp_path: Path) -> None:
-    """By what runs of earlier releases have, too."""
-    _project([run], uri, tmp_path)
-    keys = [(each["mode"], each["groupByData"]) for each in _view(experiment_at(uri))["groupBy"]["groupByKeys"]]
-    assert keys == [("param", "dataset.name"), ("tag", "entry")]
+    projector = projector_at(uri, tmp_path)
+    projector.project(run)
+    before = replace(run, training="before", tags={"entry": "vae"}, parameters={"dataset.name": "digits"})
+    projector.project(unfinished(before))  # by a release without groups
+    projector.project(unfinished(replace(run, training="someone's", tags={})))
+    projector.show([], 1.0)
+    state = _view(experiment_at(uri))
+    assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "group"}]
+    assert state["groupsExpanded"] == {"tag.group.digits-vae": False, "tag.group.toy-ae_wide": False}
+    assert sorted(found.data.tags.get("group", "") for found in runs_at(uri)) == ["", "digits-vae", "toy-ae_wide"]
 
 
 @pytest.mark.usefixtures("no_model")

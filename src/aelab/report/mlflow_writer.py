@@ -8,7 +8,7 @@ projection completes or replaces the run. No number that is undefined or not fin
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -135,9 +135,18 @@ class Projector:
         with self._alone():
             client = MlflowClient()
             runs = client.search_runs([self.experiment_id], max_results=RECENT)
+            groups = {self._group(run) for run in runs} - {""}
             there = [name for name in metrics if any(name in run.data.metrics for run in runs)]
-            view = _view(_differing(runs), there or LOSSES, saved)
+            view = _view(_differing(runs), there or LOSSES, saved, groups)
             self._tag(client.get_experiment(self.experiment_id), SAVED, view)
+
+    def _group(self, run: Found) -> str:
+        """The group of a run; one that an earlier release has written gets it now."""
+        tags, params = run.data.tags, run.data.params
+        if GROUP not in tags and "entry" in tags and DATASET in params:
+            tags[GROUP] = f"{params[DATASET]}-{tags['entry']}"
+            MlflowClient().set_tag(run.info.run_id, GROUP, tags[GROUP])
+        return str(tags.get(GROUP, ""))
 
     def _tag(self, experiment: Experiment, key: str, value: str) -> None:
         if experiment.tags.get(key) != value:
@@ -322,15 +331,19 @@ def _differing(runs: Sequence[Found]) -> list[str]:
     return sorted((key for key, count in counts.items() if count), key=lambda key: (-counts[key], key))[:HANDFUL]
 
 
-def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float) -> str:
-    """A saved view of the runs' page: a row for each entry, with the means of its seeds, which it unfolds to. MLflow
-    itself shows no metric in the table, and 10 runs in the charts.
+def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float, groups: Iterable[str] = ()) -> str:
+    """A saved view of the runs' page: a row for each of `groups`, with the means of its seeds, which it unfolds to.
+    MLflow itself shows no metric in the table, and 10 runs in the charts.
     """
     columns = [f"params.`{DATASET}`", "tags.`entry`", *(f"params.`{name}`" for name in parameters)]
     columns += [f"metrics.`{name}`" for name in metrics]
-    keys = [{"mode": "param", "groupByData": DATASET}, {"mode": "tag", "groupByData": "entry"}]  # older runs have these
-    groups = {"aggregateFunction": "average", "groupByKeys": keys}
-    state = {"selectedColumns": columns, "columnOrder": columns, "runsHiddenMode": "SHOW_ALL", "groupBy": groups}
+    state = {
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "runsHiddenMode": "SHOW_ALL",
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": GROUP}]},
+        "groupsExpanded": {f"tag.{GROUP}.{group}": False for group in sorted(groups)},
+    }
     return json.dumps({"name": VIEW, "createdAt": _milliseconds(saved), "state": json.dumps(state)})
 
 
