@@ -78,6 +78,7 @@ def scatter(axes: Axes, points: NDArray[np.float32], **legend: Any) -> None:
             axes.plot(x, y, marker=marker, color=colour, label=f"{each:.0f}", **look)
         axes.figure.legend(handletextpad=0.1, columnspacing=1.0, **legend)
     axes.set(xticks=[], yticks=[], aspect="equal")
+    axes.spines[:].set_visible(False)
 
 
 @contextmanager

@@ -131,7 +131,7 @@ class Projector:
                 self._tag(experiment, SAVED, _view([], LOSSES, 0.0))
 
     def show(self, metrics: Sequence[str], saved: float) -> None:
-        """Save a view of the runs as of the time `saved`: data set, entry, what differs, those `metrics` there are."""
+        """Save a view of the runs as of the time `saved`: those `metrics` there are, data set, entry, what differs."""
         with self._alone():
             client = MlflowClient()
             runs = client.search_runs([self.experiment_id], max_results=RECENT)
@@ -335,8 +335,8 @@ def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float, group
     """A saved view of the runs' page: a row for each of `groups`, with the means of its seeds, which it unfolds to.
     MLflow itself shows no metric in the table, and 10 runs in the charts.
     """
-    columns = [f"params.`{DATASET}`", "tags.`entry`", *(f"params.`{name}`" for name in parameters)]
-    columns += [f"metrics.`{name}`" for name in metrics]
+    columns = [f"metrics.`{name}`" for name in metrics]  # first: in the row of a group the others are empty
+    columns += [f"params.`{DATASET}`", "tags.`entry`", *(f"params.`{name}`" for name in parameters)]
     state = {
         "selectedColumns": columns,
         "columnOrder": columns,
