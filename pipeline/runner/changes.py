@@ -96,7 +96,7 @@ def changes(before: Rows, now: Rows) -> list[Change]:
             if texts[0] != texts[1]:
                 gap = interval(new[seed] - old[seed] for seed in seeds)
                 share = abs(means[1] - means[0]) / abs(means[0]) if means[0] else math.inf
-                found.append(Change(entry, name, *texts, gap, share))
+                found.append(Change(entry, name, texts[0], texts[1], gap, share))
     wider = holm([each.gap for each in found])
     found = [replace(each, gap=gap) for each, gap in zip(found, wider, strict=True)]
     return sorted(found, key=lambda each: (each.gap.side(0) == 0, -each.share))

@@ -77,7 +77,9 @@ def scatter(axes: Axes, points: NDArray[np.float32], **legend: Any) -> None:
             x, y, _ = points[points[:, 2] == each].T
             axes.plot(x, y, marker=marker, color=colour, label=f"{each:.0f}", **look)
         axes.figure.legend(handletextpad=0.1, columnspacing=1.0, **legend)
-    axes.set(xticks=[], yticks=[], aspect="equal")
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    (x, y), room = (low + high) / 2, 0.53 * (high - low).max()  # a square, so that all maps are of one size
+    axes.set(xlim=(x - room, x + room), ylim=(y - room, y + room), xticks=[], yticks=[], aspect="equal")
     axes.spines[:].set_visible(False)
 
 
