@@ -68,7 +68,8 @@ def compare(rig: Rig, uri: str) -> list[str]:
             for loss, value in point.items():
                 if loss not in {"phase", "step", "time"}:
                     at = point["step"], value, round(point["time"] * 1000)
-                    expected.setdefault(f"{point['phase']}/{loss}", []).append(at)
+                    name_of = loss if loss.startswith("system/") else f"{point['phase']}/{loss}"
+                    expected.setdefault(name_of, []).append(at)
         for loss, points in expected.items():
             history = client.get_metric_history(runs[0].info.run_id, loss)
             found = sorted((point.step, point.value, point.timestamp) for point in history)

@@ -80,6 +80,8 @@ def context(
         "curves": [*report_charts.progress(evidence, folder), *report_charts.learning(evidence, picked, folder)],
         "galleries": list(galleries.reconstructions(examples, reference)),
         "sheets": list(galleries.sheets(shown)),
+        "maps": list(report_charts.code_maps(evidence, examples, folder)),
+        "maps_note": CAPTIONS["code_map"]["caption"],
         "codes": list(report_charts.code_use(evidence, examples, folder)),
         "differences": tables.differences({entry.name: entry.section for entry in entries}),
         "contrasts": [_contrast(each, entries) for each in summary.contrasts(evidence, trained)],

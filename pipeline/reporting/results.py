@@ -41,7 +41,7 @@ class Result:
     training: dict[str, Any]  # where and how it was trained
     cost: dict[str, Any]  # of this seed's training: started, ended, phases, peak_memory_mib
     parameters: dict[str, Any]  # that it was made with, as `dvc.lock` holds them: dataset, corruption, training, …
-    data_digest: str  # DVC's hash of the clean training images
+    digests: dict[str, str]  # DVC's hashes of the clean images, by split
     fingerprint: str  # of the code, data and parameters of the training, and of what it and the evaluation gave
     gave: str  # a digest of the latter alone: the weights, and what was measured of them
     folder: Path  # of its figures
@@ -50,6 +50,11 @@ class Result:
     floor: bool = False  # whether nothing is trained in it: it has no other seeds, and is not ranked
     code: dict[str, int] | None = None  # the `numbers` in one image's code, or how many `codes`, each one `of` K
     training_images: int | None = None  # that there were to learn from
+
+    @property
+    def data_digest(self) -> str:
+        """DVC's hash of the clean training images."""
+        return self.digests["train"]
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,7 @@ def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
         training=training,
         cost=training["seeds"][str(seed)],
         parameters=parameters,
-        data_digest=_out(download, paths.CLEAN / "train"),
+        digests={split: _out(download, paths.CLEAN / split) for split in ("train", "validation", "test")},
         fingerprint=_digest(depends_on),
         gave=_digest([weights, evaluated]),
         folder=paths.EVALUATION / entry / f"seed{seed}",

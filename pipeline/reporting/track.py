@@ -19,19 +19,22 @@ from aelab.core.errors import UserError
 from aelab.inference import mlflow_store
 from aelab.inference.mlflow_store import said
 from aelab.report.champions import Candidate, Champion, elect
-from aelab.report.metrics import HEADLINE, METRICS
-from aelab.report.mlflow_writer import FAILED, FINISHED, KILLED, RUNNING, Evaluated, Projector, Run, page
+from aelab.report.metrics import DECIDING, METRICS, OVERVIEW
+from aelab.report.mlflow_writer import FAILED, FINISHED, GROUP, KILLED, RUNNING, Evaluated, Projector, Run, page
 from aelab.report.tables import flattened
 from pipeline.common import paths, resources, signals, stage
 from pipeline.common.params import Params
 from pipeline.reporting import results
 
 POLL = 4.0  # seconds between two looks at the curves
-GLANCE = (*(f"{split}/{name}" for split in ("test", "validation") for name in HEADLINE), "cost/train_seconds")
+GLANCE = (  # as the first table of the report
+    *(f"test/{name}" for name in OVERVIEW), *(f"validation/{name}" for name in DECIDING), "cost/train_seconds",
+)  # fmt: skip
 PATIENCE = {"sqlite": 60.0, "other": 15.0}  # seconds that a locked database or a server is given to answer
 DESCRIPTION = """One run for each entry of `variants` in `params.yaml` and each seed. `test/…` was measured on the test
 split, `validation/…` on the one that weights and settings are picked by, `cost/…` is what the training took.
-`autoencoder/…` and `prior/…` are the losses of the training's phases by step.
+`autoencoder/…` and `prior/…` are the losses of the training's phases by step, `system/…` what the process took that
+trained. The seeds of an entry share the tag `group`, by which the table of runs is grouped.
 
 | metric | unit | what it is |
 |---|---|---|
@@ -170,7 +173,7 @@ def _trainings(params: Params, entries: Collection[str] | None = None) -> Iterat
             status=status,
             started=about["begun"][0],
             parameters=_parameters(entry, about["parameters"] | {"seeds": seed}),
-            tags={**_tags(entry, about, about["parameters"], params), "status": PROGRESS[status]},
+            tags={**_tags(entry, seed, about, about["parameters"], params), "status": PROGRESS[status]},
             history=curve,
         )
 
@@ -199,10 +202,14 @@ def _parameters(entry: str, sections: dict[str, Any]) -> dict[str, Any]:
     return dict(flattened({names.get(key, key): section for key, section in sections.items()}))
 
 
-def _tags(entry: str, training: dict[str, Any], parameters: dict[str, Any], params: Params) -> dict[str, str]:
+def _tags(
+    entry: str, seed: int, training: dict[str, Any], parameters: dict[str, Any], params: Params
+) -> dict[str, str]:
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(params.variants)}
     return {
         "entry": entry,
+        "seed": str(seed),
+        GROUP: f"{_dataset(parameters)}-{entry}",
         "model": str(parameters[f"variants.{entry}"]["model"]),
         "mlflow.source.name": "dvc repro",  # without a source MLflow hides the commit
         "mlflow.source.type": "PROJECT",
@@ -224,7 +231,7 @@ def _result(result: results.Result, params: Params) -> Run:
         started=result.cost["started"],
         parameters=_parameters(result.entry, result.parameters),
         tags={
-            **_tags(result.entry, training, result.parameters, params),
+            **_tags(result.entry, result.seed, training, result.parameters, params),
             "status": result.status,
             "symptoms": "; ".join(result.symptoms) or "none",
             "mlflow.source.git.commit": training["commit"],
@@ -242,7 +249,7 @@ def _result(result: results.Result, params: Params) -> Run:
             figures=sorted(result.folder.glob("*.png")),
             weights=None if diverged else result.weights,
             data=_dataset(result.parameters),
-            data_digest=result.data_digest,
+            digests=result.digests,
             image=params.dataset.image,
         ),
     )

@@ -22,7 +22,7 @@ import typer
 from aelab.core.errors import UserError
 from pipeline.common import params, paths
 from pipeline.common.params import Params
-from pipeline.runner import locks
+from pipeline.runner import changes, locks
 from pipeline.runner.console import ConsoleLog, log_file
 from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.local import Executor, LocalExecutor, end_stages_on_signals, following
@@ -54,11 +54,14 @@ def main(
             if not plan.waiting:
                 print("Data and pipelines are up to date.")
                 return
-            if "report" in plan.waiting:
+            reports = "report" in plan.waiting
+            if reports:
                 print(f"the report will be in {paths.REPORTS / 'comparison.html'}", flush=True)
             local = LocalExecutor(checked, jobs, ConsoleLog(), dvc, keeps=(turn,))
             with _executor(plan, local, jobs, scheduler, trusted=trust_network) as executor:
                 failed = run(plan, executor)
+            if reports and not failed:
+                changes.tell()
     except UserError as problem:
         sys.exit(f"\n{problem}\n")
     _report(failed, plan.waiting)

@@ -26,6 +26,7 @@ from aelab.evaluation import (
     per_image,
     probes,
     reconstruction,
+    tsne,
 )
 from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import CLASSIFIER, FACTORS, FITTED, SAMPLES, UNIFORM, readable
@@ -227,19 +228,26 @@ def _drawn(params: Params) -> list[str]:
 
 def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
     """The figures of one seed, and the examples that the report draws of all entries together."""
-    folder, drawn = paths.EVALUATION / name / f"seed{seed}", _examples(params, model)
+    folder = paths.EVALUATION / name / f"seed{seed}"
+    drawn = _examples(params, model, mapped=seed == params.seeds_of(name)[0])  # the report shows one seed's map
     for figure, rows in drawn.figures.items():
         halves = ("originals", "reconstructions") if figure == "reconstructions" else None
         figures.images(rows, folder / f"{figure}.png", halves)
     for statistic, values in drawn.statistics.items():
-        draw = {"kl_per_dimension": figures.kl_per_dimension, "code_usage": figures.code_usage}[statistic]
+        draw = {
+            "kl_per_dimension": figures.kl_per_dimension,
+            "code_usage": figures.code_usage,
+            "code_map": figures.code_map,
+        }[statistic]
         draw(values, folder / f"{statistic}.png")
     drawn.write(folder / "examples.safetensors")
 
 
 @torch.no_grad()
-def _examples(params: Params, model: Autoencoder) -> Examples:
-    """What there is to see of a model: the same test images for all models, of each class, under each corruption."""
+def _examples(params: Params, model: Autoencoder, *, mapped: bool) -> Examples:
+    """What there is to see of a model: the same test images for all models, of each class, under each corruption; where
+    it is to be `mapped`, also its codes in two dimensions.
+    """
     device, test = device_of(model), arrays.read(paths.images(paths.CLEAN, "test"))
     shown = _of_each_class(arrays.read(paths.labels("test")), params.evaluation.images)
 
@@ -257,6 +265,9 @@ def _examples(params: Params, model: Autoencoder) -> Examples:
         statistics["kl_per_dimension"] = model.kl_per_dimension(test_batches())
     if "codebook" not in model.undefined:
         statistics["code_usage"] = model.code_counts(test_batches())
+    if mapped:
+        found = tsne.code_map(model, Pairs(seen(params, "test"), classes("test")), params.evaluation.batch_size)
+        statistics |= {} if found is None else {"code_map": torch.from_numpy(found)}
     return Examples(
         {name: each.cpu().numpy() for name, each in images.items()},
         {figure: [(label, row.cpu().numpy()) for label, row in rows] for figure, rows in pictures.items()},

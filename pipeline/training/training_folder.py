@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import psutil
 import torch
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
@@ -189,9 +190,14 @@ class TrainingFolder:
 
 
 class CurveLog:
-    """A curve that survives its writer: points that are in the file already keep the time when they were reached."""
+    """A curve that survives its writer: points that are in the file already keep the time when they were reached.
+
+    A point of the validation gets what the process took since the one before, by the names that MLflow has for that.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.process = psutil.Process()
+        self.process.cpu_percent()  # the first call gives nothing, and is what the next one counts from
         text = path.read_bytes() if path.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]  # a line that was being written goes
         self.known = {_name(json.loads(line)) for line in whole.splitlines()}
@@ -208,8 +214,16 @@ class CurveLog:
         """Add a point that is not there yet, for everyone to see."""
         if _name(point) not in self.known:
             self.known.add(_name(point))
+            point = {**point, **(self._system() if "validation_loss" in point else {})}
             self.file.write(json.dumps(point, allow_nan=False, ensure_ascii=False).encode() + b"\n")
             self.file.flush()
+
+    def _system(self) -> dict[str, float]:
+        """How busy this process was, in % of one core, and the memory that it holds."""
+        return {
+            "system/cpu_utilization_percentage": self.process.cpu_percent(),
+            "system/memory_usage_megabytes": round(self.process.memory_info().rss / 1e6, 1),
+        }
 
 
 def tidy() -> None:

@@ -320,3 +320,12 @@ def test_completion(shell: str) -> None:
     done = told(**instruction, _TYPER_COMPLETE_ARGS="aelab re", _TYPER_COMPLETE_FISH_ACTION="get-args")
     assert "reconstruct" in done.stdout
     assert done.returncode == 0
+
+
+def test_a_card_is_made_in_the_folder_of_a_project_and_replaces_nothing(call: Call, here: Path) -> None:
+    code, out, err = call("card", "--model", "vae")
+    assert (code, out) == (1, "")
+    assert "aelab: a card is made of a project's results: go to the folder that has its params.yaml" in err
+    (here / "card.md").write_text("mine")
+    assert call("card", "--model", "vae", "card.md")[0] == 1
+    assert (here / "card.md").read_text() == "mine"

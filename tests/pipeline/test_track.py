@@ -183,3 +183,4 @@ def test_runs_on_several_data_sets_are_told_apart(checkpoints: Path, checked: Pa
     for run in runs_at(uri):
         assert run.data.params["dataset.name"] == str(run.info.run_name).split("-")[0]
         assert run.data.params["entry.model"] == "vae"  # under one name for all entries
+        assert f"{run.data.tags['group']}-seed{run.data.tags['seed']}" == run.info.run_name

@@ -153,6 +153,9 @@ def test_a_curve_keeps_its_points_and_when_they_were_reached(tmp_path: Path) -> 
     found = disk.read_lines(path)
     assert found[:3] == points
     assert [point["time"] for point in found[3:]] == [103.0, 104.0]
+    system = [[key for key in point if key.startswith("system/")] for point in found]
+    assert list(map(len, system)) == [0, 0, 0, 2, 0]  # of the validation alone
+    assert all(found[3][key] >= 0 for key in system[3])
 
 
 def test_a_curve_that_forgot_its_points_would_have_them_twice(tmp_path: Path) -> None:

@@ -163,3 +163,11 @@ def test_a_long_name_leaves_the_axes_their_room(name: str, drawn: list[Plot], tm
         box = figure.axes[0].get_position()
         assert box.width > 0.3, box
         assert box.height > 0.3, box
+
+
+def test_a_map_names_every_class_as_long_as_each_can_have_a_look_of_its_own(tmp_path: Path) -> None:
+    for count, named in ((10, True), (12, True), (13, False)):
+        places = np.random.default_rng(0).random((40, 2))
+        charts.code_map(np.column_stack([places, np.arange(40) % count]).astype(np.float32), tmp_path / "map.svg")
+        text = (tmp_path / "map.svg").read_text(encoding="utf-8")
+        assert [f">{each}</text>" in text for each in range(count)] == [named] * count

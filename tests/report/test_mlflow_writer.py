@@ -80,15 +80,20 @@ def test_a_run_is_all_there_and_its_model_reconstructs(run: Run, uri: str, tmp_p
     assert found.data.tags["device"] == "cpu"
     assert found.data.tags["mlflow.note.content"] == "The **plain** one."
     assert found.inputs is not None
-    (data,) = found.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest) == ("toy", "0123456789abcdef0123456789abcdef")
+    data = {each.tags[0].value: (each.dataset.name, each.dataset.digest) for each in found.inputs.dataset_inputs}
+    assert data == {"train": ("toy", "0123456789abcdef0123456789abcdef"), "test": ("toy", "f" * 32)}
     figures = MlflowClient(uri).list_artifacts(found.info.run_id, "figures")
     assert [figure.path for figure in figures] == ["figures/figure.png"]
 
     x = np.random.default_rng(0).random((3, *IMAGE), dtype=np.float32)
     (logged,) = MlflowClient(uri).search_logged_models([found.info.experiment_id])
     assert logged.name == "ae_wide-beta4-seed0"
-    assert {metric.key: metric.value for metric in logged.metrics or []} == {"test/mse": 0.5, "cost/train_seconds": 60}
+    measured = {
+        metric.key: (metric.value, metric.dataset_name, metric.dataset_digest) for metric in logged.metrics or []
+    }
+    assert measured == {"test/mse": (0.5, "toy", "f" * 32), "cost/train_seconds": (60, None, None)}  # of no images
+    assert (logged.params, logged.tags["mlflow.note.content"]) == ({"ae.code": "4"}, "The **plain** one.")
+    assert logged.tags["group"] == "toy-ae_wide"
     with torch.no_grad():
         assert run.evaluated is not None
         assert run.evaluated.weights is not None
@@ -108,6 +113,16 @@ def test_a_point_has_its_step_and_its_own_time(run: Run, uri: str, tmp_path: Pat
     (mse,) = MlflowClient(uri).get_metric_history(found.info.run_id, "test/mse")
     assert (mse.step, mse.timestamp) == (0, 1_060_000)
     assert not MlflowClient(uri).get_metric_history(found.info.run_id, "autoencoder/train_rate")
+
+
+@pytest.mark.usefixtures("no_model")
+def test_what_the_process_took_is_of_no_phase(run: Run, uri: str, tmp_path: Path) -> None:
+    """MLflow has a page of its own for metrics whose names begin with system/."""
+    point = {"phase": "prior", "step": 50, "time": 1010.0, "validation_loss": 1.0, "system/cpu": 98.0}
+    _project([replace(run, history=[point])], uri, tmp_path)
+    (found,) = runs_at(uri)
+    assert {"prior/validation_loss", "system/cpu"} <= found.data.metrics.keys()
+    assert history(uri, "system/cpu") == [(50, 98.0)]
 
 
 @pytest.mark.usefixtures("no_model")
@@ -137,12 +152,26 @@ def _columns(uri: str) -> list[str]:
     return [name.replace("`", "") for name in state["selectedColumns"]]
 
 
-FIRST = ["params.dataset.name", "tags.entry"]
+LAST = ["params.dataset.name", "tags.entry"]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_the_view_has_a_row_for_the_seeds_of_an_entry(run: Run, uri: str, tmp_path: Path) -> None:
+    projector = projector_at(uri, tmp_path)
+    projector.project(run)
+    before = replace(run, training="before", tags={"entry": "vae"}, parameters={"dataset.name": "digits"})
+    projector.project(unfinished(before))  # by a release without groups
+    projector.project(unfinished(replace(run, training="someone's", tags={})))
+    projector.show([], 1.0)
+    state = _view(experiment_at(uri))
+    assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "group"}]
+    assert state["groupsExpanded"] == {"tag.group.digits-vae": False, "tag.group.toy-ae_wide": False}
+    assert sorted(found.data.tags.get("group", "") for found in runs_at(uri)) == ["", "digits-vae", "toy-ae_wide"]
 
 
 @pytest.mark.usefixtures("no_model")
 def test_the_view_has_columns_from_the_first_point_on_and_keeps_them(run: Run, uri: str, tmp_path: Path) -> None:
-    losses = [*FIRST, *(f"metrics.{name}" for name in mlflow_writer.LOSSES)]
+    losses = [*(f"metrics.{name}" for name in mlflow_writer.LOSSES), *LAST]
     projector = projector_at(uri, tmp_path)
     assert _columns(uri) == losses
     projector.project(unfinished(run))
@@ -150,9 +179,9 @@ def test_the_view_has_columns_from_the_first_point_on_and_keeps_them(run: Run, u
     assert _columns(uri) == losses  # nothing is measured yet
     projector.project(run)
     projector.show(["test/mse", "test/fid"], 1.0)
-    assert _columns(uri) == [*FIRST, "metrics.test/mse"]
+    assert _columns(uri) == ["metrics.test/mse", *LAST]
     projector_at(uri, tmp_path)
-    assert _columns(uri) == [*FIRST, "metrics.test/mse"]
+    assert _columns(uri) == ["metrics.test/mse", *LAST]
 
 
 def _show(uri: str, tmp_path: Path, *runs: dict[str, Any]) -> list[str]:
@@ -162,7 +191,8 @@ def _show(uri: str, tmp_path: Path, *runs: dict[str, Any]) -> list[str]:
         model, training = str(parameters.get("entry.model", "vae")), str(zlib.crc32(str(parameters).encode()))
         projector.project(Run("n", "a", training, KILLED, 1.0, parameters, {"model": model}, []))
     projector.show([], 1.0)
-    return [name.removeprefix("params.") for name in _columns(uri)[2:] if name.startswith("params.")]
+    params = [name.removeprefix("params.") for name in _columns(uri) if name.startswith("params.")]
+    return [name for name in params if name != "dataset.name"]
 
 
 TWO = {"dataset.name": "digits", "seed": 0, "entry.beta": 1.0, "training.steps": 10}

@@ -24,11 +24,24 @@ def context(**changes: Any) -> dict[str, Any]:
     ]
     claim = Claim("key", "Claim.", "Reading.", "Lacking", ())
     judgement = Judgement(claim, [Finding(lambda _: "`a`: finding.", verdict=Verdict.SUPPORTED)], Verdict.SUPPORTED)
-    lists = ("problems", "values", "gaps", "noise", "rates", "curves", "galleries", "sheets", "codes", "contrasts")
+    lists = (
+        "problems",
+        "values",
+        "gaps",
+        "noise",
+        "rates",
+        "curves",
+        "galleries",
+        "sheets",
+        "codes",
+        "contrasts",
+        "maps",
+    )
     nothing: dict[str, Any] = {name: [] for name in (*lists, "sections", "pictures")}
     return {
         **nothing,
         "title": "T",
+        "maps_note": "",
         "names": {"a": Name("32 numbers", ["collapsed"], floor=False), "b": Name("", [], floor=False)},
         "falling": "",
         "overview": Table("At a glance", "", ["", "code", "MSE ↓"], [["a", "8", "1"], ["b", "8", "2"]], ["", "mse"]),
@@ -148,3 +161,18 @@ def test_a_chart_takes_the_colours_of_the_page_and_a_name(tmp_path: Path) -> Non
     assert "var(--ink)" in svg
     assert "level &lt;1&gt;</text>" in svg
     assert "<?xml" not in svg
+
+
+def test_every_heading_and_figure_leads_to_itself(tmp_path: Path) -> None:
+    charts.bars(np.ones(3), ("x", "y"), 0, tmp_path / "values-3-mse.svg")
+    html, _ = rendered(values=[Figure("MSE ↓, of (all) 5 %", tmp_path / "values-3-mse.svg", "", "mse")])
+    for opening in re.findall(r"<(?:h[123]|figure)[^>]*>", html):
+        (found,) = re.findall(r'id="([^"]+)"', opening)
+        assert html.count(f'<a class="link" href="#{found}" aria-label="Link to ') == 1
+    assert '<figure id="values-mse-of-all-5">' in html
+
+
+def test_a_figures_address_does_not_depend_on_those_before_it() -> None:
+    first, second = (Figure("MSE", Path(f"figures/values-{i}-mse.svg"), "") for i in (0, 7))
+    assert first.id == second.id == "values-mse"
+    assert Figure("MSE", Path("figures/differences-0-mse.svg"), "").id != first.id

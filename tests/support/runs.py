@@ -29,7 +29,7 @@ def toy_run(folder: Path) -> Run:
         status=FINISHED,
         started=1000.0,
         parameters={"ae.code": 4},
-        tags={"device": "cpu"},
+        tags={"device": "cpu", "group": "toy-ae_wide"},
         history=[
             {"phase": "autoencoder", "step": 50, "time": 1010.5, "train_loss": 3.0, "train_rate": None},
             {"phase": "autoencoder", "step": 50, "time": 1011.0, "validation_loss": 4.0},
@@ -43,7 +43,7 @@ def toy_run(folder: Path) -> Run:
             figures=[figure],
             weights=weights,
             data="toy",
-            data_digest="0123456789abcdef0123456789abcdef",
+            digests={"train": "0123456789abcdef0123456789abcdef", "test": "f" * 32},
             image=IMAGE,
         ),
     )

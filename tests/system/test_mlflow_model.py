@@ -95,7 +95,7 @@ def project(tmp_path: Path, uri: str) -> None:
     """A run in MLflow, whose model is the champion of generation."""
     weights = tmp_path / "seed0.safetensors"
     checkpoint.save(trained("vae"), weights)
-    result = Evaluated("f", 2.0, {"validation/neg_elbo": 1.0}, [], weights, "toy", "0" * 32, IMAGE)
+    result = Evaluated("f", 2.0, {"validation/neg_elbo": 1.0}, [], weights, "toy", {"train": "0" * 32}, IMAGE)
     projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
     projector.open("")
     assert projector.project(Run("vae-seed0", "", "t", FINISHED, 1.0, {}, {}, [], result))

@@ -96,8 +96,17 @@ def test_curves_can_be_followed_and_have_the_time_of_every_point(finished: Proje
     points = [json.loads(line) for line in lines]
     assert {point["phase"] for point in points} == {"autoencoder", "prior"}
     assert sum("validation_loss" in point for point in points) == 20
+    assert sum("system/cpu_utilization_percentage" in point for point in points) == 20
     times = [point["time"] for point in points]
     assert times == sorted(times)
+
+
+def test_an_entry_has_a_card(finished: Project) -> None:
+    card = finished.run(sys.executable, "-m", "aelab.inference.cli", "card", "--model", "models/vae").stdout
+    assert card.startswith("---\nlicense: mit\n")
+    assert "type: neg_elbo" in card
+    assert "type: perplexity" not in card
+    assert "- perplexity: n/a, there is no codebook.\n" in card
 
 
 def test_dvc_shows_the_curves_by_step(finished: Project) -> None:

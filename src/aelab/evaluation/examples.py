@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 Array: TypeAlias = NDArray[Any]
 Rows: TypeAlias = Sequence[tuple[str, Array]]  # labels, and images (n, C, H, W)
 
-STATISTICS = ("kl_per_dimension", "code_usage")
+STATISTICS = ("kl_per_dimension", "code_usage", "code_map")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Examples:
 
     images: dict[str, Array]  # "original", "reconstruction", "corrupted", "restored": the same ones
     figures: dict[str, Rows]
-    statistics: dict[str, Array]  # "kl_per_dimension" (d,) in nats, "code_usage" (K,) as counts: where they are defined
+    # Where they are defined: "kl_per_dimension" (d,) in nats, "code_usage" (K,) as counts, "code_map" (n, 3) of `tsne`.
+    statistics: dict[str, Array]
 
     def write(self, path: Path) -> None:
         """Write the images, which are floats, as uint8."""

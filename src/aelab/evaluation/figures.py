@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from aelab.evaluation.examples import Rows
-from aelab.evaluation.palette import ACCENT, INK
+from aelab.evaluation.palette import ACCENT, COLOURS, FAINT, INK, MARKERS
 
 STYLE = Path(__file__).with_suffix(".mplstyle")
 
@@ -57,11 +58,34 @@ def kl_per_dimension(nats: NDArray[np.float32], path: Path) -> None:
         axes.grid(visible=False, axis="x")
 
 
+def code_map(points: NDArray[np.float32], path: Path) -> None:
+    """Codes in two dimensions, of shape (n, 3): where each one lies, and its class."""
+    with _chart(path, "", "", (5.2, 4.4)) as axes:
+        scatter(axes, points, loc="outside right center")
+
+
+def scatter(axes: Axes, points: NDArray[np.float32], **legend: Any) -> None:
+    """Places with their classes (n, 3), a colour and a marker for each class; all alike where these do not suffice."""
+    classes = np.unique(points[:, 2])
+    look: dict[str, Any] = {"linestyle": "", "markersize": 4, "markeredgewidth": 0}
+    if len(classes) > len(COLOURS):
+        axes.plot(*points[:, :2].T, marker="o", color=FAINT, **look)
+    else:
+        for each, colour, marker in zip(classes, COLOURS, MARKERS, strict=False):
+            x, y, _ = points[points[:, 2] == each].T
+            axes.plot(x, y, marker=marker, color=colour, label=f"{each:.0f}", **look)
+        axes.figure.legend(handletextpad=0.1, columnspacing=1.0, **legend)
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    (x, y), room = (low + high) / 2, 0.53 * (high - low).max()  # a square, so that all maps are of one size
+    axes.set(xlim=(x - room, x + room), ylim=(y - room, y + room), xticks=[], yticks=[], aspect="equal")
+    axes.spines[:].set_visible(False)
+
+
 @contextmanager
-def _chart(path: Path, xlabel: str, ylabel: str) -> Iterator[Axes]:
-    """Axes to draw on; what is drawn is saved."""
+def _chart(path: Path, xlabel: str, ylabel: str, size: tuple[float, float] = (5.2, 2.8)) -> Iterator[Axes]:
+    """Axes to draw on, of so many inches; what is drawn is saved."""
     with mpl.rc_context(fname=STYLE):
-        figure = Figure(figsize=(5.2, 2.8), dpi=120, layout="constrained")
+        figure = Figure(figsize=size, dpi=120, layout="constrained")
         axes = figure.subplots()
         axes.set(xlabel=xlabel, ylabel=ylabel)
         yield axes

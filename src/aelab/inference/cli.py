@@ -7,6 +7,7 @@ Nothing is coloured. What needs torch is imported inside functions: `--help` and
 
 import gc
 import inspect
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -209,6 +210,31 @@ def export(
 
     sentence = onnx.export(call.model.cpu(), part, out)
     call.note(f"{out}: {part}, {out.stat().st_size / 1e6:.2f} MB\n{sentence}")
+
+
+@app.command(epilog=_examples("card"))
+def card(
+    entry: Annotated[
+        str, typer.Option("--model", "-m", metavar="ENTRY", help="An entry of params.yaml, in its project's folder.")
+    ],
+    out: Annotated[str, typer.Argument(metavar="[OUT]", help="A .md, or - for the standard output.")] = PIPE,
+    *,
+    force: Force = False,
+) -> None:
+    """Write a model card: what an entry is, what it learned from, what it is worth.
+
+    Its front matter is that of Hugging Face.
+    """
+    target = None if out == PIPE else Path(out)
+    if target:
+        image_files.check_free([target], force=force)
+    if not Path("pipeline/tools/card.py").exists():
+        msg = "a card is made of a project's results: go to the folder that has its params.yaml"
+        raise UserError(msg)
+    made = subprocess.run([sys.executable, "-m", "pipeline.tools.card", entry], stdout=subprocess.PIPE, check=False)  # noqa: S603
+    if made.returncode:
+        raise typer.Exit(made.returncode)
+    invocation.put(made.stdout, target)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from aelab.evaluation.figures import STYLE
-from aelab.evaluation.palette import COLOURS, FAINT, GRID, INK, PAPER
+from aelab.evaluation.figures import STYLE, scatter
+from aelab.evaluation.palette import COLOURS, FAINT, GRID, INK, MARKERS, PAPER
 from aelab.report.evidence import Curve, Line, RateDistortion
 from aelab.report.intervals import Interval
 
-MARKERS = "osD^vPX<p>*h"  # told apart without colours, too
 # Of the lines of six entries each, and of entries whose colour is the same; "--" is no entry's.
 DASHES = ("-", "-.", ":")
 WIDTH, ROW = 3.5, 0.28  # inches: of a chart, and of one entry in it
@@ -286,6 +285,12 @@ def bars(
             axes.axhline(reference[1], color=INK, linestyle="--", linewidth=1, label=reference[0])
             axes.legend()
         axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(0.5, len(heights) + 0.5), ylim=(0, None))
+
+
+def code_map(points: NDArray[np.float32], path: Path) -> None:
+    """Codes in two dimensions (n, 3): where each one lies, and its class."""
+    with _chart(path, 3.9) as axes:
+        scatter(axes, points, loc="outside lower center", ncols=6)
 
 
 def _look(style: int) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aelab.evaluation.examples import Array, Examples
-from aelab.report.pages import CAPTIONS
+from aelab.report.pages import CAPTIONS, slug
 
 PHOTOGRAPH = 64  # pixels along a side from which on images are compressed with loss in the page
 GAP = 0.5  # gray between images, seen on white and on black
@@ -55,6 +55,11 @@ class Gallery:
     title: str
     caption: str
     strips: list[Strip]
+
+    @property
+    def id(self) -> str:
+        """Its name in an address."""
+        return f"images-{slug(self.title)}"
 
 
 def reconstructions(examples: Mapping[str, Examples], reference: str) -> Iterator[Gallery]:

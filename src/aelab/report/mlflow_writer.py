@@ -8,7 +8,7 @@ projection completes or replaces the run. No number that is undefined or not fin
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -36,6 +36,8 @@ NOTE = "mlflow.note.content"  # the description of an experiment or a run, in Ma
 VIEW = "results"
 SAVED = f"mlflow.sharedViewState.{VIEW}"  # the experiment's tag that has the view
 DATASET = "dataset.name"  # a parameter of every run
+GROUP = "group"  # a tag of every run: the seeds of one entry on one data set share it
+MODEL_TAGS = (GROUP, "entry", "seed", "symptoms")  # of a run that its model has, too
 SHOWN = (DATASET, "seed")  # in a column of its own, in the run's name
 PORT = 5000  # of `mlflow ui`, unless another one is wanted
 HANDFUL = 5  # parameters in view
@@ -54,6 +56,7 @@ OPTIONS = (  # of a served model: `tasks.Options`, and which task
 OURS = {"written_by": "aelab"}  # a registered model
 LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # of every model
 WAIT = 30.0  # seconds for another process to finish the run that it writes
+SOURCE = CodeDatasetSource({"mlflow.source.name": "dvc stage download"})  # of the images
 RUNNING, KILLED, FINISHED, FAILED = "RUNNING", "KILLED", "FINISHED", "FAILED"  # as MLflow has them
 
 
@@ -82,7 +85,7 @@ class Evaluated:
     figures: list[Path]
     weights: Path | None  # None: the training diverged
     data: str  # name of the data set
-    data_digest: str
+    digests: Mapping[str, str]  # of its splits: "train", "validation", "test"
     image: tuple[int, int, int]  # (C, H, W)
 
 
@@ -128,13 +131,22 @@ class Projector:
                 self._tag(experiment, SAVED, _view([], LOSSES, 0.0))
 
     def show(self, metrics: Sequence[str], saved: float) -> None:
-        """Save a view of the runs as of the time `saved`: data set, entry, what differs, those `metrics` there are."""
+        """Save a view of the runs as of the time `saved`: those `metrics` there are, data set, entry, what differs."""
         with self._alone():
             client = MlflowClient()
             runs = client.search_runs([self.experiment_id], max_results=RECENT)
+            groups = {self._group(run) for run in runs} - {""}
             there = [name for name in metrics if any(name in run.data.metrics for run in runs)]
-            view = _view(_differing(runs), there or LOSSES, saved)
+            view = _view(_differing(runs), there or LOSSES, saved, groups)
             self._tag(client.get_experiment(self.experiment_id), SAVED, view)
+
+    def _group(self, run: Found) -> str:
+        """The group of a run; one that an earlier release has written gets it now."""
+        tags, params = run.data.tags, run.data.params
+        if GROUP not in tags and "entry" in tags and DATASET in params:
+            tags[GROUP] = f"{params[DATASET]}-{tags['entry']}"
+            MlflowClient().set_tag(run.info.run_id, GROUP, tags[GROUP])
+        return str(tags.get(GROUP, ""))
 
     def _tag(self, experiment: Experiment, key: str, value: str) -> None:
         if experiment.tags.get(key) != value:
@@ -260,18 +272,12 @@ class Projector:
             client.log_artifact(run_id, str(figure), "figures")
         for earlier in client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'"):
             client.delete_logged_model(earlier.model_id)  # of a projection that broke off
-        source = CodeDatasetSource({"mlflow.source.name": "dvc stage download"})
-        data = MetaDataset(source, evaluated.data, evaluated.data_digest)  # type: ignore[abstract]
         with mlflow.start_run(run_id=run_id):
-            mlflow.log_input(data, context="training")
-            model = None if evaluated.weights is None else _log_model(run.name, evaluated.weights, evaluated.image)
+            for split, digest in evaluated.digests.items():
+                mlflow.log_input(MetaDataset(SOURCE, evaluated.data, digest), context=split)  # type: ignore[abstract]
+            model = None if evaluated.weights is None else _log_model(run, evaluated.weights, evaluated.image)
+        client.log_batch(run_id, list(_measured(evaluated, model)))
         end = _milliseconds(evaluated.ended)
-        metrics = [
-            Metric(name, value, end, 0, model_id=model)
-            for name, value in evaluated.metrics.items()
-            if math.isfinite(value)
-        ]
-        client.log_batch(run_id, metrics)
         client.set_terminated(run_id, run.status, end)
         client.set_tag(run_id, "complete", "yes")
 
@@ -325,18 +331,35 @@ def _differing(runs: Sequence[Found]) -> list[str]:
     return sorted((key for key, count in counts.items() if count), key=lambda key: (-counts[key], key))[:HANDFUL]
 
 
-def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float) -> str:
-    """A saved view of the runs' page: MLflow itself shows no metric in the table, and 10 runs in the charts."""
-    columns = [f"params.`{DATASET}`", "tags.`entry`", *(f"params.`{name}`" for name in parameters)]
-    columns += [f"metrics.`{name}`" for name in metrics]
-    state = {"selectedColumns": columns, "columnOrder": columns, "runsHiddenMode": "SHOW_ALL"}
+def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float, groups: Iterable[str] = ()) -> str:
+    """A saved view of the runs' page: a row for each of `groups`, with the means of its seeds, which it unfolds to.
+    MLflow itself shows no metric in the table, and 10 runs in the charts.
+    """
+    columns = [f"metrics.`{name}`" for name in metrics]  # first: in the row of a group the others are empty
+    columns += [f"params.`{DATASET}`", "tags.`entry`", *(f"params.`{name}`" for name in parameters)]
+    state = {
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "runsHiddenMode": "SHOW_ALL",
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": GROUP}]},
+        "groupsExpanded": {f"tag.{GROUP}.{group}": False for group in sorted(groups)},
+    }
     return json.dumps({"name": VIEW, "createdAt": _milliseconds(saved), "state": json.dumps(state)})
 
 
+def _measured(evaluated: Evaluated, model: str | None) -> Iterator[Metric]:
+    """The metrics "split/metric", each of the model and of the images of its split; others, such as costs, of none."""
+    for name, value in evaluated.metrics.items():
+        digest = evaluated.digests.get(name.partition("/")[0])
+        data = {"dataset_name": evaluated.data, "dataset_digest": digest} if digest else {}
+        if math.isfinite(value):
+            yield Metric(name, value, _milliseconds(evaluated.ended), 0, model_id=model, **data)
+
+
 def _points(history: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """The losses as "phase/loss" at the step and time of a point."""
+    """The losses as "phase/loss" at the step and time of a point; "system/…" is of no phase."""
     return [
-        Metric(f"{point['phase']}/{name}", value, _milliseconds(point["time"]), point["step"])
+        Metric(name if "/" in name else f"{point['phase']}/{name}", value, _milliseconds(point["time"]), point["step"])
         for point in history
         for name, value in point.items()
         if name not in {"phase", "step", "time"} and value is not None and math.isfinite(value)
@@ -347,12 +370,14 @@ def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value)[:LONGEST] for key, value in parameters.items()}
 
 
-def _log_model(name: str, weights: Path, image: tuple[int, int, int]) -> str:
+def _log_model(run: Run, weights: Path, image: tuple[int, int, int]) -> str:
     """The model as code plus safetensors: loading it needs no pickle, logging it does not import torch. Its id."""
     images = TensorSpec(np.dtype(np.float32), (-1, *image))
     with warnings.catch_warnings(record=True):  # hints to write type hints, which the signature makes superfluous
         logged = mlflow.pyfunc.log_model(
-            name=name,
+            name=run.name,
+            params=_texts(run.parameters),
+            tags={NOTE: run.about} | {key: run.tags[key] for key in MODEL_TAGS if key in run.tags},
             python_model=str(Path(__file__).with_name("mlflow_model.py")),
             artifacts={"weights": str(weights)},
             code_paths=[str(PACKAGE)],

@@ -26,6 +26,12 @@ class Figure:
     metric: str = ""  # that it shows
 
     @property
+    def id(self) -> str:
+        """Its name in an address, whichever charts stand before it."""
+        kind = re.split(r"-|\d*$", self.path.stem)[0]
+        return f"{kind}-{slug(self.title)}"
+
+    @property
     def svg(self) -> Markup:
         """The chart as a part of a page: named for a screen reader, in the colours of the page."""
         text = self.path.read_text(encoding="utf-8")
@@ -54,10 +60,16 @@ def render(name: str, context: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["anchor"] = _anchor
+    environment.filters["slug"] = slug
     environment.filters["grouped"] = _grouped
     environment.filters["verbatim"] = Markup
     environment.filters["coded"] = _coded if name.endswith(".html.j2") else str
     return environment.get_template(name).render(context)
+
+
+def slug(text: str) -> str:
+    """Words as a part of an address."""
+    return "-".join(re.findall(r"[\w.]+", text)).lower()
 
 
 def _grouped(tables: Sequence[Table]) -> list[list[Table]]:

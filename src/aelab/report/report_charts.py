@@ -167,6 +167,15 @@ def learning(evidence: Evidence, picked: Mapping[str, Mapping[str, Sequence[int]
             yield _figure("learning", path, title)
 
 
+def code_maps(evidence: Evidence, examples: Mapping[str, Examples], folder: Path) -> Iterator[Figure]:
+    """Where each entry puts the codes of test images, its first seed."""
+    for entry in evidence.entries:
+        if entry.name in examples and (points := examples[entry.name].statistics.get("code_map")) is not None:
+            path = folder / entry.name / "code_map.svg"
+            charts.code_map(points, path)
+            yield Figure(entry.name, path, "")
+
+
 def code_use(evidence: Evidence, examples: Mapping[str, Examples], folder: Path) -> Iterator[Figure]:
     """How much of its code each entry uses, its first seed that finished."""
     for name, each in examples.items():

@@ -1,0 +1,131 @@
+"""What a run changed: the numbers of the report as git's HEAD has them, beside those on disk.
+
+This is no part of the report, which is a function of its inputs and may come out of DVC's cache without being made:
+HEAD is no input, and moves with the next commit. So the runner says it once the report is there, on the terminal and in
+`reports/changes.md`, which git leaves alone.
+"""
+
+import csv
+import io
+import math
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from aelab.report.intervals import Interval, holm, interval
+from aelab.report.metrics import HEADLINE, METRICS, OVERVIEW
+from pipeline.common import paths
+
+TABLE, PAGE = paths.REPORTS / "comparison.csv", paths.REPORTS / "changes.md"
+COMPARED = tuple(dict.fromkeys((*OVERVIEW, *HEADLINE)))
+MOST = 8  # changes on the terminal
+OTHER_DATA = "The last commit's numbers are of other data: they are not compared with these."
+
+Rows: TypeAlias = Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A metric of an entry whose mean is shown as another number than before."""
+
+    entry: str
+    metric: str
+    before: str
+    now: str
+    gap: Interval  # paired by seed, widened for all that is compared
+    share: float  # of the mean before
+
+    @property
+    def verdict(self) -> str:
+        """Better or worse, where that can be told; else why not."""
+        if not self.gap.known:
+            return "one seed: may be chance"
+        side = self.gap.side(0)
+        if side == 0:
+            return "may be chance"
+        better = {"higher": 1, "lower": -1, None: 0}[METRICS[self.metric].better]
+        return {1: "better", -1: "worse", 0: "higher" if side > 0 else "lower"}[side * better]
+
+    @property
+    def cells(self) -> list[str]:
+        """What a table says of it."""
+        each = METRICS[self.metric]
+        return [self.entry, each.title + each.arrow, self.before, self.now, self.verdict]
+
+
+def tell() -> None:
+    """Say what changed, if anything did and git knows what was; write all of it to a page."""
+    PAGE.unlink(missing_ok=True)
+    committed, commit = _git("show", f"HEAD:./{TABLE.as_posix()}"), _git("rev-parse", "--short", "HEAD").strip()
+    if not committed or not TABLE.exists():
+        return
+    before, now = _read(committed), _read(TABLE.read_text(encoding="utf-8"))
+    if differ(before, now):
+        print(OTHER_DATA)
+    elif found := changes(before, now):
+        title = f"What changed since the commit {commit}"
+        PAGE.write_text(f"# {title}\n\n{markdown(found)}", encoding="utf-8")
+        print(f"\n{title}:")
+        for each in found[:MOST]:
+            entry, metric, old, new, verdict = each.cells
+            print(f"  {entry}: {metric} {old} → {new} ({verdict})")
+        more = f"{len(found) - MOST} more, and all of it" if len(found) > MOST else "the same"
+        print(f"{more}: {PAGE}")
+
+
+def differ(before: Rows, now: Rows) -> bool:
+    """Whether an entry that both have learned from other data."""
+    data = {row["entry"]: row.get("data") for row in before}
+    return any(data.get(row["entry"], row["data"]) != row["data"] for row in now)
+
+
+def changes(before: Rows, now: Rows) -> list[Change]:
+    """Every metric whose mean over the seeds that both have is shown as another number: what can be told from chance
+    first, and of that the largest change.
+    """
+    found = list[Change]()
+    for entry in dict.fromkeys(row["entry"] for row in now):
+        for name in COMPARED:
+            old, new = (_values(rows, entry, name) for rows in (before, now))
+            seeds = [seed for seed in new if seed in old]
+            if not seeds:
+                continue
+            means = [sum(of[seed] for seed in seeds) / len(seeds) for of in (old, new)]
+            texts = [f"{mean:,.{METRICS[name].digits}f}" for mean in means]
+            if texts[0] != texts[1]:
+                gap = interval(new[seed] - old[seed] for seed in seeds)
+                share = abs(means[1] - means[0]) / abs(means[0]) if means[0] else math.inf
+                found.append(Change(entry, name, texts[0], texts[1], gap, share))
+    wider = holm([each.gap for each in found])
+    found = [replace(each, gap=gap) for each, gap in zip(found, wider, strict=True)]
+    return sorted(found, key=lambda each: (each.gap.side(0) == 0, -each.share))
+
+
+def markdown(found: Iterable[Change]) -> str:
+    """All changes as a table, and what its verdicts rest on."""
+    rows = "\n".join(f"| {' | '.join(text.replace('|', '∣') for text in each.cells)} |" for each in found)
+    note = (
+        "Test split, means over the seeds that both have. A verdict is that of the 95 % interval of the differences, "
+        "paired by seed (Holm)."
+    )
+    return f"| entry | metric | before | now | is |\n|---|---|---:|---:|---|\n{rows}\n\n{note}\n"
+
+
+def _values(rows: Rows, entry: str, name: str) -> dict[str, float]:
+    """A metric by seed, where it is defined."""
+    texts = {row["seed"]: row.get(name) or "n/a" for row in rows if row["entry"] == entry}
+    return {seed: float(text) for seed, text in texts.items() if text != "n/a"}
+
+
+def _read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def _git(*arguments: str) -> str:
+    """What git says; "" where there is no git, no commit or no such file."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=True)  # noqa: S603, S607
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout
