@@ -135,8 +135,8 @@ class DatasetParams(Section):
     )
     anomalies: str | Annotated[list[Annotated[int, Field(ge=0)] | str], Field(min_length=1)] | None = Field(
         default=None,
-        description="to be told from the test images: a list of classes (numbers; of a folder also names), which nothing "
-        "else has then, or the name of a published data set; null: none",
+        description="to be told from the test images: a list of classes (numbers; of a folder also names), which no "
+        "split has then, or the name of a published data set; null: none",
     )
     binarize: Literal["none", "static", "dynamic"] = Field(
         description="pixels drawn black or white, their value being the probability of white; static: once; dynamic: "

@@ -128,7 +128,7 @@ class ReportEntry:
 
 
 def _of_each(scores: Mapping[str, pd.DataFrame], others: int) -> dict[str, pd.DataFrame]:
-    """What each image is to the measures of how well each score tells the images after the first `others` from those."""
+    """What each image is to the measures of how well a score tells the images after the first `others` from those."""
     found = dict[str, dict[Hashable, NDArray[np.float64]]]()
     for name, table in scores.items():
         for seed, values in table.iterrows():

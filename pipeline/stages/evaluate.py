@@ -24,6 +24,7 @@ from aelab.evaluation import (
     fidelity,
     figures,
     geometry,
+    out_of_distribution,
     per_image,
     probes,
     ranking,
@@ -111,7 +112,7 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Imag
             known = measured["validation"].images
             table = anomaly.reference(anomaly.of_split(model, validation, known, **_settings(params)))
             about_weights = {"weights": disk.digest(weights)}
-            disk.write_json(paths.EVALUATION / name / f"seed{seed}" / anomaly.FILE, about_weights | table)
+            disk.write_json(paths.EVALUATION / name / f"seed{seed}" / per_image.VALIDATION, about_weights | table)
         if paths.ANOMALIES.exists():
             with part("anomalies"):
                 scores = _anomalies(params, model, measured["test"])
@@ -239,7 +240,7 @@ def _anomalies(params: Params, model: Autoencoder, values: Measured) -> dict[str
     """The scores of the test images and then of the anomalies; how well they tell these apart is added to `values`."""
     test, strange = seen(params, "test"), arrays.read(paths.ANOMALIES)
     train = Pairs.of(seen(params, "train")).thinned(params.evaluation.probe_images).targets
-    scores = anomaly.of_two(model, test, strange, train, known=values.images, **_settings(params))
+    scores = out_of_distribution.of_two(model, test, strange, train, known=values.images, **_settings(params))
     which = np.arange(len(test) + len(strange)) >= len(test)
     values |= ranking.measures({name: each.numpy() for name, each in scores.items()}, which)
     return scores

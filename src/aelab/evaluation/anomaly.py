@@ -3,13 +3,11 @@
     mse                squared error of the reconstruction
     neg_elbo, rate     −ELBO and its rate, where there is a bound; two z are drawn
     codebook_distance  ‖z_e − z_q‖², summed over the grid, where there is a codebook
-    nearest            Euclidean distance of the code to the nearest code of a training image
-    intensity, png     floors, of the pixels alone: their mean, and the bytes of a PNG file
 
 The share of validation images that a score exceeds says what the score itself does not: whether it is high.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,16 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aelab.core.tensors import BATCH, as_float, device_of
+from aelab.core.arrays import Array
+from aelab.core.tensors import BATCH, device_of
 from aelab.data.datasets import evenly
-from aelab.data.pairs import Pairs, batches
-from aelab.evaluation import lossless, probes
+from aelab.data.pairs import batches
 from aelab.evaluation.image_quality import mse
-from aelab.evaluation.metric_names import ANOMALY, NEAREST, PIXELS
-from aelab.evaluation.reconstruction import Images
+from aelab.evaluation.metric_names import ANOMALY
 from aelab.models.base import Autoencoder
 
-FILE = "scores.json"  # the scores of the validation images, beside the figures of a seed
 KEPT = 1001  # quantiles of the scores of validation images
 
 
@@ -61,7 +57,7 @@ def scores(
 
 def of_split(
     model: Autoencoder,
-    images: Images,
+    images: Array,
     known: Mapping[str, Tensor] = MappingProxyType({}),
     *,
     batch_size: int = BATCH,
@@ -76,62 +72,6 @@ def of_split(
     return {name: found[name].cpu() for name in names}
 
 
-@torch.no_grad()
-def nearest(model: Autoencoder, train: Images, several: Iterable[Images], batch_size: int = BATCH) -> list[Tensor]:
-    """For each of `several` lots of images the distance of each code to the nearest one of `train`: (N,) each."""
-    size = probes.vectors(model, torch.from_numpy(np.array(train[:1]))).shape[1]
-    train = Pairs.of(train).thinned(max(1, probes.NUMBERS // size)).targets
-
-    def codes(images: Images) -> Iterable[Tensor]:
-        return (probes.vectors(model, x) for x, _ in Pairs.of(images).split(batch_size))
-
-    learned = torch.cat(list(codes(train)))
-    return [torch.cat([torch.cdist(z, learned).amin(1).cpu() for z in codes(images)]) for images in several]
-
-
-def pixels(images: Images) -> dict[str, Tensor]:
-    """The scores that need no model."""
-    means = [as_float(torch.from_numpy(np.array(image))).mean() for image in images]
-    sizes = [lossless.file_bytes(np.asarray(image), "png", binary=False) for image in images]
-    return dict(zip(PIXELS, (torch.stack(means), torch.tensor(sizes, dtype=torch.float32)), strict=True))
-
-
-def of_two(
-    model: Autoencoder,
-    others: Images,
-    strange: Images,
-    train: Images,
-    *,
-    known: Mapping[str, Tensor],
-    batch_size: int = BATCH,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """All scores that there are of others, and after them of strange images: (N + M,) each.
-
-    Where a model gives images back as they are, nothing but their pixels is to be scored, and the nearest code is the
-    nearest image: the floors.
-
-    Args:
-        model: in evaluation mode, on any device.
-        others: images like those that it learned from, uint8 (N, C, H, W).
-        strange: uint8 (M, C, H, W).
-        train: of those that it learned from.
-        known: scores of the others, (N,) each.
-        batch_size: images per batch.
-        seed: of the z in the bound.
-    """
-    lots = (others, strange)
-    first, second = (
-        of_split(model, images, given, batch_size=batch_size, seed=seed)
-        for images, given in zip(lots, (known, {}), strict=True)
-    )
-    if "reconstruction" in model.undefined:
-        first, second = pixels(others), pixels(strange)
-    found = {name: (first[name], second[name]) for name in first}
-    pair = nearest(model, train, lots, batch_size)
-    return {name: torch.cat(each) for name, each in found.items()} | {NEAREST: torch.cat(pair)}
-
-
 def reference(found: Mapping[str, Tensor]) -> dict[str, Any]:
     """The scores of validation images as a small table: how many there are, and evenly spread ones in their order."""
     count = max(map(len, found.values()), default=0)
@@ -143,7 +83,7 @@ def reference(found: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def percentile(values: Tensor, ordered: Iterable[float]) -> Tensor:
+def percentile(values: Tensor, ordered: Sequence[float]) -> Tensor:
     """The share of the validation images, in percent, whose score is lower: (B,)."""
-    among = torch.tensor(list(ordered), dtype=values.dtype)
+    among = torch.tensor(ordered, dtype=values.dtype)
     return 100 * torch.searchsorted(among, values.contiguous()) / len(among)

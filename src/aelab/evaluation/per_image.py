@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE, SCORES = "images.parquet", "scores.parquet"
+VALIDATION = "scores.json"  # of each seed, beside its figures: how the scores of the validation images are spread
 
 
 def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], count: int) -> None:

@@ -63,7 +63,7 @@ def _average_precision(scores: Scores, strange: Strange) -> NDArray[np.float64]:
     there = np.bincount(place[strange], minlength=len(levels))  # strange images at each level
     above, all_above = (np.cumsum(each[::-1])[::-1] for each in (there, np.bincount(place)))
     precision = above / all_above
-    # One more strange image at a level raises the precision at that level and at those below it, one more other lowers it.
+    # One more strange image at a level raises the precision there and below, one more of the others lowers it.
     raised, lowered = (np.cumsum(there * each) for each in ((1 - precision) / all_above, -precision / all_above))
     slopes = np.where(strange, precision[place] + raised[place], lowered[place])
     mean = float(precision[place][strange].mean())
@@ -72,7 +72,7 @@ def _average_precision(scores: Scores, strange: Strange) -> NDArray[np.float64]:
 
 
 def _spread(values: NDArray[np.float64], mean: float, strange: Strange) -> NDArray[np.float64]:
-    """Values whose mean is that of strange images and that of the others, as if all N had been measured of each kind."""
+    """Values, of which those of each kind have this mean, as if all N had been measured of that kind."""
     count = np.where(strange, strange.sum(), (~strange).sum())
     return mean + (values - mean) * len(values) / count
 

@@ -1,4 +1,4 @@
-"""Images that are to be told from those of the test: classes set apart from a data set, or the images of another one."""
+"""Images that are to be told from those of the test: the classes of a data set that are set apart."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,9 @@ def set_apart(data: Data, classes: Sequence[int | str], names: Sequence[str], ke
     Raises:
         UserError: there is no such class, the test split has too few images of them, or too few others are left.
     """
-    there = sorted({int(each) for everything, rows in data.splits.values() for each in np.unique(everything.labels[rows])})
+    there = sorted(
+        {int(each) for everything, rows in data.splits.values() for each in np.unique(everything.labels[rows])}
+    )
     known = {names[each]: each for each in there if names} | {each: each for each in there}
     if missing := [each for each in classes if each not in known]:
         told = ", ".join(map(str, [names[each] for each in there] if names else there))

@@ -50,6 +50,7 @@ OPTIONS = (  # of a served model: `tasks.Options`, and which task
     ParamSpec("count", DataType.long, 1),
     ParamSpec("steps", DataType.long, 10),
     ParamSpec("codes", DataType.double, [], (-1,)),
+    ParamSpec("by", DataType.string, ""),
 )
 OURS = {"written_by": "aelab"}  # a registered model
 LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # of every model
@@ -84,6 +85,7 @@ class Evaluated:
     data: str  # name of the data set
     data_digest: str
     image: tuple[int, int, int]  # (C, H, W)
+    scores: Path | None = None  # of validation images, which `aelab score` sets an image's beside
 
 
 @dataclass
@@ -264,7 +266,7 @@ class Projector:
         data = MetaDataset(source, evaluated.data, evaluated.data_digest)  # type: ignore[abstract]
         with mlflow.start_run(run_id=run_id):
             mlflow.log_input(data, context="training")
-            model = None if evaluated.weights is None else _log_model(run.name, evaluated.weights, evaluated.image)
+            model = None if evaluated.weights is None else _log_model(run.name, evaluated.weights, evaluated)
         end = _milliseconds(evaluated.ended)
         metrics = [
             Metric(name, value, end, 0, model_id=model)
@@ -347,14 +349,14 @@ def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value)[:LONGEST] for key, value in parameters.items()}
 
 
-def _log_model(name: str, weights: Path, image: tuple[int, int, int]) -> str:
+def _log_model(name: str, weights: Path, evaluated: Evaluated) -> str:
     """The model as code plus safetensors: loading it needs no pickle, logging it does not import torch. Its id."""
-    images = TensorSpec(np.dtype(np.float32), (-1, *image))
+    images = TensorSpec(np.dtype(np.float32), (-1, *evaluated.image))
     with warnings.catch_warnings(record=True):  # hints to write type hints, which the signature makes superfluous
         logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(Path(__file__).with_name("mlflow_model.py")),
-            artifacts={"weights": str(weights)},
+            artifacts={"weights": str(weights)} | ({"scores": str(evaluated.scores)} if evaluated.scores else {}),
             code_paths=[str(PACKAGE)],
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
             signature=ModelSignature(Schema([images]), Schema([images]), ParamSchema(list(OPTIONS))),
