@@ -82,7 +82,7 @@ def test_noise_is_told_from_what_was_learned() -> None:
     """And images of the same kind are not."""
     images, again = quadrants(120, 0).inputs, quadrants(60, 1).inputs
     noise = np.random.default_rng(0).integers(0, 256, (60, *IMAGE), np.uint8)
-    model = trained("pca", code=8)
+    model = trained("pca")
     model.start_from(as_float(images))
     for strange, told in ((noise, True), (again, False)):
         found = out_of_distribution.of_two(model, images[:60], strange, images[60:], known={})

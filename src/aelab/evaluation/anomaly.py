@@ -7,7 +7,7 @@
 The share of validation images that a score exceeds says what the score itself does not: whether it is high.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +23,7 @@ from aelab.evaluation.image_quality import mse
 from aelab.evaluation.metric_names import ANOMALY
 from aelab.models.base import Autoencoder
 
+BOUND = {"neg_elbo", "rate"}
 KEPT = 1001  # quantiles of the scores of validation images
 
 
@@ -47,14 +48,15 @@ def scores(
     with model.unchecked():
         if "mse" in names:
             found["mse"] = mse(model.reconstruct(x), x)
-        if {"neg_elbo", "rate"} & set(names):
-            found |= getattr(model.measure([x], generator), "images", {})
+        if BOUND & set(names):
+            found |= _bound(model, [x], generator)
         if "codebook_distance" in names:
             z_e, z_q = model.encode(x), model.code_of(x)
             found["codebook_distance"] = (z_e - z_q).square().flatten(1).sum(1)  # type: ignore[operator]
     return {name: found[name] for name in names}
 
 
+@torch.no_grad()
 def of_split(
     model: Autoencoder,
     images: Array,
@@ -65,11 +67,21 @@ def of_split(
 ) -> dict[str, Tensor]:
     """The scores of stored images, (N,) each on the CPU; those that are `known` are not computed again."""
     names, device = defined(model), device_of(model)
-    missing = [name for name in names if name not in known]
-    generator = torch.Generator(device).manual_seed(seed)
-    parts = [scores(model, x, generator, missing) for x in batches(images, batch_size, device)] if missing else []
-    found = {**known, **{name: torch.cat([part[name] for part in parts]) for name in missing}}
+    missing = {name for name in names if name not in known}
+    found, generator = dict(known), torch.Generator(device).manual_seed(seed)
+    if BOUND & missing:
+        with model.unchecked():
+            found |= _bound(model, batches(images, batch_size, device), generator)
+    if others := missing - BOUND:
+        parts = [scores(model, x, generator, others) for x in batches(images, batch_size, device)]
+        found |= {name: torch.cat([part[name] for part in parts]) for name in others}
     return {name: found[name].cpu() for name in names}
+
+
+def _bound(model: Autoencoder, lots: Iterable[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """−ELBO and its parts of each image in all batches."""
+    images: dict[str, Tensor] = getattr(model.measure(lots, generator), "images", {})
+    return images
 
 
 def reference(found: Mapping[str, Tensor]) -> dict[str, Any]:
