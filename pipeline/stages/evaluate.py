@@ -140,7 +140,11 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Imag
         "symptoms": model.symptoms(measured["validation"]),
     }
     images = {name: values for name, values in measured["test"].images.items() if name not in infinite}
-    return result, *({name: each.cpu().numpy() for name, each in of.items()} for of in (images, scores))
+    return result, _arrays(images), _arrays(scores)
+
+
+def _arrays(of_images: Mapping[str, Tensor]) -> Images:
+    return {name: values.cpu().numpy() for name, values in of_images.items()}
 
 
 def _undefined(model: Autoencoder) -> dict[str, str]:

@@ -16,7 +16,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,7 @@ def _from_dvc(path: str, revision: str, folder: Path) -> Located:
         copy = folder / Path(inside).name
         copy.write_bytes(there.read_bytes(inside))
         scores = _scores(Path("/") / inside).relative_to("/").as_posix()
-        if there.exists(scores):
+        with suppress(DvcException, OSError):  # none were written, or they are not in the cache
             (folder / VALIDATION).write_bytes(there.read_bytes(scores))
     except (DvcException, SCMError, OSError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
