@@ -3,6 +3,7 @@
 Its `make repro` is the stages one after the other in this process, which is what that starts.
 """
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,6 +103,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     draw(folder / "images/parts")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
         YAML().dump(wanted(), Path("params.yaml"))
         checked = params.check(wanted())
         download.work(checked, {})
@@ -111,7 +113,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         done = [evaluated(checked, name) for name in checked.variants]
         evidence = Evidence([entry for entry, _ in done], pd.DataFrame([row for _, rows in done for row in rows]))
         (command,) = (line for block in blocks(PAGE) for line in block.code.splitlines() if line.startswith("aelab"))
-        cli.main(command.split()[1:])
+        with pytest.raises(SystemExit) as end:
+            cli.main(command.split()[1:])
+        assert end.value.code == 0
         yield SimpleNamespace(folder=folder, params=checked, evidence=evidence)
     BROWSER.end()
 
