@@ -32,7 +32,6 @@ from aelab.evaluation import (
 )
 from aelab.evaluation.examples import Examples
 from aelab.evaluation.metric_names import (
-    ANOMALY,
     CLASSIFIER,
     FACTORS,
     FITTED,
@@ -156,8 +155,8 @@ def _undefined(model: Autoencoder) -> dict[str, str]:
     if not paths.factors("test").exists():
         of_model |= dict.fromkeys(FACTORS, "the factors of these images are not known")
     if paths.ANOMALIES.exists():
-        lacking = {score: model.undefined[need] for score, need in ANOMALY.items() if need in model.undefined}
-        of_model |= {f"{measure}_{score}": why for measure in MEASURES for score, why in lacking.items()}
+        lacking = anomaly.undefined(model).items()
+        of_model |= {f"{measure}_{score}": why for measure in MEASURES for score, why in lacking}
     samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # these reasons stand before all others
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 

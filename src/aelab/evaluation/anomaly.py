@@ -32,6 +32,13 @@ def defined(model: Autoencoder) -> list[str]:
     return [name for name, capability in ANOMALY.items() if capability not in model.undefined]
 
 
+def undefined(model: Autoencoder) -> dict[str, str]:
+    """The others, each with the reason."""
+    return {
+        name: why for name, need in ANOMALY.items() for capability, why in model.undefined.items() if need == capability
+    }
+
+
 @torch.no_grad()
 def scores(
     model: Autoencoder, x: Tensor, generator: torch.Generator, wanted: Collection[str] = tuple(ANOMALY)

@@ -103,7 +103,7 @@ def picked(model: Autoencoder, by: str) -> str:
         why = f"there is no score {by!r}"
     else:
         name = by or next(iter(ANOMALY))
-        why = f"this model has no score {name}: {model.undefined[ANOMALY[name]]}"
+        why = f"this model has no score {name}: {anomaly.undefined(model)[name]}"
     msg = f"{why}; it has {', '.join(there) or 'none'}"
     raise UserError(msg)
 
