@@ -133,6 +133,11 @@ class DatasetParams(Section):
     train_images: Annotated[int, Field(ge=FEWEST)] | None = Field(
         default=None, description="left to learn from, evenly spread over the training split; null: all"
     )
+    anomalies: str | Annotated[list[Annotated[int, Field(ge=0)] | str], Field(min_length=1)] | None = Field(
+        default=None,
+        description="to be told from the test images: a list of classes (numbers; of a folder also names), which no "
+        "split has then, or the name of a published data set; null: none",
+    )
     binarize: Literal["none", "static", "dynamic"] = Field(
         description="pixels drawn black or white, their value being the probability of white; static: once; dynamic: "
         "in each training step, but once for validation, test and corrupted copies"
@@ -318,7 +323,7 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
     entries: dict[str, Entry] = {}
     try:
         params = Params.model_validate(content)
-        problems += [*_unknown_dataset(params), *_unknown_inputs(params)]
+        problems += [*_unknown_dataset(params), *_unknown_anomalies(params), *_unknown_inputs(params)]
     except ValidationError as error:
         problems += in_sentences(error, Params)
     sections = content.get("variants") if isinstance(content, dict) and variants else None
@@ -350,6 +355,18 @@ def _unknown_dataset(params: Params) -> list[str]:
     if name in known:
         return []
     return [f'dataset.name is "{name}": must be one of {", ".join(known)}, or the name of a folder in dataset.folders']
+
+
+def _unknown_anomalies(params: Params) -> list[str]:
+    """A data set of anomalies that there is not, or whose images have another shape than those of the data set."""
+    name, dataset = params.dataset.anomalies, params.dataset
+    if not isinstance(name, str) or _unknown_dataset(params):
+        return []
+    alike = [each for each in DATASETS if DATASETS[each].image == dataset.image]
+    if name in alike:
+        return []
+    others = f", or of {', '.join(alike)}, whose images have the same shape" if alike else ""
+    return [f'dataset.anomalies is "{name}": must be a list of classes of {dataset.name}{others}']
 
 
 def _unknown_inputs(params: Params) -> list[str]:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 CLEAN = Path("data/clean")  # train, validation, test
+ANOMALIES = CLEAN / "test/anomalies.npy"  # images that are to be told from those of the test, where any are
 NOISY = Path("data/noisy")  # corrupted copies of validation and test, to be measured on
 MODELS = Path("models")
 CLASSIFIER = Path("classifier")  # its weights, its features of the test images, its metrics

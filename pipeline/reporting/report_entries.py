@@ -14,11 +14,13 @@ from ruamel.yaml import YAML
 
 from aelab.core import disk
 from aelab.evaluation.metric_names import (
+    ANOMALIES,
     CLASSIFIED,
     FACTORS,
     FITTED,
     GEOMETRY,
     IDENTITY,
+    MEASURES,
     RECONSTRUCTION,
     REPRESENTATION,
     SAMPLES,
@@ -106,7 +108,8 @@ def _images(params: Params, evidence: Evidence) -> str:
     """Whose images, and how many of which split the numbers are of."""
     name = CAPTIONS["datasets"].get(params.dataset.name, params.dataset.name)
     drawn = {"none": "", "static": ", in black and white", "dynamic": ", in black and white"}[params.dataset.binarize]
-    counts = [len(values.columns) for entry in evidence.entries for values in entry.images.values()]
+    kept = [entry.images for entry in evidence.entries]
+    counts = [len(values.columns) for images in kept for name, values in images.items() if name not in ANOMALIES]
     count = f"{max(counts):,} " if counts else ""
     return f"{name}{drawn} ({count}test images)"
 
@@ -225,6 +228,20 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
          [f"validation_{name}" for name in HEADLINE]),
     ):  # fmt: skip
         yield from tables.tables(title, note, evidence, names)
+    yield from _anomalies(params, evidence)
+
+
+def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
+    """How well each score tells anomalies from test images: a table for each measure, with the floors of the pixels."""
+    chosen = params.dataset.anomalies
+    what = chosen if isinstance(chosen, str) else f"the held-out class {tables.listed(chosen or [])}"
+    note = f"Told from test images: {what}. What the model does not define is –; identity's are those of raw pixels."
+    for title, measure in zip(("Anomalies", "Anomalies, average precision"), MEASURES, strict=True):
+        names = [name for name in ANOMALIES if name.startswith(f"{measure}_")]
+        if parts := tables.tables("", "", evidence, names):
+            whole = tables.joined(parts, names)
+            said = f"{note} {tables.coverage(evidence, names)}"
+            yield Table(title, said, whole.header, whole.rows, whole.names, whole.floors)
 
 
 def _features(measured: Mapping[str, float]) -> str:

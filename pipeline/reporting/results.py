@@ -3,26 +3,28 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from aelab.core import disk
 from aelab.core.errors import UserError
-from aelab.evaluation import examples, per_image
+from aelab.evaluation import examples, per_image, ranking
 from aelab.evaluation.examples import Examples
-from aelab.evaluation.metric_names import CLASSIFIER
+from aelab.evaluation.metric_names import ANOMALIES, CLASSIFIER
 from aelab.report.evidence import Entry
 from aelab.report.metrics import COST, METRICS
 from aelab.report.tables import flattened, spreadsheet
 from pipeline.common import paths
 from pipeline.common.params import CLEAN, Params
 
-MEASURED = [name for name in METRICS if name not in (*CLASSIFIER, *COST)]  # columns of the CSV
+MEASURED = [name for name in METRICS if name not in (*CLASSIFIER, *COST, *ANOMALIES)]  # columns of the CSV
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,12 @@ class ReportEntry:
 
     def _images(self) -> dict[str, Any]:
         """The metrics of each test image; none where an older evaluation has not kept them."""
-        path = self.finished[0].folder.parent / per_image.FILE
-        return {"images": per_image.read(path)} if path.exists() else {}
+        folder = self.finished[0].folder.parent
+        images, scores = (
+            per_image.read(path) if (path := folder / name).exists() else {}
+            for name in (per_image.FILE, per_image.SCORES)
+        )
+        return {"images": images | _of_each(scores, len(images["mse"].columns))} if images else {}
 
     def _size(self) -> dict[str, Any]:
         """How large its code is, and how often the first phase has looked at each training image."""
@@ -124,6 +130,18 @@ class ReportEntry:
             batch = (first.parameters["training"] | self.section.get("training", {}))["batch_size"]
             found["looks"] = steps * batch / first.training_images
         return found
+
+
+def _of_each(scores: Mapping[str, pd.DataFrame], others: int) -> dict[str, pd.DataFrame]:
+    """What each image is to the measures of how well a score tells the images after the first `others` from those."""
+    found = dict[str, dict[Hashable, NDArray[np.float64]]]()
+    for name, table in scores.items():
+        for seed, values in table.iterrows():
+            each = values.to_numpy()
+            if np.isfinite(each).all():
+                for measure, of in ranking.of_each({name: each}, np.arange(len(each)) >= others).items():
+                    found.setdefault(measure, {})[seed] = of
+    return {measure: pd.DataFrame.from_dict(seeds, orient="index") for measure, seeds in found.items()}
 
 
 def collect(params: Params) -> list[ReportEntry]:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from aelab.core import disk
 from aelab.core.errors import UserError
+from aelab.evaluation import per_image
 from aelab.inference import mlflow_store
 from aelab.inference.mlflow_store import said
 from aelab.report.champions import Candidate, Champion, elect
@@ -251,6 +252,7 @@ def _result(result: results.Result, params: Params) -> Run:
             data=_dataset(result.parameters),
             digests=result.digests,
             image=params.dataset.image,
+            scores=scores if (scores := result.folder / per_image.VALIDATION).exists() else None,
         ),
     )
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import typer
 
+from aelab.core import arrays, disk
 from aelab.core.errors import UserError
 from aelab.core.progress import part
 from aelab.data import datasets
-from aelab.ingest import downloads
+from aelab.ingest import anomalies, downloads
 from pipeline.common import paths, resources, stage
 from pipeline.common.params import DatasetParams, FolderParams, Params
 
@@ -27,14 +29,33 @@ def work(params: Params, provenance: stage.Provenance) -> None:
         loaded = _folder(wanted, wanted.folder, provenance)
     else:
         loaded = downloads.load(wanted.name, paths.raw(), validation=wanted.validation, seed=wanted.seed)
+    strange = None
+    if isinstance(wanted.anomalies, str):
+        strange = downloads.load(wanted.anomalies, paths.raw(), validation=0).test
+    elif wanted.anomalies:
+        classes = provenance.get("classes", [])  # of a folder, by name
+        loaded, strange = anomalies.set_apart(loaded, wanted.anomalies, classes, "dataset.anomalies")
     if wanted.train_images is not None:
         loaded = loaded.thinned(wanted.train_images, "dataset.train_images")
     loaded = dataclasses.replace(loaded, binarised=wanted.binarised, seed=wanted.seed)
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
     print(f"{wanted.name}: from {loaded.source}; images: {sizes}")
+    paths.ANOMALIES.unlink(missing_ok=True)  # of a run by hand: DVC would have deleted it
     with part("writing"):
         loaded.save(paths.CLEAN)
+        if strange is not None:
+            print(f"anomalies: {len(strange):,} images of {wanted.anomalies}")
+            _write_anomalies(wanted, strange)
+
+
+def _write_anomalies(wanted: DatasetParams, strange: datasets.Bytes) -> None:
+    """Beside the images of the test, in black and white where these are."""
+    pieces = arrays.select(strange, np.arange(len(strange)))
+    if "test" in wanted.binarised:
+        pieces = datasets.binarise(pieces, wanted.seed, paths.ANOMALIES.stem)
+    arrays.write(paths.ANOMALIES, strange.shape, pieces)
+    disk.seal(paths.ANOMALIES.parent)
 
 
 def _folder(wanted: DatasetParams, settings: FolderParams, provenance: stage.Provenance) -> datasets.Data:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,19 +17,30 @@ from aelab.core.tensors import as_float, at_once, binarise, device_of
 from aelab.data.datasets import Bytes, Labels
 from aelab.data.pairs import Pairs, batches
 from aelab.evaluation import (
+    anomaly,
     classifier,
     density,
     disentanglement,
     fidelity,
     figures,
     geometry,
+    out_of_distribution,
     per_image,
     probes,
+    ranking,
     reconstruction,
     tsne,
 )
 from aelab.evaluation.examples import Examples
-from aelab.evaluation.metric_names import CLASSIFIER, FACTORS, FITTED, SAMPLES, UNIFORM, readable
+from aelab.evaluation.metric_names import (
+    CLASSIFIER,
+    FACTORS,
+    FITTED,
+    MEASURES,
+    SAMPLES,
+    UNIFORM,
+    readable,
+)
 from aelab.models import checkpoint
 from aelab.models.base import VARIANTS, Autoencoder
 from aelab.models.discrete import DiscreteAutoencoder
@@ -39,6 +50,7 @@ from pipeline.common.images import classes, seen
 from pipeline.common.params import Params
 
 BINARISATION = {"none": "not binarised", "static": "static binarisation", "dynamic": "dynamic binarisation"}
+Images: TypeAlias = dict[str, NDArray[np.float32]]  # by metric or score the value of each image
 DRAWN = 3  # levels of each kind of corruption in the figure, at most
 
 
@@ -54,18 +66,22 @@ def main(name: str) -> None:
         for split in ("validation", "test"):
             disk.check(paths.NOISY / split)
         results = seeds.for_each_seed(evaluate, params, name, timed=False)
-        disk.write_json(
-            paths.EVALUATION / name / "metrics.json", {seed: result for seed, (result, _) in results.items()}
-        )
-        finished = {seed: images for seed, (result, images) in results.items() if result["metrics"]}
+        folder = paths.EVALUATION / name
+        disk.write_json(folder / "metrics.json", {seed: result for seed, (result, *_) in results.items()})
+        finished = {seed: of_images for seed, (result, *of_images) in results.items() if result["metrics"]}
         count = len(arrays.read(paths.images(paths.CLEAN, "test")))
-        per_image.write(paths.EVALUATION / name / per_image.FILE, finished, count)
+        per_image.write(folder / per_image.FILE, {seed: images for seed, (images, _) in finished.items()}, count)
+        if paths.ANOMALIES.exists():
+            scores = {seed: each for seed, (_, each) in finished.items()}
+            per_image.write(folder / per_image.SCORES, scores, count + len(arrays.read(paths.ANOMALIES)))
 
     stage.run(work, paths.PROVENANCE / "evaluate" / f"{name}.json")
 
 
-def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
-    """Metrics and figures of one seed, and the metrics of each test image; for a diverged one nothing but the fact."""
+def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Images, Images]:
+    """Metrics and figures of one seed, the metrics of each test image, and the scores by which anomalies are told from
+    them; for a diverged one nothing but the fact.
+    """
     variant = VARIANTS.find(params.entry(name).model)
     about: dict[str, Any] = {"about": (variant.__doc__ or "").strip(), "floor": variant.floor}
     outcome = disk.read_json(paths.MODELS / name / f"seed{seed}.json")
@@ -76,12 +92,13 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict
     ]
     if diverged:
         nothing: dict[str, Any] = {"pixels": None, "metrics": {}, "undefined": {}, "symptoms": []}
-        return {"status": diverged[0], **about, **nothing}, {}
+        return {"status": diverged[0], **about, **nothing}, {}, {}
     device = devices.prepare(params.training.device, params.training.threads)
     size = at_once(params.evaluation.batch_size, device)
     params = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"batch_size": size})})
-    model = checkpoint.load(paths.MODELS / name / f"seed{seed}.safetensors", device)
-    undefined = _undefined(model)
+    weights = paths.MODELS / name / f"seed{seed}.safetensors"
+    model = checkpoint.load(weights, device)
+    undefined, scores = _undefined(model), dict[str, Tensor]()
     validation = arrays.read(paths.images(paths.CLEAN, "validation"))
     with part(f"{name}-seed{seed}"):
         measured = {  # settings are picked by the first, the second is reported
@@ -91,6 +108,14 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict
         if "generalisation" not in undefined:
             unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # of one draw
             measured["test"]["generalisation"] = unseen / learned if learned else math.nan
+        with part("scores of validation images"):
+            known = measured["validation"].images
+            table = anomaly.reference(anomaly.of_split(model, validation, known, **_settings(params)))
+            about_weights = {"weights": disk.digest(weights)}
+            disk.write_json(paths.EVALUATION / name / f"seed{seed}" / per_image.VALIDATION, about_weights | table)
+        if paths.ANOMALIES.exists():
+            with part("anomalies"):
+                scores = _anomalies(params, model, measured["test"])
         if "reconstructions" not in undefined:
             with part("figures"):
                 _draw(params, model, name, seed)
@@ -114,8 +139,12 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], dict
         "undefined": undefined | infinite,
         "symptoms": model.symptoms(measured["validation"]),
     }
-    images = {name: values.cpu().numpy() for name, values in measured["test"].images.items() if name not in infinite}
-    return result, images
+    images = {name: values for name, values in measured["test"].images.items() if name not in infinite}
+    return result, _arrays(images), _arrays(scores)
+
+
+def _arrays(of_images: Mapping[str, Tensor]) -> Images:
+    return {name: values.cpu().numpy() for name, values in of_images.items()}
 
 
 def _undefined(model: Autoencoder) -> dict[str, str]:
@@ -126,6 +155,9 @@ def _undefined(model: Autoencoder) -> dict[str, str]:
         of_model |= dict.fromkeys(FITTED, why)
     if not paths.factors("test").exists():
         of_model |= dict.fromkeys(FACTORS, "the factors of these images are not known")
+    if paths.ANOMALIES.exists():
+        lacking = anomaly.undefined(model).items()
+        of_model |= {f"{measure}_{score}": why for measure in MEASURES for score, why in lacking}
     samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # these reasons stand before all others
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 
@@ -206,6 +238,16 @@ def _samples(
         compared = fidelity.compare(classifier.features(seen_by, drawn), images, features["radii"])
         values |= zip(names, compared.values(), strict=True)
     return values
+
+
+def _anomalies(params: Params, model: Autoencoder, values: Measured) -> dict[str, Tensor]:
+    """The scores of the test images and then of the anomalies; how well they tell these apart is added to `values`."""
+    test, strange = seen(params, "test"), arrays.read(paths.ANOMALIES)
+    train = Pairs.of(seen(params, "train")).thinned(params.evaluation.probe_images).targets
+    scores = out_of_distribution.of_two(model, test, strange, train, known=values.images, **_settings(params))
+    which = np.arange(len(test) + len(strange)) >= len(test)
+    values |= ranking.measures({name: each.numpy() for name, each in scores.items()}, which)
+    return scores
 
 
 def _settings(params: Params) -> dict[str, int]:

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from jinja2 import Template
-from pydantic import AfterValidator, PositiveFloat, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from aelab.core import disk
@@ -86,11 +86,11 @@ def _run(name: str, *, quick: bool) -> None:
     print(f"{recipe.title}\n{recipe.paper}, {recipe.table}\nabout {recipe.time}")
     print(*(f"differs: {each}" for each in recipe.differs), sep="\n")
     if quick:
-        wanted = trial(wanted)
+        wanted = trial(next(iter(settings(name, recipe, wanted).values())))
         figures(recipe, wanted, experiment(f"{name}-quick", wanted))
         print("A trial on the digits, of no value as a figure: all of the recipe runs.")
         return
-    rows = experiment(name, wanted)
+    rows = [row for each, of in settings(name, recipe, wanted).items() for row in experiment(each, of)]
     result = outcome(name, recipe, wanted, rows) | {"claims": claims(name, recipe.claims), "kept": recipe.kept}
     for file in recipe.kept:
         disk.write_atomically(RESULTS / name / Path(file).name, _kept(name, file).encode())
@@ -151,6 +151,7 @@ class Recipe(Section):
     shown: list[Annotated[str, AfterValidator(known)]] = []  # metrics of all entries, beside no published figure
     claims: list[Annotated[str, one_of(CLAIMS)]] = []  # of docs/report.md, which these entries test
     kept: list[str] = []  # files of the report, such as figures/rate_distortion.svg, that go beside the result
+    sweep: dict[str, Annotated[list[Any], Field(min_length=2)]] = {}  # a parameter, as dataset.anomalies: its values
     minutes: dict[Literal["cpu", "gpu"], PositiveFloat]  # about, of all seeds one after the other; as far as measured
     differs: list[str]  # from the paper's setting
     params: dict[str, Any]
@@ -162,11 +163,32 @@ class Recipe(Section):
         msg = "expected or shown has to name a metric"
         raise ValueError(msg)
 
+    @model_validator(mode="after")
+    def _alone(self) -> "Recipe":
+        if not self.sweep or (len(self.sweep) == 1 and not (self.claims or self.kept)):
+            return self
+        msg = "sweep takes one parameter, and a recipe with it neither claims nor kept: they are of one experiment"
+        raise ValueError(msg)
+
     @property
     def time(self) -> str:
         """About how long the recipe takes."""
         times = [f"{minutes / 60:.1f} hours on a {where.upper()}" for where, minutes in self.minutes.items()]
         return ", ".join(times) or "time not measured"
+
+
+def settings(name: str, recipe: Recipe, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parameters of each experiment of a recipe, by its name: one, or one for each value of a `sweep`."""
+    found = {name: dict(wanted)}
+    for key, values in recipe.sweep.items():
+        found = {f"{name}-{i}": merged(wanted, nested(key, value)) for i, value in enumerate(values)}
+    return found
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """A value under a dotted key."""
+    first, _, rest = key.partition(".")
+    return {first: nested(rest, value) if rest else value}
 
 
 def available() -> list[str]:
@@ -185,7 +207,8 @@ def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
         raise UserError(msg)
     recipe, path = _read(name), RECIPES / f"{name}.yaml"
     wanted = merged(base, recipe.params)
-    entries = params.check(wanted, f"{path}, params").variants
+    for each in settings(name, recipe, wanted).values():
+        entries = params.check(each, f"{path}, params").variants
     if missing := [each.entry for each in recipe.expected if each.entry not in entries]:
         msg = f"{path}: expected names {', '.join(missing)}; the entries are {', '.join(entries)}"
         raise UserError(msg)
@@ -221,7 +244,9 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def trial(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The same entries for a few steps of one seed on the embedded digits: whether all of it runs, and no more."""
-    return merged(shortened(wanted, TRIAL), TRIAL_PARAMS | {"seeds": wanted["seeds"][:1]})
+    digits = merged(shortened(wanted, TRIAL), TRIAL_PARAMS | {"seeds": wanted["seeds"][:1]})
+    other = isinstance(wanted["dataset"].get("anomalies"), str)  # a data set, whose images have another size
+    return merged(digits, {"dataset": {"anomalies": "digits"}}) if other else digits
 
 
 def shortened(section: Any, limits: Mapping[str, int]) -> Any:
@@ -333,7 +358,7 @@ def outcome(name: str, recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence
     changed = rows[0]["uncommitted_changes"].split()
     return {
         "recipe": name,
-        **recipe.model_dump(include={"title", "paper", "table"}),
+        **recipe.model_dump(include={"title", "paper", "table", *(["sweep"] if recipe.sweep else [])}),
         "figures": figures(recipe, wanted, rows),
         **{key: rows[0][key] for key in SAME},
         "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],  # all below
@@ -354,9 +379,12 @@ def _measured(
     """What the seeds of its entry gave for the metric of a figure."""
     mine = [row for row in rows if row["entry"] == figure["entry"]]
     finished = [row for row in mine if row["status"] == "finished"]
-    values = {row["seed"]: _value(row, figure["metric"], section) for row in finished}
+    values = {
+        seed: _together([_value(row, figure["metric"], section) for row in finished if row["seed"] == seed])
+        for seed in dict.fromkeys(row["seed"] for row in finished)
+    }
     measured = [value for value in values.values() if value is not None]
-    whole = bool(measured) and len(measured) == len(mine)  # else a mean would leave out the worst
+    whole = bool(measured) and len(measured) == len(values) and len(finished) == len(mine)  # else the worst is left out
     spread = interval(measured)
     clock = "train_cpu_seconds" if mine[0]["device"] == "cpu" else "train_seconds"
     seconds = [float(row[clock]) for row in mine if row.get(clock, "n/a") not in {"", "n/a"}]
@@ -367,6 +395,12 @@ def _measured(
         clock: round(fmean(seconds), 1) if seconds else None,  # a floor has no training
         "problems": [f"{row['entry']}, seed {row['seed']}: {row['status']}" for row in mine if row not in finished],
     }
+
+
+def _together(values: Sequence[float | None]) -> float | None:
+    """The mean of what a seed gave in the experiments of a sweep, or what it gave in the only one."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 def _value(row: Mapping[str, str], metric: str, section: Mapping[str, Any]) -> float | None:

@@ -4,9 +4,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,57 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from aelab.core import devices
 from aelab.core.tensors import as_float
-from aelab.inference import cli
-from aelab.inference.image_files import png
 from aelab.inference.tasks import as_bytes
 from aelab.models import checkpoint
-from tests.support.toys import squares, trained
-
-Call: TypeAlias = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    for variant in ("ae", "dae", "vae", "vqvae"):
-        checkpoint.save(trained(variant), root / variant / "seed0.safetensors")
-    return root
-
-
-@pytest.fixture
-def here(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with digits/ (three images), and the models as AE, DAE, VAE, VQVAE."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "digits").mkdir()
-    for i, image in enumerate(squares()[:3]):
-        (tmp_path / f"digits/{i}.png").write_bytes(png(image))
-    (tmp_path / "models").symlink_to(models)
-    monkeypatch.setattr(devices, "prepare", lambda *_: torch.device("cpu"))  # the process of the tests is prepared
-    return tmp_path
-
-
-@pytest.fixture
-def call(here: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Call:  # noqa: ARG001 - it has been entered
-    def called(*arguments: object) -> tuple[int, str, str]:
-        """The exit code, what went to the standard output, and what to the standard error."""
-        code: Any = 0
-        try:
-            cli.main([str(each) for each in arguments])
-        except SystemExit as end:
-            code = end.code
-        out, err = (stream.decode(errors="replace") for stream in capfdbinary.readouterr())
-        if isinstance(code, str):  # as Python does where nobody catches it
-            return 1, out, err + code
-        return code or 0, out, err
-
-    return called
-
-
-def pixels(path: Path | str) -> Any:
-    with Image.open(path) as image:
-        return np.asarray(image)
+from tests.inference.conftest import Call, pixels
+from tests.support.toys import squares
 
 
 def expected(variant: str, models: Path, count: int = 3) -> Any:

@@ -1,13 +1,15 @@
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import mlflow
 import pytest
 from dvc.repo import Repo
 
+from aelab.core import disk
 from aelab.core.errors import UserError
 from aelab.inference.model_locator import located
 from aelab.models import checkpoint
@@ -23,8 +25,29 @@ def save(path: Path, variant: str = "ae", seed: int = 0) -> Path:
 
 def content(model: str) -> tuple[bytes, str]:
     """The weights of a model, and what they are called."""
-    with located(model) as (path, name):
+    with located(model) as (path, name, _):
         return path.read_bytes(), name
+
+
+def validation(model: str) -> dict[str, Any]:
+    """What is known of the scores that it has given to validation images."""
+    with located(model) as found:
+        return found.validation()
+
+
+def scored(folder: Path, images: int) -> None:
+    """Such scores of models/ae/seed0.safetensors, where the stage evaluate leaves them."""
+    weights = disk.digest(folder / "models/ae/seed0.safetensors")
+    disk.write_json(folder / "evaluation/ae/seed0/scores.json", {"weights": weights, "images": images})
+
+
+def test_scores_are_of_the_weights_that_they_name(tmp_path: Path) -> None:
+    path = save(tmp_path / "models/ae/seed0.safetensors")
+    assert validation(str(path)) == {}
+    scored(tmp_path, images=5)
+    assert validation(str(path)) == validation(str(path.parent)) == {"images": 5}
+    save(path, seed=1)
+    assert validation(str(path)) == {}
 
 
 def test_a_file_and_a_folder(tmp_path: Path) -> None:
@@ -72,13 +95,15 @@ def test_a_revision_out_of_dvcs_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     weights = []
     for seed in (0, 1):
         weights.append(save(tmp_path / "models/ae/seed0.safetensors", seed=seed).read_bytes())
+        scored(tmp_path, images=seed)
         with Repo() as repo:
-            repo.add("models/ae")
+            repo.add(["models/ae", "evaluation/ae"])
         run("git", "add", "-A")
         run("git", "commit", "-qm", f"seed {seed}")
     path = "models/ae/seed0.safetensors"
     assert content(f"HEAD~1:{path}") == (weights[0], f"HEAD~1:{path}")
     assert content("HEAD~1:models/ae") == (weights[0], f"HEAD~1:{path}")
+    assert [validation(model) for model in ("HEAD~1:models/ae", path)] == [{"images": 0}, {"images": 1}]
     assert content(path)[0] == content("HEAD:models/ae")[0] == weights[1]
     monkeypatch.chdir(tmp_path / "models")  # a path is one from here, as everywhere
     assert content("HEAD~1:ae")[0] == weights[0]
@@ -163,9 +188,12 @@ def test_what_stands_between_the_reader_and_mlflow_is_told(tmp_path: Path, at: P
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_a_champion_is_read_by_its_name(uri: str, tmp_path: Path, at: Point) -> None:
     run, projector = toy_run(tmp_path), projector_at(uri, tmp_path)
-    projector.project(run)
-    projector.promote(champion())
-    at(uri)
     assert run.evaluated is not None
     assert run.evaluated.weights is not None
+    scores = tmp_path / "scores.json"
+    disk.write_json(scores, {"weights": disk.digest(run.evaluated.weights), "images": 7})
+    projector.project(replace(run, evaluated=replace(run.evaluated, scores=scores)))
+    projector.promote(champion())
+    at(uri)
     assert content("models:/toy-denoising@champion")[0] == run.evaluated.weights.read_bytes()
+    assert validation("models:/toy-denoising@champion") == {"images": 7}

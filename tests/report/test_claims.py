@@ -108,6 +108,10 @@ CASES: dict[str, tuple[dict[Entry, dict[str, float]], dict[Entry, dict[str, floa
         {AE: {"frechet_fitted": 20}, VQVAE: SAMPLED},
         {AE: {"frechet_fitted": 20}, VQVAE: REVERSED},
     ),
+    "strange": (
+        {VAE: {"auroc_neg_elbo": 0.9}, VQVAE: {"auroc_neg_elbo": 0.8}, PCA: {"auroc_mse": 0.7}},
+        {VAE: {"auroc_neg_elbo": 0.3}, VQVAE: {"auroc_neg_elbo": 0.2}, PCA: {"auroc_mse": 0.7}},
+    ),
     "quantisers": (
         {VQVAE: used(40, 20), EMA: used(80, 22)},
         {VQVAE: used(40, 20), EMA: used(41, 20.01)},
@@ -135,6 +139,7 @@ def test_what_pca_or_doing_nothing_would_pass_is_no_test(key: str, floor: Entry)
     """
     measured = restored(4.0, 1.0 if floor is NOTHING else 0.2) | right(95) | parted(0.2) | {"generalisation": 1.1}
     measured |= {"frechet_fitted": 20.0, "denoising_mse": 0.03, "copying_mse": 0.044}
+    measured |= {"auroc_mse": 0.9, "auroc_neg_elbo": 0.9}
     entries = [AE, DAE, WIDE_AE, WIDE_DAE, VAE, VQVAE, FREE, EMA, PCA, NOTHING]
     found = judged(key, evidence(dict.fromkeys(entries, measured)))
     assert found.verdict in {UNDECIDED, CONTRADICTED, UNTESTED}

@@ -244,6 +244,14 @@ BROKEN = [
     (with_value("dataset.train_images", 1), "dataset.train_images is 1: must be", "greater than or equal to 2"),
     (with_value("dataset.train_images", "all"), 'dataset.train_images is "all": must be', "integer"),
     (with_value("dataset.train_images", 0.5), "dataset.train_images is 0.5: must be", "integer"),
+    (with_value("dataset.anomalies", "clothes"), 'dataset.anomalies is "clothes": must be a list of classes', "mnist"),
+    (
+        with_value("dataset.anomalies", "cifar10"),
+        'dataset.anomalies is "cifar10": must be',
+        "whose images have the same",
+    ),
+    (with_value("dataset.anomalies", []), "dataset.anomalies", "at least 1 item"),
+    (with_value("dataset.anomalies", [-1]), "dataset.anomalies", "greater than or equal to 0"),
     (with_value("dataset.binarize", "yes"), 'dataset.binarize is "yes": must be', "'dynamic'"),
     (with_value("variants." + "a" * 200, DEFAULT["variants"]["vae"]), "variants.aaaa", "letters, digits"),
     (

@@ -48,6 +48,7 @@ def test_it_reconstructs_unless_it_is_told_otherwise(served: Any) -> None:
     np.testing.assert_array_equal(y, served.model.reconstruct(torch.from_numpy(x)).detach().numpy())
     codes = served.predict(x, {"task": "encode"})
     assert codes.shape == (3, 4)
+    assert served.predict(x, {"task": "score", "by": "neg_elbo"}).shape == (3,)
     decoded = served.predict(x[:0], {"task": "decode", "codes": codes.flatten().tolist()})
     np.testing.assert_allclose(decoded, y, atol=1e-6)
 
@@ -138,6 +139,9 @@ def test_the_server_does_every_task(server: Serving) -> None:
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert server.ask(X[:2].tolist(), task="interpolate", steps=6)[1].shape == (6, *IMAGE)
+    expected = torch.from_numpy(X).sub(torch.from_numpy(y)).square().mean((1, 2, 3))
+    np.testing.assert_allclose(server.ask(X.tolist(), task="score")[1], expected, rtol=1e-3)
+    assert server.ask(X.tolist(), task="score", by="rate")[1].shape == (3,)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +153,7 @@ def test_the_server_does_every_task(server: Serving) -> None:
         (np.full((1, *IMAGE), 255), {}, "images have values from 0 to 1"),
         (X, {"task": "paint"}, "there is no task 'paint'; there are reconstruct, encode, decode, sample, interpolate"),
         (X, {"task": "sample", "count": "many"}, "count"),
+        (X, {"task": "score", "by": "blur"}, "there is no score 'blur'; it has mse, neg_elbo, rate"),
         (X, {"task": "interpolate"}, "an interpolation is between 2 images, not 3"),
         (np.zeros(0), {}, "suggests a numpy array input"),  # JSON cannot say what shape nothing has
     ],

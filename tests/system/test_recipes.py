@@ -9,9 +9,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from aelab.core import disk
 from aelab.core.errors import UserError
 from aelab.data import datasets
 from aelab.evaluation.metric_names import FACTORS
@@ -77,12 +79,13 @@ def put(folder: Path, content: object, name: str = "tiny") -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_valid_and_so_is_its_trial(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    _, wanted = recipe.load(name, DEFAULT)
-    checked = params.check(recipe.trial(wanted))
-    assert checked.dataset.name == "digits"
-    assert len(checked.seeds) == 1
-    for entry in checked.variants:
-        assert checked.training.override(checked.entry(entry).training).steps <= recipe.TRIAL["steps"]
+    found, wanted = recipe.load(name, DEFAULT)
+    for each in recipe.settings(name, found, wanted).values():
+        checked = params.check(recipe.trial(each))
+        assert checked.dataset.name == "digits"
+        assert len(checked.seeds) == 1
+        for entry in checked.variants:
+            assert checked.training.override(checked.entry(entry).training).steps <= recipe.TRIAL["steps"]
 
 
 def shortened(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +120,10 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
     small = shortened(wanted)
     monkeypatch.chdir(place)
     monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
+    paths.ANOMALIES.unlink(missing_ok=True)
+    if "dataset.anomalies" in found.sweep or small["dataset"]["anomalies"]:
+        np.save(paths.ANOMALIES, np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), np.uint8))
+    disk.seal(paths.ANOMALIES.parent)
     YAML().dump(small, Path("params.yaml"))
     sources.main()
     for inputs in {section["inputs"] for section in small["variants"].values()} - {params.CLEAN}:
@@ -126,7 +133,7 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
     for entry in checked.variants:
         train.train_seed(checked, entry, seed)
         TrainingFolder.of(entry, seed, checked, train._machine(checked)).hand_over(entry, seed)
-        measured, _ = evaluate.evaluate(checked, entry, seed)
+        measured, *_ = evaluate.evaluate(checked, entry, seed)
         row = {"entry": entry, "seed": str(seed), "status": measured["status"], "device": "cpu"}
         row["train_cpu_seconds"] = "1"
         rows.append(row | {key: str(value) for key, value in measured["metrics"]["test"].items()})
@@ -294,6 +301,32 @@ def test_a_recipe_extends_another(shelf: Path) -> None:
     _, base = recipe.load("tiny", DEFAULT)
     assert (found.title, found.paper) == ("Longer", TINY["paper"])
     assert wanted == base | {"training": base["training"] | {"steps": 9}}
+
+
+def test_a_sweep_is_an_experiment_for_each_value(shelf: Path) -> None:
+    put(shelf, tiny(sweep={"dataset.train_images": [100, 200]}, kept=[]))
+    found, wanted = recipe.load("tiny", DEFAULT)
+    of_each = recipe.settings("tiny", found, wanted)
+    assert {name: each["dataset"]["train_images"] for name, each in of_each.items()} == {"tiny-0": 100, "tiny-1": 200}
+    assert all({**each, "dataset": 0} == {**wanted, "dataset": 0} for each in of_each.values())
+    put(shelf, tiny(sweep={"dataset.train_images": [100, 1]}, kept=[]))
+    with pytest.raises(UserError, match=r"dataset\.train_images is 1: must be"):  # each value is checked
+        recipe.load("tiny", DEFAULT)
+    put(shelf, tiny(sweep={"dataset.train_images": [100, 200]}))
+    with pytest.raises(UserError, match="sweep takes one parameter, and a recipe with it neither claims nor kept"):
+        recipe.load("tiny", DEFAULT)
+
+
+def test_a_seed_of_a_sweep_has_its_mean_over_the_experiments() -> None:
+    found = figure({"metric": "mse", "value": 1.0}, [*rows(1.0, 2.0, 3.0), *rows(3.0, 2.0, 4.0)])
+    assert found["values"] == {"0": 2.0, "1": 2.0, "2": 3.5}
+    assert found["mean"] == pytest.approx(2.5)
+    assert found["interval"] == pytest.approx(4.302653 * 0.75**0.5 / 3**0.5)
+    undefined = rows(1.0, 2.0, 3.0)
+    undefined[0]["mse"] = "n/a"
+    assert figure({"metric": "mse", "value": 1.0}, [*rows(1.0, 2.0, 3.0), *undefined])["mean"] is None
+    diverged = rows(9.0, status="diverged at step 3")
+    assert figure({"metric": "mse", "value": 1.0}, [*rows(1.0, 2.0), *diverged])["mean"] is None
 
 
 def test_on_a_gpu_the_seconds_are_wall_time() -> None:

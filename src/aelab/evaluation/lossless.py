@@ -36,8 +36,8 @@ def floors(images: Bytes, count: int) -> dict[str, float]:
     binary = bool(np.isin(images, BLACK_AND_WHITE).all())
     dimensions = math.prod(images.shape[1:])
     found = {"binarisation_nats": entropy(images)}
-    for name, options in FORMATS.items():
-        nats = 8 * math.log(2) * sum(_bytes(image, name, options, binary=binary) for image in images) / len(images)
+    for name in FORMATS:
+        nats = 8 * math.log(2) * sum(file_bytes(image, name, binary=binary) for image in images) / len(images)
         found |= {f"{name}_nats": nats, f"{name}_bits_per_dim": nats / dimensions / math.log(2)}
     return found
 
@@ -49,9 +49,9 @@ def entropy(images: Bytes) -> float:
     return float((values * (torch.special.entr(x) + torch.special.entr(1 - x))).sum()) / len(images)
 
 
-def _bytes(image: Bytes, name: str, options: dict[str, bool], *, binary: bool) -> int:
+def file_bytes(image: Bytes, name: str, *, binary: bool) -> int:
     """Of a file of the image (C, H, W)."""
     picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
     file = io.BytesIO()
-    (picture.convert("1") if binary and len(image) == 1 else picture).save(file, name, **options)
+    (picture.convert("1") if binary and len(image) == 1 else picture).save(file, name, **FORMATS[name])
     return file.tell()

@@ -18,6 +18,13 @@ CLASSIFIED = ("class_kept",)  # needs the classifier
 FITTED = ("frechet_fitted", "precision_fitted", "recall_fitted")  # need a code that is a vector, and the classifier
 UNIFORM = ("frechet_uniform", "precision_uniform", "recall_uniform")  # need a codebook, and the classifier
 CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
+ANOMALY = {  # scores of an image, the higher the stranger, by the capability of a model that they need
+    "mse": "reconstruction", "neg_elbo": "bound", "rate": "bound", "codebook_distance": "codebook",
+}  # fmt: skip
+NEAREST = "nearest"  # one more, which needs training images
+PIXELS = ("intensity", "png")  # of the pixels alone, beside no model
+MEASURES = ("auroc", "ap")  # of how well a score tells strange images from others
+ANOMALIES = tuple(f"{measure}_{score}" for measure in MEASURES for score in (*ANOMALY, NEAREST, *PIXELS))
 CHANGED = (  # of images that come back as they were given, nothing is to be said
     "psnr", "ssim", "train_mse", "generalisation", *CLASSIFIED, "reconstructions", "denoising", "interpolation",
 )  # fmt: skip

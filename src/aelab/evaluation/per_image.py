@@ -4,6 +4,9 @@ Columns: `seed`, `image` (its place in the test split), and by its name every me
 float32; null where it was not measured. −log p(x) is of evenly spread images, so is `nll_gap`, −ELBO minus that bound:
 
     nll of the entry = mean of neg_elbo over all images − mean of nll_gap over those that have one
+
+The scores by which anomalies are told from the test images lie in a file of their own: those of the test images, then
+those of the anomalies.
 """
 
 from collections.abc import Mapping
@@ -20,7 +23,8 @@ from aelab.data.datasets import evenly
 if TYPE_CHECKING:
     import pandas as pd
 
-FILE = "images.parquet"
+FILE, SCORES = "images.parquet", "scores.parquet"
+VALIDATION = "scores.json"  # of each seed, beside its figures: how the scores of the validation images are spread
 
 
 def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], count: int) -> None:

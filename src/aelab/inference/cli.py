@@ -25,7 +25,7 @@ from aelab.ingest import image_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
-TABLES = (".parquet", ".csv")
+HTML = ".html"
 EXAMPLES = tomllib.loads(Path(__file__).with_name("examples.toml").read_text(encoding="utf-8"))  # by command
 
 app = typer.Typer(
@@ -122,9 +122,7 @@ def encode(
 
     A row for each image: its numbers z0, z1, … or, of a codebook, its indices k0, k1, …
     """
-    if out != PIPE and Path(out).suffix.lower() not in TABLES:
-        msg = f"codes are written as {' or '.join(TABLES)}; {out} ends in neither"
-        raise typer.BadParameter(msg, param_hint="OUT")
+    invocation.check_table(out, "codes")
     jobs = call.jobs(source)
     if out != PIPE:
         image_files.check_free([Path(out)], force=call.force)
@@ -141,6 +139,50 @@ def encode(
         table = codec.table(names, torch.cat(rows), integers=form.integers)
         invocation.put(codec.as_bytes(table, Path(out).suffix), None if out == PIPE else Path(out))
     call.end(f"codes of {len(names)} images, {form.width} numbers each: {named(out)}")
+
+
+@command
+def score(
+    call: Invocation,
+    source: In,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A .parquet, a .csv, or - for CSV on the standard output.")],
+    fit: Fit = "crop",
+    bits: Bits = 16,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="The score that decides the order: mse, neg_elbo, rate or codebook_distance; without it the first one "
+            "that the model defines."
+        ),
+    ] = "",
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="A folder for a PNG of each image: it, its reconstruction, the error of each pixel."
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="HTML", help="An .html with the worst and the best images, in itself complete."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many of the worst, and of the best, it shows.")] = 12,
+) -> None:
+    """Say how strange images are to a model, as a table, the strangest first.
+
+    A row for each image: each score that the model defines, and the percent of validation images with a lower one.
+    """
+    invocation.check_table(out, "scores")
+    if sheet is not None and sheet.suffix.lower() != HTML:
+        msg = f"a sheet is written as {HTML}; {sheet} does not end in it"
+        raise typer.BadParameter(msg, param_hint="--sheet")
+    if maps is not None and not Path(source).is_dir():
+        maps /= f"{'stdin' if source == PIPE else Path(source).stem}{image_files.PNG}"
+    jobs = call.jobs(source, None if maps is None else str(maps))
+    files = [Path(each) for each in (out, sheet) if each not in {None, PIPE}]
+    image_files.check_free(files, force=call.force)
+    from aelab.inference import scoring
+
+    scoring.score(call, jobs, out, scoring.Wanted(by, maps is not None, sheet, top), (fit, bits))
 
 
 @command

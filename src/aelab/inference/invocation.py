@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from aelab.models.base import Autoencoder
 
+TABLES = (".parquet", ".csv")
 BATCH = 100  # images in memory at a time
 
 Model = Annotated[
@@ -84,9 +85,18 @@ class Invocation:
                 typer.echo(f"aelab: {self.failed} of {self.total} images were left out", err=True)
             raise typer.Exit(1)
 
-    @cached_property
+    @property
     def model(self) -> "Autoencoder":
         """The model in evaluation mode, on a GPU if there is one: CUDA_VISIBLE_DEVICES= hides it."""
+        return self._loaded[0]
+
+    @property
+    def validation(self) -> dict[str, Any]:
+        """How the model scores validation images, as `anomaly.reference` has it; nothing where that is not known."""
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> "tuple[Autoencoder, dict[str, Any]]":
         import torch
 
         from aelab.core import devices
@@ -95,11 +105,11 @@ class Invocation:
 
         gc.freeze()  # what is imported stays; looking through it once more at the end took half a second
         device = devices.prepare("auto", torch.get_num_threads())
-        with located(self.location) as (path, name):
-            model = checkpoint.load(path, device)
-        if name != self.location:
-            self.note(f"model: {name}")
-        return model
+        with located(self.location) as found:
+            model, validation = checkpoint.load(found.path, device), found.validation()
+        if found.name != self.location:
+            self.note(f"model: {found.name}")
+        return model, validation
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -119,9 +129,11 @@ class Invocation:
         image_files.check_free([job.target for job in jobs if job.target is not None], force=self.force)
         return jobs
 
-    def batches(self, jobs: list[Job], fit: Fit, bits: int) -> "Iterator[tuple[list[Job], Tensor]]":
+    def batches(
+        self, jobs: list[Job], fit: Fit, bits: int, *, again: bool = False
+    ) -> "Iterator[tuple[list[Job], Tensor]]":
         """The images as the model takes them, floats (B, C, H, W), and the jobs that they belong to; an image that
-        cannot be read is named and left out.
+        cannot be read is named and left out. Where they are read `again`, no warning is repeated.
         """
         from aelab.core.tensors import as_float
 
@@ -142,7 +154,7 @@ class Invocation:
                         pixels.append(seen)
                 if read:
                     yield read, as_float(np.stack(pixels))
-        if warning := depth.too_dark("", "--bits"):
+        if (warning := depth.too_dark("", "--bits")) and not again:
             self.note(f"warning: {warning}")
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -168,6 +180,17 @@ class Invocation:
         paths = [Path(out)] if alone else image_files.numbered(Path(out), count)
         image_files.check_free(paths, force=self.force)
         return paths
+
+
+def check_table(out: str, what: str) -> None:
+    """See that `out` can be a table of `what`.
+
+    Raises:
+        BadParameter: it cannot.
+    """
+    if out != PIPE and Path(out).suffix.lower() not in TABLES:
+        msg = f"{what} are written as {' or '.join(TABLES)}; {out} ends in neither"
+        raise typer.BadParameter(msg, param_hint="OUT")
 
 
 def write(images: Bytes, targets: Sequence[Path | None], columns: int | None = None) -> None:

@@ -7,16 +7,21 @@
     runs:/<run id>/mnist-vae-seed0         the model of a run in MLflow
 
 Whatever the place, only the weights are read, which carry their own hash: no code and no pickle that lies beside them.
+And with them the table of the scores that their model has given to validation images, where the evaluation has left it.
 """
 
+import hashlib
+import json
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from aelab.core.errors import UserError
+from aelab.evaluation.per_image import VALIDATION
 from aelab.inference import mlflow_store
 
 SUFFIX = ".safetensors"
@@ -24,9 +29,25 @@ IN_MLFLOW = re.compile(r"(models|runs|mlflow-artifacts):/")
 HELP = "`dvc pull` brings trained ones, `make repro` trains them"
 
 
+class Located(NamedTuple):
+    """A model as a file."""
+
+    path: Path
+    name: str  # for a message
+    scores: Path  # of validation images; there or not
+
+    def validation(self) -> dict[str, Any]:
+        """How these weights score validation images, as `anomaly.reference` has it; nothing where that is not known."""
+        if not self.scores.exists():
+            return {}
+        found: dict[str, Any] = json.loads(self.scores.read_text(encoding="utf-8"))
+        same = found.pop("weights", "") == hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return found if same else {}
+
+
 @contextmanager
-def located(model: str) -> Iterator[tuple[Path, str]]:
-    """The weights of `model`, written as above, as a file for as long as the block, and their name for a message.
+def located(model: str) -> Iterator[Located]:
+    """The weights of `model`, written as above, as a file for as long as the block.
 
     Raises:
         UserError: there is no such model.
@@ -34,18 +55,29 @@ def located(model: str) -> Iterator[tuple[Path, str]]:
     path = Path(model)
     with tempfile.TemporaryDirectory() as folder:
         if IN_MLFLOW.match(model):
-            yield _from_mlflow(model, Path(folder)), model
+            yield Located(_from_mlflow(model, Path(folder)), model, _found(Path(folder)))
         elif path.is_dir():
             name = f"{path}/{_first((each.name for each in path.iterdir()), model)}"
-            yield Path(name), name
+            yield Located(Path(name), name, _scores(Path(name)))
         elif path.exists():
-            yield path, model
+            yield Located(path, model, _scores(path))
         elif ":" in model:
             revision, _, inside = model.partition(":")
             yield _from_dvc(inside, revision, Path(folder))
         else:
             msg = f"there is no model {model}: name a file such as models/vae/seed0{SUFFIX}, or its folder; {HELP}"
             raise UserError(msg)
+
+
+def _scores(weights: Path) -> Path:
+    """Where the evaluation of models/ENTRY/seedK.safetensors has left the scores of validation images."""
+    entry = weights.absolute().parent
+    return entry.parent.parent / "evaluation" / entry.name / weights.stem / VALIDATION
+
+
+def _found(folder: Path) -> Path:
+    """The scores among the artifacts of a model."""
+    return next(folder.rglob(VALIDATION), folder / VALIDATION)
 
 
 def _first(names: Iterable[str], folder: str) -> str:
@@ -57,7 +89,7 @@ def _first(names: Iterable[str], folder: str) -> str:
     return min(found, key=lambda name: (len(name), name))  # seed2 before seed10
 
 
-def _from_dvc(path: str, revision: str, folder: Path) -> tuple[Path, str]:
+def _from_dvc(path: str, revision: str, folder: Path) -> Located:
     """The file `path` of the repository at `revision`, out of Git or DVC's cache or remote."""
     from dvc.api import DVCFileSystem  # noqa: PLC0415 - slow to import
     from dvc.exceptions import DvcException  # noqa: PLC0415
@@ -70,11 +102,14 @@ def _from_dvc(path: str, revision: str, folder: Path) -> tuple[Path, str]:
             inside = f"{inside}/{_first((Path(each).name for each in there.ls(inside, detail=False)), path)}"
         copy = folder / Path(inside).name
         copy.write_bytes(there.read_bytes(inside))
+        scores = _scores(Path("/") / inside).relative_to("/").as_posix()
+        with suppress(DvcException, OSError):  # none were written, or they are not in the cache
+            (folder / VALIDATION).write_bytes(there.read_bytes(scores))
     except (DvcException, SCMError, OSError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         msg = f"{path} cannot be had from the revision {revision!r}: {said}; `dvc fetch --all-commits` may bring it"
         raise UserError(msg) from error
-    return copy, f"{revision}:{inside}"
+    return Located(copy, f"{revision}:{inside}", folder / VALIDATION)
 
 
 def _from_mlflow(uri: str, folder: Path) -> Path:

@@ -13,6 +13,8 @@ from aelab.core.errors import UserError
 from aelab.core.tensors import BATCH, device_of
 from aelab.data.checks import seen
 from aelab.data.datasets import Bytes
+from aelab.evaluation import anomaly
+from aelab.evaluation.metric_names import ANOMALY
 from aelab.inference.codec import Codec
 from aelab.models.base import Autoencoder
 from aelab.models.latent import line
@@ -28,6 +30,7 @@ class Options:
     count: int = 1  # of samples
     steps: int = 10  # of an interpolation, both ends included
     codes: Sequence[float] = ()  # to decode, row after row
+    by: str = ""  # of which score, by its name; "": the first that the model defines
 
 
 @torch.no_grad()
@@ -87,6 +90,32 @@ def interpolate(model: Autoencoder, images: Tensor, steps: int) -> Tensor:
     return model.decode(line(model.encode(images), 0, 1, steps))
 
 
+def picked(model: Autoencoder, by: str) -> str:
+    """The score `by`, or the first that the model defines where that is "".
+
+    Raises:
+        UserError: there is no such score, or the model does not define it.
+    """
+    there = anomaly.defined(model)
+    if by in there or (not by and there):
+        return by or there[0]
+    if by and by not in ANOMALY:
+        why = f"there is no score {by!r}"
+    else:
+        name = by or next(iter(ANOMALY))
+        why = f"this model has no score {name}: {anomaly.undefined(model)[name]}"
+    msg = f"{why}; it has {', '.join(there) or 'none'}"
+    raise UserError(msg)
+
+
+def score(model: Autoencoder, images: Tensor, by: str) -> Tensor:
+    """How strange each image is by one score of `anomaly.py`: (B, C, H, W) → (B,)."""
+    name, generator = picked(model, by), torch.Generator(device_of(model)).manual_seed(0)
+    if not len(images):
+        return images.new_zeros(0)
+    return batched(lambda x: anomaly.scores(model, x, generator, [name])[name], images)
+
+
 def decode(model: Autoencoder, codes: Sequence[float]) -> Tensor:
     """The images of codes that are given row after row: B·d numbers → (B, C, H, W)."""
     codec = Codec(model)
@@ -110,4 +139,5 @@ TASKS: Mapping[str, Task] = {
     "decode": lambda model, _, options: decode(model, options.codes),  # (B, C, H, W)
     "sample": lambda model, _, options: sample(model, options.count, options.seed),  # (count, C, H, W)
     "interpolate": lambda model, x, options: interpolate(model, x, options.steps),  # (steps, C, H, W)
+    "score": lambda model, x, options: score(model, x, options.by),  # (B,)
 }

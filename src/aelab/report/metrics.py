@@ -30,7 +30,16 @@ class Metric:
 
 
 TABLE = Path(__file__).with_suffix(".toml")
-METRICS = {name: Metric(**each) for name, each in tomllib.loads(TABLE.read_text(encoding="utf-8")).items()}
+_FOUND = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+_MEASURES, _SCORES = _FOUND.pop("measures"), _FOUND.pop("scores")  # each measure is taken of each score
+METRICS = {name: Metric(**each) for name, each in _FOUND.items()} | {
+    f"{measure}_{score}": Metric(
+        f"{each['title']}, {of['title']}", f"{each['definition']}; their score: {of['definition']}",
+        each["digits"], "higher", source=each["source"],
+    )
+    for measure, each in _MEASURES.items()
+    for score, of in _SCORES.items()
+}  # fmt: skip
 LIKELIHOOD = (
     "neg_elbo", "neg_elbo_error", "nll", "nll_error", "effective_samples", "rate", "distortion", "bits_per_dim",
     "neg_elbo_uniform", "rate_uniform",

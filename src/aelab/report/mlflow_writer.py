@@ -52,6 +52,7 @@ OPTIONS = (  # of a served model: `tasks.Options`, and which task
     ParamSpec("count", DataType.long, 1),
     ParamSpec("steps", DataType.long, 10),
     ParamSpec("codes", DataType.double, [], (-1,)),
+    ParamSpec("by", DataType.string, ""),
 )
 OURS = {"written_by": "aelab"}  # a registered model
 LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # of every model
@@ -87,6 +88,7 @@ class Evaluated:
     data: str  # name of the data set
     digests: Mapping[str, str]  # of its splits: "train", "validation", "test"
     image: tuple[int, int, int]  # (C, H, W)
+    scores: Path | None = None  # of validation images, which `aelab score` sets an image's beside
 
 
 @dataclass
@@ -275,7 +277,7 @@ class Projector:
         with mlflow.start_run(run_id=run_id):
             for split, digest in evaluated.digests.items():
                 mlflow.log_input(MetaDataset(SOURCE, evaluated.data, digest), context=split)  # type: ignore[abstract]
-            model = None if evaluated.weights is None else _log_model(run, evaluated.weights, evaluated.image)
+            model = None if evaluated.weights is None else _log_model(run, evaluated.weights, evaluated)
         client.log_batch(run_id, list(_measured(evaluated, model)))
         end = _milliseconds(evaluated.ended)
         client.set_terminated(run_id, run.status, end)
@@ -370,16 +372,16 @@ def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value)[:LONGEST] for key, value in parameters.items()}
 
 
-def _log_model(run: Run, weights: Path, image: tuple[int, int, int]) -> str:
+def _log_model(run: Run, weights: Path, evaluated: Evaluated) -> str:
     """The model as code plus safetensors: loading it needs no pickle, logging it does not import torch. Its id."""
-    images = TensorSpec(np.dtype(np.float32), (-1, *image))
+    images = TensorSpec(np.dtype(np.float32), (-1, *evaluated.image))
     with warnings.catch_warnings(record=True):  # hints to write type hints, which the signature makes superfluous
         logged = mlflow.pyfunc.log_model(
             name=run.name,
             params=_texts(run.parameters),
             tags={NOTE: run.about} | {key: run.tags[key] for key in MODEL_TAGS if key in run.tags},
             python_model=str(Path(__file__).with_name("mlflow_model.py")),
-            artifacts={"weights": str(weights)},
+            artifacts={"weights": str(weights)} | ({"scores": str(evaluated.scores)} if evaluated.scores else {}),
             code_paths=[str(PACKAGE)],
             pip_requirements=_requirements(),
             signature=ModelSignature(Schema([images]), Schema([images]), ParamSchema(list(OPTIONS))),

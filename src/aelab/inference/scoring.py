@@ -1,0 +1,141 @@
+"""`aelab score`: how strange images are to a model, as a table, as maps of their error, and as a sheet to look at.
+
+A pixel's error is its absolute difference from the reconstruction, the mean over its channels. All maps share a scale,
+from no error to the largest that any pixel of any image has, and one colour map, in which equal steps look equal.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import colormaps
+from torch import Tensor
+
+from aelab.core.tensors import device_of
+from aelab.data.datasets import Bytes
+from aelab.evaluation import anomaly
+from aelab.inference import codec, image_files, invocation, tasks
+from aelab.inference.image_files import PIPE, Job
+from aelab.inference.invocation import Invocation, named
+from aelab.ingest.image_folder import Fit
+
+COLOURS = "inferno"  # perceptually uniform (van der Walt & Smith 2015)
+TITLES = {"mse": "MSE", "neg_elbo": "−ELBO (nats)", "rate": "rate (nats)", "codebook_distance": "distance to codebook"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a call asks for beside the table."""
+
+    by: str  # the score that decides the order; "": the first that the model defines
+    maps: bool  # for the jobs' targets
+    sheet: Path | None
+    top: int  # images of each end on the sheet
+
+
+def score(call: Invocation, jobs: list[Job], out: str, wanted: Wanted, reading: tuple[Fit, int]) -> None:
+    """Write the table, and what else is wanted."""
+    model, pictures = call.model, wanted.maps or wanted.sheet is not None
+    by = tasks.picked(model, wanted.by)
+    if pictures:
+        tasks.picked(model, "mse")  # no error, no map of it
+    generator = torch.Generator(device_of(model)).manual_seed(0)
+    read: list[Job] = []
+    found: list[dict[str, Tensor]] = []
+    largest = 0.0
+    for some, x in call.batches(jobs, *reading):
+        seen = x.to(device_of(model))
+        read += some
+        found.append({name: each.cpu() for name, each in anomaly.scores(model, seen, generator).items()})
+        if pictures:
+            largest = max(largest, float(_errors(seen, tasks.perform(model, "reconstruct", x, tasks.Options())).max()))
+    if read:
+        scores = {name: torch.cat([each[name] for each in found]) for name in found[0]}
+        table = _table([job.name for job in read], scores, call.validation.get("scores", {})).sort_values(
+            by, ascending=False, kind="stable"
+        )
+        if not call.validation:
+            call.note(
+                "no percentiles: beside this model lie no scores that it has given to validation images; "
+                "the pipeline's stage evaluate writes them"
+            )
+        ends = {*table["image"][: wanted.top], *table["image"][-wanted.top :]} if wanted.sheet else set()
+        chosen = [job for job in read if wanted.maps or job.name in ends]
+        shown = dict[str, Bytes]()
+        for some, x in call.batches(chosen, *reading, again=True):
+            strips = dict(zip([job.name for job in some], _strips(call, x, largest), strict=True))
+            shown |= {name: strip for name, strip in strips.items() if name in ends}
+            for job in some if wanted.maps else []:
+                invocation.put(image_files.png(strips[job.name]), job.target)
+        if wanted.sheet is not None:
+            invocation.put(_sheet(call, table, by, wanted.top, shown, largest).encode(), wanted.sheet)
+        invocation.put(codec.as_bytes(table, Path(out).suffix), None if out == PIPE else Path(out))
+    written = [named(each) for each in (out, wanted.sheet) if each is not None]
+    call.end(f"scores of {len(read)} images, by {by}: {', '.join(written)}")
+
+
+def _table(names: Sequence[str], scores: dict[str, Tensor], validation: dict[str, Sequence[float]]) -> pd.DataFrame:
+    """A row for each image: its scores, each with its percentile where that is known."""
+    columns: dict[str, Any] = {"image": pd.Series(names, dtype="str")}
+    for name, values in scores.items():
+        columns[name] = values.numpy()
+        if name in validation:
+            columns[f"{name}_percentile"] = anomaly.percentile(values, validation[name]).numpy().round(1)
+    return pd.DataFrame(columns)
+
+
+def _errors(x: Tensor, y: Tensor) -> Tensor:
+    """(B, C, H, W) both → (B, H, W)."""
+    return (x - y.to(x.device)).abs().mean(1)
+
+
+def _strips(call: Invocation, x: Tensor, largest: float) -> Bytes:
+    """Images, their reconstructions and maps of their errors side by side: (B, 3, H, 3·W)."""
+    y = tasks.perform(call.model, "reconstruct", x, tasks.Options()).cpu()
+    pair = [tasks.as_bytes(each.expand(-1, 3, -1, -1)) for each in (x, y)]
+    return np.concatenate([*pair, _coloured(_errors(x, y).numpy() / (largest or 1.0))], axis=3)
+
+
+def _coloured(values: Any) -> Bytes:
+    """Numbers from 0 to 1 as colours: (B, H, W) → (B, 3, H, W)."""
+    colours: Bytes = colormaps[COLOURS](values, bytes=True)
+    return np.ascontiguousarray(colours[..., :3].transpose(0, 3, 1, 2))
+
+
+def _sheet(call: Invocation, table: pd.DataFrame, by: str, top: int, shown: dict[str, Bytes], largest: float) -> str:
+    """The page of the worst and the best images."""
+    worst = table[:top]
+    best = table[max(top, len(table) - top) :][::-1]  # none twice
+    scores = [name for name in table if name in TITLES]
+
+    def card(row: dict[str, Any]) -> dict[str, Any]:
+        told = [(TITLES[name], f"{row[name]:.4g}", row.get(f"{name}_percentile"), name == by) for name in scores]
+        return {"name": row["image"], "picture": _inline(shown[row["image"]]), "scores": told}
+
+    environment = Environment(
+        loader=PackageLoader("aelab.inference", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("sheet.html.j2").render(
+        model=call.location,
+        by=TITLES[by],
+        count=len(table),
+        validation=call.validation.get("images"),
+        halves=[
+            (title, [card(row) for row in rows.to_dict("records")])
+            for title, rows in (("The strangest", worst), ("The least strange", best))
+            if len(rows)
+        ],
+        scale=_inline(_coloured(np.linspace(0, 1, 256)[None, None])[0]),
+        largest=f"{largest:.2f}",
+    )
+
+
+def _inline(image: Bytes) -> str:
+    """A picture as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(image_files.png(image)).decode()
