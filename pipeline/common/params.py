@@ -65,6 +65,19 @@ def folder_name(value: object) -> object:
     return entry_name(value, "a folder")
 
 
+def anomalies(value: object) -> object:
+    """Classes, a data set, or nothing: in one sentence, where pydantic has one for each of the three."""
+    classes = isinstance(value, list) and value
+    if value is None or isinstance(value, str) or (classes and all(map(_is_class, classes))):
+        return value
+    msg = "must be a list of classes, numbers from 0 or names, or the name of a data set, or null"
+    raise ValueError(msg)
+
+
+def _is_class(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
 def local_path(value: str) -> str:
     """A path of this machine where no stage writes."""
     if re.match(r"[a-z][a-z0-9+.-]+://", value, re.IGNORECASE):
@@ -91,6 +104,9 @@ CLEAN = "clean"  # the `inputs` of an entry that sees the images as they are
 TAKEN = (CLEAN, "noisy", "raw")
 EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
 CorruptionName: TypeAlias = Annotated[str, BeforeValidator(corruption_name)]
+Anomalies: TypeAlias = Annotated[
+    str | Annotated[list[Annotated[int, Field(ge=0)] | str], Field(min_length=1)] | None, BeforeValidator(anomalies)
+]
 FolderName: TypeAlias = Annotated[str, BeforeValidator(folder_name)]
 Share: TypeAlias = Annotated[float, Field(ge=0.01, le=0.5)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
@@ -133,7 +149,7 @@ class DatasetParams(Section):
     train_images: Annotated[int, Field(ge=FEWEST)] | None = Field(
         default=None, description="left to learn from, evenly spread over the training split; null: all"
     )
-    anomalies: str | Annotated[list[Annotated[int, Field(ge=0)] | str], Field(min_length=1)] | None = Field(
+    anomalies: Anomalies = Field(
         default=None,
         description="to be told from the test images: a list of classes (numbers; of a folder also names), which no "
         "split has then, or the name of a published data set; null: none",

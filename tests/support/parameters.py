@@ -250,8 +250,9 @@ BROKEN = [
         'dataset.anomalies is "cifar10": must be',
         "whose images have the same",
     ),
-    (with_value("dataset.anomalies", []), "dataset.anomalies", "at least 1 item"),
-    (with_value("dataset.anomalies", [-1]), "dataset.anomalies", "greater than or equal to 0"),
+    (with_value("dataset.anomalies", []), "dataset.anomalies is []: must be a list of classes, numbers from 0", "null"),
+    (with_value("dataset.anomalies", [-1]), "dataset.anomalies is [-1]: must be a list of classes", "or names"),
+    (with_value("dataset.anomalies", [True]), "dataset.anomalies is [True]: must be a list of classes", "or names"),
     (with_value("dataset.binarize", "yes"), 'dataset.binarize is "yes": must be', "'dynamic'"),
     (with_value("variants." + "a" * 200, DEFAULT["variants"]["vae"]), "variants.aaaa", "letters, digits"),
     (

@@ -5,7 +5,7 @@ from no error to the largest that any pixel of any image has, and one colour map
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def _sheet(call: Invocation, table: pd.DataFrame, by: str, top: int, shown: dict
     best = table[max(top, len(table) - top) :][::-1]  # none twice
     scores = [name for name in table if name in TITLES]
 
-    def card(row: dict[str, Any]) -> dict[str, Any]:
+    def card(row: Mapping[Any, Any]) -> dict[str, Any]:
         told = [(TITLES[name], f"{row[name]:.4g}", row.get(f"{name}_percentile"), name == by) for name in scores]
         return {"name": row["image"], "picture": _inline(shown[row["image"]]), "scores": told}
 
