@@ -161,7 +161,7 @@ def test_the_view_has_a_row_for_the_seeds_of_an_entry(run: Run, uri: str, tmp_pa
     projector.project(run)
     before = replace(run, training="before", tags={"entry": "vae"}, parameters={"dataset.name": "digits"})
     projector.project(unfinished(before))  # by a release without groups
-    projector.project(unfinished(replace(run, training="someone's", tags={})))
+    projector.project(unfinished(replace(run, training="other", tags={})))
     projector.show([], 1.0)
     state = _view(experiment_at(uri))
     assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "group"}]
