@@ -233,8 +233,9 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
 
 def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
     """How well each score tells anomalies from test images: a table for each measure, with the floors of the pixels."""
-    chosen = params.dataset.anomalies
-    what = chosen if isinstance(chosen, str) else f"the held-out class {tables.listed(chosen or [])}"
+    if not (chosen := params.dataset.anomalies):
+        return
+    what = chosen if isinstance(chosen, str) else f"the held-out class {tables.listed(chosen)}"
     note = f"Told from test images: {what}. What the model does not define is –; identity's are those of raw pixels."
     for title, measure in zip(("Anomalies", "Anomalies, average precision"), MEASURES, strict=True):
         names = [name for name in ANOMALIES if name.startswith(f"{measure}_")]
