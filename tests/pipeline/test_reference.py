@@ -24,7 +24,7 @@ SCHEMA: dict[str, Any] = json.loads((REPOSITORY / "params.schema.json").read_tex
 BEYOND = (
     "cannot be built", "holds other images", "letters, digits", "the name of a corruption", "only once", "has to see",
     "at most 12 levels", "must be clean", "is nan", "is inf", "letters, digits, - and _", "is made of",
-    "dataset.name is", "photos.path is", "take another name",
+    "dataset.name is", 'dataset.anomalies is "', "photos.path is", "take another name",
 )  # fmt: skip
 
 
