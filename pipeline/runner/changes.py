@@ -20,7 +20,6 @@ from pipeline.common import paths
 TABLE, PAGE = paths.REPORTS / "comparison.csv", paths.REPORTS / "changes.md"
 COMPARED = tuple(dict.fromkeys((*OVERVIEW, *HEADLINE)))
 MOST = 8  # changes on the terminal
-OTHER_DATA = "The last commit's numbers are of other data: they are not compared with these."
 
 Rows: TypeAlias = Sequence[dict[str, str]]
 
@@ -55,15 +54,13 @@ class Change:
 
 
 def tell() -> None:
-    """Say what changed, if anything did and git knows what was; write all of it to a page."""
+    """Say what changed, if anything did, on the same data, and git knows what was; write all of it to a page."""
     PAGE.unlink(missing_ok=True)
     committed, commit = _git("show", f"HEAD:./{TABLE.as_posix()}"), _git("rev-parse", "--short", "HEAD").strip()
     if not committed or not TABLE.exists():
         return
     before, now = _read(committed), _read(TABLE.read_text(encoding="utf-8"))
-    if differ(before, now):
-        print(OTHER_DATA)
-    elif found := changes(before, now):
+    if not differ(before, now) and (found := changes(before, now)):
         title = f"What changed since the commit {commit}"
         PAGE.write_text(f"# {title}\n\n{markdown(found)}", encoding="utf-8")
         print(f"\n{title}:")
