@@ -34,7 +34,7 @@ extensions = [
 ]
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600  # seconds for a cell
-nb_ipywidgets_js = {}  # it would be fetched; sliders work where a kernel runs
+nb_ipywidgets_js: dict[str, Any] = {}  # it would be fetched; sliders work where a kernel runs
 # What a run has learned is shown where there is one. That notebook allows errors: an old run, whose models do not
 # load, is no reason to have no site.
 RUNS = (REPOSITORY, REPOSITORY / "taste")

@@ -153,9 +153,10 @@ def test_what_is_no_picture(wrong: str) -> None:
 def test_rows_of_a_picture_are_alike_and_have_labels() -> None:
     with pytest.raises(UserError, match=r"of one size; what came is \{'a': \(64, 1, 8, 8\), 'b': \(63, 1, 8, 8\)\}"):
         aelab.show({"a": IMAGES, "b": IMAGES[1:]})
+    unlabelled: Any
     for unlabelled in (IMAGES, [IMAGES], {}):
         with pytest.raises(UserError, match="are shown by label"):
-            aelab.show(unlabelled)  # type: ignore[arg-type]
+            aelab.show(unlabelled)
 
 
 # --- the methods of a model ------------------------------------------------------------------------------------------
