@@ -302,7 +302,7 @@ def a_report_full_of_markup(inside: Path, mark: str) -> Handle:  # noqa: ARG001
     claim = Claim("key", evil, evil, evil, ())
     judgement = Judgement(claim, [Finding(lambda _: evil, verdict=Verdict.MIXED)], Verdict.MIXED)
     table = Table(evil, evil, ["", evil], [[evil, "1 | 2"]], [evil])
-    nothing = ("values", "gaps", "noise", "rates", "curves", "galleries", "sheets", "codes", "pictures")
+    nothing = ("values", "gaps", "noise", "rates", "curves", "galleries", "sheets", "codes", "maps", "pictures")
     section = {
         "title": evil, "about": evil, "seeds": table, "links": {}, "origin": {evil: evil}, "parameters": evil,
     }  # fmt: skip
