@@ -73,7 +73,8 @@ def test_a_sweep_ends_in_one_page_and_one_table(swept: tuple[Project, dict[str, 
     assert max(map(len, done.stdout.splitlines())) <= 120
     html = (project.folder / "sweep.html").read_text()
     assert "<title>vae: beta = 1, 2, 4</title>" in html
-    assert sorted(re.findall(r"<h3 id=[^>]*>(vae[^<]* → [^<]*)<", html)) == ["vae beta=1 → vae beta=2", "vae beta=1 → vae beta=4"]
+    contrasts = re.findall(r"<h3 id=[^>]*>(vae[^<]* → [^<]*)<", html)
+    assert sorted(contrasts) == ["vae beta=1 → vae beta=2", "vae beta=1 → vae beta=4"]
     assert len(pd.read_csv(project.folder / "sweep.csv")) == 6
     for name in ("sweep.html", "sweep.csv"):
         (project.folder / name).unlink()
