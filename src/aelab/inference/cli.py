@@ -38,6 +38,9 @@ app = typer.Typer(
 
 In = Annotated[str, typer.Argument(metavar="IN", help="An image, a folder of images, or - for the standard input.")]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="A .png, a folder for a folder, or - for the standard output.")]
+TableOut = Annotated[
+    str, typer.Argument(metavar="OUT", help="A .parquet, a .csv, or - for CSV on the standard output.")
+]
 Outs = Annotated[
     str,
     typer.Argument(
@@ -114,7 +117,7 @@ def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop", bits: Bit
 def encode(
     call: Invocation,
     source: In,
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A .parquet, a .csv, or - for CSV on the standard output.")],
+    out: TableOut,
     fit: Fit = "crop",
     bits: Bits = 16,
 ) -> None:
@@ -145,7 +148,7 @@ def encode(
 def score(
     call: Invocation,
     source: In,
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A .parquet, a .csv, or - for CSV on the standard output.")],
+    out: TableOut,
     fit: Fit = "crop",
     bits: Bits = 16,
     by: Annotated[

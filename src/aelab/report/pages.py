@@ -15,6 +15,8 @@ from aelab.report.tables import Table
 
 CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
 
+DIGITS = re.compile(r"(\.\d\d)\d+")  # of a place on a chart: a hundredth of a point cannot be seen
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -37,6 +39,7 @@ class Figure:
         text = self.path.read_text(encoding="utf-8")
         text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style .*?</style>", "", text, flags=re.DOTALL)
         text = re.sub(r'<g id="[^"]*"', "<g", text)
+        text = re.sub(r' (?:x|y|d)="[^"]*"', lambda place: DIGITS.sub(r"\1", place[0]), text)
         for colour, name in THEMED.items():
             text = text.replace(colour, f"var(--{name})")
         text = re.sub(r"(font: [^;]*?) 'DejaVu Sans'[^;\"]*", r"\1 var(--font)", text)
