@@ -1,0 +1,194 @@
+"""prose: a linter for the text of the repository: pages, docstrings, comments, messages, captions.
+
+    python -m pipeline.tools.prose [FILE…]
+
+proselint checks for clichés, needless words and typing errors. `prose.toml` adds the project's own rules, the lengths
+of sentences, and the exceptions, each with its reason.
+"""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+import tomllib
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from markdown_it import MarkdownIt
+from proselint.checks import __register__ as CHECKS
+from proselint.registry import CheckRegistry
+from proselint.tools import LintFile
+
+RULES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+WORDS = [(re.compile(each["find"], re.MULTILINE), each["say"], each.get("where", "")) for each in RULES["words"]]
+SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”)]*\s+(?=[A-Z`\"“(§−])|\n\s*\n|\n\s*[-*] |\n\s*\w+: ")
+FRAGMENT = 4  # words; shorter strings are names and labels
+CODE = "`code`"  # stands for code, a path or a link, which are one word and no prose
+TEXT_SUFFIXES = {".md", ".py", ".toml", ".yaml", ".yml", ".j2"}
+MARKDOWN = MarkdownIt().enable("table")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of prose: `kind` is page, docstring, comment, message or caption."""
+
+    path: Path
+    line: int
+    kind: str
+    text: str
+
+
+def main(
+    files: Annotated[list[Path] | None, typer.Argument(help="the files to check; without any, all of them")] = None,
+) -> None:
+    """Check the prose of the repository, and name each passage that breaks a rule."""
+    CheckRegistry().register_many(CHECKS)
+    used: set[int] = set()
+    found = [
+        f"{passage.path}:{passage.line}: {problem}"
+        for path in files or tracked()
+        for passage, problem in problems(list(passages(path)), used)
+    ]
+    idle = [RULES["exceptions"][each]["text"] for each in range(len(RULES["exceptions"])) if each not in used]
+    if not files:
+        found += [f"prose.toml: the exception {text!r} is not needed: delete it" for text in idle]
+    print("\n".join([*found, f"{len(found)} findings, {len(RULES['exceptions'])} exceptions"]))
+    sys.exit(bool(found))
+
+
+def tracked() -> Iterator[Path]:
+    """The files of the repository that hold prose, without those that `prose.toml` skips."""
+    listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, check=True, text=True).stdout  # noqa: S607
+    for path in map(Path, listed.split("\0")[:-1]):
+        if path.suffix in TEXT_SUFFIXES and path.exists() and not any(path.match(each) for each in RULES["skip"]):
+            yield path
+
+
+def passages(path: Path) -> Iterator[Passage]:
+    """Each piece of prose in the file."""
+    text = path.read_text(encoding="utf-8")
+    readers = {".md": _markdown, ".py": _python, ".toml": _toml, ".j2": _template}
+    for line, kind, words in readers.get(path.suffix, _comments)(text):
+        yield Passage(path, line, kind, re.sub(r"(?s)``.+?``|`[^`]+`", CODE, words))
+
+
+def problems(passages: Sequence[Passage], used: set[int] | None = None) -> Iterator[tuple[Passage, str]]:
+    """What is wrong with the passages of a file. The numbers of exceptions that applied are added to `used`."""
+    texts = []
+    for passage in passages:
+        text = passage.text
+        for number, each in enumerate(RULES["exceptions"]):
+            if each["text"] in text:
+                text = text.replace(each["text"], CODE)
+                if used is not None:
+                    used.add(number)
+        yield from ((passage, problem) for problem in _own(text, passage.kind))
+        texts.append(text)
+    starts = list(accumulate((len(each) + 2 for each in texts), initial=0))
+    whole = "\n\n".join(texts)
+    found = LintFile("", whole).lint({"max_errors": 1000, "checks": RULES["proselint"]}) if whole else []
+    for result in found:
+        check = result.check_result
+        if "\n\n" not in (words := whole[slice(*check.span)].strip("\n")):
+            yield passages[bisect(starts, check.span[0]) - 1], f"{words!r}: {check.message} ({check.check_path})"
+
+
+def _own(text: str, kind: str) -> Iterator[str]:
+    for pattern, say, where in WORDS:
+        if re.search(where, kind):
+            for match in pattern.finditer(text):
+                yield f"{' '.join(match[0].split())!r}: {say}"
+    longest = RULES["longest"][kind]
+    for sentence in SENTENCE_END.split(text):
+        if (length := len(re.findall(r"[`\w][\w’'`.,/^×·-]*", sentence))) > longest:
+            yield f"{length} words in a sentence, {longest} allowed: {' '.join(sentence.split())[:60]}…"
+
+
+Found = Iterable[tuple[int, str, str]]  # line, kind, text
+
+
+def _markdown(text: str) -> Found:
+    for token in MARKDOWN.parse(text.split("\n---\n", 1)[-1] if text.startswith("---\n") else text):
+        if token.type == "inline" and token.map:
+            parts = (CODE if each.type == "code_inline" else each.content or "\n" for each in token.children or [])
+            yield token.map[0] + 1, "page", "".join(parts)
+
+
+def _python(text: str) -> Found:
+    yield from _comments(text)
+    nodes: list[ast.AST] = [ast.parse(text)]
+    while nodes:
+        node = nodes.pop()
+        children = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (docstring := ast.get_docstring(node)):
+            yield node.body[0].lineno, "docstring", _without_code(docstring)
+            children.remove(node.body[0])
+        words = _words(node)
+        if len(words.split()) > FRAGMENT and words[0].isprintable():
+            yield getattr(node, "lineno", 1), "message", words
+        nodes += [] if isinstance(node, ast.JoinedStr) else children
+
+
+def _words(node: ast.AST) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_words(each) if isinstance(each, ast.Constant) else CODE for each in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _without_code(docstring: str) -> str:
+    """The docstring without its indented blocks, which are equations and commands."""
+    return re.sub(r"(?m)(?:^|(?<=\n))\n(?: {4}\S.*\n?)+(?=\n|\Z)", "\n", docstring)
+
+
+def _comments(text: str) -> Found:
+    """The comments of Python and of YAML; lines of one comment are one passage."""
+    lines: dict[int, str] = {}
+    try:
+        tokens = [
+            each for each in tokenize.generate_tokens(io.StringIO(text).readline) if each.type == tokenize.COMMENT
+        ]
+        lines = {each.start[0]: each.string for each in tokens}
+    except (tokenize.TokenError, IndentationError, SyntaxError):
+        lines = {
+            n: match[0] for n, line in enumerate(text.splitlines(), 1) if (match := re.search(r"(?:^|\s)#\s.*", line))
+        }
+    start, block = 0, ""
+    for line, comment in lines.items():
+        words = re.sub(r"^\s*#+\s?|\s*(noqa|type: ignore).*", "", comment)
+        if block and line == start + block.count("\n") + 1:
+            block += "\n" + words
+        else:
+            if block:
+                yield start, "comment", block
+            start, block = line, words
+    if block:
+        yield start, "comment", block
+
+
+def _toml(text: str) -> Found:
+    yield from _comments(text)
+    yield from _values(tomllib.loads(text))
+
+
+def _values(value: object) -> Found:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _values(each)
+    elif isinstance(value, str) and len(value.split()) > FRAGMENT:
+        yield 1, "caption", value
+
+
+def _template(text: str) -> Found:
+    words = re.sub(r"(?s)\{#.*?#\}|<(style|script).*?</\1>|\{%.*?%\}|<[^>]*>", "\n\n", text)
+    yield 1, "caption", re.sub(r"(?s)\{\{.*?\}\}", CODE, words)
+
+
+if __name__ == "__main__":
+    typer.run(main)
