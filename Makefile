@@ -60,7 +60,7 @@ recipes: .venv/ready  ## list the recipes: paper, expected figure, time
 	$(BIN)/python -m pipeline.tools.recipe
 
 audit: .venv/ready  ## compare the lock with the known vulnerabilities
-	$(BIN)/uv tool run pip-audit -r requirements-dev.lock --require-hashes --disable-pip
+	$(BIN)/uv tool run pip-audit -r requirements-dev.lock --require-hashes --disable-pip --strict  # a package that no list knows is an error
 
 release: .venv/ready-dev  ## all of a release but its publication, in dist/: wheel and source, SBOM, licences, SHA-256
 	$(BIN)/python -m pipeline.tools.release

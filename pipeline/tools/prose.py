@@ -34,6 +34,8 @@ CODE = "`code`"  # stands for code, a path or a link, which are one word and no 
 TEXT_SUFFIXES = {".md", ".py", ".toml", ".yaml", ".yml", ".j2"}
 MARKDOWN = MarkdownIt().enable("table")
 
+CheckRegistry().register_many(CHECKS)
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -49,7 +51,6 @@ def main(
     files: Annotated[list[Path] | None, typer.Argument(help="the files to check; without any, all of them")] = None,
 ) -> None:
     """Check the prose of the repository, and name each passage that breaks a rule."""
-    CheckRegistry().register_many(CHECKS)
     used: set[int] = set()
     found = [
         f"{passage.path}:{passage.line}: {problem}"
