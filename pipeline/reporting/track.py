@@ -219,6 +219,16 @@ def _tags(
     }
 
 
+def _about(result: results.Result) -> str:
+    """The run's description in Markdown: its model, and the metrics that the model does not define, by reason."""
+    reasons = dict[str, list[str]]()
+    for name, reason in result.undefined.items():
+        reasons.setdefault(reason, []).append(f"`{name}`")
+    lines = [f"- {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    undefined = "\n".join(["", "", "Undefined for this model:", "", *lines]) if lines else ""
+    return f"{result.about} Entry `{result.entry}`, seed {result.seed}: {result.status}.{undefined}"
+
+
 def _result(result: results.Result, params: Params) -> Run:
     training = result.training
     metrics = {f"{split}/{key}": value for split, values in result.metrics.items() for key, value in values.items()}
@@ -226,7 +236,7 @@ def _result(result: results.Result, params: Params) -> Run:
     diverged = result.status != "finished"
     return Run(
         name=_name(result.parameters, result.entry, result.seed),
-        about=f"{result.about} Entry `{result.entry}`, seed {result.seed}: {result.status}.",
+        about=_about(result),
         training=result.cost["fingerprint"],
         status=FAILED if diverged else FINISHED,
         started=result.cost["started"],
@@ -239,7 +249,6 @@ def _result(result: results.Result, params: Params) -> Run:
             "uncommitted_changes": ", ".join(training["uncommitted_changes"]) or "none",
             "dvc_experiment": training["experiment"] or "none",
             "data_digest": result.data_digest,
-            **{f"undefined.{name}": reason for name, reason in result.undefined.items()},
             **{f"version.{name}": number for name, number in training["packages"].items()},
         },
         history=result.curve,

@@ -82,6 +82,9 @@ def test_a_run_is_all_there_and_its_model_reconstructs(run: Run, uri: str, tmp_p
     assert found.inputs is not None
     data = {each.tags[0].value: (each.dataset.name, each.dataset.digest) for each in found.inputs.dataset_inputs}
     assert data == {"train": ("toy", "0123456789abcdef0123456789abcdef"), "test": ("toy", "f" * 32)}
+    schemas = {each.dataset.schema for each in found.inputs.dataset_inputs}
+    assert all(schema and "mlflow_tensorspec" in schema and str(list(IMAGE))[1:-1] in schema for schema in schemas)
+    assert all(each.dataset.profile for each in found.inputs.dataset_inputs)
     figures = MlflowClient(uri).list_artifacts(found.info.run_id, "figures")
     assert [figure.path for figure in figures] == ["figures/figure.png"]
 

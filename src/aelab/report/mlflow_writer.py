@@ -22,11 +22,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Experiment, LifecycleStage, Metric, Param, RunTag
+from mlflow.data.schema import TensorDatasetSchema
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, LifecycleStage, Metric, Param, RunTag
 from mlflow.entities import Run as Found
 from mlflow.models import ModelSignature
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from aelab.core.errors import UserError
 from aelab.inference import mlflow_store
@@ -274,9 +275,8 @@ class Projector:
             client.log_artifact(run_id, str(figure), "figures")
         for earlier in client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'"):
             client.delete_logged_model(earlier.model_id)  # of a projection that broke off
+        client.log_inputs(run_id, list(_inputs(evaluated)))
         with mlflow.start_run(run_id=run_id):
-            for split, digest in evaluated.digests.items():
-                mlflow.log_input(MetaDataset(SOURCE, evaluated.data, digest), context=split)  # type: ignore[abstract]
             model = None if evaluated.weights is None else _log_model(run, evaluated.weights, evaluated)
         client.log_batch(run_id, list(_measured(evaluated, model)))
         end = _milliseconds(evaluated.ended)
@@ -347,6 +347,17 @@ def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float, group
         "groupsExpanded": {f"tag.{GROUP}.{group}": False for group in sorted(groups)},
     }
     return json.dumps({"name": VIEW, "createdAt": _milliseconds(saved), "state": json.dumps(state)})
+
+
+def _inputs(evaluated: Evaluated) -> Iterator[DatasetInput]:
+    """The splits of the data set, each with the shape of its images, which MLflow's page of a data set shows."""
+    channels, height, width = evaluated.image
+    images = TensorSpec(np.dtype(np.uint8), (-1, channels, height, width), "images")
+    schema = json.dumps(TensorDatasetSchema(Schema([images])).to_dict())
+    for split, digest in evaluated.digests.items():
+        profile = json.dumps({"split": split, "channels": channels, "height": height, "width": width})
+        data = Dataset(evaluated.data, digest, "code", SOURCE.to_json(), schema, profile)
+        yield DatasetInput(data, [InputTag(MLFLOW_DATASET_CONTEXT, split)])
 
 
 def _measured(evaluated: Evaluated, model: str | None) -> Iterator[Metric]:
