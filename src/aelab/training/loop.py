@@ -86,7 +86,7 @@ def train(
     images.check(model.image, "images to learn from", versions=True)
     validation.check(model.image, "images to validate on")
     if not isinstance(budget, Budget):
-        msg = f"the budget is an aelab.Budget(steps=…, …); what came is {next(described(budget))}"
+        msg = f"the budget must be an aelab.Budget(steps=…, …); got {next(described(budget))}"
         raise UserError(msg)
     with model.unchecked():
         first_look = Pairs.of(images.targets).thinned(model.start_images).targets
