@@ -25,7 +25,7 @@ class Pointwise(nn.Linear):
     """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), computed as a matrix product, without a copy in channels last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) → (B, G, h, w)."""
+        """Map (B, F, h, w) → (B, G, h, w)."""
         return channels_last(super().forward(x.permute(0, 2, 3, 1)))
 
 
@@ -36,7 +36,7 @@ class Convolution(nn.Conv2d):
         super().__init__(features, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) → (B, G, h, w)."""
+        """Map (B, F, h, w) → (B, G, h, w)."""
         _, _, height, width = x.shape
         if max(height, width) > 2:  # noqa: PLR2004
             return super().forward(x)
@@ -74,7 +74,7 @@ class Patches(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, p²·C, h, w)."""
+        """Map (B, C, H, W) → (B, p²·C, h, w)."""
         patches = x.unflatten(3, (-1, self.size)).unflatten(2, (-1, self.size))  # (B, C, h, p, w, p)
         return channels_last(patches.permute(0, 2, 4, 1, 3, 5).flatten(3))
 

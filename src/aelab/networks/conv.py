@@ -87,7 +87,7 @@ class VectorEncoder(nn.Module):
         self.head = nn.Linear(network.grid[0] * network.grid[1] // 4**times * width, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, features)."""
+        """Map (B, C, H, W) → (B, features)."""
         return self.head(self.layers(x).permute(0, 2, 3, 1).flatten(1)).float()
 
 
@@ -103,7 +103,7 @@ class VectorStem(nn.Module):
         self.layers = nn.Sequential(*(layer for _ in range(times) for layer in (nn.ReLU(), _double(width, width))))
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, d) → (B, F, h, w)."""
+        """Map (B, d) → (B, F, h, w)."""
         return self.layers(channels_last(self.linear(z).unflatten(1, self.grid)))
 
 
@@ -122,7 +122,7 @@ class ConvDecoder(Decoder):
         self.output = _double(width, network.image[0] * channels)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, d) or (B, D, h, w) → (B, C·P, H, W)."""
+        """Map (B, d) or (B, D, h, w) → (B, C·P, H, W)."""
         return self.output(self.layers(self.stem(z))).float()
 
     def start_at(self, output: Tensor) -> None:

@@ -45,7 +45,7 @@ class MLPEncoder(nn.Module):
         self.layers = perceptron(sizes, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, features)."""
+        """Map (B, C, H, W) → (B, features)."""
         return self.layers(x.flatten(1)).float()
 
 
@@ -58,7 +58,7 @@ class MLPDecoder(Decoder):
         self.output = output
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, d) → (B, C·P, H, W)."""
+        """Map (B, d) → (B, C·P, H, W)."""
         return self.layers(z).unflatten(1, self.output).float()
 
     def start_at(self, output: Tensor) -> None:

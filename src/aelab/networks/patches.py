@@ -63,7 +63,7 @@ class VectorEncoder(nn.Module):
         self.head = nn.Linear(places * width, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, features)."""
+        """Map (B, C, H, W) → (B, features)."""
         return self.head(self.layers(x).permute(0, 2, 3, 1).flatten(1)).float()  # no copy in channels last
 
 
@@ -77,7 +77,7 @@ class Output(nn.Module):
         self.shuffle = nn.PixelShuffle(network.downsampling)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) → (B, C·P, H, W)."""
+        """Map (B, F, h, w) → (B, C·P, H, W)."""
         return self.shuffle(self.convolution(x)).float()
 
 
@@ -108,7 +108,7 @@ class VectorDecoder(PatchDecoder):
         self.output = Output(network, channels)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, d) → (B, C·P, H, W)."""
+        """Map (B, d) → (B, C·P, H, W)."""
         return self.output(self.layers(channels_last(self.stem(z).unflatten(1, self.grid))))
 
 
@@ -131,7 +131,7 @@ class GridEncoder(nn.Module):
         self.layers = nn.Sequential(nn.ReLU(), Pointwise(2 * width, width), nn.ReLU(), Pointwise(width, features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, D, h, w)."""
+        """Map (B, C, H, W) → (B, D, h, w)."""
         return self.layers(self.patches(x) + self.position).float()
 
 
@@ -149,5 +149,5 @@ class GridDecoder(PatchDecoder):
         self.output = Output(network, channels)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, D, h, w) → (B, C·P, H, W)."""
+        """Map (B, D, h, w) → (B, C·P, H, W)."""
         return self.output(self.layers(z))
