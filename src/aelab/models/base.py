@@ -117,7 +117,7 @@ class Autoencoder(Learner):
         undefined: the capabilities that the variant lacks, each with the reason. `metric_names.METRICS_OF` lists the
             metrics and figures that need each capability.
         floor: whether the variant is a baseline without training and without randomness. A floor is the same for every
-            seed and is never ranked. The other models show how much they gain over it.
+            seed and is never ranked. Floors show how much the other models gain by training.
         pixels: the likelihood's kind of pixel, "Bernoulli", "8-bit" or "continuous". Bounds for different kinds of
             pixels cannot be compared. None: there is no likelihood.
         configuration: the arguments of `checkpoint.build` that made the model.
@@ -200,7 +200,7 @@ class Autoencoder(Learner):
             x: images (B, C, H, W) with values in [0, 1].
 
         Returns:
-            The output of `encode`, unless a variant changes it: a VQ-VAE returns the quantised vectors.
+            The output of `encode`, or the quantised vectors of a VQ-VAE.
         """
         return self.encode(x)
 

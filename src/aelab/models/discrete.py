@@ -14,8 +14,8 @@ from aelab.models.quantizer import Quantizer
 class DiscreteAutoencoder(Autoencoder):
     """Base class of autoencoders whose code is a grid of indices, each from 0 to K − 1.
 
-    A protocol would not do. Since Python 3.12 `isinstance` of a protocol looks attributes up statically and misses the
-    submodules of an `nn.Module`.
+    A protocol would not work here. Since Python 3.12 `isinstance` of a protocol looks attributes up statically and
+    misses the submodules of an `nn.Module`.
 
     Attributes:
         quantizer: maps the encoder's output to indices; K is `quantizer.codes`.

@@ -1,4 +1,4 @@
-"""Layers that the networks share. Their feature maps have the memory layout channels last.
+"""Layers that the networks share. Their feature maps have torch's memory format channels last.
 
 Dimensions: B batch, C image channels, (H, W) image size, p pixels along each side of a patch, (h, w) grid, F and G
 feature maps.
@@ -22,7 +22,7 @@ LARGEST = 8  # side of the largest grid that a fully connected layer takes as it
 
 
 class Pointwise(nn.Linear):
-    """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), computed as a matrix product, without a copy in channels last."""
+    """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), as a matrix product. Channels last needs no copy."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, F, h, w) → (B, G, h, w)."""
@@ -62,12 +62,12 @@ class Residual(nn.Module):
         self.layers = nn.Sequential(nn.ReLU(), Convolution(width, hidden), nn.ReLU(), Pointwise(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x + f(x), shape (B, F, h, w)."""
+        """Return x + f(x), (B, F, h, w)."""
         return x + self.layers(x)
 
 
 class Patches(nn.Module):
-    """The p×p patches of images, like `nn.PixelUnshuffle`, but with the memory layout channels last."""
+    """The p×p patches of images, like `nn.PixelUnshuffle`, but with the memory format channels last."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

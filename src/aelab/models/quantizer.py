@@ -38,7 +38,7 @@ class Quantized:
 
     Attributes:
         z_q: the vectors of the codes, with a gradient of `GRADIENTS`, (B, D, h, w).
-        indices: the indices of the codes, on the grid of `Quantizer.grid`.
+        indices: the indices of the codes, on the grid that `Quantizer.grid` returns.
         codebook_loss: ‖sg[z_e] − e‖², or another loss that brings the codes into use. 0 for quantisers without one.
         commitment_loss: ‖z_e − sg[e]‖². 0 for quantisers whose codes keep z_e close by themselves.
     """
@@ -95,7 +95,7 @@ class Quantizer(nn.Module, ABC):
             z_e: the output of `bound`, (B, D, h, w).
 
         Returns:
-            Indices from 0 to K − 1, int64, on the grid of `grid`.
+            Indices from 0 to K − 1, int64, on the grid that `grid` returns.
         """
 
     @abstractmethod

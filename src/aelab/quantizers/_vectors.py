@@ -53,7 +53,7 @@ class NearestVector(Quantizer):
 
 
 class VectorQuantizer(NearestVector):
-    """Vectors that are stored one by one, as a parameter or a buffer. All restart in the first training batches."""
+    """Vectors that are a parameter or a buffer, each with its own usage. All restart in the first training batches."""
 
     usage: Tensor  # (K,), relative to uniform use
     decay = DECAY
@@ -64,7 +64,7 @@ class VectorQuantizer(NearestVector):
         self.register_buffer("usage", torch.full((codes,), UNBORN))
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
-        """Quantise z_e, (B, D, h, w). In training mode, dead codes restart before and usage is updated after."""
+        """Quantise z_e, (B, D, h, w). In training mode, dead codes restart first, and usage is updated last."""
         if self.training:
             self.restart(z_e, generator)
         quantized = super().forward(z_e, generator)
@@ -74,7 +74,7 @@ class VectorQuantizer(NearestVector):
 
     @torch.no_grad()
     def restart(self, z_e: Tensor, generator: torch.Generator) -> None:
-        """Restart each dead code at a different output. Dead codes beyond the number of outputs wait."""
+        """Restart each dead code at a different output. Surplus dead codes wait for the next batch."""
         outputs = rows(z_e)
         count = process_group.whole(len(outputs))
         drawn = torch.rand(count, generator=generator, device=outputs.device).argsort()

@@ -11,9 +11,9 @@ restart, and every output is near a code. As in the paper, z_e and the codes are
                                them, an encoder whose outputs fall on a few steps keeps to these steps.
     L = 2                      no shift: f(0) = 0 would be an end of the range, where f′ = 0.001
 
-The gradient passes through the moments. With constant moments, a quarter of the codes stayed unused. As a consequence,
-the gradient of the encoder's last bias is only rounding error. Adam turns the error into steps, so the bias drifts, and
-the moving averages follow the drift.
+The gradient passes through the moments, because with constant moments a quarter of the codes stayed unused. As a
+consequence, the gradient of the encoder's last bias is only rounding error. Adam turns the error into steps, so the
+bias drifts, and the moving averages follow the drift.
 """
 
 import math

@@ -2,7 +2,7 @@
 
     e_k = c_k W        c_k ~ N(0, I/D), drawn once and held; W (D, D) learned on the codebook loss ‖sg[z_e] − c_k W‖²
 
-A gradient step on W moves all codes, including codes far from every output. No code dies, so no code must restart.
+A gradient step on W moves all codes, including codes far from every output. No code dies, so restarts are not needed.
 """
 
 import torch

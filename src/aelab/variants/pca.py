@@ -16,7 +16,7 @@ from aelab.core.errors import UserError
 from aelab.models.base import CodeSize, Shape
 from aelab.variants._floor import Floor
 
-NUMBERS = 2**26  # most numbers in the images for the fit, which take 8 bytes of memory each
+NUMBERS = 2**26  # limit for the images of the fit; each number takes 8 bytes of memory
 
 
 class PCA(Floor):

@@ -1,4 +1,4 @@
-"""β-TC-VAE: a VAE with separate weights for the three parts of the rate, above all for the total correlation.
+"""β-TC-VAE: a VAE with separate weights for the three parts of the rate. A large β lowers the total correlation.
 
     mutual information  I = E log q(z|x)/q(z)
     total correlation  TC = E log q(z)/Π_j q(z_j)
@@ -7,7 +7,7 @@
 
 Chen et al. 2018, equations 2 and 4. α = β = γ = 1 is the VAE. q(z) = 1/N · Σ_n q(z|x_n) is over all N training images.
 For z_i ~ q(z|x_i), a batch of B images gives an unbiased estimate of q(z_i). The estimate is the minibatch stratified
-sampling of appendix C.2, but all other images have the mean of its unequal weights:
+sampling of appendix C.2 with one change: all other images have the mean of the unequal weights there:
 
     q(z_i) ≈ 1/N · q(z_i|x_i) + (N − 1)/(N·(B − 1)) · Σ_{k≠i} q(z_i|x_k)
 

@@ -50,7 +50,7 @@ class WAE(Deterministic):
 
 
 def mmd(a: Tensor, b: Tensor) -> Tensor:
-    """Estimate MMD² between the distributions of the rows of a and b, (B, d) both → (), without bias.
+    """Unbiased estimate of MMD² between the distributions of the rows of a and b, (B, d) both → ().
 
     With B = 1 there are no pairs, and their terms are 0.
     """
