@@ -206,12 +206,12 @@ def test_what_a_model_sees_it_takes_as_it_would_without_checks(name: str) -> Non
 @pytest.mark.parametrize(
     ("variant", "codes", "sentence"),
     [
-        ("vae", torch.zeros(4), r"a tensor of floats \(B, 4\).*what came is a Tensor of float32 \(4,\)"),
+        ("vae", torch.zeros(4), r"a tensor of floats \(B, 4\).*got a Tensor of float32 \(4,\)"),
         ("vae", torch.zeros(2, 5), r"\(2, 5\)"),
         ("vae", np.zeros((2, 4)), "an array of float64"),
         ("vae", [[0.0] * 4], "a list"),
         ("vae", torch.zeros(2, 4, dtype=torch.int64), "a Tensor of int64"),
-        ("vqvae", torch.zeros(2, 2, 2), r"floats \(B, 4, 2, 2\), as `encode` gives it; .* \(2, 2, 2\)"),
+        ("vqvae", torch.zeros(2, 2, 2), r"floats \(B, 4, 2, 2\), as `encode` returns it; .* \(2, 2, 2\)"),
         ("vqvae", torch.zeros(2, 2, 2, dtype=torch.int64), "a Tensor of int64"),
         ("ladder", torch.zeros(2, 4), "a tuple of tensors"),
         ("ladder", (torch.zeros(2, 4),), "a tuple of tensors"),
@@ -307,12 +307,12 @@ def test_a_missing_key_is_told(key: str) -> None:
         (lambda: aelab.as_float(IMAGES.astype(">u2")), "an array of >u2"),
         (lambda: aelab.corrupt(IMAGES, ["masking"], 0.5, seed=0, name="a"), r"no corruption \['masking'\]"),  # type: ignore[arg-type]
         (lambda: aelab.load_data(["mnist"]), r"no data set \['mnist'\]"),  # type: ignore[arg-type]
-        (lambda: aelab.evaluate(None, IMAGES), "a model is what .* gives; what came is a NoneType"),  # type: ignore[arg-type]
-        (lambda: aelab.evaluate(IMAGES, built()), "a model is .*; what came is an array of uint8"),  # type: ignore[arg-type]
-        (lambda: aelab.train("vae", IMAGES, IMAGES, BUDGET, seed=0), "what came is a str"),  # type: ignore[arg-type]
-        (lambda: aelab.train(built(), IMAGES, IMAGES, {"steps": 1}, seed=0), "the budget is .*; what came is a dict"),  # type: ignore[arg-type]
+        (lambda: aelab.evaluate(None, IMAGES), "the model must come from .*; got a NoneType"),  # type: ignore[arg-type]
+        (lambda: aelab.evaluate(IMAGES, built()), "the model must .*; got an array of uint8"),  # type: ignore[arg-type]
+        (lambda: aelab.train("vae", IMAGES, IMAGES, BUDGET, seed=0), "got a str"),  # type: ignore[arg-type]
+        (lambda: aelab.train(built(), IMAGES, IMAGES, {"steps": 1}, seed=0), "the budget must be .*; got a dict"),  # type: ignore[arg-type]
         (lambda: aelab.prepare("gpu", threads=1), "no device 'gpu'; there are auto, cpu, cuda, mps"),
-        (lambda: aelab.save(torch.nn.Linear(1, 1), "a"), "a Linear that `build` did not make"),  # type: ignore[arg-type]
+        (lambda: aelab.save(torch.nn.Linear(1, 1), "a"), "cannot save this Linear"),  # type: ignore[arg-type]
         (lambda: aelab.load("nowhere.safetensors"), r"nowhere\.safetensors"),
     ],
 )

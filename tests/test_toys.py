@@ -1,4 +1,4 @@
-"""The tests of all parts find values for the keys of a new one by themselves, or say in a sentence what is missing."""
+"""The automatic choice of test values for the keys of a new part, and its message if there is no value."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ def impossible(value: object) -> object:
 
 
 class Part:
-    """As a user may write one."""
+    """A part as a user might write it."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Part:
 
 def test_values_are_found_for_keys_of_any_kind() -> None:
     found = toy_keys(Part, KNOWN)
-    assert set(found) == {key.name for key in keys_of(Part)} - {"width"}  # which has a default
+    assert set(found) == {key.name for key in keys_of(Part)} - {"width"}  # `width` has a default
     for key in keys_of(Part):
         if key.name in found and key.name != "codes":
             TypeAdapter(key.annotation).validate_python(found[key.name], strict=True)

@@ -32,7 +32,7 @@ def test_equal_models_are_equal_files(tmp_path: Path) -> None:
 
 
 class Attack:
-    """Runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (print, ("executed",))

@@ -1,4 +1,4 @@
-"""The layers that do a convolution's work in another way, beside torch's own convolutions."""
+"""Comparison of the layers that replace convolutions with torch's own convolutions."""
 
 import pytest
 import torch

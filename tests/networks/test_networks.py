@@ -71,7 +71,7 @@ def test_a_decoder_starts_where_it_is_told(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["patches", "conv"])
 def test_large_images_put_few_parameters_into_fully_connected_layers(name: str) -> None:
-    """At 128×128, two layers between the whole grid and the code had 16.8 of 16.9 million parameters."""
+    """At 128×128, fully connected layers on the whole grid would have 16.8 of 16.9 million parameters."""
     network = NETWORKS.build({"name": name, "width": 64}, (3, 128, 128))
     parts = [network.encoder(128), network.decoder(128)]
     linear = [m.weight.numel() for part in parts for m in part.modules() if type(m) is torch.nn.Linear]

@@ -18,7 +18,7 @@ def prior(request: pytest.FixtureRequest) -> Prior:
 
 
 def test_density_integrates_to_one(prior: Prior, generator: torch.Generator) -> None:
-    """By importance sampling from a wide Gaussian, which holds for an unbiased estimate of the density too."""
+    """Importance sampling from a wide Gaussian; an unbiased estimate of the density also integrates to 1."""
     wide = torch.tensor(2 * math.log(3.0))
     z = 3 * torch.randn(200_000, 2, generator=generator)
     with torch.no_grad():
@@ -27,7 +27,7 @@ def test_density_integrates_to_one(prior: Prior, generator: torch.Generator) -> 
 
 
 def test_samples_have_that_density(prior: Prior, generator: torch.Generator) -> None:
-    """E_p[z] and E_p[z²] of the samples against the same under the density."""
+    """E_p[z] and E_p[z²] from samples, compared with the same moments from the density."""
     with torch.no_grad():
         samples = prior.sample(100_000, generator)
         z = 3 * torch.randn(400_000, 2, generator=generator)
@@ -43,7 +43,7 @@ def test_shapes_go_through(prior: Prior, generator: torch.Generator) -> None:
 
 
 def test_kl_at_samples_of_q_is_the_kl(prior: Prior, generator: torch.Generator) -> None:
-    """Its mean over draws is not negative and is 0 for q = p where p is a Gaussian."""
+    """The mean over draws is not negative, and is 0 for q = p where p is a Gaussian."""
     mean, log_variance = torch.tensor([[0.5, -1.0]]).expand(20_000, -1), torch.tensor([[-1.0, 0.5]]).expand(20_000, -1)
     z = reparameterise(mean, log_variance, generator)
     with torch.no_grad():

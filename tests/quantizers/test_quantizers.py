@@ -29,7 +29,7 @@ def z_e(generator: torch.Generator) -> Tensor:
 
 
 def trained(name: str, z_e: Tensor, generator: torch.Generator, **keys: Any) -> Any:
-    """On a few batches, so that its vectors are not all the same; in evaluation mode."""
+    """A quantiser in evaluation mode, after a few training batches: its vectors are not all the same."""
     torch.manual_seed(0)
     quantizer = QUANTIZERS.build({"name": name} | SECTIONS[name] | keys)
     for shift in (0.0, 0.1, 0.2):
@@ -65,11 +65,11 @@ def codebook(z_e: Tensor, generator: torch.Generator) -> Codebook:
     return made
 
 
-# What holds for every quantiser.
+# Properties of every quantiser.
 
 
 def test_a_code_is_a_fixed_point(quantizer: Quantizer, z_e: Tensor) -> None:
-    """The code of a code's vector is that code; of a sum over levels, at least the vector stays."""
+    """The code of a code's vector is the same code. For a sum over levels, at least the vector is the same."""
     indices = quantizer.quantise(quantizer.bound(z_e))
     e = quantizer.look_up(indices)
     assert e.shape == z_e.shape
@@ -113,7 +113,7 @@ def test_straight_through_hands_the_gradient_on(quantizer: Quantizer, z_e: Tenso
 def test_evaluation_changes_nothing(quantizer: Quantizer, z_e: Tensor, generator: torch.Generator) -> None:
     for name, value in quantizer.named_buffers():
         if name.endswith("usage"):
-            value.zero_()  # every code is dead, so training would restart them all
+            value.zero_()  # every code is dead, so training would restart all codes
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer.eval()(quantizer.bound(z_e + 1), generator)
     assert all(torch.equal(before[name], value) for name, value in quantizer.state_dict().items())
@@ -128,7 +128,7 @@ def test_bfloat16_picks_the_same_codes(quantizer: Quantizer, z_e: Tensor) -> Non
 
 
 def test_its_state_is_all_there_is(quantizer: Quantizer, z_e: Tensor, generator: torch.Generator) -> None:
-    """A new one with the state of the old one goes on in the same bits."""
+    """A new quantiser with the state of the old quantiser continues with the same bits."""
     name = type(quantizer).__module__.rpartition(".")[2]
     other = QUANTIZERS.build({"name": name} | SECTIONS[name])
     other.load_state_dict(quantizer.state_dict())
@@ -142,7 +142,7 @@ def test_its_state_is_all_there_is(quantizer: Quantizer, z_e: Tensor, generator:
 
 @pytest.mark.parametrize("name", QUANTIZERS.available())
 def test_no_shape_and_no_number_of_the_host_depends_on_the_data(name: str, generator: torch.Generator) -> None:
-    """A GPU replays a recorded step; tensors without data refuse whatever would need to look into them."""
+    """A GPU replays a recorded step. Fake tensors hold no data and refuse every operation that reads values."""
     with FakeTensorMode():
         has_gradient = "gradient" in {key.name for key in keys_of(QUANTIZERS.find(name))}
         for keys in [{"gradient": gradient} for gradient in GRADIENTS] if has_gradient else [{}]:
@@ -178,7 +178,7 @@ def test_a_vqvae_is_built_with_it_saved_and_measured(
     assert checkpoint.load(tmp_path / "model").reconstruct(x).equal(model.reconstruct(x))
 
 
-# Vectors: the nearest is the code, dead ones restart.
+# Vectors: the nearest vector is the code, and dead codes restart.
 
 
 def test_codes_are_the_nearest_in_l2(nearest: NearestVector, z_e: Tensor) -> None:
@@ -209,7 +209,7 @@ def test_commitment_loss_is_the_squared_distance_summed_per_image(
 def test_every_code_starts_as_another_output(
     codes: int, kind: type[Codebook], z_e: Tensor, generator: torch.Generator
 ) -> None:
-    """There are 120 outputs: with more codes than that, the rest waits for the next batch."""
+    """There are 120 outputs. With more than 120 codes, the rest waits for the next batch."""
     quantizer = kind(codes=codes, dimensions=3)
     quantizer.restart(z_e, generator)
     started = quantizer.vectors.detach()[quantizer.usage != UNBORN]
@@ -237,7 +237,7 @@ def test_without_restarts_a_dead_code_stays_dead(
     quantizer = trained(name, z_e, generator, restarts=restarts).train()
     z = z_e.detach()
     with torch.no_grad():
-        quantizer.vectors[2] = 1e6  # nothing comes near it
+        quantizer.vectors[2] = 1e6  # no output comes near
     if name == "ema":
         quantizer.sums[2] = 1e6 * quantizer.usage[2]
     for _ in range(600):
@@ -253,10 +253,10 @@ def test_without_restarts_the_codebook_starts_as_van_den_oord_has_it(z_e: Tensor
     assert before.abs().max() <= 1 / 50
     assert len(before.unique(dim=0)) == 50
     quantizer(z_e, generator)
-    assert quantizer.vectors.equal(before)  # only gradient descent moves it
+    assert quantizer.vectors.equal(before)  # only gradient descent moves the vectors
 
 
-# The codebook's own.
+# The codebook.
 
 
 def test_codebook_loss_moves_the_codebook_only(codebook: Codebook, z_e: Tensor, generator: torch.Generator) -> None:
@@ -284,7 +284,7 @@ def test_with_decay_0_codes_are_the_means_of_their_outputs(z_e: Tensor, generato
 
 
 def test_codes_are_the_running_means_of_what_had_them(z_e: Tensor, generator: torch.Generator) -> None:
-    """Against the recursion of appendix A.1 in NumPy, in counts and without smoothing."""
+    """Comparison with the recursion of appendix A.1 in NumPy, with counts and without smoothing."""
     quantizer = trained("ema", z_e, generator, decay=0.9, restarts=False).train()
     uniform = 120 / 7
     count = quantizer.usage.double().numpy() * uniform
@@ -319,7 +319,7 @@ def test_moving_averages_have_no_codebook_loss_and_nothing_to_descend(z_e: Tenso
 def test_a_step_of_descent_moves_all_codes_also_those_that_nothing_has(
     name: str, keys: dict[str, Any], expected: int
 ) -> None:
-    """The control is the codebook, where each code has a place of its own."""
+    """The control is the codebook, where a step moves only the codes in use."""
     torch.manual_seed(0)
     quantizer: Any = QUANTIZERS.build({"name": name, "codes": 50, "dimensions": 3} | keys)
     before = quantizer.vectors.detach().clone()
@@ -345,7 +345,7 @@ def test_only_the_matrix_is_learned(z_e: Tensor, generator: torch.Generator) -> 
 
 @pytest.fixture
 def pair(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """z_e and e, (10, 4) as grids of one place, some of them special: equal, opposite, far longer, at right angles."""
+    """z_e and e, 10 grids of one place with 4 numbers. Four pairs are equal, opposite, far longer, at right angles."""
     z, e = torch.randn(2, 10, 4, 1, 1, generator=generator, dtype=torch.float64)
     e[0], e[1], e[2] = z[0], -2 * z[1], 1000 * e[2]
     z[3], e[3] = torch.eye(4, dtype=torch.float64)[:2, :, None, None]
@@ -353,7 +353,7 @@ def pair(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def jacobians(gradient: Gradient, z: Tensor, e: Tensor) -> Tensor:
-    """∂z_q/∂z_e of each place: (N, D, D)."""
+    """Jacobian ∂z_q/∂z_e of each place, (N, D, D)."""
     jacobian = torch.autograd.functional.jacobian(lambda z: GRADIENTS[gradient](z, e), z)
     return torch.stack([jacobian[i, :, 0, 0, i, :, 0, 0] for i in range(len(z))])
 
@@ -370,7 +370,7 @@ def test_the_rotation_takes_the_output_to_the_code(pair: tuple[Tensor, Tensor]) 
     scale = (e.norm(dim=1) / z.norm(dim=1))[..., 0, 0]
     unit = torch.eye(4, dtype=torch.float64).expand_as(held)
     torch.testing.assert_close(held.mT @ held / scale.square()[:, None, None], unit)
-    regular = [i for i in range(10) if i != 1]  # the opposite direction is reached by a reflection
+    regular = [i for i in range(10) if i != 1]  # for the opposite direction, the map is a reflection
     torch.testing.assert_close((held / scale[:, None, None]).det()[regular], torch.ones(9, dtype=torch.float64))
     assert not torch.allclose(jacobians("straight_through", z, e) @ z[..., 0], e[..., 0])
 
@@ -433,7 +433,7 @@ def test_every_corner_of_the_cube_is_a_code_on_the_sphere_and_the_nearest_one_is
 
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 10.0])
 def test_the_entropies_are_those_of_a_soft_choice_among_all_corners(sharpness: float, z_e: Tensor) -> None:
-    """By summing over the 2^D corners, not over the bits."""
+    """The reference sums over the 2^D corners, not over the bits."""
     quantizer = BinarySpherical(bits=3, entropy=0.7, sharpness=sharpness)
     u = quantizer.bound(z_e.detach())
     corners = rows(quantizer.look_up(torch.arange(8).view(1, 1, -1)))
@@ -449,7 +449,7 @@ def test_the_entropies_are_those_of_a_soft_choice_among_all_corners(sharpness: f
 
 @pytest.mark.parametrize("entropy", [0.0, 1.0])
 def test_descent_on_the_entropies_brings_all_codes_into_use(entropy: float) -> None:
-    """Outputs that all start in one code; without the entropies they stay there."""
+    """All outputs start in one code. Without the entropies they stay there."""
     generator = torch.Generator().manual_seed(0)
     z = (torch.randn(8, 4, 5, 5, generator=generator).abs() + 1).requires_grad_()
     quantizer, optimiser = BinarySpherical(bits=4, entropy=entropy), torch.optim.Adam([z], lr=0.1)
@@ -482,7 +482,7 @@ def test_neither_place_nor_scale_of_the_outputs_is_left(z_e: Tensor, *, normalis
 
 
 def test_the_moments_are_those_of_batch_normalisation(z_e: Tensor, generator: torch.Generator) -> None:
-    """Value and gradient in training, and the moving averages after it."""
+    """Value and gradient in training mode, then the moving averages."""
     quantizer, reference = FiniteScalar(levels=[8, 6, 5]), torch.nn.BatchNorm2d(3, affine=False)
     for step in range(30):
         z = (2 * z_e.detach() + step % 3).requires_grad_()
@@ -493,10 +493,10 @@ def test_the_moments_are_those_of_batch_normalisation(z_e: Tensor, generator: to
     assert reference.running_mean is not None
     torch.testing.assert_close(quantizer.mean.flatten(), reference.running_mean)
     places = z_e[:, 0].numel()
-    unbiased = quantizer.variance.flatten() * places / (places - 1)  # as torch keeps it
+    unbiased = quantizer.variance.flatten() * places / (places - 1)  # torch stores the unbiased variance
     torch.testing.assert_close(unbiased, reference.running_var, rtol=1e-2, atol=0)
     quantizer.eval()
-    assert quantizer.bound(z_e)[:1].allclose(quantizer.bound(z_e[:1]))  # of an image alone
+    assert quantizer.bound(z_e)[:1].allclose(quantizer.bound(z_e[:1]))  # evaluation does not depend on the other images
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4, 5, 8, 16, 1000])
@@ -520,7 +520,7 @@ def test_every_code_of_a_grid_of_steps_is_reached_and_they_are_evenly_spaced(lev
         z = torch.zeros(1, len(levels), 1, 1001)
         z[0, i, 0] = torch.linspace(-10, 10, 1001)
         assert quantizer.look_up(quantizer.quantise(quantizer.bound(z)))[0, i].unique().equal(steps)
-    centre = [-0.5 if number == 2 else 0.0 for number in levels]  # of 2 levels the border
+    centre = [-0.5 if number == 2 else 0.0 for number in levels]  # for 2 levels, 0 is the border
     assert quantizer.bound(torch.zeros(1, len(levels), 1, 1)).flatten().tolist() == pytest.approx(centre, abs=1e-6)
 
 

@@ -141,7 +141,7 @@ def test_the_report_says_how_well_each_score_tells_them_apart(project: Any) -> N
     }
     lacking = project.evidence.results.groupby("entry")["undefined"].first()
     assert lacking["pca"]["auroc_rate"] == "the code is a point: there is no q(z|x) and no prior p(z)"
-    assert lacking["identity"]["ap_mse"] == "the model gives back what it is given"
+    assert lacking["identity"]["ap_mse"] == "the model returns its input"
     aurocs, precisions = report_entries._anomalies(project.params, project.evidence)
     assert aurocs.note.startswith("Told from test images: the held-out class scratched.")
     assert "95 % interval over seeds and test images" in aurocs.note

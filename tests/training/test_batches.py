@@ -1,4 +1,4 @@
-"""Batches from the device and from disk: the same ones, and the same trainings."""
+"""Batches from the device and from disk are equal, and so are the trainings."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Pairs:
-    """20 samples in 3 versions, on disk."""
+    """Pairs of 20 samples in 3 versions, on disk."""
     rng = np.random.default_rng(0)
     for name, count in (("inputs", 60), ("targets", 20)):
         arrays.write(tmp_path / name, (count, 2), [rng.integers(0, 256, (count, 2), np.uint8)])
@@ -26,7 +26,7 @@ def pairs(tmp_path: Path) -> Pairs:
 
 
 def epochs(made: Resident | Streamed, count: int) -> list[NDArray[np.uint8]]:
-    """Every batch of two epochs, as it was when it came."""
+    """Copies of all batches of two epochs."""
     batches = []
     for epoch in (1, 2):
         made.start(epoch, np.random.default_rng(epoch).permutation(count))

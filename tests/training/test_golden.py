@@ -1,7 +1,7 @@
-"""Golden losses: a faster loop has to be the same loop.
+"""Golden losses: a faster training loop must compute the same losses.
 
-Those of AE, DAE and VAE were recorded by a plain loop around `torch.optim.Adam` and `OneCycleLR`; they hold to rounding
-on any CPU. After a change that is meant to change the mathematics, write them anew:
+A plain loop around `torch.optim.Adam` and `OneCycleLR` recorded the losses of AE, DAE and VAE. Other CPUs give the same
+losses up to rounding. After an intended change of the mathematics, record the losses again:
 
 python -m tests.training.test_golden
 """
@@ -16,7 +16,7 @@ from tests.support.toys import PARAMETERS
 
 FILE = Path(__file__).with_name("golden.json")
 GOLDEN: dict[str, list[float]] = json.loads(FILE.read_text()) if FILE.exists() else {}
-ROUNDING = 1e-4  # relative; other processors add up in another order
+ROUNDING = 1e-4  # relative; other processors add in a different order
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -1,5 +1,6 @@
-"""What users run on a GPU: every part, recorded and eager, in both precisions, fed from memory and from disk, broken
-off, evaluated. `make gpu` runs these first.
+"""Training and evaluation on a GPU. `make gpu` runs these tests first.
+
+They cover every part, as a CUDA graph and eager, in both precisions, with data from memory and from disk, and resumed.
 """
 
 import subprocess
@@ -50,7 +51,7 @@ def pixels(image: Shape = IMAGE) -> NDArray[np.uint8]:
 def learned(
     case: str, image: Shape = IMAGE, session: Session | None = None, *, dynamic: bool = False, **options: Any
 ) -> Any:
-    """The bits of a training of a case, and its curves."""
+    """Train the model of a case, and return its final bits and its curves."""
     model = build(case.split(maxsplit=1)[0], image, CASES[case], seed=0).cuda()
     how = TrainingOptions(points=4, validations=3, **options)
     noisy = Pairs(np.concatenate([pixels(image) // 2, pixels(image) // 3]), pixels(image))
@@ -61,7 +62,7 @@ def learned(
 
 
 def losses(trained: Any) -> list[float]:
-    """All numbers of the curves."""
+    """All losses of the curves."""
     return [value for curve in trained[1][0] for point in curve for value in point.values()]
 
 
@@ -145,7 +146,7 @@ def test_another_process_goes_on_to_the_same_bits(mode: Mode, tmp_path: Path) ->
 
 
 class Diverges(Recorder):
-    """Has an infinite loss from its seventh step on."""
+    """A module with an infinite loss from its seventh step on."""
 
     def loss(self, batch: Batch) -> Losses:
         return {"loss": self.weight + torch.where(batch.step < 6, 1.0, torch.inf)}
@@ -159,7 +160,7 @@ def test_a_divergence_is_noticed(mode: Mode) -> None:
 
 
 def computes_nothing() -> bool:
-    """Whether this is a device that stands in for a GPU."""
+    """Whether the device is a simulated GPU that computes nothing."""
     return int(torch.tensor([1, 1], device="cuda").sum()) != 2
 
 
@@ -189,7 +190,7 @@ def test_every_part_is_evaluated(case: str, device: torch.device) -> None:
 
 
 class Waits(Recorder):
-    """Reads a value in every step."""
+    """A module that reads a value from the device in every step."""
 
     def loss(self, batch: Batch) -> Losses:
         return {"loss": self.weight * batch.inputs.sum().item()}
@@ -213,7 +214,7 @@ def test_a_layer_without_a_deterministic_kernel_is_named() -> None:
             return {"loss": self.layers(batch.inputs).square().mean()}
 
     images = Pairs.of(pixels())
-    named = r"adaptive_avg_pool2d\w+ gives other bits .*: layers\.1 \(AdaptiveAvgPool2d\); take another layer"
+    named = r"adaptive_avg_pool2d\w+ is not deterministic .*: layers\.1 \(AdaptiveAvgPool2d\); use another layer"
     with pytest.raises(UserError, match=named):
         fit(Pooled().cuda(), images, images, BUDGET, seed=0, options=TrainingOptions(mode="graph"))
 

@@ -47,12 +47,12 @@ def following(follow: Callable[[dict[str, float]], None]) -> Session:
 
 
 def losses(result: PhaseResult) -> list[dict[str, float]]:
-    """The curve without its times."""
+    """The points of the curve without their times."""
     return [{key: value for key, value in point.items() if key != "time"} for point in result.curve]
 
 
 class Counts(Recorder):
-    """Counts its steps on the host."""
+    """A module that counts its steps on the host."""
 
     steps = 0
 
@@ -82,7 +82,7 @@ def test_loss_falls(name: str, images: Pairs) -> None:
 
 @pytest.mark.parametrize("change", [{"validations": 1}, {"points": 3}, {"points": 1000}])
 def test_validations_and_points_change_no_step(change: dict[str, int], images: Pairs) -> None:
-    """The recorder's weight is that of the first validation, since its loss never falls: so look at what it saw."""
+    """The recorder's loss never falls, so the first weights are kept. The test compares the noise of all steps."""
     seen = []
     for options in (HOW, HOW.model_copy(update=change)):
         module = Recorder()
@@ -110,7 +110,7 @@ def test_points_are_the_means_since_the_last_one() -> None:
     result = fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), Budget(steps=7, batch_size=8, learning_rate=0.01),
                  seed=0, options=HOW.model_copy(update={"points": 3}))  # fmt: skip
     found = {point["step"]: point["train_loss"] for point in result.curve if "train_loss" in point}
-    assert found == pytest.approx({2: 1.5, 4: 3.5, 6: 5.5, 7: 7.0}, abs=0.2)  # the weight moves a little
+    assert found == pytest.approx({2: 1.5, 4: 3.5, 6: 5.5, 7: 7.0}, abs=0.2)  # the weight changes slightly
 
 
 def test_points_are_handed_on_as_they_come() -> None:
@@ -158,7 +158,7 @@ def test_versions_of_a_sample_take_turns() -> None:
 
 
 def test_validation_picks_the_weights() -> None:
-    """The recorder's loss is lowest at its third validation of five."""
+    """The recorder's loss is lowest at the third of five validations."""
     losses = {4: 5.0, 8: 4.0, 12: 1.0, 16: 2.0, 20: 3.0}
     module = Recorder(lambda seen: losses.get(seen, 9.0))
     weights = {}
@@ -214,7 +214,7 @@ def test_a_model_is_trained_through_all_its_phases(images: Pairs) -> None:
     session = Session(follow=lambda name, _: followed.append(name))
     results = train(model, images, images, BUDGET, seed=0, options=HOW, session=session)
     assert list(results) == ["autoencoder", "prior"]
-    assert [results[name].images for name in results] == [10 * 16, 4 * 16]  # the prior has a budget of its own
+    assert [results[name].images for name in results] == [10 * 16, 4 * 16]  # the prior has its own budget
     assert {name: followed.count(name) for name in results} == {name: len(results[name].curve) for name in results}
     assert not model.training
 
@@ -227,7 +227,7 @@ def test_bfloat16_trains_too(images: Pairs) -> None:
 
 
 class Arrives:
-    """Stands for the event that says that a GPU has come so far."""
+    """Replacement for a CUDA event."""
 
     def __init__(self) -> None:
         self.arrived = False
@@ -256,7 +256,7 @@ def test_a_point_counts_when_the_device_has_reached_it_not_when_it_was_told_to()
 def test_a_long_training_says_more_often_how_far_it_is(
     seconds: float, said: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A point of the curve after every `seconds`; a validation after the eighth alone."""
+    """The curve has a point after every `seconds`, and a validation only after the eighth point."""
     monkeypatch.setattr("aelab.training.curve.sys.stderr.isatty", lambda: False)
     clock = itertools.count()
     monkeypatch.setattr("aelab.training.curve.time.perf_counter", lambda: next(clock) * seconds)
@@ -271,7 +271,7 @@ def test_a_long_training_says_more_often_how_far_it_is(
 
 
 class Scheduled(Recorder):
-    """Its loss is a weight that grows over the first half of the training."""
+    """A module whose loss is a weight that grows over the first half of the training."""
 
     def loss(self, batch: Batch) -> Losses:
         return {"loss": self.weight * 0.0 + batch.ramp(0.5)}
@@ -291,12 +291,14 @@ def test_a_warm_up_ends_where_there_is_none() -> None:
 
 
 def test_counting_on_the_host_is_refused(images: Pairs) -> None:
-    with pytest.raises(UserError, match=r"Counts\.steps changes in a training step: a recorded step would go on using"):
+    with pytest.raises(
+        UserError, match=r"Counts\.steps changes in a training step, but a CUDA graph would keep its old value"
+    ):
         fit(Counts(), images, images, BUDGET, seed=0, options=HOW)
 
 
 class Pooled(Recorder):
-    """Has layers, one of which is of the kind that the error names."""
+    """A module with a layer of the kind that the error names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -311,15 +313,15 @@ class Pooled(Recorder):
 
 
 def test_a_layer_without_a_deterministic_kernel_is_named(images: Pairs) -> None:
-    """A GPU says so; here its words."""
+    """Only a GPU raises this error, so the test uses the error's text."""
     with pytest.raises(
-        UserError, match=r"^adaptive_avg_pool2d_backward_cuda gives other bits each time on this device: "
+        UserError, match=r"^adaptive_avg_pool2d_backward_cuda is not deterministic on this device: "
     ) as e:
         fit(Pooled(), images, images, BUDGET, seed=0, options=HOW)
-    assert "layers.1 (AdaptiveAvgPool2d); take another layer, or training.device: cpu" in str(e.value)
+    assert "layers.1 (AdaptiveAvgPool2d); use another layer, or set training.device to cpu" in str(e.value)
     assert undetermined(
         Pooled(), "median CUDA with indices output does not have a deterministic implementation"
-    ).startswith("median CUDA with indices output gives other bits each time on this device; take another layer")
+    ).startswith("median CUDA with indices output is not deterministic on this device; use another layer")
     assert undetermined(Pooled(), "mat1 and mat2 shapes cannot be multiplied") == ""
 
 
@@ -337,7 +339,7 @@ def test_processes_that_share_a_training_may_not_draw_from_torchs_own_generator(
     with pytest.raises(UserError, match=r"draw from batch\.generator, or set training\.processes to 1"):
         step()
     for seed in range(3):
-        torch.manual_seed(seed)  # as each epoch does
+        torch.manual_seed(seed)  # every epoch sets this seed
         other()
 
 
@@ -349,14 +351,14 @@ def test_the_host_keeps_pace_with_the_device_in_every_step(images: Pairs, monkey
 
 
 def step_of(module: Learner, images: Pairs) -> Step:
-    """A step whose batches lie on the device."""
+    """A step with a `Resident` source."""
     batches = Resident(images, BUDGET.batch_size, torch.device("cpu"))
     batches.start(1, np.random.default_rng(0).permutation(64))
     return Step(module, batches, BUDGET, "float32", samples=1)
 
 
 class NoNewZeros(TorchDispatchMode):
-    """Refuses to make tensors of zeros."""
+    """A mode that refuses to make tensors of zeros."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert "zeros_like" not in func.__name__
@@ -385,11 +387,11 @@ def test_dynamic_binarisation_is_another_one_in_each_step_and_the_same_for_a_cor
     model = Watching(IMAGE, **PARAMETERS["ae"])
     budget = Budget(steps=3, batch_size=8, learning_rate=0.001)
     train(model, pairs, Pairs.of(gray), budget, seed=0, dynamic=True)
-    steps = [each for each in seen if len(set(each[1].flatten().tolist())) == 2]  # validation's images stay gray
+    steps = [each for each in seen if len(set(each[1].flatten().tolist())) == 2]  # validation images stay gray
     assert len(steps) == 3
     for inputs, targets in steps:
         assert ((inputs == 0) | (inputs == 1)).all()
-        assert (inputs <= targets).all()  # what is darker is white nowhere else
+        assert (inputs <= targets).all()  # a darker image is white only where the target is white
         assert targets.mean().item() == pytest.approx(0.5, abs=0.1)
         assert inputs.mean().item() == pytest.approx(0.25, abs=0.1)
     assert not torch.equal(steps[0][1], steps[1][1])

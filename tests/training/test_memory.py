@@ -12,7 +12,7 @@ BUDGET = Budget(steps=10, batch_size=16, learning_rate=0.01)
 
 
 class Squares(Autoencoder):
-    """Keeps one tensor of its images' size for the backward pass, `times` times over, beside its parameter."""
+    """A model whose backward pass needs its parameter, and one tensor of the images' size, saved `times` times."""
 
     def __init__(self, times: int) -> None:
         super().__init__(IMAGE)
@@ -31,7 +31,7 @@ class Squares(Autoencoder):
 
 @pytest.mark.parametrize("times", [1, 2, 5])
 def test_a_storage_counts_once_and_a_parameter_not_at_all(times: int) -> None:
-    """x is kept by each product and is one tensor; the weight is kept, too, and counts among the weights alone."""
+    """Each product saves x, which is one tensor. The products also save the weight, which counts as a weight only."""
     (need,) = memory.needs(Squares(times), BUDGET, "float32", "some GPU")
     assert need.per_image == 4 * 64
     assert need.fixed == COPIES * 4 * 64

@@ -1,5 +1,6 @@
-"""A step, a validation and an evaluation of every part, on a device that has shapes and no numbers: what would fail,
-wait or freeze on a GPU is seen without one.
+"""A step, a validation and an evaluation of every part on the device "meta", which has shapes but no numbers.
+
+The tests find code that would fail, wait or freeze on a GPU, and need no GPU.
 """
 
 from typing import Any
@@ -77,12 +78,12 @@ def test_an_evaluation_needs_no_float64_and_draws_where_it_computes(case: str, m
 
 
 def test_where_nothing_is_learned_a_gpu_computes_ten_times_as_many_at_once() -> None:
-    """It would wait for one launch after the other."""
+    """With small batches, a GPU would mostly wait for kernel launches."""
     assert [at_once(200, torch.device(kind)) for kind in ("cpu", "cuda", "mps")] == [200, 2000, 2000]
 
 
 class Body(Learner):
-    """A loss that is given as a function of the weight and the batch."""
+    """A module whose loss is a given function of the weighted inputs and the batch."""
 
     def __init__(self, loss: Any) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ def test_what_is_fine_on_a_gpu_is_not_refused() -> None:
 
 
 class Elsewhere(Autoencoder):
-    """Decodes beside a tensor of the CPU, or draws from a generator of the CPU, or in float64."""
+    """A model whose `decode` uses a CPU tensor, a CPU generator or float64."""
 
     def __init__(self, how: str) -> None:
         super().__init__(IMAGE)

@@ -21,7 +21,7 @@ def test_one_cycle_is_torchs(steps: int) -> None:
 
 
 def test_stairs_are_those_of_the_paper() -> None:
-    """3,280 epochs: 3^i of them at 10^(−i/7) of the peak."""
+    """Of the 3,280 epochs, 3^i have the rate peak·10^(−i/7)."""
     rates = stairs(3280, 0.001).tolist()
     expected = [0.001 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
     assert rates == pytest.approx(expected)

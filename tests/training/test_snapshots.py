@@ -1,4 +1,4 @@
-"""A training that is broken off anywhere and goes on in another process ends in the same bits."""
+"""Interrupted trainings: after any step, a training that resumes in another process ends with the same bits."""
 
 import random
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def run(name: str, pixels: NDArray[np.uint8], keeper: Snapshots | None, device: 
 
 
 def broken_off(name: str, pixels: NDArray[np.uint8], folder: Path, stops: list[int], **options: Any) -> Any:
-    """What comes of a training that stops after so many steps each time, and goes on in a model of its own."""
+    """Result of a training that stops after each number of steps in `stops` and resumes in a new model."""
     for count in stops:
         with pytest.raises(Stopped):
             run(name, pixels, StopsAt(folder, count), **options)
@@ -74,7 +74,7 @@ def test_stopped_with_any_quantiser_it_ends_in_the_same_bits(
 
 
 class Dropout(AE):
-    """Draws from torch's own generator."""
+    """An autoencoder that draws from torch's default generator."""
 
     def __init__(self) -> None:
         super().__init__(IMAGE, **PARAMETERS["ae"])
@@ -85,7 +85,7 @@ def test_layers_that_draw_from_torchs_own_generator_go_on_too(pixels: NDArray[np
     def learn(keeper: Snapshots | None) -> Any:
         torch.manual_seed(0)
         model = Dropout()
-        torch.rand(7)  # what was drawn before does not matter
+        torch.rand(7)  # earlier draws must not matter
         session = Session(store=keeper)
         return ended(model, train(model, pixels, pixels, BUDGET, seed=0, options=HOW, session=session))
 
@@ -122,7 +122,9 @@ def test_between_two_phases_and_in_the_second_it_goes_on(pixels: NDArray[np.uint
     with pytest.raises(Stopped):
         run("vqvae", pixels, AfterTheFirst(tmp_path / "a"))
     assert ended(*run("vqvae", pixels, Snapshots(tmp_path / "a"))) == undisturbed
-    assert broken_off("vqvae", pixels, tmp_path / "b", [12, 1]) == undisturbed  # 11 steps, then 4
+    assert (
+        broken_off("vqvae", pixels, tmp_path / "b", [12, 1]) == undisturbed
+    )  # 11 steps of the first phase, then 4 of the prior
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing after it is run."""
+    """Simulated SIGKILL: no code after it runs."""
 
 
 @pytest.mark.parametrize("call", range(8))
@@ -269,7 +271,7 @@ def test_a_failed_write_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.
 
 
 class Diverges(AE):
-    """Has an infinite loss from its fifth step on, in training."""
+    """An autoencoder whose training loss is infinite from the fifth step on."""
 
     def loss(self, batch: Batch) -> Losses:
         losses = super().loss(batch)
@@ -278,7 +280,7 @@ class Diverges(AE):
 
 
 class Late:
-    """Of losses on their way from a device, which arrive when they are waited for."""
+    """Event of losses that arrive only when the host waits for them."""
 
     def query(self) -> bool:
         return False
@@ -296,7 +298,7 @@ def diverged_at(pixels: NDArray[np.uint8], keeper: Snapshots | None) -> int:
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, losses are on their way while the host goes on."""
+    """Make losses arrive late, as on a GPU."""
     put = Curve.put
 
     def put_late(curve: Curve, *arguments: Any) -> None:
@@ -326,7 +328,7 @@ def test_a_divergence_that_is_dropped_would_be_another_one(
     def forgets(curve: Curve, *, wait: bool = False) -> bool:
         found = collect(curve, wait=wait)
         if wait and found and curve.progress.steps > curve.diverged + 1:
-            curve.diverged = 0  # as a snapshot that goes on whatever has arrived
+            curve.diverged = 0  # like a snapshot that ignores the late losses
             return False
         return found
 
@@ -348,7 +350,5 @@ def test_a_divergence_says_how_it_came() -> None:
         cause(nan)
         == "loss is nan from the start: the initial weights, an input or a parameter of the model is too large"
     )
-    assert (
-        cause(2.0, 9.0, inf) == "loss is inf after a loss of 9 that had been 2: the learning rate is probably too high"
-    )
+    assert cause(2.0, 9.0, inf) == "loss is inf after the loss rose from 2 to 9: the learning rate is probably too high"
     assert cause(2.0, 1.0, nan).startswith("loss is nan after a loss of 1: an overflow")

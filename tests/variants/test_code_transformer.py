@@ -13,7 +13,7 @@ K, GRID = 3, (2, 2)
 def model() -> CausalPrior:
     torch.manual_seed(0)
     model = CausalPrior(GRID, K, width=8, layers=2, heads=2)
-    for parameter in model.parameters():  # far from the uniform distribution that it starts near
+    for parameter in model.parameters():  # far from the uniform distribution of an untrained prior
         torch.nn.init.normal_(parameter, std=0.5)
     return model.eval()
 
@@ -29,7 +29,7 @@ def test_probabilities_of_all_grids_sum_to_one(model: CausalPrior) -> None:
 
 
 def _leaks(model: CausalPrior) -> bool:
-    """Whether any position's distribution depends on the code at that position or after it."""
+    """Whether the distribution of a position depends on the code at this position or at a later position."""
     codes = torch.tensor([[0, 1, 2, 0]])
     for i in range(4):
         changed = codes.clone()
@@ -59,7 +59,7 @@ def test_samples_follow_the_distribution(model: CausalPrior, generator: torch.Ge
         grids = torch.tensor(list(itertools.product(range(K), repeat=4))).view(-1, *GRID)
         expected = model.nll(grids).neg().exp()
     assert samples.shape == (40_000, *GRID)
-    numbers = (samples.flatten(1) * torch.tensor([27, 9, 3, 1])).sum(1)  # each grid's place among all of them
+    numbers = (samples.flatten(1) * torch.tensor([27, 9, 3, 1])).sum(1)  # number of each grid among all 81 grids
     torch.testing.assert_close(torch.bincount(numbers, minlength=81) / len(samples), expected, atol=0.01, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""Floors: no training, the same for every seed, and PCA is what scikit-learn finds."""
+"""Floors: no training, equal results for every seed, and PCA agrees with scikit-learn."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ def fitted(images: NDArray[np.uint8], code: int = 4, seed: int = 0) -> Any:
 
 
 def random_images(count: int, *image: int) -> NDArray[np.uint8]:
-    """With variances that differ from one direction to the next."""
+    """Random images whose variance differs between directions."""
     rng = np.random.default_rng(0)
     mixed = rng.normal(size=(count, 8)) * np.arange(8, 0, -1) @ rng.normal(size=(8, math.prod(image)))
     return np.rint(128 + 4 * mixed + rng.normal(size=mixed.shape)).clip(0, 255).astype(np.uint8).reshape(count, *image)
@@ -91,7 +91,7 @@ def test_a_code_of_more_numbers_than_images_tell_apart_is_refused(code: int, cou
 
 
 def test_a_code_of_more_numbers_than_an_image_has_is_refused() -> None:
-    with pytest.raises(UserError, match="code is 65, and PCA of images of 64 numbers has 64 components"):
+    with pytest.raises(UserError, match="code is 65: must be at most 64, the number of components"):
         aelab.build("pca", IMAGE, {"code": 65})
 
 

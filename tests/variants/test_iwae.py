@@ -16,7 +16,7 @@ def iwae(samples: int) -> IWAE:
 
 
 def test_one_sample_is_the_vae(x: Tensor, generator: torch.Generator) -> None:
-    """The mean of log w is −ELBO, whose rate the VAE has in closed form."""
+    """The mean of log w is the ELBO. The VAE computes its rate in closed form."""
     model = iwae(1)
     many = x[:2].repeat(5_000, 1, 1, 1)
     with torch.no_grad():

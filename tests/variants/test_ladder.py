@@ -23,7 +23,7 @@ def test_kl_is_the_closed_form(generator: torch.Generator) -> None:
 
 
 def test_importance_weights_average_to_the_bound(model: Ladder, x: Tensor, generator: torch.Generator) -> None:
-    """E[log w] = −(distortion + rate), the one with each layer's KL in closed form, the other without."""
+    """E[log w] = −(distortion + rate). The rate uses each layer's KL in closed form, the weights do not."""
     with torch.no_grad():
         many = x[:1].expand(8_000, -1, -1, -1)
         distortion, rate = model.bound(many, many, generator)
@@ -42,7 +42,7 @@ def test_every_layer_moves_the_image(model: Ladder, x: Tensor) -> None:
 
 
 def test_the_posterior_of_a_layer_sees_the_layers_above(model: Ladder, x: Tensor) -> None:
-    """Its q(z_1 | z_0, x) changes with z_0, which no bottom-up posterior does."""
+    """q(z_1 | z_0, x) changes with z_0. A bottom-up posterior would not."""
     with torch.no_grad():
         e = model.encoder(x[:2])
         _, found = model.infer(e, lambda q: q[0])
@@ -51,7 +51,7 @@ def test_the_posterior_of_a_layer_sees_the_layers_above(model: Ladder, x: Tensor
 
 
 def test_a_layer_that_adds_nothing_to_its_prior_is_not_active(x: Tensor, generator: torch.Generator) -> None:
-    """Its μ_q moves with the layers above all the same, which would count."""
+    """μ_q moves with the layers above even in such a layer, so μ_q alone would count as active."""
     model = build("ladder", IMAGE, PARAMETERS["ladder"], seed=0)
     assert isinstance(model, Ladder)
     for layer in model.layers:

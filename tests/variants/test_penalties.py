@@ -1,4 +1,4 @@
-"""Sparse, contractive and Wasserstein AE: a squared error and a penalty on the code."""
+"""Sparse, contractive and Wasserstein AE: a squared error plus a penalty on the code."""
 
 import itertools
 import math
@@ -38,7 +38,7 @@ def test_the_penalty_is_weighed_and_named(name: str, x: Tensor) -> None:
 
 
 def test_learning_lowers_the_penalty(name: str, x: Tensor) -> None:
-    """The penalty alone, by gradient descent: its gradient reaches the encoder, and points the right way."""
+    """Gradient descent on the penalty alone: the gradient reaches the encoder and has the right sign."""
     model = _build(name, 1.0)
     optimiser = torch.optim.Adam(model.encoder.parameters(), lr=0.01)
     seen = []
@@ -52,7 +52,7 @@ def test_learning_lowers_the_penalty(name: str, x: Tensor) -> None:
 
 
 def test_size_does_not_depend_on_the_scale_of_the_code(x: Tensor, generator: torch.Generator) -> None:
-    """Else it would be paid less for by a smaller code, which is no sparser."""
+    """Otherwise a smaller code would lower the penalty without being sparser."""
     model = _build("sparse", 1.0)
     before = model.loss(batch(x, x, generator))["size"]
     z = model.encode(x)
@@ -81,7 +81,7 @@ def test_size_is_least_where_each_number_is_zero_for_most_images(x: Tensor, gene
 
 
 def test_slope_is_the_mean_over_all_signs(generator: torch.Generator) -> None:
-    """Over all 2ᵈ vectors of signs ‖vᵀJ‖² has exactly the mean ‖J‖²_F; torch's exact Jacobian is the other side."""
+    """The mean of ‖vᵀJ‖² over all 2ᵈ sign vectors is exactly ‖J‖²_F. The reference is torch's exact Jacobian."""
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(9, 6), nn.Tanh(), nn.Linear(6, 3))
     x = torch.randn(1, 1, 3, 3, generator=generator)
     jacobian = torch.func.jacrev(encoder)(x).reshape(3, 9)
@@ -97,7 +97,7 @@ def test_slope_is_the_mean_over_all_signs(generator: torch.Generator) -> None:
 
 
 def test_slope_is_measured_without_gradients_too(x: Tensor) -> None:
-    """Validation runs without gradients; the loss is the same there, and leaves nothing behind on the images."""
+    """Validation runs without gradients. The loss is the same there, and the images need no gradient afterwards."""
     model = _build("contractive", 1.0)
     with torch.no_grad():
         held_out = model.loss(batch(x, x, torch.Generator().manual_seed(0)))["loss"]
@@ -113,7 +113,7 @@ def test_mmd_has_the_mean_zero_only_between_equal_distributions(generator: torch
     same, apart = estimates(0.0), estimates(1.0)
     error = same.std() / len(same) ** 0.5
     assert same.mean().abs() < 3 * error
-    assert same.min() < 0  # what has no bias is negative at times
+    assert same.min() < 0  # an unbiased estimate is sometimes negative
     assert apart.mean() > 20 * error
 
 

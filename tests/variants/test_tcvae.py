@@ -18,13 +18,13 @@ from tests.support.toys import IMAGE, PARAMETERS, batch, squares
 
 @pytest.fixture
 def gaussians(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """z, μ and log σ², (12, 3) each."""
+    """Random z, μ and log σ², (12, 3) each."""
     mean, log_variance = 0.7 * torch.randn(2, 12, 3, generator=generator)
     return reparameterise(mean, log_variance, generator), mean, log_variance
 
 
 def test_terms_add_up_to_the_rate(gaussians: tuple[Tensor, Tensor, Tensor]) -> None:
-    """α = β = γ = 1 is the VAE, whatever the estimates of q(z)."""
+    """With α = β = γ = 1 the model is the VAE, for every estimate of q(z)."""
     z, mean, log_variance = gaussians
     q = Normal(mean, (log_variance / 2).exp())
     for samples in (12, 1000):
@@ -34,7 +34,7 @@ def test_terms_add_up_to_the_rate(gaussians: tuple[Tensor, Tensor, Tensor]) -> N
 
 
 def test_a_batch_of_all_images_is_exact(gaussians: tuple[Tensor, Tensor, Tensor]) -> None:
-    """q(z) and each q(z_j) as mixtures over the data set, by torch.distributions."""
+    """The reference is q(z) and each q(z_j) as mixtures over the data set, from torch.distributions."""
     z, mean, log_variance = gaussians
     q = Normal(mean, (log_variance / 2).exp())
     mixture = Categorical(torch.ones(12))
@@ -51,10 +51,10 @@ def test_a_batch_of_all_images_is_exact(gaussians: tuple[Tensor, Tensor, Tensor]
 
 
 def test_a_batch_estimates_the_density_without_bias(gaussians: tuple[Tensor, Tensor, Tensor]) -> None:
-    """The mean over all batches that an image can be in is q(z) over the whole data set."""
+    """The mean over all batches that contain an image equals q(z) over the whole data set."""
     z, mean, log_variance = gaussians
     densities = Normal(mean, (log_variance / 2).exp()).log_prob(z[:1]).sum(1).exp()  # q(z_0|x_k), (12,)
-    weights = log_weights(3, 12, z.device).exp()[0]  # of image 0 and two others
+    weights = log_weights(3, 12, z.device).exp()[0]  # weights of image 0 and of two other images
     pairs = torch.combinations(torch.arange(1, 12), 2)
     estimates = weights[0] * densities[0] + (weights[1:] * densities[pairs]).sum(1)
     torch.testing.assert_close(estimates.mean(), densities.mean())
@@ -74,9 +74,9 @@ def test_too_few_images_leave_finite_losses(size: int, samples: int, x: Tensor, 
 
 
 def test_correlated_dimensions_have_a_total_correlation(generator: torch.Generator) -> None:
-    """q(z) = N(0, [[1, ρ], [ρ, 1]]) has −½·log(1 − ρ²) nats of it; independent dimensions have none."""
+    """q(z) = N(0, [[1, ρ], [ρ, 1]]) has a total correlation of −½·log(1 − ρ²) nats, which is 0 for ρ = 0."""
     for rho, expected in ((0.0, 0.0), (0.9, -0.5 * math.log(1 - 0.9**2))):
-        variance = 0.05  # of q(z|x); the means have the rest of the covariance
+        variance = 0.05  # variance of q(z|x); the means have the rest of the covariance
         covariance = torch.tensor([[1 - variance, rho], [rho, 1 - variance]])
         mean = torch.randn(3000, 2, generator=generator) @ torch.linalg.cholesky(covariance).T
         log_variance = torch.full_like(mean, math.log(variance))
@@ -99,7 +99,7 @@ def test_each_term_has_its_weight(x: Tensor) -> None:
 
 
 def test_weights_of_one_are_the_vae_in_the_mean(x: Tensor) -> None:
-    """The same distortion, and a rate that differs from the closed form by the noise of z alone."""
+    """The distortion is equal, and the rate differs from the closed form only by the noise of z."""
     ones = {"beta": 1.0, "alpha": 1.0, "gamma": 1.0}
     model = build("tcvae", IMAGE, PARAMETERS["tcvae"] | ones, seed=0)
     vae = build("vae", IMAGE, PARAMETERS["vae"], seed=0)
@@ -112,7 +112,7 @@ def test_weights_of_one_are_the_vae_in_the_mean(x: Tensor) -> None:
 
 
 def test_a_loss_knows_how_many_images_are_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the training, in validation as well."""
+    """The number of training images is also used in validation."""
     seen = []
     model = build("tcvae", IMAGE, PARAMETERS["tcvae"], seed=0)
     loss = model.loss

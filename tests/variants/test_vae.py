@@ -50,7 +50,7 @@ def test_reparameterisation_passes_gradients_to_mean_and_variance(generator: tor
 
 
 def test_loss_is_log_p_minus_the_gap_to_the_true_posterior(generator: torch.Generator) -> None:
-    """−ELBO = −log p(x) + KL(q(z|x) ‖ p(z|x)), both found by quadrature for a code of one dimension."""
+    """−ELBO = −log p(x) + KL(q(z|x) ‖ p(z|x)). Quadrature gives both terms for a code of one dimension."""
     torch.manual_seed(3)
     model = build("vae", IMAGE, PARAMETERS["vae"] | {"code": 1})
     assert isinstance(model, VAE)
@@ -90,7 +90,7 @@ def test_beta_weighs_the_rate(generator: torch.Generator, x: torch.Tensor) -> No
 
 def test_extreme_log_variance_stays_finite(generator: torch.Generator, x: torch.Tensor) -> None:
     model = build("vae", IMAGE, PARAMETERS["vae"])
-    torch.nn.init.constant_(model.get_parameter("encoder.head.bias"), 1e4)  # what gives μ and log σ²
+    torch.nn.init.constant_(model.get_parameter("encoder.head.bias"), 1e4)  # bias of μ and log σ²
     loss = model.loss(batch(x, x, generator))["loss"]
     loss.backward()
     assert loss > 1e7

@@ -1,4 +1,4 @@
-"""What holds for every variant, those that others will add included."""
+"""Properties of every variant, including variants that users add."""
 
 from pathlib import Path
 
@@ -39,8 +39,8 @@ def test_loss_is_a_finite_number_with_gradients(
 
 
 def test_loss_compares_with_the_targets(model: Autoencoder, x: torch.Tensor, generator: torch.Generator) -> None:
-    """Whatever is seen, the output is compared with the targets alone: the denoising criterion."""
-    model.loss(batch(x, x, generator))  # a codebook starts with its first training batch
+    """The denoising criterion: the loss compares the output with the targets, not with the inputs."""
+    model.loss(batch(x, x, generator))  # the codebook starts at the outputs of the first training batch
     model.eval()
     state = generator.get_state()
     same = model.loss(batch(x, x, generator))["loss"]

@@ -10,7 +10,7 @@ from tests.support.toys import IMAGE, PARAMETERS, batch
 
 @pytest.fixture
 def model(x: torch.Tensor, generator: torch.Generator) -> VQVAE:
-    """A VQ-VAE whose codebook has seen a batch."""
+    """A VQ-VAE after one training batch for its codebook."""
     torch.manual_seed(0)
     model = build("vqvae", IMAGE, PARAMETERS["vqvae"])
     assert isinstance(model, VQVAE)

@@ -1,1 +1,1 @@
-"""Likelihoods, one file each: the decoder's distribution over pixels. `models/likelihood.py` says what each gives."""
+"""Likelihoods: the decoder's distribution over pixels, one a file. `models/likelihood.py` has the base class."""

@@ -1,7 +1,7 @@
 """Bernoulli: each pixel is black or white.
 
-For a gray pixel the cross-entropy is the expected log-likelihood of its stochastic binarisation, so the bound that it
-gives is one on dynamically binarised images.
+For a gray pixel, minus the cross-entropy is the expected log-likelihood of its stochastic binarisation. The bound on
+gray images is therefore a bound on dynamically binarised images.
 """
 
 import torch
@@ -12,22 +12,22 @@ from aelab.models.likelihood import Likelihood
 
 
 class Bernoulli(Likelihood):
-    """The decoder's output is the log-odds of white."""
+    """Bernoulli distribution; the decoder's output is the log-odds of white."""
 
     pixels = "Bernoulli"
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
-        """Σ x·log p + (1 − x)·log(1 − p), shape (B,)."""
+        """Compute Σ x·log p + (1 − x)·log(1 − p) in nats, (B,)."""
         return -F.binary_cross_entropy_with_logits(output.float(), x, reduction="none").flatten(1).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
-        """The probability of white, same shape as `output`."""
+        """Return the probability of white, with the shape of `output`."""
         return output.sigmoid()
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """Black and white pixels, same shape as `output`."""
+        """Draw black and white pixels, with the shape of `output`."""
         return torch.bernoulli(self.mean(output), generator=generator)
 
     def output_for(self, mean: Tensor) -> Tensor:
-        """The log-odds, same shape as `mean`."""
+        """Return the log-odds, with the shape of `mean`."""
         return mean.logit()

@@ -1,6 +1,6 @@
 """Categorical: a softmax over the 256 values of a pixel (van den Oord et al. 2016, section 3.2).
 
-It knows nothing of the order of the values; bits per dimension compare with published ones.
+The distribution ignores the order of the values. Its bits per dimension are comparable with published figures.
 """
 
 import torch
@@ -10,33 +10,33 @@ from torch.nn import functional as F
 from aelab.models.likelihood import Likelihood
 
 VALUES = 256
-SPREAD = 2.0  # of the distribution that a decoder starts with: α + β of the beta-binomial
+SPREAD = 2.0  # α + β of the beta-binomial distribution that an untrained decoder returns
 
 
 class Categorical(Likelihood):
-    """The decoder's outputs are the log-odds of the values, those of one image dimension next to each other."""
+    """Softmax over 256 values; the decoder has one output for each value of each channel."""
 
     channels = VALUES
     pixels = "8-bit"
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
-        """Σ log p(x), shape (B,)."""
+        """Compute Σ log p(x) in nats, (B,)."""
         values = (x * (VALUES - 1)).round().long()
         return -F.cross_entropy(_per_value(output), values, reduction="none").flatten(1).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
-        """E[x|z]: (B, C·256, H, W) → (B, C, H, W)."""
+        """Compute E[x|z]: (B, C·256, H, W) → (B, C, H, W)."""
         values = torch.linspace(0, 1, VALUES, device=output.device)
         return torch.einsum("bvchw,v->bchw", _per_value(output).softmax(1), values).clamp(0, 1)
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """One of the 256 values for each pixel: (B, C·256, H, W) → (B, C, H, W)."""
+        """Draw one of the 256 values for each channel of a pixel: (B, C·256, H, W) → (B, C, H, W)."""
         probabilities = _per_value(output).softmax(1).movedim(1, -1)  # (B, C, H, W, 256)
         drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator)
         return drawn.view(probabilities.shape[:-1]) / (VALUES - 1)
 
     def output_for(self, mean: Tensor) -> Tensor:
-        """The log-probabilities of a beta-binomial with that mean, which is broad: (C,) → (C·256,)."""
+        """Compute the log-probabilities of a broad beta-binomial with this `mean`: (C,) → (C·256,)."""
         v = torch.arange(VALUES, dtype=mean.dtype, device=mean.device)
         n = VALUES - 1
         a, b = (SPREAD * mean).unsqueeze(1), (SPREAD * (1 - mean)).unsqueeze(1)
@@ -46,5 +46,5 @@ class Categorical(Likelihood):
 
 
 def _per_value(output: Tensor) -> Tensor:
-    """(B, C·256, H, W) → (B, 256, C, H, W)."""
+    """Give the values their own dimension: (B, C·256, H, W) → (B, 256, C, H, W)."""
     return output.float().unflatten(1, (-1, VALUES)).movedim(2, 1)

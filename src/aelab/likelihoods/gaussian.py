@@ -1,6 +1,7 @@
 """Gaussian with a learned variance: a density over real pixel values (Rybkin et al. 2021, σ-VAE).
 
-A density may exceed 1, so its nats compare with no likelihood of discrete pixels, and it has no bits per dimension.
+A density may exceed 1. Its nats cannot be compared with likelihoods of discrete pixels, and bits per dimension are not
+defined.
 """
 
 import math
@@ -12,7 +13,7 @@ from aelab.models.likelihood import Likelihood
 
 
 class Gaussian(Likelihood):
-    """The sigmoid of the decoder's output is the mean μ; the standard deviation σ is one parameter for all pixels."""
+    """Normal distribution. The mean μ is the sigmoid of the decoder's output; σ is one parameter for all pixels."""
 
     pixels = "continuous"
     undefined = {"bits_per_dim": "a density of real values has no bits per value"}
@@ -23,24 +24,24 @@ class Gaussian(Likelihood):
 
     @property
     def scale(self) -> Tensor:
-        """σ, shape ()."""
+        """Standard deviation σ, ()."""
         return self.log_scale.clamp(min=-7.0).exp()
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
-        """Σ log N(x; μ, σ²), shape (B,)."""
+        """Compute Σ log N(x; μ, σ²) in nats, (B,)."""
         scale = self.scale
         square = ((x - output.float().sigmoid()) / scale).square()
         return -(0.5 * square + scale.log() + 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
-        """μ, same shape as `output`."""
+        """Return μ, with the shape of `output`."""
         return output.float().sigmoid()
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """x ~ N(μ, σ²), which may leave [0, 1]; same shape as `output`."""
+        """Draw x ~ N(μ, σ²), with the shape of `output`. The values may leave [0, 1]."""
         noise = torch.randn(output.shape, generator=generator, device=output.device)
         return self.mean(output) + self.scale * noise
 
     def output_for(self, mean: Tensor) -> Tensor:
-        """The log-odds of the mean, same shape as `mean`."""
+        """Return the log-odds, with the shape of `mean`."""
         return mean.logit()

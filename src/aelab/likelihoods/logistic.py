@@ -1,7 +1,7 @@
 """Discretised logistic: a logistic distribution over the 256 values of a pixel (Salimans et al. 2017, section 2.1).
 
-Here one component with one learned scale, instead of the paper's mixture. The mass of each value's bin is exact, so
-bits per dimension compare with published ones.
+The paper uses a mixture; here there is one component with one learned scale. The mass of each value's bin is exact, so
+the bits per dimension are comparable with published figures.
 """
 
 import torch
@@ -12,7 +12,7 @@ from aelab.models.likelihood import Likelihood
 
 
 class Logistic(Likelihood):
-    """The sigmoid of the decoder's output is the location μ; the scale s is one parameter for all pixels."""
+    """Logistic distribution. The location μ is the sigmoid of the decoder's output; the scale s is one parameter."""
 
     pixels = "8-bit"
 
@@ -22,37 +22,37 @@ class Logistic(Likelihood):
 
     @property
     def scale(self) -> Tensor:
-        """s, shape ()."""
+        """Scale s, ()."""
         return self.log_scale.clamp(min=-7.0).exp()
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
-        """Σ log(σ((x + ½/255 − μ)/s) − σ((x − ½/255 − μ)/s)), shape (B,)."""
+        """Compute Σ log(σ((x + ½/255 − μ)/s) − σ((x − ½/255 − μ)/s)) in nats, (B,)."""
         scale = self.scale
         upper = (x - output.float().sigmoid() + 0.5 / 255) / scale
         width = 1 / 255 / scale
         lower = upper - width
-        below = F.logsigmoid(upper)  # the darkest value takes the whole lower tail,
-        above = F.logsigmoid(-lower)  # the brightest one the whole upper tail,
+        below = F.logsigmoid(upper)  # the lower tail belongs to the darkest value,
+        above = F.logsigmoid(-lower)  # the upper tail to the brightest value
         inside = below + above + torch.log(-torch.expm1(-width))  # log(σ(upper) − σ(lower)) without cancellation
         log_mass = torch.where(x <= 0, below, torch.where(x >= 1, above, inside))
         return log_mass.flatten(1).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
-        """E[x|z] before the rounding to 256 values, same shape as `output`.
+        """Compute E[x|z] before the rounding to 256 values, with the shape of `output`.
 
-        The tails lie on black and white, so the location μ is not the mean: that is the integral of P(x > t) over t
-        from 0 to 1, which is s·(softplus(μ/s) − softplus((μ − 1)/s)).
+        The tails count as black and white, so the mean differs from the location μ. The mean is the integral of
+        P(x > t) over t from 0 to 1, which equals s·(softplus(μ/s) − softplus((μ − 1)/s)).
         """
         location, scale = output.float().sigmoid(), self.scale
         return scale * (F.softplus(location / scale) - F.softplus((location - 1) / scale))
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """One of the 256 values for each pixel, same shape as `output`."""
+        """Draw one of the 256 values for each channel of a pixel, with the shape of `output`."""
         location = output.float().sigmoid()
         uniform = torch.rand(location.shape, generator=generator, device=location.device)
         x = location + self.scale * uniform.clamp(1e-7, 1 - 1e-7).logit()
         return (x * 255).round().clamp(0, 255) / 255
 
     def output_for(self, mean: Tensor) -> Tensor:
-        """The log-odds of the location, same shape as `mean`."""
+        """Return the log-odds of the location, with the shape of `mean`."""
         return mean.logit()

@@ -1,1 +1,1 @@
-"""What a model is, and what it is made of: base classes, layers, statistics, checkpoints."""
+"""Models: base classes, layers, statistics and checkpoints."""

@@ -1,4 +1,6 @@
-"""What the pipeline asks of a variant: everything it trains, evaluates and draws goes through `Autoencoder`.
+"""Base class of all variants, `Autoencoder`, and the parts of a training: `Learner`, `Batch` and `Phase`.
+
+The pipeline trains, evaluates and draws every variant through the methods of `Autoencoder`.
 
 Dimensions: B batch, C image channels, (H, W) image size.
 """
@@ -20,75 +22,107 @@ from aelab.models import doors
 
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
 CodeSize: TypeAlias = Annotated[int, Field(gt=0, description="numbers in the code z")]
-Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # several tensors where a model has several stochastic layers
-Losses: TypeAlias = dict[str, Tensor]  # "loss" is what is minimised, the rest its named parts; each a batch mean
-Capability: TypeAlias = Literal[  # what only some variants define
-    "bound",  # −ELBO and what it is made of: q(z|x), p(z) and p(x|z)
-    "importance",  # weights p(x, z)/q(z|x) that differ from draw to draw: `log_weights`
-    "units",  # latent dimensions that can be active or not
+Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # A tuple for several stochastic layers.
+Losses: TypeAlias = dict[str, Tensor]  # Training minimises "loss". The rest are its parts.
+Capability: TypeAlias = Literal[  # Only some variants define them.
+    "bound",  # −ELBO, from q(z|x), p(z) and p(x|z).
+    "importance",  # Weights p(x, z)/q(z|x) that differ between draws: `log_weights`.
+    "units",  # Latent dimensions that are active or not.
     "kl_per_dimension",
-    "samples",  # images from a prior: `sample`
-    "codebook",  # codes that can be counted: `code_counts`
-    "reconstruction",  # images that differ from what the model was given
-    "direction",  # numbers in the code that can be turned one at a time
-    "bits_per_dim",  # probabilities of pixels, not densities
+    "samples",  # Images from a prior: `sample`.
+    "codebook",  # Codes that can be counted: `code_counts`.
+    "reconstruction",  # Images that differ from the input.
+    "direction",  # Numbers of the code that can be varied one at a time.
+    "bits_per_dim",  # Probabilities of pixels, not densities.
 ]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss is computed from. All of it lies on the device: a CUDA graph freezes any number that a loss reads on
-    the host.
+    """A mini-batch and the position in the training: all that a loss may depend on.
+
+    All tensors are on the device of the training. A CUDA graph would freeze a number that a loss reads on the host.
+
+    Attributes:
+        inputs: images or codes that the module sees, (B, …).
+        targets: images or codes that the module must reproduce, (B, …). They equal `inputs` unless these are corrupted.
+        generator: the source of all randomness, on the same device.
+        step: optimiser steps before this one, () int64. In validation it equals `steps`.
+        steps: optimiser steps of the whole training.
+        samples: N, the number of training samples, also in validation.
     """
 
-    inputs: Tensor  # what the module sees
-    targets: Tensor  # what it is to give back; the same as `inputs` unless they were corrupted
-    generator: torch.Generator  # the source of all randomness
-    step: Tensor  # optimiser steps done before this one, () int64; all of them in validation
-    steps: int  # of the whole training
-    samples: int  # that the training has to learn from (N), also in validation
+    inputs: Tensor
+    targets: Tensor
+    generator: torch.Generator
+    step: Tensor
+    steps: int
+    samples: int
 
     def ramp(self, share: float) -> Tensor:
-        """A weight that grows from 0 to 1 over the first `share` of the training and stays there, shape ()."""
+        """Return a weight that grows linearly to 1 over the first part of the training and then stays 1.
+
+        Args:
+            share: the part of the training, from 0 to 1. With 0 the weight is 1 from the first step on.
+
+        Returns:
+            The weight of this step, shape ().
+        """
         return ((self.step + 1) / max(share * self.steps, 1.0)).clamp(max=1.0)
 
 
 class Learner(nn.Module, ABC):
-    """Something that `training.loop.fit` can train."""
+    """A module that `training.loop.fit` can train."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> Losses:
-        """The named losses of one batch."""
+        """Compute the losses of a mini-batch.
+
+        Args:
+            batch: the mini-batch and the position in the training.
+
+        Returns:
+            Means over the mini-batch by name, each of shape (). Training minimises "loss".
+        """
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One training: `module` learns to give back what `represent` makes of the images."""
+    """The training of one module, on images or on codes of images.
+
+    Attributes:
+        name: the phase's name in results and progress lines.
+        module: the module to train.
+        represent: maps images (B, C, H, W) to the integer codes that the module learns. None: it learns the images.
+        training: overrides of the entry's training parameters.
+    """
 
     name: str
     module: Learner
-    represent: Callable[[Tensor], Tensor] | None = None  # None: the images themselves, (B, C, H, W)
-    training: Mapping[str, Any] = field(default_factory=dict)  # overrides of the entry's training parameters
+    represent: Callable[[Tensor], Tensor] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Autoencoder(Learner):
-    """An encoder and a decoder of images x with values in [0, 1], shape (B, C, H, W).
+    """Base class of all variants: an encoder and a decoder of images x, (B, C, H, W), with values in [0, 1].
 
     A variant is one file in `aelab.variants` with one subclass. The keyword arguments of its constructor are
-    its keys in `params.yaml`; their annotations say what is allowed there.
+    its keys in `params.yaml`. Their annotations say which values are allowed.
+
+    Args:
+        image: (C, H, W) of the images.
 
     Attributes:
-        inputs: what it has to see in training, "clean" or "corrupted" images, however corrupted; None leaves it to the
-            parameters.
-        undefined: the capabilities that this variant has no definition of, each with the reason. What metrics and
-            figures each of them means stands in `metric_names.METRICS_OF`.
-        floor: whether there is nothing to train, and nothing drawn: a floor shows what others' training gives, is the
-            same for every seed, and is never ranked.
-        pixels: what a pixel is to the likelihood, "Bernoulli", "8-bit" or "continuous"; bounds on different ones cannot
-            be compared.
-        configuration: what `checkpoint.build` made it from.
-        code_shapes: of the tensors of one image's code, where `encode` and `decode` check what they are given, as for a
-            notebook; None: they do not, since to look at values is to wait for a GPU.
+        inputs: the images that the variant must see in training, "clean" or "corrupted". None: the parameters decide.
+        undefined: the capabilities that the variant lacks, each with the reason. `metric_names.METRICS_OF` lists the
+            metrics and figures that need each capability.
+        floor: whether the variant is a baseline without training and without randomness. A floor is the same for every
+            seed and is never ranked. Floors show how much the other models gain by training.
+        pixels: the likelihood's kind of pixel, "Bernoulli", "8-bit" or "continuous". Bounds for different kinds of
+            pixels cannot be compared. None: there is no likelihood.
+        configuration: the arguments of `checkpoint.build` that made the model.
+        code_shapes: the shapes of the tensors of one image's code. Notebooks set them, and then `encode` and `decode`
+            check their argument. None: no checks, because a check of values would wait for a GPU.
     """
 
     inputs: ClassVar[str | None] = None
@@ -101,7 +135,7 @@ class Autoencoder(Learner):
     code_shapes: Sequence[Sequence[int]] | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Have the class's own `encode` and `decode` check what they are given, where that is asked for."""
+        """Wrap the class's own `encode` and `decode` in the checks of `doors`."""
         super().__init_subclass__(**keywords)
         for name in doors.CHECKS.keys() & vars(cls).keys():
             setattr(cls, name, doors.door(vars(cls)[name], doors.CHECKS[name]))
@@ -112,7 +146,7 @@ class Autoencoder(Learner):
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:
-        """Within this context no method checks what it is given: who opens it has seen to that."""
+        """Skip the checks of `encode` and `decode` in a `with` block, where the caller has checked the arguments."""
         shapes, self.code_shapes = self.code_shapes, None
         try:
             yield
@@ -121,65 +155,158 @@ class Autoencoder(Learner):
 
     @property
     def start_images(self) -> int:
-        """How many training images `start_from` gets at most, evenly spread: a mean colour needs no more."""
+        """Largest number of training images that `start_from` receives; the default is enough for a mean colour."""
         return 1000
 
     def start_from(self, x: Tensor) -> None:
-        """Set what is best set from training images x before the first step."""
+        """Initialise the parameters that depend on the data, before the first training step.
+
+        Args:
+            x: training images (B, C, H, W), evenly spread over the training split, with values in [0, 1].
+        """
 
     @abstractmethod
     def encode(self, x: Tensor) -> Latent:
-        """The code of each image before any noise or rounding: (B, d) or, on a grid, (B, D, h, w); or several."""
+        """Encode images, without noise or rounding.
+
+        Args:
+            x: images (B, C, H, W) with values in [0, 1].
+
+        Returns:
+            The codes (B, d), or (B, D, h, w) on a grid. A model with several stochastic layers returns a tuple.
+
+        Raises:
+            UserError: `code_shapes` is set and the images do not fit the model.
+        """
 
     @abstractmethod
     def decode(self, z: Any) -> Tensor:
-        """The image of each code, values in [0, 1], shape (B, C, H, W)."""
+        """Decode codes into images.
+
+        Args:
+            z: codes, as `encode` returns them.
+
+        Returns:
+            Images (B, C, H, W) with values in [0, 1].
+
+        Raises:
+            UserError: `code_shapes` is set and the codes do not fit the model.
+        """
 
     def code_of(self, x: Tensor) -> Latent:
-        """What the decoder is given of each image, without noise; probes look for the images' classes in it."""
+        """Return the decoder's input for each image, without noise. Probes predict the class of an image from it.
+
+        Args:
+            x: images (B, C, H, W) with values in [0, 1].
+
+        Returns:
+            The output of `encode`, or the quantised vectors of a VQ-VAE.
+        """
         return self.encode(x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x′, shape (B, C, H, W)."""
+        """Encode and decode images, without noise.
+
+        Args:
+            x: images (B, C, H, W) with values in [0, 1].
+
+        Returns:
+            The reconstructions x′, (B, C, H, W), with values in [0, 1].
+        """
         return self.decode(self.encode(x))
 
     def log_weights(self, inputs: Tensor, targets: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """log of the importance weights p(targets, z)/q(z|inputs) at `samples` draws z ~ q(z|inputs), shape
-        (B, samples); only where "importance" is not undefined.
+        """Return the logarithms of importance weights p(targets, z)/q(z|inputs).
+
+        Args:
+            inputs: images that the encoder sees, (B, C, H, W).
+            targets: images whose likelihood is computed, (B, C, H, W).
+            samples: draws z ~ q(z|inputs) for each image.
+            generator: the source of the draws, on the model's device.
+
+        Returns:
+            The logarithms in nats, (B, samples).
+
+        Raises:
+            NotImplementedError: "importance" is in `undefined`.
         """
         raise NotImplementedError
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` images from the model's prior, shape (count, C, H, W); only where "samples" is not undefined."""
+        """Draw images from the model's prior.
+
+        Args:
+            count: images to draw.
+            generator: the source of the draws, on the model's device.
+
+        Returns:
+            Images (count, C, H, W) with values in [0, 1].
+
+        Raises:
+            NotImplementedError: "samples" is in `undefined`.
+        """
         raise NotImplementedError
 
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> dict[str, float]:  # noqa: ARG002
-        """The metrics that only this variant defines, over a whole split given as `batches` of images."""
+        """Measure the metrics that only this variant defines.
+
+        Args:
+            batches: a whole split, as mini-batches of images (B, C, H, W).
+            generator: the source of the draws, on the model's device.
+
+        Returns:
+            Values by metric. The base class has none.
+        """
         return {}
 
     def symptoms(self, values: Mapping[str, float]) -> list[str]:  # noqa: ARG002
-        """What is wrong with the model, in sentences, going by its metrics `values`."""
+        """Describe what is wrong with the trained model, such as a collapsed codebook.
+
+        Args:
+            values: the metrics that `measure` returned.
+
+        Returns:
+            One sentence for each problem; empty if there is none.
+        """
         return []
 
     def kl_per_dimension(self, batches: Iterable[Tensor]) -> Tensor:
-        """E_x KL(q(z_j|x) ‖ p(z_j)) of each latent dimension in nats, shape (d,); only where "kl_per_dimension" is not
-        undefined.
+        """Measure E_x KL(q(z_j|x) ‖ p(z_j)) of each latent dimension z_j.
+
+        Args:
+            batches: a whole split, as mini-batches of images (B, C, H, W).
+
+        Returns:
+            The means over all images in nats, (d,).
+
+        Raises:
+            NotImplementedError: "kl_per_dimension" is in `undefined`.
         """
         raise NotImplementedError
 
     def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
-        """How often each code of a codebook is used, shape (K,); only where "codebook" is not undefined."""
+        """Count how often each code of the codebook is used.
+
+        Args:
+            batches: a whole split, as mini-batches of images (B, C, H, W).
+
+        Returns:
+            The counts, (K,).
+
+        Raises:
+            NotImplementedError: "codebook" is in `undefined`.
+        """
         raise NotImplementedError
 
     def phases(self) -> list[Phase]:
-        """The trainings that make up this variant, in order; none where `start_from` sets all that there is."""
+        """Return the phases of this variant's training, in order; none if `start_from` sets all parameters."""
         return [Phase("autoencoder", self)]
 
 
 def check_model(model: object) -> None:
-    """See that a model is one; raises `UserError` where something else came in its place."""
+    """Raise a `UserError` unless `model` is an `Autoencoder`."""
     if not isinstance(model, Autoencoder):
-        msg = f"a model is what aelab.build or aelab.load gives; what came is {next(described(model))}"
+        msg = f"the model must come from aelab.build or aelab.load; got {next(described(model))}"
         raise UserError(msg)
 
 

@@ -1,4 +1,4 @@
-"""A trained variant as one sealed file: its weights, and with them the configuration that rebuilds it."""
+"""Checkpoints of models: one sealed file holds the weights and the configuration that rebuilds the model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,22 +12,33 @@ from aelab.models.base import VARIANTS, Autoencoder
 
 
 def save(model: Autoencoder, path: Path | str) -> None:
-    """Write a `model` that `build` or `load` made.
+    """Write a model to one file: its weights, its configuration and a checksum.
+
+    Args:
+        model: a model from `build` or `load`.
+        path: the file to write. An older file is replaced in one step.
 
     Raises:
-        UserError: it is another model, or the folder cannot be written to.
+        UserError: the model has no `configuration`, or the folder cannot be written to.
     """
     if getattr(model, "configuration", None) is None:
-        msg = f"a {type(model).__name__} that `build` did not make cannot be saved: its file has to say how to build it"
+        msg = f"cannot save this {type(model).__name__}: only models from aelab.build and aelab.load can be rebuilt"
         raise UserError(msg)
     tensor_file.write(Path(path), model.state_dict(), model.configuration)
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
-    """The model in `path`, in evaluation mode on `device`. Loading runs no code from the file.
+    """Load a model from a file. Loading runs no code from the file.
+
+    Args:
+        path: a file that `save` wrote.
+        device: the device for the weights.
+
+    Returns:
+        The model in evaluation mode, without checks of its arguments.
 
     Raises:
-        UserError: the file is not a model of this package, or not as it was written.
+        UserError: the file is not a model of this package, or it has changed since `save` wrote it.
     """
     try:
         tensors, configuration = tensor_file.read(Path(path))
@@ -40,17 +51,20 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
 
 
 def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], seed: int | None = None) -> Autoencoder:
-    """A new model.
+    """Build a new, untrained model on the CPU.
 
     Args:
         variant: the name of its file in `aelab.variants`.
         image: (C, H, W) of the images.
-        parameters: the arguments of its constructor.
-        seed: of its weights; without one they come from torch's global generator as it is.
+        parameters: the keyword arguments of the variant's constructor.
+        seed: seed of torch's global generator, which draws the initial weights. None leaves the generator as it is.
+
+    Returns:
+        The model, in training mode.
 
     Raises:
-        LookupError: there is no such variant, or no such part of it.
-        TypeError, ValueError: the parameters do not fit its constructor, or the images.
+        LookupError: there is no such variant, or no part of a name in `parameters`.
+        TypeError, ValueError: the parameters do not fit the constructor or the images.
     """
     if seed is not None:
         torch.manual_seed(seed)

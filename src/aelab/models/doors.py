@@ -1,4 +1,4 @@
-"""The doors of a model: methods that a notebook calls, and what each checks where the model is to check anything."""
+"""Checks of the arguments of `encode` and `decode`, for notebooks. A model checks only if `code_shapes` is set."""
 
 import functools
 import inspect
@@ -18,7 +18,10 @@ Check: TypeAlias = Callable[["Autoencoder", Any], Any]
 
 
 def door(method: Callable[..., Any], check: Check) -> Callable[..., Any]:
-    """`method`, its argument checked from outside, where the model is to check; what it calls itself, it trusts."""
+    """Wrap a method of a model so that `check` tests its first argument.
+
+    Methods that the wrapped method calls do not check again.
+    """
     first = [*inspect.signature(method).parameters][1]
 
     @functools.wraps(method)
@@ -33,22 +36,22 @@ def door(method: Callable[..., Any], check: Check) -> Callable[..., Any]:
 
 
 def images(model: "Autoencoder", x: object) -> Tensor:
-    """Images as `encode` takes them, float32; raises `UserError` where they are none of this model's."""
+    """Return images as float32 tensors for `encode`; raise a `UserError` if they do not fit the model."""
     found = seen(x, model.image)
     _check_device(model, found)
     return found
 
 
 def codes(model: "Autoencoder", z: object) -> object:
-    """Codes as `decode` takes them; raises `UserError` where they are none of this model's."""
+    """Return codes unchanged for `decode`; raise a `UserError` if they do not fit the model."""
     shapes = [tuple(shape) for shape in model.code_shapes or ()]
     given = z if isinstance(z, tuple) else (z,)
     found = [tuple(each.shape[1:]) if isinstance(each, Tensor) and each.is_floating_point() else None for each in given]
     if found != shapes:
         wanted = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in shapes)
         msg = (
-            f"the code of this model is {'a tensor' if len(shapes) == 1 else 'a tuple of tensors'} of floats {wanted}, "
-            f"as `encode` gives it; what came is {', '.join(next(described(each)) for each in given)}"
+            f"the code of this model must be {'a tensor' if len(shapes) == 1 else 'a tuple of tensors'} of floats "
+            f"{wanted}, as `encode` returns it; got {', '.join(next(described(each)) for each in given)}"
         )
         raise UserError(msg)
     for each in given:
@@ -58,7 +61,7 @@ def codes(model: "Autoencoder", z: object) -> object:
 
 def _check_device(model: "Autoencoder", x: Tensor) -> None:
     if x.device.type != (there := device_of(model).type):
-        msg = f"the model is on the device {there}, what it is given on {x.device.type}: give it x.to('{there}')"
+        msg = f"the model is on the device {there}, but its argument is on {x.device.type}: pass x.to('{there}')"
         raise UserError(msg)
 
 

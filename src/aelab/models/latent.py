@@ -1,6 +1,6 @@
-"""Latents as vectors: a latent is one tensor or, of a model with several stochastic layers, several.
+"""Conversion of latents to vectors and back. A latent is one tensor, or a tuple for several stochastic layers.
 
-Dimensions: B batch, d numbers of a latent in all its tensors.
+Dimensions: B batch, d numbers in all tensors of a latent.
 """
 
 import torch
@@ -10,17 +10,17 @@ from aelab.models.base import Latent
 
 
 def parts(z: Latent) -> tuple[Tensor, ...]:
-    """The tensors of a latent, be it one or several."""
+    """Return the tensors of a latent as a tuple."""
     return (z,) if isinstance(z, Tensor) else z
 
 
 def flatten(z: Latent) -> Tensor:
-    """All numbers of each latent as one vector: (B, d)."""
+    """Concatenate all numbers of each latent into one vector, (B, d)."""
     return torch.cat([part.flatten(1) for part in parts(z)], 1)
 
 
 def unflatten(vectors: Tensor, like: Latent) -> Latent:
-    """Vectors (B, d) as latents of the structure of `like`, whatever its batch."""
+    """Turn vectors (B, d) into latents with the shapes of `like`; the batch size of `like` does not matter."""
     shapes = [part.shape[1:] for part in parts(like)]
     split = vectors.split([shape.numel() for shape in shapes], 1)
     found = tuple(part.unflatten(1, shape) for part, shape in zip(split, shapes, strict=True))
@@ -28,7 +28,7 @@ def unflatten(vectors: Tensor, like: Latent) -> Latent:
 
 
 def line(z: Latent, start: int, end: int, count: int) -> Latent:
-    """`count` latents, evenly along the straight line from one of a batch to another, both of them included."""
+    """Interpolate linearly between the latents number `start` and `end` of a batch: `count` latents, ends included."""
 
     def of_part(part: Tensor) -> Tensor:
         t = torch.linspace(0, 1, count, device=part.device).view(-1, *[1] * (part.ndim - 1))

@@ -1,4 +1,4 @@
-"""Layers that networks are made of, laid out channels last from end to end.
+"""Layers that the networks share. Their feature maps have torch's memory format channels last.
 
 Dimensions: B batch, C image channels, (H, W) image size, p pixels along each side of a patch, (h, w) grid, F and G
 feature maps.
@@ -13,33 +13,35 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Width: TypeAlias = Annotated[int, Field(ge=2, description="feature maps")]  # residual blocks halve them
-Activation: TypeAlias = Annotated[Literal["relu", "tanh", "elu", "gelu"], Field(description="what follows each layer")]
+Width: TypeAlias = Annotated[int, Field(ge=2, description="number of feature maps")]  # residual blocks halve it
+Activation: TypeAlias = Annotated[
+    Literal["relu", "tanh", "elu", "gelu"], Field(description="activation function after each layer")
+]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "gelu": nn.GELU}
-LARGEST = 8  # along each side of a grid that a fully connected layer still sees as a whole
+LARGEST = 8  # side of the largest grid that a fully connected layer takes as its input
 
 
 class Pointwise(nn.Linear):
-    """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), as the matrix product that it is: on channels last a view."""
+    """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), as a matrix product. Channels last needs no copy."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) → (B, G, h, w)."""
+        """Map (B, F, h, w) → (B, G, h, w)."""
         return channels_last(super().forward(x.permute(0, 2, 3, 1)))
 
 
 class Convolution(nn.Conv2d):
-    """A 3×3 convolution that keeps the size of the grid: (B, F, h, w) → (B, G, h, w)."""
+    """A 3×3 convolution that keeps the size of the grid, (B, F, h, w) → (B, G, h, w)."""
 
     def __init__(self, features: int, outputs: int) -> None:
         super().__init__(features, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) → (B, G, h, w)."""
+        """Map (B, F, h, w) → (B, G, h, w)."""
         _, _, height, width = x.shape
         if max(height, width) > 2:  # noqa: PLR2004
             return super().forward(x)
-        # Every place of so small a grid sees all others, so this is one matrix product: several times as fast as what
-        # libraries do, which are made for large grids. A place further down or to the right sees the kernel shifted.
+        # On so small a grid every place sees every other place, so the convolution is one matrix product. Libraries are
+        # several times slower here, because their convolutions are made for large grids.
         kernel = self.weight.permute(0, 2, 3, 1)  # (G, 3, 3, F), as channels last lays it out
         seen = [
             kernel[:, 1 - row : 1 - row + height, 1 - column : 1 - column + width]
@@ -53,43 +55,43 @@ class Convolution(nn.Conv2d):
 
 
 class Residual(nn.Module):
-    """x + f(x) with a 3×3 and a 1×1 convolution, as in van den Oord et al. 2017, section 4.1: (B, F, h, w) both."""
+    """Residual block x + f(x) with a 3×3 and a 1×1 convolution (van den Oord et al. 2017, section 4.1)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.ReLU(), Convolution(width, hidden), nn.ReLU(), Pointwise(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x + f(x), shape (B, F, h, w)."""
+        """Return x + f(x), (B, F, h, w)."""
         return x + self.layers(x)
 
 
 class Patches(nn.Module):
-    """The p×p patches of images, as `nn.PixelUnshuffle`, but laid out in memory as the convolutions want it."""
+    """The p×p patches of images, like `nn.PixelUnshuffle`, but with the memory format channels last."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, p²·C, h, w)."""
+        """Map (B, C, H, W) → (B, p²·C, h, w)."""
         patches = x.unflatten(3, (-1, self.size)).unflatten(2, (-1, self.size))  # (B, C, h, p, w, p)
         return channels_last(patches.permute(0, 2, 4, 1, 3, 5).flatten(3))
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """(B, h, w, F) → (B, F, h, w), the same memory seen another way."""
+    """View of the same memory with the channels as second dimension, (B, h, w, F) → (B, F, h, w)."""
     return x.permute(0, 3, 1, 2)
 
 
 def perceptron(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
-    """Fully connected layers of the given sizes, with activations in between: (…, first) → (…, last)."""
+    """Fully connected layers with activations in between, (…, first of `sizes`) → (…, last of `sizes`)."""
     pairs = itertools.pairwise(sizes)
     return nn.Sequential(*(layer for pair in pairs for layer in (nn.Linear(*pair), activation())))[:-1]
 
 
 def halvings(grid: tuple[int, int]) -> int:
-    """How often a grid is to be halved until a fully connected layer can see it as a whole."""
+    """Return how often a grid must be halved until its sides are at most 8; an odd side ends the halving."""
     count = 0
     while max(grid) > LARGEST and not any(side % 2 for side in grid):
         grid = grid[0] // 2, grid[1] // 2
@@ -103,5 +105,5 @@ def set_bias(layer: nn.Module, bias: Tensor) -> None:
 
 
 def mean_colour(x: Tensor) -> Tensor:
-    """The mean of each channel of images x (B, C, H, W), neither black nor white: (C,)."""
+    """Mean of each channel of images x (B, C, H, W), clamped to 0.01 … 0.99: (C,)."""
     return x.mean((0, 2, 3)).clamp(0.01, 0.99)

@@ -1,6 +1,6 @@
-"""What a likelihood has to give: the decoder's distribution p(x|z) over the pixels x of an image, values in [0, 1].
+"""Base class of likelihoods: the decoder's distribution p(x|z) over the pixels x of an image, values in [0, 1].
 
-Dimensions: B batch, C image channels, P outputs of the decoder for each image dimension, (H, W) image size.
+Dimensions: B batch, C image channels, P decoder outputs for each value of an image, (H, W) image size.
 """
 
 import math
@@ -17,12 +17,13 @@ from aelab.models.base import Capability, Shape
 
 
 class Likelihood(nn.Module, ABC):
-    """p(x|z) of independent pixels, from the decoder's output, shape (B, C·P, H, W).
+    """Distribution p(x|z) of independent pixels, with the decoder's output (B, C·P, H, W) as its parameters.
 
     Attributes:
-        channels: P.
-        pixels: what a pixel is to this distribution; likelihoods of different pixels cannot be compared.
-        undefined: the capabilities that have no meaning under it, each with the reason.
+        channels: P, the number of decoder outputs for each value of an image.
+        pixels: the kind of pixel, "Bernoulli", "8-bit" or "continuous". Likelihoods of different kinds cannot be
+            compared.
+        undefined: the capabilities that have no meaning under this likelihood, each with the reason.
     """
 
     channels: ClassVar[int] = 1
@@ -31,19 +32,49 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
-        """log p(x|z) in nats per image: (B, C·P, H, W) and (B, C, H, W) → (B,)."""
+        """Compute log p(x|z).
+
+        Args:
+            output: the decoder's output, (B, C·P, H, W).
+            x: images (B, C, H, W) with values in [0, 1].
+
+        Returns:
+            log p(x|z) in nats per image, (B,).
+        """
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
-        """E[x|z]: (B, C·P, H, W) → (B, C, H, W)."""
+        """Compute the mean image E[x|z].
+
+        Args:
+            output: the decoder's output, (B, C·P, H, W).
+
+        Returns:
+            Images (B, C, H, W) with values in [0, 1].
+        """
 
     @abstractmethod
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """x ~ p(x|z): (B, C·P, H, W) → (B, C, H, W)."""
+        """Draw images x ~ p(x|z).
+
+        Args:
+            output: the decoder's output, (B, C·P, H, W).
+            generator: the source of the draws, on the same device.
+
+        Returns:
+            Images (B, C, H, W).
+        """
 
     @abstractmethod
     def output_for(self, mean: Tensor) -> Tensor:
-        """The decoder's output for which `mean` is about E[x|z]: (C,) → (C·P,)."""
+        """Compute the decoder's output for which E[x|z] is about `mean`.
+
+        Args:
+            mean: the mean of each channel, (C,), between 0 and 1.
+
+        Returns:
+            The output for every pixel, (C·P,).
+        """
 
 
 LIKELIHOODS: Registry[Likelihood] = Registry("aelab.likelihoods", Likelihood, "likelihood")  # type: ignore[type-abstract]
@@ -51,19 +82,19 @@ LikelihoodSection: TypeAlias = Annotated[
     dict[str, Any],
     LIKELIHOODS,
     Field(
-        description="of a pixel: bernoulli (its value is a probability), logistic or categorical (256 values), or "
-        "gaussian (a density, with a learned variance)"
+        description="distribution of a pixel: bernoulli (the pixel is a probability), logistic or categorical (it has "
+        "256 values), or gaussian (a density with a learned variance)"
     ),
 ]
 
 
 def bits_per_dim(nats: float, image: Shape) -> float:
-    """Nats per image as bits per image dimension."""
+    """Convert nats per image to bits per value of an image."""
     return nats / (math.prod(image) * math.log(2))
 
 
 def bound_by_image(distortion: Tensor, rate: Tensor, image: Shape) -> dict[str, Tensor]:
-    """What a bound is of each image, by metric, from its two parts in nats: (N,) each."""
+    """Compute the metrics of a bound for each image from its two parts in nats: (N,) each."""
     neg_elbo = distortion + rate
     bits = neg_elbo / (math.prod(image) * math.log(2))
     return {"neg_elbo": neg_elbo, "rate": rate, "distortion": distortion, "bits_per_dim": bits}

@@ -1,7 +1,7 @@
-"""What a network has to give: the encoders and decoders that variants are built from.
+"""Base class of networks, which make the encoders and decoders of the variants.
 
-Dimensions: B batch, C image channels, (H, W) image size, d size of a code, (h, w) latent grid, P outputs of a decoder
-for each image dimension. Outputs are float32 whatever the precision of the arithmetic inside.
+Dimensions: B batch, C image channels, (H, W) image size, d size of a code, (h, w) latent grid, P decoder outputs
+for each value of an image. Outputs are float32, also where the arithmetic inside is bfloat16.
 """
 
 from abc import ABC, abstractmethod
@@ -17,21 +17,27 @@ Grid: TypeAlias = tuple[int, int]
 
 
 class Decoder(nn.Module, ABC):
-    """Codes to the parameters of images' pixels."""
+    """A module that maps codes to the parameters of pixels, (B, d) or (B, D, h, w) → (B, C·P, H, W)."""
 
     @abstractmethod
     def start_at(self, output: Tensor) -> None:
-        """Make `output`, shape (C·P,), what the untrained decoder gives for every pixel.
+        """Set the last layer's bias so that the untrained decoder returns about `output` for every pixel.
 
-        Without it, on mostly dark images, the first steps all push the output's bias the same way; at a high learning
-        rate the sigmoid then saturates and learning stops.
+        Without this start, on mostly dark images, the first steps all push the bias in the same direction. At a high
+        learning rate the sigmoid then saturates, and learning stops.
+
+        Args:
+            output: the parameters of a pixel, (C·P,).
         """
 
 
 class Network(ABC):
-    """Makes encoders and decoders for images of one shape, each with weights of its own.
+    """Factory of encoders and decoders for images of one shape. Each has its own weights.
 
-    The keyword arguments of its constructor are its keys in `params.yaml`.
+    The keyword arguments of the constructor are the network's keys in `params.yaml`.
+
+    Args:
+        image: (C, H, W) of the images.
     """
 
     def __init__(self, image: Shape) -> None:
@@ -39,32 +45,62 @@ class Network(ABC):
 
     @abstractmethod
     def encoder(self, features: int) -> nn.Module:
-        """Images to `features` numbers each: (B, C, H, W) → (B, features)."""
+        """Make an encoder of images into vectors.
+
+        Args:
+            features: numbers in each vector.
+
+        Returns:
+            A module (B, C, H, W) → (B, features).
+        """
 
     @abstractmethod
     def decoder(self, code: int, channels: int = 1) -> Decoder:
-        """Codes to images, P = `channels`: (B, code) → (B, C·P, H, W)."""
+        """Make a decoder of vectors.
+
+        Args:
+            code: numbers in each vector.
+            channels: P, the number of outputs for each value of an image.
+
+        Returns:
+            A module (B, code) → (B, C·P, H, W).
+        """
 
     @property
     def grid(self) -> Grid:
-        """(h, w) of the latent grid.
+        """Height and width (h, w) of the latent grid.
 
         Raises:
-            ValueError: the network has none.
+            ValueError: the network has no grid.
         """
         msg = f"the network {type(self).__module__.rpartition('.')[2]} has no grid to put codes on"
         raise ValueError(msg)
 
     def grid_encoder(self, features: int) -> nn.Module:
-        """Images to a grid of vectors: (B, C, H, W) → (B, features, h, w)."""
+        """Make an encoder of images into grids of vectors.
+
+        Args:
+            features: numbers in each vector.
+
+        Returns:
+            A module (B, C, H, W) → (B, features, h, w).
+        """
         raise NotImplementedError
 
     def grid_decoder(self, features: int, channels: int = 1) -> Decoder:
-        """Grids of vectors to images, P = `channels`: (B, features, h, w) → (B, C·P, H, W)."""
+        """Make a decoder of grids of vectors.
+
+        Args:
+            features: numbers in each vector.
+            channels: P, the number of outputs for each value of an image.
+
+        Returns:
+            A module (B, features, h, w) → (B, C·P, H, W).
+        """
         raise NotImplementedError
 
 
 NETWORKS: Registry[Network] = Registry("aelab.networks", Network, "network")  # type: ignore[type-abstract]
 NetworkSection: TypeAlias = Annotated[
-    dict[str, Any], NETWORKS, Field(description="what its encoder and decoder are made of")
+    dict[str, Any], NETWORKS, Field(description="network of the encoder and the decoder")
 ]

@@ -1,4 +1,4 @@
-"""What a prior has to give: the distribution p(z) over the codes of a variational autoencoder.
+"""Base class of priors: the distribution p(z) over the codes of a variational autoencoder.
 
 Dimensions: B batch, d latent dimensions.
 """
@@ -16,20 +16,50 @@ from aelab.core.registry import Registry
 
 
 class Prior(nn.Module, ABC):
-    """p(z) of vectors with `code` dimensions; only where these are independent has each a KL of its own."""
+    """Distribution p(z) over vectors with d dimensions.
+
+    Attributes:
+        independent: whether the dimensions of z are independent. Only then does each dimension have its own KL.
+    """
 
     independent: ClassVar[bool] = False
 
     @abstractmethod
     def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """log p(z) in nats: (…, d) → (…). Where it is intractable, the logarithm of an unbiased estimate of p(z)."""
+        """Compute log p(z), or the logarithm of an unbiased estimate of p(z) if p(z) is intractable.
+
+        Args:
+            z: codes (…, d).
+            generator: the source of the draws of an estimate, on the same device.
+
+        Returns:
+            log p(z) in nats, (…).
+        """
 
     @abstractmethod
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """z ~ p(z), shape (count, d)."""
+        """Draw codes z ~ p(z).
+
+        Args:
+            count: codes to draw.
+            generator: the source of the draws. The codes are on its device.
+
+        Returns:
+            Codes (count, d).
+        """
 
     def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-        """KL(N(μ, diag σ²) ‖ p) in nats, here estimated at one z ~ N(μ, diag σ²): (B, d) each → (B,)."""
+        """Compute KL(N(μ, diag σ²) ‖ p). The base class estimates it at one z.
+
+        Args:
+            mean: μ, (B, d).
+            log_variance: log σ², (B, d).
+            z: draws from N(μ, diag σ²), (B, d).
+            generator: the source of further draws, on the same device.
+
+        Returns:
+            The KL divergence in nats, (B,).
+        """
         return log_normal(z, mean, log_variance) - self.log_prob(z, generator)
 
 
@@ -37,18 +67,18 @@ PRIORS: Registry[Prior] = Registry("aelab.priors", Prior, "prior")  # type: igno
 PriorSection: TypeAlias = Annotated[
     dict[str, Any],
     PRIORS,
-    Field(description="of the code: standard, N(0, I); mixture, learned; or layer, a second stochastic one"),
+    Field(description="prior of the code: standard (N(0, I)), mixture (learned), or layer (a second stochastic layer)"),
 ]
 
 
 def reparameterise(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """z = μ + σ·ε with ε ~ N(0, I); all (…, d)."""
+    """Draw z = μ + σ·ε with ε ~ N(0, I); all (…, d)."""
     noise = process_group.draw(torch.randn, mean.shape, generator)
     return mean + (log_variance / 2).exp() * noise
 
 
 def moments(output: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
-    """μ and log σ², (…, d) each, of a layer's output (…, 2d); log σ² is clamped: neither σ² nor 1/σ² overflows."""
+    """Split a layer's output (…, 2d) into μ and log σ², (…, d) each. The clamp keeps σ² and 1/σ² from overflow."""
     mean, log_variance = output.float().chunk(2, dim=dim)
     return mean, log_variance.clamp(-30.0, 20.0)
 
@@ -68,5 +98,5 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def kl_terms(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The same of each dimension: (B, d) → (B, d)."""
+    """KL(N(μ_j, σ_j²) ‖ N(0, 1)) of each dimension in nats: (B, d) → (B, d)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

@@ -1,11 +1,11 @@
-"""What a quantiser has to give: what turns an encoder's output on a grid into codes, each one of K.
+"""Base class of quantisers, which map an encoder's output on a grid to codes, each one of K.
 
-A code e is a constant to the encoder, so its gradient has to be made up. Either function of `GRADIENTS` gives e, to the
-bit, and differs in what reaches z_e:
+The code e is piecewise constant in the encoder's output z_e, so its true gradient is 0. `GRADIENTS` has two functions
+that return e exactly, but replace its gradient:
 
     straight-through   ∂z_q/∂z_e = 1 (Bengio et al. 2013; van den Oord et al. 2017, section 3.2)
-    rotation           ∂z_q/∂z_e = λR, held constant, of the rotation R and the scale λ for which e = λR z_e
-                       (Fifty et al. 2024, section 4): the gradient keeps its angle to the code on its way to z_e
+    rotation           ∂z_q/∂z_e = λR, held constant, with the rotation R and the scale λ for which e = λR z_e
+                       (Fifty et al. 2024, section 4); it keeps the angle between a vector and its gradient
 
 Dimensions: B batch, (h, w) latent grid, D size of a code vector, K codes.
 """
@@ -25,31 +25,36 @@ from aelab.core.registry import Registry
 Grid: TypeAlias = tuple[int, int]
 Gradient: TypeAlias = Annotated[
     Literal["straight_through", "rotation"],
-    Field(description="the encoder's gradient: that of the code, copied, or turned and scaled as the code is"),
+    Field(description="gradient of the encoder: the code's gradient, copied or rotated"),
 ]
-Restarts: TypeAlias = Annotated[
-    bool, Field(description="whether a code that is out of use restarts as an output of the encoder")
-]
+Restarts: TypeAlias = Annotated[bool, Field(description="whether an unused code restarts as an output of the encoder")]
 
-TINY = 1e-12  # a norm that is no longer divided by
+TINY = 1e-12  # lower limit of norms in denominators
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A batch of encoder outputs after quantisation; the two losses are sums per image, averaged over the batch."""
+    """A mini-batch of encoder outputs after quantisation. Both losses are sums per image, averaged over the batch.
 
-    z_q: Tensor  # (B, D, h, w): the value of the codes, and a gradient of `GRADIENTS`
-    indices: Tensor  # (B, h, w), or on the quantiser's own grid
-    codebook_loss: Tensor  # ‖sg[z_e] − e‖², or what else brings the codes into use; 0 where nothing is to be descended
-    commitment_loss: Tensor  # ‖z_e − sg[e]‖²; 0 where the codes leave z_e nowhere to go
+    Attributes:
+        z_q: the vectors of the codes, with a gradient of `GRADIENTS`, (B, D, h, w).
+        indices: the indices of the codes, on the grid that `Quantizer.grid` returns.
+        codebook_loss: ‖sg[z_e] − e‖², or another loss that brings the codes into use. 0 for quantisers without one.
+        commitment_loss: ‖z_e − sg[e]‖². 0 for quantisers whose codes keep z_e close by themselves.
+    """
+
+    z_q: Tensor
+    indices: Tensor
+    codebook_loss: Tensor
+    commitment_loss: Tensor
 
 
 class Quantizer(nn.Module, ABC):
-    """What a VQ-VAE asks of its codes.
+    """Base class of the quantisers of a VQ-VAE.
 
     Attributes:
-        codes: K, the codes that there are for one index.
-        dimensions: D, the numbers that the encoder gives for each place.
+        codes: K, the number of values of an index.
+        dimensions: D, the size of the encoder's vector at each place.
     """
 
     codes: int
@@ -57,33 +62,76 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def entries(self) -> int:
-        """The codes that can be told apart: K, unless the place of an index says which codebook it is from."""
+        """Number of codes in all codebooks: K if there is only one."""
         return self.codes
 
     def grid(self, places: Grid) -> Grid:
-        """The grid of the indices, given the grid of the encoder's outputs."""
+        """Return the grid of the indices.
+
+        Args:
+            places: (h, w) of the encoder's output.
+
+        Returns:
+            Height and width of the indices. The base class returns `places`.
+        """
         return places
 
     def bound(self, z: Tensor) -> Tensor:
-        """z_e, what is to be quantised, from the encoder's output: (B, D, h, w) both."""
+        """Map the encoder's output into the range of the codes, before quantisation.
+
+        Args:
+            z: the encoder's output, (B, D, h, w).
+
+        Returns:
+            z_e, (B, D, h, w). The base class returns `z`.
+        """
         return z
 
     @abstractmethod
     def quantise(self, z_e: Tensor) -> Tensor:
-        """The codes of every place: (B, D, h, w) → (B, h, w), the latter the grid of the indices."""
+        """Find the code of every place.
+
+        Args:
+            z_e: the output of `bound`, (B, D, h, w).
+
+        Returns:
+            Indices from 0 to K − 1, int64, on the grid that `grid` returns.
+        """
 
     @abstractmethod
     def look_up(self, indices: Tensor) -> Tensor:
-        """The vectors of the codes: (B, h, w) → (B, D, h, w)."""
+        """Return the vectors of codes.
+
+        Args:
+            indices: indices as `quantise` returns them.
+
+        Returns:
+            Vectors (B, D, h, w).
+        """
 
     @abstractmethod
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
-        """Quantise z_e, shape (B, D, h, w), and in training mode learn from it."""
+        """Quantise a mini-batch. In training mode a quantiser may also update its codes.
+
+        Args:
+            z_e: the output of `bound`, (B, D, h, w).
+            generator: the source of all draws, on the same device.
+
+        Returns:
+            The quantised vectors, their indices and the two losses.
+        """
 
     def counts(self, indices: Tensor) -> Tensor:
-        """How often each code occurs in `indices`: (`entries`,)."""
+        """Count how often each code occurs.
+
+        Args:
+            indices: indices as `quantise` returns them.
+
+        Returns:
+            The counts as float32, (`entries`,).
+        """
         flat = indices.flatten()
-        # torch.bincount would wait for a GPU. Whole numbers add up to the same in any order.
+        # torch.bincount would wait for a GPU. The sum of whole numbers is the same in any order.
         return torch.zeros(self.entries, device=flat.device).index_add_(
             0, flat, torch.ones(len(flat), device=flat.device)
         )
@@ -91,24 +139,26 @@ class Quantizer(nn.Module, ABC):
 
 QUANTIZERS: Registry[Quantizer] = Registry("aelab.quantizers", Quantizer, "quantiser")  # type: ignore[type-abstract]
 QuantizerSection: TypeAlias = Annotated[
-    dict[str, Any], QUANTIZERS, Field(description="what makes codes of the encoder's output")
+    dict[str, Any], QUANTIZERS, Field(description="quantiser, which maps the encoder's output to codes")
 ]
 
 
 def rows(z: Tensor) -> Tensor:
-    """A grid's vectors one below the other: (B, D, h, w) → (B·h·w, D)."""
+    """Return the vectors of a grid as the rows of a matrix: (B, D, h, w) → (B·h·w, D)."""
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 
 
 def straight_through(z_e: Tensor, e: Tensor) -> Tensor:
-    """e with the gradient of z_e; all (B, D, h, w)."""
+    """Return e with the gradient of z_e; all (B, D, h, w)."""
     return _value_and_gradient(e, z_e)
 
 
 def rotation(z_e: Tensor, e: Tensor) -> Tensor:
-    """e with the gradient of λR z_e; all (B, D, h, w).
+    """Return e with the gradient of λR z_e; all (B, D, h, w).
 
-    λ = ‖e‖/‖z_e‖ and R = 1 − 2rrᵀ + 2 ê ẑᵀ with r ∝ ê + ẑ, two reflections (section 4.2); 1 where z_e = 0.
+    λ = ‖e‖/‖z_e‖, or 1 where z_e = 0. R = 1 − 2rrᵀ + 2 ê ẑᵀ with r ∝ ê + ẑ is two reflections.
+
+    Source: Fifty et al. 2024, section 4.2.
     """
     norm = z_e.detach().norm(dim=1, keepdim=True)
     scale = torch.where(norm > 0, e.detach().norm(dim=1, keepdim=True) / norm.clamp(min=TINY), 1.0)
@@ -126,5 +176,5 @@ GRADIENTS: Mapping[Gradient, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _value_and_gradient(value: Tensor, gradient: Tensor) -> Tensor:
-    """The value of one and the gradient of the other: x − x is 0 exactly."""
+    """Return `value` with the gradient of `gradient`. The value is exact, since x − x is exactly 0."""
     return value.detach() + (gradient - gradient.detach())

@@ -1,4 +1,4 @@
-"""Statistics of what comes in batches, summed in float64."""
+"""Statistics over mini-batches, summed in float64."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -10,21 +10,21 @@ from aelab.core.tensors import in_float64
 
 
 def perplexity(counts: Tensor) -> float:
-    """exp of the entropy of how often each code is used, between 1 and K: `counts` (K,) over a whole data set."""
+    """Perplexity of the use of the codes, exp(entropy), from 1 to K. `counts` (K,) are uses over a whole data set."""
     counts = in_float64(counts)
     p = counts / counts.sum()
     return torch.special.entr(p).sum().exp().item()
 
 
 class Mean:
-    """The mean of numbers that come in batches, summed in float64."""
+    """Mean of numbers over mini-batches."""
 
     def __init__(self) -> None:
         self.sum, self.count = torch.zeros((), dtype=torch.float64), 0
         self.batches: list[Tensor] = []
 
     def add(self, values: Tensor) -> None:
-        """Count `values`, shape (B,)."""
+        """Add `values`, (B,), to the mean."""
         self.batches.append(values.float())
         values = in_float64(values)
         self.sum = self.sum.to(values.device) + values.sum()
@@ -32,19 +32,21 @@ class Mean:
 
     @property
     def value(self) -> float:
-        """The mean of all."""
+        """Mean of all values."""
         return self.sum.item() / self.count
 
     @property
     def each(self) -> Tensor:
-        """All of them in the order in which they came, shape (N,), float32."""
+        """All values as float32 in the order of `add`, (N,)."""
         return torch.cat(self.batches)
 
 
 class Measured(dict[str, float]):
-    """Metrics by name; `images` has the value of each image, shape (N,), of those that are means over images.
+    """Metrics by name, with the values of single images where a metric is a mean over images.
 
-    Where it has fewer values than there are images, they are those of evenly spread ones (`data.datasets.evenly`).
+    Attributes:
+        images: the values of the images by metric, (N,). Where a metric uses only some images, these are evenly
+            spread (`data.datasets.evenly`).
     """
 
     def __init__(self, values: Mapping[str, float], images: Mapping[str, Tensor] | None = None) -> None:
@@ -53,19 +55,19 @@ class Measured(dict[str, float]):
 
     @classmethod
     def of(cls, means: Mapping[str, Mean]) -> "Measured":
-        """Means, and what they are the means of."""
+        """Build the metrics from means, and keep the value of each image."""
         return cls(
             {name: mean.value for name, mean in means.items()}, {name: mean.each for name, mean in means.items()}
         )
 
     def __ior__(self, other: Mapping[str, float]) -> Self:  # type: ignore[override, misc]
-        """Add what else was measured."""
+        """Add further metrics."""
         self.update(other)
         self.images |= getattr(other, "images", {})
         return self
 
     def renamed(self, names: Mapping[str, str | None]) -> "Measured":
-        """The same under other names; without those whose other name is None."""
+        """Return the metrics under the new `names`, without the metrics whose new name is None."""
         new = {name: names.get(name, name) for name in {**self, **self.images}}
         kept = {name: other for name, other in new.items() if other is not None}
         return Measured(
@@ -75,14 +77,14 @@ class Measured(dict[str, float]):
 
 
 class Variance:
-    """The variance of each dimension of vectors that come in batches, summed in float64."""
+    """Mean and variance of each dimension of vectors over mini-batches."""
 
     def __init__(self) -> None:
         self.sum = self.square = torch.zeros((), dtype=torch.float64)
         self.count = 0
 
     def add(self, vectors: Tensor) -> None:
-        """Count `vectors`, shape (B, d)."""
+        """Add `vectors`, (B, d)."""
         values = in_float64(vectors)
         self.sum = self.sum.to(values.device) + values.sum(0)
         self.square = self.square.to(values.device) + values.square().sum(0)
@@ -90,10 +92,10 @@ class Variance:
 
     @property
     def mean(self) -> Tensor:
-        """The mean, shape (d,)."""
+        """Mean of each dimension, (d,)."""
         return self.sum / self.count
 
     @property
     def value(self) -> Tensor:
-        """The unbiased variance, shape (d,)."""
+        """Unbiased variance of each dimension, (d,)."""
         return (self.square - self.sum.square() / self.count).clamp(min=0) / (self.count - 1)

@@ -1,1 +1,1 @@
-"""Networks, one file each: encoders and decoders of a kind; `models/network.py` says what each gives."""
+"""Networks: encoders and decoders, one network a file. `models/network.py` has the base class."""

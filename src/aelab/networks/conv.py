@@ -1,7 +1,8 @@
 """Conv: strided convolutions and residual blocks, the network of van den Oord et al. 2017, section 4.1.
 
-Convolutions with windows of 4×4 and stride 2 down to the grid, residual blocks there, transposed convolutions back.
-A vector's encoder goes on halving large grids, then has a fully connected layer.
+The encoder has 4×4 convolutions with stride 2 down to the grid, then residual blocks. The decoder has residual blocks,
+then transposed convolutions back to the image. For a code that is a vector, further convolutions halve a large grid
+before the fully connected layer.
 """
 
 from typing import Annotated
@@ -15,7 +16,10 @@ from aelab.models.network import Decoder, Grid, Network
 
 
 class ConvNetwork(Network):
-    """`width` feature maps, `residual` blocks with `hidden` maps inside, one place for every `downsampling`² pixels."""
+    """Strided convolutions and residual blocks with `width` feature maps.
+
+    Each place of the grid covers `downsampling`² pixels. There are `residual` blocks, with `hidden` feature maps each.
+    """
 
     def __init__(
         self,
@@ -37,27 +41,27 @@ class ConvNetwork(Network):
 
     @property
     def grid(self) -> Grid:
-        """(H, W) / downsampling."""
+        """Height and width (h, w) of the grid, (H, W) / `downsampling`."""
         return self.image[1] // self.downsampling, self.image[2] // self.downsampling
 
     def encoder(self, features: int) -> nn.Module:
-        """(B, C, H, W) → (B, features)."""
+        """Make a module (B, C, H, W) → (B, features)."""
         return VectorEncoder(self, features)
 
     def decoder(self, code: int, channels: int = 1) -> Decoder:
-        """(B, code) → (B, C·P, H, W)."""
+        """Make a module (B, code) → (B, C·P, H, W)."""
         return ConvDecoder(self, channels, VectorStem(self, code))
 
     def grid_encoder(self, features: int) -> nn.Module:
-        """(B, C, H, W) → (B, features, h, w)."""
+        """Make a module (B, C, H, W) → (B, features, h, w)."""
         return nn.Sequential(self.down(), Pointwise(self.width, features), Float())
 
     def grid_decoder(self, features: int, channels: int = 1) -> Decoder:
-        """(B, features, h, w) → (B, C·P, H, W)."""
+        """Make a module (B, features, h, w) → (B, C·P, H, W)."""
         return ConvDecoder(self, channels, Convolution(features, self.width))
 
     def down(self) -> nn.Sequential:
-        """Images to feature maps on the grid."""
+        """Make the layers from images (B, C, H, W) to feature maps on the grid, (B, F, h, w)."""
         halved = self.downsampling.bit_length() - 1
         inputs = [self.image[0], *[self.width] * (halved - 1)]
         return nn.Sequential(
@@ -67,12 +71,12 @@ class ConvNetwork(Network):
         )
 
     def blocks(self) -> list[nn.Module]:
-        """The residual blocks, and what ends them."""
+        """Make the residual blocks and the ReLU after them."""
         return [*(Residual(self.width, self.hidden) for _ in range(self.residual)), nn.ReLU()]
 
 
 class VectorEncoder(nn.Module):
-    """Images (B, C, H, W) to `features` numbers each (B, features)."""
+    """Encoder of images into vectors."""
 
     def __init__(self, network: ConvNetwork, features: int) -> None:
         super().__init__()
@@ -83,12 +87,12 @@ class VectorEncoder(nn.Module):
         self.head = nn.Linear(network.grid[0] * network.grid[1] // 4**times * width, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, features)."""
+        """Map (B, C, H, W) → (B, features)."""
         return self.head(self.layers(x).permute(0, 2, 3, 1).flatten(1)).float()
 
 
 class VectorStem(nn.Module):
-    """Codes (B, d) to feature maps on the grid (B, F, h, w)."""
+    """First layers of a decoder of vectors: a fully connected layer, then steps up to the grid."""
 
     def __init__(self, network: ConvNetwork, code: int) -> None:
         super().__init__()
@@ -99,12 +103,12 @@ class VectorStem(nn.Module):
         self.layers = nn.Sequential(*(layer for _ in range(times) for layer in (nn.ReLU(), _double(width, width))))
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, d) → (B, F, h, w)."""
+        """Map (B, d) → (B, F, h, w)."""
         return self.layers(channels_last(self.linear(z).unflatten(1, self.grid)))
 
 
 class ConvDecoder(Decoder):
-    """A stem that gives feature maps on the grid, then the way back to the parameters of pixels (B, C·P, H, W)."""
+    """Decoder: a stem returns feature maps on the grid, and further layers turn them into the parameters of pixels."""
 
     def __init__(self, network: ConvNetwork, channels: int, stem: nn.Module) -> None:
         super().__init__()
@@ -118,19 +122,19 @@ class ConvDecoder(Decoder):
         self.output = _double(width, network.image[0] * channels)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, d) or (B, D, h, w) → (B, C·P, H, W)."""
+        """Map (B, d) or (B, D, h, w) → (B, C·P, H, W)."""
         return self.output(self.layers(self.stem(z))).float()
 
     def start_at(self, output: Tensor) -> None:
-        """Give the last layer that bias."""
+        """Set the bias of the last layer to `output`."""
         set_bias(self.output, output)
 
 
 class Float(nn.Module):
-    """To float32."""
+    """Conversion to float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
+        """Return `x` as float32."""
         return x.float()
 
 

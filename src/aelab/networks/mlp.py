@@ -1,6 +1,6 @@
-"""MLP: fully connected layers; hidden: [200, 200] with tanh is the network of Burda et al. 2016, section 5.
+"""MLP: fully connected layers. `hidden: [200, 200]` with tanh is the network of Burda et al. 2016, section 5.
 
-It sees an image as one vector, so it has no grid and a VQ-VAE cannot be built from it.
+The network treats an image as one vector. A VQ-VAE needs a grid and cannot use this network.
 """
 
 import math
@@ -16,7 +16,7 @@ from aelab.models.network import Decoder, Network
 
 
 class MLP(Network):
-    """Layers of the sizes `hidden`, from the image to the code; the decoder has them the other way round."""
+    """Fully connected layers with the sizes `hidden`, from the image to the code. The decoder has the reverse order."""
 
     def __init__(
         self,
@@ -29,28 +29,28 @@ class MLP(Network):
         self.hidden, self.activation = hidden, ACTIVATIONS[activation]
 
     def encoder(self, features: int) -> nn.Module:
-        """(B, C, H, W) → (B, features)."""
+        """Make a module (B, C, H, W) → (B, features)."""
         return MLPEncoder([math.prod(self.image), *self.hidden, features], self.activation)
 
     def decoder(self, code: int, channels: int = 1) -> Decoder:
-        """(B, code) → (B, C·P, H, W)."""
+        """Make a module (B, code) → (B, C·P, H, W)."""
         return MLPDecoder(code, self.hidden[::-1], (self.image[0] * channels, *self.image[1:]), self.activation)
 
 
 class MLPEncoder(nn.Module):
-    """Images to vectors through layers of the given sizes."""
+    """Encoder of images into vectors, with layers of the given `sizes`."""
 
     def __init__(self, sizes: Sequence[int], activation: type[nn.Module]) -> None:
         super().__init__()
         self.layers = perceptron(sizes, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, features)."""
+        """Map (B, C, H, W) → (B, features)."""
         return self.layers(x.flatten(1)).float()
 
 
 class MLPDecoder(Decoder):
-    """Codes to the parameters of pixels."""
+    """Decoder of vectors into the parameters of pixels."""
 
     def __init__(self, code: int, hidden: Sequence[int], output: Shape, activation: type[nn.Module]) -> None:
         super().__init__()
@@ -58,9 +58,9 @@ class MLPDecoder(Decoder):
         self.output = output
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, d) → (B, C·P, H, W)."""
+        """Map (B, d) → (B, C·P, H, W)."""
         return self.layers(z).unflatten(1, self.output).float()
 
     def start_at(self, output: Tensor) -> None:
-        """Give the last layer that bias."""
+        """Set the bias of the last layer to `output` at every pixel."""
         set_bias(self.layers[-1], output.repeat_interleave(self.output[1] * self.output[2]))

@@ -1,1 +1,1 @@
-"""Priors, one file each: the distribution over the codes of a VAE. `models/prior.py` says what each gives."""
+"""Priors: the distribution over the codes of a VAE, one prior a file. `models/prior.py` has the base class."""

@@ -2,8 +2,9 @@
 
     p(z|u) = N(μ_θ(u), diag σ_θ²(u)),  p(u) the prior of the upper layer,  q(u|z) = N(μ_φ(z), diag σ_φ²(z))
 
-The integral is intractable. p(z|u) p(u) / q(u|z) at one u ~ q(u|z) is an unbiased estimate of it, so a VAE with this
-prior is trained on the bound of two layers, and importance weights with k samples are those of two layers.
+The integral is intractable. At one u ~ q(u|z), the ratio p(z|u) p(u) / q(u|z) is an unbiased estimate of the integral.
+A VAE with this prior is therefore trained on the bound for two stochastic layers, and its importance weights are those
+for two stochastic layers as well.
 """
 
 from typing import Annotated
@@ -17,7 +18,7 @@ from aelab.models.prior import PRIORS, Prior, PriorSection, log_normal, moments,
 
 
 class Layer(Prior):
-    """A prior with `code` latent dimensions above; perceptrons with layers of the sizes `hidden` lead up and down."""
+    """An upper code u with `code` dimensions. Perceptrons with the layer sizes `hidden` map z to u and u to z."""
 
     def __init__(
         self,
@@ -34,11 +35,11 @@ class Layer(Prior):
         self.prior = PRIORS.build(prior, code)
 
     def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """log p(z|u) + log p(u) − log q(u|z) at one u ~ q(u|z): (…, d) → (…)."""
+        """Compute log p(z|u) + log p(u) − log q(u|z) at one u ~ q(u|z), in nats: (…, d) → (…)."""
         q = moments(self.up(z))
         u = reparameterise(*q, generator)
         return log_normal(z, *moments(self.down(u))) + self.prior.log_prob(u, generator) - log_normal(u, *q)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """u ~ p(u), then z ~ p(z|u): (count, d)."""
+        """Draw u ~ p(u), then z ~ p(z|u), (count, d)."""
         return reparameterise(*moments(self.down(self.prior.sample(count, generator))), generator)

@@ -1,7 +1,7 @@
-"""A mixture of Gaussians as prior, learned with the rest: p(z) = Σ_k π_k · N(z; μ_k, diag σ_k²).
+"""Mixture of Gaussians as prior, learned together with the model: p(z) = Σ_k π_k · N(z; μ_k, diag σ_k²).
 
-Dilokthanakul et al. 2016; the VampPrior of Tomczak & Welling 2018 is the mixture whose components are posteriors of
-learned pseudo-inputs, and this one is the "mixture of Gaussians prior" that it is compared with there.
+Dilokthanakul et al. 2016. Tomczak & Welling 2018 compare their VampPrior with this "mixture of Gaussians prior". The
+components of a VampPrior are posteriors of learned pseudo-inputs.
 """
 
 import math
@@ -14,7 +14,7 @@ from aelab.models.prior import Prior
 
 
 class Mixture(Prior):
-    """A mixture with `components` components, which begin near N(0, I)."""
+    """A mixture of `components` Gaussians, each initialised near N(0, I)."""
 
     def __init__(self, code: PositiveInt, *, components: PositiveInt) -> None:
         super().__init__()
@@ -23,16 +23,16 @@ class Mixture(Prior):
         self.logits = nn.Parameter(torch.zeros(components))
 
     def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """(…, d) → (…)."""
+        """Compute log p(z) in nats: (…, d) → (…)."""
         precisions = (-self.log_variances).exp()  # (K, d)
-        with torch.autocast(z.device.type, enabled=False):  # in bfloat16 the difference of these products is lost
+        with torch.autocast(z.device.type, enabled=False):  # bfloat16 would lose the difference of the products
             # Σ_d (z − μ)²/σ² as two matrix products, instead of a tensor (…, K, d)
             square = z.square() @ precisions.T - 2 * z @ (self.means * precisions).T
         constant = (self.means.square() * precisions + self.log_variances + math.log(2 * math.pi)).sum(1)
         return (self.logits.log_softmax(0) - 0.5 * (square + constant)).logsumexp(-1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, d)."""
+        """Draw z ~ p(z), (count, d)."""
         chosen = torch.multinomial(self.logits.softmax(0), count, replacement=True, generator=generator)
         noise = torch.randn(count, self.means.shape[1], generator=generator, device=generator.device)
         return self.means[chosen] + (self.log_variances[chosen] / 2).exp() * noise

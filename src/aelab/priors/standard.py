@@ -1,4 +1,4 @@
-"""The standard normal prior: p(z) = N(0, I) (Kingma & Welling 2014)."""
+"""Standard normal prior, p(z) = N(0, I) (Kingma & Welling 2014)."""
 
 import torch
 from pydantic import PositiveInt
@@ -8,7 +8,7 @@ from aelab.models.prior import Prior, kl_to_standard_normal, log_normal
 
 
 class StandardNormal(Prior):
-    """N(0, I)."""
+    """The standard normal distribution N(0, I)."""
 
     independent = True
 
@@ -17,12 +17,12 @@ class StandardNormal(Prior):
         self.code = code
 
     def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """(…, d) → (…)."""
+        """Compute log p(z) in nats: (…, d) → (…)."""
         zero = z.new_zeros(())
         return log_normal(z, zero, zero)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, d)."""
+        """Draw z ~ p(z), (count, d)."""
         return torch.randn(count, self.code, generator=generator, device=generator.device)
 
     def kl(
@@ -32,5 +32,5 @@ class StandardNormal(Prior):
         z: Tensor,  # noqa: ARG002
         generator: torch.Generator,  # noqa: ARG002
     ) -> Tensor:
-        """The closed form."""
+        """Compute KL(N(μ, diag σ²) ‖ N(0, I)) in closed form, in nats: (B, d) → (B,)."""
         return kl_to_standard_normal(mean, log_variance)

@@ -1,1 +1,1 @@
-"""Quantisers, one file each: what makes codes of vectors. `models/quantizer.py` says what each gives."""
+"""Quantisers, which map vectors to codes, one a file. `models/quantizer.py` has the base class."""

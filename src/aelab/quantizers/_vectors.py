@@ -1,7 +1,7 @@
-"""What the quantisers share whose codes are vectors: the nearest one is the code, and dead ones restart.
+"""Base classes of the quantisers whose codes are vectors: the nearest vector is the code, and dead codes restart.
 
-Without a cure most codes are never used again, since only a code that is used moves towards the outputs. A code that
-is (almost) out of use restarts as one of the encoder's current outputs.
+Only a code in use moves towards the encoder's outputs, so without restarts most codes are never used again. A dead code
+is a code that is (almost) unused. It restarts at one of the encoder's current outputs.
 """
 
 import torch
@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from aelab.core import process_group
 from aelab.models.quantizer import GRADIENTS, Gradient, Quantized, Quantizer, rows
 
-DECAY = 0.99  # of the moving average of each code's usage, per training step
-DEAD = 0.01  # a code is dead when it is used less than this share of what uniform use would give it,
-REVIVED = 0.1  # and counts as used this much when it restarts, so that it has time to find its place
-UNBORN = -1.0  # the usage of a code that has no place yet: it restarts in any case
+DECAY = 0.99  # The moving average of each code's usage decays by this factor in a training step.
+DEAD = 0.01  # A code is dead if its usage is below this share of uniform use.
+REVIVED = 0.1  # Usage of a code after a restart. The code then has time to find outputs.
+UNBORN = -1.0  # Usage of a code without a vector. The code restarts in any case.
 
 
 class NearestVector(Quantizer):
-    """K vectors e_1 … e_K, of which the nearest one is the code."""
+    """K vectors e_1 … e_K. The vector nearest to an output is its code."""
 
     vectors: Tensor  # (K, D)
 
@@ -28,20 +28,20 @@ class NearestVector(Quantizer):
 
     @torch.no_grad()
     def quantise(self, z_e: Tensor) -> Tensor:
-        """k = argmin_j ‖z_e − e_j‖ at every place: (B, D, h, w) → (B, h, w)."""
+        """Find k = argmin_j ‖z_e − e_j‖ at every place: (B, D, h, w) → (B, h, w)."""
         batch, _, height, width = z_e.shape
-        with torch.autocast(z_e.device.type, enabled=False):  # in bfloat16 another code could seem the nearest
-            # ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖², whose first term is the same for every e
+        with torch.autocast(z_e.device.type, enabled=False):  # bfloat16 could change the nearest code
+            # ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖². The first term is the same for every e.
             vectors = self.vectors
             distances = torch.addmm(vectors.square().sum(1), rows(z_e), vectors.T, alpha=-2)  # (B·h·w, K)
         return distances.argmin(1).view(batch, height, width)
 
     def look_up(self, indices: Tensor) -> Tensor:
-        """e_k: (B, h, w) → (B, D, h, w)."""
+        """Return e_k: (B, h, w) → (B, D, h, w)."""
         return F.embedding(indices, self.vectors).permute(0, 3, 1, 2)
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:  # noqa: ARG002
-        """Quantise z_e, shape (B, D, h, w)."""
+        """Quantise z_e, (B, D, h, w)."""
         indices = self.quantise(z_e)
         e = self.look_up(indices)
         return Quantized(
@@ -53,9 +53,9 @@ class NearestVector(Quantizer):
 
 
 class VectorQuantizer(NearestVector):
-    """Vectors, a parameter or a buffer, each with a place of its own; all restart in the first training batches."""
+    """Vectors that are a parameter or a buffer, each with its own usage. All restart in the first training batches."""
 
-    usage: Tensor  # relative to uniform use
+    usage: Tensor  # (K,), relative to uniform use
     decay = DECAY
 
     def __init__(self, codes: int, dimensions: int, *, restarts: bool, gradient: Gradient) -> None:
@@ -64,7 +64,7 @@ class VectorQuantizer(NearestVector):
         self.register_buffer("usage", torch.full((codes,), UNBORN))
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
-        """Quantise z_e, shape (B, D, h, w); in training mode, restart dead codes before and learn from usage after."""
+        """Quantise z_e, (B, D, h, w). In training mode, dead codes restart first, and usage is updated last."""
         if self.training:
             self.restart(z_e, generator)
         quantized = super().forward(z_e, generator)
@@ -74,31 +74,31 @@ class VectorQuantizer(NearestVector):
 
     @torch.no_grad()
     def restart(self, z_e: Tensor, generator: torch.Generator) -> None:
-        """Restart dead codes, each as another one of the outputs; where there are more of them, the rest waits."""
+        """Restart each dead code at a different output. Surplus dead codes wait for the next batch."""
         outputs = rows(z_e)
         count = process_group.whole(len(outputs))
         drawn = torch.rand(count, generator=generator, device=outputs.device).argsort()
         dead = self.usage < (DEAD if self.restarts else 0.0)
-        number = dead.cumsum(0) - 1  # of each dead code among them
+        number = dead.cumsum(0) - 1  # position of each dead code among the dead codes
         restarted = dead & (number < count)
         chosen = process_group.pick(outputs, drawn[number.clamp(0, count - 1)])
         self.place(restarted[:, None], chosen)
         self.usage.masked_fill_(restarted, REVIVED)
 
     def place(self, which: Tensor, vectors: Tensor) -> None:
-        """Put those codes that are marked in `which`, (K, 1), at the `vectors`, (K, D)."""
+        """Set the codes marked in `which`, (K, 1), to their rows of `vectors`, (K, D)."""
         self.vectors.copy_(torch.where(which, vectors, self.vectors))
 
     @torch.no_grad()
     def learn(self, z_e: Tensor, indices: Tensor) -> None:  # noqa: ARG002
-        """After a training batch was quantised: record how often each code was used."""
+        """Update the usage of each code from the indices of a training batch."""
         self.usage.lerp_(process_group.mean(self.counts(indices) / self.uniform(indices)), 1 - self.decay)
 
     def uniform(self, indices: Tensor) -> float:
-        """How often each code would occur in `indices` if all were used alike."""
+        """Return how often each code would occur in `indices` under uniform use."""
         return indices.numel() / self.codes
 
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """‖x − y‖² summed per image, averaged over the batch: (B, D, h, w) both → ()."""
+    """Compute ‖x − y‖², summed over each image and averaged over the batch: (B, D, h, w) both → ()."""
     return (x - y).square().sum((1, 2, 3)).mean()

@@ -1,14 +1,14 @@
-"""Binary spherical quantisation: a point of a sphere, rounded to a corner of a cube (Zhao et al. 2024, section 4).
+"""Binary spherical quantisation: rounds a point of a sphere to a corner of a cube (Zhao et al. 2024, section 4).
 
     u   = z/‖z‖                      D numbers on the unit sphere
     e   = sign(u)/√D                 one of K = 2^D corners, on the sphere as well: ‖u − e‖² ≤ 2 − 2/√D
-    q_d = σ(2τ u_d/√D)               of a soft choice q(c|u) ∝ exp(τ c·u) among the corners, whose bits are independent:
-                                     the probability that bit d is set
+    q_d = σ(2τ u_d/√D)               probability of bit d in a soft choice q(c|u) ∝ exp(τ c·u) among the corners, whose
+                                     bits are independent
     codebook loss = γ Σ_places Σ_d (E[H(q_d)] − H(E[q_d]))
 
-The second term, minus a mutual information, wants each choice to be clear and both values of each bit to be used. The
-sum over bits makes its entropies those of D numbers instead of 2^D (exactly so for the first, a bound for the second).
-The distance between u and e is bounded, so there is no commitment loss.
+The codebook loss makes each choice clear and brings both values of each bit into use: it is −γ times a mutual
+information. The sum over bits needs D entropies instead of an entropy of 2^D probabilities. For the first term the sum
+is exact, for the second a bound. The distance between u and e is bounded, so there is no commitment loss.
 """
 
 import math
@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from aelab.core import process_group
 from aelab.models.quantizer import TINY, Quantized, Quantizer, straight_through
 
-CERTAIN = 1e-6  # a probability nearer to 0 or 1 counts as this
+CERTAIN = 1e-6  # smallest distance of a probability from 0 and 1
 
 
 class BinarySpherical(Quantizer):
-    """K = 2^D codes of D = `bits` numbers ±1/√D."""
+    """K = 2^D fixed codes of D = `bits` numbers ±1/√D."""
 
     value: Tensor
 
@@ -34,29 +34,29 @@ class BinarySpherical(Quantizer):
         self,
         *,
         bits: Annotated[int, Field(ge=1, le=24)],
-        entropy: Annotated[NonNegativeFloat, Field(description="γ, weight of the entropies, in nats per image")] = 0.1,
-        sharpness: Annotated[PositiveFloat, Field(description="τ of the soft choice, an inverse temperature")] = 1.0,
+        entropy: Annotated[NonNegativeFloat, Field(description="γ, weight of the entropies in nats per image")] = 0.1,
+        sharpness: Annotated[PositiveFloat, Field(description="τ, inverse temperature of the soft choice")] = 1.0,
     ) -> None:
         super().__init__()
         self.codes, self.dimensions, self.entropy, self.sharpness = 2**bits, bits, entropy, sharpness
         values = torch.tensor([2**bit for bit in range(bits)]).view(-1, 1, 1)
-        self.register_buffer("value", values, persistent=False)  # of a bit
+        self.register_buffer("value", values, persistent=False)  # 2^d of bit d
 
     def bound(self, z: Tensor) -> Tensor:
-        """u = z/‖z‖, shape (B, D, h, w) both."""
+        """Compute u = z/‖z‖, (B, D, h, w) both."""
         return F.normalize(z, dim=1, eps=TINY)
 
     def quantise(self, z_e: Tensor) -> Tensor:
-        """Σ_d 2^d where u_d > 0 at every place: (B, D, h, w) → (B, h, w)."""
+        """Compute Σ 2^d over all d with u_d > 0, at every place: (B, D, h, w) → (B, h, w)."""
         return ((z_e > 0) * self.value).sum(1)
 
     def look_up(self, indices: Tensor) -> Tensor:
-        """±1/√D: (B, h, w) → (B, D, h, w)."""
+        """Return the numbers ±1/√D of the codes: (B, h, w) → (B, D, h, w)."""
         bits = indices.unsqueeze(1) // self.value % 2
         return (2 * bits - 1) / math.sqrt(self.dimensions)
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:  # noqa: ARG002
-        """Quantise z_e, shape (B, D, h, w); the gradient is straight-through."""
+        """Quantise z_e, (B, D, h, w), with the straight-through gradient."""
         indices = self.quantise(z_e)
         q = (z_e * (2 * self.sharpness / math.sqrt(self.dimensions))).sigmoid()
         used = process_group.gather(q.mean((2, 3))).mean(0)  # E[q_d] over the images of all processes, (D,)
@@ -70,6 +70,6 @@ class BinarySpherical(Quantizer):
 
 
 def entropy(p: Tensor) -> Tensor:
-    """H of a bit that is set with the probability p, in nats; of any shape."""
-    p = p.clamp(CERTAIN, 1 - CERTAIN)  # beyond, the gradient would be infinite
+    """Entropy in nats of a bit that is 1 with probability p; `p` has any shape."""
+    p = p.clamp(CERTAIN, 1 - CERTAIN)  # at 0 and 1 the gradient would be infinite
     return torch.special.entr(p) + torch.special.entr(1 - p)

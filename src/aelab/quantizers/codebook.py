@@ -1,4 +1,4 @@
-"""A codebook learned by gradient descent on the codebook loss (van den Oord et al. 2017, sections 3.1 and 3.2)."""
+"""Codebook learned by gradient descent on the codebook loss (van den Oord et al. 2017, sections 3.1 and 3.2)."""
 
 import torch
 from pydantic import PositiveInt
@@ -9,7 +9,10 @@ from aelab.quantizers._vectors import VectorQuantizer
 
 
 class Codebook(VectorQuantizer):
-    """K = `codes` vectors of D = `dimensions`; without `restarts` they start at random around 0 and are left alone."""
+    """K = `codes` learned vectors of D = `dimensions` numbers.
+
+    Without `restarts` the vectors start at random near 0, and only gradient descent moves them.
+    """
 
     def __init__(
         self,

@@ -1,11 +1,11 @@
-"""A codebook of moving averages of the outputs that each code stands for (van den Oord et al. 2017, appendix A.1).
+"""Codebook of moving averages of the encoder outputs with the same code (van den Oord et al. 2017, appendix A.1).
 
     N_k ← γ N_k + (1 − γ) n_k                  n_k outputs of the batch have the code k
-    m_k ← γ m_k + (1 − γ) Σ z_e over these
+    m_k ← γ m_k + (1 − γ) Σ z_e                over these n_k outputs
     e_k = m_k / N_k
 
-N and m are kept relative to uniform use, so N is the usage by which dead codes are known. Laplace smoothing keeps the
-denominator from 0: (N_k + ε) / (Σ N + Kε) · Σ N. There is no codebook loss.
+N and m are relative to uniform use, so N is the usage that identifies dead codes. Laplace smoothing keeps the
+denominator above 0: (N_k + ε) / (Σ N + Kε) · Σ N. There is no codebook loss.
 """
 
 from dataclasses import replace
@@ -23,7 +23,10 @@ SMOOTHING = 1e-5  # ε
 
 
 class MovingAverages(VectorQuantizer):
-    """K = `codes` vectors of D = `dimensions`, with the `decay` γ that start as outputs of the first training batch."""
+    """K = `codes` vectors of D = `dimensions` numbers, as moving averages with the `decay` γ.
+
+    The vectors start at outputs of the first training batches.
+    """
 
     sums: Tensor
 
@@ -42,20 +45,20 @@ class MovingAverages(VectorQuantizer):
         self.register_buffer("sums", torch.zeros(codes, dimensions))  # m
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
-        """As for any vectors, without a codebook loss."""
+        """Quantise z_e, (B, D, h, w), and set the codebook loss to 0."""
         return replace(super().forward(z_e, generator), codebook_loss=z_e.new_zeros(()))
 
     def place(self, which: Tensor, vectors: Tensor) -> None:
-        """The sums as well, as if the codes had stood for nothing else."""
+        """Set the codes marked in `which`, (K, 1), to `vectors`, (K, D), and reset their sums."""
         super().place(which, vectors)
         self.sums.copy_(torch.where(which, REVIVED * vectors, self.sums))
 
     @torch.no_grad()
     def learn(self, z_e: Tensor, indices: Tensor) -> None:
-        """The moving averages, and with them the codes."""
+        """Update the moving averages, and from them the vectors."""
         super().learn(z_e, indices)
         with torch.autocast(z_e.device.type, enabled=False):
-            # (K, D), as the gradient of a look-up: on a GPU, index_add_ would add up in another order each time.
+            # Sums (K, D) as the gradient of a look-up. On a GPU, index_add_ would add in a different order each time.
             sums = torch.ops.aten.embedding_dense_backward(rows(z_e), indices.flatten(), self.codes, -1, False)
         self.sums.lerp_(process_group.mean(sums / self.uniform(indices)), 1 - self.decay)
         total = self.usage.sum()

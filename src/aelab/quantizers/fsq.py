@@ -1,17 +1,19 @@
-"""Finite scalar quantisation: every number is rounded on its own; the codes are all combinations (Mentzer et al. 2023).
+"""Finite scalar quantisation: rounds every number separately to a few steps (Mentzer et al. 2023).
 
     z_e = f(z)        into the range of L steps: tanh(z + shift)·(L − 1)/2, for an even L half a step lower
-    k   = round(z_e)  one of L whole numbers, among them 0
+    k   = round(z_e)  one of L whole numbers, including 0
 
-The codes are fixed, so there is nothing to learn, to commit to or to restart, and none can be far from the outputs. As
-in the paper both z_e and the codes are given in units of ⌊L/2⌋ steps, that is, in [−1, 1]. Not the paper's:
+The codes are all combinations of steps. Since the codes are fixed, there is no codebook loss, no commitment loss and no
+restart, and every output is near a code. As in the paper, z_e and the codes are in units of ⌊L/2⌋ steps, that is, in
+[−1, 1]. Two details differ from the paper:
 
-    z ← S·(z − E[z])/√Var[z]   before f, by the moments of each number over the batch (Ioffe & Szegedy 2015): else an
-                               encoder whose outputs lie on a few steps stays there
+    z ← S·(z − E[z])/√Var[z]   before f, with the moments of each number over the batch (Ioffe & Szegedy 2015). Without
+                               them, an encoder whose outputs fall on a few steps keeps to these steps.
     L = 2                      no shift: f(0) = 0 would be an end of the range, where f′ = 0.001
 
-A gradient passes through the moments; held constant, they left a quarter of the codes unused. So the encoder's last
-bias has no gradient but rounding, which Adam turns into steps: it wanders, and the moving averages follow.
+The gradient passes through the moments, because with constant moments a quarter of the codes stayed unused. As a
+consequence, the gradient of the encoder's last bias is only rounding error. Adam turns the error into steps, so the
+bias drifts, and the moving averages follow the drift.
 """
 
 import math
@@ -24,19 +26,19 @@ from torch import Tensor
 from aelab.core import process_group
 from aelab.models.quantizer import Quantized, Quantizer, straight_through
 
-DECAY = 0.9  # of the moving averages of the moments, per training step
-SPREAD = 1.5  # S; with 1, the codes at the corners of the grid may stay empty where the numbers are correlated
-TINY = 1e-5  # added to the variance, as batch normalisation does
-MARGIN = 1e-3  # the outermost steps lie this much inside of the range, else no z would reach them
+DECAY = 0.9  # The moving averages of the moments decay by this factor in a training step.
+SPREAD = 1.5  # S. With 1, codes at the corners of the grid may stay unused if the numbers are correlated.
+TINY = 1e-5  # Batch normalisation adds the same constant to the variance.
+MARGIN = 1e-3  # The outermost steps are this much inside the range. Without the margin no z would reach them.
 
 
 class FiniteScalar(Quantizer):
-    """K = Π L_i codes of D numbers, the i-th of them on one of `levels` L_i evenly spaced steps."""
+    """K = Π L_i fixed codes of D numbers. Number i has L_i evenly spaced steps; `levels` lists L_1 … L_D."""
 
-    levels: Tensor  # (D, 1, 1), as all below
-    unit: Tensor  # the lowest step is −1 of these
-    value: Tensor
-    mean: Tensor  # moving averages of the encoder's output
+    levels: Tensor  # L, (D, 1, 1) like the other buffers
+    unit: Tensor  # ⌊L/2⌋
+    value: Tensor  # place value of a step in an index
+    mean: Tensor  # moving average, like `variance`
     variance: Tensor
 
     def __init__(
@@ -44,12 +46,13 @@ class FiniteScalar(Quantizer):
         *,
         levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)],
         normalise: Annotated[
-            bool, Field(description="whether each number is brought to one mean and variance before it is bounded")
+            bool,
+            Field(description="whether each number is normalised to a fixed mean and variance before it is bounded"),
         ] = True,
     ) -> None:
         super().__init__()
         self.codes, self.dimensions, self.normalise = math.prod(levels), len(levels), normalise
-        values = [math.prod(levels[:i]) for i in range(len(levels))]  # of a digit: Π_{j<i} L_j
+        values = [math.prod(levels[:i]) for i in range(len(levels))]  # Π_{j<i} L_j
         each = torch.tensor(levels).view(-1, 1, 1)
         self.register_buffer("levels", each, persistent=False)
         self.register_buffer("unit", torch.tensor([L // 2 for L in levels]).view(-1, 1, 1), persistent=False)
@@ -59,18 +62,18 @@ class FiniteScalar(Quantizer):
             self.register_buffer("variance", torch.ones(each.shape))
 
     def bound(self, z: Tensor) -> Tensor:
-        """z_e = f(z) / ⌊L/2⌋, shape (B, D, h, w) both."""
+        """Compute z_e = f(z) / ⌊L/2⌋, (B, D, h, w) both."""
         if self.normalise:
             z = self.normalised(z)
         range_ = (self.levels - 1) * (1 + MARGIN) / 2
         lower = 0.5 * (1 - self.levels % 2)
-        shift = (lower / range_).atanh() * (self.unit > 1)  # of 2 levels 0 is the border, where f is steepest
+        shift = (lower / range_).atanh() * (self.unit > 1)  # for 2 levels, 0 is the border, where f is steepest
         return ((z + shift).tanh() * range_ - lower) / self.unit
 
     def normalised(self, z: Tensor) -> Tensor:
-        """z with mean 0 and standard deviation S in each of its D numbers: (B, D, h, w) both.
+        """Normalise each of the D numbers to mean 0 and standard deviation S, (B, D, h, w) both.
 
-        By the moments of the whole batch in training, and by their moving averages else.
+        Training uses the moments of the whole batch, evaluation their moving averages.
         """
         mean, variance = self.mean, self.variance
         if self.training:
@@ -82,20 +85,20 @@ class FiniteScalar(Quantizer):
 
     @staticmethod
     def _batch_mean(x: Tensor) -> Tensor:
-        """Over the images of all processes and all places, with the gradient: (B, D, h, w) → (D, 1, 1)."""
+        """Mean over all places and the images of all processes, with gradient: (B, D, h, w) → (D, 1, 1)."""
         return process_group.gather(x.mean((2, 3), keepdim=True)).mean(0)
 
     def quantise(self, z_e: Tensor) -> Tensor:
-        """Σ_i (k_i + ⌊L_i/2⌋) Π_{j<i} L_j at every place: (B, D, h, w) → (B, h, w)."""
+        """Compute Σ_i (k_i + ⌊L_i/2⌋) Π_{j<i} L_j at every place: (B, D, h, w) → (B, h, w)."""
         steps = (z_e * self.unit).round().long() + self.unit
         return (steps.clamp(min=0).minimum(self.levels - 1) * self.value).sum(1)
 
     def look_up(self, indices: Tensor) -> Tensor:
-        """k / ⌊L/2⌋: (B, h, w) → (B, D, h, w)."""
+        """Return k / ⌊L/2⌋: (B, h, w) → (B, D, h, w)."""
         return ((indices.unsqueeze(1) // self.value) % self.levels - self.unit) / self.unit
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:  # noqa: ARG002
-        """Quantise z_e, shape (B, D, h, w); the gradient is straight-through."""
+        """Quantise z_e, (B, D, h, w), with the straight-through gradient."""
         indices = self.quantise(z_e)
         none = z_e.new_zeros(())
         return Quantized(straight_through(z_e, self.look_up(indices)), indices, none, none)

@@ -1,9 +1,9 @@
-"""Residual quantisation: each level quantises what the levels before it have left (Zeghidour et al. 2021, algorithm 1).
+"""Residual quantisation: each level quantises the error of the levels before it (Zeghidour et al. 2021, algorithm 1).
 
     r_1 = z_e,   e_d = the nearest code of level d to r_d,   r_{d+1} = r_d − e_d,   e = Σ_d e_d
 
-The losses are those of all levels: ‖r_d − e_d‖² = ‖z_e − Σ_{j≤d} e_j‖², which commits z_e to every partial sum (Lee et
-al. 2022, equation 8). A place has one index for each level, next to each other in raster order.
+The losses are sums over the levels. Since ‖r_d − e_d‖² = ‖z_e − Σ_{j≤d} e_j‖², they commit z_e to every partial sum
+(Lee et al. 2022, equation 8). A place has one index for each level. These indices are neighbours in raster order.
 """
 
 from typing import Annotated, cast
@@ -17,7 +17,7 @@ from aelab.quantizers.codebook import Codebook
 
 
 class Residual(Quantizer):
-    """`depth` codebooks of K = `codes` vectors of D = `dimensions`; the indices are a grid (h, w·depth)."""
+    """`depth` codebooks of K = `codes` vectors with D = `dimensions` numbers. The indices are a grid (h, w·depth)."""
 
     def __init__(
         self,
@@ -36,16 +36,16 @@ class Residual(Quantizer):
 
     @property
     def entries(self) -> int:
-        """K·depth: the levels have codes of their own."""
+        """Number of codes in all codebooks, K·depth."""
         return self.codes * self.depth
 
     def grid(self, places: Grid) -> Grid:
-        """(h, w) → (h, w·depth)."""
+        """Return the grid of the indices: (h, w) → (h, w·depth)."""
         return places[0], places[1] * self.depth
 
     @torch.no_grad()
     def quantise(self, z_e: Tensor) -> Tensor:
-        """The codes of all levels: (B, D, h, w) → (B, h, w·depth)."""
+        """Find the codes of all levels: (B, D, h, w) → (B, h, w·depth)."""
         residual, indices = z_e, []
         for level in self._codebooks():
             indices.append(level.quantise(residual))
@@ -53,12 +53,12 @@ class Residual(Quantizer):
         return torch.stack(indices, -1).flatten(2)
 
     def look_up(self, indices: Tensor) -> Tensor:
-        """e: (B, h, w·depth) → (B, D, h, w)."""
+        """Return the sum e of the codes of all levels: (B, h, w·depth) → (B, D, h, w)."""
         each = indices.unflatten(2, (-1, self.depth)).unbind(-1)
         return torch.stack([level.look_up(k) for level, k in zip(self._codebooks(), each, strict=True)]).sum(0)
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
-        """Quantise z_e, shape (B, D, h, w), level by level; in training mode, each learns from what it is given."""
+        """Quantise z_e, (B, D, h, w), level by level. In training mode, each codebook updates its codes."""
         residual, made = z_e, []
         for level in self._codebooks():
             made.append(level(residual, generator))
@@ -72,9 +72,10 @@ class Residual(Quantizer):
         )
 
     def counts(self, indices: Tensor) -> Tensor:
-        """How often each code of each level occurs, the levels one after the other: (K·depth,).
+        """Count the codes of each level, one level after the other: (K·depth,).
 
-        The levels occur equally often, so the perplexity is depth times the geometric mean of theirs.
+        All levels occur equally often, so the perplexity of the counts is depth times the geometric mean of the levels'
+        perplexities.
         """
         level = torch.arange(self.depth, device=indices.device)
         return super().counts(indices.unflatten(2, (-1, self.depth)) + level * self.codes)

@@ -2,7 +2,7 @@
 
     e_k = c_k W        c_k ~ N(0, I/D), drawn once and held; W (D, D) learned on the codebook loss ‖sg[z_e] − c_k W‖²
 
-A gradient step on W moves all codes, also those that no output is near to: none is left behind, so none has to restart.
+A gradient step on W moves all codes, including codes far from every output. No code dies, so restarts are not needed.
 """
 
 import torch
@@ -14,7 +14,7 @@ from aelab.quantizers._vectors import NearestVector
 
 
 class SimVQ(NearestVector):
-    """K = `codes` vectors of D = `dimensions`: one matrix for all of them is all that is learned."""
+    """K = `codes` vectors of D = `dimensions` numbers. Only one matrix for all vectors is learned."""
 
     frozen: Tensor
 
@@ -25,6 +25,6 @@ class SimVQ(NearestVector):
 
     @property
     def vectors(self) -> Tensor:  # type: ignore[override]
-        """c_k W of every k, (K, D)."""
+        """Vectors c_k W of all codes, (K, D)."""
         with torch.autocast(self.frozen.device.type, enabled=False):  # the codes are the same in any precision
             return self.matrix(self.frozen)

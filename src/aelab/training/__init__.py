@@ -1,1 +1,1 @@
-"""The training of every variant and every phase: `loop` reads from top to bottom, the rest is what it is made of."""
+"""Training of every variant and every phase. Begin with `loop`; the other modules are its parts."""

@@ -1,6 +1,6 @@
-"""Where a training step finds its batches: on the device, or read ahead from disk where the images do not fit there.
+"""Sources of mini-batches: from the device's memory, or from disk if the images do not fit on the device.
 
-Both give the same batches, and a recorded step can use either.
+Both sources return the same batches, and a CUDA graph can use either.
 """
 
 from collections import deque
@@ -16,35 +16,52 @@ from torch import Tensor
 from aelab.core import arrays, process_group
 from aelab.data.pairs import Pairs
 
-AHEAD = 2  # batches that are read before they are needed
-AT_ONCE = 16  # rows read before their pages are let go of: with each the kernel may map 2 MiB that it has at hand
+AHEAD = 2  # batches to read in advance
+AT_ONCE = 16  # rows to read before their pages are released; a row may map 2 MiB of the page cache
 
 
 class Source(Protocol):
-    """Batches of the samples of an epoch, as stored; where several processes share a training, its rows of them."""
+    """The mini-batches of an epoch, as stored. Each process gets only its own rows of every batch.
 
-    batch: int  # samples in one, of all processes
+    Attributes:
+        batch: samples in a batch, over all processes.
+    """
+
+    batch: int
 
     def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
-        """Begin an epoch whose samples come in `order`; or go on with it after `done` batches."""
+        """Begin an epoch.
+
+        Args:
+            epoch: number of the epoch, which selects the version of each input.
+            order: order of the samples, (N,).
+            done: batches of this epoch that were used before a snapshot.
+        """
 
     def fetch(self) -> None:
-        """Have the next batch ready; outside of what is recorded."""
+        """Prepare the next batch. The call is outside the CUDA graph."""
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the next batch, on the device; inside of what is recorded."""
+        """Return inputs and targets of the next batch, on the device. The call is inside the CUDA graph."""
 
 
 def source(pairs: Pairs, batch: int, device: torch.device, room: int) -> Source:
-    """A source of batches of `batch` samples, which keeps all pairs on the device if they take at most `room` bytes.
+    """Make a source of batches.
 
-    The inputs (R·N, …) are R versions of the samples; sample i of epoch t is seen in version (i + t) mod R.
+    Args:
+        pairs: targets (N, …), and inputs (R·N, …) in R versions. Epoch t uses version (i + t) mod R of sample i.
+        batch: samples in a batch, over all processes.
+        device: the device of the training.
+        room: most bytes of pairs to keep on the device. Larger data is read from disk during training.
+
+    Returns:
+        A `Resident` source if all pairs fit into `room`, otherwise a `Streamed` source.
     """
     return (Resident if pairs.nbytes <= room else Streamed)(pairs, batch, device)
 
 
 class Resident:
-    """All pairs on the device, where each batch is picked out."""
+    """Source that keeps all pairs on the device and selects each batch there."""
 
     def __init__(self, pairs: Pairs, batch: int, device: torch.device) -> None:
         self.targets = torch.from_numpy(arrays.writable(pairs.targets)).to(device)
@@ -53,12 +70,14 @@ class Resident:
             self.inputs = torch.from_numpy(arrays.writable(pairs.inputs)).to(device)
         self.batch, self.rows = batch, process_group.rows(batch)
         per_epoch, own = len(pairs.targets) // batch, self.rows.stop - self.rows.start
-        self.batches = torch.zeros(per_epoch, own, dtype=torch.int64, device=device)  # of this epoch, indices
-        self.seen = torch.zeros_like(self.batches)  # the same among the versions
+        self.batches = torch.zeros(
+            per_epoch, own, dtype=torch.int64, device=device
+        )  # indices of the samples in each batch of this epoch
+        self.seen = torch.zeros_like(self.batches)  # the same for the versions of the inputs
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
 
     def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
-        """Begin an epoch, or go on with it."""
+        """Begin an epoch, or continue after `done` batches."""
         chosen = batches_of(order, self.batch)[:, self.rows]
         for tensor, rows in (
             (self.batches, chosen),
@@ -69,10 +88,10 @@ class Resident:
         self.position.fill_(done)
 
     def fetch(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: all batches are on the device."""
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        """The batch at the position, which moves on."""
+        """Return the batch at the current position, and advance the position."""
         y = self.targets[self.batches.index_select(0, self.position)[0]]
         x = y if self.inputs is self.targets else self.inputs[self.seen.index_select(0, self.position)[0]]
         self.position += 1
@@ -80,7 +99,7 @@ class Resident:
 
 
 class Streamed:
-    """Batches that a thread reads from disk while the one before is learned from."""
+    """Source that reads the next batches from disk in a thread, while the training uses the current batch."""
 
     def __init__(self, pairs: Pairs, batch: int, device: torch.device) -> None:
         self.pairs, self.batch, self.rows = pairs, batch, process_group.rows(batch)
@@ -92,8 +111,8 @@ class Streamed:
         self.x, self.y = (torch.empty_like(tensor, device=device) for tensor in self.free[0].tensors)
 
     def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
-        """Begin an epoch, or go on with it."""
-        while self.coming:  # what an epoch that broke off had asked for
+        """Begin an epoch, or continue after `done` batches."""
+        while self.coming:  # batches of an interrupted epoch
             self.free.append(self.coming.popleft().result())
         chosen = batches_of(order, self.batch)[:, self.rows]
         seen = version(chosen, epoch, len(self.pairs.targets), len(self.pairs.inputs))
@@ -102,7 +121,7 @@ class Streamed:
             self._ask()
 
     def fetch(self) -> None:
-        """Move the batch that was read first to the device, and have another one read."""
+        """Copy the oldest batch that was read to the device, and start to read a further batch."""
         buffers = self.coming.popleft().result()
         self.y.copy_(buffers.tensors[1], non_blocking=True)
         if not self.one:
@@ -113,14 +132,14 @@ class Streamed:
         self._ask()
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        """What was fetched."""
+        """Return the batch from the last call of `fetch`."""
         return (self.y if self.one else self.x), self.y
 
     def _ask(self) -> None:
         if (rows := next(self.todo, None)) is not None:
             buffers = self.free.popleft()
             if buffers.moved is not None:
-                buffers.moved.synchronize()  # the device may still be reading what was fetched last from it
+                buffers.moved.synchronize()  # the device may still copy from these buffers
             self.coming.append(self.reader.submit(self._fill, buffers, *rows))
 
     def _fill(self, buffers: "Buffers", chosen: NDArray[np.int64], seen: NDArray[np.int64]) -> "Buffers":
@@ -130,7 +149,7 @@ class Streamed:
         for tensor, array, rows in wanted:
             out = tensor.numpy()
             for part in (slice(start, start + AT_ONCE) for start in range(0, len(rows), AT_ONCE)):
-                np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # "raise" would copy once more
+                np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # "raise" would make another copy
                 arrays.release(array)
         return buffers
 
@@ -143,17 +162,32 @@ class Streamed:
 
 
 class Buffers(NamedTuple):
-    """One batch on the host: inputs and targets, and when the device has taken them."""
+    """Memory for one batch on the host.
+
+    Attributes:
+        tensors: inputs and targets.
+        moved: event after the copy to the GPU; None on a CPU.
+    """
 
     tensors: tuple[Tensor, ...]
     moved: torch.cuda.Event | None
 
 
 def batches_of(order: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
-    """The full batches of an epoch whose samples come in `order`: (batches, batch)."""
+    """Split `order`, (N,), into full batches, (batches, batch). The rest is dropped."""
     return order[: len(order) // batch * batch].reshape(-1, batch)
 
 
 def version(chosen: NDArray[np.int64], epoch: int, count: int, rows: int) -> NDArray[np.int64]:
-    """Where the inputs of the samples `chosen` of `count` lie among the `rows` = R·count of all versions."""
+    """Find the rows of the inputs for the samples `chosen` in an epoch.
+
+    Args:
+        chosen: indices of samples, of any shape.
+        epoch: number of the epoch.
+        count: N, the number of samples.
+        rows: R·N, the number of inputs in all versions.
+
+    Returns:
+        Indices of inputs, with the shape of `chosen`.
+    """
     return (chosen + epoch) % (rows // count) * count + chosen

@@ -1,4 +1,4 @@
-"""The curve of a training as it comes from the device, and what a terminal shows of it."""
+"""Training curve, with losses that arrive late from a GPU, and the progress display in a terminal."""
 
 import math
 import sys
@@ -16,15 +16,25 @@ from aelab.core import process_group
 from aelab.core.progress import EVERY
 from aelab.models.base import Losses
 
-Point: TypeAlias = dict[str, Any]  # step, time, and "train_…" or "validation_…" losses
-RISE = 1.5  # how many times its least a loss has to be for a divergence to have announced itself
+Point: TypeAlias = dict[str, Any]  # "step", "time" and the losses, "train_…" or "validation_…"
+RISE = 1.5  # the loss was rising before a divergence if it was above this multiple of its minimum
 
 
 class Curve:
-    """The points of a training's curve, each with the time when it was reached.
+    """The points of a training curve, each with the time of its arrival.
 
-    Losses are on their way from the device when they are `put`; `collect` takes what has arrived, in order, and hands
-    it on. The first point that is not finite ends the curve.
+    `put` starts the transfer of losses from the device. `collect` takes the losses that have arrived, in order, and
+    passes them to `follow`. The first point that is not finite ends the curve.
+
+    Args:
+        progress: the display.
+        device: the device of the training.
+        follow: called with each new point.
+
+    Attributes:
+        points: the points so far.
+        diverged: the step at which a loss was not finite; 0 if there is none.
+        cause: the probable cause of the divergence, in a sentence.
     """
 
     def __init__(self, progress: "Progress", device: torch.device, follow: Callable[[Point], None]) -> None:
@@ -32,16 +42,16 @@ class Curve:
         self.gpu = device.type == "cuda"
         self.coming: deque[tuple[str, int, list[str], Tensor, torch.cuda.Event | None]] = deque()
         self.points: list[Point] = []
-        self.diverged = 0  # the step, 0: it did not
+        self.diverged = 0
         self.cause = ""
 
     def go_on(self, points: list[Point]) -> None:
-        """Begin after `points`, which have been handed on already."""
+        """Continue a curve after `points` of a snapshot; `follow` has seen them already."""
         self.points = points
         self.progress.go_on(points[-1]["step"] if points else 0)
 
     def put(self, split: str, step: int, losses: Losses) -> None:
-        """Send the losses of a split, as of `step`, on their way."""
+        """Start the transfer of the losses of a split ("train" or "validation") at `step`."""
         values, event = torch.stack(list(losses.values())), None
         if self.gpu:
             event = torch.cuda.Event()
@@ -50,7 +60,7 @@ class Curve:
         self.coming.append((split, step, list(losses), values, event))
 
     def collect(self, *, wait: bool = False) -> bool:
-        """Take what has arrived, or wait for all of it; returns whether the training has diverged."""
+        """Take the losses that have arrived, or wait for all. Return whether the training has diverged."""
         while self.coming and not self.diverged:
             split, step, names, values, event = self.coming[0]
             if event is not None and wait:
@@ -69,22 +79,29 @@ class Curve:
         return bool(self.diverged)
 
     def _cause(self, split: str, losses: Mapping[str, float]) -> str:
-        """What the numbers before say about losses that are not finite."""
+        """Explain losses that are not finite from the losses before them."""
         which = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
         before = [point[f"{split}_loss"] for point in self.points if f"{split}_loss" in point]
         if not before:
             return f"{which} from the start: the initial weights, an input or a parameter of the model is too large"
         if before[-1] > RISE * min(before):
             return (
-                f"{which} after a loss of {before[-1]:.3g} that had been {min(before):.3g}: the learning rate is "
+                f"{which} after the loss rose from {min(before):.3g} to {before[-1]:.3g}: the learning rate is "
                 "probably too high"
             )
-        return f"{which} after a loss of {before[-1]:.3g}: an overflow, a division by zero or the logarithm of one"
+        return f"{which} after a loss of {before[-1]:.3g}: an overflow, a division by zero or a logarithm of zero"
 
 
 class Progress:
-    """A bar with throughput and time left on a terminal or in a notebook; elsewhere, and where several processes share
-    the terminal, a plain line at each validation and at the first point after every 10 seconds.
+    """Progress of a training, with throughput and time left.
+
+    A terminal or a notebook shows a bar. Without a terminal, or if several processes share it, the class prints a
+    plain line at each validation and at the first point after every 10 seconds.
+
+    Args:
+        label: name in front of each line.
+        steps: steps of the training.
+        batch: images in a step.
     """
 
     def __init__(self, label: str, steps: int, batch: int) -> None:
@@ -98,12 +115,12 @@ class Progress:
         self.started, self.said, self.before = time.perf_counter(), 0.0, 0
 
     def go_on(self, step: int) -> None:
-        """Another process has done the first `step` steps."""
+        """Continue after the first `step` steps, which an earlier process has done."""
         self.before = step
         self.bar.update(step * self.batch)
 
     def reached(self, step: int, split: str, loss: float) -> None:
-        """`step` steps are done, with this loss."""
+        """Show that `step` steps are done, with this loss of a split."""
         self.losses[split] = loss
         self.bar.set_postfix_str(", ".join(f"{name} {value:.5g}" for name, value in self.losses.items()), refresh=False)
         self.bar.update(step * self.batch - self.bar.n)
@@ -120,5 +137,5 @@ class Progress:
             )
 
     def close(self) -> None:
-        """The training is over."""
+        """Close the display at the end of the training."""
         self.bar.close()

@@ -1,7 +1,7 @@
 """The training loop: one function for every variant and every phase.
 
-The order of the data comes from (seed, epoch), all other randomness from a generator that is seeded with (seed, epoch)
-too: no epoch depends on how many random numbers an earlier one has drawn.
+The seed and the number of the epoch determine the order of the data. They also seed the generator of all other
+randomness, so an epoch does not depend on how many random numbers earlier epochs have drawn.
 """
 
 import math
@@ -29,15 +29,15 @@ from aelab.training.validation import Validation
 
 @dataclass(frozen=True)
 class Session:
-    """What surrounds a training and changes none of its numbers.
+    """The surroundings of a training, none of which changes its numbers.
 
     Attributes:
-        label: what the progress is shown under.
-        follow: called with the phase's name and each point of its curve as soon as it is known; after a snapshot, with
-            those that are new since.
-        store: of snapshots; the training goes on from the one that it has.
-        room: bytes of samples that may lie on the device, by default what `devices.room` says; more than that are read
-            from disk on the way.
+        label: name in front of the progress lines.
+        follow: called with the phase's name and each new point of its curve. A resumed training passes only the points
+            after its snapshot.
+        store: store of snapshots. The training resumes from the latest snapshot, if there is one.
+        room: most bytes of samples to keep on the device; by default `devices.room` decides. Larger data is read from
+            disk during training.
     """
 
     label: str = ""
@@ -57,36 +57,37 @@ def train(
     dynamic: bool = False,
     session: Session | None = None,
 ) -> dict[str, PhaseResult]:
-    """Train a new `model` through all its phases, on the device that it is on.
+    """Train a model through all its phases.
 
-    It is changed in place: to the weights with the lowest validation loss, in evaluation mode.
+    The training changes the model in place and ends with the weights of the lowest validation loss, in evaluation mode.
 
     Args:
-        model: with its initial weights.
-        images: uint8 (N, C, H, W), or pairs as for `fit` of what the model sees and what it is to give back.
-        validation: likewise.
-        budget: of every phase that does not override it.
-        seed: of the data's order and the noise.
-        options: precision, mode, how often to validate.
-        dynamic: whether the training images are binarised anew in each step, white with the gray value as probability;
-            a later phase learns from one binarisation of each. The validation images are taken as they are.
-        session: who follows, and where snapshots lie.
+        model: a new model with its initial weights, on the device to train on.
+        images: training images, uint8 (N, C, H, W), or `Pairs` of inputs and targets. The inputs of a pair may have
+            several versions, as in `fit`.
+        validation: validation images, uint8 (N, C, H, W), or `Pairs`.
+        budget: steps, batch size and learning rate of every phase that does not override them.
+        seed: seed of the order of the data and of the noise.
+        options: precision, mode and number of validations; None takes the defaults.
+        dynamic: whether each step draws the pixels of the training images black or white, with the gray value as the
+            probability of white. A phase on codes learns from one such draw. Validation images stay as they are.
+        session: progress display, follower of the curve and store of snapshots; None takes the defaults.
 
     Returns:
-        The result of each phase by name; a phase that diverges is the last one.
+        The result of each phase by name. The training ends after a phase that diverges.
 
     Raises:
-        UserError: the images are not of the model's, a training step cannot be recorded on a GPU, or processes find
-            different snapshots.
-        Stopped: the session's store said so.
+        UserError: the images do not fit the model, the budget is no `Budget`, a GPU cannot record a training step, or
+            the processes of the training find different snapshots.
+        Stopped: the session's store asked the training to stop.
     """
     options, session = options or TrainingOptions(), session or Session()
     images, validation = Pairs.of(images), Pairs.of(validation)
     check_model(model)
-    images.check(model.image, "images to learn from", versions=True)
-    validation.check(model.image, "images to validate on")
+    images.check(model.image, "training images", versions=True)
+    validation.check(model.image, "validation images")
     if not isinstance(budget, Budget):
-        msg = f"the budget is an aelab.Budget(steps=…, …); what came is {next(described(budget))}"
+        msg = f"the budget must be an aelab.Budget(steps=…, …); got {next(described(budget))}"
         raise UserError(msg)
     with model.unchecked():
         first_look = Pairs.of(images.targets).thinned(model.start_images).targets
@@ -128,47 +129,54 @@ def fit(
     session: Session | None = None,
     state: TrainingState | None = None,
 ) -> PhaseResult:
-    """Train `module` and leave it with the weights whose validation loss was lowest.
+    """Train a module through one phase. The module ends with the weights of the lowest validation loss.
 
-    The learning rate follows its schedule over the whole budget. Every batch is full. No step waits for the device, of
-    which the host stays some steps ahead: losses are read when they have arrived, and the device itself compares the
+    The learning rate follows its schedule over the whole budget. Every batch is full. The host stays some steps ahead
+    of the device and never waits for a step. The host reads losses when they arrive. The device itself compares the
     validation losses and keeps the best weights.
 
     Args:
-        module: on the device to train on.
-        train: inputs (R·N, …) in R versions, targets (N, …); sample i of epoch t is seen in version (i + t) mod R.
-        validation: likewise with R = 1.
-        budget: how many steps, of how many samples, at what peak learning rate.
-        seed: of the data's order and the noise.
-        options: precision, mode, how many points the curve has and how often to validate.
-        dynamic: whether to binarise the training samples anew in each step.
-        phase: its name.
-        session: who follows, and what there is room for.
-        state: of the training that this is a phase of; without one, the module is all of it.
+        module: the module, on the device to train on.
+        train: targets (N, …), and inputs (R·N, …) in R versions. Epoch t uses version (i + t) mod R of sample i.
+        validation: targets (N, …) and inputs (N, …).
+        budget: steps, batch size, peak learning rate and schedule.
+        seed: seed of the order of the data and of the noise.
+        options: precision, mode, number of points of the curve and number of validations.
+        dynamic: whether each step draws the pixels of the training samples black or white.
+        phase: name of the phase.
+        session: progress display, follower of the curve, store of snapshots and memory limit.
+        state: state of the training that contains this phase. None: the phase is the whole training.
+
+    Returns:
+        The curve of the phase, and how the phase ended.
+
+    Raises:
+        UserError: a GPU cannot record a training step, or the processes of the training find different snapshots.
+        Stopped: the session's store asked the training to stop.
     """
-    # Over 60 lines: a third is the docstring, and the loop reads best in one piece.
+    # The function has over 60 lines, because the loop reads best in one piece.
     session = session or Session()
     state = state or TrainingState(module, session.store)
     device, count, steps = device_of(module), len(train.targets), budget.steps
 
-    # ---- A step finds all that it needs on the device, so that the host runs ahead.
+    # ---- All data of a step is on the device, so the host can run ahead.
     batch = min(budget.batch_size, count)
-    per_epoch = count // batch  # steps; what fills no batch has its turn in another epoch's order
+    per_epoch = count // batch  # steps; the remaining samples have their turn in another epoch
     room = devices.room(device) if session.room is None else session.room
     batches = source(train, batch, device, room)
     step = Step(module, batches, budget, options.precision, samples=count, dynamic=dynamic)
     run_step = GraphedStep(step) if options.mode == "graph" and device.type == "cuda" else step
 
-    # ---- What is looked at on the way: `points` means of the training loss, `validations` of the held-out one.
+    # ---- Measurements: `points` means of the training loss, and `validations` of the validation loss.
     validate = Validation(module, validation, steps, options.precision, room=room, samples=count)
     every = max(1, steps // options.points)
     turns = range(1, options.validations + 1)
-    validated = {math.ceil(steps * turn / options.validations) for turn in turns}  # the last step is one of them
+    validated = {math.ceil(steps * turn / options.validations) for turn in turns}  # includes the last step
     progress = Progress(f"{session.label} {phase}".strip(), steps, batch)
     curve = Curve(progress, device, lambda point: session.follow(phase, point))
     keep_pace = devices.Pace(device)
 
-    # ---- The loop. `state.done` is the one position on the host; `step.position` mirrors it on the device.
+    # ---- The loop. `state.done` counts the steps on the host, `step.position` on the device.
     state.begin(phase, step, validate, curve)
     first = state.done + 1
     for number in range(first, steps + 1):
@@ -182,20 +190,20 @@ def fit(
         step.stop_votes.sync()
         if number % every == 0 or number == steps:
             means = step.means.take((number - 1) % every + 1)
-            validate.alive &= means["loss"].isfinite()  # else weights from after a divergence could become the best
+            validate.alive &= means["loss"].isfinite()  # weights after a divergence must not become the best
             curve.put("train", number, means)
         if number in validated:
             curve.put("validation", number, validate(number))
-        if curve.collect(wait=process_group.size() > 1):  # all processes have to notice a divergence at the same step
+        if curve.collect(wait=process_group.size() > 1):  # so all processes see a divergence at the same step
             break
         if number < steps and state.due():
-            if curve.collect(wait=True):  # a snapshot holds what was in flight, and a divergence may have been
+            if curve.collect(wait=True):  # a snapshot needs all losses, which may show a divergence
                 break
             state.save()
     curve.collect(wait=True)
     curve.progress.close()
 
-    # ---- The best weights win.
+    # ---- The module gets the best weights.
     seconds = state.seconds()
     module.eval().load_state_dict(validate.best)
     result = PhaseResult(
@@ -208,9 +216,9 @@ def fit(
 def _begin_epoch(
     seed: int, epoch: int, batches_done: int, batches: Source, generator: torch.Generator, count: int
 ) -> None:
-    """Put the samples into the epoch's order and seed its noise; in the middle of one, the noise goes on as it was.
+    """Set the order of the samples and seed the noise. In the middle of an epoch, the noise is not seeded again.
 
-    The device's own generator is seeded, too: layers such as `nn.Dropout` draw from that one.
+    The device's default generator is seeded too, because layers such as `nn.Dropout` draw from this generator.
     """
     rng = np.random.default_rng([seed, epoch])
     batches.start(epoch, rng.permutation(count), batches_done)
@@ -221,8 +229,15 @@ def _begin_epoch(
 
 @torch.no_grad()
 def represent(phase: Phase, images: Pairs, *, binarised: bool = False) -> Pairs:
-    """What the module of `phase` learns from: the images, or codes of the clean ones, on disk where they are many; with
-    `binarised`, of one binarisation of them.
+    """Return the data of a phase: the images, or the codes of the clean images.
+
+    Args:
+        phase: the phase, with its function `represent`.
+        images: inputs and targets. Codes are made of the targets.
+        binarised: whether to make the codes of one random binarisation of the images.
+
+    Returns:
+        `images`, or codes as inputs and targets. Large arrays of codes are on disk.
     """
     if phase.represent is None:
         return images

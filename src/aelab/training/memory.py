@@ -1,4 +1,4 @@
-"""What a training step takes of the memory, by a look at two images: known before hours of work begin."""
+"""Memory need of a training step, estimated from two images before the training starts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,39 +10,50 @@ from aelab.core.settings import COPIES, Budget, Precision
 from aelab.models.base import Autoencoder, Batch, Phase
 from aelab.training.step import losses_of
 
-PROBED = 2  # images; of one alone a batch has no variance
-# A step's peak over what it keeps for the backward pass. With a CPU it was 1.9 to 2.7 (AE, VAE, VQ-VAE and its prior;
-# 64 and 128 pixels): gradients, the scratch memory of convolutions, what malloc holds back. A GPU is asked for what is
-# certain alone, since its driver says at once when it has no more.
+PROBED = 2  # images; a batch of one image has no variance
+# Ratio of a step's peak memory to the tensors kept for the backward pass. On a CPU the ratio was 1.9 to 2.7 (AE, VAE,
+# VQ-VAE and its prior; sides of 64 and 128 pixels). The rest is gradients, scratch memory of convolutions and memory
+# that malloc keeps. For a GPU the estimate is only the certain part, because a GPU reports at once when its memory is
+# full.
 OVERHEAD = {"cpu": 2.25}
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that one phase of a training takes."""
+    """Memory need of one phase of a training.
+
+    Attributes:
+        phase: name of the phase.
+        batch: images in a step, over all processes.
+        fixed: bytes that do not depend on the number of images.
+        per_image: further bytes for each image of a step.
+    """
 
     phase: str
-    batch: int  # images in a step, over all processes
-    fixed: int  # bytes, however many images
-    per_image: int  # bytes
+    batch: int
+    fixed: int
+    per_image: int
 
     def bytes(self, images: int) -> int:
-        """Of a step with so many images."""
+        """Return the bytes that a step with so many images needs."""
         return self.fixed + images * self.per_image
 
     def fitting(self, room: int) -> int:
-        """How many images a step could have within `room` bytes; 0: not even one."""
+        """Return the largest number of images in a step within `room` bytes; 0 if no image fits."""
         return max(0, (room - self.fixed) // self.per_image)
 
 
 def needs(model: Autoencoder, budget: Budget, precision: Precision, device: str = "cpu") -> list[Need]:
-    """What each phase of a training takes, the images that wait for their turn left out.
+    """Estimate the memory need of each phase of a training, without the data set.
 
     Args:
-        model: on the CPU; not to be trained afterwards, since a loss may change its state.
-        budget: of every phase that does not override it.
-        precision: of the arithmetic.
-        device: the kind of device that is to train.
+        model: a model on the CPU. Do not train it afterwards, because a loss may change its state.
+        budget: budget of every phase that does not override it.
+        precision: precision of the arithmetic.
+        device: kind of the device of the training, such as "cpu" or "cuda".
+
+    Returns:
+        The need of each phase, in order.
     """
     with model.unchecked():
         return [_need(phase, model, budget.override(phase.training), precision, device) for phase in model.phases()]
@@ -55,7 +66,7 @@ def _need(phase: Phase, model: Autoencoder, budget: Budget, precision: Precision
         learned = x if phase.represent is None else phase.represent(x).long()
     batch = Batch(learned, learned, generator, torch.zeros((), dtype=torch.int64), budget.steps, PROBED)
     own = {_storage(each) for each in phase.module.state_dict(keep_vars=True).values()}
-    kept = dict[int, Tensor]()  # by storage, which several tensors may share
+    kept = dict[int, Tensor]()  # by storage, because tensors may share their storage
 
     def keep(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in own:
@@ -70,7 +81,7 @@ def _need(phase: Phase, model: Autoencoder, budget: Budget, precision: Precision
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # noqa: SLF001 - its address says nothing where it is empty
+    return tensor.untyped_storage()._cdata  # noqa: SLF001 - empty storages have no distinct address
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate: the rate of every step as one tensor, for a CUDA graph would freeze a number."""
+"""Learning-rate schedules. Each returns a tensor with the rate of every step, for use in a CUDA graph."""
 
 import math
 from collections.abc import Callable
@@ -12,10 +12,12 @@ STAIRS = 8
 
 
 def one_cycle(steps: int, peak: float) -> Tensor:
-    """The learning rate of every step, (steps,): up from peak/25, then down to almost 0, along cosines.
+    """Compute a rate that rises from peak/25 to `peak`, then falls to almost 0, along cosines, (steps,).
 
-    Smith & Topin 2019, as `torch.optim.lr_scheduler.OneCycleLR` has it, but the way up takes 15 % of the steps instead
-    of 30 %, and Adam's momentum stays as it is.
+    The schedule follows `torch.optim.lr_scheduler.OneCycleLR` with two differences. The rise takes 15 % of the steps
+    instead of 30 %, and Adam's momentum is constant.
+
+    Source: Smith & Topin 2019.
     """
     top = WARM_UP * steps - 1
     step = torch.arange(steps, dtype=torch.float64)
@@ -29,9 +31,9 @@ def one_cycle(steps: int, peak: float) -> Tensor:
 
 
 def stairs(steps: int, peak: float) -> Tensor:
-    """Stage i = 0 … 7 takes 3^i shares of the steps at the rate peak·10^(−i/7): (steps,).
+    """Compute a rate in eight stages i = 0 … 7, (steps,): 3^i shares of the steps at the rate peak·10^(−i/7).
 
-    Burda et al. 2016, section 5, whose 3,280 epochs are 3^0 + … + 3^7.
+    Source: Burda et al. 2016, section 5. The 3,280 epochs there are 3^0 + … + 3^7.
     """
     ends = torch.tensor([float(3**i) for i in range(STAIRS)], dtype=torch.float64).cumsum(0)
     share = torch.arange(steps, dtype=torch.float64) / steps
@@ -40,7 +42,7 @@ def stairs(steps: int, peak: float) -> Tensor:
 
 
 def constant(steps: int, peak: float) -> Tensor:
-    """The same rate for all steps: (steps,)."""
+    """Return the rate `peak` for all steps, (steps,)."""
     return torch.full((steps,), peak, dtype=torch.float64)
 
 

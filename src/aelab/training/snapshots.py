@@ -1,6 +1,7 @@
-"""Where a training's snapshots lie: two sealed files in a folder, so that one is whole whatever happens.
+"""Snapshots of a training on disk: two sealed files in a folder, of which one is always whole.
 
-A new snapshot is written beside the others before the last one becomes the previous one, and it the last one.
+A new snapshot is first written to a third file. Then the last snapshot becomes the previous snapshot, and the new file
+becomes the last snapshot.
 """
 
 import time
@@ -14,19 +15,26 @@ from aelab.core.errors import DamagedFile
 from aelab.training.state import Snapshot, Stopped
 
 INTERVAL = "AELAB_CHECKPOINT"
-SECONDS = 5.0  # between two checkpoints, unless INTERVAL says otherwise
-SHARE = 0.01  # of the time that writing them takes then at most: slow disks and large models get fewer
+SECONDS = 5.0  # between two snapshots, unless the environment variable AELAB_CHECKPOINT is set
+SHARE = 0.01  # largest share of the time for writing: slow disks and large models get fewer snapshots
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
 
 @dataclass
 class Snapshots:
-    """A `CheckpointStore` of the snapshots in `folder`."""
+    """A `CheckpointStore` that keeps the snapshots in a folder.
+
+    Attributes:
+        folder: the folder.
+        every: seconds between two snapshots. None: the environment variable AELAB_CHECKPOINT, or an automatic interval.
+        stop: whether the training should stop after the next snapshot.
+        writes: whether this process writes. Only one process of a training writes.
+    """
 
     folder: Path
-    every: float | None = None  # seconds
-    stop: Callable[[], bool] = lambda: False  # whether the training is to end after the next snapshot
-    writes: bool = True  # where several processes share a training, one writes for all
+    every: float | None = None
+    stop: Callable[[], bool] = lambda: False
+    writes: bool = True
 
     def __post_init__(self) -> None:
         if self.every is None:
@@ -34,21 +42,21 @@ class Snapshots:
         self.next = time.monotonic() + (SECONDS if self.every is None else self.every)
 
     def latest(self) -> Snapshot | None:
-        """The last snapshot, or the previous one if that is damaged; None if there is none that is whole."""
+        """Return the last snapshot, or the previous snapshot if the last is damaged; None if no snapshot is whole."""
         for path in (self.folder / LAST, self.folder / PREVIOUS):
             if path.exists():
                 try:
                     return Snapshot(*tensor_file.read(path))
                 except DamagedFile as damaged:
-                    print(f"{damaged}; the training goes on from an earlier point", flush=True)
+                    print(f"{damaged}; the training resumes from an earlier point", flush=True)
         return None
 
     def due(self) -> bool:
-        """Whether the time is over, or the training is to stop."""
+        """Whether it is time for a snapshot, or the training should stop."""
         return (self.writes and time.monotonic() >= self.next) or self.stop()
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Write the snapshot; raises `Stopped` if it is to be the last."""
+        """Write a snapshot; raise `Stopped` if the training should stop."""
         if self.writes:
             self._write(snapshot)
         if self.stop():
@@ -65,6 +73,6 @@ class Snapshots:
         self.next = ended + (max(SECONDS, (ended - began) / SHARE) if self.every is None else self.every)
 
     def clear(self) -> None:
-        """Remove them: the training is over."""
+        """Remove all snapshots at the end of the training."""
         for name in ("new.safetensors", LAST, PREVIOUS):
             (self.folder / name).unlink(missing_ok=True)

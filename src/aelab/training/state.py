@@ -1,6 +1,6 @@
-"""Everything that a training is at a moment, as one thing that can be written and read.
+"""State of a training at one moment, which can be saved and loaded.
 
-A `Snapshot` is complete: from it the training goes on, in another process, to the same bits.
+A `Snapshot` is complete: another process can resume the training from it and ends with the same bits.
 """
 
 import time
@@ -21,75 +21,99 @@ from aelab.training.validation import Validation
 
 @dataclass
 class PhaseResult:
-    """What a phase's training leaves: its curve, and how it ended."""
+    """Result of one phase: its curve, and how the training ended.
+
+    Attributes:
+        curve: the points of the curve.
+        best_step: the step with the lowest validation loss.
+        diverged_at_step: the step at which a loss was not finite; 0 if there is none.
+        cause: the probable cause of a divergence, in a sentence.
+        images: images seen in training, counted with repetition.
+        seconds: duration of the training without validation.
+        validation_seconds: duration of the validations.
+        cpu_seconds: CPU time of this process for training and validation. Other work on the machine does not add to
+            it.
+    """
 
     curve: list[Point] = field(default_factory=list)
     best_step: int = 0
-    diverged_at_step: int = 0  # 0: it did not
-    cause: str = ""  # of the divergence, as far as the numbers tell
-    images: int = 0  # seen in training
-    seconds: float = 0.0  # of training, validation not counted
+    diverged_at_step: int = 0
+    cause: str = ""
+    images: int = 0
+    seconds: float = 0.0
     validation_seconds: float = 0.0
-    cpu_seconds: float = 0.0  # that this process computed for both: other work on the machine adds nothing to them
+    cpu_seconds: float = 0.0
 
 
 @dataclass
 class Snapshot:
-    """A training at one moment, complete: what its tensors hold, and everything else as JSON has it."""
+    """The complete state of a training at one moment.
+
+    Attributes:
+        tensors: all tensors by name.
+        values: all other state, as JSON values.
+    """
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
     def points(self) -> Iterator[tuple[str, Point]]:
-        """Every point of the curve so far, with the name of its phase."""
+        """Iterate over the points of all curves so far, each with the name of its phase."""
         for phase, result in self.values["results"].items():
             yield from ((phase, point) for point in result["curve"])
         yield from ((self.values["phase"], point) for point in self.values.get("curve", []))
 
 
 class CheckpointStore(Protocol):
-    """Where a training leaves its snapshots, and who may ask the training to stop."""
+    """A store of snapshots, which may also ask the training to stop."""
 
     def latest(self) -> Snapshot | None:
-        """The snapshot to go on from."""
+        """Return the snapshot to resume from; None if there is none."""
 
     def due(self) -> bool:
-        """Whether it is time for one; asked after every step."""
+        """Whether it is time for a snapshot. The training asks after every step."""
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Keep it; raises `Stopped` if the training is to end here."""
+        """Store a snapshot; raise `Stopped` if the training should stop."""
 
 
-class Stopped(Exception):  # noqa: N818 - as asked
-    """The training was asked to stop, and its snapshot is kept."""
+class Stopped(Exception):  # noqa: N818 - no error: the user asked for it
+    """Raised when a training stops on request, after its snapshot was stored."""
 
 
 class TrainingState:
-    """All that changes in the course of a training: the model's weights, the results of the phases that are over, and
-    within a phase the optimiser, the noise, the sums of losses, the best weights and the curve.
+    """Everything that changes during a training.
+
+    This state is the model's weights and the results of finished phases. Within a phase, it also has the optimiser, the
+    noise, the sums of losses, the best weights and the curve.
 
     Args:
-        model: whose weights change, those of all phases.
-        store: of snapshots; the training goes on from the one that it has.
+        model: the model with the weights of all phases.
+        store: store of snapshots. The training resumes from its latest snapshot.
+
+    Attributes:
+        results: results of the finished phases by name.
+        phase: name of the current phase.
+        done: steps done in the current phase.
 
     Raises:
-        UserError: the processes that share the training find different snapshots.
+        UserError: the processes of the training find different snapshots.
     """
 
     def __init__(self, model: nn.Module, store: CheckpointStore | None = None) -> None:
         self.model, self.store = model, store
         self.results: dict[str, PhaseResult] = {}
-        self.phase, self.done = "", 0  # the one that goes on, and its steps so far
+        self.phase, self.done = "", 0
         self.found = store.latest() if store else None
         if store and not process_group.agree(_moment(self.found), device_of(model)):
-            msg = "the processes of this training find different checkpoints: all machines have to share their folder"
+            msg = "the processes of this training find different checkpoints: all machines must share one folder"
             raise UserError(msg)
         if self.found:
             self.results = {name: PhaseResult(**result) for name, result in self.found.values["results"].items()}
             model.load_state_dict(_under("model", self.found.tensors))
 
     def begin(self, phase: str, step: Step, validation: Validation, curve: Curve) -> None:
-        """Begin a phase, or go on with it where the snapshot that was found is in the middle of it."""
+        """Begin a phase, or resume it if the snapshot is from the middle of this phase."""
         self.phase, self.done = phase, 0
         self.step, self.validation, self.curve = step, validation, curve
         self.seconds_before, self.started = (0.0, 0.0, 0.0), (time.perf_counter(), time.process_time())
@@ -98,11 +122,11 @@ class TrainingState:
         self.found = None
 
     def end(self, result: PhaseResult) -> None:
-        """End the phase."""
+        """Record the result of the current phase."""
         self.results[self.phase] = result
 
     def seconds(self) -> tuple[float, float, float]:
-        """Of the phase's training, of its validation, and CPU time of both, those before the snapshot included."""
+        """Return seconds of training, of validation, and CPU seconds of both, with the time before the snapshot."""
         validation = self.validation.watch.seconds()
         wall, cpu = time.perf_counter() - self.started[0], time.process_time() - self.started[1]
         before = self.seconds_before
@@ -113,7 +137,7 @@ class TrainingState:
         return self.store is not None and self.store.due()
 
     def save(self) -> None:
-        """Keep a snapshot in the middle of the phase."""
+        """Store a snapshot in the middle of a phase."""
         tensors = {
             **self._fixed_tensors(),
             **{f"sum.{name}": value for name, value in self.step.means.sums.items()},
@@ -125,7 +149,7 @@ class TrainingState:
         self._keep(self.phase, tensors, values)
 
     def save_between(self, next_phase: str) -> None:
-        """Keep a snapshot after a phase and before the next one."""
+        """Store a snapshot between two phases."""
         self._keep(next_phase, {}, {})
 
     def _keep(self, phase: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -149,7 +173,7 @@ class TrainingState:
         return devices.default_generator(device_of(self.model))
 
     def _fixed_tensors(self) -> dict[str, Tensor]:
-        """The tensors that stay where they are in the course of the phase."""
+        """Return the tensors that keep their memory during the phase. A CUDA graph refers to this memory."""
         validation, moments = self.validation, self.step.optimiser.moments
         return {
             **{f"adam.{i}.{name}": each for name, tensors in moments.items() for i, each in enumerate(tensors)},
@@ -161,10 +185,10 @@ class TrainingState:
 
 
 def _moment(snapshot: Snapshot | None) -> str:
-    """What tells a snapshot from others of its training."""
+    """Return a text that identifies the moment of a snapshot within its training."""
     return f"{snapshot.values['phase']} {snapshot.values.get('step')}" if snapshot else ""
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of `tensors` whose names begin with `prefix` and a dot, without it."""
+    """Select the tensors with names `prefix.…`, and remove the prefix from their names."""
     return {name.removeprefix(f"{prefix}."): each for name, each in tensors.items() if name.startswith(f"{prefix}.")}

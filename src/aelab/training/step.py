@@ -1,4 +1,4 @@
-"""One training step, on any device, eager or as a CUDA graph."""
+"""Training step, on any device, eager or as a CUDA graph."""
 
 import re
 from collections.abc import Iterable
@@ -16,17 +16,27 @@ from aelab.models.base import Batch, Learner, Losses
 from aelab.training.batches import Source
 from aelab.training.schedules import SCHEDULES
 
-EAGER_STEPS = 3  # before a step is recorded: libraries set themselves up, and the module is watched for counting
+EAGER_STEPS = 3  # eager steps before the recording: libraries initialise, and `_forbid_counting` checks the module
 
 
 class Step:
-    """A training step that finds all it needs on the device, in tensors that stay where they are: the batches, the
-    learning rates, where it stands, the sums of the losses. So it never waits for the device, and a GPU can replay it.
+    """One training step on the next mini-batch.
+
+    The batches, the learning rates, the position and the sums of the losses are tensors on the device, at fixed
+    addresses. Therefore a step never waits for the device, and a CUDA graph can replay it.
+
+    Args:
+        module: the module to train.
+        batches: source of the mini-batches.
+        budget: steps, learning rate and schedule.
+        precision: precision of the arithmetic.
+        samples: N, the number of training samples.
+        dynamic: whether each step draws the pixels of the samples black or white.
 
     Raises:
-        UserError: a number that the module keeps outside of tensors changes from step to step, which a CUDA graph would
-            freeze; an operation has no deterministic kernel; or processes that share the training draw from torch's own
-            generator, whose state would differ among them.
+        UserError: The module keeps a number outside of tensors that changes between steps. Or an operation has no
+            deterministic kernel. Or several processes draw from torch's default generator, whose state would differ
+            between them.
     """
 
     def __init__(
@@ -53,7 +63,7 @@ class Step:
         self.host: dict[str, Any] = {}
 
     def __call__(self) -> None:
-        """Learn from the next batch."""
+        """Train on the next mini-batch."""
         own = devices.default_generator(self.position.device)
         drawn = own.get_state() if process_group.size() > 1 and self.calls < EAGER_STEPS else None
         try:
@@ -64,8 +74,8 @@ class Step:
             raise
         if drawn is not None and not drawn.equal(own.get_state()):
             msg = (
-                f"{type(self.module).__name__} draws from torch's own generator, as nn.Dropout does, which several "
-                "processes cannot share: draw from batch.generator, or set training.processes to 1"
+                f"{type(self.module).__name__} draws from torch's default generator, as nn.Dropout does, but processes "
+                "cannot share this generator: draw from batch.generator, or set training.processes to 1"
             )
             raise UserError(msg)
         self._forbid_counting()
@@ -85,7 +95,7 @@ class Step:
         self.position += 1
 
     def _forbid_counting(self) -> None:
-        """Compare the module's numbers on the host after the second and the third step; the first may set things up."""
+        """Check that no number on the host changes in the third step. Earlier steps may initialise such numbers."""
         self.calls += 1
         if self.calls == EAGER_STEPS - 1:
             self.host = host_numbers(self.module)
@@ -93,17 +103,20 @@ class Step:
             for name, value in host_numbers(self.module).items():
                 if self.host.get(name) != value:
                     msg = (
-                        f"{type(self.module).__name__}.{name} changes in a training step: a recorded step would go on "
-                        "using its value of now; make it a buffer (a tensor), or use the batch's step"
+                        f"{type(self.module).__name__}.{name} changes in a training step, but a CUDA graph would "
+                        "keep its old value: make it a buffer (a tensor), or use batch.step"
                     )
                     raise UserError(msg)
 
 
 class GraphedStep:
-    """A `Step` on a GPU, recorded as one CUDA graph: after that a step costs one launch instead of hundreds.
+    """A `Step` recorded as a CUDA graph. A replay needs one kernel launch instead of hundreds.
+
+    Args:
+        step: the step to record.
 
     Raises:
-        UserError: when a step is recorded that waits for the device.
+        UserError: the step waits for the device, so it cannot be recorded.
     """
 
     def __init__(self, step: Step) -> None:
@@ -113,7 +126,7 @@ class GraphedStep:
         self.stream = torch.cuda.Stream()
 
     def __call__(self) -> None:
-        """Do the step; the first few are done one operation at a time, for libraries to set themselves up."""
+        """Run the step. The first steps run eagerly, so that libraries can initialise."""
         if self.ran < EAGER_STEPS:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
@@ -130,10 +143,10 @@ class GraphedStep:
             with torch.cuda.graph(self.graph):
                 self.step()
         except torch.OutOfMemoryError:
-            raise  # a sentence of its own: less memory, not another mode, is what mends it
+            raise  # a smaller batch helps here, not another mode
         except RuntimeError as error:
             first: BaseException = error
-            while first.__context__ is not None:  # to break off a recording is an error of its own
+            while first.__context__ is not None:  # the end of the recording raises a further error
                 first = first.__context__
             if isinstance(first, torch.OutOfMemoryError):
                 raise first from error
@@ -143,13 +156,18 @@ class GraphedStep:
 
 
 class Adam:
-    """Adam (Kingma & Ba 2015, algorithm 1), as torch computes it. The class around that function, `torch.optim.Adam`,
-    imports torch's compiler, which takes 1.2 s of CPU in each process.
+    """Adam (Kingma & Ba 2015, algorithm 1), through torch's function `adam`.
+
+    The class `torch.optim.Adam` imports torch's compiler, which takes 1.2 s of CPU time in each process.
+
+    Args:
+        parameters: the parameters to change.
+        epsilon: ε of Adam.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], epsilon: float) -> None:
         self.parameters, self.epsilon = list(parameters), epsilon
-        self.moments = {  # by torch's names; each has its parameter's memory layout, as the fused kernel needs
+        self.moments = {  # the fused kernel needs the memory layout of the parameters
             "exp_avg": [torch.zeros_like(each) for each in self.parameters],
             "exp_avg_sq": [torch.zeros_like(each) for each in self.parameters],
             "step": [torch.zeros((), device=each.device) for each in self.parameters],
@@ -157,7 +175,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self, rate: Tensor) -> None:
-        """Change the parameters that have a gradient; `rate` is a tensor, since a CUDA graph would freeze a number."""
+        """Update the parameters that have a gradient, with the learning rate `rate`, ()."""
         rows = [row for row in zip(self.parameters, *self.moments.values(), strict=True) if row[0].grad is not None]
         parameters, means, squares, steps = (list(column) for column in zip(*rows, strict=True))
         gradients = [each.grad for each in parameters]
@@ -168,32 +186,34 @@ class Adam:
 
 
 def losses_of(module: Learner, batch: Batch, precision: Precision) -> Losses:
-    """The module's losses on a batch, its arithmetic in `precision`."""
+    """Compute the module's losses on a batch, with the arithmetic in `precision`."""
     with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         return module.loss(batch)
 
 
 def undetermined(module: nn.Module, error: str) -> str:
-    """The sentence for an operation that torch has no deterministic kernel for, with the layers that it may be of;
-    empty if `error` is another one.
+    """Explain torch's error about an operation without a deterministic kernel, and name the layers that may use it.
+
+    Returns:
+        A sentence, or an empty text if `error` is about something else.
     """
     found = re.match(r"(.+?) does not have a deterministic implementation", error)
     if not found:
         return ""
-    kernel = found[1].replace("_", "")  # such as adaptiveavgpool2dbackwardcuda, of AdaptiveAvgPool2d
+    kernel = found[1].replace("_", "")  # such as adaptiveavgpool2dbackwardcuda for AdaptiveAvgPool2d
     layers = [
         f"{name} ({kind})"
         for name, part in module.named_modules()
         if name and kernel.startswith((kind := type(part).__name__).lower())
     ]
     return (
-        f"{found[1]} gives other bits each time on this device{': ' if layers else ''}{', '.join(layers)}; take "
-        "another layer, or training.device: cpu"
+        f"{found[1]} is not deterministic on this device{': ' if layers else ''}{', '.join(layers)}; use another "
+        "layer, or set training.device to cpu"
     )
 
 
 def host_numbers(module: nn.Module) -> dict[str, Any]:
-    """The numbers that a module keeps outside of tensors, by dotted name."""
+    """Return the numbers that a module and its parts keep outside of tensors, by dotted name."""
     return {
         f"{name}.{key}".lstrip("."): value
         for name, part in module.named_modules()
@@ -203,20 +223,20 @@ def host_numbers(module: nn.Module) -> dict[str, Any]:
 
 
 class Means:
-    """Weighted means of named losses, summed in place on the device; only reading them waits for it."""
+    """Weighted means of named losses, summed in place on the device. Only a read waits for the device."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, losses: Losses, weight: float = 1) -> None:
-        """Count `losses` with `weight`."""
+        """Add `losses` with a weight."""
         for name, value in losses.items():
             if name not in self.sums:
                 self.sums[name] = torch.zeros_like(value, dtype=torch.float32)
             self.sums[name].add_(value.detach(), alpha=weight)
 
     def take(self, weight: int) -> Losses:
-        """The means over what has been added, `weight` altogether; then begin anew."""
+        """Return the sums divided by `weight`, the total weight, and reset them to 0."""
         means = {name: value / weight for name, value in self.sums.items()}
         for value in self.sums.values():
             value.zero_()

@@ -1,4 +1,4 @@
-"""Losses over the validation split on the way, and the weights for which they were least."""
+"""Validation during training: the losses over the validation split, and the best weights."""
 
 import math
 from collections.abc import Iterator
@@ -15,8 +15,24 @@ from aelab.training.step import Means, losses_of
 
 
 class Validation:
-    """The losses over a validation split, with the same noise every time and any schedule at its end; keeps the weights
-    of the least loss. It all happens on the device, and changes no state of the training.
+    """Computes the losses over a validation split, and keeps the weights with the lowest loss.
+
+    Every validation uses the same noise, and schedules such as `Batch.ramp` have their final value. All work is on the
+    device and does not change the state of the training.
+
+    Args:
+        module: the module in training.
+        pairs: inputs and targets of the validation split.
+        steps: steps of the whole training.
+        precision: precision of the arithmetic.
+        room: most bytes of pairs to keep on the device.
+        samples: N, the number of training samples.
+
+    Attributes:
+        best: the best weights so far.
+        best_loss: their validation loss, ().
+        best_step: their step, ().
+        alive: whether all losses of the training were finite so far, ().
     """
 
     def __init__(
@@ -31,12 +47,12 @@ class Validation:
         self.best = copy_of(module)
         self.best_loss = torch.tensor(math.inf, device=device)
         self.best_step = torch.tensor(0, device=device)
-        self.alive = torch.tensor(True, device=device)  # no loss of the training was infinite so far
+        self.alive = torch.tensor(True, device=device)
         self.watch = devices.Stopwatch(device)
 
     @torch.no_grad()
     def __call__(self, step: int) -> Losses:
-        """The mean losses after `step` steps."""
+        """Compute the mean losses after `step` steps, and update the best weights."""
         with self.watch:
             self.module.eval()
             self.generator.manual_seed(0)
@@ -55,7 +71,7 @@ class Validation:
         return losses
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """This process's inputs and targets, on the device, and how many samples there are in the whole batch."""
+        """Iterate over this process's inputs and targets on the device, and the sample count of the whole batch."""
         for x, y in self.pairs.split(BATCH):
             rows = process_group.rows(len(y))
             target = y[rows].to(self.device)

@@ -1,1 +1,1 @@
-"""Variants, one file each, which an entry names as its `model`; `models/base.py` says what each gives."""
+"""Variants: the models that entries name as `model`, one variant a file. `models/base.py` has the base class."""

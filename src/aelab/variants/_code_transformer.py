@@ -1,7 +1,7 @@
-"""A learned prior over the codes of a VQ-VAE: p(k) = Π_i p(k_i | k_1 … k_{i−1}) in raster order.
+"""Learned prior over the codes of a VQ-VAE: p(k) = Π_i p(k_i | k_1 … k_{i−1}) in raster order.
 
-The autoencoder's uniform prior is replaced after training (van den Oord et al. 2017, section 3.3), here by a causal
-transformer (Vaswani et al. 2017, pre-norm) instead of the paper's PixelCNN.
+After the training of the autoencoder, this prior replaces the uniform prior (van den Oord et al. 2017, section 3.3).
+The paper uses a PixelCNN. Here the prior is a causal transformer with pre-norm (Vaswani et al. 2017).
 
 Dimensions: B batch, (h, w) latent grid, L = h·w positions, K codes, d width.
 """
@@ -17,7 +17,7 @@ from aelab.models.base import Batch, Learner, Losses
 
 
 class CausalPrior(Learner):
-    """A distribution over grids of codes: at each position a softmax over all codes, given those before it alone."""
+    """A distribution over grids of codes: at each position a softmax over all codes, given only the earlier codes."""
 
     def __init__(self, grid: tuple[int, int], codes: int, *, width: int, layers: int, heads: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class CausalPrior(Learner):
             msg = f"the prior's width {width} must be a multiple of heads, {heads}"
             raise ValueError(msg)
         self.grid = grid
-        self.start = codes  # the index that stands before the first code
+        self.start = codes  # index of the start symbol before the first code
         self.embedding = nn.Embedding(codes + 1, width)
         self.position = nn.Parameter(torch.empty(grid[0] * grid[1], width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
@@ -35,7 +35,7 @@ class CausalPrior(Learner):
             nn.init.normal_(table, std=0.02)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Logits of every code given those before it: (B, L) → (B, L, K)."""
+        """Compute the logits of every code, given the codes before it: (B, L) → (B, L, K)."""
         before = F.pad(codes[:, :-1], (1, 0), value=self.start)
         hidden = self.embedding(before) + self.position[: codes.shape[1]]
         for block in self.blocks:
@@ -43,17 +43,17 @@ class CausalPrior(Learner):
         return self.head(self.norm(hidden)).float()
 
     def nll(self, indices: Tensor) -> Tensor:
-        """−log p(k) in nats per image: (B, h, w) → (B,)."""
+        """Compute −log p(k) in nats per image: (B, h, w) → (B,)."""
         codes = indices.flatten(1)
-        # A row per position, not (B, K, L): a softmax over neighbours in memory is several times faster.
+        # A row per position, not (B, K, L): a softmax over contiguous memory is several times faster.
         return F.cross_entropy(self(codes).flatten(0, 1), codes.flatten(), reduction="none").view_as(codes).sum(1)
 
     def loss(self, batch: Batch) -> Losses:
-        """The rate of the codes, which are the batch's targets, and its inputs too."""
+        """Compute the rate of the codes, in nats per image. The codes are the batch's targets (and inputs)."""
         return {"loss": self.nll(batch.targets).mean()}
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` grids drawn code by code: (count, h, w). Each block keeps its keys and values of the codes before."""
+        """Draw grids code by code, (count, h, w). Each block stores the keys and values of the earlier codes."""
         length = len(self.position)
         codes = torch.full((count, length + 1), self.start, device=self.position.device)
         blocks = cast("list[Block]", list(self.blocks))
@@ -67,8 +67,10 @@ class CausalPrior(Learner):
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One index for each row of `logits`, (B, K) → (B,), by inversion: the first whose cumulative probability exceeds a
-    uniform number. `torch.multinomial` draws a number for each of the K instead, a third of the sampling's time.
+    """Draw one index for each row of `logits`, (B, K) → (B,).
+
+    The index is the first whose cumulative probability exceeds a uniform number. `torch.multinomial` would draw K
+    random numbers for each row and take a third of the sampling time.
     """
     cumulative = logits.softmax(1).cumsum(1)
     uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
@@ -77,7 +79,7 @@ def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Block(nn.Module):
-    """Causal self-attention, then a two-layer perceptron, each added to its input: (B, L, d) → (B, L, d)."""
+    """Causal self-attention, then a two-layer perceptron, each with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -90,28 +92,28 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, d) → (B, L, d)."""
+        """Map (B, L, d) → (B, L, d)."""
         query, key, value = self._query_key_value(x)
         return self._add(x, F.scaled_dot_product_attention(query, key, value, is_causal=True))
 
     def memory(self, batch: int, length: int) -> Tensor:
-        """Room for the keys and values of `length` positions: (2, B, heads, L, d/heads)."""
+        """Allocate memory for the keys and values of `length` positions, (2, B, heads, L, d/heads)."""
         width = self.out.in_features
         return self.out.weight.new_zeros(2, batch, self.heads, length, width // self.heads)
 
     def next(self, x: Tensor, memory: Tensor, i: int) -> Tensor:
-        """Position i alone, (B, 1, d) → (B, 1, d); `memory` holds the positions before it, and then this one too."""
+        """Map position i alone, (B, 1, d) → (B, 1, d). `memory` holds the earlier positions and gains this position."""
         query, key, value = self._query_key_value(x)
         memory[0, :, :, i], memory[1, :, :, i] = key[:, :, 0], value[:, :, 0]
         keys, values = memory[:, :, :, : i + 1]
         return self._add(x, F.scaled_dot_product_attention(query, keys, values, is_causal=False))
 
     def _query_key_value(self, x: Tensor) -> Tensor:
-        """(B, L, d) → (3, B, heads, L, d/heads)."""
+        """Map (B, L, d) → (3, B, heads, L, d/heads)."""
         qkv = self.qkv(self.attention_norm(x))  # (B, L, 3·d)
         return qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def _add(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Both residual connections: x (B, L, d) and what it attended to (B, heads, L, d/heads) → (B, L, d)."""
+        """Apply both residual connections: x (B, L, d), attention output (B, heads, L, d/heads) → (B, L, d)."""
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(x)

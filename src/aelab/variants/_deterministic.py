@@ -1,4 +1,4 @@
-"""What the variants share whose code is a point: everything but the loss."""
+"""Base class of the variants whose code is a point: everything except the loss."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from aelab.models.network import NETWORKS, NetworkSection
 
 
 class Deterministic(Autoencoder):
-    """z = g_φ(x), x′ = f_θ(z), with a code of `code` numbers."""
+    """An autoencoder z = g_φ(x), x′ = f_θ(z) with a code of `code` numbers."""
 
     undefined = {
         **dict.fromkeys(
@@ -24,19 +24,19 @@ class Deterministic(Autoencoder):
         self.decoder = built.decoder(code)
 
     def start_from(self, x: Tensor) -> None:
-        """Start with the mean colour of x as the output."""
+        """Set the decoder's bias so that the initial output is the mean colour of x."""
         self.decoder.start_at(mean_colour(x).logit())
 
     def encode(self, x: Tensor) -> Tensor:
-        """z, shape (B, code)."""
+        """Return z = g_φ(x), (B, code)."""
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
-        """x′, shape (B, C, H, W)."""
+        """Return x′ = f_θ(z), (B, C, H, W)."""
         return self.decoder(z).sigmoid()
 
 
 def squared_error(x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """1/n · Σ ‖x_i − y_i‖² as "loss", and the same per image dimension as "mse": (B, C, H, W) both → ()."""
+    """Compute 1/n · Σ ‖x_i − y_i‖² as "loss" and its mean per value of an image as "mse": (B, C, H, W) both → ()."""
     error = (x - y).square().flatten(1)
     return {"loss": error.sum(1).mean(), "mse": error.mean()}

@@ -1,20 +1,20 @@
-"""What the floors share: models that learn nothing step by step, so that others show what their learning gives."""
+"""Base class of the floors: baselines without training, which show how much the other models gain by training."""
 
 from aelab.models.base import Autoencoder, Batch, Losses, Phase
 from aelab.variants._deterministic import Deterministic, squared_error
 
 
 class Floor(Autoencoder):
-    """A floor sees clean images, has no training, and is the same for every seed."""
+    """A baseline that sees clean images, has no training and is the same for every seed."""
 
     floor = True
     inputs = "clean"
     undefined = Deterministic.undefined
 
     def phases(self) -> list[Phase]:
-        """None."""
+        """Return no phases."""
         return []
 
     def loss(self, batch: Batch) -> Losses:
-        """The squared error, which no training brings down."""
+        """Compute the squared error."""
         return squared_error(batch.targets, self.reconstruct(batch.inputs))

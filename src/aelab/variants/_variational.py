@@ -1,4 +1,4 @@
-"""What the variants share whose code is a distribution: the bound, how it is measured, and its symptoms."""
+"""Base class of the variants whose code is a distribution: the bound, its measurement and posterior collapse."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -12,19 +12,19 @@ from aelab.models.base import Autoencoder, Batch, Capability, Losses, Shape
 from aelab.models.likelihood import Likelihood, bits_per_dim, bound_by_image
 from aelab.models.statistics import Mean, Measured, Variance
 
-ACTIVE = 0.01  # a latent dimension is active when the variance over x of its shift exceeds this
-COLLAPSED = 0.1  # the share of dimensions that are active is less than this
+ACTIVE = 0.01  # A latent dimension is active if the variance of its shift over x exceeds this.
+COLLAPSED = 0.1  # The posterior has collapsed if the share of active dimensions is below this.
 
-Beta: TypeAlias = Annotated[float, Field(ge=0, description="weight of KL(q‖p); 1 is the bound on log p(x)")]
+Beta: TypeAlias = Annotated[float, Field(ge=0, description="weight of KL(q‖p); 1 gives the bound on log p(x)")]
 WarmUp: TypeAlias = Annotated[
-    float, Field(ge=0, le=1, description="share of the training over which that weight grows from 0")
+    float, Field(ge=0, le=1, description="share of the training during which the weight of the rate grows from 0")
 ]
 
 
 class Variational(Autoencoder):
     """An autoencoder with q(z|x), p(z) and p(x|z), trained on −ELBO with the rate weighted by β.
 
-    β grows from 0 over the share `warm_up` of the steps. The code has `units` dimensions in all.
+    β grows from 0 over the share `warm_up` of the steps. All stochastic layers together have `units` dimensions.
     """
 
     def __init__(self, image: Shape, likelihood: Likelihood, units: int, beta: float, warm_up: float) -> None:
@@ -37,14 +37,17 @@ class Variational(Autoencoder):
 
     @abstractmethod
     def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Distortion −log p(targets|z) at one z ~ q(z|inputs), and rate KL(q ‖ p), in nats per image: (B,) each."""
+        """Compute the two parts of the bound at one z ~ q(z|inputs), in nats per image, (B,) each.
+
+        The first is the distortion −log p(targets|z), the second the rate KL(q ‖ p).
+        """
 
     def kl_terms(self, x: Tensor) -> Tensor:
-        """KL(q(z_j|x) ‖ p(z_j)) of each latent dimension in nats, given the layers above: (B, units)."""
+        """Compute KL(q(z_j|x) ‖ p(z_j)) of each latent dimension in nats, given the layers above: (B, units)."""
         raise NotImplementedError
 
     def kl_per_dimension(self, batches: Iterable[Tensor]) -> Tensor:
-        """The mean of `kl_terms` over all images, (units,)."""
+        """Compute the mean of `kl_terms` over all images, (units,)."""
         terms = Variance()
         for x in batches:
             terms.add(self.kl_terms(x))
@@ -52,23 +55,26 @@ class Variational(Autoencoder):
 
     @abstractmethod
     def shifts(self, x: Tensor) -> Tensor:
-        """How far x moves the mean of each latent dimension from what the prior expects: (B, units)."""
+        """Compute the shift of each latent dimension: the distance of its mean from the prior's, (B, units)."""
 
     def loss(self, batch: Batch) -> Losses:
-        """−ELBO in nats per image, its rate weighted by β."""
+        """Compute −ELBO in nats per image, with the rate weighted by β."""
         distortion, rate = (term.mean() for term in self.bound(batch.inputs, batch.targets, batch.generator))
         beta = self.beta * batch.ramp(self.warm_up)
         return {"loss": distortion + beta * rate, "distortion": distortion, "rate": rate}
 
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> Measured:
-        """−ELBO (β = 1 whatever the training's) and its parts in nats per image, at two z each; active units."""
+        """Measure active units, and −ELBO and its parts in nats per image, at two draws of z for each image.
+
+        The measurement always uses β = 1.
+        """
         distortion, rate, spread, means = Mean(), Mean(), Mean(), Variance()
         again = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 1)
         for x in batches:
             first, second = self.bound(x, x, generator), self.bound(x, x, again)
             distortion.add((first[0] + second[0]) / 2)
             rate.add((first[1] + second[1]) / 2)
-            # Half the difference of two draws, squared, estimates the variance of their mean.
+            # The squared half of the difference between two draws estimates the variance of their mean.
             spread.add((first[0] + first[1] - second[0] - second[1]).square() / 4)
             means.add(self.shifts(x))
         neg_elbo = distortion.value + rate.value
@@ -84,7 +90,7 @@ class Variational(Autoencoder):
         return Measured(values, bound_by_image(distortion.each, rate.each, self.image))
 
     def symptoms(self, values: Mapping[str, float]) -> list[str]:
-        """Posterior collapse: q(z|x) is the prior for every x, and the code says (almost) nothing."""
+        """Report posterior collapse: q(z|x) equals the prior for every x, so the code has (almost) no information."""
         active = values["active_units"]
         if active >= COLLAPSED * self.units:
             return []

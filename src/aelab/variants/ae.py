@@ -2,7 +2,7 @@
 
     z = g_φ(x),  x′ = f_θ(z),  loss = 1/n · Σ ‖x_i − f_θ(g_φ(x_i))‖²
 
-Hinton & Salakhutdinov 2006. Nothing but the size of the code keeps it from learning the identity.
+Hinton & Salakhutdinov 2006. Only the size of the code keeps the model from learning the identity.
 """
 
 from aelab.models.base import Batch, Losses
@@ -15,5 +15,5 @@ class AE(Deterministic):
     inputs = "clean"
 
     def loss(self, batch: Batch) -> Losses:
-        """The squared error of the copies; the batch's inputs and targets are the same images."""
+        """Compute the squared error; the batch's inputs and targets are the same images."""
         return squared_error(batch.targets, self.reconstruct(batch.inputs))

@@ -1,15 +1,15 @@
-"""Contractive AE: an autoencoder whose code changes little where its input changes a little.
+"""Contractive AE: an autoencoder whose code changes little under small changes of the input.
 
     z = g_φ(x),  x′ = f_θ(z),  loss = 1/n · Σ (‖x_i − f_θ(z_i)‖² + λ·‖J_g(x_i)‖²_F),  J_g = ∂g_φ/∂x
 
-Rifai et al. 2011, equation 5. A deep encoder has no closed form of ‖J‖²_F, and all of J takes a backward pass for each
-number of the code, which for 32 of them makes a step nine times as long. So the norm is estimated without bias along a
-random direction of the code (Hutchinson 1990):
+Rifai et al. 2011, equation 5. A deep encoder has no closed form of ‖J‖²_F. The whole of J takes a backward pass for
+each number of the code, and with 32 numbers a step takes nine times as long. Therefore the loss uses an unbiased
+estimate of the norm along a random direction of the code (Hutchinson 1990):
 
     ‖J‖²_F = tr JJᵀ = E‖vᵀJ‖²  with  E[vvᵀ] = I;  signs v ∈ {−1, 1}ᵈ have the least variance
 
-The paper ties the decoder's weights to the encoder's, so that a smaller code costs accuracy. Here they are not tied,
-so part of the penalty is saved by a smaller code that a steeper decoder reads, but not all of it.
+The paper ties the decoder's weights to the encoder's weights, so that a smaller code costs accuracy. Here the weights
+are independent: a smaller code and a steeper decoder avoid part of the penalty, but not all of it.
 """
 
 from functools import partial
@@ -25,15 +25,15 @@ from aelab.variants._deterministic import Deterministic, squared_error
 
 
 class ContractiveAE(Deterministic):
-    """An autoencoder that pays for the slope of its encoder; `penalty` is λ."""
+    """An autoencoder with a penalty on the slope of its encoder; `penalty` is its weight λ."""
 
     def __init__(self, image: Shape, *, network: NetworkSection, code: CodeSize, penalty: NonNegativeFloat) -> None:
         super().__init__(image, network=network, code=code)
         self.penalty = penalty
 
     def loss(self, batch: Batch) -> Losses:
-        """The squared error plus λ times the estimated squared slope ‖J‖²_F."""
-        with torch.enable_grad():  # in validation too: the slope is a gradient itself
+        """Compute the squared error plus λ times the estimated squared slope ‖J‖²_F."""
+        with torch.enable_grad():  # also in validation, because the slope is a gradient
             x = batch.inputs.detach().requires_grad_()
             z = self.encode(x)
             slope = squared_slope(z, x, batch.generator).mean()
@@ -42,7 +42,7 @@ class ContractiveAE(Deterministic):
 
 
 def squared_slope(z: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
-    """‖vᵀJ‖² at one v per image, whose mean is ‖∂z/∂x‖²_F: z (B, d), x (B, C, H, W) → (B,), with gradients."""
+    """Estimate ‖∂z/∂x‖²_F as ‖vᵀJ‖² at one v per image, with gradients: z (B, d), x (B, C, H, W) → (B,)."""
     v = process_group.draw(partial(torch.randint, 2), z.shape, generator).to(z.dtype) * 2 - 1
     (product,) = torch.autograd.grad(z, x, v, create_graph=True)
     return product.square().flatten(1).sum(1)

@@ -1,9 +1,9 @@
-"""DAE: an autoencoder that sees a corrupted image and is compared only with the uncorrupted one.
+"""DAE: an autoencoder that sees a corrupted image and must reproduce the clean image.
 
     x̃ ~ C(x̃|x),  z = g_φ(x̃),  x′ = f_θ(z),  loss = 1/n · Σ ‖x_i − f_θ(g_φ(x̃_i))‖²
 
-Vincent et al. 2008. The stage `corrupt` applies the corruption C before training; an entry's `inputs` in `params.yaml`
-names the one whose copies this variant sees. Copying the input is no solution any more.
+Vincent et al. 2008. The stage `corrupt` applies the corruption C before training. An entry's `inputs` in `params.yaml`
+names the corruption. A copy of the input no longer minimises the loss.
 """
 
 from aelab.models.base import Batch, Losses
@@ -16,5 +16,5 @@ class DAE(Deterministic):
     inputs = "corrupted"
 
     def loss(self, batch: Batch) -> Losses:
-        """The squared error between the output for x̃ (the batch's inputs) and x (its targets)."""
+        """Compute the squared error between the output for x̃, the batch's inputs, and x, its targets."""
         return squared_error(batch.targets, self.reconstruct(batch.inputs))

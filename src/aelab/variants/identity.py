@@ -1,8 +1,8 @@
-"""Identity: the code is the image, pixel by pixel. What has to be beaten by a code, and by a cure for noise.
+"""Identity: the code is the image itself. Every code and every denoising model should beat this floor.
 
     z = x,  x′ = z
 
-Its probe and its neighbours are those of raw pixels; its error under noise is what the noise itself has done.
+The probe and the nearest neighbours use raw pixels. The denoising error is the error of the noise itself.
 """
 
 import torch
@@ -13,22 +13,22 @@ from aelab.variants._floor import Floor
 
 
 class Identity(Floor):
-    """A floor: raw pixels as the code, and nothing done to the image."""
+    """A floor: the code is the raw pixels, and the model returns its input."""
 
     undefined = {
         **Floor.undefined,
-        "reconstruction": "the model gives back what it is given",
+        "reconstruction": "the model returns its input",
         "direction": "a number of the code is a pixel",
     }
 
     def __init__(self, image: Shape) -> None:
         super().__init__(image)
-        self.nothing = nn.Parameter(torch.empty(0))  # says which device the model is on
+        self.nothing = nn.Parameter(torch.empty(0))  # shows the device of the model
 
     def encode(self, x: Tensor) -> Tensor:
-        """The pixels in a row, shape (B, C·H·W)."""
+        """Return the pixels as a vector, (B, C·H·W)."""
         return x.flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
-        """The image of these pixels, shape (B, C, H, W)."""
+        """Return the image of the pixels, clamped to [0, 1], (B, C, H, W)."""
         return z.unflatten(1, self.image).clamp(0, 1)

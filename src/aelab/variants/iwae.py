@@ -1,8 +1,8 @@
-"""IWAE: a VAE that is trained on a tighter bound, from k samples of the posterior.
+"""IWAE: a VAE trained on a tighter bound, from k samples of the posterior.
 
     loss = −E[log 1/k · Σ_i p_θ(x|z_i) p(z_i) / q_φ(z_i|x)],  z_1 … z_k ~ q_φ(z|x)
 
-Burda et al. 2016, equation 8; k = 1 is the VAE, and the loss falls towards −log p(x) as k grows.
+Burda et al. 2016, equation 8. With k = 1 the model is the VAE. As k grows, the loss falls towards −log p(x).
 """
 
 import math
@@ -17,7 +17,7 @@ from aelab.variants.vae import VAE
 
 
 class IWAE(VAE):
-    """An importance-weighted autoencoder with `samples` samples (k) in training."""
+    """An importance-weighted autoencoder, trained with k = `samples` draws for each image."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class IWAE(VAE):
         self.samples = samples
 
     def loss(self, batch: Batch) -> Losses:
-        """The bound from k samples, and beside it the one from one, in nats per image."""
+        """Compute the bound from k samples as "loss" and the bound from one sample as "neg_elbo", in nats per image."""
         weights = self.log_weights(batch.inputs, batch.targets, self.samples, batch.generator)
         bound = weights.logsumexp(1) - math.log(self.samples)
         return {"loss": -bound.mean(), "neg_elbo": -weights.mean()}

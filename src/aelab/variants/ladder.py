@@ -1,12 +1,13 @@
-"""Ladder VAE: many stochastic layers, inferred from the top down along the path on which they are generated.
+"""Ladder VAE: many stochastic layers, inferred from the top down, in the same order as in generation.
 
     p(z) = p(z_0) Π_l p(z_l | z_<l),  q(z|x) = q(z_0|x) Π_l q(z_l | z_<l, x)
     loss = −E_q[log p(x|z)] + β · Σ_l E_q[KL(q(z_l|z_<l, x) ‖ p(z_l|z_<l))]
 
-Sønderby et al. 2016, Kingma et al. 2016 (section 5.1), Child 2021. Each posterior sees what generation has made of the
-layers above, and corrects it by the image. z_0 is a vector, the layers below are maps on the network's grid.
+Sønderby et al. 2016, Kingma et al. 2016 (section 5.1), Child 2021. Each posterior starts from the feature maps that
+generation computes from the layers above, and corrects the prior with the image. z_0 is a vector. The layers below are
+maps on the network's grid.
 
-Dimensions: F `width`, (h, w) grid, D `channels` of a layer's map.
+Dimensions: F `width`, (h, w) grid, D `channels` of a layer.
 """
 
 import math
@@ -24,11 +25,11 @@ from aelab.models.network import NETWORKS, Grid, NetworkSection
 from aelab.models.prior import log_normal, moments, reparameterise
 from aelab.variants._variational import Beta, Variational, WarmUp
 
-Gaussian: TypeAlias = tuple[Tensor, Tensor]  # μ and log σ², of any one shape (B, …)
+Gaussian: TypeAlias = tuple[Tensor, Tensor]  # μ and log σ², both (B, …)
 
 
 class Ladder(Variational):
-    """`layers` stochastic layers of `channels` maps each, below one with `code` dimensions."""
+    """A ladder VAE: a vector with `code` dimensions, then `layers` stochastic layers with `channels` maps each."""
 
     def __init__(
         self,
@@ -47,19 +48,25 @@ class Ladder(Variational):
         height, breadth = built.grid
         units = code + layers * channels * height * breadth
         super().__init__(image, LIKELIHOODS.build(likelihood), units, beta, warm_up)
-        self.undefined["direction"] = "most of the code lies on a grid: its numbers are not dials of the image"
+        self.undefined["direction"] = "most of the code is a grid, whose single numbers do not control the whole image"
         self.encoder = nn.Sequential(built.grid_encoder(width), *(Residual(width, width // 2) for _ in range(2)))
         self.top = Top(built.grid, width, code)
         self.layers = nn.ModuleList(Layer(width, channels) for _ in range(layers))
         self.decoder = built.grid_decoder(width, self.likelihood.channels)
 
     def start_from(self, x: Tensor) -> None:
-        """Start with the mean colour of x as the output."""
+        """Set the decoder's bias so that the initial output is the mean colour of x."""
         self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
 
     def infer(self, e: Tensor, choose: Callable[[Gaussian], Tensor]) -> tuple[Tensor, "list[Inferred]"]:
-        """The feature maps h below the last layer, and every layer on the way, from the encoder's output e, both of
-        shape (B, F, h, w); `choose` takes a code from each posterior.
+        """Infer all layers from the top down.
+
+        Args:
+            e: the encoder's output, (B, F, h, w).
+            choose: returns a code for a posterior: its mean or a draw.
+
+        Returns:
+            The feature maps h after the last layer, (B, F, h, w), and the code and distributions of every layer.
         """
         q = self.top.posterior(e)
         found = [Inferred(choose(q), q, (torch.zeros_like(q[0]), torch.zeros_like(q[1])))]
@@ -72,41 +79,44 @@ class Ladder(Variational):
         return h, found
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The mean of each layer's posterior, given those above: (B, code), then (B, D, h, w) for every layer."""
+        """Return each layer's posterior mean, given the means above: (B, code), then (B, D, h, w) for each layer."""
         return tuple(each.z for each in self.infer(self.encoder(x), lambda q: q[0])[1])
 
     def kl_terms(self, x: Tensor) -> Tensor:
-        """KL(q ‖ p) of every number of every layer, given the means of those above: (B, units)."""
+        """Compute KL(q ‖ p) in nats of every number of every layer, given the means of the layers above: (B, units)."""
         _, found = self.infer(self.encoder(x), lambda q: q[0])
         return torch.cat([kl_terms(each.q, each.p).flatten(1) for each in found], 1)
 
     def shifts(self, x: Tensor) -> Tensor:
-        """(μ_q − μ_p)/σ_p of every layer, given the means of those above, with which μ_q would vary: (B, units)."""
+        """Compute (μ_q − μ_p)/σ_p of every layer, given the means of the layers above: (B, units).
+
+        The difference matters, because μ_q alone varies with the layers above even in a layer that equals its prior.
+        """
         _, found = self.infer(self.encoder(x), lambda q: q[0])
         return torch.cat([((q[0] - p[0]) * (-p[1] / 2).exp()).flatten(1) for _, q, p in found], 1)
 
     def decode(self, z: tuple[Tensor, ...]) -> Tensor:
-        """E[x|z], shape (B, C, H, W)."""
+        """Return E[x|z], (B, C, H, W)."""
         h = self.top(z[0])
         for layer, each in zip(self._layers(), z[1:], strict=True):
             h = layer(h, each)
         return self.likelihood.mean(self.decoder(h))
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Images decoded from z ~ p(z)."""
+        """Decode codes z ~ p(z) into images (count, C, H, W)."""
         h = self.top(torch.randn(count, self.top.code, generator=generator, device=generator.device))
         for layer in self._layers():
             h = layer(h, reparameterise(*layer.prior(h), generator))
         return self.likelihood.mean(self.decoder(h))
 
     def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Distortion and rate at one z ~ q(z|inputs), in nats per image: (B,) each; each layer's KL is exact."""
+        """Compute distortion and rate at one z ~ q(z|inputs) in nats per image, (B,) each. Each layer's KL is exact."""
         h, found = self.infer(self.encoder(inputs), lambda q: reparameterise(*q, generator))
         rate = torch.stack([kl(each.q, each.p) for each in found]).sum(0)
         return -self.likelihood.log_prob(self.decoder(h), targets), rate
 
     def log_weights(self, inputs: Tensor, targets: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """log p(targets|z) + log p(z) − log q(z|inputs) at `samples` draws z ~ q(z|inputs): (B, samples)."""
+        """Compute log p(targets|z) + log p(z) − log q(z|inputs) at `samples` draws z ~ q(z|inputs): (B, samples)."""
         e, x = (each.repeat_interleave(samples, 0) for each in (self.encoder(inputs), targets))
         h, found = self.infer(e, lambda q: reparameterise(*q, generator))
         log_p_over_q = [log_prob(each.z, each.p) - log_prob(each.z, each.q) for each in found]
@@ -117,7 +127,7 @@ class Ladder(Variational):
 
 
 class Inferred(NamedTuple):
-    """A layer's code, and the two distributions over it."""
+    """A layer's code z, its posterior q and its prior p."""
 
     z: Tensor
     q: Gaussian
@@ -125,7 +135,7 @@ class Inferred(NamedTuple):
 
 
 class Top(nn.Module):
-    """The uppermost layer: a vector z_0 with the prior N(0, I)."""
+    """The top layer: a vector z_0 with the prior N(0, I)."""
 
     def __init__(self, grid: Grid, width: int, code: int) -> None:
         super().__init__()
@@ -134,16 +144,16 @@ class Top(nn.Module):
         self.down = nn.Linear(code, math.prod(self.shape))
 
     def posterior(self, e: Tensor) -> Gaussian:
-        """q(z_0|x): (B, F, h, w) → (B, code) each."""
+        """Compute q(z_0|x): (B, F, h, w) → (B, code) each."""
         return moments(self.up(e.permute(0, 2, 3, 1).flatten(1)))
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, code) → (B, F, h, w)."""
+        """Map (B, code) → (B, F, h, w)."""
         return channels_last(self.down(z).unflatten(1, self.shape))
 
 
 class Layer(nn.Module):
-    """A layer on the grid; h are the feature maps that generation has arrived at."""
+    """A stochastic layer on the grid. Its input h is the feature maps from the layers above."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -153,21 +163,21 @@ class Layer(nn.Module):
         self.transform = Residual(width, width // 2)
 
     def prior(self, h: Tensor) -> Gaussian:
-        """p(z_l|z_<l): (B, F, h, w) → (B, D, h, w) each."""
+        """Compute p(z_l|z_<l): (B, F, h, w) → (B, D, h, w) each."""
         return moments(self.expect(h), dim=1)
 
     def posterior(self, h: Tensor, e: Tensor, p: Gaussian) -> Gaussian:
-        """q(z_l|z_<l, x), by its difference to the prior: (B, F, h, w) twice → (B, D, h, w) each."""
+        """Compute q(z_l|z_<l, x) as a correction of the prior p, from h and e (B, F, h, w) each → (B, D, h, w) each."""
         mean, log_variance = moments(self.correct(torch.cat([h, e], 1)), dim=1)
         return p[0] + mean, p[1] + log_variance
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
-        """What generation makes of h and z: (B, F, h, w)."""
+        """Compute the feature maps for the next layer from h and z, (B, F, h, w)."""
         return self.transform(h + self.merge(z))
 
 
 def log_prob(z: Tensor, gaussian: Gaussian) -> Tensor:
-    """log N(z; μ, diag σ²) in nats: (B, …) → (B,)."""
+    """Compute log N(z; μ, diag σ²) in nats: (B, …) → (B,)."""
     return log_normal(*(each.flatten(1) for each in (z, *gaussian)))
 
 
@@ -177,7 +187,7 @@ def kl(q: Gaussian, p: Gaussian) -> Tensor:
 
 
 def kl_terms(q: Gaussian, p: Gaussian) -> Tensor:
-    """The same of each number: (B, …) → (B, …)."""
+    """KL(q ‖ p) of each number in nats: (B, …) → (B, …)."""
     log_ratio = q[1] - p[1]
     square = (q[0] - p[0]).square() * (-p[1]).exp()
     return 0.5 * (square + log_ratio.exp() - 1 - log_ratio)

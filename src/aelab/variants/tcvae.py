@@ -1,17 +1,17 @@
-"""β-TC-VAE: a VAE whose rate is taken apart, and whose share that ties the latent dimensions together costs most.
+"""β-TC-VAE: a VAE with separate weights for the three parts of the rate. A large β lowers the total correlation.
 
     mutual information  I = E log q(z|x)/q(z)
     total correlation  TC = E log q(z)/Π_j q(z_j)
     dimension-wise KL  KL = E log Π_j q(z_j)/p(z);  I + TC + KL = E_x KL(q(z|x) ‖ p(z)), the rate
     loss                    −E_q[log p_θ(x|z)] + α·I + β·TC + γ·KL
 
-Chen et al. 2018, equations 2 and 4; α = β = γ = 1 is the VAE. q(z) = 1/N · Σ_n q(z|x_n) is over all N training images.
-Where z_i ~ q(z|x_i), a batch of B estimates it without bias (minibatch stratified sampling, appendix C.2, with the
-mean of its unequal weights of the other images):
+Chen et al. 2018, equations 2 and 4. α = β = γ = 1 is the VAE. q(z) = 1/N · Σ_n q(z|x_n) is over all N training images.
+For z_i ~ q(z|x_i), a batch of B images gives an unbiased estimate of q(z_i). The estimate is the minibatch stratified
+sampling of appendix C.2 with one change: all other images have the mean of the unequal weights there:
 
     q(z_i) ≈ 1/N · q(z_i|x_i) + (N − 1)/(N·(B − 1)) · Σ_{k≠i} q(z_i|x_k)
 
-The logarithms are biased, the less the larger the batch is.
+The logarithms are biased. A larger batch has a smaller bias.
 """
 
 import math
@@ -30,8 +30,10 @@ from aelab.variants.vae import VAE
 
 
 class TCVAE(VAE):
-    """A VAE with the weights `alpha` of the mutual information, `beta` of the total correlation and `gamma` of the
-    dimension-wise KL; all three grow from 0 over the share `warm_up` of the steps.
+    """A VAE with separate weights for the parts of the rate.
+
+    `alpha` weighs the mutual information, `beta` the total correlation and `gamma` the dimension-wise KL. All three
+    weights grow from 0 over the share `warm_up` of the steps.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class TCVAE(VAE):
         self.alpha, self.gamma = alpha, gamma
 
     def loss(self, batch: Batch) -> Losses:
-        """Equation 4 in nats per image, all terms at one z ~ q(z|x)."""
+        """Compute equation 4 in nats per image, all terms at one z ~ q(z|x)."""
         mean, log_variance = self.posterior(batch.inputs)
         z = reparameterise(mean, log_variance, batch.generator)
         distortion = -self.likelihood.log_prob(self.decoder(z), batch.targets).mean()
@@ -68,9 +70,9 @@ class TCVAE(VAE):
 
 
 def decomposition(z: Tensor, mean: Tensor, log_variance: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mutual information, total correlation and dimension-wise KL at z ~ N(μ, diag σ²), in nats: all (B, d) → (B,).
+    """Estimate mutual information, total correlation and dimension-wise KL at z ~ N(μ, diag σ²), in nats.
 
-    Their sum is log q(z|x) − log p(z). `samples` is N.
+    All arguments are (B, d), all results (B,). The sum of the results is log q(z|x) − log p(z). `samples` is N.
     """
     log_q = log_normal(z.unsqueeze(1), mean, log_variance)  # log q(z_ij|x_k), (B, B, d) for i, k, j
     log_weight = log_weights(len(z), samples, z.device)
@@ -82,12 +84,12 @@ def decomposition(z: Tensor, mean: Tensor, log_variance: Tensor, samples: int) -
 
 
 def log_weights(size: int, samples: int, device: torch.device) -> Tensor:
-    """log of the weight of q(·|x_k) in the estimate of q(z_i), (B, B): each row sums up to 1 if B > 1."""
+    """Logarithms of the weights of q(·|x_k) in the estimate of q(z_i), (B, B). A row of weights sums to 1 if B > 1."""
     own = torch.eye(size, dtype=torch.bool, device=device)
     other = math.log((samples - 1) / (samples * (size - 1))) if min(size, samples) > 1 else -math.inf
     return torch.full((size, size), other, device=device).masked_fill(own, -math.log(samples))
 
 
 def log_normal(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log N(z; μ, σ²) of each dimension, broadcast."""
+    """Compute log N(z; μ, σ²) of each dimension; the arguments are broadcast."""
     return -0.5 * (math.log(2 * math.pi) + log_variance + (z - mean).square() * (-log_variance).exp())

@@ -5,8 +5,8 @@
     reparameterised   z = μ + σ·ε,  ε ~ N(0, I)
     loss              −E_q[log p_θ(x|z)] + β·KL(q_φ(z|x) ‖ p(z))
 
-Kingma & Welling 2014, equations 4 and 10; β = 1 is the bound −log p(x) ≤ loss, another β is the β-VAE of Higgins et
-al. 2017. log p(x) itself is intractable: loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)).
+Kingma & Welling 2014, equations 4 and 10. With β = 1 the loss is the bound −log p(x) ≤ loss. Another β gives the β-VAE
+of Higgins et al. 2017. log p(x) itself is intractable: loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)).
 """
 
 import torch
@@ -41,40 +41,40 @@ class VAE(Variational):
         self.decoder = built.decoder(code, self.likelihood.channels)
         self.prior = PRIORS.build(prior, code)
         if not self.prior.independent:
-            self.undefined["kl_per_dimension"] = "the prior ties the dimensions together"
+            self.undefined["kl_per_dimension"] = "under this prior the dimensions are not independent"
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and log σ² of q(z|x), each (B, code)."""
+        """Compute μ and log σ² of q(z|x), (B, code) each."""
         return moments(self.encoder(x))
 
     def start_from(self, x: Tensor) -> None:
-        """Start with the mean colour of x as the output."""
+        """Set the decoder's bias so that the initial output is the mean colour of x."""
         self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
 
     def encode(self, x: Tensor) -> Tensor:
-        """μ, shape (B, code)."""
+        """Return μ of q(z|x), (B, code)."""
         return self.posterior(x)[0]
 
     def kl_terms(self, x: Tensor) -> Tensor:
-        """½ (μ² + σ² − 1 − log σ²), (B, code); only for the prior N(0, I)."""
+        """Compute ½ (μ² + σ² − 1 − log σ²) in nats, (B, code); only for the prior N(0, I)."""
         return kl_terms(*self.posterior(x))
 
     def shifts(self, x: Tensor) -> Tensor:
-        """μ, as Burda et al. 2016 have it: (B, code)."""
+        """Return μ, as in the definition of active units by Burda et al. 2016: (B, code)."""
         return self.encode(x)
 
     def decode(self, z: Tensor) -> Tensor:
-        """E[x|z], shape (B, C, H, W)."""
+        """Return E[x|z], (B, C, H, W)."""
         return self.likelihood.mean(self.decoder(z))
 
     def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Distortion and rate at one z ~ q(z|inputs), in nats per image: (B,) each."""
+        """Compute distortion and rate at one z ~ q(z|inputs), in nats per image: (B,) each."""
         q = self.posterior(inputs)
         z = reparameterise(*q, generator)
         return -self.likelihood.log_prob(self.decoder(z), targets), self.prior.kl(*q, z, generator)
 
     def log_weights(self, inputs: Tensor, targets: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """log p(targets|z) + log p(z) − log q(z|inputs) at `samples` draws z ~ q(z|inputs): (B, samples)."""
+        """Compute log p(targets|z) + log p(z) − log q(z|inputs) at `samples` draws z ~ q(z|inputs): (B, samples)."""
         mean, log_variance = (each.unsqueeze(1).expand(-1, samples, -1) for each in self.posterior(inputs))
         z = reparameterise(mean, log_variance, generator)  # (B, k, d)
         copies = targets.unsqueeze(1).expand(-1, samples, *targets.shape[1:])
@@ -83,5 +83,5 @@ class VAE(Variational):
         return log_likelihood.view_as(log_prior) + log_prior - log_normal(z, mean, log_variance)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Images decoded from z ~ p(z)."""
+        """Decode codes z ~ p(z) into images (count, C, H, W)."""
         return self.decode(self.prior.sample(count, generator))

@@ -1,11 +1,12 @@
-"""VQ-VAE: an autoencoder whose code is a grid of entries from a learned codebook, and a prior learned over them.
+"""VQ-VAE: an autoencoder whose code is a grid of entries of a codebook, with a learned prior over the grid.
 
     posterior      one-hot at k = argmin_j ‖z_e(x) − e_j‖
     decoder input  z_q(x) = e_k, whose gradient is copied straight through to z_e(x)
     loss           −log p(x|z_q) + ‖sg[z_e(x)] − e‖² + β‖z_e(x) − sg[e]‖²
 
-van den Oord et al. 2017, equations 1 to 3. The posterior is deterministic, so the rate is −log p(k) alone: L·log K
-under the uniform prior of the training, less under the prior that is learned afterwards.
+van den Oord et al. 2017, equations 1 to 3. The posterior is deterministic, so the rate is −log p(k). With L places in
+the grid, the rate is L·log K under the uniform prior. Training uses the uniform prior. The prior learned afterwards has
+a lower rate.
 """
 
 import math
@@ -27,26 +28,26 @@ from aelab.models.quantizer import QUANTIZERS, QuantizerSection
 from aelab.models.statistics import Mean, Measured, perplexity
 from aelab.variants._code_transformer import CausalPrior
 
-COLLAPSED = 0.05  # the perplexity, as a share of the codes, is less than this
+COLLAPSED = 0.05  # the codebook has collapsed if perplexity / number of codes is below this
 
 
 class PriorParams(TypedDict):
-    """The keys of `prior`: the transformer's size and its own training budget."""
+    """The keys of `prior`: the size of the transformer and its training budget."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
-    width: Annotated[int, Field(gt=0, description="numbers for each place of the grid")]
-    layers: Annotated[int, Field(ge=1, le=100, description="blocks of attention and a perceptron")]
-    heads: Annotated[int, Field(gt=0, description="of the attention; they share `width`")]
-    training: Annotated[BudgetOverrides, Field(description="what differs from `training`")]
+    width: Annotated[int, Field(gt=0, description="features of each place of the grid")]
+    layers: Annotated[int, Field(ge=1, le=100, description="blocks, each of attention and a perceptron")]
+    heads: Annotated[int, Field(gt=0, description="attention heads; `width` must be a multiple of their number")]
+    training: Annotated[BudgetOverrides, Field(description="overrides of `training`")]
 
 
 class VQVAE(DiscreteAutoencoder):
-    """One code of the quantiser for every place of the network's grid."""
+    """An autoencoder with one code of the quantiser at every place of the network's grid, and a learned prior."""
 
     undefined = {
-        "importance": "q(z|x) is a single code: more samples of it are the same one",
-        **dict.fromkeys(("units", "kl_per_dimension"), "a discrete code has no E_q[z] to vary"),
+        "importance": "q(z|x) is a single code, so all its samples are equal",
+        **dict.fromkeys(("units", "kl_per_dimension"), "a discrete code has no mean E_q[z] that could vary"),
         "direction": "a discrete code has no direction to move along",
     }
 
@@ -58,7 +59,9 @@ class VQVAE(DiscreteAutoencoder):
         quantizer: QuantizerSection,
         beta: Annotated[float, Field(ge=0, description="weight of the commitment loss")],
         likelihood: LikelihoodSection,
-        prior: Annotated[PriorParams, Field(description="the causal transformer that learns p(codes) afterwards")],
+        prior: Annotated[
+            PriorParams, Field(description="causal transformer that learns p(codes) after the autoencoder")
+        ],
     ) -> None:
         super().__init__(image)
         self.beta = beta
@@ -75,31 +78,31 @@ class VQVAE(DiscreteAutoencoder):
         self.prior_training = prior["training"]
 
     def start_from(self, x: Tensor) -> None:
-        """Start with the mean colour of x as the output."""
+        """Set the decoder's bias so that the initial output is the mean colour of x."""
         self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
 
     def encode(self, x: Tensor) -> Tensor:
-        """z_e, shape (B, D, h, w)."""
+        """Return z_e, (B, D, h, w)."""
         return self.quantizer.bound(self.encoder(x).float())
 
     def decode(self, z: Tensor) -> Tensor:
-        """E[x|z_q] of the codes of z, shape (B, C, H, W)."""
+        """Quantise z and return E[x|z_q], (B, C, H, W)."""
         return self.decode_indices(self.quantizer.quantise(z))
 
     def code_of(self, x: Tensor) -> Tensor:
-        """z_q, shape (B, D, h, w)."""
+        """Return z_q, (B, D, h, w)."""
         return self.quantizer.look_up(self.indices(x))
 
     def indices(self, x: Tensor) -> Tensor:
-        """k, shape (B, h, w) on the quantiser's grid."""
+        """Return the indices k, (B, h, w) on the quantiser's grid."""
         return self.quantizer.quantise(self.encode(x))
 
     def decode_indices(self, indices: Tensor) -> Tensor:
-        """E[x|z_q] of codes (B, h, w): images, shape (B, C, H, W)."""
+        """Return E[x|z_q] for indices (B, h, w), (B, C, H, W)."""
         return self.likelihood.mean(self.decoder(self.quantizer.look_up(indices)))
 
     def loss(self, batch: Batch) -> Losses:
-        """Equation 3, each term summed over the image."""
+        """Compute equation 3, each term summed over the image."""
         quantized = self.quantizer(self.encode(batch.inputs), batch.generator)
         distortion = -self.likelihood.log_prob(self.decoder(quantized.z_q), batch.targets).mean()
         return {
@@ -109,29 +112,29 @@ class VQVAE(DiscreteAutoencoder):
         }
 
     def phases(self) -> list[Phase]:
-        """The autoencoder, then the prior over its codes."""
+        """Return the training of the autoencoder, then of the prior over its codes."""
         return [*super().phases(), Phase("prior", self.prior, self.indices, self.prior_training)]
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Images decoded from codes that the learned prior draws."""
+        """Draw codes from the learned prior and decode them into images (count, C, H, W)."""
         return self.decode_indices(self.prior.sample(count, generator))
 
     def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
-        """How often each code is used, shape (K,); (K·levels,) where there are several codebooks."""
+        """Count how often each code is used, (K,), or (K·levels,) for several codebooks."""
         counts = torch.zeros(self.quantizer.entries, device=self.prior.position.device)
         for x in batches:
             counts += self.quantizer.counts(self.indices(x))
         return counts
 
     def symptoms(self, values: Mapping[str, float]) -> list[str]:
-        """Codebook collapse: (almost) all images share a few codes."""
+        """Report codebook collapse: (almost) all images share a few codes."""
         perplexity, used, codes = values["perplexity"], values["codes_used"], self.quantizer.entries
         if perplexity >= COLLAPSED * codes:
             return []
         return [f"the codebook has collapsed: {used:.0f} of {codes} codes in use, perplexity {perplexity:.1f}"]
 
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> Measured:  # noqa: ARG002
-        """−ELBO in nats per image under the learned and the uniform prior; use of the codebook; ‖z_e − e‖²/‖z_e‖²."""
+        """Measure −ELBO in nats per image (learned and uniform prior), use of the codebook and ‖z_e − e‖²/‖z_e‖²."""
         distortion, rate, distance, norm = Mean(), Mean(), Mean(), Mean()
         usage = torch.zeros(self.quantizer.entries, device=self.prior.position.device)
         for x in batches:

@@ -1,11 +1,12 @@
-"""WAE-MMD: an autoencoder whose codes, taken together, are distributed as a prior that can be sampled from.
+"""WAE-MMD: an autoencoder whose codes together follow a prior, from which new codes can be drawn.
 
     z = g_φ(x),  x′ = f_θ(z),  loss = 1/n · Σ ‖x_i − f_θ(z_i)‖² + λ·MMD²(q(z), p(z)),  p(z) = N(0, I)
     MMD²  1/(n(n−1)) · Σ_{i≠j} (k(z_i, z_j) + k(p_i, p_j)) − 2/n² · Σ_{i,j} k(z_i, p_j),  p_i ~ N(0, I)
     k     Σ_s C_s/(C_s + ‖a − b‖²) with C_s = 2·d·s, d the size of the code
 
-Tolstikhin et al. 2018, algorithm 2 and section 4: inverse multiquadratic kernels, at the scales s of the authors' code.
-The estimate has no bias and may be negative. A VAE draws each q(z|x) towards p(z), this only their mean q(z).
+Tolstikhin et al. 2018, algorithm 2 and section 4: inverse multiquadratic kernels, with the scales s of the authors'
+code. The estimate is unbiased and may be negative. A VAE pulls each q(z|x) towards p(z). A WAE pulls only their mean
+q(z).
 """
 
 import torch
@@ -21,12 +22,12 @@ SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class WAE(Deterministic):
-    """A Wasserstein autoencoder; `penalty` is λ."""
+    """A Wasserstein autoencoder; `penalty` is the weight λ of the MMD."""
 
     undefined = {
         **dict.fromkeys(
             ("bound", "kl_per_dimension"),
-            "the code is a point, and the decoder no likelihood: there is no bound on log p(x)",
+            "the code is a point and the decoder has no likelihood: there is no bound on log p(x)",
         ),
         "codebook": "there is no codebook",
     }
@@ -36,7 +37,7 @@ class WAE(Deterministic):
         self.code, self.penalty = code, penalty
 
     def loss(self, batch: Batch) -> Losses:
-        """The squared error plus λ·MMD² between the batch's codes and as many draws from the prior."""
+        """Compute the squared error plus λ·MMD² between the batch's codes and as many draws from the prior."""
         z = self.encode(batch.inputs)
         losses = squared_error(batch.targets, self.decode(z))
         codes = gather(z)
@@ -44,19 +45,22 @@ class WAE(Deterministic):
         return losses | {"loss": losses["loss"] + self.penalty * discrepancy, "mmd": discrepancy}
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Images decoded from z ~ N(0, I)."""
+        """Decode codes z ~ N(0, I) into images (count, C, H, W)."""
         return self.decode(torch.randn(count, self.code, generator=generator, device=generator.device))
 
 
 def mmd(a: Tensor, b: Tensor) -> Tensor:
-    """The unbiased estimate of MMD² between what a and b, both (B, d), were drawn from: (). One row has no pairs: 0."""
+    """Unbiased estimate of MMD² between the distributions of the rows of a and b, (B, d) both → ().
+
+    With B = 1 there are no pairs, and their terms are 0.
+    """
     pairs = max(len(a) * (len(a) - 1), 1)
     within = sum((kernel(each, each).sum() - len(SCALES) * len(each)) / pairs for each in (a, b))  # k(z, z) = 1
     return within - 2 * kernel(a, b).mean()
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
-    """k of every row of a (n, d) and of b (m, d): (n, m)."""
+    """Compute k for every row of a (n, d) and every row of b (m, d): (n, m)."""
     squared = (a.unsqueeze(1) - b).square().sum(2)
     scales = [2 * a.shape[1] * scale for scale in SCALES]
     return torch.stack([scale / (scale + squared) for scale in scales]).sum(0)
