@@ -17,6 +17,9 @@ Schedule: TypeAlias = Annotated[
     Field(description="of the learning rate; stairs: 8 stages, each 3 times as long and slower by 10^(1/7)"),
 ]
 Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=1, description="of Adam")]
+Clip: TypeAlias = Annotated[
+    float | None, Field(gt=0, description="largest norm of the gradient; without the key, any norm is allowed")
+]
 Precision: TypeAlias = Annotated[
     Literal["float32", "bfloat16"], Field(description="of the arithmetic; bfloat16 where the hardware is fast at it")
 ]
@@ -36,6 +39,7 @@ class Budget(BaseModel):
     learning_rate: LearningRate
     schedule: Schedule = "one_cycle"
     epsilon: Epsilon = 1e-8
+    clip: Clip = None
 
     def override(self, *overrides: Mapping[str, Any]) -> "Budget":
         """The budget after `overrides`, the last one counting most."""
@@ -55,6 +59,7 @@ class BudgetOverrides(TypedDict, total=False):
     learning_rate: LearningRate
     schedule: Schedule
     epsilon: Epsilon
+    clip: Clip
 
 
 class TrainingOptions(BaseModel):

@@ -53,7 +53,7 @@ class Step:
         self.samples = samples
         self.module, self.batches, self.precision, self.steps = module.train(), batches, precision, budget.steps
         self.dynamic = dynamic
-        self.optimiser = Adam(module.parameters(), budget.epsilon)
+        self.optimiser, self.clip = Adam(module.parameters(), budget.epsilon), budget.clip
         self.generator = torch.Generator(device)
         self.rates = SCHEDULES[budget.schedule](budget.steps, budget.learning_rate).float().to(device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
@@ -90,6 +90,8 @@ class Step:
             self.module.zero_grad()
             (share.weight * losses["loss"]).backward()
         losses = process_group.reduce(self.optimiser.parameters, losses, share, self.stop_votes)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.optimiser.parameters, self.clip)
         self.optimiser.step(self.rates.index_select(0, self.position)[0])
         self.means.add(losses)
         self.position += 1
