@@ -152,6 +152,15 @@ class Diverges(Recorder):
         return {"loss": self.weight + torch.where(batch.step < 6, 1.0, torch.inf)}
 
 
+def test_a_clipped_gradient_is_recorded() -> None:
+    def run(mode: Mode) -> Any:
+        model = build("ae", IMAGE, PARAMETERS["ae"], seed=0).cuda()
+        budget, how = BUDGET.override({"clip": 1e-3}), TrainingOptions(points=4, validations=3, mode=mode)
+        return losses(ended(model, train(model, Pairs.of(pixels()), pixels(), budget, seed=0, options=how)))
+
+    assert run("graph") == pytest.approx(run("eager"), rel=1e-3)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_divergence_is_noticed(mode: Mode) -> None:
     images, how = Pairs.of(pixels()), TrainingOptions(points=11, validations=1, mode=mode)

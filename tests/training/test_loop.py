@@ -277,6 +277,23 @@ class Scheduled(Recorder):
         return {"loss": self.weight * 0.0 + batch.ramp(0.5)}
 
 
+class Spiky(Recorder):
+    """A module with one step whose gradient is a million times that of the others, up the hill."""
+
+    def loss(self, batch: Batch) -> Losses:
+        slope = torch.where(batch.step == 2, -1e6, 1.0)
+        return {"loss": (slope * self.weight).sum()}
+
+
+@pytest.mark.parametrize(("clip", "robust"), [(None, False), (2.0, True)])
+def test_a_clipped_gradient_survives_a_spike(clip: float | None, *, robust: bool) -> None:
+    module, budget = Spiky(), Budget(steps=10, batch_size=16, learning_rate=0.01, schedule="constant", clip=clip)
+    before = module.weight.detach().clone()
+    options = TrainingOptions(mode="eager", validations=1)  # else the best weights are from before the spike
+    fit(module, Pairs(CODES, CODES), Pairs(CODES, CODES), budget, seed=0, options=options)
+    assert bool((module.weight < before).all()) is robust  # downhill, as nine of ten gradients say
+
+
 def test_a_loss_sees_the_step_and_validation_the_end_of_its_schedule() -> None:
     result = fit(Scheduled(), Pairs(CODES, CODES), Pairs(CODES, CODES), BUDGET, seed=0, options=HOW)
     train = [point["train_loss"] for point in result.curve if "train_loss" in point]
