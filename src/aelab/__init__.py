@@ -1,7 +1,7 @@
 """Autoencoders: models, training and evaluation. The package needs no parameter file and no folder of the pipeline.
 
 Notebooks use the names in `__all__`, such as `aelab.train`. Each name is imported on its first use.
-docs/notebook-library.ipynb shows all of them at work.
+docs/notebook-library.ipynb has examples.
 """
 
 import importlib

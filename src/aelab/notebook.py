@@ -27,7 +27,7 @@ from aelab.models.latent import parts
 
 Images: TypeAlias = NDArray[Any] | torch.Tensor  # (N, C, H, W): uint8, or floats from 0 to 1
 
-SHOWN = 5  # a warning names at most so many left-out files
+SHOWN = 5  # maximum number of left-out files in a warning
 
 
 class Model(Section):
@@ -68,7 +68,7 @@ def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], see
 def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
     """Load a trained model from a file. Loading runs no code from the file.
 
-    The model's methods check their arguments, as after `build`.
+    The methods of the model check their arguments, as after `build`.
 
     Args:
         path: File that `save` has written.
@@ -118,11 +118,11 @@ def load_folder(
     Args:
         path: Folder of the images. `~` stands for the home folder.
         image: Shape (C, H, W) of the resulting images. C is 1 (gray) or 3 (colour); H and W are in pixels.
-        fit: Treatment of an image of another size. "crop" cuts off what exceeds the aspect ratio, "pad" adds black,
-            "stretch" changes the aspect ratio, and "exact" leaves the image out.
+        fit: Treatment of an image of another size. "crop" resizes the image and cuts both ends of the longer side.
+            "pad" resizes the image and adds black. "stretch" changes the aspect ratio. "exact" leaves the image out.
         bits: Number of bits that the values in 16-bit files fill, from 8 to 16.
-        validation: Share for validation of the images that are not in the test split, from 0 to less than 1.
-        test: Share of all images for the test split, from 0 to less than 1.
+        validation: Share of the images outside of the test split that becomes the validation split.
+        test: Share of all images that becomes the test split. Both shares are from 0 to less than 1.
         seed: Seed of the split.
 
     Returns:

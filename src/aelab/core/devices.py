@@ -1,4 +1,4 @@
-"""Devices that models run on: choice, deterministic arithmetic, memory and time."""
+"""Devices for models: choice of a CPU or GPU, deterministic arithmetic, memory limits, measurement of time."""
 
 import ctypes
 import os
@@ -35,8 +35,8 @@ def prepare(name: str, threads: int) -> torch.device:
 
     Args:
         name: "cpu", "cuda" (an NVIDIA GPU), "mps" (an Apple GPU), or "auto" (the result of `chosen`).
-        threads: Number of CPU threads, at least 1. The last bits of a sum depend on the number of threads that share
-            the sum, so runs with the same bits need the same number.
+        threads: Number of CPU threads, at least 1. The last bits of a sum depend on this number, so keep it fixed for
+            reproducible results.
 
     Returns:
         The device.
@@ -52,7 +52,7 @@ def prepare(name: str, threads: int) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms() is the same, but imports a compiler
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    torch.backends.cudnn.allow_tf32 = False  # float32 without rounding to TF32
     torch.backends.cuda.matmul.allow_tf32 = False  # overrides TORCH_ALLOW_TF32_CUBLAS_OVERRIDE
     # The project writes all memory before it reads it, so filling new memory would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -184,10 +184,10 @@ def default_generator(device: torch.device) -> torch.Generator:
 
 
 class Pace:
-    """Limit on the host's lead over a GPU: at most `AHEAD` steps.
+    """Limit on how far the host runs ahead of a GPU: `AHEAD` steps.
 
-    The host sleeps until the step `AHEAD` steps back is done. Without the limit, the host would fill the launch queue
-    and then spin, and a request to stop would wait for the whole queue.
+    The host sleeps until the GPU has finished the step that is `AHEAD` steps back. Without the limit, the host would
+    fill the launch queue and then spin. A request to stop would then wait for the whole queue.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -77,7 +77,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Flush the list of files in `folder` to disk. POSIX systems otherwise write the list later than the files."""
+    """Write the directory entries of `folder` to disk, which POSIX systems may otherwise delay."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

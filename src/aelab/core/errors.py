@@ -1,4 +1,4 @@
-"""Errors that a user can fix. Commands print their message without a traceback."""
+"""Errors that a user can fix. Commands print only the message, without a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class DamagedFile(UserError):  # noqa: N818 - named after the state of the file
-    """File whose content has changed since the project wrote it, or that the project did not write."""
+    """File that has changed since the project wrote it, or that the project did not write."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

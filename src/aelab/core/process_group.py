@@ -30,7 +30,7 @@ from aelab.core.errors import UserError
 
 MEETS_WITHIN = timedelta(minutes=2)  # Timeout for joining the group. Connections of gloo may take five times as long.
 PATIENCE = timedelta(days=1)  # Timeout for a process that does not answer. The end of a process is noticed at once.
-LAG = 8  # Steps until the host of a GPU reads a vote. The host then does not wait for the latest step.
+LAG = 8  # Steps until the host reads a vote from its GPU. By then, the vote is ready, and the host does not wait.
 
 
 class ProcessLost(Exception):  # noqa: N818 - named after the state of the group
@@ -54,7 +54,7 @@ class Share:
     weight: float = 1.0
 
     def whole(self, count: int) -> int:
-        """Rows of all processes together, if this process has `count`. One sample may have several rows."""
+        """Number of rows in all processes, if this process has `count` rows. One sample may have several rows."""
         return count // (self.stop - self.start) * self.total
 
     def rows(self, count: int) -> slice:
@@ -161,7 +161,7 @@ def draw(function: Callable[..., Tensor], shape: Sequence[int], generator: torch
 
 
 def whole(count: int) -> int:
-    """Rows of the whole batch, if this process has `count`."""
+    """Number of rows in the whole batch, if this process has `count` rows."""
     return _share.whole(count)
 
 
@@ -251,8 +251,8 @@ def check_same(fingerprint: str, device: torch.device) -> None:
 class StopVotes:
     """Votes on whether to stop. All processes learn the result after the same step.
 
-    Each vote is one number that travels with the gradients. The host of a GPU reads the result `LAG` steps later, so
-    that it does not wait for the GPU.
+    Each vote is one number that travels with the gradients. On a GPU, the host reads the result `LAG` steps later, when
+    the result is ready.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -261,7 +261,7 @@ class StopVotes:
         self.coming: deque[tuple[Tensor, Any]] = deque()
 
     def sync(self) -> None:
-        """Read a result, and cast the vote for the next step. The call comes after a step, outside of a CUDA graph."""
+        """Read the result of the votes, and cast the next vote. Call this after each step, outside of a CUDA graph."""
         global _stopping  # noqa: PLW0603
         if size() == 1:
             return
@@ -280,7 +280,7 @@ class StopVotes:
 
 
 def _laid_out(gradient: Tensor) -> Tensor:
-    """All values of a gradient in the order of memory, which is the same for its parameter."""
+    """Gradient as a vector in the order of memory, which is also the order of its parameter."""
     return gradient.as_strided((gradient.numel(),), (1,))
 
 

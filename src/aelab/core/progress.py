@@ -21,7 +21,7 @@ def part(label: str, cheaper: str = "") -> Iterator[None]:
 
     Args:
         label: Name of the work.
-        cheaper: Key in `params.yaml` whose smaller value makes the work shorter; empty if there is none.
+        cheaper: Key in `params.yaml` that shortens the work if its value is smaller; empty if there is none.
     """
     outer = LABEL.get()
     tokens = LABEL.set(f"{outer}: {label}" if outer else label), CHEAPER.set(cheaper)
@@ -40,7 +40,7 @@ def counted(items: Iterable[T], total: int | None = None, size: Callable[[T], in
 
     Args:
         items: Collection or iterator.
-        total: Sum of the sizes of all items. The default, the number of items, needs a collection.
+        total: Sum of the sizes of all items; by default the number of items. Required for an iterator.
         size: Function that returns the size of an item, by default 1.
     """
     if total is None:

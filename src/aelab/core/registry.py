@@ -76,5 +76,5 @@ def keys_of(part: type) -> Iterator[inspect.Parameter]:
 
 
 def registry_of(annotation: Any) -> Registry[Any] | None:
-    """Registry in the annotation of a key whose value is a part, or None."""
+    """Registry in an annotation, or None if the value of the key is not a part."""
     return next((mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Registry)), None)

@@ -173,7 +173,8 @@ def in_sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[o
             sentences.append(f"{key} is an unknown key; known here: {', '.join(known)}{hint}")
         elif kind == "missing":
             others = [str(each) for each in value if each not in _fields(model)] if len(problem["loc"]) == 1 else []
-            sentences.append(f"{key} is missing{did_you_mean(key, others)}")  # unknown sections are allowed at the top
+            # Unknown sections are allowed at the top level, so a misspelt key appears only as a missing key.
+            sentences.append(f"{key} is missing{did_you_mean(key, others)}")
         else:
             sentences.append(f"{key or 'the file'} is {_shown(value)}: {_allowed(problem)}{_hint(value)}")
     return sentences

@@ -12,7 +12,7 @@ from aelab.core import arrays, process_group
 from aelab.core.errors import UserError
 
 BATCH = 100  # Samples per batch outside of training. Small batches need little memory and stay in a CPU's cache.
-ON_GPU = 10  # Factor for the batch on a GPU. With small batches, a GPU mostly waits for launches.
+ON_GPU = 10  # Factor for the batch on a GPU. With small batches, a GPU mostly waits for kernel launches.
 
 
 def as_float(stored: Tensor | arrays.Array) -> Tensor:
@@ -44,7 +44,7 @@ def as_float(stored: Tensor | arrays.Array) -> Tensor:
 
 
 def binarise(generator: torch.Generator, *images: Tensor) -> tuple[Tensor, ...]:
-    """Binarise images (B, C, H, W) at random. A value in [0, 1] is its own probability of becoming 1 instead of 0.
+    """Binarise images (B, C, H, W) at random: a value p in [0, 1] becomes 1 with probability p, else 0.
 
     All `images` share one random threshold per value, so a corrupted copy is binarised like the clean image.
     """
@@ -83,7 +83,7 @@ def copy_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def at_once(samples: int, device: torch.device) -> int:
-    """Batch size on `device` outside of training, if a CPU takes batches of `samples`."""
+    """Return the batch size for `device` outside of training, where `samples` is the batch size for a CPU."""
     return samples * (1 if device.type == "cpu" else ON_GPU)
 
 

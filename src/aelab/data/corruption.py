@@ -1,4 +1,4 @@
-"""Corruption of images: the noise that a denoising autoencoder learns to remove and that tests every variant.
+"""Corruption of images: the noise that a denoising autoencoder learns to remove, and that every variant is tested on.
 
 Each kind of noise draws one 16-bit integer per input dimension, and compares the integer with a threshold or looks it
 up in a table. The same parameters therefore give the same bytes on every machine.
@@ -26,8 +26,8 @@ def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> 
     Args:
         images: Clean images, uint8 (N, C, H, W), left unchanged.
         kind: Kind of the noise: "masking" (black pixels), "gaussian", or "salt_and_pepper" (black and white pixels).
-        level: Strength of the noise, above 0 and at most 1. For "gaussian" noise, the standard deviation, where 1 is
-            the range of a pixel; for the other kinds, the probability that noise replaces a value.
+        level: Strength of the noise, above 0 and at most 1. For "gaussian", the level is the standard deviation, in
+            units of the pixel range. For the other kinds, the level is the probability that noise replaces a value.
         seed: Seed of the noise, at least 0.
         name: Name of the copy. Copies with different names have independent noise.
 

@@ -45,7 +45,7 @@ class Data:
 
     Attributes:
         image: Shape (C, H, W) of an image.
-        splits: Images and the rows that belong to the split, by the name of the split.
+        splits: By name of the split: an array of images, and the rows of the array that belong to the split.
         source: Origin of the images, for messages.
         binarised: Names of the splits that `save` writes in black and white.
         seed: Seed of the binarisation.
@@ -115,8 +115,8 @@ def divide(everything: Split, source: str, *, validation: float, test: float, se
     Args:
         everything: All images.
         source: Origin of the images, for messages.
-        validation: Share for validation of the images that are not in the test split, from 0 to less than 1.
-        test: Share of all images for the test, from 0 to less than 1.
+        validation: Share of the images outside of the test split that becomes the validation split.
+        test: Share of all images that becomes the test split. Both shares are from 0 to less than 1.
         seed: Seed of the split.
 
     Raises:
@@ -136,7 +136,7 @@ def divide(everything: Split, source: str, *, validation: float, test: float, se
 
 
 def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split `rows` at random into the rest and a held-out `fraction`, both in the order of `rows`.
+    """Split `rows` at random into a rest and a held-out `fraction`. Both results keep the order of `rows`.
 
     Raises:
         UserError: `fraction` is less than 0, or 1 or more.
@@ -155,7 +155,7 @@ def evenly(length: int, count: int) -> NDArray[np.int64]:
 
 
 def binarise(pieces: Iterable[Bytes], seed: int, split: str) -> Iterator[Bytes]:
-    """Yield a split's uint8 images in black (0) and white (255). The gray value of a pixel is its probability of white.
+    """Yield a split's uint8 images in black (0) and white (255). A gray value g becomes white with probability g/255.
 
     As in `corruption`, only integers are compared, so the same seed gives the same bytes on every machine.
     """
@@ -167,7 +167,7 @@ def binarise(pieces: Iterable[Bytes], seed: int, split: str) -> Iterator[Bytes]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Published data set, as described before its download.
+    """Description of a published data set, known before the download.
 
     Attributes:
         image: Shape (C, H, W) of an image.

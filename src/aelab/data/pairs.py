@@ -31,7 +31,7 @@ class Pairs(NamedTuple):
 
     @classmethod
     def of(cls, images: "Pairs | arrays.Array") -> "Pairs":
-        """Return pairs unchanged. Pair images with themselves.
+        """Return pairs as they are, and pair images with themselves.
 
         Args:
             images: Pairs, or images that are both the inputs and the targets.

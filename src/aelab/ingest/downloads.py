@@ -50,7 +50,7 @@ class Source:
 
     Attributes:
         name: Name of the source in messages.
-        fetch: Function that returns the files, and may use the empty folder that it is given.
+        fetch: Function that returns the content of the files by name. Its argument is an empty folder to work in.
     """
 
     name: str
@@ -73,7 +73,7 @@ def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, 
         cache: Folder for the files. Each data set has its own folder in it.
         validation: Share of the training images that is held out for validation, from 0 to less than 1. A data set
             with a published validation split ignores this argument.
-        seed: Seed of the held-out images.
+        seed: Seed of the random choice of held-out images.
 
     Returns:
         The data set. Its `train`, `validation` and `test` are uint8 images (N, C, H, W).

@@ -4,9 +4,10 @@ The first-level subfolders are the classes. A folder around all classes is not a
 the names of splits, such as "train" and "test". Links are followed. A file that cannot be read is left out, and listed
 with the reason.
 
-Transparent pixels become white. Values of 16 bits are scaled to 8 bits, from as many bits as the values fill. Pillow
-reads only the upper 8 of 16 bits per colour channel. Pixels of 32 bits are not supported, because no file states their
-range. Colour profiles are ignored. Of several frames or pages, the first is read. EXIF data turn an image upright.
+Transparent pixels become white. 16-bit values are scaled to 8 bits, and a setting says how many of the 16 bits the
+values fill. Of 16 bits per colour channel, Pillow reads only the upper 8. Pixels of 32 bits are not supported, because
+no file states their range. Colour profiles are ignored. Only the first frame or page of a file is read. Images are
+turned upright as their EXIF data say.
 
 For a damaged TIFF file, the decoder libtiff writes a line to the standard error. Python cannot prevent this.
 """
@@ -67,7 +68,8 @@ LINK_LOOP = "is a link that leads back to itself"
 FOLDER_LOOP = "is a link to a folder that contains it"
 READ_ALREADY = "leads to a folder that was already read"
 SPECIAL = "is neither a file nor a folder"
-NO_CONTENT = {EMPTY, UNKNOWN, DEAD_LINK, LINK_LOOP, FOLDER_LOOP, READ_ALREADY, SPECIAL}  # no sign of a lost image
+# Reasons that do not show whether the file was an image.
+NO_CONTENT = {EMPTY, UNKNOWN, DEAD_LINK, LINK_LOOP, FOLDER_LOOP, READ_ALREADY, SPECIAL}
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ class Depth:
     """Bit depth of 16-bit images, and the brightest value (at most 65535) of each image read so far.
 
     Attributes:
-        bits: Number of bits that the values fill, from 8 to 16. The value 2^bits − 1 is white; larger values, too.
+        bits: Number of bits that the values fill, from 8 to 16. Values of 2^bits − 1 and above become white.
         grey: Brightest values of the images with one channel.
-        channels: Brightest values of the images with several channels, as far as Pillow's 8 bits show them.
+        channels: Brightest values of the images with several channels, estimated from the upper 8 bits.
     """
 
     bits: int = FULL
@@ -141,7 +143,7 @@ class Folder:
         images: uint8 (N, C, H, W), in the order of the files' paths. A temporary file, deleted with the array, holds
             the images.
         labels: Class of each image as an index into `classes`, (N,).
-        classes: Sorted names of the first-level subfolders with images. "" is the class of images outside of them.
+        classes: Sorted names of the first-level subfolders with images. "" is the class of images in no subfolder.
         counts: Number of images by class, in the order of `classes`.
         left_out: Files that were left out, in the order of their paths.
         notes: Facts that may surprise the user, one sentence each.
@@ -164,14 +166,15 @@ def read(
 ) -> Folder:
     """Read all images below `root`, and convert them to one shape.
 
-    Every file is tried, with any suffix. The number of workers does not change the result. Memory holds at most
+    The suffix of a file does not matter. The number of workers does not change the result. Memory holds at most
     `workers` images of the original size.
 
     Args:
         root: Folder of the images.
         image: Shape (C, H, W) of the resulting images. C is 1 (grey) or 3 (RGB); H and W are in pixels.
         fit: Treatment of images of another size or aspect ratio.
-        bits: Number of bits that the values of 16-bit files fill, from 8 to 16. 2^bits − 1 and larger values are white.
+        bits: Number of bits that the values of 16-bit files fill, from 8 to 16. Values of 2^bits − 1 and above become
+            white.
         key: Name of the setting `bits` in messages.
         scratch: Folder on a disk with room for all resulting images. No file stays in it.
         workers: Threads that decode images.
@@ -180,8 +183,8 @@ def read(
         The images with their classes, the files that were left out, and notes for the user.
 
     Raises:
-        UserError: `root` is not a folder, or holds no readable image. Also, if `bits` is 16: at least half of the
-            images have 16 bits, and their values fill at most 14.
+        UserError: `root` is not a folder, or holds no readable image. Or `bits` is 16, at least half of the images have
+            16 bits, and their values fill at most 14 bits.
     """
     files, left_out = listed(root)
     used: list[str] = []
@@ -450,8 +453,8 @@ def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
     """Resize the image to `size`, (width, height), in mode L or RGB.
 
     Pillow's `ImageOps.fit` and `ImageOps.pad` have no `reducing_gap`. Without that option, shrinking 12 megapixels
-    takes eight times as long. They also give other pixels: `fit` differs by up to 9 of 255, and `pad` may shift the
-    image by one pixel.
+    takes eight times as long. Both functions also give other pixels: `fit` differs by up to 9 of 255, and `pad` may
+    shift the image by one pixel.
     """
     factors = size[0] / image.width, size[1] / image.height
     if fit == "pad":

@@ -1,4 +1,4 @@
-"""Images drawn from known factors, with which the dimensions of a code can be compared: a white shape on black.
+"""Images of a white shape on black, drawn from known factors. A code's dimensions can be compared with the factors.
 
     shape   ellipse, rectangle or triangle; also the class
     size    half of the length, 4 to 6.5 pixels; the width is 1/2 of the length, for the triangle 3/4
