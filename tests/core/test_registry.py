@@ -16,7 +16,7 @@ SHARED = """
 from aelab.models.network import Network
 
 class Shared(Network):
-    \"\"\"What two networks share.\"\"\"
+    \"\"\"Code that two networks share.\"\"\"
 """
 UNTYPED = """
 from aelab.models.network import Network
