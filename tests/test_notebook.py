@@ -1,4 +1,4 @@
-"""What a notebook gives by mistake is answered by one sentence at each door: what is wanted, and what came."""
+"""Functions for notebooks answer a wrong argument with one sentence: the expected type and the actual type."""
 
 import copy
 import warnings
@@ -22,7 +22,7 @@ IMAGES = squares()
 FLOATS = IMAGES / 255
 BUDGET = aelab.Budget(steps=2, batch_size=8, learning_rate=0.001)
 
-WRONG: dict[str, tuple[Any, str]] = {  # by what it is: what came, and the end of the sentence
+WRONG: dict[str, tuple[Any, str]] = {  # the wrong images, and the end of the message
     "a missing channel": (IMAGES[:, 0], r"an array of uint8 \(64, 8, 8\); images\[:, None\] adds the channel"),
     "channels last": (
         np.repeat(IMAGES, 3, 1).transpose(0, 2, 3, 1),
@@ -32,7 +32,7 @@ WRONG: dict[str, tuple[Any, str]] = {  # by what it is: what came, and the end o
     "rows": (IMAGES.reshape(64, -1), r"an array of uint8 \(64, 64\)"),
     "a number": (3, "an int; "),
     "nothing": (None, "a NoneType; "),
-    "a tensor": (torch.from_numpy(IMAGES), r"a Tensor of uint8 \(64, 1, 8, 8\); \.numpy\(\) makes an array of it"),
+    "a tensor": (torch.from_numpy(IMAGES), r"a Tensor of uint8 \(64, 1, 8, 8\); \.numpy\(\) converts it to an array"),
     "a tensor of floats": (torch.from_numpy(FLOATS), r"a Tensor of float64 .*; \(255 \* images\)\.round\(\)"),
     "int64": (IMAGES.astype(int), r"an array of int64 \(64, 1, 8, 8\); \.astype\(np\.uint8\)"),
     "16 bits": (IMAGES.astype(np.uint16), "an array of uint16"),
@@ -40,9 +40,9 @@ WRONG: dict[str, tuple[Any, str]] = {  # by what it is: what came, and the end o
     "floats in [0, 1]": (FLOATS, r"an array of float64 .*; \(255 \* images\)\.round\(\)\.astype\(np\.uint8\)"),
     "floats to 255": (IMAGES.astype(np.float32), "an array of float32"),
     "no numbers": (np.full((8, *IMAGE), np.nan), "an array of float64"),
-    "no image": (IMAGES[:0], r"an array of uint8 \(0, 1, 8, 8\); there is no image in it"),
+    "no image": (IMAGES[:0], r"an array of uint8 \(0, 1, 8, 8\); it holds no image"),
     "nothing at all": (np.array([]), r"an array of float64 \(0,\)"),
-    "a list": (IMAGES.tolist(), r"a list; np\.array\(…\) makes an array of images"),
+    "a list": (IMAGES.tolist(), r"a list; np\.array\(…\) converts images to one array"),
     "a list of arrays": (list(IMAGES), "a list; "),
     "a tuple": ((IMAGES, IMAGES), "a tuple; "),
     "text": ("images", "a str; "),
@@ -57,7 +57,7 @@ OTHER_SIZES = {
 
 @cache
 def built(variant: str = "vae") -> Autoencoder:
-    """To be refused something, which does not change it."""
+    """Model for calls that fail and so leave it unchanged."""
     return aelab.build(variant, IMAGE, PARAMETERS[variant], seed=0)
 
 
@@ -65,7 +65,7 @@ def model(variant: str = "vae") -> Autoencoder:
     return copy.deepcopy(built(variant))
 
 
-SIZED: dict[str, Callable[[Any], object]] = {  # doors that know the size of the images
+SIZED: dict[str, Callable[[Any], object]] = {  # functions that know the size of the images
     "train": lambda images: aelab.train(built(), images, IMAGES, BUDGET, seed=0),
     "validate": lambda images: aelab.train(built(), IMAGES, images, BUDGET, seed=0),
     "inputs": lambda images: aelab.train(built(), aelab.Pairs(images, IMAGES), IMAGES, BUDGET, seed=0),
@@ -82,7 +82,7 @@ ANY_SIZE: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("door", SIZED)
 def test_a_door_that_knows_the_size(door: str, wrong: str) -> None:
     images, sentence = (WRONG | OTHER_SIZES)[wrong]
-    with pytest.raises(UserError, match=rf"have to be an array of uint8 \(N, 1, 8, 8\); what came is {sentence}"):
+    with pytest.raises(UserError, match=rf"must be an array of uint8 \(N, 1, 8, 8\); got {sentence}"):
         SIZED[door](images)
 
 
@@ -90,13 +90,13 @@ def test_a_door_that_knows_the_size(door: str, wrong: str) -> None:
 @pytest.mark.parametrize("door", ANY_SIZE)
 def test_a_door_for_images_of_any_size(door: str, wrong: str) -> None:
     images, sentence = WRONG[wrong]
-    with pytest.raises(UserError, match=rf"have to be an array of uint8 \(N, C, H, W\); what came is {sentence}"):
+    with pytest.raises(UserError, match=rf"must be an array of uint8 \(N, C, H, W\); got {sentence}"):
         ANY_SIZE[door](images)
 
 
 @pytest.mark.parametrize("images", [IMAGES, IMAGES[::-1], np.asfortranarray(IMAGES), IMAGES[::2], IMAGES[:1]])
 def test_images_that_lie_anyhow_are_taken(images: Any) -> None:
-    """Backwards, in another order, with gaps."""
+    """Arrays may run backwards, in another order, or with gaps."""
     check_stored(images, IMAGE)
     trained = model()
     aelab.train(trained, images, images, BUDGET, seed=0)
@@ -135,7 +135,7 @@ def test_rows_of_stored_images_and_of_floats_become_one_picture() -> None:
     one, two = aelab.show({"": IMAGES[:4]}), aelab.show({"a": IMAGES[:4], "b": floats})
     assert one.mode == two.mode == "RGB"
     assert two.height > 1.5 * one.height
-    assert two.width > one.width  # the labels stand beside the rows
+    assert two.width > one.width  # the labels are beside the rows
     assert aelab.show({"": np.repeat(IMAGES[:4], 3, 1)}).size == one.size
     assert aelab.show({"": FLOATS[:4] * 2 - 0.5}).getextrema() == one.getextrema()
 
@@ -146,16 +146,16 @@ DRAWN = {"a tensor", "a tensor of floats", "floats in [0, 1]", "floats to 255", 
 @pytest.mark.parametrize("wrong", [each for each in WRONG if each not in DRAWN])
 def test_what_is_no_picture(wrong: str) -> None:
     images, _ = WRONG[wrong]
-    with pytest.raises(UserError, match=r"images to show are \(N, C, H, W\).*what came as 'x' is an?"):
+    with pytest.raises(UserError, match=r"images to show must be \(N, C, H, W\).*'x' is an?"):
         aelab.show({"x": images})
 
 
 def test_rows_of_a_picture_are_alike_and_have_labels() -> None:
-    with pytest.raises(UserError, match=r"of one size; what came is \{'a': \(64, 1, 8, 8\), 'b': \(63, 1, 8, 8\)\}"):
+    with pytest.raises(UserError, match=r"of one size; got \{'a': \(64, 1, 8, 8\), 'b': \(63, 1, 8, 8\)\}"):
         aelab.show({"a": IMAGES, "b": IMAGES[1:]})
     wrong: list[Any] = [IMAGES, [IMAGES], {}]
     for unlabelled in wrong:
-        with pytest.raises(UserError, match="are shown by label"):
+        with pytest.raises(UserError, match="images to show must have labels"):
             aelab.show(unlabelled)
 
 
@@ -163,19 +163,19 @@ def test_rows_of_a_picture_are_alike_and_have_labels() -> None:
 
 SEEN = aelab.as_float(IMAGES)
 UNSEEN: dict[str, tuple[Any, str]] = {
-    "an array": (FLOATS, r"tensor of floats \(B, 1, 8, 8\).*what came is an array of float64 \(64, 1, 8, 8\)"),
-    "bytes": (torch.from_numpy(IMAGES), "aelab.as_float makes it.*what came is a Tensor of uint8"),
-    "int64": (torch.from_numpy(IMAGES).long(), "what came is a Tensor of int64"),
-    "a list": (SEEN.tolist(), "what came is a list"),
-    "one image": (SEEN[0], r"what came is a Tensor of float32 \(1, 8, 8\)"),
+    "an array": (FLOATS, r"tensor of floats \(B, 1, 8, 8\).*got an array of float64 \(64, 1, 8, 8\)"),
+    "bytes": (torch.from_numpy(IMAGES), "aelab.as_float makes from uint8.*got a Tensor of uint8"),
+    "int64": (torch.from_numpy(IMAGES).long(), "got a Tensor of int64"),
+    "a list": (SEEN.tolist(), "got a list"),
+    "one image": (SEEN[0], r"got a Tensor of float32 \(1, 8, 8\)"),
     "a missing channel": (SEEN[:, 0], r"\(64, 8, 8\)"),
     "channels last": (SEEN.permute(0, 2, 3, 1), r"\(64, 8, 8, 1\)"),
     "a larger image": (torch.zeros(1, 1, 28, 28), r"\(1, 1, 28, 28\)"),
     "nothing": (torch.zeros(0), r"\(0,\)"),
-    "floats to 255": (SEEN * 255, "values from 0 to 1; some of these go from 0 to 255"),
-    "centred floats": (SEEN * 2 - 1, "some of these go from -1 to 1"),
-    "no numbers": (SEEN.where(SEEN > 0, torch.nan), "some of these are infinite or no numbers"),
-    "infinite": (SEEN.where(SEEN > 0, torch.inf), "some of these are infinite or no numbers"),
+    "floats to 255": (SEEN * 255, "values from 0 to 1; these go from 0 to 255"),
+    "centred floats": (SEEN * 2 - 1, "these go from -1 to 1"),
+    "no numbers": (SEEN.where(SEEN > 0, torch.nan), "some are infinite or NaN"),
+    "infinite": (SEEN.where(SEEN > 0, torch.inf), "some are infinite or NaN"),
 }
 
 
@@ -226,13 +226,13 @@ def test_a_loaded_model_checks_too_and_one_of_the_pipeline_does_not(tmp_path: Pa
     aelab.save(model(), tmp_path / "vae.safetensors")
     with pytest.raises(UserError, match="values from 0 to 1"):
         aelab.load(tmp_path / "vae.safetensors").reconstruct(SEEN * 255)
-    from aelab.models import checkpoint  # noqa: PLC0415 - the other one of that name
+    from aelab.models import checkpoint  # noqa: PLC0415 - its `load` does not check
 
     checkpoint.load(tmp_path / "vae.safetensors").reconstruct(SEEN * 255)
 
 
 def test_a_training_and_an_evaluation_look_at_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look would have a GPU waited for."""
+    """Reading a value would wait for the GPU."""
     checking = model("vqvae")
     seen = list[Any]()
     monkeypatch.setattr("aelab.models.doors.seen", lambda x, _: [seen.append(x), x][1])  # type: ignore[func-returns-value]
@@ -269,9 +269,9 @@ def test_a_model_checks_again_after_a_training_that_broke_off() -> None:
         ("vae", IMAGE, {"likelihood": "bernouli"}, "likelihood.name: unknown .*; did you mean bernoulli?"),
         ("vae", IMAGE, {"network": {"name": "patches", "wdith": 8}}, "network.wdith is .*; did you mean width?"),
         ("vae", IMAGE, {"network": "patches"}, "^network.width is missing"),
-        ("vae", (8, 8), {}, r"the shape of the images is \(C, H, W\).*what came is \(8, 8\)"),
-        ("vae", (1, 8, 0), {}, r"what came is \(1, 8, 0\)"),
-        ("vae", 64, {}, "what came is 64"),
+        ("vae", (8, 8), {}, r"the shape of the images must be \(C, H, W\).*got \(8, 8\)"),
+        ("vae", (1, 8, 0), {}, r"got \(1, 8, 0\)"),
+        ("vae", 64, {}, "got 64"),
         ("vae", (1, 9, 9), {}, r"vae cannot be built for images of shape \(1, 9, 9\): "),
     ],
 )
@@ -345,7 +345,7 @@ def test_a_folder_is_a_data_set_that_a_model_learns_from(folder: Path, monkeypat
     learner = aelab.build("ae", data.image, PARAMETERS["ae"], seed=0)
     results = aelab.train(learner, data.train, data.validation, BUDGET, seed=0)
     assert results["autoencoder"].best_step > 0
-    assert len(np.unique(data.train[:, 0, 0, 0])) == 14  # no image is there twice
+    assert len(np.unique(data.train[:, 0, 0, 0])) == 14  # no image occurs twice
 
 
 def test_what_is_left_out_of_a_folder_is_named(folder: Path) -> None:
@@ -368,9 +368,9 @@ def test_what_is_left_out_of_a_folder_is_named(folder: Path) -> None:
         ("photos", {"test": -0.1}, "held out is -0.1: must be from 0"),
         ("photos", {"validation": 20}, "held out is 20: must be from 0"),
         ("photos", {"fit": "corp"}, "no fit 'corp'; there are crop, pad, stretch, exact; did you mean crop"),
-        ("photos", {"image": (2, 8, 8)}, r"\(C, H, W\), such as .*, C being 1 or 3; what came is \(2, 8, 8\)"),
-        ("photos", {"image": (8, 8)}, r"what came is \(8, 8\)"),
-        ("photos", {"image": 64}, "what came is 64"),
+        ("photos", {"image": (2, 8, 8)}, r"\(C, H, W\), such as .*, C being 1 or 3; got \(2, 8, 8\)"),
+        ("photos", {"image": (8, 8)}, r"got \(8, 8\)"),
+        ("photos", {"image": 64}, "got 64"),
     ],
 )
 def test_a_folder_that_is_no_data_set(folder: Path, name: str, keywords: Any, sentence: str) -> None:

@@ -1,6 +1,7 @@
-"""Autoencoders: the models, their training and their evaluation. Knows no path and no parameter file.
+"""Autoencoders: models, training and evaluation. The package needs no parameter file and no folder of the pipeline.
 
-What a notebook needs is here by short names, imported when it is first used: docs/notebook-library.ipynb uses them.
+Notebooks use the names in `__all__`, such as `aelab.train`. Each name is imported on its first use.
+docs/notebook-library.ipynb has examples.
 """
 
 import importlib
@@ -34,7 +35,7 @@ HOMES = {
     "show": "notebook",
     "train": "training.loop",
 }
-__all__ = [  # those of HOMES; type checkers read a list
+__all__ = [  # the keys of HOMES, written out for type checkers
     "Budget",
     "Pairs",
     "TrainingOptions",

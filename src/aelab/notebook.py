@@ -1,4 +1,4 @@
-"""What a notebook calls and no stage does: doors that take nothing for granted, and say in a sentence what is wrong."""
+"""Functions for notebooks. Each checks its arguments, and explains a wrong argument in the message of a `UserError`."""
 
 import os
 import tempfile
@@ -27,20 +27,32 @@ from aelab.models.latent import parts
 
 Images: TypeAlias = NDArray[Any] | torch.Tensor  # (N, C, H, W): uint8, or floats from 0 to 1
 
-SHOWN = 5  # left-out files that a warning names
+SHOWN = 5  # maximum number of left-out files in a warning
 
 
 class Model(Section):
-    """What `build` is told beside the parameters."""
+    """Section with the key `model`, which `build` adds to the parameters."""
 
     model: str = Field(description="a file in src/aelab/variants/")
 
 
 def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], seed: int | None = None) -> Autoencoder:
-    """A new model, as `models.checkpoint.build` makes it; its `encode`, `decode` and `reconstruct` check what they get.
+    """Build a new model with random weights.
+
+    The model's methods `encode`, `decode` and `reconstruct` check their arguments. They raise a `UserError` for images
+    or codes of another type, shape or range.
+
+    Args:
+        variant: Name of the model, such as "vae": a file in `aelab.variants`.
+        image: Shape (C, H, W) of the images, such as (1, 28, 28).
+        parameters: Keyword arguments of the model's constructor, such as `network` and `code`.
+        seed: Seed of the weights. Without a seed, torch's global generator draws them.
+
+    Returns:
+        The model on the CPU, in training mode.
 
     Raises:
-        UserError: the model or a key is unknown, a value is not allowed, or does not fit the images.
+        UserError: The model or a key is unknown, or a value is not allowed or does not fit the images.
     """
     _check_shape(image)
     try:
@@ -54,13 +66,26 @@ def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], see
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
-    """The model in `path`, as `models.checkpoint.load` reads it; it checks what it gets, as that of `build` does."""
+    """Load a trained model from a file. Loading runs no code from the file.
+
+    The methods of the model check their arguments, as after `build`.
+
+    Args:
+        path: File that `save` has written.
+        device: Device for the model.
+
+    Returns:
+        The model on `device`, in evaluation mode.
+
+    Raises:
+        UserError: The file is missing or damaged, or is not a model of this package.
+    """
     return _checking(checkpoint.load(path, device))
 
 
 @torch.no_grad()
 def _checking(model: Autoencoder) -> Autoencoder:
-    """The model, which from now on checks what its methods get."""
+    """Make the methods of `model` check their arguments from now on."""
     training = model.training
     code = model.eval().encode(torch.zeros(1, *model.image, device=device_of(model)))
     model.code_shapes = [part.shape[1:] for part in parts(code)]
@@ -71,7 +96,7 @@ def _check_shape(image: object, channels: Sequence[int] = ()) -> None:
     whole = isinstance(image, tuple | list) and all(isinstance(each, int) and each > 0 for each in image)
     if not whole or len(image) != 3 or (channels and image[0] not in channels):  # type: ignore[arg-type, index] # noqa: PLR2004
         allowed = f", C being {' or '.join(map(str, channels))}" if channels else ""
-        msg = f"the shape of the images is (C, H, W), such as (3, 64, 64){allowed}; what came is {image}"
+        msg = f"the shape of the images must be (C, H, W), such as (3, 64, 64){allowed}; got {image}"
         raise UserError(msg)
 
 
@@ -85,20 +110,26 @@ def load_folder(
     test: float = 0.1,
     seed: int = 0,
 ) -> Data:
-    """A folder of images as a data set, split into train, validation and test; its subfolders are the classes.
+    """Load a folder of images as a data set, split at random into train, validation and test.
+
+    The subfolders are the classes. Files that cannot be read are left out, and a warning names them. Further warnings
+    point out unusual classes and 16-bit files.
 
     Args:
-        path: the folder; `~` is the home folder.
-        image: (C, H, W) that every image becomes; C is 1 (gray) or 3 (colour).
-        fit: how an image of another aspect comes to H×W: "crop", "pad", "stretch" or "exact".
-        bits: 8 … 16, of a 16-bit file those that its values fill.
-        validation: share of what is not for the test that is held out to pick weights and settings by.
-        test: share of the images that is held out for the test.
-        seed: of the split.
+        path: Folder of the images. `~` stands for the home folder.
+        image: Shape (C, H, W) of the resulting images. C is 1 (gray) or 3 (colour); H and W are in pixels.
+        fit: Treatment of an image of another size. "crop" resizes the image and cuts both ends of the longer side.
+            "pad" resizes the image and adds black. "stretch" changes the aspect ratio. "exact" leaves the image out.
+        bits: Number of bits that the values in 16-bit files fill, from 8 to 16.
+        validation: Share of the images outside of the test split that becomes the validation split.
+        test: Share of all images that becomes the test split. Both shares are from 0 to less than 1.
+        seed: Seed of the split.
+
+    Returns:
+        The data set. Its `train`, `validation` and `test` are uint8 images (N, C, H, W).
 
     Raises:
-        UserError: there is no such folder, or too few images in it that can be read. Files that cannot be read are left
-            out, and a warning names them; others tell what may not be expected of classes and of 16-bit files.
+        UserError: The folder is missing, has too few readable images, or an argument is out of range.
     """
     _check_shape(image, channels=(1, 3))
     if fit not in (fits := get_args(image_folder.Fit)):
@@ -119,22 +150,25 @@ def load_folder(
 
 
 def show(rows: Mapping[str, Images]) -> Image.Image:
-    """Rows of images, each with its label, as a picture; a notebook draws what a cell ends with.
+    """Draw rows of images as one picture. A notebook shows the picture if the call is the last line of a cell.
 
     Args:
-        rows: by label, as many images (N, C, H, W) in each: stored ones (uint8), or floats from 0 to 1 as a model gives
-            them.
+        rows: Images (N, C, H, W) of each row, by the row's label: uint8, or floats from 0 to 1, as a model returns.
+            All rows have the same shape.
+
+    Returns:
+        The picture, in RGB.
 
     Raises:
-        UserError: they are no images, or of several sizes or numbers.
+        UserError: A row holds no images, or the rows differ in shape.
     """
     if not isinstance(rows, Mapping) or not rows:
-        msg = f"images are shown by label, as {{'original': x}}; what came is {next(described(rows))}"
+        msg = f"images to show must have labels, as in {{'original': x}}; got {next(described(rows))}"
         raise UserError(msg)
     drawn = [(label, _drawable(label, images)) for label, images in rows.items()]
     shapes = {label: images.shape for label, images in drawn}
     if len(set(shapes.values())) > 1:
-        msg = f"rows of one picture hold as many images, of one size; what came is {shapes}"
+        msg = f"all rows of a picture must have the same number of images, of one size; got {shapes}"
         raise UserError(msg)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "rows.png")
@@ -148,7 +182,7 @@ def _drawable(label: str, images: Images) -> NDArray[np.float32]:
     known = isinstance(array, np.ndarray) and (array.dtype == np.uint8 or array.dtype.kind == "f")
     if not known or array.ndim != DIMENSIONS or array.shape[1] not in (1, 3) or not array.size:
         msg = (
-            f"images to show are (N, C, H, W), uint8 or floats from 0 to 1, C being 1 or 3; what came as {label!r} is "
+            f"images to show must be (N, C, H, W), uint8 or floats from 0 to 1, C being 1 or 3; {label!r} is "
             f"{next(described(images))}"
         )
         raise UserError(msg)

@@ -7,7 +7,7 @@ from aelab.core import containers, devices
 from pipeline.common import resources
 
 GIB = 2**30
-CASES: dict[str, tuple[str, dict[str, str], float | None, int | None]] = {  # group, files, CPUs, memory that is left
+CASES: dict[str, tuple[str, dict[str, str], float | None, int | None]] = {  # group, files, CPUs, bytes of memory left
     "no limit": ("0::/", {"cpu.max": "max 100000", "memory.max": "max", "memory.current": "1"}, None, None),
     "a container": (
         "0::/",

@@ -14,7 +14,7 @@ ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "compute_90"]
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A GPU of a compute capability, as far as one can ask about it."""
+    """Stand-in for a GPU with a given compute capability."""
 
     def there(capability: tuple[int, int], architectures: list[str]) -> None:
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -34,9 +34,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("capability", "architectures", "taken"),
     [
-        ((7, 0), ARCHITECTURES, "cpu"),  # before all of them
+        ((7, 0), ARCHITECTURES, "cpu"),  # older than all kernels
         ((7, 5), ARCHITECTURES, "cuda"),
-        ((8, 6), ARCHITECTURES, "cuda"),  # a later one of a generation
+        ((8, 6), ARCHITECTURES, "cuda"),  # a later GPU of the same generation
         ((10, 0), ARCHITECTURES, "cuda"),  # compiled by the driver
         ((10, 0), ["sm_75", "sm_90"], "cpu"),
         ((12, 1), ["sm_90", "sm_120"], "cuda"),
@@ -49,18 +49,18 @@ def test_auto_takes_a_gpu_that_torch_has_kernels_for(
     gpu(capability, architectures)
     assert devices.chosen() == taken
     devices.chosen()
-    said = capsys.readouterr().err  # the standard output may be somebody's data
-    assert said.count("the GPU Volta has compute capability") == (taken == "cpu")  # once
+    said = capsys.readouterr().err  # the standard output may carry data
+    assert said.count("the GPU Volta has compute capability") == (taken == "cpu")  # one warning for two calls
 
 
 def test_a_gpu_without_kernels_cannot_be_demanded(gpu: Any) -> None:
     gpu((7, 0), ARCHITECTURES)
-    assert "has kernels for compute_90, sm_75, sm_80, sm_90 alone" in devices.unusable("cuda")
+    assert "has kernels only for compute_90, sm_75, sm_80, sm_90" in devices.unusable("cuda")
     assert devices.unusable("cpu") == ""
 
 
 def test_float32_means_float32_whatever_the_environment_says() -> None:
-    """Some containers have matrix products rounded to 10 bits."""
+    """Some containers set a variable that rounds matrix products to 10 bits."""
     script = """
 import torch
 before = torch.backends.cuda.matmul.allow_tf32
@@ -77,7 +77,7 @@ def test_the_host_stays_at_most_some_steps_ahead(monkeypatch: pytest.MonkeyPatch
     asked, done, waited = [0], [0], [0]
 
     class Event:
-        """Of a device that does something only when it is waited for."""
+        """Event of a device that works only while the host waits."""
 
         def __init__(self, *, blocking: bool) -> None:
             assert blocking

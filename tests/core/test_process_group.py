@@ -1,6 +1,6 @@
-"""Several processes train as one does: on the CPU with gloo, with nccl where there are GPUs.
+"""Several processes train like one process: on CPUs with gloo, on GPUs with NCCL.
 
-Four of them, since two hide an order that differs: a + b = b + a.
+Some tests use four processes, because two processes hide a wrong order: a + b = b + a.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.support.sharing import CASES, normalised, run, take_part
 
 ROUNDING = 2e-5  # relative
 AGAIN = ["contractive", "ladder", "vqvae ema", "ragged", "ragged codebook"]
-WRONG = {  # that a part is missing shows in cases that need it
+WRONG = {  # parts of the exchange to leave out, with the cases that need the part
     "noise": ["vae", "contractive", "ladder", "dynamic"],
     "codebook": ["vqvae ema"],
     "restarts": ["vqvae codebook", "vqvae residual"],
@@ -33,9 +33,9 @@ WRONG = {  # that a part is missing shows in cases that need it
 
 
 def together(folder: Path, size: int, cases: Sequence[str], **environment: str) -> list[dict[str, Any]]:
-    """What each of `size` processes has found."""
+    """Results of `size` processes."""
     folder.mkdir()
-    store = distributed.TCPStore(  # type: ignore[attr-defined]  # as torchrun has it: no port is guessed
+    store = distributed.TCPStore(  # type: ignore[attr-defined]  # as in torchrun, the system picks a free port
         "localhost", 0, is_master=True, wait_for_workers=False
     )
     place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
@@ -96,7 +96,7 @@ def test_what_is_missing_would_be_noticed(part: str, alone: dict[str, Any], two:
 
 
 def test_normalised_outputs_are_those_of_the_whole_batch(two: list[dict[str, Any]], four: list[dict[str, Any]]) -> None:
-    """Values, gradients and moments; on the rows of one process alone each would be another."""
+    """Values, gradients and moments agree. Computed from the rows of one process alone, they would differ."""
     expected = normalised()
     for group in (two, four):
         for which in ("values", "gradients"):

@@ -7,7 +7,7 @@ from aelab.core import progress
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at the clock finds it 4 seconds later."""
+    """Clock that advances by 4 seconds at each reading."""
     times = itertools.count(step=4.0)
     monkeypatch.setattr("aelab.core.progress.time.monotonic", lambda: next(times))
 

@@ -1,4 +1,4 @@
-"""A part is a file of its package: how it is found, and what is said of one that cannot be used."""
+"""Parts are files of a package: how a registry finds them, and its message about a part that cannot be used."""
 
 import sys
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ SHARED = """
 from aelab.models.network import Network
 
 class Shared(Network):
-    \"\"\"What two networks share.\"\"\"
+    \"\"\"Code that two networks share.\"\"\"
 """
 UNTYPED = """
 from aelab.models.network import Network
@@ -31,9 +31,9 @@ class Untyped(Network):
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A second folder of networks, which is looked at first."""
+    """Second folder of networks, first on the path of the package."""
     for path in NETWORKS.folder.glob("[a-z]*.py"):
-        NETWORKS.find(path.stem)  # so that no other test gets the copy
+        NETWORKS.find(path.stem)  # imports the original, so that no other test gets the copy
         (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(networks, "__path__", [str(tmp_path), *networks.__path__])
     sections.entries_type.cache_clear()
@@ -48,7 +48,7 @@ def test_a_file_is_a_part_unless_its_name_begins_with_an_underscore(folder: Path
     assert NETWORKS.available() == known
     with pytest.raises(LookupError, match="unknown network '_shared'"):
         NETWORKS.find("_shared")
-    (folder / "shared.py").write_text(SHARED)  # without it, it is one
+    (folder / "shared.py").write_text(SHARED)  # without the underscore, the file is a part
     assert NETWORKS.available() == sorted([*known, "shared"])
 
 

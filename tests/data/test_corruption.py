@@ -78,7 +78,7 @@ def test_each_image_of_a_mixture_is_under_one_corruption_at_equal_odds() -> None
     assert black[~salted & ~heavy].mean() == pytest.approx(0.25, abs=0.01)
     assert [salted.mean(), heavy.mean()] == pytest.approx([1 / 3, 1 / 3], abs=0.03)
     again = np.concatenate(list(mixture(grey, MIXED, seed=0, name="b"))).reshape(3000, -1)
-    assert ((again == 255).any(1) & salted).mean() == pytest.approx(1 / 9, abs=0.03)  # another copy, another draw
+    assert ((again == 255).any(1) & salted).mean() == pytest.approx(1 / 9, abs=0.03)  # two copies draw independently
 
 
 def test_same_mixture_on_every_machine() -> None:

@@ -90,7 +90,7 @@ def test_only_the_splits_asked_for_are_binarised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 7, 72])
 def test_the_training_split_alone_is_thinned_evenly(count: int) -> None:
-    """After the validation split was taken, which so stays the same."""
+    """Thinning comes after the split, so the validation split stays the same."""
     everything = datasets.Split(np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(100, dtype=np.uint8))
     whole = datasets.divide(everything, "folder x", validation=0.1, test=0.2, seed=0)
     thinned = whole.thinned(count)
@@ -104,5 +104,5 @@ def test_the_training_split_alone_is_thinned_evenly(count: int) -> None:
 def test_more_training_images_than_there_are_is_a_sentence(count: int) -> None:
     everything = datasets.Split(np.zeros((100, 1, 1, 1), np.uint8), np.zeros(100, np.uint8))
     whole = datasets.divide(everything, "folder x", validation=0.1, test=0.2, seed=0)
-    with pytest.raises(UserError, match=rf"^dataset.train_images is {count:,}: must be from 2 to 72, the images that"):
+    with pytest.raises(UserError, match=rf"^dataset.train_images is {count:,}: must be from 2 to 72, the number of"):
         whole.thinned(count, "dataset.train_images")

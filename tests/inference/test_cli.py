@@ -62,7 +62,7 @@ def test_what_is_no_image_beside_images_is_told_and_harms_nothing(call: Call, he
     (here / "digits/more").symlink_to("..")
     code, _, err = call("reconstruct", "digits", "out", "-m", "models/ae")
     assert code == 0
-    for name in ("labels.csv is", "README is", "digits.json is", "more is a link to a folder that it lies in"):
+    for name in ("labels.csv is", "README is", "digits.json is", "more is a link to a folder that contains it"):
         assert name in err
     assert "Thumbs.db" not in err
     assert "left out" not in err

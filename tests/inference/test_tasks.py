@@ -56,8 +56,8 @@ def test_many_are_done_a_few_at_a_time(x: Tensor, monkeypatch: pytest.MonkeyPatc
     ("task", "images", "options", "problem"),
     [
         ("paint", EMPTY, Options(), "there is no task 'paint'; there are reconstruct, encode"),
-        ("reconstruct", torch.zeros(1, 3, 8, 8), Options(), r"floats \(B, 1, 8, 8\) .* came is .* \(1, 3, 8, 8\)"),
-        ("reconstruct", torch.zeros(1, 8, 8), Options(), r"what came is a Tensor of float32 \(1, 8, 8\)"),
+        ("reconstruct", torch.zeros(1, 3, 8, 8), Options(), r"floats \(B, 1, 8, 8\) .* got .* \(1, 3, 8, 8\)"),
+        ("reconstruct", torch.zeros(1, 8, 8), Options(), r"got a Tensor of float32 \(1, 8, 8\)"),
         ("reconstruct", torch.full((1, *IMAGE), 255.0), Options(), "values from 0 to 1"),
         ("encode", torch.full((1, *IMAGE), torch.nan), Options(), "values from 0 to 1"),
         ("interpolate", torch.zeros(3, *IMAGE), Options(), "between 2 images, not 3"),

@@ -1,4 +1,4 @@
-"""Classes that are set apart are in no split any more, and nothing else is lost."""
+"""Removed classes are in no split, and all other images stay."""
 
 import numpy as np
 import pytest
@@ -26,10 +26,10 @@ def test_a_class_is_in_no_split_and_its_test_images_are_the_anomalies(classes: l
 @pytest.mark.parametrize(
     ("classes", "names", "problem"),
     [
-        ([7], [], "key names 7, which is no class of these images; the classes are 0, 1, 2"),
-        (["d"], ["a", "b", "c"], "key names 'd', which is no class of these images; the classes are a, b, c"),
-        (["b"], [], "key names 'b', which is no class"),
-        ([0, 1, 2], [], "key leaves 0 images of other classes for train: at least 2 have to be left"),
+        ([7], [], "key names 7, which is not a class of these images; the classes are 0, 1, 2"),
+        (["d"], ["a", "b", "c"], "key names 'd', which is not a class of these images; the classes are a, b, c"),
+        (["b"], [], "key names 'b', which is not a class"),
+        ([0, 1, 2], [], "key leaves 0 images of other classes for train: at least 2 must remain"),
     ],
 )
 def test_what_cannot_be_set_apart_is_a_sentence(classes: list[int], names: list[str], problem: str) -> None:
@@ -39,5 +39,5 @@ def test_what_cannot_be_set_apart_is_a_sentence(classes: list[int], names: list[
 
 def test_a_class_that_the_test_lacks_is_a_sentence() -> None:
     rows = {**DATA.splits, "test": (EVERYTHING, np.array([42, 44, 45, 47, 43]))}
-    with pytest.raises(UserError, match="of which the test split has 1 images: at least 2 have to be there"):
+    with pytest.raises(UserError, match="classes with 1 images in the test split: at least 2 are needed"):
         set_apart(Data((1, 2, 2), rows), [1], [], "key")

@@ -36,7 +36,7 @@ def _fail(error: Exception) -> Source:
 
 @pytest.fixture
 def sources(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
-    """The sources of a toy data set `toy`, to be filled by the test."""
+    """Sources of the data set `toy`: an empty list, which the test fills."""
     listed: list[Source] = []
     pinned = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
     monkeypatch.setitem(DATASETS, "toy", replace(DATASETS["digits"], files=pinned))

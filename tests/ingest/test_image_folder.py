@@ -63,7 +63,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def _bomb(side: int) -> bytes:
-    """A PNG of side² black pixels, and a few bytes where its pixels should be."""
+    """PNG whose header states side² pixels, but which holds only a few bytes of them."""
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     body = zlib.compress(b"\0" * 1000)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
@@ -76,8 +76,8 @@ def _palette(**options: Any) -> bytes:
 
 
 def _oriented(kind: str, value: int) -> bytes:
-    """An image that lies as EXIF orientation `value` says; upright it is red on the left and blue on the right."""
-    inverse = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[value]  # Pillow's Transpose; 6 and 8 are each other's
+    """Image stored in EXIF orientation `value`. Upright, the left half is red and the right half is blue."""
+    inverse = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[value]  # Pillow's Transpose; 6 and 8 are inverse
     image = _halves() if inverse is None else _halves().transpose(Image.Transpose(inverse))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = value
@@ -85,7 +85,7 @@ def _oriented(kind: str, value: int) -> bytes:
     return _content(image, kind, exif=exif, **lossless.get(kind, {}))
 
 
-# What every pixel of the image has to be.
+# Image files, with the colour of every pixel.
 ACCEPTED: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {
     "bilevel": (lambda: _content(_plain("1", 1)), (255, 255, 255)),
     "grey": (lambda: _content(_plain("L", 77)), (77, 77, 77)),
@@ -250,7 +250,7 @@ def test_crop_cuts_both_ends_alike(root: Path) -> None:
     image.paste("white", (20, 0, 40, 20))
     (root / "image.png").write_bytes(_content(image))
     row = _read(root, (1, 10, 10))[1][0, 0, 5]
-    assert row.min() > 230  # the filter sees some of what is beyond the edge
+    assert row.min() > 230  # the filter also reads pixels beyond the edge
     assert np.array_equal(row, row[::-1])
     row = _read(root, (1, 10, 30), "stretch")[1][0, 0, 5]
     assert np.abs(row[[0, 7, 12, 17, 22, 29]].astype(int) - [0, 0, 255, 255, 0, 0]).max() <= 1
@@ -276,7 +276,7 @@ def test_16_bits_are_scaled_exactly(root: Path) -> None:
 
 
 def _png16(value: int, channels: int = 1, alpha: int | None = None) -> bytes:
-    """A PNG of 16 bits per channel, as Pillow does not write them; the last channel is `alpha` if that is given."""
+    """PNG with 16 bits per channel, which Pillow cannot write. A given `alpha` fills the last channel."""
     pixels = np.full((4, 4, channels), value, ">u2")
     if alpha is not None:
         pixels[..., -1] = alpha
@@ -288,13 +288,13 @@ def _png16(value: int, channels: int = 1, alpha: int | None = None) -> bytes:
 def _tiff16(
     value: int, channels: int = 1, *, order: str = "<", bits: int = 16, white_is_zero: bool = False, planes: int = 1
 ) -> bytes:
-    """A TIFF of 4×4 pixels of one value: 16 bits per channel, or `bits` of one channel, packed."""
+    """TIFF of 4×4 pixels of one value, with 16 bits per channel, or with one channel of `bits`, packed."""
     if bits == 16:
         pixels = struct.pack(order + "H", value) * 16 * channels
     else:
         pixels = int(f"{value:0{bits}b}" * 16, 2).to_bytes(2 * bits, "big")
     photometric = 2 if channels > 1 else int(not white_is_zero)
-    depths = 8 + len(pixels)  # where they stand
+    depths = 8 + len(pixels)  # offset in the file
     start = depths + 2 * channels
     fields = [
         *((256, 3, 1, 4), (257, 3, 1, 4), (258, 3, channels, bits if channels == 1 else depths), (259, 3, 1, 1)),
@@ -313,7 +313,7 @@ def _wide(value: int, kind: str = "PNG", mode: str = "I;16", **options: Any) -> 
     return _content(_plain(mode, value), kind, **options)
 
 
-FILLED: dict[str, tuple[Callable[[], bytes], int, int]] = {  # what, the bits set, what every pixel becomes
+FILLED: dict[str, tuple[Callable[[], bytes], int, int]] = {  # file, setting `bits`, value of every pixel
     "16 of 16": (lambda: _wide(65535), 16, 255),
     "12 of 16": (lambda: _wide(4095), 12, 255),
     "12 of 16, half": (lambda: _wide(2048), 12, 128),
@@ -334,7 +334,7 @@ FILLED: dict[str, tuple[Callable[[], bytes], int, int]] = {  # what, the bits se
     "12 of 16, white is zero": (lambda: _tiff16(4095, white_is_zero=True), 12, 0),
     "8 bits": (lambda: _content(_plain("L", 77)), 12, 77),
     "colour of 8 bits": (lambda: _content(_plain("RGB", (77, 77, 77))), 12, 77),
-    "colour of 16 bits, PNG": (lambda: _png16(256 * 200 + 255, 3), 16, 200),  # rounded down: Pillow has the upper 8
+    "colour of 16 bits, PNG": (lambda: _png16(256 * 200 + 255, 3), 16, 200),  # rounded down: Pillow reads 8 bits
     "colour of 16 bits, TIFF": (lambda: _tiff16(256 * 200, 3), 16, 200),
     "colour of 16 bits, TIFF, big-endian": (lambda: _tiff16(256 * 200, 3, order=">"), 16, 200),
     "colour of 16 bits, opaque": (lambda: _png16(256 * 200, 4, 65535), 16, 200),
@@ -367,9 +367,9 @@ DARK: dict[str, tuple[list[Callable[[], bytes]], str]] = {
     "TIFF": ([lambda: _tiff16(4000, order=">")], "set bits to 12,"),
     "12 bits, TIFF": ([lambda: _tiff16(4095, bits=12)], "set bits to 12,"),
     "beside 8 bits": ([lambda: _wide(4095), lambda: _content(_plain("L", 255))], "1 in all, .* set bits to 12,"),
-    "colour": ([lambda: _png16(4095, 3)], "4095 of 65535; of a colour channel's 16 bits the upper 8 alone can be"),
-    "colour, opaque": ([lambda: _png16(4095, 4, 65535)], "save them with 8 bits$"),
-    "colour, TIFF": ([lambda: _tiff16(4095, 3)], "save them with 8 bits$"),
+    "colour": ([lambda: _png16(4095, 3)], "4095 of 65535; only the upper 8 of 16 bits per colour channel can be"),
+    "colour, opaque": ([lambda: _png16(4095, 4, 65535)], "save the images with 8 bits$"),
+    "colour, TIFF": ([lambda: _tiff16(4095, 3)], "save the images with 8 bits$"),
 }
 
 
@@ -413,23 +413,23 @@ def test_what_pillow_does_not_have_of_16_bits_is_said(root: Path) -> None:
     (root / "d.tif").write_bytes(_tiff16(4095, bits=14))
     result = image_folder.read(root, GREY, fit="crop", bits=12, scratch=root.parent, workers=1)
     assert result.left_out == [
-        LeftOut("a.png", "has 16 bits per channel, of which the upper 8 alone can be read: save it with 8 bits"),
-        LeftOut("c.tif", "has its 16-bit channels one after the other, which cannot be read"),
+        LeftOut("a.png", "has 16 bits per channel, of which only the upper 8 can be read: save it with 8 bits"),
+        LeftOut("c.tif", "stores its 16-bit channels one after the other, which cannot be read"),
         LeftOut("d.tif", NOT_AN_IMAGE),
     ]
     assert result.notes == ["values above 4095 are white: up to 5000 in 1 of the 16-bit images"]
     (root / "bright.png").write_bytes(_png16(65535, 3))
-    assert _read(root)[0].notes == ["of 16 bits per colour channel the upper 8 are read, in 2 of the images"]
+    assert _read(root)[0].notes == ["only the upper 8 of 16 bits per colour channel are read, in 2 of the images"]
 
 
-LAYOUTS: dict[str, tuple[str, dict[str, int], list[str]]] = {  # paths, images of each class, what notes say
+LAYOUTS: dict[str, tuple[str, dict[str, int], list[str]]] = {  # paths, images of each class, parts of the notes
     "classes": ("a/1 a/2 b/1 b/2", {"a": 2, "b": 2}, []),
     "classes and more": ("a/1 a/x/2 b/y/1 b/2 3 4", {"": 2, "a": 2, "b": 2}, []),
     "one class": ("a/1 a/2", {"a": 2}, []),
     "one class, deep": ("a/b/1 a/b/2", {"a": 2}, []),
     "one class with subfolders": ("a/1 a/b/2", {"a": 2}, []),
-    "wrapped": ("w/a/1 w/a/2 w/b/1 w/b/2", {"a": 2, "b": 2}, ["lie in w:"]),
-    "wrapped twice": ("v/w/a/1 v/w/a/2 v/w/b/1 v/w/b/2", {"a": 2, "b": 2}, ["lie in v/w:"]),
+    "wrapped": ("w/a/1 w/a/2 w/b/1 w/b/2", {"a": 2, "b": 2}, ["are in w:"]),
+    "wrapped twice": ("v/w/a/1 v/w/a/2 v/w/b/1 v/w/b/2", {"a": 2, "b": 2}, ["are in v/w:"]),
     "split": ("train/dog/1 val/cat/1 test/dog/2 test/cat/2", {"cat": 2, "dog": 2}, ["split, test, train, val, is not"]),
     "split, in other words": ("Training/dog/1 VALID/dog/2", {"dog": 2}, ["own split, Training, VALID,"]),
     "split, in full words": ("validation/a/1 testing/a/2", {"a": 2}, ["own split"]),
@@ -437,22 +437,22 @@ LAYOUTS: dict[str, tuple[str, dict[str, int], list[str]]] = {  # paths, images o
     "split, wrapped inside": (
         "train/images/a/1 train/images/b/1 test/images/a/2 test/images/b/2",
         {"a": 2, "b": 2},
-        ["own split", "lie in images:"],
+        ["own split", "are in images:"],
     ),
     "split without classes": ("train/1 train/2 test/3", {"": 3}, ["own split"]),
     "split, the test without classes": ("train/a/1 train/a/2 test/3 test/4", {"": 2, "a": 2}, ["own split"]),
     "split, a preview beside": ("train/a/1 test/a/2 3 4", {"": 2, "a": 2}, ["own split"]),
-    "the training alone": ("train/a/1 train/a/2 train/b/3 train/b/4", {"a": 2, "b": 2}, ["lie in train:"]),
+    "the training alone": ("train/a/1 train/a/2 train/b/3 train/b/4", {"a": 2, "b": 2}, ["are in train:"]),
     "trains and cars": ("train/1 train/2 car/1 car/2", {"car": 2, "train": 2}, []),
     "a split and more": (
         "train/1 train/2 test/1 test/2 spare/1 spare/2",
         {"spare": 2, "test": 2, "train": 2},
-        ["test, train are taken for classes"],
+        ["test, train count as classes"],
     ),
     "splits below classes": ("a/train/1 a/test/2 b/train/1 b/test/2", {"a": 2, "b": 2}, []),
     "names that begin alike": ("ab/1 ab/2 abc/1 abc/2", {"ab": 2, "abc": 2}, []),
     "one image each": ("a/1 b/1 c/1", {"a": 1, "b": 1, "c": 1}, ["each of the 3 classes has one image"]),
-    "lonely": ("a/1 b/1 b/2 c/1 c/2", {"a": 1, "b": 2, "c": 2}, ["classes with one image: 1 of 3, such as a"]),
+    "lonely": ("a/1 a/2 b/1 b/2 c/1", {"a": 2, "b": 2, "c": 1}, ["classes with one image: 1 of 3, such as c"]),
     "one image": ("a/1", {"a": 1}, []),
     "many": (" ".join(f"{n}/{k}" for n in range(201) for k in "ab"), {}, ["there are 201 classes"]),
     "not so many": (" ".join(f"{n}/{k}" for n in range(200) for k in "ab"), {}, []),
@@ -567,7 +567,7 @@ def test_what_is_only_named_alike_is_looked_at(name: str, root: Path) -> None:
 
 
 def test_only_images_count_as_broken(root: Path) -> None:
-    """A table beside the images is no loss; an image that cannot be used is."""
+    """An image that cannot be used counts as broken, a table beside the images does not."""
     (root / "good.png").write_bytes(_content(_plain("L", 77)))
     no_images = ("labels.csv", "README.txt", "annotations.json", "video.mp4", "LICENSE", "empty", "model.pt")
     for name in no_images:
@@ -603,10 +603,10 @@ def test_links_are_followed_wherever_they_lead(root: Path, tmp_path: Path) -> No
     result, images = _read(root)
     assert images[:, 0, 0, 0].tolist() == [3, 1, 1, 1, 2, 3]
     assert result.counts == {"": 4, "d": 2}
-    assert result.left_out == [LeftOut("d/deep/up", "is a link to a folder that it lies in")]
+    assert result.left_out == [LeftOut("d/deep/up", "is a link to a folder that contains it")]
 
 
-LINKS: dict[str, tuple[str, str]] = {  # to where, why that is left out
+LINKS: dict[str, tuple[str, str]] = {  # target of the link, reason to leave the link out
     "nothing.png": ("gone.png", "is a link to nothing"),
     "chain.png": ("nothing.png", "is a link to nothing"),
     "absolute.png": ("/nowhere/gone.png", "is a link to nothing"),
@@ -616,11 +616,11 @@ LINKS: dict[str, tuple[str, str]] = {  # to where, why that is left out
     "through.png": ("good.png/a.png", "cannot be read (Not a directory)"),
     "device.png": ("/dev/zero", "is neither a file nor a folder"),
     "pipe.png": ("../pipe", "is neither a file nor a folder"),
-    "here": (".", "is a link to a folder that it lies in"),
-    "above": ("..", "is a link to a folder that it lies in"),
-    "top": ("/", "is a link to a folder that it lies in"),
-    "again": ("folder", "leads to a folder that is read already"),
-    "folder/around": ("../folder", "is a link to a folder that it lies in"),
+    "here": (".", "is a link to a folder that contains it"),
+    "above": ("..", "is a link to a folder that contains it"),
+    "top": ("/", "is a link to a folder that contains it"),
+    "again": ("folder", "leads to a folder that was already read"),
+    "folder/around": ("../folder", "is a link to a folder that contains it"),
 }
 
 
@@ -639,7 +639,7 @@ def test_links_that_lead_to_no_image_are_left_out(name: str, root: Path, tmp_pat
 
 
 def test_every_folder_is_entered_once(root: Path, tmp_path: Path) -> None:
-    """So links that fork at every level are not 2³⁰ images, and no image is in the training and the test split."""
+    """Links that fork at 30 levels lead to one image, not to 2³⁰, so no image is in two splits."""
     for level in range(30):
         (tmp_path / f"{level}").mkdir()
         for side in "ab":
@@ -649,14 +649,14 @@ def test_every_folder_is_entered_once(root: Path, tmp_path: Path) -> None:
     (root / "start").symlink_to(tmp_path / "0")
     files, left_out = image_folder.listed(root)
     assert files == ["start/" + "a/" * 30 + "a.png"]
-    assert [each.reason for each in left_out] == ["leads to a folder that is read already"] * 30
+    assert [each.reason for each in left_out] == ["leads to a folder that was already read"] * 30
 
 
 def test_a_folder_is_read_by_its_own_path_rather_than_a_links(root: Path) -> None:
     (root / "b").mkdir()
     (root / "b" / "x.png").write_bytes(b"")
     (root / "a").symlink_to("b")
-    assert image_folder.listed(root) == (["b/x.png"], [LeftOut("a", "leads to a folder that is read already")])
+    assert image_folder.listed(root) == (["b/x.png"], [LeftOut("a", "leads to a folder that was already read")])
 
 
 def test_pipes_are_not_waited_for(root: Path) -> None:
@@ -668,7 +668,7 @@ def test_pipes_are_not_waited_for(root: Path) -> None:
 
 @pytest.mark.parametrize("denied", ["a", "b.png", ""])
 def test_what_may_not_be_read_is_left_out(denied: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may read everything, so the refusal is played."""
+    """The root user may read every file, so the test fakes the refusal."""
     (root / "a").mkdir()
     for name in ("a/x.png", "b.png"):
         (root / name).write_bytes(_content(_plain("L", 0)))
@@ -739,7 +739,7 @@ def test_strange_bytes_never_raise(root: Path) -> None:
 
 
 def test_images_that_wait_are_few() -> None:
-    """While the first image is being decoded, only so many others are; each that is done lets another one follow."""
+    """Only a limited number of images wait for the first image. Each finished image lets one more follow."""
     taken: list[str] = []
 
     def files() -> Iterator[str]:

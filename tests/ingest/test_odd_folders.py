@@ -1,4 +1,4 @@
-"""Folders at random of all that is odd: what is made of them is images or one sentence, whoever reads them."""
+"""Random folders with odd content. The reader returns images or one sentence, for any number of workers."""
 
 import io
 import os
@@ -68,7 +68,7 @@ def _content(rng: random.Random) -> bytes:
 
 
 def _grown(place: Path, rng: random.Random) -> Path:
-    """A folder at `place` or, more rarely, something else."""
+    """Make a random folder in `place`. Return its path, or sometimes the path of a link."""
     root = place / "root"
     folders = [place / "beside", root]
     for folder in folders:
@@ -111,7 +111,7 @@ def _read(root: Path, scratch: Path, workers: int, bits: int) -> Folder | str:
 
 
 def _check_line(text: str) -> None:
-    """It can be printed, on one line, whatever names are in it."""
+    """Check that the text is printable and on one line, with any file names in it."""
     assert text.encode().decode() == text
     assert not any(character in text for character in "\n\r\t\x1b")
 

@@ -24,13 +24,13 @@ def changed(factor: str, value: int) -> NDArray[np.float64]:
 
 
 def centre(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From the left and from the top, in pixels."""
+    """Centre of the white shape, in pixels from the left and from the top."""
     points = np.arange(shapes.SIDE) + 0.5
     return np.array([image.sum(0) @ points, image.sum(1) @ points]) / image.sum()
 
 
 def test_its_bytes_are_the_same_everywhere(data: Data) -> None:
-    """The pinned file has the factors; this holds what is drawn of them."""
+    """The pinned file holds only the factors. This test pins the images."""
     digest = hashlib.sha256(np.concatenate([data.split(each).images for each in data.splits]).tobytes()).hexdigest()
     assert digest.startswith("6d8f1267185ee40b")
     assert data.image == DATASETS["shapes"].image == (1, shapes.SIDE, shapes.SIDE)

@@ -48,7 +48,7 @@ def test_own_images_run_through_the_whole_dag(copied: Project) -> None:
         "empty.png": "is empty",
         "notes.txt": "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one",
         "gone.png": "is a link to nothing",
-        "loop": "is a link to a folder that it lies in",
+        "loop": "is a link to a folder that contains it",
         "caf\\xe9.png": "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one",
     }
     assert "5 files were left out" in (copied.folder / "reports" / "comparison.md").read_text()

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, settings, the registry, arrays and files on disk, devices, tensors."""
+"""Foundations of all packages: errors, settings, registries, arrays and files on disk, devices and tensors."""

@@ -1,4 +1,4 @@
-"""The limits of a container or a batch job: Linux's control groups, version 2 and version 1."""
+"""CPU and memory limits of a container or a batch job, from Linux's control groups (versions 1 and 2)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def cpu_limit() -> float | None:
-    """The CPUs that this process may keep busy, which need not be a whole number; None where nothing limits them."""
+    """Return the number of CPUs that this process may keep busy, possibly a fraction; None without a limit."""
     limits = [
         *(_share(*words) for words in _read("", "cpu.max")),
         *(_share(*quota, *period) for quota, period in zip(
@@ -17,7 +17,10 @@ def cpu_limit() -> float | None:
 
 
 def free_memory() -> int | None:
-    """The bytes that are left below the limit, files that the system would forget included; None without a limit."""
+    """Return the bytes of memory left below the limit, including cached files; None without a limit.
+
+    Cached files count as free memory, because the kernel drops them when it needs the space.
+    """
     left = list[int]()
     for version, limit, used, prefix in (
         ("", "memory.max", "memory.current", ""),
@@ -27,7 +30,7 @@ def free_memory() -> int | None:
             _read(version, limit), _read(version, used), _read(version, "memory.stat"), strict=False
         ):
             if most.isdigit():
-                mapped = (f"{prefix}inactive_file", f"{prefix}active_file")  # images that are mapped into memory, too
+                mapped = (f"{prefix}inactive_file", f"{prefix}active_file")  # includes memory-mapped images
                 files = sum(int(stat[stat.index(each) + 1]) for each in mapped if each in stat)
                 left.append(max(0, int(most) - int(now) + files))
     return min(left, default=None)
@@ -38,10 +41,10 @@ def _share(quota: str, period: str) -> float | None:
 
 
 def _read(controller: str, file: str) -> Iterator[list[str]]:
-    """The words of a file of this process's group and of those around it, as far as they can be seen from here."""
+    """Words of `file` in this process's control group and in its parent groups, as far as a container shows them."""
     try:
         lines = [line.split(":", 2) for line in OWN.read_text(encoding="utf-8").splitlines()]
-    except OSError:  # no Linux
+    except OSError:  # not on Linux
         return
     own = next((path for _, controllers, path in lines if controller in controllers.split(",")), "/")
     groups = Path(own.lstrip("/"))

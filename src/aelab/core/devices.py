@@ -1,4 +1,4 @@
-"""The device that models run on, set up so that the same run gives the same bits."""
+"""Devices for models: choice of a CPU or GPU, deterministic arithmetic, memory limits, measurement of time."""
 
 import ctypes
 import os
@@ -19,22 +19,30 @@ from aelab.core.environment import whole_number
 from aelab.core.errors import UserError
 
 MEMORY = "AELAB_MEMORY"
-SHARED = "AELAB_SHARED"  # how many trainings share a GPU: whoever starts them sets this
-FREE = "AELAB_FREE"  # the bytes of RAM that there were for each training before the first began: likewise
+SHARED = "AELAB_SHARED"  # number of trainings on one GPU, set by the process that starts the trainings
+FREE = "AELAB_FREE"  # bytes of RAM for each training, measured before the first one starts
 NONE = "this machine has no usable GPU of that kind"
 KINDS = ("auto", "cpu", "cuda", "mps")
 AHEAD = 32  # steps
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # what glibc's malloc.h calls them
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 
 
 def prepare(name: str, threads: int) -> torch.device:
-    """The device `name` ("auto": as `chosen`), with deterministic arithmetic for this process.
+    """Return the torch device `name`, and make the arithmetic of this process deterministic.
 
-    Sums depend in their last bits on how many threads share them: `threads` is the number on a CPU, however many
-    cores there are.
+    The function changes global settings of torch, so call it before the first computation. To learn whether the device
+    exists, call `unusable`.
+
+    Args:
+        name: "cpu", "cuda" (an NVIDIA GPU), "mps" (an Apple GPU), or "auto" (the result of `chosen`).
+        threads: Number of CPU threads, at least 1. The last bits of a sum depend on this number, so keep it fixed for
+            reproducible results.
+
+    Returns:
+        The device.
 
     Raises:
-        UserError: there is no such device.
+        UserError: `name` is not one of the four.
     """
     if name not in KINDS:
         msg = f"there is no device {name!r}; there are {', '.join(KINDS)}"
@@ -44,28 +52,34 @@ def prepare(name: str, threads: int) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms() is the same, but imports a compiler
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
-    torch.backends.cuda.matmul.allow_tf32 = False  # whatever TORCH_ALLOW_TF32_CUBLAS_OVERRIDE says
-    # Nothing here reads memory before it writes it, so there is no need to fill it first.
+    torch.backends.cudnn.allow_tf32 = False  # float32 without rounding to TF32
+    torch.backends.cuda.matmul.allow_tf32 = False  # overrides TORCH_ALLOW_TF32_CUBLAS_OVERRIDE
+    # The project writes all memory before it reads it, so filling new memory would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.set_flush_denormal(True)  # subnormal numbers are two orders slower on a CPU
+    torch.set_flush_denormal(True)  # arithmetic on subnormal numbers is a hundred times slower on a CPU
     return torch.device(chosen() if name == "auto" else name)
 
 
 @cache
 def chosen() -> str:
-    """The device that "auto" takes: a GPU, NVIDIA's or Apple's, where there is one that can be used; else the CPU."""
+    """Return the device for "auto": a usable NVIDIA or Apple GPU, else the CPU.
+
+    The first call reports an unusable GPU on the standard error.
+    """
     for name in ("cuda", "mps"):
         why = unusable(name)
         if not why:
             return name
         if why != NONE:
-            print(f"{why}: the CPU is used", file=sys.stderr, flush=True)
+            print(f"{why}: using the CPU instead", file=sys.stderr, flush=True)
     return "cpu"
 
 
 def unusable(name: str) -> str:
-    """Why the device `name` cannot be used: it is not there, or this torch has no kernels for it. Empty if it can."""
+    """Return the reason why the device `name` cannot be used, or an empty string if it can.
+
+    A device cannot be used if the machine lacks it, or if this version of torch has no kernels for it.
+    """
     if name == "cpu":
         return ""
     if not {"cuda": torch.cuda, "mps": torch.backends.mps}[name].is_available():
@@ -74,21 +88,19 @@ def unusable(name: str) -> str:
         return ""
     major, minor = torch.cuda.get_device_capability()
     built = sorted(torch.cuda.get_arch_list())
-    # A kernel runs on the later GPUs of its generation ("sm_75"), one that the driver compiles on all later ones.
+    # A kernel for "sm_75" runs on later GPUs of its generation. The driver compiles "compute_75" for all later GPUs.
     for kind, generation, version in re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(built)):
         same = int(generation) == major and int(version) <= minor
         if same or (kind == "compute" and (int(generation), int(version)) <= (major, minor)):
             return ""
     return (
         f"the GPU {torch.cuda.get_device_name()} has compute capability {major}.{minor}, and this torch has kernels "
-        f"for {', '.join(built)} alone"
+        f"only for {', '.join(built)}"
     )
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what one training step frees for the next one, instead of handing it to the kernel and asking for
-    it again, page by page.
-    """
+    """Make glibc keep freed memory for the next training step. Returning the pages to the kernel would cost time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         mallopt(TRIM_THRESHOLD, 2**30)
@@ -96,7 +108,7 @@ def _keep_freed_memory() -> None:
 
 
 def fast_at_bfloat16(name: str) -> bool:
-    """Whether the device `name` has instructions for bfloat16; without them it is hundreds of times slower."""
+    """Whether the device `name` has instructions for bfloat16. Without them, bfloat16 is hundreds of times slower."""
     name = chosen() if name == "auto" else name
     if name == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -107,7 +119,7 @@ def fast_at_bfloat16(name: str) -> bool:
 
 
 def describe(device: torch.device) -> str:
-    """The hardware behind `device`, in words."""
+    """Name of the hardware behind `device`; for a CPU with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
@@ -117,13 +129,13 @@ def describe(device: torch.device) -> str:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` begin anew, as far as the system can."""
+    """Reset `peak_memory` on an NVIDIA GPU. Elsewhere the peak cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory that this process has held so far, in MiB: on the GPU where it works there, else in RAM."""
+    """Peak memory of this process in MiB: of the GPU if `device` is an NVIDIA GPU, else of RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes there, KiB elsewhere
@@ -131,9 +143,9 @@ def peak_memory(device: torch.device) -> float:
 
 
 def room(device: torch.device) -> int:
-    """Bytes of images that a training may keep on `device`: what MEMORY says, in MiB, else a quarter of its share.
+    """Bytes of images that a training may keep on `device`.
 
-    SHARED trainings share a GPU and begin at once, so that none can go by what is free alone.
+    The environment variable `AELAB_MEMORY` sets the limit in MiB. Without it, the limit is a quarter of `share`.
     """
     if limit := whole_number(MEMORY):
         return limit * 2**20
@@ -141,7 +153,10 @@ def room(device: torch.device) -> int:
 
 
 def share(device: torch.device) -> int:
-    """Bytes of `device`, or of RAM, that this training may take where others run beside it."""
+    """Bytes of GPU memory, or of RAM, that this training may take while other trainings run beside it.
+
+    Trainings on one GPU start at the same time, so the free memory alone does not show what each of them may take.
+    """
     if device.type == "cuda":
         free, all_of_it = torch.cuda.mem_get_info(device)
         return min(free, all_of_it // (whole_number(SHARED) or 1))
@@ -149,28 +164,30 @@ def share(device: torch.device) -> int:
 
 
 def processes_here() -> int:
-    """How many of the processes that share this one's training are on this machine, as torchrun says."""
+    """Number of this training's processes on this machine, from torchrun's `LOCAL_WORLD_SIZE`."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def free_memory() -> int:
-    """Bytes of RAM that this machine, or the container around this process, has free."""
+    """Bytes of RAM that are free on this machine, or in the container around this process."""
     limit, free = containers.free_memory(), psutil.virtual_memory().available
     return free if limit is None else min(limit, free)
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """What draws on `device` where nobody names a generator, as `nn.Dropout` does."""
+    """Random generator that torch uses on `device` if a caller passes none, as in `nn.Dropout`."""
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index or 0]
     if device.type == "mps":
-        return torch.mps._get_default_mps_generator()  # noqa: SLF001 - torch.mps.get_rng_state asks there, too
+        return torch.mps._get_default_mps_generator()  # noqa: SLF001 - torch has no public name for it
     return torch.default_generator
 
 
 class Pace:
-    """Keeps the host at most AHEAD steps ahead of a GPU, asleep until the one so long ago is done. Without it the host
-    runs on until the queue of launches is full, and then spins; whoever asks it to stop waits for all that is queued.
+    """Limit on how far the host runs ahead of a GPU: `AHEAD` steps.
+
+    The host sleeps until the GPU has finished the step that is `AHEAD` steps back. Without the limit, the host would
+    fill the launch queue and then spin. A request to stop would then wait for the whole queue.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -178,17 +195,17 @@ class Pace:
         self.steps: deque[torch.cuda.Event] = deque()
 
     def __call__(self) -> None:
-        """After each step."""
+        """Wait if the host is `AHEAD` steps ahead. The training loop calls this after each step."""
         if not self.gpu:
             return
         event = self.steps.popleft() if len(self.steps) == AHEAD else torch.cuda.Event(blocking=True)
-        event.synchronize()  # a new one is done
+        event.synchronize()  # returns at once for a new event
         event.record()
         self.steps.append(event)
 
 
 class Stopwatch:
-    """The time that a device spends on what is done inside of `with` blocks; only reading it waits for the device."""
+    """Time that a device spends on the work inside `with` blocks. Only `seconds` waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.gpu = device.type == "cuda"
@@ -201,7 +218,7 @@ class Stopwatch:
         self.laps[-1] = self.laps[-1][0], self._now()
 
     def seconds(self) -> float:
-        """Of all blocks together."""
+        """Total time of all blocks in seconds."""
         if self.gpu:
             torch.cuda.synchronize()
             return sum(began.elapsed_time(ended) for began, ended in self.laps) / 1000
@@ -217,7 +234,7 @@ class Stopwatch:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - not a file of ours
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - a file of the kernel
             names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
     except OSError:
         names = []

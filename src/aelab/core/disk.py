@@ -1,4 +1,4 @@
-"""Files that are whole or say that they are not: atomic writes, hashes, sealed folders; JSON and CSV."""
+"""Safe files: atomic writes, SHA-256 sums of folders, JSON and JSON lines."""
 
 import hashlib
 import json
@@ -9,8 +9,8 @@ from typing import Any
 
 from aelab.core.errors import DamagedFile
 
-SUMS = "SHA256SUMS"  # what `sha256sum -c` reads
-# What operating systems, editors and notebooks leave in folders.
+SUMS = "SHA256SUMS"  # in the format of `sha256sum -c`
+# Names of files that operating systems, editors and notebooks create.
 LITTER = re.compile(
     r"\..*|.*~|.*\.sw[op]|(eh)?thumbs(_vista)?\.db|desktop\.ini|icon\r|__macosx|\$recycle\.bin|@eadir|lost\+found"
     r"|system volume information",
@@ -19,16 +19,16 @@ LITTER = re.compile(
 
 
 def seal(folder: Path) -> None:
-    """Write down the SHA-256 of every file in `folder`, for `check`."""
+    """Write the SHA-256 of every file in `folder` to `SHA256SUMS`, for `check`."""
     lines = [f"{digest(folder / name)}  {name}\n" for name in sorted(_content(folder))]
     write_atomically(folder / SUMS, "".join(lines).encode())
 
 
 def check(folder: Path) -> None:
-    """Read every file of a sealed folder and compare it with what was written.
+    """Check that every file of a sealed folder still has the SHA-256 in `SHA256SUMS`.
 
     Raises:
-        DamagedFile: one is missing or has changed, or the folder was never sealed.
+        DamagedFile: A file is missing, new or changed, or the folder has no `SHA256SUMS`.
     """
     try:
         text = (folder / SUMS).read_text(encoding="utf-8")
@@ -50,19 +50,19 @@ def _content(folder: Path) -> set[str]:
 
 
 def conflict(text: str) -> int | None:
-    """The line in which git has marked the first conflict of a merge, if it has."""
+    """Line number of git's first conflict marker, from 1; None without a conflict."""
     found = re.search(r"^<{7} ", text, re.MULTILINE)
     return text.count("\n", 0, found.start()) + 1 if found else None
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
+    """SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either all of it or what it held before, even after a power cut."""
+    """Write `content` to `path` atomically. After a power cut, the file is either complete or unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -77,7 +77,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Have the disk hold the names in `folder` as they are now; only POSIX knows that they may lag."""
+    """Write the directory entries of `folder` to disk, which POSIX systems may otherwise delay."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -87,22 +87,22 @@ def sync(folder: Path) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The objects of a file of JSON lines; a last line that is being written is left for later."""
+    """Read the objects of a JSON-lines file, except an unfinished last line: another process may be writing it."""
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` as JSON; NaN and infinity are errors."""
+    """Write `content` to `path` as JSON. NaN and infinity raise a `ValueError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(as_json(content))
 
 
 def as_json(content: object) -> bytes:
-    """`content` as the text of a JSON file; NaN and infinity are errors."""
+    """Return `content` as the bytes of a JSON file. NaN and infinity raise a `ValueError`."""
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
+    """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Settings in environment variables: how much of a machine a process may take. No result depends on them."""
+"""Environment variables that limit how much of a machine a process takes. No result depends on these limits."""
 
 import os
 from collections.abc import Callable
@@ -10,19 +10,19 @@ N = TypeVar("N", int, float)
 
 
 def whole_number(name: str, least: int = 1) -> int | None:
-    """What the variable `name` says; None if it is not set or empty.
+    """Whole number in the environment variable `name`; None if the variable is unset or empty.
 
     Raises:
-        UserError: it is no whole number of at least `least`.
+        UserError: The value is not a whole number of at least `least`.
     """
     return _read(name, int, least, "a whole number")
 
 
 def number(name: str, least: float = 0.0) -> float | None:
-    """What the variable `name` says; None if it is not set or empty.
+    """Number in the environment variable `name`; None if the variable is unset or empty.
 
     Raises:
-        UserError: it is no number of at least `least`.
+        UserError: The value is not a number of at least `least`.
     """
     return _read(name, float, least, "a number")
 
@@ -35,7 +35,7 @@ def _read(name: str, kind: Callable[[str], N], least: N, what: str) -> N | None:
         value = kind(text)
     except ValueError:
         value = None
-    if value is None or not value >= least:  # NaN is not
+    if value is None or not value >= least:  # refuses NaN, too
         msg = f"{name} is {text!r}: it must be {what} of at least {least:g}"
         raise UserError(msg)
     return value

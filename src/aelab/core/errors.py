@@ -1,21 +1,21 @@
-"""What a user can mend: reported as one sentence, never as a traceback."""
+"""Errors that a user can fix. Commands print only the message, without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something outside the code is wrong: a parameter, a file, a source of data, a disk or a device.
+    """Problem outside the code: in a parameter, a file, a source of data, a disk or a device.
 
-    The message is written for the user: what is wrong, where, and what to do.
+    The message tells the user what is wrong, where, and how to fix the problem.
     """
 
 
-class DamagedFile(UserError):  # noqa: N818 - what the file is
-    """A file is not what was written."""
+class DamagedFile(UserError):  # noqa: N818 - named after the state of the file
+    """File that has changed since the project wrote it, or that the project did not write."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the known one that is close to it, if one is."""
+    """Ending of a message about an unknown name: "; did you mean …?" with the closest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

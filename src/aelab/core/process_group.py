@@ -1,14 +1,16 @@
-"""One training by several processes: each computes its rows of every batch, and it is as if one had seen them all.
+"""Data-parallel training: several processes share each mini-batch and train one model.
 
-    rows       rank r of P has the rows ⌊B·r/P⌋ to ⌊B·(r + 1)/P⌋ of a batch of B, one after the other
-    gradient   ∂/∂θ 1/B Σ_i ℓ_i = Σ_r B_r/B · ∂/∂θ (1/B_r Σ_{i of r} ℓ_i): the sum over the ranks of B_r/B times theirs
-    noise      every rank draws that of the whole batch, and takes its rows: it depends on the sample, not on the rank
+The results equal the results of a single process up to rounding. With B samples per batch and P processes:
 
-All processes hold the same state, to the bit: what they add up is the same sum for all of them. With another number of
-processes it is added up in another order. A batch of fewer samples than processes is computed by each of them.
+    rows       rank r computes rows ⌊B·r/P⌋ to ⌊B·(r + 1)/P⌋ of the batch, B_r rows in all
+    gradient   ∂/∂θ 1/B Σ_i ℓ_i = Σ_r B_r/B · ∂/∂θ (1/B_r Σ_{i of r} ℓ_i): each rank's gradient, weighted by B_r/B
+    noise      every rank draws the noise of the whole batch and takes its own rows
 
-The processes are those of the default group of `torch.distributed`. Without it, and outside of `split`, every function
-here gives back what it is given. CPUs add up through gloo, GPUs through NCCL.
+All processes hold the same state, to the bit, because all receive the same sums. Another number of processes adds in
+another order, so the last bits differ. If a batch has fewer samples than processes, each process computes all of it.
+
+The processes form the default group of `torch.distributed`, which uses gloo on CPUs and NCCL on GPUs. Without a group,
+and outside of `split`, the functions treat the rows that they get as the whole batch.
 """
 
 import hashlib
@@ -26,49 +28,64 @@ from torch.distributed.rendezvous import rendezvous
 
 from aelab.core.errors import UserError
 
-MEETS_WITHIN = timedelta(minutes=2)  # at the start, where another one may have died; gloo connects five times as long
-PATIENCE = timedelta(days=1)  # with a process that does not answer; one that dies is noticed at once
-LAG = 8  # steps after which a GPU's host reads what its processes have agreed on: it never waits for the last ones
+MEETS_WITHIN = timedelta(minutes=2)  # Timeout for joining the group. Connections of gloo may take five times as long.
+PATIENCE = timedelta(days=1)  # Timeout for a process that does not answer. The end of a process is noticed at once.
+LAG = 8  # Steps until the host reads a vote from its GPU. By then, the vote is ready, and the host does not wait.
 
 
-class ProcessLost(Exception):  # noqa: N818 - what the others are
-    """Another process of the group is gone."""
+class ProcessLost(Exception):  # noqa: N818 - named after the state of the group
+    """Another process of the group has ended."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """This process's part of a batch: the rows `start` to `stop` of `total`."""
+    """Part of a batch that this process computes: the rows from `start` to `stop` of `total`.
+
+    Attributes:
+        start: First row of this process.
+        stop: Row after its last row.
+        total: Rows of the whole batch. The value 1 marks a process that has the whole batch, of any size.
+        weight: Weight of this process's mean in the mean over all processes.
+    """
 
     start: int = 0
     stop: int = 1
-    total: int = 1  # 1: it has the whole batch, however large that is
-    weight: float = 1.0  # of its mean in the mean over all processes
+    total: int = 1
+    weight: float = 1.0
 
     def whole(self, count: int) -> int:
-        """How many rows the processes have together where this one has `count`; several may stand for a sample."""
+        """Number of rows in all processes, if this process has `count` rows. One sample may have several rows."""
         return count // (self.stop - self.start) * self.total
 
     def rows(self, count: int) -> slice:
-        """Where the `count` rows of this process are among those of all."""
+        """Slice of this process's `count` rows within the rows of all processes."""
         each = count // (self.stop - self.start)
         return slice(each * self.start, each * self.stop)
 
     @classmethod
     def of(cls, total: int) -> "Share":
-        """That of a batch of `total` samples."""
+        """Share of this process in a batch of `total` samples."""
         if total < size():
             return cls(weight=1 / size())
         start, stop = (total * at // size() for at in (rank(), rank() + 1))
         return cls(start, stop, total, (stop - start) / total) if size() > 1 else cls()
 
 
-_share = Share()  # of the batch that is being computed
-_asked: Callable[[], bool] = lambda: False  # noqa: E731 - whether this process is to stop
-_stopping = False  # whether one of them is
+_share = Share()  # of the current batch
+_asked: Callable[[], bool] = lambda: False  # noqa: E731 - whether this process was asked to stop
+_stopping = False  # whether any process of the group was asked to stop
 
 
 def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> None:
-    """Join the processes that `torchrun` has started with this one; `asked` says when this one is to stop."""
+    """Join the group of processes that `torchrun` has started.
+
+    Args:
+        device: Device of the training. On "cuda", the process takes the GPU with the number `LOCAL_RANK`.
+        asked: Function that returns whether this process was asked to stop.
+
+    Raises:
+        ProcessLost: Another process did not join in time.
+    """
     global _asked, _stopping
     _asked, _stopping = asked, False
     own = None
@@ -89,40 +106,40 @@ def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> No
 
 
 def end() -> None:
-    """Leave them."""
+    """Leave the group."""
     if size() > 1:
         distributed.destroy_process_group()
 
 
 def size() -> int:
-    """P, the number of processes."""
+    """Number P of processes; 1 without a group."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """r of this one."""
+    """Rank r of this process, from 0 to P − 1."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def first() -> bool:
-    """Whether this is the one that writes."""
+    """Whether this process has rank 0. Only rank 0 writes files."""
     return rank() == 0
 
 
 def stopping() -> bool:
-    """Whether one of the processes was asked to stop, which all learn after the same step."""
+    """Whether any process was asked to stop. All processes learn this after the same step."""
     return _stopping
 
 
 def rows(total: int) -> slice:
-    """This process's rows of a batch of `total` samples."""
+    """Slice of this process's rows in a batch of `total` samples."""
     share = Share.of(total)
     return slice(0, total) if share.total == 1 else slice(share.start, share.stop)
 
 
 @contextmanager
 def split(total: int) -> Iterator[Share]:
-    """What is computed in this block is this process's share of a batch of `total` samples."""
+    """Context in which this process computes its share of a batch of `total` samples."""
     global _share  # noqa: PLW0603
     before, _share = _share, Share.of(total)
     try:
@@ -132,28 +149,39 @@ def split(total: int) -> Iterator[Share]:
 
 
 def draw(function: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """This process's rows of what `function` (such as `torch.randn`) draws for the whole batch: `shape`."""
+    """Draw random numbers for the whole batch, and return the rows of this process: (B_r, …).
+
+    Args:
+        function: Function that draws, such as `torch.randn`.
+        shape: Shape of the result.
+        generator: Generator with the same state in all processes.
+    """
     drawn = function((_share.whole(shape[0]), *shape[1:]), generator=generator, device=generator.device)
     return drawn[_share.rows(shape[0])]
 
 
 def whole(count: int) -> int:
-    """How many rows the whole batch has where this process has `count`."""
+    """Number of rows in the whole batch, if this process has `count` rows."""
     return _share.whole(count)
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean over the whole batch of what is a mean over each process's share; no gradient passes."""
+    """Mean over the whole batch, from the mean `x` over this process's share; without gradients."""
     return x if _share.total == 1 else _sum(x.detach() * _share.weight)
 
 
 def gather(x: Tensor) -> Tensor:
-    """The rows of the whole batch in their order, with gradients: (B_r, …) → (B, …)."""
+    """Rows of the whole batch in order, from the rows `x` of this process, with gradients: (B_r, …) → (B, …)."""
     return x if _share.total == 1 else _Gather.apply(x, _share)
 
 
 def pick(x: Tensor, chosen: Tensor) -> Tensor:
-    """The rows `chosen`, (K,), of the whole batch, of which this process has `x`, (B_r, D); no gradient: (K, D)."""
+    """Rows of the whole batch at the indices `chosen`, without gradients: (K, D).
+
+    Args:
+        x: Rows of this process, (B_r, D).
+        chosen: Indices into the whole batch, (K,).
+    """
     if _share.total == 1:
         return x[chosen]
     mine = _share.rows(len(x))
@@ -165,9 +193,15 @@ def pick(x: Tensor, chosen: Tensor) -> Tensor:
 def reduce(
     parameters: Sequence[nn.Parameter], losses: dict[str, Tensor], share: Share, stop_votes: "StopVotes"
 ) -> dict[str, Tensor]:
-    """Make each parameter's gradient the sum over all processes, and the losses those of the whole batch.
+    """Sum each parameter's gradient over all processes in place, and return the losses of the whole batch.
 
-    All of it travels at once. The loss that the gradients are of was weighted by the share already.
+    One transfer carries the gradients, the losses and the votes to stop.
+
+    Args:
+        parameters: Parameters of the model. Their gradients come from the loss times `share.weight`.
+        losses: Unweighted means over this process's share, by name.
+        share: This process's share of the batch.
+        stop_votes: Votes to stop, updated in place.
     """
     if size() == 1:
         return losses
@@ -182,19 +216,19 @@ def reduce(
 
 
 def total(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sums over the processes of what each has added up."""
+    """Sum each loss over all processes."""
     if size() == 1:
         return losses
     return dict(zip(losses, _sum(torch.stack(list(losses.values()))).unbind(), strict=True))
 
 
 def any_of(flag: bool, device: torch.device) -> bool:  # noqa: FBT001
-    """Whether `flag` is set in any of the processes; waits for all of them."""
+    """Whether `flag` is set in any process. The call waits for all processes."""
     return flag if size() == 1 else bool(_sum(torch.tensor([float(flag)], device=device)))
 
 
 def agree(what: str, device: torch.device) -> bool:
-    """Whether `what` is the same in all processes; waits for all of them."""
+    """Whether the text `what` is the same in all processes. The call waits for all processes."""
     if size() == 1:
         return True
     digest = int.from_bytes(hashlib.sha256(what.encode()).digest()[:6], "big")  # a float64 holds it
@@ -204,20 +238,21 @@ def agree(what: str, device: torch.device) -> bool:
 
 
 def check_same(fingerprint: str, device: torch.device) -> None:
-    """See that all processes are at the same training.
+    """Check that all processes run the same training.
 
     Raises:
-        UserError: they are not.
+        UserError: `fingerprint` differs between processes.
     """
     if not agree(fingerprint, device):
-        msg = "the processes of a training differ in parameters, code, data, versions or hardware: let all be the same"
+        msg = "the processes of a training differ in parameters, code, data, versions or hardware: make them equal"
         raise UserError(msg)
 
 
 class StopVotes:
-    """Whether any process is to stop, as every one of them learns after the same step: a number beside the gradients.
+    """Votes on whether to stop. All processes learn the result after the same step.
 
-    A GPU is told before a step and asked some steps later, so that nothing waits for it.
+    Each vote is one number that travels with the gradients. On a GPU, the host reads the result `LAG` steps later, when
+    the result is ready.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -226,7 +261,7 @@ class StopVotes:
         self.coming: deque[tuple[Tensor, Any]] = deque()
 
     def sync(self) -> None:
-        """After a step, outside of what is recorded."""
+        """Read the result of the votes, and cast the next vote. Call this after each step, outside of a CUDA graph."""
         global _stopping  # noqa: PLW0603
         if size() == 1:
             return
@@ -245,12 +280,12 @@ class StopVotes:
 
 
 def _laid_out(gradient: Tensor) -> Tensor:
-    """All of a gradient in the order in which it lies in memory, which is that of its parameter."""
+    """Gradient as a vector in the order of memory, which is also the order of its parameter."""
     return gradient.as_strided((gradient.numel(),), (1,))
 
 
 class _Gather(torch.autograd.Function):
-    """Every process's loss may depend on all rows, so a row's gradient is the sum of what all of them have for it."""
+    """Each process's loss may depend on all rows, so the gradient of a row is a sum over all processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: Share) -> Tensor:
@@ -265,7 +300,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _sum(x: Tensor) -> Tensor:
-    """The sum over all processes, in place; the same bits for each of them."""
+    """Sum over all processes, in place. Every process gets the same bits."""
     with _together():
         distributed.all_reduce(x)
     return x
@@ -273,7 +308,7 @@ def _sum(x: Tensor) -> Tensor:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """What all processes do at once fails where one is missing."""
+    """Raise `ProcessLost` if an operation of the whole group fails."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -284,11 +319,11 @@ def _together() -> Iterator[None]:
 
 
 def check(processes: int) -> None:
-    """See that the group is as large as the parameters say.
+    """Check that the group has as many processes as the parameters say.
 
     Raises:
-        UserError: it is not.
+        UserError: The group has more or fewer.
     """
     if size() != processes:
-        msg = f"training.processes is {processes}, but {size()} take part: see what torchrun was told"
+        msg = f"training.processes is {processes}, but torchrun started {size()}: make the two numbers equal"
         raise UserError(msg)

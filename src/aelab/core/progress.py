@@ -1,4 +1,4 @@
-"""Progress of work that takes long: a line now and then with the share that is done and the time that is left."""
+"""Progress of long work: lines with the share that is done and the time that is left."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -9,19 +9,19 @@ from typing import TypeVar
 T = TypeVar("T")
 
 EVERY = 10.0  # seconds between two lines
-MEASURED = 1.0  # seconds of work that tell how long all of it will take
-LONG = 30.0  # seconds: of longer work it is said at once
+MEASURED = 1.0  # seconds of work before the first estimate of the total time
+LONG = 30.0  # seconds; a shorter estimate is not printed
 LABEL: ContextVar[str] = ContextVar("LABEL", default="")
 CHEAPER: ContextVar[str] = ContextVar("CHEAPER", default="")
 
 
 @contextmanager
 def part(label: str, cheaper: str = "") -> Iterator[None]:
-    """Within this context the work is called `label`, after the name of what it is a part of.
+    """Give the work inside a `with` block a name for progress lines. Inner blocks append their names.
 
     Args:
-        label: its name.
-        cheaper: the key that makes it shorter when it is set to less.
+        label: Name of the work.
+        cheaper: Key in `params.yaml` that shortens the work if its value is smaller; empty if there is none.
     """
     outer = LABEL.get()
     tokens = LABEL.set(f"{outer}: {label}" if outer else label), CHEAPER.set(cheaper)
@@ -33,16 +33,18 @@ def part(label: str, cheaper: str = "") -> Iterator[None]:
 
 
 def counted(items: Iterable[T], total: int | None = None, size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
-    """The items one by one; within a `part`, a line every 10 seconds says how long the rest will take, and one after
-    the first second what long work will take in all, if its part says what would make it cheaper.
+    """Yield the items one by one, and print progress lines within a `part`.
+
+    A line every 10 seconds shows the time left. If the part names a `cheaper` key, one more line estimates the total
+    time after the first second, unless the total is less than 30 seconds.
 
     Args:
-        items: at hand, or as they come.
-        total: their size; by default their number.
-        size: of an item.
+        items: Collection or iterator.
+        total: Sum of the sizes of all items; by default the number of items. Required for an iterator.
+        size: Function that returns the size of an item, by default 1.
     """
     if total is None:
-        assert isinstance(items, Sized)  # noqa: S101 - else a total has to be named
+        assert isinstance(items, Sized)  # noqa: S101 - an iterator needs a total
         total = len(items)
     began = said = time.monotonic()
     label, cheaper, done = LABEL.get(), CHEAPER.get(), 0

@@ -1,7 +1,7 @@
-"""Registries of the parts that `params.yaml` chooses by name: a registry is a package, a part is one file in it.
+"""Registries of the models and parts that `params.yaml` names. A registry is a package; each part is one of its files.
 
-The file's name is the part's name. The only subclass of the registry's base class in it is the part, and the keyword
-arguments of that class's constructor are the part's keys in `params.yaml`. Files whose names begin with `_` hold what
+The file's name is the part's name. The file defines one subclass of the registry's base class: the part. The keyword
+arguments of its constructor are the part's keys in `params.yaml`. Files whose names begin with `_` hold code that
 several parts share.
 """
 
@@ -19,28 +19,36 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Registry(Generic[T]):
-    """The parts of one package. As an annotation, `Annotated[dict[str, Any], registry]`, it marks a key whose value is
-    a part of it: the part's name, or a mapping of `name` and the part's own keys.
+    """The parts of one package.
+
+    The annotation `Annotated[dict[str, Any], registry]` marks a key whose value selects a part of the registry: by the
+    part's name, or by a mapping of `name` and the part's own keys.
+
+    Attributes:
+        package: Name of the package, such as "aelab.networks".
+        base: Base class of the parts.
+        title: Word for one part in messages, such as "network".
     """
 
     package: str
     base: type[T]
-    title: str  # what one part is called
+    title: str
 
     @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """Folder of the package's files."""
         return Path(next(iter(importlib.import_module(self.package).__path__)))
 
     def available(self) -> list[str]:
-        """The names of all parts."""
+        """Names of all parts, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.py") if not path.stem.startswith("_"))
 
     def find(self, name: str) -> type[T]:
-        """The class of the part `name`.
+        """Return the class of the part `name`.
 
         Raises:
-            LookupError: there is no such part, or its file does not define exactly one.
+            LookupError: The registry has no such part, or the part's file does not define exactly one subclass of
+                `base`.
         """
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name not in self.available():
             msg = f"unknown {self.title} {name!r}; there are {', '.join(self.available())}"
@@ -54,13 +62,13 @@ class Registry(Generic[T]):
         return found[0]
 
     def build(self, section: str | Mapping[str, Any], *arguments: Any) -> T:
-        """The part that a section names, from its positional `arguments` and the section's other keys."""
+        """Build the part that `section` names, from the positional `arguments` and the section's other keys."""
         keys = {"name": section} if isinstance(section, str) else dict(section)
         return self.find(keys.pop("name"))(*arguments, **keys)
 
 
 def keys_of(part: type) -> Iterator[inspect.Parameter]:
-    """The keyword arguments of a part's constructor, each with its type as annotated."""
+    """Keyword-only arguments of a part's constructor, each with its annotated type."""
     hints = typing.get_type_hints(part.__init__, include_extras=True)  # type: ignore[misc]
     for key in inspect.signature(part).parameters.values():
         if key.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -68,5 +76,5 @@ def keys_of(part: type) -> Iterator[inspect.Parameter]:
 
 
 def registry_of(annotation: Any) -> Registry[Any] | None:
-    """The registry that an annotation asks for a part of, if it does."""
+    """Registry in an annotation, or None if the value of the key is not a part."""
     return next((mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Registry)), None)

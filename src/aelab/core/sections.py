@@ -1,7 +1,7 @@
-"""The keys of models and parts as pydantic classes, and one sentence for each thing that is wrong with one.
+"""Checks of the sections of `params.yaml` that name a model or a part, with one sentence for each mistake.
 
-A section that names a model or a part has the keyword arguments of that constructor as its keys: `union_of` makes a
-class of each constructor, and a union of these that is discriminated by the name.
+The keys of such a section are the keyword arguments of a constructor. `union_of` makes a pydantic class from each
+constructor, and a union of these classes. The name of the model or part selects the class.
 """
 
 import inspect
@@ -27,30 +27,33 @@ from typing_extensions import TypeAliasType
 from aelab.core.errors import did_you_mean
 from aelab.core.registry import Registry, keys_of, registry_of
 
-DEEPEST = 12  # level of a part within parts
-SHORT = reprlib.Repr()  # what of a value is shown
+DEEPEST = 12  # levels of parts within parts
+SHORT = reprlib.Repr()  # shortens values in messages
 SHORT.maxother, SHORT.maxlevel = 60, 3
 
 
 class Section(BaseModel):
-    """A mapping in `params.yaml`: no unknown keys, no conversions, no NaN."""
+    """Mapping in `params.yaml` without unknown keys, conversions and NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class Part(Section):
-    """A part that an entry names, such as its network."""
+    """Section that names a part, such as a network."""
 
-    name: str = Field(description="a file of that name; the other keys are the arguments that it defines")
+    name: str = Field(description="name of the part's file; the other keys are the arguments of its constructor")
 
 
 # --- unions of models and parts --------------------------------------------------------------------------------------
 
 
 def union_of(registry: Registry[Any], key: str, base: type[Section]) -> Any:
-    """The type of a section whose `key` names a part of `registry`, the other keys being the part's arguments.
+    """Return the type of a section that names a part of `registry`. Its other keys are the part's arguments.
 
-    Its sections extend `base`, those of the parts within parts `Part`.
+    Args:
+        registry: Registry of the parts.
+        key: Key that holds the name, such as "model".
+        base: Class with the keys that all sections share. Sections of inner parts extend `Part` instead.
     """
     choices: dict[str, Choice] = {}
     waiting = [Choice(registry, key, base)]
@@ -66,9 +69,9 @@ def union_of(registry: Registry[Any], key: str, base: type[Section]) -> Any:
 
 
 class Choice:
-    """A part of a registry: a section whose `key` names the part, and whose other keys are the part's own.
+    """Choice among the parts of a registry: one section class for each part.
 
-    Its sections refer to choices by the names of base classes, since a part may hold one of its own registry.
+    Sections refer to other choices by the names of base classes, because a part may contain a part of its own registry.
     """
 
     def __init__(self, registry: Registry[Any], key: str, base: type[Section]) -> None:
@@ -84,7 +87,7 @@ class Choice:
                 self.broken[name] = f"src/{registry.package.replace('.', '/')}/{name}.py cannot be used: {error}"
 
     def _section(self, name: str, part: type, base: type[Section]) -> type[Section]:
-        """The keyword arguments of a constructor as a class."""
+        """Section class with the keyword arguments of a constructor."""
         named = Field(description=base.model_fields[self.key].description)
         fields: dict[str, Any] = {self.key: (Literal[name], named)}
         if (seen := getattr(part, "inputs", None)) and "inputs" in base.model_fields:
@@ -97,7 +100,7 @@ class Choice:
         return create_model(f"{self.registry.title}-{name}", __base__=base, __doc__=part.__doc__, **fields)
 
     def _field(self, key: inspect.Parameter, document: str) -> tuple[Any, Any]:
-        """A key's type and default; what it means stands beside its type, or in the docstring of its class."""
+        """Type and default of a key. Its description is beside its type, or is the docstring of its class."""
         if key.annotation is key.empty:
             msg = f"give the constructor's argument {key.name} a type"
             raise TypeError(msg)
@@ -111,18 +114,18 @@ class Choice:
         return annotation, field
 
     def as_type(self) -> Any:
-        """A discriminated union of the sections; as JSON Schema with the names that stand for a part without keys."""
+        """Discriminated union of the sections. Its JSON Schema also allows the bare name of a part without keys."""
         union: Any = Union[tuple(self.sections.values()) or (Part,)]  # noqa: UP007
         if len(self.sections) > 1:
             union = Annotated[union, Field(discriminator=self.key)]
         required = {name: [each.is_required() for each in s.model_fields.values()] for name, s in self.sections.items()}
-        bare = [name for name, each in required.items() if sum(each) == 1]  # the name itself
+        bare = [name for name, each in required.items() if sum(each) == 1]  # requires only its name
         shown: Any = Union[Literal[tuple(bare)], union] if bare and self.takes_names else union  # noqa: UP007
         validator = WrapValidator(self._choose, json_schema_input_type=shown)
         return TypeAliasType(self.registry.title, Annotated[union, validator])
 
     def _choose(self, value: Any, _: Any, info: ValidationInfo) -> Section:
-        """The section that is named, checked; pydantic's own choice would put the name into each error's location."""
+        """Check the section that `value` names. pydantic's own choice would add the name to each error's location."""
         title, depth = self.registry.title, (info.context or 0) + 1
         there = f"there are {', '.join(self.registry.available())}"
         section = {self.key: value} if isinstance(value, str) and self.takes_names else value
@@ -145,7 +148,7 @@ class Choice:
 
 
 def _check_inputs(model: str, seen: str, inputs: str) -> str:
-    """The inputs of a model that has to see `seen` images, clean or corrupted ones."""
+    """Check that `inputs` fit a model that must see `seen` images, "clean" or "corrupted"."""
     if seen != ("clean" if inputs == "clean" else "corrupted"):
         msg = f"the model {model} has to see {seen} images"
         raise ValueError(msg)
@@ -156,7 +159,7 @@ def _check_inputs(model: str, seen: str, inputs: str) -> str:
 
 
 def in_sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[object, ...] = ()) -> list[str]:
-    """One sentence per problem: key, value, what is allowed."""
+    """Describe each problem of a validation error in one sentence: the key, its value, and the allowed values."""
     sentences = []
     for problem in error.errors():
         key = ".".join(str(part) for part in (*prefix, *problem["loc"]) if part != "[key]")
@@ -170,7 +173,8 @@ def in_sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[o
             sentences.append(f"{key} is an unknown key; known here: {', '.join(known)}{hint}")
         elif kind == "missing":
             others = [str(each) for each in value if each not in _fields(model)] if len(problem["loc"]) == 1 else []
-            sentences.append(f"{key} is missing{did_you_mean(key, others)}")  # it may be a stage of the user's own
+            # Unknown sections are allowed at the top level, so a misspelt key appears only as a missing key.
+            sentences.append(f"{key} is missing{did_you_mean(key, others)}")
         else:
             sentences.append(f"{key or 'the file'} is {_shown(value)}: {_allowed(problem)}{_hint(value)}")
     return sentences
@@ -183,13 +187,13 @@ def _allowed(problem: typing.Mapping[str, Any]) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, dict | list):
-        return SHORT.repr(value)  # a few lines of YAML can stand for more than a memory holds
+        return SHORT.repr(value)  # a few lines of YAML with aliases can expand to more than memory holds
     text = f'"{value}"' if isinstance(value, str) else str(value)
     return text if len(text) <= SHORT.maxother else text[: SHORT.maxother - 3] + "…"
 
 
 def _hint(value: object) -> str:
-    """What to do about a number that was read as text."""
+    """Remedy for a number that was read as text."""
     try:
         number = float(value) if isinstance(value, str) else None
     except ValueError:
@@ -198,7 +202,7 @@ def _hint(value: object) -> str:
 
 
 def _known_keys(annotation: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed at `location` inside a class or a mapping."""
+    """Keys that are allowed at `location` inside a class or a mapping."""
     for part in location:
         values = typing.get_args(annotation)[1:]  # of a mapping
         annotation = values[0] if values else _fields(annotation).get(str(part), Any)

@@ -1,4 +1,4 @@
-"""How long, how fast and how exactly to train, as `params.yaml` says it; without importing torch."""
+"""Settings of a training: steps, learning rate, precision and validation. The module does not import torch."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
@@ -6,31 +6,44 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-COPIES = 5  # of the weights in training: themselves, the best ones, gradients, two moments
+COPIES = 5  # arrays as large as the weights: current weights, best weights, gradients, two moments of Adam
 
-# At most so many steps: each has its learning rate in memory.
+# Memory holds a learning rate for each step, so the number of steps has a limit.
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=100_000_000, description="optimiser steps")]
 BatchSize: TypeAlias = Annotated[int, Field(gt=0, description="images per step")]
-LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1, description="of Adam, at its peak")]
+LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1, description="peak learning rate of Adam")]
 Schedule: TypeAlias = Annotated[
     Literal["one_cycle", "stairs", "constant"],
-    Field(description="of the learning rate; stairs: 8 stages, each 3 times as long and slower by 10^(1/7)"),
+    Field(
+        description="learning-rate schedule; stairs: 8 stages, each 3 times as long as the one before, "
+        "with the learning rate divided by 10^(1/7)"
+    ),
 ]
-Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=1, description="of Adam")]
+Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=1, description="ε of Adam")]
 Clip: TypeAlias = Annotated[
     float | None, Field(gt=0, description="largest norm of the gradient; without the key, any norm is allowed")
 ]
 Precision: TypeAlias = Annotated[
-    Literal["float32", "bfloat16"], Field(description="of the arithmetic; bfloat16 where the hardware is fast at it")
+    Literal["float32", "bfloat16"],
+    Field(description="number format of the arithmetic; bfloat16 needs hardware with instructions for it"),
 ]
 Mode: TypeAlias = Annotated[
     Literal["graph", "eager"],
-    Field(description="on a GPU: graph (a step is recorded once and replayed) or eager (operation by operation)"),
+    Field(description="execution on a GPU: graph records a step once and replays it; eager runs each operation"),
 ]
 
 
 class Budget(BaseModel):
-    """How long and how fast a phase is trained; the keys under `training` that entries may override."""
+    """Length and learning rate of a training. Entries may override these keys of `training`.
+
+    Attributes:
+        steps: Number of optimiser steps, from 1 to 100,000,000.
+        batch_size: Images per step.
+        learning_rate: Peak learning rate of Adam, above 0 and at most 1.
+        schedule: Learning-rate schedule: "one_cycle", "stairs" or "constant".
+        epsilon: ε of Adam, above 0 and at most 1.
+        clip: Largest norm of the gradient (Pascanu et al. 2013, algorithm 1), above 0; None: any norm is allowed.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -42,7 +55,17 @@ class Budget(BaseModel):
     clip: Clip = None
 
     def override(self, *overrides: Mapping[str, Any]) -> "Budget":
-        """The budget after `overrides`, the last one counting most."""
+        """Return a copy with other values. A later override replaces an earlier one.
+
+        Args:
+            *overrides: Mappings from names of attributes to values.
+
+        Returns:
+            The new budget.
+
+        Raises:
+            pydantic.ValidationError: A name is unknown, or a value is not allowed.
+        """
         values = {key: getattr(self, key) for key in Budget.model_fields}
         for override in overrides:
             values |= override
@@ -50,7 +73,7 @@ class Budget(BaseModel):
 
 
 class BudgetOverrides(TypedDict, total=False):
-    """The keys of `Budget` that an entry or a phase sets for itself."""
+    """Keys of `Budget` that an entry or a phase sets for itself."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[misc]
 
@@ -63,12 +86,22 @@ class BudgetOverrides(TypedDict, total=False):
 
 
 class TrainingOptions(BaseModel):
-    """How every phase is trained; more keys under `training`."""
+    """Precision, execution and validation of a training, the same for every phase.
+
+    Attributes:
+        precision: Number format of the arithmetic: "float32" or "bfloat16".
+        mode: Execution on a GPU: "graph" records a step once and replays it, "eager" runs each operation.
+        points: Minimum number of points on the curve of the training loss.
+        validations: Number of validations during the training. The weights with the lowest loss are kept.
+        validation_images: Images in each validation, evenly spread over the split.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     precision: Precision = "float32"
     mode: Mode = "graph"
-    points: Annotated[int, Field(ge=1, le=10_000, description="of each training's curve, at least")] = 100
-    validations: Annotated[int, Field(ge=1, le=10_000, description="of each training; the best weights are kept")] = 10
-    validation_images: Annotated[int, Field(gt=0, description="for each validation, evenly spread")] = 2000
+    points: Annotated[int, Field(ge=1, le=10_000, description="minimum number of points on each loss curve")] = 100
+    validations: Annotated[
+        int, Field(ge=1, le=10_000, description="validations during each training; the best weights are kept")
+    ] = 10
+    validation_images: Annotated[int, Field(gt=0, description="images in each validation, evenly spread")] = 2000

@@ -1,7 +1,8 @@
-"""Tensors on disk that nothing can change unnoticed: safetensors files which carry their own SHA-256.
+"""Tensors in safetensors files that contain their own SHA-256, so that any change of the file is detected.
 
-The header's one entry is JSON and holds, beside what the tensors are, the digest of the whole file with zeros where the
-digest stands. Reading one runs no code and believes no size that it states before its bytes have been counted.
+The header has one entry, in JSON: a description of the tensors and the digest. The digest is computed over the whole
+file, with zeros in place of the digest. Reading a file runs no code from it, and checks each stated size against the
+number of bytes.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from torch import Tensor
 from aelab.core.disk import write_atomically
 from aelab.core.errors import DamagedFile
 
-ENTRY = "autoencoder"  # of the header
+ENTRY = "autoencoder"  # name of the entry in the header
 BLANK = "0" * 64
 UNREADABLE = (
     OSError,
@@ -32,7 +33,7 @@ UNREADABLE = (
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write `tensors` and what they are, as JSON has it, so that `path` holds all of it or what it held before."""
+    """Write `tensors` and their description `about`, which must fit into JSON, to `path` atomically."""
     entry = json.dumps({"sha256": BLANK, **about}, sort_keys=True)
     content = codec.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {ENTRY: entry})
     digest = hashlib.sha256(content).hexdigest()
@@ -40,10 +41,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors in `path`, on the CPU, and what they are.
+    """Return the tensors in `path`, on the CPU, and their description.
 
     Raises:
-        DamagedFile: the file was not written by `write`, or has changed since.
+        DamagedFile: `write` did not write the file, or the file has changed since.
     """
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Small helpers for tensors on their way between disk, device and model."""
+"""Helpers for tensors: conversion of stored images, binarisation, modules and their devices."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,45 +11,51 @@ from torch.overrides import TorchFunctionMode
 from aelab.core import arrays, process_group
 from aelab.core.errors import UserError
 
-BATCH = 100  # samples at a time where nothing is learned: bounds the memory, and small ones stay in a CPU's cache
-ON_GPU = 10  # times as many there, which would wait for one launch after the other
+BATCH = 100  # Samples per batch outside of training. Small batches need little memory and stay in a CPU's cache.
+ON_GPU = 10  # Factor for the batch on a GPU. With small batches, a GPU mostly waits for kernel launches.
 
 
 def as_float(stored: Tensor | arrays.Array) -> Tensor:
-    """What is stored as a model sees it, same shape: uint8 becomes floats in [0, 1], codes become indices of 64 bits.
+    """Convert stored images, or stored codes, to the tensor that a model takes.
+
+    Args:
+        stored: Images (N, C, H, W) as uint8 from 0 to 255, or codes of any shape as other integers.
+
+    Returns:
+        A tensor of the same shape: images as float32 in [0, 1], codes as int64.
 
     Raises:
-        UserError: it holds floats already, or no numbers.
+        UserError: `stored` already holds floats, holds no numbers, or holds images of several sizes.
     """
     if not isinstance(stored, Tensor):
         try:
             stored = np.ascontiguousarray(stored)
         except ValueError as error:
-            msg = f"images are stored as uint8, all of one size, in one array: {error}"
+            msg = f"images must be uint8, all of one size, in one array: {error}"
             raise UserError(msg) from error
         if stored.dtype.kind not in "iuf" or not stored.dtype.isnative:
-            msg = f"images are stored as uint8, from 0 to 255; what came is an array of {stored.dtype} {stored.shape}"
+            msg = f"images must be uint8, from 0 to 255; got an array of {stored.dtype} {stored.shape}"
             raise UserError(msg)
         stored = torch.from_numpy(arrays.writable(stored))
     if stored.is_floating_point():
-        msg = "images are stored as uint8, from 0 to 255; these are floats already"
+        msg = "images must be uint8, from 0 to 255; these are floats already"
         raise UserError(msg)
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored.long()
 
 
 def binarise(generator: torch.Generator, *images: Tensor) -> tuple[Tensor, ...]:
-    """Images (B, C, H, W) of gray values in [0, 1] as black and white ones, white with the gray value as probability.
+    """Binarise images (B, C, H, W) at random: a value p in [0, 1] becomes 1 with probability p, else 0.
 
-    One threshold for each pixel serves all `images`: a corrupted copy is binarised as the image itself is.
+    All `images` share one random threshold per value, so a corrupted copy is binarised like the clean image.
     """
     thresholds = process_group.draw(torch.rand, images[0].shape, generator)
     return tuple((thresholds < x).float() for x in images)
 
 
 class Uninitialised(TorchFunctionMode):
-    """Within this context modules are built without initial values.
+    """Context in which modules are built without initial values.
 
-    On the meta device torch draws them by way of its compiler, which takes more than a second to import.
+    On the meta device, torch would draw the values with its compiler, whose import takes more than a second.
     """
 
     def __torch_function__(
@@ -59,7 +65,7 @@ class Uninitialised(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Leave out what `torch.nn.init` does."""
+        """Skip the functions of `torch.nn.init`."""
         kwargs = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
@@ -67,20 +73,20 @@ class Uninitialised(TorchFunctionMode):
 
 
 def in_float64(x: Tensor) -> Tensor:
-    """x in float64: where it is, or on the CPU if its device has no such numbers, as Apple's GPUs."""
+    """Convert `x` to float64, on the CPU if the device of `x` lacks float64, as Apple's GPUs do."""
     return (x if x.device.type in {"cpu", "cuda"} else x.cpu()).double()
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state, detached from what training goes on to change."""
+    """Copy of the module's state, which later training steps do not change."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
 def at_once(samples: int, device: torch.device) -> int:
-    """How many samples to compute at a time on `device` where a CPU takes `samples`, and nothing is learned."""
+    """Return the batch size for `device` outside of training, where `samples` is the batch size for a CPU."""
     return samples * (1 if device.type == "cpu" else ON_GPU)
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters are."""
+    """Device of a module's parameters."""
     return next(module.parameters()).device

@@ -1,1 +1,1 @@
-"""Data sets as arrays on disk: what there is, how it is corrupted, what a model sees of it."""
+"""Data sets as arrays on disk, their corruption, and the pairs of images that a model learns from."""

@@ -1,6 +1,6 @@
-"""What images have to be at every door of the library, and one sentence where something else came.
+"""Checks of the images that users pass to the library. A failed check raises a `UserError` with one sentence.
 
-Stored images are arrays of uint8, (N, C, H, W); what a model sees are tensors of floats in [0, 1], (B, C, H, W).
+Stored images are uint8 arrays (N, C, H, W). A model takes float tensors (B, C, H, W) with values in [0, 1].
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,72 +14,76 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DIMENSIONS = 4
-CHANNELS = {1, 3, 4}  # of images whose channels may have come last
+CHANNELS = {1, 3, 4}  # sizes of a last dimension that is probably the channels
 
 
 def check_stored(images: object, image: Sequence[int] | None = None, what: str = "images") -> None:
-    """See that images can be learned from: an array of uint8, (N, C, H, W), one at least. No value is looked at.
+    """Check that `images` are a uint8 array (N, C, H, W) with at least one image. The check reads no values.
 
     Args:
-        images: what came.
-        image: (C, H, W) of what a model takes; None: any.
-        what: the images' name in the sentence.
+        images: Object to check.
+        image: Expected shape (C, H, W) of an image; None allows any shape.
+        what: Name of the images in the message.
 
     Raises:
-        UserError: they are something else; says what was wanted and what came.
+        UserError: `images` are something else. The message describes them, and says how to convert them.
     """
     array = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == DIMENSIONS
     fits = array and images.shape[1:] == tuple(image or images.shape[1:]) and images.size  # type: ignore[attr-defined]
     if not fits or (image is None and channels_last(images.shape)):  # type: ignore[attr-defined]
         wanted = ", ".join(map(str, image or ("C", "H", "W")))
-        msg = f"{what} have to be an array of uint8 (N, {wanted}); what came is {'; '.join(described(images))}"
+        msg = f"{what} must be an array of uint8 (N, {wanted}); got {'; '.join(described(images))}"
         raise UserError(msg)
 
 
 def seen(x: object, image: Sequence[int]) -> "Tensor":
-    """Images as a model sees them, float32 (B, C, H, W); B may be 0.
+    """Check images for a model, and return them as float32 (B, C, H, W).
+
+    Args:
+        x: Object to check; B may be 0.
+        image: Shape (C, H, W) of the model's images.
 
     Raises:
-        UserError: they are no tensor of floats of that size, or have values outside of [0, 1].
+        UserError: `x` is not a float tensor (B, C, H, W), or has values outside of [0, 1].
     """
-    from torch import Tensor  # noqa: PLC0415 - stages that need no model check the parameters without torch
+    from torch import Tensor  # noqa: PLC0415 - stages without a model check the parameters, and do not need torch
 
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[1:] != tuple(image) or x.ndim != DIMENSIONS:
         came = next(described(x))
         msg = (
-            f"a model sees images as a tensor of floats (B, {', '.join(map(str, image))}) from 0 to 1, as "
-            f"aelab.as_float makes it of uint8 (N, C, H, W); what came is {came}"
+            f"a model takes images as a tensor of floats (B, {', '.join(map(str, image))}) from 0 to 1, which "
+            f"aelab.as_float makes from uint8 (N, C, H, W); got {came}"
         )
         raise UserError(msg)
-    if not ((x >= 0) & (x <= 1)).all():  # no number is neither
-        values = f"go from {x.min():.3g} to {x.max():.3g}" if x.isfinite().all() else "are infinite or no numbers"
-        msg = f"images have values from 0 to 1; some of these {values}"
+    if not ((x >= 0) & (x <= 1)).all():  # NaN fails both comparisons
+        values = f"these go from {x.min():.3g} to {x.max():.3g}" if x.isfinite().all() else "some are infinite or NaN"
+        msg = f"images must have values from 0 to 1; {values}"
         raise UserError(msg)
     return x.float()
 
 
 def channels_last(shape: Sequence[int]) -> bool:
-    """Whether images of a shape are (N, H, W, C), as far as the numbers tell."""
+    """Whether a shape is probably (N, H, W, C)."""
     return len(shape) == DIMENSIONS and shape[3] in CHANNELS and shape[1] not in CHANNELS
 
 
 def described(came: Any) -> Iterator[str]:
-    """What came, and then how it becomes what is wanted."""
+    """Describe an object, then the conversions that make it a uint8 array (N, C, H, W)."""
     kind = type(came).__name__.removeprefix("nd")
     shape, dtype = getattr(came, "shape", None), str(getattr(came, "dtype", "")).removeprefix("torch.")
     article = "an" if kind[0].lower() in "aeiou" else "a"
     yield f"{article} {kind}" + (f" of {dtype} {tuple(shape)}" if shape is not None and dtype else "")
     if hasattr(came, "detach"):
-        yield ".numpy() makes an array of it"
+        yield ".numpy() converts it to an array"
     elif not isinstance(came, np.ndarray):
-        yield "np.array(…) makes an array of images"
+        yield "np.array(…) converts images to one array"
     if dtype.startswith(("float", "bfloat")):
-        yield "(255 * images).round().astype(np.uint8) takes floats from 0 to 1"
+        yield "(255 * images).round().astype(np.uint8) converts floats from 0 to 1"
     elif dtype and dtype != "uint8":
-        yield ".astype(np.uint8) takes whole numbers from 0 to 255"
+        yield ".astype(np.uint8) converts whole numbers from 0 to 255"
     if shape is not None and len(shape) == DIMENSIONS - 1:
         yield "images[:, None] adds the channel"
     elif shape is not None and channels_last(shape):
         yield "images.transpose(0, 3, 1, 2) puts the channels first"
     if shape is not None and 0 in shape:
-        yield "there is no image in it"
+        yield "it holds no image"

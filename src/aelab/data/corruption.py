@@ -1,8 +1,9 @@
-"""Corruption of images: what a denoising autoencoder learns to undo, and what every variant is tested on.
+"""Corruption of images: the noise that a denoising autoencoder learns to remove, and that every variant is tested on.
 
-Each kind of noise draws one 16-bit integer per input dimension and looks the result up, so that nothing depends on
-the floating-point arithmetic of one machine: the same parameters give the same bytes everywhere. A mixture draws for
-each image, at equal odds, which of several corruptions C_1 … C_K it comes under: C(x̃|x) = 1/K · Σ C_k(x̃|x).
+Each kind of noise draws one 16-bit integer per input dimension, and compares the integer with a threshold or looks it
+up in a table. The same parameters therefore give the same bytes on every machine.
+
+A mixture draws one of the corruptions C_1 … C_K for each image, at equal odds: C(x̃|x) = 1/K · Σ C_k(x̃|x).
 """
 
 import zlib
@@ -20,10 +21,24 @@ DRAWS = 2**16
 
 
 def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
-    """A copy of `images`, uint8 (N, C, H, W), under one corruption, same shape; the arguments are those of `mixture`.
+    """Return a corrupted copy of `images`.
+
+    Args:
+        images: Clean images, uint8 (N, C, H, W), left unchanged.
+        kind: Kind of the noise: "masking" (black pixels), "gaussian", or "salt_and_pepper" (black and white pixels).
+        level: Strength of the noise, above 0 and at most 1. For "gaussian", the level is the standard deviation, in
+            units of the pixel range. For the other kinds, the level is the probability that noise replaces a value.
+        seed: Seed of the noise, at least 0.
+        name: Name of the copy. Copies with different names have independent noise.
+
+    Returns:
+        The corrupted images, uint8 (N, C, H, W). The same arguments give the same bytes on every machine.
 
     Raises:
-        UserError: the images are something else, there is no such kind, or no such level.
+        UserError: `images` are not a uint8 array (N, C, H, W), `kind` is unknown, or `level` is out of range.
+
+    Source:
+        Vincent et al. 2010, section 3.3, for masking noise.
     """
     check_stored(images, what="images to corrupt")
     if not isinstance(kind, str) or kind not in KINDS:
@@ -36,19 +51,19 @@ def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> 
 
 
 def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: int, name: str) -> Iterator[Bytes]:
-    """A copy of `images`, each under one of `corruptions`, piece by piece.
+    """Yield a corrupted copy of `images` in pieces. Each image gets one of the `corruptions`, drawn at equal odds.
 
     Args:
-        images: uint8 (N, …); left unchanged.
-        corruptions: (kind, level) of each: "masking", "gaussian" or "salt_and_pepper", and, above 0, the probability of
-            a value to be hit or the standard deviation in units of the pixel range.
-        seed: the noise is drawn from (seed, corruptions, name) alone.
-        name: which copy this is; two names give independent noise.
+        images: Clean images, uint8 (N, …), left unchanged.
+        corruptions: Kind and level of each corruption, as in `corrupt`.
+        seed: Seed of the noise. The noise depends only on `seed`, `corruptions` and `name`.
+        name: Name of the copy. Copies with different names have independent noise.
     """
     key = zlib.crc32("/".join([*(f"{kind}/{level}" for kind, level in corruptions), name]).encode())
     rng = np.random.default_rng([seed, key])
     which = np.random.default_rng([seed, key, 1]).integers(0, len(corruptions), len(images), dtype=np.uint16)
-    # NumPy takes two 16-bit draws from one 32-bit one: pieces with an even number of rows give the noise of one call.
+    # NumPy draws 16-bit numbers in pairs. Pieces with an even number of rows split no pair, so the size of the pieces
+    # does not change the noise.
     for piece in arrays.pieces(len(images), 8 * images[:1].nbytes):
         clean = images[piece]
         draws = rng.integers(0, DRAWS, clean.shape, dtype=np.uint16)
@@ -67,7 +82,7 @@ def masking(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
 
 def gaussian(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
     """Add normal noise with standard deviation `level`, in units of the pixel range, and clip to the range."""
-    from scipy.special import ndtri  # noqa: PLC0415 - every stage imports this module to check the parameters
+    from scipy.special import ndtri  # noqa: PLC0415 - every stage imports this module; few of them need scipy
 
     quantiles = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
     noise = np.rint(255 * level * quantiles).astype(np.int16)
@@ -75,7 +90,7 @@ def gaussian(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
 
 
 def salt_and_pepper(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
-    """Set each input dimension, with probability `level`, to black or to white at equal odds."""
+    """Set each input dimension to black or white with probability `level`, at equal odds."""
     half = round(level / 2 * DRAWS)
     return np.where(draws < half, np.uint8(0), np.where(draws >= DRAWS - half, np.uint8(255), images))
 

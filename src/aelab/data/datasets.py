@@ -1,8 +1,8 @@
-"""Data sets of images: the published ones that can be named, how a data set is split, and how it lies on disk.
+"""Data sets of images: the published data sets, the split into train, validation and test, and the files on disk.
 
-A published data set is a few named files, of which the SHA-256 of the unpacked content is pinned here;
-`ingest/downloads.py` fetches and parses them. A user's own images come from a folder (`ingest/image_folder.py`). On
-disk a split is two arrays, images and labels; of a data set that was drawn from known factors, these are a third one.
+A published data set is a few files. This module pins the SHA-256 of their unpacked content, and `ingest/downloads.py`
+fetches and parses them. A user's own images come from a folder (`ingest/image_folder.py`). On disk, a split is two
+arrays, images and labels. If the images were drawn from known factors, the factors are a third array.
 """
 
 import functools
@@ -22,62 +22,80 @@ Bytes: TypeAlias = NDArray[np.uint8]
 Labels: TypeAlias = NDArray[np.unsignedinteger]  # (N,)
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W)
 
-FEWEST = 2  # images of a split: an interpolation needs two, a variance too
+FEWEST = 2  # images in a split: interpolation and variance need two
 
 
 class Split(NamedTuple):
-    """Images with their labels, and with what they were drawn from where that is known."""
+    """Images with their labels, and with the factors that they were drawn from, if these are known.
 
-    images: Bytes  # (N, C, H, W)
+    Attributes:
+        images: uint8 (N, C, H, W).
+        labels: Class of each image, (N,).
+        factors: Index of the value of each of K factors, (N, K).
+    """
+
+    images: Bytes
     labels: Labels
-    factors: Bytes | None = None  # (N, K): which of its values each of K factors has
+    factors: Bytes | None = None
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, split. A split is a selection of rows, so that images on disk need not be read to be split."""
+    """A data set with its splits. A split is a list of rows, so that splitting a data set reads no images from disk.
+
+    Attributes:
+        image: Shape (C, H, W) of an image.
+        splits: By name of the split: an array of images, and the rows of the array that belong to the split.
+        source: Origin of the images, for messages.
+        binarised: Names of the splits that `save` writes in black and white.
+        seed: Seed of the binarisation.
+    """
 
     image: Shape
-    splits: dict[str, tuple[Split, NDArray[np.int64]]]  # by name: where its images are, and which of them it has
+    splits: dict[str, tuple[Split, NDArray[np.int64]]]
     source: str = ""
-    binarised: Collection[str] = ()  # the splits whose images are written in black and white
-    seed: int = 0  # of that
+    binarised: Collection[str] = ()
+    seed: int = 0
 
     def split(self, name: str) -> Split:
-        """The split "train", "validation" or "test", in memory."""
+        """Return the split "train", "validation" or "test", in memory."""
         everything, rows = self.splits[name]
         factors = None if everything.factors is None else everything.factors[rows]
         return Split(everything.images[rows], everything.labels[rows], factors)
 
     @functools.cached_property
     def train(self) -> Bytes:
-        """The images to learn from, uint8 (N, C, H, W)."""
+        """Training images, uint8 (N, C, H, W)."""
         return self.split("train").images
 
     @functools.cached_property
     def validation(self) -> Bytes:
-        """The images to pick weights and settings by."""
+        """Held-out images for choosing weights and settings, uint8 (N, C, H, W)."""
         return self.split("validation").images
 
     @functools.cached_property
     def test(self) -> Bytes:
-        """The images to report on."""
+        """Held-out images for the report, uint8 (N, C, H, W)."""
         return self.split("test").images
 
     def thinned(self, count: int, key: str = "count") -> "Data":
-        """The same with `count` of the images to learn from, evenly spread; the other splits keep theirs.
+        """Return the data set with `count` training images, evenly spread. The other splits stay the same.
+
+        Args:
+            count: Training images to keep, at least `FEWEST`.
+            key: Name of the count in the message.
 
         Raises:
-            UserError: there are not so many; calls the count `key`.
+            UserError: The training split has fewer images, or `count` is less than `FEWEST`.
         """
         everything, rows = self.splits["train"]
         if not FEWEST <= count <= len(rows):
-            msg = f"{key} is {count:,}: must be from {FEWEST} to {len(rows):,}, the images that there are to learn from"
+            msg = f"{key} is {count:,}: must be from {FEWEST} to {len(rows):,}, the number of training images"
             raise UserError(msg)
         return replace(self, splits=self.splits | {"train": (everything, rows[evenly(len(rows), count)])})
 
     def save(self, folder: Path) -> None:
-        """Write every split into a folder of its own: images.npy, labels.npy, maybe factors.npy, and their hashes."""
+        """Write each split to its own folder: images.npy, labels.npy, factors.npy if factors are known, SHA256SUMS."""
         for name, (everything, rows) in self.splits.items():
             shape = (len(rows), *self.image)
             pieces = arrays.select(everything.images, rows)
@@ -92,10 +110,17 @@ class Data:
 
 
 def divide(everything: Split, source: str, *, validation: float, test: float, seed: int) -> Data:
-    """A user's images, split by chance: a share of all for the test, then one of the rest for the validation.
+    """Split a user's images at random into train, validation and test.
+
+    Args:
+        everything: All images.
+        source: Origin of the images, for messages.
+        validation: Share of the images outside of the test split that becomes the validation split.
+        test: Share of all images that becomes the test split. Both shares are from 0 to less than 1.
+        seed: Seed of the split.
 
     Raises:
-        UserError: a split would have fewer than `FEWEST` images.
+        UserError: A split would have fewer than `FEWEST` images, or a share is out of range.
     """
     rest, tested = hold_out(np.arange(len(everything.labels)), test, seed)
     train, held = hold_out(rest, validation, seed)
@@ -111,10 +136,10 @@ def divide(everything: Split, source: str, *, validation: float, test: float, se
 
 
 def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split `rows` into what remains and a `fraction` of them, drawn by `seed`; both in the order of `rows`.
+    """Split `rows` at random into a rest and a held-out `fraction`. Both results keep the order of `rows`.
 
     Raises:
-        UserError: the fraction is none.
+        UserError: `fraction` is less than 0, or 1 or more.
     """
     if not 0 <= fraction < 1:
         msg = f"the share of the images that is held out is {fraction}: must be from 0 to less than 1"
@@ -125,14 +150,14 @@ def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArr
 
 
 def evenly(length: int, count: int) -> NDArray[np.int64]:
-    """`count` indices into a list of `length`, evenly spread from its first to its last: (count,)."""
+    """Return `count` indices into a list of `length`, evenly spread from the first to the last: (count,)."""
     return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
 def binarise(pieces: Iterable[Bytes], seed: int, split: str) -> Iterator[Bytes]:
-    """Pieces of a split's uint8 images in black (0) and white (255), white with the gray value as probability.
+    """Yield a split's uint8 images in black (0) and white (255). A gray value g becomes white with probability g/255.
 
-    As with corruption, integers alone decide: the same seed gives the same bytes everywhere.
+    As in `corruption`, only integers are compared, so the same seed gives the same bytes on every machine.
     """
     rng = np.random.default_rng([seed, zlib.crc32(f"binarise/{split}".encode())])
     for gray in pieces:
@@ -142,12 +167,19 @@ def binarise(pieces: Iterable[Bytes], seed: int, split: str) -> Iterator[Bytes]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a published data set before it is here."""
+    """Description of a published data set, known before the download.
+
+    Attributes:
+        image: Shape (C, H, W) of an image.
+        files: SHA-256 of the unpacked content of each file, by file name.
+        binarised: Whether the published images are black and white.
+        validation: Size of the published validation split, the last images of the training split; 0 if it has none.
+    """
 
     image: Shape
-    files: dict[str, str]  # the SHA-256 of each file's unpacked content
-    binarised: bool = False  # its images are black and white
-    validation: int = 0  # so many of the training images, the last ones, are its own validation split; 0: it has none
+    files: dict[str, str]
+    binarised: bool = False
+    validation: int = 0
 
 
 DATASETS = {

@@ -1,4 +1,4 @@
-"""Pairs of what a model sees and what it gives back, in memory or on disk."""
+"""Pairs of a model's inputs and targets, in memory or on disk."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,37 +16,64 @@ from aelab.data.datasets import evenly
 
 
 class Pairs(NamedTuple):
-    """What is seen and what is to be given back, in memory or on disk: images as uint8, codes as integers."""
+    """Inputs that a model sees, and targets that it learns to reconstruct, in memory or on disk.
+
+    `Pairs(noisy, clean)` trains a denoising autoencoder on any corruption.
+
+    Attributes:
+        inputs: Images as uint8 (N, C, H, W), or codes as integers. For training, (R·N, …) holds R versions of each
+            input: first version 1 of all inputs, then version 2, and so on.
+        targets: Images or codes, (N, …), in the order of the inputs.
+    """
 
     inputs: arrays.Array
     targets: arrays.Array
 
     @classmethod
     def of(cls, images: "Pairs | arrays.Array") -> "Pairs":
-        """Pairs as they are; images as pairs with themselves."""
+        """Return pairs as they are, and pair images with themselves.
+
+        Args:
+            images: Pairs, or images that are both the inputs and the targets.
+
+        Returns:
+            The pairs.
+        """
         return images if isinstance(images, Pairs) else cls(images, images)
 
     def check(self, image: Sequence[int], what: str, *, versions: bool = False) -> None:
-        """See that these are images (C, H, W), an input for each target, or several `versions`; looks at no value.
+        """Check that inputs and targets are images, with one input for each target. The check reads no values.
+
+        Args:
+            image: Expected shape (C, H, W) of an image.
+            what: Name of the pairs in the message.
+            versions: Whether several inputs for each target are allowed, the same number for all targets.
 
         Raises:
-            UserError: they are not; calls them `what`.
+            UserError: An array has another type or shape, or the number of inputs is wrong.
         """
         check_stored(self.targets, image, what)
         if self.inputs is not self.targets:
             check_stored(self.inputs, image, f"inputs of {what}")
             count, wanted = len(self.inputs), len(self.targets)
             if count != wanted and not (versions and count % wanted == 0):
-                msg = f"{what} have {count} inputs for {wanted} targets; there has to be one for each"
+                msg = f"{what} have {count} inputs for {wanted} targets; each target needs one input"
                 raise UserError(msg)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both, counted once where they are one."""
+        """Bytes of inputs and targets. An array that is both counts once."""
         return self.targets.nbytes + (0 if self.inputs is self.targets else self.inputs.nbytes)
 
     def thinned(self, count: int) -> "Pairs":
-        """`count` of the pairs at most, evenly spread over all."""
+        """Return at most `count` pairs, evenly spread over all pairs.
+
+        Args:
+            count: Number of pairs to keep, at least 1. With fewer pairs, all of them are kept.
+
+        Returns:
+            The pairs, in the same order.
+        """
         if count >= len(self.targets):
             return self
         chosen = evenly(len(self.targets), count)
@@ -54,7 +81,14 @@ class Pairs(NamedTuple):
         return Pairs(targets if self.inputs is self.targets else arrays.selected(self.inputs, chosen), targets)
 
     def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of it in batches of `size`, on the CPU."""
+        """Yield all pairs in batches, on the CPU.
+
+        Args:
+            size: Pairs per batch. The last batch may be smaller.
+
+        Yields:
+            Inputs and targets of a batch, in the type in which they are stored.
+        """
         for start in counted(range(0, len(self.targets), size)):
             x, y = (torch.from_numpy(arrays.writable(each[start : start + size])) for each in self)
             for each in self:
@@ -63,7 +97,7 @@ class Pairs(NamedTuple):
 
 
 def batches(images: arrays.Array, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Stored images as batches of floats (B, C, H, W) on `device`."""
+    """Yield stored images in batches of at most `size`, as floats (B, C, H, W) in [0, 1] on `device`."""
     for start in counted(range(0, len(images), size)):
         yield as_float(torch.from_numpy(arrays.writable(np.asarray(images[start : start + size]))).to(device))
         arrays.release(images)

@@ -1,1 +1,1 @@
-"""How images come in: downloads with their mirrors and parsers, folders of image files."""
+"""Sources of images: downloads of published data sets, drawn shapes, and folders of image files."""

@@ -1,4 +1,4 @@
-"""Images that are to be told from those of the test: the classes of a data set that are set apart."""
+"""Anomalies for tests of anomaly detection: classes of a data set that a model never learns from."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,16 +10,20 @@ from aelab.data.datasets import FEWEST, Bytes, Data
 
 
 def set_apart(data: Data, classes: Sequence[int | str], names: Sequence[str], key: str) -> tuple[Data, Bytes]:
-    """The data set without some classes in any split, and the images of these classes in its test split.
+    """Remove classes from all splits of a data set.
 
     Args:
-        data: that has them.
-        classes: by number, or by name.
-        names: of all classes, in the order of their numbers; empty where they have none.
-        key: what the list is called in a message.
+        data: Data set with all classes.
+        classes: Numbers or names of the classes to remove.
+        names: Names of all classes, in the order of their numbers; empty if the classes have no names.
+        key: Name of the list in messages.
+
+    Returns:
+        The data set without the classes, and the images (N, C, H, W) of the classes in its test split.
 
     Raises:
-        UserError: there is no such class, the test split has too few images of them, or too few others are left.
+        UserError: A class is unknown, the test split has too few images of the classes, or a split would keep too few
+            images of other classes.
     """
     there = sorted(
         {int(each) for everything, rows in data.splits.values() for each in np.unique(everything.labels[rows])}
@@ -27,19 +31,19 @@ def set_apart(data: Data, classes: Sequence[int | str], names: Sequence[str], ke
     known = {names[each]: each for each in there if names} | {each: each for each in there}
     if missing := [each for each in classes if each not in known]:
         told = ", ".join(map(str, [names[each] for each in there] if names else there))
-        msg = f"{key} names {missing[0]!r}, which is no class of these images; the classes are {told}"
+        msg = f"{key} names {missing[0]!r}, which is not a class of these images; the classes are {told}"
         raise UserError(msg)
     strange = [known[each] for each in classes]
     kept = {}
     for name, (everything, rows) in data.splits.items():
         left = rows[~np.isin(everything.labels[rows], strange)]
         if len(left) < FEWEST:
-            msg = f"{key} leaves {len(left)} images of other classes for {name}: at least {FEWEST} have to be left"
+            msg = f"{key} leaves {len(left)} images of other classes for {name}: at least {FEWEST} must remain"
             raise UserError(msg)
         kept[name] = everything, left
     everything, rows = data.splits["test"]
     found = everything.images[rows[np.isin(everything.labels[rows], strange)]]
     if len(found) < FEWEST:
-        msg = f"{key} names classes of which the test split has {len(found)} images: at least {FEWEST} have to be there"
+        msg = f"{key} names classes with {len(found)} images in the test split: at least {FEWEST} are needed"
         raise UserError(msg)
     return replace(data, splits=kept), found

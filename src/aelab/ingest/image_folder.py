@@ -1,13 +1,15 @@
-"""A user's own folder of images as a data set: uint8 images of one size, in the order of the files' paths.
+"""Folder of a user's images as a data set: uint8 images of one size, in the order of the files' paths.
 
-Classes are the folder's first-level subfolders; a folder around all of them, and folders named as a split's parts,
-are none. Links are followed. What cannot be read is left out and told, with the reason.
+The first-level subfolders are the classes. A folder around all classes is not a class, and neither are folders with
+the names of splits, such as "train" and "test". Links are followed. A file that cannot be read is left out, and listed
+with the reason.
 
-Pixels: transparency is put on white. 16 bits are scaled to 8, from as many as the files' values fill; of 16 bits per
-colour channel Pillow reads the upper 8. Pixels of 32 bits, whose range no file says, are not supported. Colour profiles
-are ignored. Of several frames or pages the first one counts. Images are turned upright as EXIF says.
+Transparent pixels become white. 16-bit values are scaled to 8 bits, and a setting says how many of the 16 bits the
+values fill. Of 16 bits per colour channel, Pillow reads only the upper 8. Pixels of 32 bits are not supported, because
+no file states their range. Colour profiles are ignored. Only the first frame or page of a file is read. Images are
+turned upright as their EXIF data say.
 
-Of a damaged TIFF file the library that decodes it, libtiff, writes a line to the standard error, past Python.
+For a damaged TIFF file, the decoder libtiff writes a line to the standard error. Python cannot prevent this.
 """
 
 import contextlib
@@ -37,78 +39,95 @@ from aelab.core.errors import UserError
 from aelab.core.progress import counted, part
 from aelab.data.datasets import Bytes, Shape
 
-# "crop": the shorter side to size, then the centre; "pad": the longer side to size, then black around it;
-# "stretch": both sides to size, whatever the aspect; "exact": an image of another size cannot be used.
+# "crop" resizes the shorter side and cuts out the centre. "pad" resizes the longer side and adds black around it.
+# "stretch" resizes both sides and changes the aspect ratio. "exact" leaves out images of another size.
 Fit: TypeAlias = Literal["crop", "pad", "stretch", "exact"]
 
-PLUGINS = (WebPImagePlugin, TiffImagePlugin)  # to import them registers them; the others Pillow imports itself
+PLUGINS = (WebPImagePlugin, TiffImagePlugin)  # the import registers both formats; Pillow imports the other formats
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-# Of one image, which takes up to 17 bytes of memory per pixel while it is decoded. Pillow itself refuses 179 million.
+# Decoding an image takes up to 17 bytes of memory per pixel. Pillow's own limit is 179 million pixels.
 MAX_PIXELS = 100_000_000
-AHEAD = 16  # images per worker that wait, at their final size, for a slower one before them
-BYTE, FULL = 8, 16  # bits
-SPARE = 2.0  # a JPEG is decoded at no less than this times the final size, and a box filter stops there too
-# Of a PNG's text or colour profile, unpacked; Pillow's own limit of 1 MiB keeps healthy images out.
+AHEAD = 16  # Finished images per worker that may wait for an earlier, slower image.
+BYTE, FULL = 8, 16  # Bits.
+SPARE = 2.0  # JPEG decoding and box filters shrink an image to no less than this multiple of the final size.
+# Bytes of a PNG's text or colour profile when unpacked. Pillow's default of 1 MiB refuses valid images.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_METADATA = 16 * 2**20
 
-# A file with such a name was meant to be an image, also if it is of a format that is not read.
+# A file with such a suffix counts as an image, even if its format is not supported.
 IMAGE = re.compile(
     r"\.(a?png|jpe?g|jpe|jfif|webp|bmp|dib|tiff?|gif|hei[cf]|avif|jp2|jxl|p[bgpn]m|tga|ico|svg|psd|exr|dcm|dng)",
     re.IGNORECASE,
 )
 SPLITS = re.compile(r"train(ing)?|val(id(ation)?)?|test(ing)?|images", re.IGNORECASE)
-MANY = 200  # classes: more of them are seldom meant
+MANY = 200  # classes; more classes are probably a mistake
 
 EMPTY = "is empty"
 UNKNOWN = "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
 DEAD_LINK = "is a link to nothing"
 LINK_LOOP = "is a link that leads back to itself"
-FOLDER_LOOP = "is a link to a folder that it lies in"
-READ_ALREADY = "leads to a folder that is read already"
+FOLDER_LOOP = "is a link to a folder that contains it"
+READ_ALREADY = "leads to a folder that was already read"
 SPECIAL = "is neither a file nor a folder"
-NO_CONTENT = {EMPTY, UNKNOWN, DEAD_LINK, LINK_LOOP, FOLDER_LOOP, READ_ALREADY, SPECIAL}  # of an image, that is
+# Reasons that do not show whether the file was an image.
+NO_CONTENT = {EMPTY, UNKNOWN, DEAD_LINK, LINK_LOOP, FOLDER_LOOP, READ_ALREADY, SPECIAL}
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that is no part of the data set."""
+    """File that is left out of the data set.
 
-    path: str  # relative to the folder, with "/"; what is not UTF-8 or no character is written \xNN
-    reason: str  # completes a sentence that begins with the path, e.g. "is truncated"
+    Attributes:
+        path: Path relative to the folder, as `shown` writes it.
+        reason: End of a sentence that begins with the path, such as "is truncated".
+    """
+
+    path: str
+    reason: str
 
     @property
     def broken(self) -> bool:
-        """Whether an image is lost: its name or its content is that of one, or nobody could look."""
+        """Whether an image is lost: the name or the content indicates an image, or the file could not be opened."""
         return bool(IMAGE.fullmatch(PurePath(self.path).suffix)) or self.reason not in NO_CONTENT
 
 
 @dataclass
 class Depth:
-    """How images of 16 bits are read, and the brightest value, of 65535, of each that was."""
+    """Bit depth of 16-bit images, and the brightest value (at most 65535) of each image read so far.
 
-    bits: int = FULL  # 8 … 16, those that the files' values fill: 2^bits − 1 is white, and so is all above
+    Attributes:
+        bits: Number of bits that the values fill, from 8 to 16. Values of 2^bits − 1 and above become white.
+        grey: Brightest values of the images with one channel.
+        channels: Brightest values of the images with several channels, estimated from the upper 8 bits.
+    """
+
+    bits: int = FULL
     grey: list[int] = field(default_factory=list)
-    channels: list[int] = field(default_factory=list)  # of several channels: of each 16 bits the upper 8 are known
+    channels: list[int] = field(default_factory=list)
 
     @property
     def count(self) -> int:
-        """How many images of 16 bits there were."""
+        """Number of 16-bit images read so far."""
         return len(self.grey) + len(self.channels)
 
     @property
     def certainly(self) -> bool:
-        """Whether the values are those of a device of at most 14 bits, and not of a dark picture."""
+        """Whether the values fill at most 14 bits. A 16-bit picture is hardly ever so dark."""
         return max([*self.grey, *self.channels], default=0) < 2**14
 
     def too_dark(self, where: str, key: str) -> str | None:
-        """A sentence, if `bits` is 16 and no image is half as bright as that allows; `key` is what a user can set."""
+        """Return a message if `bits` is 16 and no image is half as bright as 16 bits allow, else None.
+
+        Args:
+            where: Name of the folder in the message.
+            key: Name of the setting `bits` in the message.
+        """
         values = [*self.grey, *self.channels]
         if self.bits < FULL or not values or max(values) >= 2**15:
             return None
         remedy = (
             f"set {key} to {max(BYTE, max(self.grey).bit_length())}, the bits that it fills"
             if self.grey
-            else "of a colour channel's 16 bits the upper 8 alone can be read, so save them with 8 bits"
+            else "only the upper 8 of 16 bits per colour channel can be read, so save the images with 8 bits"
         )
         dark = (
             f"every 16-bit image{where}, {len(values)} in all, is dark: the brightest value is {max(values)} of 65535"
@@ -118,40 +137,54 @@ class Depth:
 
 @dataclass(frozen=True)
 class Folder:
-    """What was read of a folder."""
+    """Images of a folder, and the files that were left out.
 
-    images: Bytes  # (N, C, H, W), in the order of the files' paths; mapped from a temporary file that goes with it
-    labels: NDArray[np.unsignedinteger[Any]]  # (N,): the class of each image, an index into `classes`
-    classes: list[str]  # sorted names of the first-level subfolders with images; "" for images outside of any
-    counts: dict[str, int]  # images of each class, in the order of `classes`
-    left_out: list[LeftOut]  # in the order of the paths
-    notes: list[str]  # what the user may not expect, a sentence each
+    Attributes:
+        images: uint8 (N, C, H, W), in the order of the files' paths. A temporary file, deleted with the array, holds
+            the images.
+        labels: Class of each image as an index into `classes`, (N,).
+        classes: Sorted names of the first-level subfolders with images. "" is the class of images in no subfolder.
+        counts: Number of images by class, in the order of `classes`.
+        left_out: Files that were left out, in the order of their paths.
+        notes: Facts that may surprise the user, one sentence each.
+    """
+
+    images: Bytes
+    labels: NDArray[np.unsignedinteger[Any]]
+    classes: list[str]
+    counts: dict[str, int]
+    left_out: list[LeftOut]
+    notes: list[str]
 
 
 class UnusableError(Exception):
-    """The image cannot be used; the message is the reason."""
+    """Error for an image that cannot be used. Its message is the reason."""
 
 
 def read(
     root: Path, image: Shape, *, fit: Fit, bits: int = FULL, key: str = "bits", scratch: Path, workers: int
 ) -> Folder:
-    """Make every image below `root` one of shape `image`.
+    """Read all images below `root`, and convert them to one shape.
 
-    Every file of `listed` is looked at, whatever its name. The result is the same for any number of workers. Memory
-    holds `workers` decoded images, not all.
+    The suffix of a file does not matter. The number of workers does not change the result. Memory holds at most
+    `workers` images of the original size.
 
     Args:
-        root: the folder.
-        image: (C, H, W) in pixels; C is 1 (grey) or 3 (RGB).
-        fit: how an image of another aspect comes to H×W.
-        bits: 8 … 16, of a 16-bit file those that its values fill: 2^bits − 1 is white, and what is above it.
-        key: what a user sets to change `bits`, for messages.
-        scratch: a folder on a disk with room for all of the images, where nothing is left behind.
-        workers: threads that decode.
+        root: Folder of the images.
+        image: Shape (C, H, W) of the resulting images. C is 1 (grey) or 3 (RGB); H and W are in pixels.
+        fit: Treatment of images of another size or aspect ratio.
+        bits: Number of bits that the values of 16-bit files fill, from 8 to 16. Values of 2^bits − 1 and above become
+            white.
+        key: Name of the setting `bits` in messages.
+        scratch: Folder on a disk with room for all resulting images. No file stays in it.
+        workers: Threads that decode images.
+
+    Returns:
+        The images with their classes, the files that were left out, and notes for the user.
 
     Raises:
-        UserError: `root` is no folder, or holds no image that can be read; or `bits` is 16, most images have 16 bits,
-            and no value of them fills more than 14.
+        UserError: `root` is not a folder, or holds no readable image. Or `bits` is 16, at least half of the images have
+            16 bits, and their values fill at most 14 bits.
     """
     files, left_out = listed(root)
     used: list[str] = []
@@ -166,7 +199,7 @@ def read(
                 used.append(shown(file))
                 yield result
 
-    # The filters are set here, because a thread that changes them changes those of all.
+    # All threads share the filters of warnings, so the main thread sets them.
     with part("images read"), warnings.catch_warnings(action="ignore"):
         images = _on_disk(rows(), image, scratch)
     where = shown(str(root))
@@ -187,53 +220,54 @@ def read(
 
 
 def _classes(files: list[str]) -> tuple[list[str], list[str]]:
-    """The class of each image, by its path, and what the user may not expect of them."""
+    """Class of each image, from its path, and notes about unusual folders."""
     folders = [file.split("/")[:-1] for file in files]
     notes = []
     while True:
         pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(min(folders), max(folders), strict=False))
         around = [name for name, _ in pairs]
         if around and len(around) < min(map(len, folders)):
-            notes.append(f"all images lie in {'/'.join(around)}: its subfolders are the classes")
+            notes.append(f"all images are in {'/'.join(around)}: its subfolders are the classes")
             folders = [each[len(around) :] for each in folders]
         parts = sorted({each[0] for each in folders if each})
         split = [part for part in parts if SPLITS.fullmatch(part)]
         if len(split) > 1 and split == parts:
-            notes.append(f"the folder's own split, {', '.join(split)}, is not used: its images are split anew")
+            notes.append(f"the folder's own split, {', '.join(split)}, is not used: the images are split at random")
             folders = [each[1:] for each in folders]
             continue
         if len(split) > 1:
-            notes.append(f"{', '.join(split)} are taken for classes, because there are other folders beside them")
+            notes.append(f"{', '.join(split)} count as classes, because there are other folders beside them")
         return [each[0] if each else "" for each in folders], notes
 
 
 def _odd_classes(counts: dict[str, int]) -> Iterator[str]:
-    """What the user may not expect of the classes' sizes."""
-    single = [name or "that outside of subfolders" for name, count in counts.items() if count == 1]
+    """Notes about unusual sizes and numbers of classes."""
+    single = [name or "the class outside of subfolders" for name, count in counts.items() if count == 1]
     if len(counts) > 1 and len(single) == len(counts):
-        yield f"each of the {len(counts)} classes has one image: metrics of classes need several"
+        yield f"each of the {len(counts)} classes has one image: metrics of classes need several images of each class"
     elif single and len(counts) > 1:
         yield f"classes with one image: {len(single)} of {len(counts)}, such as {single[0]}"
     if len(counts) > MANY:
-        yield f"there are {len(counts)} classes: every first-level subfolder is one"
+        yield f"there are {len(counts)} classes: every first-level subfolder is a class"
 
 
 def _odd_depths(depth: Depth) -> Iterator[str]:
-    """What the user may not expect of images of 16 bits."""
+    """Notes about 16-bit images."""
     above = [value for value in depth.grey if value >= 2**depth.bits]
     if above:
         yield f"values above {2**depth.bits - 1} are white: up to {max(above)} in {len(above)} of the 16-bit images"
     if depth.channels:
-        yield f"of 16 bits per colour channel the upper 8 are read, in {len(depth.channels)} of the images"
+        yield f"only the upper 8 of 16 bits per colour channel are read, in {len(depth.channels)} of the images"
 
 
 def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
-    """The paths of the files to look at, relative and sorted, and what of the folder cannot be looked at.
+    """Return the relative paths of all files below `root`, sorted, and the entries that cannot be read.
 
-    Links are followed, wherever they lead, but into every folder once: by its own path where that is below `root`.
+    Links are followed, also to places outside of `root`. Each folder is entered once, by its own path if that is below
+    `root`.
 
     Raises:
-        UserError: `root` is no folder.
+        UserError: `root` is not a folder.
     """
     _check_folder(root)
     files, left_out = list[str](), list[LeftOut]()
@@ -282,7 +316,7 @@ def _check_folder(root: Path) -> None:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """Whether it is, or leads to, a "file" or a "folder"; or the reason why it is neither."""
+    """Kind of the entry or of its link's target, "file" or "folder", or the reason why it is neither."""
     try:
         mode = entry.stat().st_mode
     except OSError as error:
@@ -294,13 +328,13 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def shown(path: str) -> str:
-    r"""The path as one line of text, where what is not UTF-8, and control characters, are written \xNN."""
+    r"""Return `path` as one line of text. Control characters, and bytes that are not UTF-8, become \xNN."""
     text = os.fsencode(path).decode(errors="backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers: int) -> Iterator[Bytes | str]:
-    """The results of `work` in the order of `files`, no more than `AHEAD` per worker waiting."""
+    """Yield the results of `work` in the order of `files`. At most `AHEAD` results per worker wait."""
     waiting: deque[Future[Bytes | str]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for file in files:
@@ -312,10 +346,10 @@ def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers:
 
 
 def _on_disk(rows: Iterator[Bytes], image: Shape, scratch: Path) -> Bytes:
-    """The rows as one array, which need not fit into memory."""
+    """Rows as one array in a temporary file, since they may exceed the memory."""
     count = 0
     with tempfile.TemporaryFile(dir=scratch) as file:
-        for count, row in enumerate(rows, start=1):  # noqa: B007 - how many there were
+        for count, row in enumerate(rows, start=1):  # noqa: B007 - the last value is used below
             file.write(row.data)
         file.flush()
         return np.memmap(file, np.uint8, "r", shape=(count, *image)) if count else np.empty((0, *image), np.uint8)
@@ -325,19 +359,29 @@ def _on_disk(rows: Iterator[Bytes], image: Shape, scratch: Path) -> Bytes:
 
 
 def decoded(image: Path | bytes, shape: Shape, fit: Fit, depth: Depth) -> Bytes | str:
-    """The image in a file, or in what was read of one, uint8 of `shape`, (C, H, W); or the reason why there is none."""
+    """Decode and convert one image.
+
+    Args:
+        image: Path or content of the file.
+        shape: Shape (C, H, W) of the result.
+        fit: Treatment of an image of another size or aspect ratio.
+        depth: Bit depth of 16-bit images. The brightest value of such an image is added to it.
+
+    Returns:
+        The image, uint8 (C, H, W), or the reason why the file cannot be used.
+    """
     channels, height, width = shape
     try:
-        # Pillow is given a file, not a path: a mapped file that shrinks meanwhile would end the process.
+        # Pillow would map a path into memory, and a mapped file that shrinks would kill the process.
         with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as file:
             pixels = np.asarray(_opened(file, shape, fit, depth).convert("L" if channels == 1 else "RGB"))
-    except Exception as error:  # noqa: BLE001 - on strange bytes decoders raise whatever they like
+    except Exception as error:  # noqa: BLE001 - decoders raise all kinds of errors on damaged files
         return _reason(error)
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
 
 
 def _opened(file: BinaryIO, shape: Shape, fit: Fit, depth: Depth) -> Image.Image:
-    """The image at its final size."""
+    """Decode the image in `file`, and resize it to its final size."""
     channels, height, width = shape
     if not file.read(1):
         raise UnusableError(EMPTY)
@@ -349,26 +393,26 @@ def _opened(file: BinaryIO, shape: Shape, fit: Fit, depth: Depth) -> Image.Image
             msg = f"is {image.width}×{image.height} pixels, the model takes {width}×{height}"
             raise UnusableError(msg)
         side = int(SPARE * max(height, width))
-        image.draft("L" if channels == 1 else "RGB", (side, side))  # of a JPEG alone
-        # `tile` says how the file has its pixels until they are decoded.
+        image.draft("L" if channels == 1 else "RGB", (side, side))  # affects only JPEG files
+        # Until the image is decoded, `tile` describes how the file stores the pixels.
         wide = not image.mode.startswith("I") and any(";16" in str(tile.args) for tile in image.tile)
         tags = getattr(image, "tag_v2", {})  # of a TIFF
         if not wide and len(bits := tags.get(TiffImagePlugin.BITSPERSAMPLE, ())) > 1 and max(bits) > BYTE:
-            msg = "has its 16-bit channels one after the other, which cannot be read"  # Pillow takes them for 8 bits
+            msg = "stores its 16-bit channels one after the other, which cannot be read"  # Pillow would read 8 bits
             raise UnusableError(msg)
         if wide and depth.bits < FULL:
-            msg = "has 16 bits per channel, of which the upper 8 alone can be read: save it with 8 bits"
+            msg = "has 16 bits per channel, of which only the upper 8 can be read: save it with 8 bits"
             raise UnusableError(msg)
         image.load()
         if wide:
             depth.channels.append(256 * int(np.max(image.convert("RGB").getextrema())) + 255)
-        with contextlib.suppress(Exception):  # what is wrong in EXIF data harms no pixel
+        with contextlib.suppress(Exception):  # invalid EXIF data do not affect the pixels
             ImageOps.exif_transpose(image, in_place=True)
         return _fitted(_eight_bits(image, depth), (width, height), fit)
 
 
 def _reason(error: Exception) -> str:
-    """Why an image is left out, as `LeftOut` has it."""
+    """Reason for `LeftOut`, from the error of a decoder."""
     if isinstance(error, UnusableError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
@@ -385,19 +429,19 @@ def _reason(error: Exception) -> str:
 
 @functools.cache
 def _to_eight(bits: int) -> list[int]:
-    """For each value of 16 bits, of which `bits` are used, the nearest of 8."""
+    """Nearest 8-bit value for each 16-bit value, if 2^bits − 1 is white."""
     white = 2**bits - 1
     return [min((255 * value + white // 2) // white, 255) for value in range(2**16)]
 
 
 def _eight_bits(image: Image.Image, depth: Depth) -> Image.Image:
-    """The image in a mode that can be resized: L, RGB, or RGBA where it has transparency."""
+    """Convert the image to a mode that can be resized: L, RGB, or RGBA if it has transparency."""
     if image.mode.startswith("I;16"):
         grey = image.convert("I")
         depth.grey.append(int(np.max(grey.getextrema())))
         eight = grey.point(_to_eight(depth.bits), "L")
         tags = getattr(image, "tag_v2", {})
-        white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow sees to that of 8 bits only
+        white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts only 8-bit images
         return ImageOps.invert(eight) if white_is_zero else eight
     if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr"}:
         msg = f"has pixels of a kind that is not supported ({image.mode})"
@@ -406,10 +450,11 @@ def _eight_bits(image: Image.Image, depth: Depth) -> Image.Image:
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
-    """The image at `size`, (width, height); mode L or RGB.
+    """Resize the image to `size`, (width, height), in mode L or RGB.
 
-    `ImageOps.fit` and `pad` know no `reducing_gap`, without which 12 megapixels take eight times as long to shrink, and
-    give other pixels: by up to 9 of 255 for `fit`, by all of them where `pad` puts an odd rest on the other side.
+    Pillow's `ImageOps.fit` and `ImageOps.pad` have no `reducing_gap`. Without that option, shrinking 12 megapixels
+    takes eight times as long. Both functions also give other pixels: `fit` differs by up to 9 of 255, and `pad` may
+    shift the image by one pixel.
     """
     factors = size[0] / image.width, size[1] / image.height
     if fit == "pad":
@@ -422,14 +467,14 @@ def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
         return _resized(image, size, (0, 0, *image.size))
     box_width, box_height = size[0] / max(factors), size[1] / max(factors)
     left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
-    # Rounding may put the far edge a hair outside, which Pillow refuses.
+    # Rounding may put the far edge slightly outside of the image, which Pillow refuses.
     right, bottom = min(left + box_width, image.width), min(top + box_height, image.height)
     return _resized(image, size, (max(left, 0), max(top, 0), right, bottom))
 
 
 def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
-    """The part `box` (left, top, right, bottom) of the image at `size`, put on white where it is transparent."""
-    # To put it on white when it is small costs less, and is the same: Pillow weights colours by their opacity.
+    """Resize the part `box` (left, top, right, bottom) of the image to `size`. Transparent pixels become white."""
+    # Pillow weights colours by their opacity, so white can be added after the resizing, which is faster.
     small = image.resize(size, Resampling.LANCZOS, box, reducing_gap=SPARE)
     if small.mode != "RGBA":
         return small

@@ -1,12 +1,12 @@
-"""Images drawn from known factors, so that a code's dimensions can be held against these: one white shape on black.
+"""Images of a white shape on black, drawn from known factors. A code's dimensions can be compared with the factors.
 
-    shape   ellipse, rectangle or triangle: the class
-    size    half of the shape's length: 4 to 6.5 pixels; its width is half of it, the triangle's three quarters
-    angle   of its length: −45° to 45°, in which no shape looks the same twice
-    x, y    its centre: 8.375 to 19.625 pixels from the left, from the top
+    shape   ellipse, rectangle or triangle; also the class
+    size    half of the length, 4 to 6.5 pixels; the width is 1/2 of the length, for the triangle 3/4
+    angle   of the long axis, −45° to 45°; no shape looks the same at two angles
+    x, y    centre, 8.375 to 19.625 pixels from the left and from the top
 
-The factors are independent and uniform over `COUNTS` values each, as those of dSprites (Matthey et al. 2017). All
-numbers are multiples of powers of two, so that sums and products are exact: the same bytes everywhere.
+The factors are independent and uniform over `COUNTS` values each, as in dSprites (Matthey et al. 2017). All numbers are
+multiples of powers of two, so sums and products are exact, and every machine draws the same bytes.
 """
 
 import numpy as np
@@ -17,16 +17,16 @@ from aelab.data.datasets import Bytes
 
 COUNTS = {"shape": 3, "size": 6, "angle": 10, "x": 16, "y": 16}
 SIDE = 28  # pixels
-FINER = 4  # points along each side of a pixel: its gray value is the share of them that the shape covers
+FINER = 4  # points along each side of a pixel; its gray value is the share of points inside the shape
 
 
 def draw(count: int) -> Bytes:
-    """The factors of `count` images: (count, 5), each the index of its value."""
+    """Draw the factors of `count` images: (count, 5), each factor as the index of its value."""
     return np.random.default_rng(0).integers(0, list(COUNTS.values()), (count, len(COUNTS)), np.uint8)
 
 
 def render(factors: Bytes) -> Bytes:
-    """The images of factors (N, 5): (N, 1, SIDE, SIDE)."""
+    """Draw the images of factors (N, 5): uint8 (N, 1, SIDE, SIDE)."""
     images = np.empty((len(factors), 1, SIDE, SIDE), np.uint8)
     for rows in arrays.pieces(len(factors), 8 * (SIDE * FINER) ** 2):
         images[rows, 0] = _render(factors[rows].astype(np.float64))
@@ -40,7 +40,7 @@ def _render(factors: NDArray[np.float64]) -> Bytes:
     cos, sin = (np.round(1024 * f(radians)) / 1024 for f in (np.cos, np.sin))
     points = (np.arange(SIDE * FINER) + 0.5) / FINER
     right, down = points - (8.375 + 0.75 * x), points[:, None] - (8.375 + 0.75 * y)
-    u, v = cos * right + sin * down, cos * down - sin * right  # along the shape and across
+    u, v = cos * right + sin * down, cos * down - sin * right  # along and across the long axis
     inside = np.select(
         [shape == 0, shape == 1],
         [u**2 + 4 * v**2 <= r**2, (np.abs(u) <= r) & (np.abs(v) <= r / 2)],
