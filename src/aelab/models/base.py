@@ -146,7 +146,11 @@ class Autoencoder(Learner):
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:
-        """Skip the checks of `encode` and `decode` in a `with` block, where the caller has checked the arguments."""
+        """Skip the checks of `encode` and `decode` in a `with` block, where the caller has checked the arguments.
+
+        Yields:
+            Nothing; the checks return at the end of the block.
+        """
         shapes, self.code_shapes = self.code_shapes, None
         try:
             yield
@@ -299,7 +303,11 @@ class Autoencoder(Learner):
         raise NotImplementedError
 
     def phases(self) -> list[Phase]:
-        """Return the phases of this variant's training, in order; none if `start_from` sets all parameters."""
+        """Return the phases of this variant's training, in order.
+
+        Returns:
+            The phases; none if `start_from` sets all parameters.
+        """
         return [Phase("autoencoder", self)]
 
 
