@@ -79,9 +79,10 @@ class Champion:
 def elect(candidates: Iterable[Candidate]) -> list[Champion]:
     """Return the champion of each data set and task that has an eligible entry. The first of equal entries wins.
 
-    An entry is eligible if all of its seeds have the task's metric, since the mean without a diverged seed would flatter
-    the entry. Likelihoods of different kinds of pixels are not comparable, so a task measured by a likelihood considers
-    only entries with the first entry's kind of pixels. Entries with symptoms are eligible only if all entries have some.
+    An entry is eligible if all of its seeds have the task's metric. A mean without a diverged seed would flatter the
+    entry. Likelihoods of different kinds of pixels are not comparable. A task measured by a likelihood therefore
+    considers only entries with the first entry's kind of pixels. Entries with symptoms are eligible only if all have
+    some.
     """
     seeds = dict[str, dict[str, list[Candidate]]]()  # candidates by data set and entry
     for each in candidates:
@@ -104,8 +105,8 @@ def rule(champion: Champion) -> str:
     metric = METRICS[TASKS[champion.task]]
     kind = " Only entries with the first entry's kind of pixels compete." if metric.likelihood else ""
     return (
-        f"`models:/{champion.name}@{ALIAS}` is the best model for {champion.task} on {champion.candidate.dataset}. "
-        f"The entry of `params.yaml` with the lowest mean {metric.title} over its seeds on the **validation** split "
+        f"`models:/{champion.name}@{ALIAS}` is the best model for {champion.task}. On the **validation** split of "
+        f"{champion.candidate.dataset}, the entry of `params.yaml` with the lowest mean {metric.title} over its seeds "
         f"wins, and its seed with the lowest {metric.title} is the champion. "
         f"Entries with a diverged seed or a collapsed model do not compete.{kind} "
         f"DVC experiments do not compete either.\n\n"

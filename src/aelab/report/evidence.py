@@ -188,8 +188,9 @@ class Evidence:
     def mean_term(self, entry: Entry, text: str) -> Interval:
         """Return the mean of a term, with its interval.
 
-        If all metrics of the term have values of single images, the interval covers seeds and images (delta method: the
-        contribution of an image to each metric, times the slope of the term). Otherwise the interval covers seeds.
+        If all metrics of the term have values of single images, the interval covers seeds and images. By the delta
+        method, an image contributes its part of each metric times the slope of the term. Otherwise the interval covers
+        only seeds.
         """
         values = self._terms(entry, text)
         measured = [name for name, each in values.items() if isinstance(each, pd.Series)]
@@ -294,8 +295,8 @@ class Evidence:
     ) -> tuple[Entry, Entry, Interval]:
         """Return the best entry of each side, and by how much our best is better.
 
-        The two are picked by the numbers that are then compared, so the interval is widened for all pairs of an entry of
-        `ours` and an entry of `theirs`.
+        The same numbers pick the two entries and compare them. The interval is therefore widened for all pairs of an
+        entry of `ours` and an entry of `theirs`.
 
         Args:
             ours: the first side.

@@ -54,7 +54,7 @@ LIKELIHOOD = (
 CODES = ("active_units", "latent_units", "perplexity", "codes_used", "code_distance")
 COST = ("parameters", "train_seconds", "train_cpu_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
-OVERVIEW = ("mse", "denoising_mse", "neg_elbo", "frechet", "probe_accuracy", "knn_accuracy")  # one metric for each question
+OVERVIEW = ("mse", "denoising_mse", "neg_elbo", "frechet", "probe_accuracy", "knn_accuracy")
 PLOTTED = ("mse", "denoising_mse", "ssim", "neg_elbo", "frechet", "probe_accuracy", "perplexity", "train_seconds")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows
 
@@ -78,9 +78,9 @@ def page() -> str:
     head = ["| name | title | unit | definition | source |", "|---|---|---|---|---|"]
     return "\n".join([
         "# Metrics", "",
-        "This page is generated from `src/aelab/report/metrics.toml` by `python -m aelab.report.metrics`. The report and",
-        "MLflow show the same definitions. ↓ means that lower is better, ↑ that higher is better.",
-        "Without an arrow no value is best.", "", *head, *rows, "",
+        "`python -m aelab.report.metrics` makes this page from `src/aelab/report/metrics.toml`. The report and MLflow",
+        "show the same definitions. ↓ means that lower is better, ↑ that higher is better. Without an arrow, no value",
+        "is best.", "", *head, *rows, "",
     ])  # fmt: skip
 
 
