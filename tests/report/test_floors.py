@@ -63,7 +63,7 @@ def test_a_floor_with_seeds_of_its_own_would_be_no_leader_either() -> None:
 def test_a_sentence_says_what_is_to_be_beaten_and_ranks_no_floor() -> None:
     said = summary.sentences(FOUND, "masking 0.5")
     assert all(each.text.startswith("`ae`") and not any(floor.name in each.text for floor in FLOORS) for each in said)
-    assert "Floors without training: `pca` 0.00100, `identity` 0.00100 and `mean` 0.00100." in said[0].more
+    assert "Floors without training: `pca` (0.00100), `identity` (0.00100) and `mean` (0.00100)." in said[0].more
     assert summary.sentences(evidence(*FLOORS), "masking 0.5") == []
 
 

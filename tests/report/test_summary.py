@@ -55,7 +55,7 @@ def test_denoising_is_summed_up_over_all_levels() -> None:
         evidence({VAE: common | levels, BETA: common | {"denoising_mse": [2.0, 2.1]} | better}), "masking 0.5"
     )
     assert "`vae` restores images best from masking 0.5" in found[1].text
-    assert found[1].more.endswith("`vae` has the lowest mean error at 2 of 3, 2 of them a tie.")
+    assert found[1].more.endswith("`vae` has the lowest mean error at 2 of 3 kinds and levels of noise (ties: 2).")
 
 
 def test_what_one_key_changed_and_what_may_be_chance() -> None:

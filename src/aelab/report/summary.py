@@ -135,7 +135,7 @@ def _by_size(evidence: Evidence, name: str) -> str:
 
 def _floors(evidence: Evidence, name: str) -> str:
     """Return a sentence with the floors of a metric."""
-    told = [f"`{floor.name}` {shown(mean, name)}{_with(floor)}" for floor, mean in evidence.to_beat(name).items()]
+    told = [f"`{floor.name}` ({shown(mean, name)}{_with(floor)})" for floor, mean in evidence.to_beat(name).items()]
     return f"Floors without training: {listed(told)}." if told else ""
 
 
@@ -167,9 +167,9 @@ def _over_all_noise(evidence: Evidence, _: str) -> str:
     wins = [evidence.best(entries, name).name for name in names]
     most = max(wins, key=wins.count)
     shared = sum(most in lead and len(lead) > 1 for lead in map(evidence.leaders, names))
-    ties = f", {shared} of them a tie" if shared else ""
-    count = f"{wins.count(most)} of {len(wins)}{ties}"
-    return f"Over all kinds and levels of noise, `{most}` has the lowest mean error at {count}."
+    ties = f" (ties: {shared})" if shared else ""
+    count = f"{wins.count(most)} of {len(wins)}"
+    return f"`{most}` has the lowest mean error at {count} kinds and levels of noise{ties}."
 
 
 @dataclass(frozen=True)
