@@ -1,4 +1,4 @@
-"""Charts of the report, as SVG with text as text. The same data give the same bytes.
+"""Charts of the report, as SVG files whose text can be selected. The same data give the same bytes.
 
 In the plane of rate R and distortion D, a line of slope −1 has a constant −ELBO = R + D (Alemi et al. 2018, section 3).
 """

@@ -79,7 +79,7 @@ class Entry:
         return int(self.parameters.get("quantizer.codes", 0)) * int(self.parameters.get("quantizer.depth", 1))
 
 
-MANY = 100  # looks at each training image that leave time to memorise
+MANY = 100  # looks at each training image, enough to memorise
 TRAINED: dict[str, Callable[[Entry, bool], bool]] = {  # groups of entries; the second argument: has a codebook
     "entries": lambda *_: True,
     "plain autoencoders": lambda entry, _: entry.plain,
@@ -98,7 +98,7 @@ TRAINED: dict[str, Callable[[Entry, bool], bool]] = {  # groups of entries; the 
 WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {
     "floors": lambda entry: entry.floor,
     "PCA": lambda entry: entry.floor and entry.parameters.get("code", math.inf) < entry.dimensions,
-    "entries that saw no noise": lambda entry: entry.clean,  # with the identity
+    "entries that saw no noise": lambda entry: entry.clean,  # the identity is one of them
 }
 
 

@@ -94,7 +94,7 @@ class Column:
 
     @property
     def over(self) -> str:
-        """Range of the column's intervals, such as seeds; empty without intervals."""
+        """Sources of variation that the intervals cover, such as seeds; empty without intervals."""
         return next((mean.over for mean in self.means.values() if mean.known and mean.half), "")
 
 
@@ -107,12 +107,12 @@ def _columns(evidence: Evidence, name: str, say_pixels: bool) -> Iterator[Column
 
 
 def coverage(evidence: Evidence, names: Iterable[str]) -> str:
-    """Return a sentence about the range of these metrics' intervals; empty without intervals."""
+    """Return a sentence that says what the intervals of these metrics cover; empty without intervals."""
     return _coverage([column for name in names for column in _columns(evidence, name, say_pixels=False)])
 
 
 def _coverage(columns: Sequence[Column]) -> str:
-    """Return a sentence about the range of these columns' intervals; empty without intervals."""
+    """Return a sentence that says what the intervals of these columns cover; empty without intervals."""
     titles: dict[str, list[str]] = {}
     for column in columns:
         if column.over:
@@ -123,7 +123,7 @@ def _coverage(columns: Sequence[Column]) -> str:
 
 
 def comparable(evidence: Evidence, name: str) -> Iterator[tuple[str | None, list[Entry]]]:
-    """Yield groups of comparable entries: for a likelihood, one for each kind of pixels; else a single one, None."""
+    """Yield each kind of pixels with its entries. For a metric that is no likelihood, yield None with all entries."""
     kinds: dict[str | None, list[Entry]] = {}
     for entry in evidence.having(name):
         kinds.setdefault(entry.pixels if _metric(name).likelihood else None, []).append(entry)
