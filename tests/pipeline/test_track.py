@@ -139,7 +139,7 @@ def test_everything_is_written_once_and_a_busy_writer_is_a_warning(
         track._write(checked, {})
     said = capsys.readouterr().out
     assert "warning: the runs could not be written to MLflow at sqlite:" in said
-    assert "another process has been writing" in said
+    assert "another process has held the lock" in said
     assert MlflowClient(uri).get_experiment_by_name(mlflow_store.EXPERIMENT) is None
     for _ in range(2):
         track._write(checked, {})

@@ -104,7 +104,7 @@ def test_what_there_is_not_is_told_and_not_made(
     with pytest.raises(SystemExit, match="no database at all"):
         ui.main()
     (tmp_path / "mlflow.db").write_bytes(empty.read_bytes())
-    with pytest.raises(SystemExit, match=f'has no experiment "{EXPERIMENT}": `make track` writes it'):
+    with pytest.raises(SystemExit, match=f'has no experiment "{EXPERIMENT}"; `make track` writes this experiment'):
         ui.main()
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     client.delete_experiment(client.create_experiment(EXPERIMENT))

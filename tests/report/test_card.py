@@ -1,4 +1,4 @@
-"""The card of an entry: its front matter is what Hugging Face reads, and what is not defined has no number."""
+"""Model cards: the front matter suits Hugging Face, and undefined metrics have no number."""
 
 import math
 from typing import Any
@@ -38,7 +38,7 @@ def front(text: str) -> dict[str, Any]:
 
 
 def problems(content: dict[str, Any]) -> list[str]:
-    """What Hugging Face asks of a card, as its documentation says it, and this one does not give."""
+    """Return the fields that Hugging Face's documentation requires and the card lacks."""
     texts = [key for key in ("license", "library_name") if not isinstance(content.get(key), str)]
     lists = [
         key for key in ("tags", "datasets", "metrics")

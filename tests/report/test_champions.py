@@ -20,7 +20,7 @@ def champions(*candidates: Candidate) -> dict[str, Any]:
 
 
 def test_the_mean_over_seeds_picks_the_entry_and_validation_its_seed() -> None:
-    """The single best seed is of an entry that is worse as a whole."""
+    """The best single seed belongs to an entry with a worse mean."""
     lucky = candidate("a", 0, mse=0.1), candidate("a", 1, mse=0.9)
     steady = candidate("b", 0, mse=0.3), candidate("b", 1, mse=0.2)
     assert champions(*lucky, *steady) == {"reconstruction": "b-1"}
@@ -62,7 +62,7 @@ def test_each_task_has_its_own() -> None:
 
 
 def test_data_sets_have_champions_of_their_own() -> None:
-    """An error on small images is no better one."""
+    """Errors on different data sets do not compete."""
     found = elect([candidate("ae", mse=0.2), candidate("ae", mse=0.1, dataset="digits"), candidate("vae", mse=0.3)])
     assert [(each.name, each.value) for each in found] == [
         ("mnist-reconstruction", 0.2),
@@ -93,7 +93,7 @@ def test_a_name_carries_the_data_set(pattern: str, dataset: str, name: str, monk
 @pytest.mark.parametrize("pattern", ["{dataset}", "best", "{data}-{task}", "a/{task}", "a:{task}", "{task", "'{task}'"])
 def test_what_makes_no_name_is_told(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NAME, pattern)
-    with pytest.raises(UserError, match=f"{NAME} is .*: name the models with {{task}}, maybe {{dataset}}"):
+    with pytest.raises(UserError, match=f"{NAME} is .* needs {{task}} and may have {{dataset}}"):
         _ = stands_for("mnist").name
 
 

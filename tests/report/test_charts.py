@@ -24,7 +24,7 @@ LINES = {"a": [(0.0, Interval(1.0, 0.1)), (0.5, Interval(2.0, 0.2))], "b": [(0.0
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Plot]:
-    """The figures that are saved."""
+    """Figures that the test saved."""
     kept, keep = list[Plot](), charts.save
 
     def save(figure: Plot, path: Path) -> None:
@@ -49,7 +49,7 @@ def draw_all(folder: Path) -> None:
     charts.lines(LINES, STYLES, folder / "lines.svg", xlabel="level", ylabel="MSE")
     charts.lines(LINES, STYLES, folder / "log.svg", xlabel="seconds", ylabel="%", logarithmic=True)
     charts.values({"a": [1.0, 2.0]}, {"a": Interval(1.5, 0.4)}, STYLES, xlabel="", digits=2, path=folder / "values.svg")
-    charts.differences({"b": Interval(1.5, 0.4)}, STYLES, "minus that of a", folder / "gaps.svg")
+    charts.differences({"b": Interval(1.5, 0.4)}, STYLES, "difference to a", folder / "gaps.svg")
     charts.learning([CURVE, CURVE], [20, 5], 0, folder / "curve.svg")
     charts.bars(np.array([3.0, 0.0, 5.0]), ("codes", "%"), 1, folder / "bars.svg", ("uniform", 2.0))
 
@@ -120,7 +120,7 @@ def test_a_curve_of_one_point_is_drawn(tmp_path: Path) -> None:
 
 
 def test_names_and_numbers_lie_beside_all_dots(tmp_path: Path, drawn: list[Plot]) -> None:
-    """The names below the axes, the sums at the upper ends of their lines: above the axes, or left of all dots."""
+    """Names are below the axes; sums are at the upper ends of their lines, above the axes or left of all dots."""
     charts.rate_distortion(POINTS, tmp_path / "rate.svg")
     (axes,), (legend,) = drawn[0].axes, drawn[0].legends
     occupied = axes.get_tightbbox()
@@ -150,12 +150,12 @@ def test_only_a_family_is_joined_and_equal_sums_have_slope_minus_one(tmp_path: P
     ["vae learning_rate=0.008 code=32 beta=1", "vae-photographs learning_rate=0.1", "a b c d e f g h i j k l m n o"],
 )
 def test_a_long_name_leaves_the_axes_their_room(name: str, drawn: list[Plot], tmp_path: Path) -> None:
-    """Names of entries that say what differs: pipeline.tools.compare."""
+    """Long names of entries, as from `pipeline.tools.compare`."""
     names = [f"{name} {i}" for i in range(4)]
     means, styles = dict.fromkeys(names, Interval(1.5, 0.4)), {each: i for i, each in enumerate(names)}
     seeds = {each: [1.0, 2.0] for each in names}
     charts.values(seeds, means, styles, xlabel="nats", digits=2, path=tmp_path / "values.svg")
-    charts.differences(means, styles, f"minus that of {name} (nats)", tmp_path / "gaps.svg")
+    charts.differences(means, styles, f"difference to {name} (nats)", tmp_path / "gaps.svg")
     line = [(0.0, Interval(1.0, 0.1)), (0.5, Interval(2.0, 0.2))]
     charts.lines(dict.fromkeys(names, line), styles, tmp_path / "lines.svg", xlabel="level", ylabel="MSE")
     assert len(drawn) == 3

@@ -1,4 +1,4 @@
-"""Every verdict comes out of the data: the same claim is supported, contradicted, undecided and not tested."""
+"""Verdicts follow from the data: every claim can be supported, contradicted, undecided or not tested."""
 
 import re
 from collections.abc import Mapping
@@ -36,11 +36,11 @@ FREE = entry("six", "binary", beta=0.0, quantizer__codes=100, quantizer__name="c
 EMA = entry("five", "binary", beta=0.25, quantizer__codes=100, quantizer__name="ema")
 PCA = replace(entry("pca", model="pca"), floor=True)
 NOTHING = replace(entry("identity", model="identity", code=SIZE), floor=True)
-SPREAD = (-1.0, 0.0, 1.5)  # of the seeds
+SPREAD = (-1.0, 0.0, 1.5)  # differences between the seeds
 
 
 def evidence(values: Mapping[Entry, Mapping[str, float]], spread: float = 1e-3, seeds: int = 3) -> Evidence:
-    """Metrics about these values; `spread` is a share of them, and no two entries have the same."""
+    """Metrics near these values. The seeds spread by `spread` times the value, differently for each entry."""
     rows = [
         {"entry": entry.name, "seed": seed}
         | {
@@ -133,9 +133,9 @@ def test_every_claim_is_shown_to_come_out_both_ways() -> None:
 @pytest.mark.parametrize("key", CASES)
 @pytest.mark.parametrize("floor", [PCA, NOTHING])
 def test_what_pca_or_doing_nothing_would_pass_is_no_test(key: str, floor: Entry) -> None:
-    """A floor's figures in the place of each entry's, with the seeds' own spread: no claim is supported.
+    """If every entry has the metrics of a floor, no claim may be supported.
 
-    A floor has no bound, no codebook and no units, and images of which the factors are known.
+    A floor has no bound, no codebook and no active units, but its images have known factors.
     """
     measured = restored(4.0, 1.0 if floor is NOTHING else 0.2) | right(95) | parted(0.2) | {"generalisation": 1.1}
     measured |= {"frechet_fitted": 20.0, "denoising_mse": 0.03, "copying_mse": 0.044}
@@ -143,7 +143,7 @@ def test_what_pca_or_doing_nothing_would_pass_is_no_test(key: str, floor: Entry)
     entries = [AE, DAE, WIDE_AE, WIDE_DAE, VAE, VQVAE, FREE, EMA, PCA, NOTHING]
     found = judged(key, evidence(dict.fromkeys(entries, measured)))
     assert found.verdict in {UNDECIDED, CONTRADICTED, UNTESTED}
-    # A control: what looks at one entry alone is passed.
+    # Control: a test of single entries would be passed.
     alone = Threshold("identity_noise", "entries", "{entry}: {value}", above=0.1)
     assert {each.judged(each.value).verdict for each in alone.findings(evidence({floor: measured, AE: measured}))} == {
         SUPPORTED
@@ -152,20 +152,20 @@ def test_what_pca_or_doing_nothing_would_pass_is_no_test(key: str, floor: Entry)
 
 @pytest.mark.parametrize("key", CASES)
 def test_seeds_that_disagree_decide_nothing(key: str) -> None:
-    """At least one finding is undecided, so that nothing is supported as a whole."""
+    """A large spread of the seeds leaves at least one finding undecided."""
     assert judged(key, evidence(CASES[key][0], spread=0.9)).verdict in {UNDECIDED, UNTESTED}
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.1, 0.2, 0.4, 0.9])
 @pytest.mark.parametrize("key", CASES)
 def test_the_interval_that_is_shown_is_the_one_that_the_verdict_is_read_off(key: str, spread: float) -> None:
-    """A reader who sets it beside the threshold comes to the same verdict."""
+    """A reader who compares the shown interval with the threshold finds the same verdict."""
     for side in (0, 1):
         for finding in judged(key, evidence(CASES[key][side], spread=spread)).findings:
-            if found := re.search(r"(better|worse|apart) by ([\d.,]*\d)(?: ± ([\d.,]*\d))?", finding.text):
+            if found := re.search(r"(better by|worse by|difference is) ([\d.,]*\d)(?: ± ([\d.,]*\d))?", finding.text):
                 size, half = (float((number or "0").replace(",", "")) for number in found.group(2, 3))
-                mean = -size if found[1] == "worse" else size
-                room = 0.51 * 10.0 ** -len(found[2].partition(".")[2]) * 2  # both are rounded
+                mean = -size if found[1] == "worse by" else size
+                room = 0.51 * 10.0 ** -len(found[2].partition(".")[2]) * 2  # size and half are rounded
                 told = [abs(mean - finding.threshold) > half + slack for slack in (-room, room)]
                 assert finding.verdict is UNDECIDED or told[0], finding.text
                 assert finding.verdict is not UNDECIDED or not told[1], finding.text
@@ -175,19 +175,19 @@ def test_the_interval_that_is_shown_is_the_one_that_the_verdict_is_read_off(key:
 def test_one_seed_decides_nothing_and_says_why(key: str) -> None:
     found = judged(key, evidence(CASES[key][0], seeds=1))
     assert found.verdict in {UNDECIDED, UNTESTED}
-    assert found.verdict is UNTESTED or any("fewer than two seeds" in finding.text for finding in found.findings)
+    assert found.verdict is UNTESTED or any("needs at least two seeds" in finding.text for finding in found.findings)
 
 
 @pytest.mark.parametrize("entries", [[], [AE], [AE, DAE, VAE, VQVAE], [PCA, NOTHING]])
 def test_what_the_entries_cannot_test_is_said_to_be_untested(entries: list[Entry]) -> None:
-    """As where all seeds diverged."""
+    """Results are empty, as after a divergence of all seeds."""
     nobody = Evidence(entries, pd.DataFrame(columns=["entry", "seed", "pixels", "mse"]))
     for claim in CLAIMS:
         found = judge(claim, nobody)
         assert found.verdict is UNTESTED
         (finding,) = found.findings
         assert finding.text.startswith(claim.lacking)
-        assert finding.text.endswith(f"`make recipe NAME={claim.recipe}` tests it." if claim.recipe else ".")
+        assert finding.text.endswith(f"`make recipe NAME={claim.recipe}` tests the claim." if claim.recipe else ".")
 
 
 def test_the_recipe_that_tests_a_claim_is_there() -> None:
@@ -225,7 +225,7 @@ def test_findings_make_one_verdict(found: list[Verdict], verdict: Verdict) -> No
 
 
 def test_who_is_plain_is_told_by_what_it_learned_not_by_its_name() -> None:
-    """Regularised autoencoders minimise more than the error, and their curves name it."""
+    """The curves of regularised autoencoders name the other terms of their loss, so these are not plain."""
     point = {"phase": "autoencoder", "step": 1, "time": 0.0, "train_loss": 1.0, "train_mse": 1.0}
     assert replace(AE, name="anything", curves=[[point]]).plain
     assert not replace(AE, curves=[[point | {"train_size": 1.0}]]).plain
@@ -281,14 +281,14 @@ def test_a_bound_within_its_monte_carlo_error_is_undecided() -> None:
     noisy = values | {"neg_elbo_error": 0.3, "nll_error": 0.3}
     assert judged("bound", evidence({VAE: noisy}, spread=0)).verdict is UNDECIDED
     one = judged("bound", evidence({VAE: noisy | {"nll": 90.0}}, seeds=1))
-    assert one.verdict is SUPPORTED  # the noise of one seed has an error of its own
+    assert one.verdict is SUPPORTED  # one seed has a Monte Carlo error
     assert "9.99 ± 0.83 nats" in one.findings[0].text
 
 
 def test_where_nothing_collapsed_there_was_nothing_to_avoid() -> None:
     found = judged("collapse", evidence({VAE: {"active_units": 9, "latent_units": 10}, VQVAE: {"codes_used": 80}}))
     assert found.verdict is UNTESTED
-    assert found.findings[0].verdict is None  # what is active is told, and decides nothing
+    assert found.findings[0].verdict is None  # the premise is a note
     assert "so there was nothing to avoid" in found.findings[-1].text
 
 
@@ -310,7 +310,7 @@ def test_quantisers_are_compared_where_nothing_else_differs() -> None:
     used = {VQVAE: {"codes_used": 60.0, "psnr": 20.0}, EMA: {"codes_used": 90.0, "psnr": 22.0}}
     (psnr,) = judged("quantisers", evidence(used)).findings
     assert psnr.verdict is SUPPORTED
-    assert "apart by 1.99 ± 0.12 dB" in psnr.text
+    assert "the difference is 1.99 ± 0.12 dB" in psnr.text
     wider = replace(EMA, parameters={**EMA.parameters, "network.width": 128})
     found = judged("quantisers", evidence({VQVAE: used[VQVAE], wider: used[EMA]}))
     assert found.verdict is UNTESTED
@@ -325,7 +325,7 @@ def test_a_denoiser_with_the_worse_code_is_not_hidden_by_a_better_one() -> None:
 
 
 def test_what_is_compared_at_once_is_compared_with_holm() -> None:
-    """Alone a finding is decided that, as one of many, is not."""
+    """A finding that is decided alone is undecided among many."""
     values = {AE: {"probe_accuracy": 80.0}, DAE: {"probe_accuracy": 81.0}}
     spread = next(s / 1e4 for s in range(1, 400) if _undecided(values, s / 1e4))
     alone = evidence(values, spread=spread * 0.95)

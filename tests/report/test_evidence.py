@@ -1,4 +1,4 @@
-"""What is measured of each image makes intervals, and who is best follows from them."""
+"""Intervals from values of single images, and rankings from these intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ def images_of(values: Mapping[str, NDArray[np.float64]]) -> dict[str, pd.DataFra
 
 
 def drawn(mean: float, *, spread: float = 1.0, noise: float = 0.1, seeds: int = 3) -> NDArray[np.float64]:
-    """Images that differ by `spread`, the same for all who draw with the same state, and by `noise` for each seed."""
+    """Values of images that spread by `spread`, equal for equal states, plus `noise` for each seed."""
     shared = np.random.default_rng(1).normal(0, spread, COUNT)
     return mean + shared + RNG.normal(0, noise, (seeds, COUNT)) + RNG.normal(0, 0.01, (seeds, 1))
 
 
 def evidence(*entries: Entry, extra: Mapping[str, Mapping[str, Sequence[float]]] | None = None) -> Evidence:
-    """Each entry's metrics as the means of its images, and others by seed."""
+    """Evidence with metrics of single images, their means, and further metrics by seed."""
     rows = []
     for entry in entries:
         more = (extra or {}).get(entry.name, {})
@@ -61,7 +61,7 @@ def test_a_mean_covers_images_where_their_values_are_kept() -> None:
 
 
 def test_differences_are_paired_by_image() -> None:
-    """The images' own spread is the same for both, so that it is not in their difference."""
+    """Both entries have the same spread over images, which therefore cancels in the difference."""
     one, two = entry("one", 5.0), entry("two", 5.1)
     found = evidence(one, two)
     gap = found.difference(two, one, "mse")
@@ -140,7 +140,7 @@ def test_differences_are_paired_by_seed() -> None:
     assert (gap.mean - gap.half, gap.mean + gap.half) == pytest.approx((paired.low, paired.high))
     assert gap.side(0) == 1
     assert found.mean(ours, "jump").half > 10 * gap.half
-    shuffled = replace(found, results=found.results.sample(frac=1, random_state=0))  # the seeds count, not their order
+    shuffled = replace(found, results=found.results.sample(frac=1, random_state=0))  # seeds make pairs, not rows
     assert shuffled.difference(ours, theirs, "jump").half == pytest.approx(gap.half)
 
 
@@ -162,7 +162,7 @@ def test_who_ties_with_the_best_leads_too() -> None:
 
 
 def test_a_tie_is_not_passed_on() -> None:
-    """a ties with b, b with c, yet c is worse than a: only the best itself counts."""
+    """a ties with b, and b with c, but c is worse than a: only ties with the best count."""
     a, noise = np.array([1.0, 1.1, 0.9]), np.array([-1.0, 0.0, 1.0])
     values = {"a": a, "b": a + 0.1 + 0.1 * noise, "c": a + 0.3 + 0.01 * noise}
     found = by_seed(**values)
@@ -173,23 +173,23 @@ def test_a_tie_is_not_passed_on() -> None:
 def test_nothing_leads_that_cannot_be_compared() -> None:
     nan = math.nan
     values = {"a": [1.0, 2.0, nan], "b": [nan, 9.0, 9.0], "c": [nan, nan, -9.0]}
-    assert by_seed(**values).leaders("jump") == set()  # one seed in common is no pair, and c has one seed at all
+    assert by_seed(**values).leaders("jump") == set()  # a and b share one seed; c has one seed
     assert by_seed(a=[1.0], b=[2.0]).leaders("jump") == set()
     assert by_seed(a=[1.0, 2.0]).leaders("jump") == set()
     assert by_seed(**values, d=[8.0, 8.0, 8.0]).leaders("jump") == {"a"}
 
 
 def test_all_that_are_compared_with_the_best_share_one_confidence() -> None:
-    a, gap = np.array([0.0, 0.1, -0.1, 0.05]), [0.1, 0.2, 0.12, 0.3]  # by itself told at 95 %: p is 0.03
+    a, gap = np.array([0.0, 0.1, -0.1, 0.05]), [0.1, 0.2, 0.12, 0.3]  # significant alone at 95 %: p = 0.03
     assert by_seed(a=a, b=a + gap).leaders("jump") == {"a"}
     equal = {name: a + np.array([0.3, -0.2, 0.3, -0.2]) + 0.01 * i for i, name in enumerate("cdefg")}
     assert by_seed(a=a, b=a + gap, **equal).leaders("jump") == set("abcdefg")
     worse = {name: each + 100 for name, each in equal.items()}
-    assert by_seed(a=a, b=a + gap, **worse).leaders("jump") == {"a"}  # what is told first leaves less to share
+    assert by_seed(a=a, b=a + gap, **worse).leaders("jump") == {"a"}  # fewer comparisons are left
 
 
 def bound(images: int, count: int, seeds: int = 3) -> Entry:
-    """−ELBO of all images, of `count` of them the gap to a bound that is smaller where −ELBO is."""
+    """An entry with −ELBO of all images, and the gap of `count` images, correlated with −ELBO."""
     neg_elbo = 100 + 20 * RNG.normal(size=images) + RNG.normal(size=(seeds, images))
     gap = np.full((seeds, images), math.nan)
     chosen = np.linspace(0, images - 1, count).round().astype(int)
@@ -198,8 +198,8 @@ def bound(images: int, count: int, seeds: int = 3) -> Entry:
 
 
 def test_the_bound_rests_on_all_images_and_the_gap_of_a_few() -> None:
-    """Var(−ELBO)/N + Var(gap)/n − 2·Cov/N, of one seed's images, by hand."""
-    vae = replace(bound(2000, 100, seeds=1), floor=True)  # of one seed there is nothing but images
+    """The variance is Var(−ELBO)/N + Var(gap)/n − 2·Cov/N over the images of one seed."""
+    vae = replace(bound(2000, 100, seeds=1), floor=True)  # with one seed, only images vary
     found = evidence(vae)
     values = found.per_image(vae, "nll")
     assert values is not None

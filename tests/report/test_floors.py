@@ -1,4 +1,4 @@
-"""Floors stand beside all others, and are never ranked."""
+"""Floors are in every table and chart, and never ranked."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ BEST = {"mse": 0.001, "denoising_mse": 0.001, "denoising_masking-0.5": 0.001, "f
 
 
 def evidence(*entries: Entry) -> Evidence:
-    """Two trained entries, and floors that are better than both by all metrics."""
+    """Two trained entries, and floors that beat both by all metrics."""
     rows = [
         {"entry": entry.name, "seed": seed}
         | {name: value if entry.floor else (2 + i + seed / 100) * value for name, value in BEST.items()}
@@ -63,12 +63,12 @@ def test_a_floor_with_seeds_of_its_own_would_be_no_leader_either() -> None:
 def test_a_sentence_says_what_is_to_be_beaten_and_ranks_no_floor() -> None:
     said = summary.sentences(FOUND, "masking 0.5")
     assert all(each.text.startswith("`ae`") and not any(floor.name in each.text for floor in FLOORS) for each in said)
-    assert "To beat, without any training: `pca` 0.00100, `identity` 0.00100 and `mean` 0.00100." in said[0].more
+    assert "Floors without training: `pca` (0.00100), `identity` (0.00100) and `mean` (0.00100)." in said[0].more
     assert summary.sentences(evidence(*FLOORS), "masking 0.5") == []
 
 
 def test_rows_of_floors_come_last_and_divide_no_table() -> None:
-    """The identity defines one of two metrics that all others do, `mean` neither."""
+    """The identity defines one of two metrics that all other entries define; `mean` defines neither."""
     rows = FOUND.results.assign(psnr=FOUND.results["mse"])
     rows.loc[rows["entry"].isin(["identity", "mean"]), "psnr"] = np.nan
     rows.loc[rows["entry"] == "mean", "mse"] = np.nan
@@ -113,8 +113,8 @@ def test_nothing_is_less_than_0() -> None:
         list(report_charts.values(found, Path(), {"metrics": {}, "floors": {}}))
     assert drawn == [{}, {"pca": 0.001}, {"pca": 0.1}]
     reconstructs, restores = summary.sentences(found, "masking 0.5")
-    assert "To beat" in restores.more
-    assert "To beat" not in reconstructs.more
+    assert "Floors without training" in restores.more
+    assert "Floors without training" not in reconstructs.more
 
 
 @pytest.mark.parametrize(("value", "label"), [(1.6, "a 1.60"), (99.0, "a 99.00 →"), (-99.0, "← a -99.00")])
@@ -158,7 +158,7 @@ def test_the_noise_charts_have_floors_and_the_differences_none(tmp_path: Path, d
 @pytest.mark.parametrize(
     ("measured", "pixels", "said"),
     [
-        (GRAY, "Bernoulli, not binarised", "45.5 nats of −ELBO are the entropy of the binarisation itself: no model"),
+        (GRAY, "Bernoulli, not binarised", "The entropy of the binarisation is 45.5 nats; no −ELBO is lower"),
         (GRAY, "8-bit, not binarised", "PNG 1,484.9 nats, 2.73 bits/dim; WebP 1,112.0 nats, 2.05 bits/dim."),
         (GRAY | {"binarisation_nats": 0.0}, "Bernoulli, static binarisation", "PNG 1,484.9 nats"),
         (GRAY | {"binarisation_nats": 0.0}, "Bernoulli, dynamic binarisation", "WebP 1,112.0 nats"),

@@ -1,4 +1,4 @@
-"""Which images stand beside each other, and how a strip of them becomes one picture."""
+"""Galleries of images, and strips as single pictures."""
 
 from dataclasses import replace
 

@@ -9,12 +9,12 @@ from aelab.report.intervals import BOTH, IMAGES, SEEDS, Interval, crossed, holm,
 
 RNG = np.random.default_rng(0)
 STATE = RNG.bit_generator.state
-NOISE = RNG.normal(size=5)  # shared by two entries of one seed
+NOISE = RNG.normal(size=5)  # equal for both entries of a seed
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Each test draws the same, whichever ran before it."""
+    """Generator in the same state for each test."""
     RNG.bit_generator.state = STATE
 
 
@@ -46,7 +46,7 @@ def test_values_without_spread_have_a_point_as_interval() -> None:
 
 
 def drawn(seeds: int, images: int, of_seeds: float, of_images: float, rest: float) -> NDArray[np.float64]:
-    """Values of mean 0 with these standard deviations of seeds, images and what is left: (seeds, images)."""
+    """Values (seeds, images) of mean 0 with these standard deviations of seeds, images and residuals."""
     parts = [(of_seeds, (seeds, 1)), (of_images, (1, images)), (rest, (seeds, images))]
     return sum((scale * RNG.standard_normal(shape) for scale, shape in parts), np.zeros((seeds, images)))
 
@@ -82,18 +82,18 @@ def test_both_are_covered_and_never_less_than_seeds_alone() -> None:
 
 
 def test_the_two_way_variance_is_that_of_the_analysis_of_variance() -> None:
-    """By mean squares, of a table with one value in each cell."""
+    """Compute the interval from mean squares, as for a table with one value in each cell."""
     y = drawn(12, 30, 0.1, 1.0, 0.5)
     rows, columns = y.mean(1), y.mean(0)
     left = y - rows[:, None] - columns + y.mean()
     expected = rows.var(ddof=1) / 12 + columns.var(ddof=1) / 30 - (left**2).sum() / (11 * 29) / 360
     found = crossed(y)
     assert found.half / stats.t.ppf(0.975, found.degrees) == pytest.approx(math.sqrt(expected))
-    assert found.degrees > 25  # nearly all of it comes from 30 images
+    assert found.degrees > 25  # 30 images cause nearly all of the variance
 
 
 def test_it_knows_what_other_images_alone_would_change() -> None:
-    """Nothing where every image says the same, all of it where every seed does, and as much as one training's would."""
+    """`images` is 0 if all images agree, the whole interval if all seeds agree, else the interval of one training."""
     of_images, of_seeds = RNG.normal(2.0, 1.0, (1, 50)), RNG.normal(2.0, 1.0, (4, 1))
     assert crossed(np.repeat(of_seeds, 50, axis=1)).images == pytest.approx(0.0)
     same = crossed(np.repeat(of_images, 4, axis=0))
@@ -149,7 +149,7 @@ def test_holm_rejects_step_by_step(count: int) -> None:
         bonferroni = [gap.among(count).side(0) != 0 for gap in gaps]
         assert all(ours or not theirs for ours, theirs in zip(found, bonferroni, strict=True))
         seen.add(sum(found) - sum(bonferroni) > 0)
-    assert seen == ({False} if count == 1 else {False, True})  # it finds more than Bonferroni does
+    assert seen == ({False} if count == 1 else {False, True})  # Holm finds more differences than Bonferroni
 
 
 def test_holm_passes_over_what_is_not_known_and_takes_thresholds() -> None:
@@ -161,7 +161,7 @@ def test_holm_passes_over_what_is_not_known_and_takes_thresholds() -> None:
 
 
 def test_noise_alone_is_rarely_told_apart_however_many_there_are() -> None:
-    """Five equal entries against the first: at 95 % each, one of them would stand out in far more than one of 20."""
+    """Five entries equal the first. At 95 % each, more than 1 of 20 experiments would find a difference."""
     worlds, found = 1000, {"alone": 0, "holm": 0}
     for _ in range(worlds):
         gaps = [interval(RNG.normal(size=4)) for _ in range(5)]

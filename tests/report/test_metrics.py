@@ -42,11 +42,11 @@ def test_a_corruption_is_a_metric_too() -> None:
 
 
 def test_the_documentation_is_up_to_date() -> None:
-    """After a change: python -m aelab.report.metrics > docs/metrics.md"""
+    """Update the page with `python -m aelab.report.metrics > docs/metrics.md`."""
     assert DOCUMENTATION.read_text(encoding="utf-8") == metrics.page()
 
 
 def test_the_names_alone_import_nothing() -> None:
-    """So that no training and no evaluation depends on a title."""
+    """Trainings and evaluations must not rerun after a change of a title."""
     text = Path(metric_names.__file__).read_text(encoding="utf-8")
     assert not re.search("^(import|from) ", text, flags=re.MULTILINE)

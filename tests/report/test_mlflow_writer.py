@@ -94,14 +94,14 @@ def test_a_run_is_all_there_and_its_model_reconstructs(run: Run, uri: str, tmp_p
     measured = {
         metric.key: (metric.value, metric.dataset_name, metric.dataset_digest) for metric in logged.metrics or []
     }
-    assert measured == {"test/mse": (0.5, "toy", "f" * 32), "cost/train_seconds": (60, None, None)}  # of no images
+    assert measured == {"test/mse": (0.5, "toy", "f" * 32), "cost/train_seconds": (60, None, None)}  # no images
     assert (logged.params, logged.tags["mlflow.note.content"]) == ({"ae.code": "4"}, "The **plain** one.")
     assert logged.tags["group"] == "toy-ae_wide"
     with torch.no_grad():
         assert run.evaluated is not None
         assert run.evaluated.weights is not None
         expected = checkpoint.load(run.evaluated.weights).reconstruct(torch.from_numpy(x)).numpy()
-    with warnings.catch_warnings(record=True):  # of itself
+    with warnings.catch_warnings(record=True):  # its own warnings
         y = mlflow.pyfunc.load_model(logged.artifact_location).predict(x)
     np.testing.assert_allclose(y, expected, atol=1e-6)
     assert not list(Path(tmp_path / "mlruns").rglob("*.pkl"))
@@ -120,7 +120,7 @@ def test_a_point_has_its_step_and_its_own_time(run: Run, uri: str, tmp_path: Pat
 
 @pytest.mark.usefixtures("no_model")
 def test_what_the_process_took_is_of_no_phase(run: Run, uri: str, tmp_path: Path) -> None:
-    """MLflow has a page of its own for metrics whose names begin with system/."""
+    """MLflow shows metrics whose names begin with "system/" on a separate page."""
     point = {"phase": "prior", "step": 50, "time": 1010.0, "validation_loss": 1.0, "system/cpu": 98.0}
     _project([replace(run, history=[point])], uri, tmp_path)
     (found,) = runs_at(uri)
@@ -163,7 +163,7 @@ def test_the_view_has_a_row_for_the_seeds_of_an_entry(run: Run, uri: str, tmp_pa
     projector = projector_at(uri, tmp_path)
     projector.project(run)
     before = replace(run, training="before", tags={"entry": "vae"}, parameters={"dataset.name": "digits"})
-    projector.project(unfinished(before))  # by a release without groups
+    projector.project(unfinished(before))  # written by a release without groups
     projector.project(unfinished(replace(run, training="other", tags={})))
     projector.show([], 1.0)
     state = _view(experiment_at(uri))
@@ -179,7 +179,7 @@ def test_the_view_has_columns_from_the_first_point_on_and_keeps_them(run: Run, u
     assert _columns(uri) == losses
     projector.project(unfinished(run))
     projector.show(["test/mse"], 1.0)
-    assert _columns(uri) == losses  # nothing is measured yet
+    assert _columns(uri) == losses  # no metric is measured yet
     projector.project(run)
     projector.show(["test/mse", "test/fid"], 1.0)
     assert _columns(uri) == ["metrics.test/mse", *LAST]
@@ -188,7 +188,7 @@ def test_the_view_has_columns_from_the_first_point_on_and_keeps_them(run: Run, u
 
 
 def _show(uri: str, tmp_path: Path, *runs: dict[str, Any]) -> list[str]:
-    """Write a run for each of some parameters; returns which of them the view has."""
+    """Write a run for each set of parameters. Return the parameters that the view shows."""
     projector = projector_at(uri, tmp_path)
     for parameters in runs:
         model, training = str(parameters.get("entry.model", "vae")), str(zlib.crc32(str(parameters).encode()))
@@ -206,15 +206,15 @@ TWO = {"dataset.name": "digits", "seed": 0, "entry.beta": 1.0, "training.steps":
     [
         ([TWO], []),
         ([TWO, TWO | {"seed": 1}], []),
-        ([TWO, TWO | {"dataset.name": "photos"}], []),  # in a column of its own
+        ([TWO, TWO | {"dataset.name": "photos"}], []),  # shown in its own column
         ([TWO, TWO | {"entry.beta": 4.0}], ["entry.beta"]),
         ([TWO, TWO | {"entry.beta": 4.0, "training.steps": 20}], ["entry.beta", "training.steps"]),
-        ([TWO, TWO | {"entry.new": 1}], []),  # a release that had no such parameter
-        ([TWO, {**TWO, "entry.model": "ae", "entry.beta": 0.0}], []),  # of two models, which the entries tell
+        ([TWO, TWO | {"entry.new": 1}], []),  # an older release without this parameter
+        ([TWO, {**TWO, "entry.model": "ae", "entry.beta": 0.0}], []),  # two models, which the entry shows
         (
             [{**TWO, "entry.model": model, "training.steps": steps, "entry.beta": beta} for model, steps, beta in
              [("ae", 1, 1), ("ae", 2, 1), ("vae", 1, 1), ("vae", 2, 2)]],
-            ["training.steps", "entry.beta"],  # of two models, of one
+            ["training.steps", "entry.beta"],  # differs in two models, in one
         ),
         ([TWO | {f"p{i}": 0 for i in range(9)}, TWO | {f"p{i}": 1 for i in range(9)}], ["p0", "p1", "p2", "p3", "p4"]),
     ],
@@ -249,7 +249,7 @@ def test_a_deleted_experiment_is_told_with_what_brings_it_back(
     told = f"experiment {number} of MLflow at {uri} is deleted: .* mlflow experiments restore --experiment-id {number}`"
     actions: list[Callable[[], object]] = [
         lambda: projector_at(uri, tmp_path),
-        lambda: projector.project(unfinished(run)),  # it went while a training was followed
+        lambda: projector.project(unfinished(run)),  # deleted during a training
     ]
     for act in actions:
         with pytest.raises(UserError, match=told):
@@ -272,7 +272,7 @@ def test_a_deleted_experiment_is_told_with_what_brings_it_back(
 def test_a_database_that_was_moved_with_the_project_is_told(location: str, uri: str, tmp_path: Path) -> None:
     client = MlflowClient(uri)
     number = client.create_experiment(mlflow_store.EXPERIMENT, location)
-    with pytest.raises(UserError, match=r"moved or copied with it: `rm -rf \S+mlflow.db \S+mlruns`, then `make track`"):
+    with pytest.raises(UserError, match=r"or copied\. `rm -rf \S+mlflow.db \S+mlruns` deletes .*; then `make track`"):
         projector_at(uri, tmp_path)
     client.delete_experiment(number)
     with pytest.raises(UserError, match="is deleted"):
@@ -305,15 +305,13 @@ def test_projecting_again_adds_nothing(run: Run, uri: str, tmp_path: Path, monke
     assert _project([run, other(run, fingerprint="g")], uri, tmp_path) == 1
     assert _project([run, other(run, fingerprint="g"), unfinished(run)], uri, tmp_path) == 0
     assert len(runs_at(uri)) == 2
-    monkeypatch.setattr(mlflow_writer, "_shows", lambda *_: False)  # who does not look at what is there writes it again
+    monkeypatch.setattr(mlflow_writer, "_shows", lambda *_: False)  # without this check, everything is written again
     assert _project([run], uri, tmp_path) == 1
     assert len(runs_at(uri)) == 3
 
 
 def _broken_off_twice(run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Project a run on the third try, after one that broke off before the model and one after it; returns how many
-    models there are.
-    """
+    """Project a run on the third try, after failures before and after the model. Return the number of models."""
 
     def away(*_: object, **__: object) -> None:
         raise ConnectionError
@@ -359,7 +357,7 @@ def test_a_diverged_run_is_failed_and_has_no_model(run: Run, uri: str, tmp_path:
 
 def test_the_champion_is_who_was_promoted_last_and_no_run_has_two_versions(run: Run, uri: str, tmp_path: Path) -> None:
     projector = projector_at(uri, tmp_path)
-    assert not projector.promote(champion())  # its run is not there yet
+    assert not projector.promote(champion())  # the run does not exist yet
     assert not MlflowClient(uri).search_registered_models()
     projector.project(run)
     assert projector.promote(champion())
@@ -411,7 +409,7 @@ def test_a_registered_model_of_somebody_else_stays_as_it_is(
     assert outcome == (
         "models:/denoising@champion is now a model of ae"
         if name == "theirs"
-        else f"models:/{name} is somebody else's and stays as it is: {NAME} gives those of here other names"
+        else f"models:/{name} was not written by aelab and stays unchanged; set {NAME} to use another name"
     )
     monkeypatch.setenv(NAME, "ours-{task}")
     assert projector.promote(champion())
@@ -466,7 +464,7 @@ def test_begun_with_other_parameters_it_begins_anew(run: Run, uri: str, tmp_path
 def test_begun_again_from_the_first_step_it_has_one_curve(
     run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after `rm -r checkpoints`: the same points at other times."""
+    """The same points have other times, as after `rm -r checkpoints`."""
     later = [{**point, "time": point["time"] + 100} for point in run.history]
     again = replace(run, started=1100.0, history=later)
     projector_at(uri, tmp_path).project(unfinished(run, 2, KILLED))
@@ -492,7 +490,7 @@ def test_a_writer_that_holds_the_lock_for_long_is_a_sentence(run: Run, uri: str,
         lambda: projector.promote(champion()),
     ]
     for act in actions:
-        with lock, pytest.raises(TimeoutError, match=r"another process has been writing for 0 s; it holds .*lock"):
+        with lock, pytest.raises(TimeoutError, match=r"another process has held the lock .*lock for 0 s"):
             act()
         act()
 
@@ -510,8 +508,9 @@ def test_the_second_writer_waits_for_the_first(run: Run, uri: str, tmp_path: Pat
 
 
 def _race(run: Run, locks: tuple[Path, Path], uri: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """A second projector comes between the first one's look for a run and its making one; returns how many runs there
-    are.
+    """Run a second projector after the first has searched for a run, and before it creates the run.
+
+    Return the number of runs.
     """
     first, second = (Projector(uri, lock.parent / "mlruns", lock) for lock in locks)
     for projector in (first, second):
@@ -535,7 +534,7 @@ def _race(run: Run, locks: tuple[Path, Path], uri: str, monkeypatch: pytest.Monk
 def test_a_run_that_two_write_at_once_is_there_once_thanks_to_the_lock(
     second: str, there: int, run: Run, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a lock of its own, the second one writes the run, too."""
+    """Control: with separate locks, the second projector writes the run, too."""
     assert _race(run, (tmp_path / "lock", tmp_path / second), uri, monkeypatch) == there
 
 
@@ -587,7 +586,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Broken(BaseHTTPRequestHandler):
-    """Answers 500 to everything."""
+    """Handler that answers every request with status 500."""
 
     def _answer(self) -> None:
         self.send_response(500)
@@ -597,7 +596,7 @@ class Broken(BaseHTTPRequestHandler):
     do_GET = do_POST = _answer  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from aelab.report.verdicts import Claim, Finding, Judgement, Verdict
 
 
 def context(**changes: Any) -> dict[str, Any]:
-    """What the templates show, next to nothing of it."""
+    """Smallest context of the templates."""
     tables = [
         Table("title", "note", ["", "MSE ↓"], [["a", "2.0"], ["b", "**1.0**"]]),
         Table("", "", ["", "x"], [["b", "5.0"]]),
@@ -123,9 +123,9 @@ def test_what_is_wrong_with_an_entry_stands_beside_its_name_in_every_row() -> No
     strip = Strip("a", "an image", np.zeros((1, 2, 1, 8, 8), np.uint8))
     html, text = rendered(galleries=[Gallery("G", "caption", [strip])], sheets=[Gallery("S", "caption", [strip])])
     rows = len(re.findall(r'<th scope="row">(?:<a [^>]*>)?a\b', html))
-    assert rows == 4  # the overview, the tables, those of the claim, the gallery
-    assert html.count('aria-label="a: collapsed">⚠') == rows + 1  # and beside its sheet
-    assert html.count("⚠") == rows + 2  # and what it means
+    assert rows == 4  # the overview, the tables, the tables of the claim, the gallery
+    assert html.count('aria-label="a: collapsed">⚠') == rows + 1  # also beside the sheet
+    assert html.count("⚠") == rows + 2  # also in the explanation of the sign
     assert text.count("| a ⚠ |") == 3
     assert "b ⚠" not in html + text
     assert "<small>32 numbers</small>" in html

@@ -1,4 +1,4 @@
-"""What the report says of saved results is what a script finds that shares nothing with it: an interval, a verdict."""
+"""Comparison of the report with an independent script: the same results, intervals and verdicts."""
 
 import ast
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ DUEL = Duel(LEVELS, "entries that learned from corrupted images", "entries that 
 
 
 class Brighter(Autoencoder):
-    """Gives back its input, brighter by a factor that is drawn about `gain`."""
+    """Model that returns its input, brighter by a random factor near `gain`."""
 
     def __init__(self, gain: float, seed: int) -> None:
         super().__init__(IMAGE)
@@ -42,7 +42,7 @@ class Brighter(Autoencoder):
 
 
 def run(folder: Path, pixels: NDArray[np.uint8], gains: Mapping[str, float]) -> Evidence:
-    """Toy models of two entries, evaluated and kept as the pipeline does."""
+    """Toy models of two entries, with evaluations saved as by the pipeline."""
     mask = np.random.default_rng(0).integers(0, 2, pixels.shape, dtype=np.uint8)
     copies = {"dark": pixels // 2, "darker": pixels // 3, "masked": pixels * mask}
     entries, rows = list[Entry](), list[dict[str, object]]()
@@ -82,7 +82,7 @@ def test_a_verdict(expected: str, pixels: NDArray[np.uint8], tmp_path: Path) -> 
     evidence = run(tmp_path, pixels, CASES[expected])
     said = str(judge(Claim("key", "title", "reading", "lacking", [DUEL]), evidence).verdict)
     ours, theirs = ([recompute.values(tmp_path, entry, level) for level in LEVELS] for entry in ("ours", "theirs"))
-    gains = [worse - better for better, worse in zip(ours, theirs, strict=True)]  # of errors the lower is better
+    gains = [worse - better for better, worse in zip(ours, theirs, strict=True)]  # lower errors are better
     assert said == recompute.verdict(gains) == expected
 
 

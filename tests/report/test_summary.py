@@ -1,4 +1,4 @@
-"""What the page says first follows from the numbers, and changes with them."""
+"""The summary of the page follows from the numbers, and changes with them."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def said(first: list[float], second: list[float]) -> list[summary.Sentence]:
     [
         ([1.0, 1.1, 1.2], [3.0, 3.1, 3.2], "`vae` reconstructs best", "at 95 %, over seeds"),
         ([5.0, 5.1, 5.2], [3.0, 3.1, 3.2], "`vae-beta4` reconstructs best", "at 95 %, over seeds"),
-        ([1.0, 3.0, 2.0], [2.0, 2.1, 2.2], "Which entry reconstructs best cannot be told", "a tie at 95 %, over seeds"),
+        ([1.0, 3.0, 2.0], [2.0, 2.1, 2.2], "The data do not tell which entry recon", "a tie at 95 %, over seeds"),
         ([1.0], [2.0], "`vae` reconstructs best", "one seed"),
     ],
 )
@@ -55,7 +55,7 @@ def test_denoising_is_summed_up_over_all_levels() -> None:
         evidence({VAE: common | levels, BETA: common | {"denoising_mse": [2.0, 2.1]} | better}), "masking 0.5"
     )
     assert "`vae` restores images best from masking 0.5" in found[1].text
-    assert found[1].more.endswith("`vae` has the least mean error at 2 of 3, 2 of them a tie.")
+    assert found[1].more.endswith("`vae` has the lowest mean error at 2 of 3 kinds and levels of noise (ties: 2).")
 
 
 def test_what_one_key_changed_and_what_may_be_chance() -> None:
@@ -75,7 +75,7 @@ def test_what_one_key_changed_and_what_may_be_chance() -> None:
 
 
 def test_the_metrics_of_a_pair_are_compared_at_once() -> None:
-    """A difference that can be told by itself cannot be among many that are none."""
+    """A difference that is clear alone is a tie among many metrics without a difference."""
     alone = {"mse": [1.0, 2.0, 3.0]}, {"mse": [1.6, 2.4, 3.5]}
     noise = {name: [1.0, 2.0, 3.0] for name in ("psnr", "ssim", "probe_accuracy", "knn_accuracy", "perplexity")}
     none = {name: [2.1, 2.9, 1.0] for name in noise}
@@ -108,8 +108,8 @@ COLLAPSED = "the codebook has collapsed: 1 of 512 codes in use, perplexity 1.0"
 ILL = Entry("vqvae", "binary", {"model": "vqvae"}, symptoms=[COLLAPSED, COLLAPSED])
 
 
-@pytest.mark.parametrize("ill", [0.5, 2.0, 9.0])  # best, next best, last
-@pytest.mark.parametrize("spread", [0.01, 5.0])  # told apart, a tie
+@pytest.mark.parametrize("ill", [0.5, 2.0, 9.0])  # rank of the entry by its mean: best, second, last
+@pytest.mark.parametrize("spread", [0.01, 5.0])  # clear difference, tie
 def test_an_entry_with_a_symptom_is_not_ranked(ill: float, spread: float) -> None:
     levels = ("mse", "denoising_mse", "neg_elbo", "frechet", "denoising_masking-0.1", "denoising_masking-0.2")
 
@@ -153,9 +153,9 @@ def test_who_is_best_across_sizes_of_codes_is_said_to_be() -> None:
         "`vqvae` reconstructs best: MSE 1.01000 ± 0.02484, with 49 codes of 512 (441 bits) at 2.1 "
     )
     assert found.text.endswith("behind, with 32 numbers at 1.7 looks per image.")
-    assert found.more == "The codes differ in size: among the 2 with 32 numbers `ae` is best."
+    assert found.more == "The codes differ in size: of 2 entries with 32 numbers, `ae` is best."
     tied = first_of({NUMBERS: {"mse": HIGH}, OTHER: {"mse": [3.01, 3.0, 3.04]}, CODES: {"mse": LOW}})
-    assert tied.more == "The codes differ in size: among the 2 with 32 numbers `ae` and `wae` are best."
+    assert tied.more == "The codes differ in size: of 2 entries with 32 numbers, `ae` and `wae` are best."
 
 
 @pytest.mark.parametrize("third", [{}, {CODES: {"mse": HIGHER}}])
@@ -167,14 +167,14 @@ def test_like_with_like_needs_no_word(third: dict[Entry, dict[str, list[float]]]
 
 def test_sizes_stand_beside_a_tie_and_beside_one_seed() -> None:
     tie = first_of({NUMBERS: {"mse": [1.0, 3.0, 2.0]}, CODES: {"mse": [2.0, 2.1, 2.2]}})
-    assert "MSE of `ae` is 2.00000 ± 2.48414, with 32 numbers at 1.7 looks per image, and `vqvae` (" in tie.text
-    assert "2.10000 ± 0.24841, with 49 codes of 512 (441 bits) at 2.1 looks per image) may be as good." in tie.text
+    assert "`ae` has MSE 2.00000 ± 2.48414, with 32 numbers at 1.7 looks per image, and `vqvae` " in tie.text
+    assert "(2.10000 ± 0.24841, with 49 codes of 512 (441 bits) at 2.1 looks per image) may be as good." in tie.text
     one = first_of({NUMBERS: {"mse": [1.0]}, CODES: {"mse": [2.0]}})
     assert "with 32 numbers at 1.7 looks per image; next is `vqvae` (2.00000), with 49 codes of 512" in one.text
 
 
 def test_the_best_of_those_that_are_ranked_is_named() -> None:
-    """One seed with a better value than all others have is no reason to call them by its name."""
+    """An entry with one seed is not ranked, even if its value is the best."""
     rows = evidence({VAE: {"mse": [9.0]}, NUMBERS: {"mse": LOW}, OTHER: {"mse": HIGH}})
     found = summary.sentences(Evidence(rows.entries, rows.results.replace({"mse": {9.0: 0.1}})), "masking 0.5")[0]
     assert found.text.startswith("`ae` reconstructs best: MSE 1.01000")
@@ -185,10 +185,10 @@ def test_distance_and_precision_are_both_told_where_they_disagree() -> None:
     values = {VAE: bound | {"frechet": HIGH, "sample_precision": [0.9, 0.91, 0.92]}}
     worse = {BETA: {"neg_elbo": HIGH, "frechet": LOW, "sample_precision": [0.5, 0.51, 0.52]}}
     more = first_of(values | worse).more
-    assert "By Fréchet distance the best samples are those of `vae-beta4` (`vae` 3.01" in more
-    assert "by precision those of `vae` (`vae` 0.910 ± 0.025 and `vae-beta4` 0.510 ± 0.025)." in more
+    assert "By Fréchet distance, the best samples come from `vae-beta4` (`vae` 3.01" in more
+    assert "; by precision, from `vae` (`vae` 0.910 ± 0.025 and `vae-beta4` 0.510 ± 0.025)." in more
     agree = {BETA: worse[BETA] | {"frechet": HIGHER}}
-    assert first_of(values | agree).more == "By Fréchet distance and precision the best samples are those of `vae`."
+    assert first_of(values | agree).more == "By Fréchet distance and precision, the best samples come from `vae`."
 
 
 def test_words_are_those_of_the_quantity() -> None:

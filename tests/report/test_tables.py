@@ -27,7 +27,7 @@ def shown(results: pd.DataFrame, names: Sequence[str] = NAMES, **settings: bool)
 
 
 def test_means_intervals_and_the_best_of_each_column() -> None:
-    """t(0.975; 1 degree) = 12.706. By mse a is better seed by seed (−3 and −3.1), by neg_elbo b only in the mean."""
+    """t(0.975; 1 degree) = 12.706. By MSE, a is better on each seed (−3 and −3.1); by −ELBO, b only in the mean."""
     table, _ = shown(RESULTS, say_pixels=False)
     assert table.header == ["", "MSE ↓", "−ELBO (nats) ↓"]
     assert table.rows == [
@@ -58,13 +58,13 @@ def test_a_table_says_what_its_intervals_cover() -> None:
     entries = [Entry(name, pixels="binary", images={"mse": images}) for name in "ab"]
     evidence = Evidence(entries, RESULTS.assign(ssim=[0.5, 0.6, 0.7, 0.9], train_seconds=[9.0, 8.0, 7.0, 6.0]))
     (table,) = tables.tables("", "", evidence, ["mse", "ssim", "psnr"])
-    assert table.note == "±: 95 % interval over seeds and test images; of SSIM over seeds."
+    assert table.note == "±: 95 % interval over seeds and test images; for SSIM over seeds."
     (table,) = tables.tables("", "Of one seed.", evidence, ["train_seconds"])
     assert table.note == "Of one seed."
     assert table.rows == [
         ["a", "8.5"],
         ["b", "6.5"],
-    ]  # what a training costs is no draw from anything, and none is best
+    ]  # costs have no interval, and none is best
 
 
 def test_one_seed_has_no_interval_and_nothing_is_best() -> None:

@@ -1,1 +1,1 @@
-"""What is said of the results: tables, charts, claims, pages, and their projection to MLflow."""
+"""The report of a run: tables, charts, claims, pages, model cards, and runs in MLflow."""

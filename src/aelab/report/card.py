@@ -1,7 +1,7 @@
-"""A model card: what a trained entry is, what it learned from and how, and what it is worth, as Markdown.
+"""Model card of a trained entry, as Markdown: the model, its data, its training and its test results.
 
-The front matter is what Hugging Face reads of a model's page: licence, tags, data sets, metrics, and `model-index` with
-the figures. A metric that an entry does not define is "n/a" with the reason in the text, and is not in the index.
+Hugging Face reads the front matter: licence, tags, data sets, metrics, and the results in `model-index`. If an entry
+does not define a metric, the table says "n/a", the text gives the reason, and the index leaves the metric out.
 """
 
 import io
@@ -19,7 +19,7 @@ from aelab.report.metrics import METRICS
 from aelab.report.pages import CAPTIONS
 from aelab.report.tables import cell, heading
 
-LICENCE = "mit"  # the project's, as Hugging Face calls it
+LICENCE = "mit"  # Hugging Face's identifier of the project's licence
 SHOWN = (
     *RECONSTRUCTION, "denoising_mse", *PROBABILISTIC, "perplexity", "codes_used", *SAMPLES, *REPRESENTATION,
     *CLASSIFIED,
@@ -28,22 +28,41 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Card:
-    """What there is to say of an entry beside its numbers."""
+    """Text of a model card.
 
-    name: str  # of the model
-    about: str  # in a sentence
+    Attributes:
+        name: name of the model.
+        about: one sentence about the model.
+        dataset: name of the data set, as `params.yaml` spells it.
+        data: sentences about the training and test images.
+        procedure: sentences about the training.
+        limits: sentences about the model's limits.
+        undefined: for each metric without a value, the reason.
+        parameters: the entry's section of `params.yaml`, as YAML.
+        uses: shell commands that use the model.
+        commit: commit of the code that trained the model.
+    """
+
+    name: str
+    about: str
     dataset: str
-    data: Sequence[str]  # sentences about what it learned from and was measured on
-    procedure: Sequence[str]  # how it was trained
+    data: Sequence[str]
+    procedure: Sequence[str]
     limits: Sequence[str]
-    undefined: Mapping[str, str]  # metric → why there is none
-    parameters: str  # its section of params.yaml, as YAML
-    uses: Sequence[str]  # commands
+    undefined: Mapping[str, str]
+    parameters: str
+    uses: Sequence[str]
     commit: str
 
 
 def markdown(card: Card, entry: Entry, evidence: Evidence) -> str:
-    """The card of `entry`; `evidence` has its results and those of the floors that it is set beside."""
+    """Return the model card of `entry` as Markdown, with the floors in `evidence` for comparison.
+
+    Args:
+        card: the text of the card.
+        entry: the trained entry.
+        evidence: the results of the entry and of the floors.
+    """
     floors = [each for each in evidence.entries if each.floor and each is not entry]
     rows = [_row(name, entry, floors, evidence) for name in SHOWN]
     context = {
@@ -59,7 +78,7 @@ def markdown(card: Card, entry: Entry, evidence: Evidence) -> str:
 
 
 def front_matter(card: Card, entry: Entry, evidence: Evidence) -> str:
-    """The YAML at the top of the card."""
+    """Return the front matter of the card as YAML."""
     means = {name: evidence.mean(entry, name).mean for name in SHOWN if entry in evidence.having(name)}
     measured = [
         {
@@ -88,7 +107,7 @@ def front_matter(card: Card, entry: Entry, evidence: Evidence) -> str:
 
 
 def _row(name: str, entry: Entry, floors: Sequence[Entry], evidence: Evidence) -> list[str]:
-    """A metric's mean with its interval, beside what is reached without any training."""
+    """Return a row of the table: the metric's heading, and the means of the entry and of each floor."""
     having, digits = evidence.having(name), METRICS[name].digits
     texts = [cell(evidence.mean(of, name), digits) if of in having else "n/a" for of in (entry, *floors)]
     return [_heading(name, entry).replace("|", "\\|"), *texts]

@@ -1,7 +1,7 @@
-"""Which trained model is the best for what: the rule by which MLflow's alias `champion` is given, and to which model.
+"""Election of the models that get the alias `champion` in MLflow's registry.
 
-Of each data set the entry with the best mean over its seeds on the validation split, and of it the seed that is best
-there. The test split has no say: whoever uses a champion may still trust its test figures.
+For each data set and task, the entry with the best mean over its seeds wins, and its best seed becomes the champion.
+Only the validation split counts, so the champion's test results stay unbiased.
 """
 
 import os
@@ -16,59 +16,75 @@ from aelab.core.errors import UserError
 from aelab.report.metrics import METRICS
 
 ALIAS = "champion"
-NAME = "AELAB_REGISTERED_MODEL"  # of the registered models: a text with {task} and maybe {dataset}
-TASKS = {"reconstruction": "mse", "denoising": "denoising_mse", "generation": "neg_elbo"}  # the metric, least is best
+NAME = "AELAB_REGISTERED_MODEL"  # pattern for names of registered models, with {task} and optionally {dataset}
+TASKS = {"reconstruction": "mse", "denoising": "denoising_mse", "generation": "neg_elbo"}  # metrics, lower is better
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One trained seed of one entry."""
+    """Trained model of one seed of one entry.
+
+    Attributes:
+        entry: name of the entry.
+        metrics: metrics on the validation split; empty if the training diverged.
+        pixels: how the likelihood models a pixel, such as "Bernoulli, not binarised"; None without a likelihood.
+        fingerprint: fingerprint of the result.
+        dataset: name of the data set.
+        symptoms: faults of a finished model, such as a collapsed codebook.
+    """
 
     entry: str
-    metrics: dict[str, float]  # of the validation split; empty if it diverged
-    pixels: str | None  # what a pixel is to its likelihood
-    fingerprint: str  # of its result
-    dataset: str  # its name
-    symptoms: Sequence[str] = ()  # what is wrong with a model that finished, such as a codebook that has collapsed
+    metrics: dict[str, float]
+    pixels: str | None
+    fingerprint: str
+    dataset: str
+    symptoms: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The best of the candidates for a task."""
+    """Best candidate for a task.
+
+    Attributes:
+        task: a key of `TASKS`.
+        value: the candidate's value of the task's metric.
+        mean: mean of the same metric over the seeds of the candidate's entry.
+        candidate: the trained model.
+    """
 
     task: str
-    value: float  # of the task's metric, its own
-    mean: float  # and that of its entry
+    value: float
+    mean: float
     candidate: Candidate
 
     @property
     def name(self) -> str:
-        """What MLflow's registry calls the model, by $AELAB_REGISTERED_MODEL.
+        """Name of the model in MLflow's registry, from the pattern in `$AELAB_REGISTERED_MODEL`.
 
         Raises:
-            UserError: the variable makes no name for a model.
+            UserError: the pattern has no `{task}`, or gives a name that MLflow refuses.
         """
         pattern = os.environ.get(NAME) or "{dataset}-{task}"
         dataset = re.sub(r"[^A-Za-z0-9_-]+", "-", self.candidate.dataset)
         name = pattern.replace("{dataset}", dataset).replace("{task}", self.task)
         if "{task}" not in pattern or not re.fullmatch(r"[\w. -]+", name):
             msg = (
-                f'{NAME} is "{pattern}": name the models with {{task}}, maybe {{dataset}}, letters, digits, spaces, '
-                '".", "-" and "_", such as team-{dataset}-{task}'
+                f'{NAME} is "{pattern}". The pattern needs {{task}} and may have {{dataset}}, letters, digits, spaces, '
+                '".", "-" and "_". Example: team-{dataset}-{task}'
             )
             raise UserError(msg)
         return name
 
 
 def elect(candidates: Iterable[Candidate]) -> list[Champion]:
-    """The champion of each data set and task of `TASKS` that any entry stands for. Of equals the first one is taken.
+    """Return the champion of each data set and task that has an eligible entry. The first of equal entries wins.
 
-    An entry stands for a task if all of its seeds have the task's metric: where one diverged, the mean of the others
-    would flatter it. Likelihoods of different kinds of pixels cannot be compared, so entries stand for a task that is
-    measured by one only if their kind is that of the first that does. Entries with symptoms stand back, unless all
-    have some.
+    An entry is eligible if all of its seeds have the task's metric. A mean without a diverged seed would flatter the
+    entry. Likelihoods of different kinds of pixels are not comparable. A task measured by a likelihood therefore
+    considers only entries with the first entry's kind of pixels. Entries with symptoms are eligible only if all have
+    some.
     """
-    seeds = dict[str, dict[str, list[Candidate]]]()  # by data set and entry
+    seeds = dict[str, dict[str, list[Candidate]]]()  # candidates by data set and entry
     for each in candidates:
         seeds.setdefault(each.dataset, {}).setdefault(each.entry, []).append(each)
     champions = []
@@ -85,13 +101,14 @@ def elect(candidates: Iterable[Candidate]) -> list[Champion]:
 
 
 def rule(champion: Champion) -> str:
-    """How a champion is found, in Markdown: the description of what MLflow has registered."""
+    """Return the description of the registered model, in Markdown: how the champion is elected."""
     metric = METRICS[TASKS[champion.task]]
-    kind = " Only entries with the first one's kind of pixels are compared." if metric.likelihood else ""
+    kind = " Only entries with the first entry's kind of pixels compete." if metric.likelihood else ""
     return (
-        f"`models:/{champion.name}@{ALIAS}` is of the entry of `params.yaml` with the least {metric.title} on the "
-        f"**validation** split of {champion.candidate.dataset}, mean over its seeds, and is the seed with the least. "
-        f"An entry of which a seed diverged, or that has collapsed, is left out.{kind} "
-        f"DVC experiments change nothing here.\n\n"
+        f"`models:/{champion.name}@{ALIAS}` is the best model for {champion.task}. On the **validation** split of "
+        f"{champion.candidate.dataset}, the entry of `params.yaml` with the lowest mean {metric.title} over its seeds "
+        f"wins, and its seed with the lowest {metric.title} is the champion. "
+        f"Entries with a diverged seed or a collapsed model do not compete.{kind} "
+        f"DVC experiments do not compete either.\n\n"
         f"{metric.title}: {metric.definition}."
     )

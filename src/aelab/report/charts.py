@@ -1,7 +1,6 @@
-"""What the report draws, as SVG with text that stays text: the same data give the same bytes.
+"""Charts of the report, as SVG files whose text can be selected. The same data give the same bytes.
 
-rate and distortion   −ELBO = R + D: on the plane of both, bounds that are equal lie on lines of slope −1
-                      (Alemi et al. 2018, section 3)
+In the plane of rate R and distortion D, a line of slope −1 has a constant −ELBO = R + D (Alemi et al. 2018, section 3).
 """
 
 import textwrap
@@ -23,18 +22,18 @@ from aelab.evaluation.palette import COLOURS, FAINT, GRID, INK, MARKERS, PAPER
 from aelab.report.evidence import Curve, Line, RateDistortion
 from aelab.report.intervals import Interval
 
-# Of the lines of six entries each, and of entries whose colour is the same; "--" is no entry's.
+# Entries of the same colour differ in their dashes. "--" is for reference lines.
 DASHES = ("-", "-.", ":")
-WIDTH, ROW = 3.5, 0.28  # inches: of a chart, and of one entry in it
-BELOW = 0.3  # a row's mean are its seeds, in rows
-BESIDE, BELOW_ROWS = 24, 34  # characters in a line of an entry's name, and of what stands below the rows
-LONG = 20  # characters of a name of which no three stand side by side
-CURVE = 10  # points from which on a curve is one
-ABOVE = 0.6  # rows: of a floor's name
+WIDTH, ROW = 3.5, 0.28  # Inches: width of a chart, height of an entry's row.
+BELOW = 0.3  # Rows between an entry's mean and its seeds.
+BESIDE, BELOW_ROWS = 24, 34  # Characters in a line: beside the rows, below the rows.
+LONG = 20  # Characters; a legend with longer names has two columns.
+CURVE = 10  # Points; a shorter curve shows all of its losses.
+ABOVE = 0.6  # Rows for the name of a floor.
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A chart as a file: its ids are its own, so that many fit into one page; no date, no version."""
+    """Write a chart to a file, without date and version, and with ids that no other chart of the page has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "/".join(path.parts[-2:])}):
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -43,7 +42,7 @@ def save(figure: Figure, path: Path) -> None:
 
 @contextmanager
 def _chart(path: Path, height: float, width: float = WIDTH) -> Iterator[Axes]:
-    """Axes to draw on, of so many inches; what is drawn is saved."""
+    """Yield the axes of a new chart, with height and width in inches, and save the chart."""
     with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure.subplots()
@@ -55,8 +54,17 @@ def values(
     xlabel: str, digits: int, path: Path, floors: Mapping[str, float] = MappingProxyType({}),
     marked: Collection[str] = (),
 ) -> None:  # fmt: skip
-    """A metric of several entries in rows: each seed a dot, the mean with its interval and as a number; floors are
-    lines, named above the rows. Beside the names of those that are `marked` stands a sign.
+    """Draw a metric, a row for each entry: a dot for each seed, the mean with its interval, and the mean as a number.
+
+    Args:
+        seeds: the values of the seeds, by entry.
+        means: the mean and interval, by entry.
+        styles: the number of each entry's colour and marker.
+        xlabel: label of the axis.
+        digits: digits after the decimal point.
+        path: the SVG file.
+        floors: values of baselines, drawn as dashed lines with their names above the rows.
+        marked: entries whose names get the sign ⚠.
     """
     with _rows(path, _marked(seeds, marked), xlabel, ABOVE * len(floors)) as axes:
         for row, (name, each) in enumerate(seeds.items()):
@@ -71,7 +79,7 @@ def values(
 
 
 def _floors(axes: Axes, floors: Mapping[str, float]) -> None:
-    """Dashed lines across all rows; of a floor that lies far from all that is drawn, the name alone, on its side."""
+    """Draw a dashed line for each floor; for a floor far outside the axes, the name with an arrow."""
     (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     for place, (name, value) in enumerate(sorted(floors.items(), key=itemgetter(1))):
         y = -0.6 - ABOVE * (place + 0.5)
@@ -90,7 +98,7 @@ def _floors(axes: Axes, floors: Mapping[str, float]) -> None:
 def differences(
     gaps: Mapping[str, Interval], styles: Mapping[str, int], xlabel: str, path: Path, marked: Collection[str] = ()
 ) -> None:
-    """By how much entries differ from another one, each with its interval; hollow where that holds 0."""
+    """Draw differences with their intervals, a row for each entry. The mark is hollow if the interval contains 0."""
     with _rows(path, _marked(gaps, marked), xlabel) as axes:
         axes.axvline(0, color=INK, linewidth=1, linestyle="--", zorder=1)
         for row, (name, gap) in enumerate(gaps.items()):
@@ -103,7 +111,7 @@ def _marked(names: Iterable[str], marked: Collection[str]) -> list[str]:
 
 @contextmanager
 def _rows(path: Path, names: Sequence[str], xlabel: str, above: float = 0.0) -> Iterator[Axes]:
-    """Axes with a row for each entry, the first one on top, and room for so many rows `above` it."""
+    """Yield axes with a row for each name, the first on top, and space for `above` further rows."""
     with _chart(path, 0.6 + ROW * (len(names) + above)) as axes:
         axes.set(xlabel=_broken(xlabel, BELOW_ROWS), ylim=(len(names) - 0.3, -0.6 - above))
         axes.set_yticks(range(len(names)), [_broken(name) for name in names])
@@ -116,7 +124,7 @@ def _rows(path: Path, names: Sequence[str], xlabel: str, above: float = 0.0) -> 
 
 
 def _interval(axes: Axes, row: int, value: Interval, style: int, *, filled: bool = True) -> None:
-    """A mean with the line of its interval, if there is one; thick as far as the test images alone account for it."""
+    """Draw a mean and its interval. The thick part of the line is the interval over test images alone."""
     colour, marker = _look(style)
     if value.known:
         for half, width, alpha in ((value.half, 1.8, 1.0), (min(value.images, value.half), 6.0, 0.4)):
@@ -128,7 +136,7 @@ def _interval(axes: Axes, row: int, value: Interval, style: int, *, filled: bool
 
 
 def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
-    """Every entry's rate and distortion: seeds as small dots, the mean as a large one, named below the axes."""
+    """Draw rate against distortion: a small dot for each seed, a large dot for each entry's mean."""
     with _chart(path, 4.6, 5.6) as axes:
         axes.grid(visible=False)
         axes.set(xlabel="rate (nats)", ylabel="distortion (nats)")
@@ -151,7 +159,7 @@ def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
 def _dots(
     axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], style: int, label: str | None, *, filled: bool = True
 ) -> None:
-    """Small dots and a large one at their mean; hollow ones where they are not what is compared."""
+    """Draw small dots, and a large dot at their mean; hollow if not `filled`."""
     colour, marker = _look(style)
     face = colour if filled else PAPER
     axes.scatter(x, y, s=9, color=colour, alpha=0.6, linewidths=0, zorder=3)
@@ -159,7 +167,7 @@ def _dots(
 
 
 def _equal_sums(axes: Axes) -> None:
-    """Lines of equal rate + distortion behind all else, their numbers at the upper ends, in the margins of the axes."""
+    """Draw lines of equal rate + distortion in the background, with the sums at their upper ends."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     axes.set(xlim=(left, right), ylim=(low, high))
     for total in MaxNLocator(8).tick_values(left + low, right + high):
@@ -176,8 +184,17 @@ def lines(
     drawn: Mapping[str, Line], styles: Mapping[str, int], path: Path, *, xlabel: str, ylabel: str,
     reference: float | None = None, logarithmic: bool = False, floors: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Lines of all entries with their intervals, `floors` dashed and without a colour; from 0 on where there is no
-    other `reference` to see them against.
+    """Draw a line with its interval for each entry.
+
+    Args:
+        drawn: the lines, by entry.
+        styles: the number of each entry's colour and marker.
+        path: the SVG file.
+        xlabel: label of the x axis.
+        ylabel: label of the y axis.
+        reference: y value of a dashed horizontal line. Without this line, a linear y axis starts at 0.
+        logarithmic: whether the y axis is logarithmic.
+        floors: entries that are drawn gray and dashed.
     """
     with _chart(path, 3.0) as axes:
         if reference is not None:
@@ -197,19 +214,19 @@ def lines(
 
 
 def _names_below(axes: Axes) -> None:
-    """A legend that lies outside of the axes."""
+    """Add a legend below the axes."""
     handles, names = axes.get_legend_handles_labels()
     labels, columns = [_broken(name) for name in names], 2 if any(len(name) > LONG for name in names) else 3
     axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2)
 
 
 def _broken(text: str, width: int = BESIDE) -> str:
-    """Lines of at most so many characters, broken where there is a space, so that the axes keep their room."""
+    """Wrap the text at spaces, so that a long name leaves space for the axes."""
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _draw(axes: Axes, name: str, line: Line, style: int) -> None:
-    """A line with a band from end to end of its intervals."""
+    """Draw a line, and a band between the ends of its intervals."""
     colour, marker = _look(style)
     x = [where for where, _ in line]
     means = np.array([value.mean for _, value in line])
@@ -220,8 +237,13 @@ def _draw(axes: Axes, name: str, line: Line, style: int) -> None:
 
 
 def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Path) -> None:
-    """One phase's training (thin) and validation loss by step, for every seed, and above by seconds of the first one; a
-    large dot marks the step whose weights were picked.
+    """Draw the losses of one phase by step: training (thin) and validation.
+
+    Args:
+        curves: the points of the phase, for each seed. The upper axis has the seconds of the first seed.
+        best: the step whose weights validation picked, for each seed; a large dot marks this step.
+        style: number of the entry's colour and marker.
+        path: the SVG file.
     """
     colour, marker = _look(style)
     with _chart(path, 2.6) as axes:
@@ -241,7 +263,7 @@ def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Pat
 
 
 def _without_the_start(points: Curve) -> tuple[float, float]:
-    """Limits that show the training after its first twentieth: the losses before would flatten all that follows."""
+    """Return y limits without the first 5 % of the training, whose high losses would flatten the rest."""
     last = points[-1]["step"]
     losses = [
         value
@@ -254,12 +276,12 @@ def _without_the_start(points: Curve) -> tuple[float, float]:
 
 
 def _seconds_above(axes: Axes, points: Curve) -> None:
-    """A second axis above a panel: how many seconds after the first point each step was reached."""
+    """Add an upper axis: seconds from the first point to each step."""
     steps = np.array([point["step"] for point in points], np.float64)
     seconds = np.array([point["time"] for point in points], np.float64) - points[0]["time"]
-    if len(points) < CURVE or seconds[-1] <= 0 or (np.diff(seconds) < 0).any():  # a clock that was set back
+    if len(points) < CURVE or seconds[-1] <= 0 or (np.diff(seconds) < 0).any():  # the clock was set back
         return
-    seconds += np.arange(len(seconds)) * 1e-9  # strictly rising, so that it can be inverted
+    seconds += np.arange(len(seconds)) * 1e-9  # strictly rising, for the inverse function
     above = axes.secondary_xaxis(
         "top",
         functions=(
@@ -275,7 +297,7 @@ def bars(
     heights: NDArray[np.float64], labels: tuple[str, str], style: int, path: Path,
     reference: tuple[str, float] | None = None,
 ) -> None:  # fmt: skip
-    """Heights (n,), largest first, beside a named line; `labels` of the axes across and up."""
+    """Draw heights (n,) as bars, largest first. `reference` is a labelled line; `labels` are for the x and y axes."""
     with _chart(path, 2.2) as axes:
         axes.fill_between(
             np.arange(len(heights) + 1) + 0.5, np.append(np.sort(heights)[::-1], 0), step="post",
@@ -288,11 +310,11 @@ def bars(
 
 
 def code_map(points: NDArray[np.float32], path: Path) -> None:
-    """Codes in two dimensions (n, 3): where each one lies, and its class."""
+    """Draw codes in two dimensions: points (n, 3), which are x, y and the class."""
     with _chart(path, 3.9) as axes:
         scatter(axes, points, loc="outside lower center", ncols=6)
 
 
 def _look(style: int) -> tuple[str, str]:
-    """Colour and marker: the first twelve styles share neither, and each of 144 has a pair of its own."""
+    """Return colour and marker. The first 12 styles share neither; the first 144 have different pairs."""
     return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(MARKERS)) % len(MARKERS)]

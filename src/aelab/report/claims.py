@@ -1,4 +1,4 @@
-"""What is said of autoencoders, as `claims.toml` puts it to the test: other data, another verdict."""
+"""Claims about autoencoders with their tests, as `claims.toml` defines them."""
 
 import tomllib
 from pathlib import Path
@@ -8,7 +8,7 @@ from aelab.report.verdicts import Claim, Duel, Test, Threshold, ToldApart
 
 
 def _test(fields: dict[str, Any]) -> Test:
-    """The kind of test that has a value, or two sides, or neither."""
+    """Return a `Threshold` if the fields have a value, a `Duel` if they have two sides, else a `ToldApart`."""
     kind: type[Any] = Threshold if "value" in fields else Duel if "ours" in fields else ToldApart
     test: Test = kind(**fields)
     return test

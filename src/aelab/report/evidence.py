@@ -1,6 +1,6 @@
-"""The results as evidence: the entries, their metrics by seed, and which of them answer a question.
+"""Evidence for the report: entries, their metrics by seed, and comparisons between entries.
 
-Who answers is found by what an entry is: what it learned from, which metrics it defines; never by its name.
+A question selects entries by their properties, such as their training images or their metrics, never by their names.
 """
 
 import math
@@ -17,55 +17,70 @@ from numpy.typing import NDArray
 from aelab.report.intervals import Interval, crossed, holm, interval
 from aelab.report.metrics import COST, metric
 
-Curve: TypeAlias = Sequence[Mapping[str, Any]]  # points of one phase: step, time, train_loss or validation_loss
-Line: TypeAlias = Sequence[tuple[float, Interval]]  # where, and what was measured there
+Curve: TypeAlias = Sequence[Mapping[str, Any]]  # points of a training: phase, step, time, losses
+Line: TypeAlias = Sequence[tuple[float, Interval]]  # x values, each with its measurement
 
 CLEAN = "clean"  # the `inputs` of an entry that learns from uncorrupted images
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """What is known of an entry beside its metrics."""
+    """An entry of the report: everything except its metrics by seed.
+
+    Attributes:
+        name: name of the entry.
+        pixels: how the likelihood models a pixel; None without a likelihood.
+        parameters: the entry's section of `params.yaml`, by dotted keys.
+        curves: learning curves, one for each finished seed.
+        symptoms: faults of the models of all seeds, such as a collapsed codebook.
+        floor: True for a baseline, such as PCA, which is the same for every seed and never ranked.
+        images: for each metric the values of single images, seeds × test images; NaN if not measured.
+        code_size: size of the code of an image in words: "32 numbers", "49 codes of 512: 441 bits".
+        code_bits: size of a discrete code in bits; None for a continuous code.
+        dimensions: numbers in an image.
+        learned: corruptions of the training images, by their names in metrics.
+        looks: how often the first phase saw each training image: steps · batch size ÷ images.
+    """
 
     name: str
-    pixels: str | None = None  # what a pixel is to its likelihood, if it has one
-    parameters: Mapping[str, Any] = field(default_factory=dict)  # of its section in params.yaml, by dotted keys
-    curves: Sequence[Curve] = ()  # one for each seed that finished
-    symptoms: Sequence[str] = ()  # of all seeds: what is wrong with a model, such as a codebook that has collapsed
-    floor: bool = False  # whether it is what others have to beat: the same for every seed, and never ranked
-    images: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # by metric: seeds × test images; NaN: unmeasured
-    code_size: str = ""  # of one image's code, in words: "32 numbers", "49 codes of 512: 441 bits"
-    code_bits: float | None = None  # where its codes are counted
-    dimensions: int = 0  # of an image
-    learned: Sequence[str] = ()  # the corruptions, as metrics name them, that its training images were under
-    looks: float = math.nan  # that the first phase took at each training image: its steps · batch ÷ images
+    pixels: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    curves: Sequence[Curve] = ()
+    symptoms: Sequence[str] = ()
+    floor: bool = False
+    images: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    code_size: str = ""
+    code_bits: float | None = None
+    dimensions: int = 0
+    learned: Sequence[str] = ()
+    looks: float = math.nan
 
     @property
     def plain(self) -> bool:
-        """Whether it learned to copy clean images by their squared error alone."""
+        """Whether the entry minimises only the squared error, on clean images."""
         parts = {name for curve in self.curves for point in curve for name in point if name.startswith("train_")}
         return self.clean and self.pixels is None and parts <= {"train_loss", "train_mse"}
 
     @property
     def clean(self) -> bool:
-        """Whether it learned from clean images."""
+        """Whether the entry learned from clean images."""
         return self.parameters.get("inputs") == CLEAN
 
     @property
     def room(self) -> bool:
-        """Whether its code has as many numbers as an image has, so that it could be a copy."""
+        """Whether the code has at least as many numbers as an image and could be a copy."""
         return 0 < self.dimensions <= self.parameters.get("code", 0)
 
     @property
     def codes(self) -> int:
-        """The codes of all its codebooks; 0 where the parameters do not say."""
+        """Number of codes in all codebooks; 0 if the parameters have none."""
         if "quantizer.levels" in self.parameters:
             return math.prod(self.parameters["quantizer.levels"])
         return int(self.parameters.get("quantizer.codes", 0)) * int(self.parameters.get("quantizer.depth", 1))
 
 
-MANY = 100  # looks at each training image: a model that memorises has had the time
-TRAINED: dict[str, Callable[[Entry, bool], bool]] = {  # which entries a sentence means, with a codebook or without one
+MANY = 100  # looks at each training image, enough to memorise
+TRAINED: dict[str, Callable[[Entry, bool], bool]] = {  # groups of entries; the second argument: has a codebook
     "entries": lambda *_: True,
     "plain autoencoders": lambda entry, _: entry.plain,
     "plain autoencoders with room for a copy": lambda entry, _: entry.plain and entry.room,
@@ -83,39 +98,44 @@ TRAINED: dict[str, Callable[[Entry, bool], bool]] = {  # which entries a sentenc
 WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {
     "floors": lambda entry: entry.floor,
     "PCA": lambda entry: entry.floor and entry.parameters.get("code", math.inf) < entry.dimensions,
-    "entries that saw no noise": lambda entry: entry.clean,  # doing nothing is one of them
+    "entries that saw no noise": lambda entry: entry.clean,  # the identity is one of them
 }
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The entries, and one row of metrics for each of their seeds that finished, in columns "entry" and "seed"."""
+    """Results of several entries.
+
+    Attributes:
+        entries: the entries, in the order of the report.
+        results: a row of metrics for each finished seed, with the columns `entry` and `seed`.
+    """
 
     entries: Sequence[Entry]
     results: pd.DataFrame
 
     def of(self, entries: Sequence[Entry]) -> "Evidence":
-        """Some of the entries, and their results."""
+        """Return the evidence of `entries` only."""
         return Evidence(entries, self.results[self.results["entry"].isin([entry.name for entry in entries])])
 
     @property
     def trained(self) -> "Evidence":
-        """The entries but for the floors."""
+        """Evidence without the floors."""
         return self.of([entry for entry in self.entries if not entry.floor])
 
     @property
     def sound(self) -> "Evidence":
-        """The trained entries without symptoms; all of them where each has one."""
+        """Trained entries without symptoms; all trained entries if each has a symptom."""
         trained = self.trained
         return self.of([entry for entry in trained.entries if not entry.symptoms] or trained.entries)
 
     @cached_property
     def by_entry(self) -> dict[Hashable, pd.DataFrame]:
-        """The metrics of each entry that has any, one row a seed."""
+        """Metrics by entry, a row for each seed."""
         return {name: rows.set_index("seed") for name, rows in self.results.groupby("entry")}
 
     def values(self, entry: Entry, name: str) -> pd.Series:
-        """A metric by seed, without the seeds that do not define it."""
+        """Return a metric by seed, without the seeds that do not define the metric."""
         key = entry.name, name
         if key not in self._values:
             mine = self.by_entry.get(entry.name)
@@ -124,18 +144,17 @@ class Evidence:
 
     @cached_property
     def _values(self) -> dict[tuple[str, str], pd.Series]:
-        """What `values` has given, by entry and metric."""
+        """Cache of `values`, by entry and metric."""
         return {}
 
     def per_image(self, entry: Entry, name: str) -> pd.DataFrame | None:
-        """A metric of each test image: a row for each seed that defines it, a column for each image that it was
-        measured of. None where it is no mean over images, or these were not kept.
+        """Return a metric of single test images, seeds × images; None if there are no values of single images.
 
-        −log p(x) is an estimate: −ELBO of all N images minus the mean gap ḡ of n of them. An image x_i adds to it
+        −log p(x) is estimated as −ELBO of all N images minus the mean gap ḡ of n of them. Image x_i contributes
 
-            −ELBO(x_i) − ḡ − N/n·(gap(x_i) − ḡ),  the last where the gap of x_i was measured
+            −ELBO(x_i) − ḡ − N/n·(gap(x_i) − ḡ),  the last term only if the gap of x_i was measured
 
-        The mean of these is the estimate, and their variance ÷ N is the estimate's over images:
+        The mean of the contributions is the estimate. Their variance ÷ N is the variance of the estimate over images:
         Var(−ELBO)/N + Var(gap)/n − 2·Cov(−ELBO, gap)/N.
         """
         key = entry.name, name
@@ -149,24 +168,29 @@ class Evidence:
 
     @cached_property
     def _images(self) -> dict[tuple[str, str], pd.DataFrame | None]:
-        """What `per_image` has given, by entry and metric."""
+        """Cache of `per_image`, by entry and metric."""
         return {}
 
     def term(self, entry: Entry, text: str) -> pd.Series:
-        """A term of metrics, as "100 * code_distance", by seed; without the seeds that do not define all of them.
+        """Return a term such as `100 * codes_used / codes` by seed, for the seeds that define all of its metrics.
 
-        Beside metrics it may hold `codes`, the entry's.
+        Args:
+            entry: the entry.
+            text: a term of metrics, numbers and `codes`, the entry's number of codes.
         """
         return _evaluated(text, self._terms(entry, text))
 
     def _terms(self, entry: Entry, text: str) -> dict[str, Any]:
-        """The values by seed of all names in a term, or the number that is the same for all seeds."""
+        """Return the values of all names in a term: by seed for a metric, one number for `codes`."""
         names = re.findall("[a-z_]+", text)
         return {name: (entry.codes or math.nan) if name == "codes" else self.values(entry, name) for name in names}
 
     def mean_term(self, entry: Entry, text: str) -> Interval:
-        """A term's mean, over seeds and images where all of its metrics are kept for each image: what an image adds to
-        the term is what it adds to each metric, times the term's slope there (delta method).
+        """Return the mean of a term, with its interval.
+
+        If all metrics of the term have values of single images, the interval covers seeds and images. By the delta
+        method, an image contributes its part of each metric times the slope of the term. Otherwise the interval covers
+        only seeds.
         """
         values = self._terms(entry, text)
         measured = [name for name, each in values.items() if isinstance(each, pd.Series)]
@@ -184,9 +208,9 @@ class Evidence:
         return crossed(total.dropna(), floor=entry.floor)
 
     def mean(self, entry: Entry, name: str) -> Interval:
-        """A metric's mean over the seeds, with its interval over them and, where there are any, the values of images.
+        """Return the mean of a metric over the seeds. The interval covers seeds and, for a mean over images, images.
 
-        Costs have none: what a training takes depends on what else the machine did.
+        Costs have no interval, since they depend on the other work of the machine.
         """
         values = self.values(entry, name)
         if name in COST:
@@ -195,8 +219,13 @@ class Evidence:
         return interval(values) if images is None else crossed(images, floor=entry.floor)
 
     def difference(self, ours: Entry, theirs: Entry, name: str, against: str = "") -> Interval:
-        """Of a metric, ours − theirs, paired by seed and by image; a floor is the same for every seed. `against` is the
-        metric of theirs, where it is another.
+        """Return the difference ours − theirs of a metric, paired by seed and by image.
+
+        Args:
+            ours: the first entry.
+            theirs: the second entry. A floor is the same for every seed.
+            name: the metric.
+            against: the metric of `theirs`, if it is another one.
         """
         first, second = self.per_image(ours, name), self.per_image(theirs, against or name)
         alike = first is not None and second is not None and first.columns.equals(second.columns)
@@ -207,36 +236,35 @@ class Evidence:
         return crossed(gaps, floor=ours.floor and theirs.floor) if len(gaps) else Interval(math.nan, math.nan)
 
     def having(self, *names: str) -> list[Entry]:
-        """The entries that define all of these metrics."""
+        """Return the entries that define all of these metrics."""
         return [entry for entry in self.entries if all(len(self.values(entry, name)) for name in names)]
 
     def to_beat(self, name: str) -> dict[Entry, Interval]:
-        """The floors of a metric, each with its mean; not those at 0, which nothing is less than."""
+        """Return the floors of a metric with their means, except floors at 0, which no entry can beat."""
         means = {entry: self.mean(entry, name) for entry in self.having(name) if entry.floor}
         return {entry: mean for entry, mean in means.items() if mean.mean}
 
     def group(self, name: str) -> list[Entry]:
-        """The entries of one of `WITH_FLOORS` or `TRAINED`."""
+        """Return the entries of a group: a key of `WITH_FLOORS` or `TRAINED`."""
         if name in WITH_FLOORS:
             return [entry for entry in self.entries if WITH_FLOORS[name](entry)]
         discrete = self.having("codes_used")
         return [entry for entry in self.trained.entries if TRAINED[name](entry, entry in discrete)]
 
     def best(self, entries: Iterable[Entry], name: str) -> Entry:
-        """The entry with the best mean of a metric that they all define: the lowest, unless higher is better."""
+        """Return the entry with the best mean of a metric: the lowest, unless higher is better."""
         sign = -1 if metric(name.removeprefix("validation_")).better == "higher" else 1
         return min(entries, key=lambda entry: sign * self.values(entry, name).mean())
 
     def behind(self, name: str, entries: Iterable[Entry] | None = None) -> tuple[Entry, dict[Entry, Interval]] | None:
-        """The entry with the best mean, and by how much each other one's mean differs from it, widened for all of them
-        (`holm`); None where nothing is ranked.
+        """Return the best entry, and the differences of all other ranked entries to the best, or None.
 
-        Not ranked are floors, entries with fewer than two seeds, costs, and metrics of which no value is better; and
-        nothing is where there is nothing to compare the best with.
+        Floors and entries with fewer than two seeds are not ranked. The result is None for a cost, for a metric without
+        a best value, and if no other entry is ranked. `holm` widens the intervals of the differences.
 
         Args:
-            name: of a metric.
-            entries: of which; all if not given. A likelihood's have to have the same kind of pixels.
+            name: the metric.
+            entries: the entries to rank; all if None. For a likelihood, all must have the same kind of pixels.
         """
         some = self.entries if entries is None else entries
         ranked = [entry for entry in some if not entry.floor and len(self.values(entry, name)) > 1]
@@ -248,9 +276,13 @@ class Evidence:
         return (best, gaps) if any(gap.known for gap in gaps.values()) else None
 
     def leaders(self, name: str, entries: Iterable[Entry] | None = None) -> set[str]:
-        """The names of the best of these entries (of all, if not given), and of those that cannot be told from it.
+        """Return the names of the best entry and of the entries that tie with the best.
 
-        Each is compared with the best itself: who ties with one that ties with the best need not tie with the best.
+        A tie counts only with the best entry itself, not with another tied entry.
+
+        Args:
+            name: the metric.
+            entries: the entries to rank; all if None.
         """
         found = self.behind(name, entries)
         if found is None:
@@ -261,9 +293,16 @@ class Evidence:
     def advantage(
         self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str, against: str = ""
     ) -> tuple[Entry, Entry, Interval]:
-        """The best of ours, the best of theirs, and by how much that one is better, paired: as one of all the
-        comparisons between ours and theirs, since these two are picked by the same numbers. `against` is the metric of
-        theirs, where it is another.
+        """Return the best entry of each side, and by how much our best is better.
+
+        The same numbers pick the two entries and compare them. The interval is therefore widened for all pairs of an
+        entry of `ours` and an entry of `theirs`.
+
+        Args:
+            ours: the first side.
+            theirs: the second side.
+            name: the metric.
+            against: the metric of `theirs`, if it is another one.
         """
         mine, other = self.best(ours, name), self.best(theirs, against or name)
         gain = self.difference(mine, other, name, against)
@@ -271,48 +310,58 @@ class Evidence:
         return mine, other, gain.among(len(ours) * len(theirs))
 
     def learned_noise(self, entries: Iterable[Entry]) -> list[str]:
-        """The errors under the corruptions that some of these entries learned from, as far as they were measured."""
+        """Return the measured denoising errors under the corruptions that any of these entries learned from."""
         names = {f"denoising_{each}" for entry in entries for each in entry.learned}
         return [name for name in noise_metrics(self.results) if name in names]
 
     @property
     def styles(self) -> dict[str, int]:
-        """A number for each entry: the same look in all charts."""
+        """Number of each entry, which gives the entry the same colour and marker in all charts."""
         return {entry.name: i for i, entry in enumerate(self.entries)}
 
 
 @dataclass(frozen=True)
 class RateDistortion:
-    """What an entry's codes cost and leave unsaid: nats of rate and of distortion, one for each seed."""
+    """Rate and distortion of an entry, in nats.
+
+    Attributes:
+        label: name of the entry.
+        style: number of the entry's colour and marker.
+        rate: rate of each seed.
+        distortion: distortion of each seed.
+        uniform: rate of each seed under the uniform prior; None if no prior was learned.
+        family: a line joins the entries of a family, in the order of `beta`.
+        beta: weight of the rate in the loss.
+    """
 
     label: str
-    style: int  # the same number has the same colour and marker in every chart
+    style: int
     rate: NDArray[np.float64]
     distortion: NDArray[np.float64]
-    uniform: NDArray[np.float64] | None = None  # the rate under the uniform prior, where another is learned
-    family: Hashable = None  # entries of one family are joined, in the order of
+    uniform: NDArray[np.float64] | None = None
+    family: Hashable = None
     beta: float = 1.0
 
     @property
     def mean(self) -> tuple[float, float]:
-        """Over the seeds."""
+        """Mean rate and mean distortion over the seeds."""
         return float(self.rate.mean()), float(self.distortion.mean())
 
 
 def _kept(entry: Entry, name: str, seeds: pd.Index) -> pd.DataFrame:
-    """What is kept of these seeds; of the images alone that all of them have."""
+    """Return the values of single images for these seeds, without images that any of the seeds lacks."""
     kept = entry.images.get(name, pd.DataFrame())
     return kept.loc[kept.index.intersection(seeds)].dropna(axis="columns")
 
 
 def _evaluated(text: str, values: Mapping[str, Any]) -> pd.Series:
-    """A term of what its names stand for, by seed; without the seeds that lack one."""
+    """Return the value of a term by seed, without the seeds that lack a name."""
     found: pd.Series = pd.eval(text, local_dict=dict(values), global_dict={})  # type: ignore[assignment]
     return found.dropna()
 
 
 def _spread(some: pd.DataFrame, every: pd.Index) -> pd.DataFrame:
-    """Values of n of N images as if all had been measured: mean and variance of the mean are what they were."""
+    """Extend the values of n images to all N images, with the same mean and the same variance of the mean."""
     values = some.to_numpy(np.float64)
     mean = values.mean(1, keepdims=True)
     found = np.repeat(mean, len(every), 1)
@@ -321,14 +370,14 @@ def _spread(some: pd.DataFrame, every: pd.Index) -> pd.DataFrame:
 
 
 def _paired(ours: Any, theirs: Any, our: Entry, their: Entry) -> Any:
-    """Ours − theirs of two frames or series by seed; the one seed of a floor stands for each of the other's."""
+    """Return ours − theirs by seed. A floor has a single seed, which is paired with each seed of the other entry."""
     if our.floor and not their.floor:
         return -(theirs - ours.iloc[0])
     return ours - (theirs.iloc[0] if their.floor and not our.floor else theirs)
 
 
 def noise_levels(results: pd.DataFrame) -> dict[str, list[tuple[float, str]]]:
-    """The metrics of every kind of corruption by level, "mse" at level 0."""
+    """Return the levels and metrics of each kind of corruption, in the order of the levels, with `mse` at level 0."""
     found: dict[str, list[tuple[float, str]]] = {}
     for name in map(str, results):
         kind, dash, level = name.removeprefix("denoising_").rpartition("-")
@@ -338,12 +387,12 @@ def noise_levels(results: pd.DataFrame) -> dict[str, list[tuple[float, str]]]:
 
 
 def noise_metrics(results: pd.DataFrame) -> list[str]:
-    """The errors under corruption, of all kinds at all levels."""
+    """Return the denoising errors of all kinds and levels of corruption."""
     return [name for levels in noise_levels(results).values() for _, name in levels if name != "mse"]
 
 
 def loss_ratios(curve: Curve, phase: str = "autoencoder") -> list[tuple[int, float]]:
-    """Validation loss ÷ mean training loss since the validation before, with its step, of one phase."""
+    """Return each step with a validation, and validation loss ÷ mean training loss since the previous validation."""
     ratios, losses = list[tuple[int, float]](), list[float]()
     for point in curve:
         if point["phase"] != phase:

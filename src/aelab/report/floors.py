@@ -1,4 +1,4 @@
-"""The floors of a likelihood that are of the data set, as the stage `classify` has measured them, by kind of pixels."""
+"""Floors that belong to the data set, not to a model. The stage `classify` measures them."""
 
 from collections.abc import Mapping
 
@@ -6,12 +6,14 @@ FILES = {"png": "PNG", "webp": "WebP"}
 
 
 def likelihood(measured: Mapping[str, float], pixels: str) -> dict[str, float]:
-    """Nats by what has them: the entropy where gray values stand for black and white pixels, since no −ELBO falls below
-    it; else lossless files, where a pixel has a probability.
+    """Return the floors of −ELBO, in nats, by name.
+
+    For gray values that stand for black and white pixels, the floor is the entropy of the binarisation: no −ELBO can be
+    lower. For other discrete pixels, the floors are the sizes of lossless files. Continuous pixels have no floor.
 
     Args:
-        measured: by `evaluation.lossless.floors`; empty where nothing was.
-        pixels: what a pixel is to the likelihood, and how it was binarised.
+        measured: results of `evaluation.lossless.floors`; may be empty.
+        pixels: how the likelihood models a pixel, and how images are binarised.
     """
     if not measured or pixels.startswith("continuous"):
         return {}
@@ -21,12 +23,12 @@ def likelihood(measured: Mapping[str, float], pixels: str) -> dict[str, float]:
 
 
 def of_data(classified: Mapping[str, Mapping[str, float]], name: str, pixels: str | None) -> dict[str, float]:
-    """The floors of a metric that are of the data set, each by its name.
+    """Return the data set's floors of a metric, by name.
 
     Args:
-        classified: what the stage `classify` has written, its "metrics" and "floors".
-        name: of the metric.
-        pixels: of a likelihood, as above.
+        classified: results of the stage `classify`: `metrics` and `floors`.
+        name: the metric.
+        pixels: how the likelihood models a pixel; None for a metric that is no likelihood.
     """
     if name == "frechet" and "frechet_floor" in classified["metrics"]:
         return {"training images": classified["metrics"]["frechet_floor"]}
@@ -34,14 +36,14 @@ def of_data(classified: Mapping[str, Mapping[str, float]], name: str, pixels: st
 
 
 def note(measured: Mapping[str, float], pixels: str) -> str:
-    """The same as a sentence."""
+    """Return the floors of −ELBO as a sentence."""
     floors = likelihood(measured, pixels)
     if "entropy of the binarisation" in floors:
         entropy = floors["entropy of the binarisation"]
-        return f"{entropy:,.1f} nats of −ELBO are the entropy of the binarisation itself: no model has less."
+        return f"The entropy of the binarisation is {entropy:,.1f} nats; no −ELBO is lower."
     files = [
         f"{title} {measured[f'{name}_nats']:,.1f} nats, {measured[f'{name}_bits_per_dim']:.2f} bits/dim"
         for name, title in FILES.items()
         if title in floors
     ]
-    return f"A lossless file of an image takes, its header included: {'; '.join(files)}." if files else ""
+    return f"Mean size of an image as a lossless file, with its header: {'; '.join(files)}." if files else ""

@@ -1,4 +1,4 @@
-"""Images as the report shows them: the same test images by every entry, and what each entry draws by itself."""
+"""Images of the report: reconstructions of the same test images by all entries, and samples of each entry."""
 
 import base64
 import io
@@ -12,21 +12,27 @@ from PIL import Image
 from aelab.evaluation.examples import Array, Examples
 from aelab.report.pages import CAPTIONS, slug
 
-PHOTOGRAPH = 64  # pixels along a side from which on images are compressed with loss in the page
-GAP = 0.5  # gray between images, seen on white and on black
+PHOTOGRAPH = 64  # pixels along a side; the page compresses images of this size or larger with loss
+GAP = 0.5  # gray between images, visible on white and on black
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Images in rows, with the name of whose they are."""
+    """Images in rows with a label.
+
+    Attributes:
+        label: the entry, or "original" or "corrupted".
+        about: description for a screen reader.
+        images: uint8 (rows, n, C, H, W).
+    """
 
     label: str
-    about: str  # what a screen reader says
-    images: NDArray[np.uint8]  # (rows, n, C, H, W)
+    about: str
+    images: NDArray[np.uint8]
 
     @property
     def sheet(self) -> Image.Image:
-        """All of them on one sheet."""
+        """All images in one picture."""
         rows, count, channels, height, width = self.images.shape
         gap = max(1, height // 14)
         padded = np.pad(
@@ -37,12 +43,12 @@ class Strip:
 
     @property
     def pixelated(self) -> bool:
-        """Whether its pixels are to be seen as squares."""
+        """Whether the page must show pixels as sharp squares."""
         return self.images.shape[-2] < PHOTOGRAPH
 
     @property
     def data_uri(self) -> str:
-        """The sheet itself as an address."""
+        """The sheet as a data URI."""
         file, kind = io.BytesIO(), "png" if self.pixelated else "webp"
         self.sheet.save(file, kind, **({"optimize": True} if self.pixelated else {"quality": 80}))
         return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()
@@ -50,7 +56,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Strips of the same images one below the other, or sheets beside each other."""
+    """Strips of the same images one below the other, or sheets side by side."""
 
     title: str
     caption: str
@@ -58,31 +64,32 @@ class Gallery:
 
     @property
     def id(self) -> str:
-        """Its name in an address."""
+        """Anchor of the gallery in the page."""
         return f"images-{slug(self.title)}"
 
 
 def reconstructions(examples: Mapping[str, Examples], reference: str) -> Iterator[Gallery]:
-    """The same test images as every entry gives them back, clean and under each kind of noise.
+    """Yield galleries of every entry's reconstructions: of clean images, and of images under each kind of noise.
 
     Args:
-        examples: by entry.
-        reference: the corruption of "denoising MSE", in words.
+        examples: the example images, by entry.
+        reference: the corruption of "denoising MSE", such as "masking 0.5".
     """
     if not examples:
         return
-    caption = "Test images, and what each entry gives back."
+    caption = "Test images, and each entry's reconstructions."
     clean = {name: (each.images["original"], each.images["reconstruction"]) for name, each in examples.items()}
     yield _gallery("Reconstructions", caption, "original", clean)
     noisy = {name: (each.images["corrupted"], each.images["restored"]) for name, each in examples.items()}
     for corruption, pairs in {reference: noisy, **_middle(examples, reference)}.items():
-        caption = f"Test images under {corruption}, and what each entry makes of them."
+        caption = f"Test images under {corruption}, and each entry's reconstructions."
         yield _gallery(f"Denoising: {corruption}", caption, "corrupted", pairs)
 
 
 def _middle(examples: Mapping[str, Examples], reference: str) -> dict[str, dict[str, tuple[Array, Array]]]:
-    """Corrupted and restored images by corruption and entry, of each kind of noise that the reference is not of: the
-    middle one of the levels that were drawn.
+    """Return corrupted and restored images by corruption and entry.
+
+    Each kind of noise has its middle level. The kind of the reference corruption is left out.
     """
     pairs: dict[str, dict[str, tuple[Array, Array]]] = {}
     for entry, each in examples.items():
@@ -97,7 +104,7 @@ def _middle(examples: Mapping[str, Examples], reference: str) -> dict[str, dict[
 
 
 def _gallery(title: str, caption: str, name: str, pairs: Mapping[str, tuple[Array, Array]]) -> Gallery:
-    """The images as the first entry has seen them, and below them what each entry makes of them."""
+    """Return a gallery: the inputs of the first entry, and below them the outputs of every entry."""
     (seen, _), *_ = pairs.values()
     strips = [Strip(name, f"{name} test images", seen[None])]
     strips += [Strip(entry, f"{title.lower()}: by {entry}", made[None]) for entry, (_, made) in pairs.items()]
@@ -105,7 +112,7 @@ def _gallery(title: str, caption: str, name: str, pairs: Mapping[str, tuple[Arra
 
 
 def sheets(examples: Mapping[str, Examples]) -> Iterator[Gallery]:
-    """What each entry draws of itself, entries beside each other."""
+    """Yield galleries of samples, interpolations and traversals, with the entries side by side."""
     for figure, text in CAPTIONS["sheets"].items():
         drawn = {
             name: np.stack([images for _, images in each.figures[figure]])

@@ -1,19 +1,21 @@
-"""What a few seeds and many test images tell: means with their 95 % intervals, and which differences are real.
+"""Means over a few seeds and many test images: their 95 % intervals, and tests of differences.
 
     mean of n seeds             x̄ ± t·s/√n,  t the 97.5 % quantile of Student's distribution with n − 1 degrees
     mean of n seeds × m images  ȳ ± t·√v,  v = S²/n + B²/m − R²/(n·m)
     difference of two entries   the same of d = x − y, over the seeds, or seeds and images, that both have
 
-Student 1908. S² is the variance of the seeds' means, B² that of the images' means, R² that of what is left once both
-are taken away. Seeds and images are crossed, since each seed's model sees every image: S²/n and B²/m both hold
-R²/(n·m), so it is taken off once (Cameron, Gelbach & Miller 2011; Owen 2007); v is at least the larger of the two. The
-degrees are v² ÷ Σ term²/degrees, with n − 1, m − 1 and (n − 1)(m − 1) of the terms (Satterthwaite 1946). An interval
-over both is never narrower than that over seeds alone. The latter says what other seeds would give on the same images,
-the former what they would give on other images, too.
+S² is the variance of the seeds' means, B² is the variance of the images' means, and R² is the variance of the
+residuals (Student 1908). Seeds and images are crossed, since each seed's model sees every image. S²/n and B²/m both
+contain R²/(n·m), so v subtracts this term once (Cameron, Gelbach & Miller 2011; Owen 2007). v is at least the larger of
+S²/n and B²/m. The degrees of freedom are v² ÷ Σ term²/degrees, and the three terms have n − 1, m − 1 and
+(n − 1)(m − 1) degrees (Satterthwaite 1946).
 
-The same seed draws the same batches for both entries, and the images are the same, so that differences vary less than
-values do. An interval is meant by itself: of twenty of them one is expected to miss. `holm` widens those of one
-question so that in 95 % of all cases no difference is taken for real that is not (Holm 1979).
+An interval over seeds says what other seeds would give on the same images. An interval over seeds and images says what
+other seeds would give on other images, and is never narrower.
+
+Both entries of a difference have the same images, and equal seeds draw equal batches, so differences vary less than
+values. An interval is meant for a single question: of twenty, one is expected to miss. `holm` widens the intervals of
+one question, so that in 95 % of all cases chance is not taken for any difference (Holm 1979).
 """
 
 import math
@@ -25,18 +27,26 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
-SEEDS, IMAGES, BOTH = "seeds", "test images", "seeds and test images"  # what an interval covers
+SEEDS, IMAGES, BOTH = "seeds", "test images", "seeds and test images"  # values of `Interval.over`
 
 
 @dataclass(frozen=True)
 class Interval:
-    """From mean − half to mean + half; half is NaN where there are fewer than two values, and there is no interval."""
+    """Mean with its 95 % interval, from mean − half to mean + half.
+
+    Attributes:
+        mean: the mean.
+        half: half of the interval's width; NaN if fewer than two values give no interval.
+        over: what the interval covers, such as seeds.
+        degrees: degrees of freedom of Student's distribution.
+        images: half of the width of the interval over test images alone, with the same weights.
+    """
 
     mean: float
     half: float
-    over: str = field(default=SEEDS, compare=False)  # what it covers, and nothing else: other draws of this
-    degrees: float = field(default=math.inf, compare=False)  # of freedom, of the distribution that `half` comes from
-    images: float = field(default=0.0, compare=False)  # `half` if these weights were all there are: images alone
+    over: str = field(default=SEEDS, compare=False)
+    degrees: float = field(default=math.inf, compare=False)
+    images: float = field(default=0.0, compare=False)
 
     @property
     def known(self) -> bool:
@@ -44,22 +54,22 @@ class Interval:
         return not math.isnan(self.half)
 
     def text(self, digits: int) -> str:
-        """`mean ± half`; the mean alone where the values agree or there is only one."""
+        """Return `mean ± half` as text, or the mean alone if half is 0 or NaN."""
         return f"{self.mean:,.{digits}f}" + (f" ± {self.half:,.{digits}f}" if self.known and self.half else "")
 
     def side(self, threshold: float) -> int:
-        """1 if all of it lies above the threshold, −1 if all lies below, 0 if neither can be told."""
+        """Return 1 if the whole interval is above the threshold, −1 if it is below, else 0."""
         if not self.known:
             return 0
         return int(self.mean - self.half > threshold) - int(self.mean + self.half < threshold)
 
     def among(self, comparisons: int) -> "Interval":
-        """The interval at the confidence 1 − 0.05/m, for one of m comparisons (Bonferroni)."""
+        """Return the interval at a confidence of 1 − 0.05/m, for one of m comparisons (Bonferroni)."""
         wider = _quantile(self.degrees, comparisons) / _quantile(self.degrees)
         return replace(self, half=self.half * wider, images=self.images * wider)
 
     def chance(self, threshold: float = 0.0) -> float:
-        """The p-value, two-sided, of the value being the threshold."""
+        """Return the two-sided p-value of the hypothesis that the value equals the threshold."""
         apart = abs(self.mean - threshold)
         if not self.half:
             return float(apart == 0)
@@ -71,21 +81,21 @@ def _quantile(degrees: float, comparisons: int = 1) -> float:
 
 
 def interval(values: Iterable[float]) -> Interval:
-    """Mean and interval of values that are drawn independently; NaN ones are left out."""
+    """Return mean and interval of independent values, without NaN."""
     sample = np.asarray([value for value in values if not math.isnan(value)], np.float64)
     degrees = len(sample) - 1
-    if degrees < 1:  # of a single value nobody knows the spread
+    if degrees < 1:  # a single value has no spread
         return Interval(float(sample.mean()) if len(sample) else math.nan, math.nan)
     error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
     return Interval(float(sample.mean()), _quantile(degrees) * error, SEEDS, degrees)
 
 
 def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
-    """Mean and interval of what each seed measures of each image, over both.
+    """Return mean and interval over seeds and images.
 
     Args:
-        values: (seeds, images), no NaN.
-        floor: whether another seed would give the same: then the images are all that one seed's interval has to cover.
+        values: a value for each seed and image, (seeds, images), no NaN.
+        floor: whether all seeds give the same values. Then the interval of one seed covers only images.
     """
     y = np.asarray(values, np.float64)
     (n, m), mean = y.shape, float(y.mean())
@@ -108,10 +118,14 @@ def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
 
 
 def holm(intervals: Sequence[Interval], thresholds: Sequence[float] | None = None) -> list[Interval]:
-    """Intervals of one question, each so wide that it leaves its threshold (0) out only where Holm's procedure does.
+    """Return the intervals of one question, widened so that their comparison with the thresholds follows Holm.
 
-    In the order of their p-values the k-th of m is compared at 1 − 0.05/(m − k + 1); once one holds its threshold, so
-    do all after it. Those that are not known count for nothing.
+    In the order of the p-values, the k-th of m intervals has a confidence of 1 − 0.05/(m − k + 1). After the first
+    interval that contains its threshold, all later intervals contain theirs.
+
+    Args:
+        intervals: the intervals. Unknown intervals stay as they are and do not count in m.
+        thresholds: a threshold for each interval; 0 if None.
     """
     limits = thresholds or [0.0] * len(intervals)
     chances = {i: each.chance(limits[i]) for i, each in enumerate(intervals) if each.known}

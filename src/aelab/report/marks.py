@@ -1,12 +1,12 @@
-"""Marks beside an entry's name: what is wrong with it, and whether its training ended too early or blew up.
+"""Marks beside an entry's name: symptoms of the model, a training that ended too early, a training that blew up.
 
-A training is still falling at its end if no validation loss is below the last one, and the mean over the seeds of its
-fall over the last tenth of the steps is more than 0.5 % of that loss. Schedules that end at a rate of 0 flatten every
-curve, so that this is a little of what more steps would bring. On MNIST, with one cycle, an AE that fell by 0.9 % ended
-12 % lower after twice the steps; a VAE that fell by 0.1 %, 1.5 % lower.
+A validation loss is still falling at the end if two conditions hold. The last value is the lowest, and the fall over
+the last tenth of the steps is more than 0.5 % of the last value (mean over the seeds). A learning-rate schedule that
+ends at 0 flattens every curve, so a small fall can hide a large gain from more steps. On MNIST, with one cycle, an AE
+whose loss fell by 0.9 % ended 12 % lower after twice the steps. A VAE whose loss fell by 0.1 % ended 1.5 % lower.
 
-A training blew up if its last validation loss is at least twice its least one. Its weights are those of the least
-loss, so its metrics look like those of a training that was merely short.
+A training blew up if its last validation loss is at least twice its lowest. The kept weights have the lowest loss, so
+the metrics look like the metrics of a short training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,72 +19,78 @@ import numpy as np
 from aelab.report.evidence import Curve, Entry
 from aelab.report.tables import listed
 
-LAST, FALL = 0.1, 0.5  # share of the steps; fall of the loss over them, in %
-RISE = 2.0  # last validation loss ÷ least one
+LAST, FALL = 0.1, 0.5  # share of the steps; least fall of the loss over these steps, in %
+RISE = 2.0  # last validation loss ÷ lowest
 
 
 @dataclass(frozen=True)
 class Name:
-    """An entry's name with what belongs beside it."""
+    """Text beside an entry's name.
 
-    size: str  # of its code, and how often each image was looked at; "" where neither is known
+    Attributes:
+        size: size of the code, and looks at each image; empty if unknown.
+        marks: sentences for the sign ⚠.
+        floor: whether the entry is a floor.
+    """
+
+    size: str
     marks: Sequence[str]
     floor: bool
 
 
 def names(entries: Sequence[Entry]) -> dict[str, Name]:
-    """By the name of the entry."""
+    """Return the text beside each entry's name, by entry."""
     return {entry.name: Name(_size(entry), marks(entry), entry.floor) for entry in entries}
 
 
 def marks(entry: Entry) -> list[str]:
-    """What a reader of any of its numbers has to know."""
+    """Return the warnings that every reader of the entry's numbers needs."""
     falling = [
-        f"still falling at its end{'' if phase == 'autoencoder' else f', its {phase}'}: "
+        f"validation loss{'' if phase == 'autoencoder' else f' of the {phase}'} still falling at the end: "
         f"by {fall:.1f} % over the last tenth"
         for phase, fall in falls(entry.curves).items()
     ]
     rising = [
-        f"its validation loss rose{'' if phase == 'autoencoder' else f', of its {phase}'}: at the end {rise:,.3g} "
-        "times its least, whose weights are used"
+        f"validation loss{'' if phase == 'autoencoder' else f' of the {phase}'} rose to {rise:,.3g} times its lowest "
+        "value, whose weights are used"
         for phase, rise in rises(entry.curves).items()
     ]
     return [*dict.fromkeys(entry.symptoms), *falling, *rising]
 
 
 def still_falling(entries: Sequence[Entry]) -> str:
-    """The entries that were still falling at their ends, in a sentence; "" if none was."""
+    """Return a sentence about the entries whose losses were still falling at the end; empty if there are none."""
     found = {entry.name: max(falls(entry.curves).values(), default=0.0) for entry in entries}
     found = {name: fall for name, fall in found.items() if fall}
     if not found:
         return ""
     names = listed(f"`{name}`" for name in found)
     one = len(found) == 1
-    was, it, its = ("was", "it", "its validation loss") if one else ("were", "them", "their validation losses")
+    losses, were, it = ("loss", "was", "it") if one else ("losses", "were", "them")
     sizes = listed(f"{fall:.1f}" for fall in found.values())
     return (
-        f"{names} {was} still falling at the end: {its} fell by {sizes} % over the last tenth of the training; more "
-        f"steps would have lowered {it} further."
+        f"The validation {losses} of {names} {were} still falling at the end: by {sizes} % over the last tenth of the "
+        f"steps. More steps would have lowered {it} further."
     )
 
 
 def blown_up(entries: Sequence[Entry]) -> str:
-    """The entries whose validation loss rose by the end, in a sentence; "" if there is none."""
+    """Return a sentence about the entries whose validation loss rose by the end; empty if there are none."""
     found = [entry.name for entry in entries if rises(entry.curves)]
     if not found:
         return ""
     its = "its" if len(found) == 1 else "their"
     return (
-        f"The validation loss of {listed(f'`{name}`' for name in found)} rose to more than {RISE:g} times {its} least; "
-        "the weights are those of the least. A lower learning rate may help, or more images."
+        f"The validation loss of {listed(f'`{name}`' for name in found)} rose to more than {RISE:g} times {its} lowest "
+        "value, whose weights are used. A lower learning rate or more images may help."
     )
 
 
 def falls(curves: Sequence[Curve]) -> Mapping[str, float]:
-    """The fall over the last tenth in %, mean over the seeds, of each phase that is still falling.
+    """Return the fall over the last tenth of the steps in %, mean over the seeds, for each phase still falling.
 
     Args:
-        curves: of one entry, one for each seed.
+        curves: curves of one entry, one for each seed.
     """
     found: dict[str, list[float]] = {}
     lowest: dict[str, bool] = {}
@@ -99,10 +105,10 @@ def falls(curves: Sequence[Curve]) -> Mapping[str, float]:
 
 
 def rises(curves: Sequence[Curve]) -> Mapping[str, float]:
-    """The last validation loss ÷ the least, the largest over the seeds, of each phase where the loss at least doubled.
+    """Return last validation loss ÷ lowest, largest over the seeds, for each phase whose loss at least doubled.
 
     Args:
-        curves: of one entry, one for each seed. Losses of a density, which may be negative, have no such ratio.
+        curves: curves of one entry, one for each seed. Losses of 0 or less, as of a density, have no ratio.
     """
     found: dict[str, float] = {}
     for curve in curves:
@@ -114,7 +120,7 @@ def rises(curves: Sequence[Curve]) -> Mapping[str, float]:
 
 
 def _validations(curve: Curve, phase: str) -> tuple[list[float], list[float]]:
-    """Steps and losses of a phase's validations."""
+    """Return steps and losses of a phase's validations."""
     points = [point for point in curve if point["phase"] == phase and "validation_loss" in point]
     return [point["step"] for point in points], [point["validation_loss"] for point in points]
 

@@ -1,6 +1,7 @@
-"""Every metric as `metrics.toml` describes it: title, unit, which way is better, what it measures, where it is defined.
+"""Metrics as `metrics.toml` describes them: title, definition, unit, source, and whether lower or higher is better.
 
-The report, MLflow and the documentation read it from here; whoever trains or evaluates imports `metric_names.py` alone.
+The report, MLflow and the documentation read this table. Training and evaluation import `metric_names.py` alone, so a
+new title reruns neither.
 """
 
 import tomllib
@@ -13,28 +14,34 @@ from aelab.evaluation.metric_names import RECONSTRUCTION, readable
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric."""
+    """A metric as the report describes it.
+
+    Attributes:
+        digits: digits after the decimal point.
+        better: which values are better; None if no value is best.
+        likelihood: whether only entries with the same kind of pixels are comparable.
+    """
 
     title: str
     definition: str
-    digits: int  # after the decimal point, where it is shown
-    better: Literal["lower", "higher"] | None = None  # None: no value of it is best
+    digits: int
+    better: Literal["lower", "higher"] | None = None
     unit: str = ""
     source: str = ""
-    likelihood: bool = False  # comparable only between entries with the same kind of pixels
+    likelihood: bool = False
 
     @property
     def arrow(self) -> str:
-        """Which way is better, as a sign behind the title."""
+        """Arrow behind the title: ↓ if lower is better, ↑ if higher is better."""
         return {"lower": " ↓", "higher": " ↑", None: ""}[self.better]
 
 
 TABLE = Path(__file__).with_suffix(".toml")
 _FOUND = tomllib.loads(TABLE.read_text(encoding="utf-8"))
-_MEASURES, _SCORES = _FOUND.pop("measures"), _FOUND.pop("scores")  # each measure is taken of each score
+_MEASURES, _SCORES = _FOUND.pop("measures"), _FOUND.pop("scores")  # each pair is a metric
 METRICS = {name: Metric(**each) for name, each in _FOUND.items()} | {
     f"{measure}_{score}": Metric(
-        f"{each['title']}, {of['title']}", f"{each['definition']}; their score: {of['definition']}",
+        f"{each['title']}, {of['title']}", f"{each['definition']}. Score: {of['definition']}",
         each["digits"], "higher", source=each["source"],
     )
     for measure, each in _MEASURES.items()
@@ -47,13 +54,13 @@ LIKELIHOOD = (
 CODES = ("active_units", "latent_units", "perplexity", "codes_used", "code_distance")
 COST = ("parameters", "train_seconds", "train_cpu_seconds", "images_per_second", "peak_memory_mib")
 HEADLINE = (*RECONSTRUCTION, "neg_elbo", "perplexity", "denoising_mse")
-OVERVIEW = ("mse", "denoising_mse", "neg_elbo", "frechet", "probe_accuracy", "knn_accuracy")  # a question each
+OVERVIEW = ("mse", "denoising_mse", "neg_elbo", "frechet", "probe_accuracy", "knn_accuracy")
 PLOTTED = ("mse", "denoising_mse", "ssim", "neg_elbo", "frechet", "probe_accuracy", "perplexity", "train_seconds")
 DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows
 
 
 def metric(name: str) -> Metric:
-    """The metric `name`; "denoising_<corruption>" is the denoising error under that corruption."""
+    """Return the metric `name`. `denoising_<corruption>` is the denoising MSE under that corruption."""
     if name in METRICS:
         return METRICS[name]
     corruption = readable(name.removeprefix("denoising_"))
@@ -62,17 +69,18 @@ def metric(name: str) -> Metric:
 
 
 def page() -> str:
-    """The page of the documentation about metrics, as Markdown."""
+    """Return `docs/metrics.md` as Markdown."""
     rows = [
         f"| `{name}` | {each.title}{each.arrow} | {each.unit or '–'} | {each.definition.replace('|', '∣')} "
         f"| {each.source or '–'} |"
         for name, each in METRICS.items()
     ]
-    head = ["| name | shown as | unit | what it is | source |", "|---|---|---|---|---|"]
+    head = ["| name | title | unit | definition | source |", "|---|---|---|---|---|"]
     return "\n".join([
         "# Metrics", "",
-        "Made by `python -m aelab.report.metrics` from `src/aelab/report/metrics.toml`, which the report",
-        "and MLflow read too. An arrow says which way is better; without one no value is best.", "", *head, *rows, "",
+        "`python -m aelab.report.metrics` makes this page from `src/aelab/report/metrics.toml`. The report and MLflow",
+        "show the same definitions. ↓ means that lower is better, ↑ that higher is better. Without an arrow, no value",
+        "is best.", "", *head, *rows, "",
     ])  # fmt: skip
 
 

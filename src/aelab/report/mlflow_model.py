@@ -1,4 +1,4 @@
-"""The trained model as MLflow loads it: this file is logged as the model's code, its weights as an artifact."""
+"""Trained model for MLflow. MLflow logs this file as the model's code, and the weights as an artifact."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,21 +10,21 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class Served(PythonModel):
-    """`predict` does a task of `tasks.py`, by default to reconstruct: float32 in [0, 1], shape (B, C, H, W), in.
+    """Model whose `predict` does a task of `tasks.py` with images: float32 (B, C, H, W) in [0, 1].
 
-    Its params are `task` and the fields of `tasks.Options`. MLflow checks shape, type and the params' types before;
-    a param that the signature does not name never arrives here: MLflow warns in its log, and leaves it out.
+    Params are `task`, by default "reconstruct", and the fields of `tasks.Options`. MLflow first checks the shape of the
+    images and the types of the params. A param that is not in the signature is dropped, with a warning in MLflow's log.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the weights."""
-        from aelab.models import checkpoint  # noqa: PLC0415 - importing torch is slow, and logging needs none of it
+        from aelab.models import checkpoint  # noqa: PLC0415 - torch imports slowly; logging does not need it
 
         self.model = checkpoint.load(Path(context.artifacts["weights"]))
 
     def predict(self, model_input, params: dict[str, Any] | None = None):  # type: ignore[no-untyped-def, override]  # noqa: ANN001, ANN201 - MLflow reads hints
-        """What the task makes of the images."""
-        import torch  # noqa: PLC0415 - as above
+        """Return the result of the task for the images, as an array."""
+        import torch  # noqa: PLC0415 - torch imports slowly
 
         from aelab.core.errors import UserError  # noqa: PLC0415
         from aelab.inference import tasks  # noqa: PLC0415

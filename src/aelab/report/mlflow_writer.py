@@ -1,8 +1,9 @@
-"""MLflow as a projection of what is on disk: one run per training, live while it runs, complete once it is evaluated.
+"""Writer of MLflow runs. MLflow shows a projection of the results on disk, with one run for each training.
 
-The fingerprint of its training names a run, so that projecting the same things twice adds nothing. One process writes
-at a time: a lock file on this machine sees to that. A run without the tag `complete` is unfinished, and the next
-projection completes or replaces the run. No number that is undefined or not finite is ever logged.
+A run is live during the training and complete after the evaluation. The fingerprint of the training identifies the run,
+so projecting the same results twice adds nothing. A lock file lets only one process of this machine write at a time.
+A run without the tag `complete` is unfinished; the next projection completes or replaces the run. Undefined and
+non-finite numbers are not logged.
 """
 
 import json
@@ -33,21 +34,21 @@ from aelab.core.errors import UserError
 from aelab.inference import mlflow_store
 from aelab.report.champions import ALIAS, NAME, TASKS, Champion, rule
 
-NOTE = "mlflow.note.content"  # the description of an experiment or a run, in Markdown
+NOTE = "mlflow.note.content"  # Tag of an experiment or a run: the description, in Markdown.
 VIEW = "results"
-SAVED = f"mlflow.sharedViewState.{VIEW}"  # the experiment's tag that has the view
-DATASET = "dataset.name"  # a parameter of every run
-GROUP = "group"  # a tag of every run: the seeds of one entry on one data set share it
-MODEL_TAGS = (GROUP, "entry", "seed", "symptoms")  # of a run that its model has, too
-SHOWN = (DATASET, "seed")  # in a column of its own, in the run's name
-PORT = 5000  # of `mlflow ui`, unless another one is wanted
-HANDFUL = 5  # parameters in view
-RECENT = 500  # runs that are looked at for what differs
-RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # on any server
-LONGEST = 6000  # characters of a parameter, all that MLflow takes
-REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # what a model imports
+SAVED = f"mlflow.sharedViewState.{VIEW}"  # Tag of the experiment: the saved view.
+DATASET = "dataset.name"  # Parameter of every run.
+GROUP = "group"  # Tag of every run, equal for the seeds of an entry on a data set.
+MODEL_TAGS = (GROUP, "entry", "seed", "symptoms")  # Tags that a run's model gets, too.
+SHOWN = (DATASET, "seed")  # Parameters that the view shows already, as a column and in the run's name.
+PORT = 5000  # Default port of `mlflow ui`.
+HANDFUL = 5  # Parameters in the view, at most.
+RECENT = 500  # Runs that are searched for parameters that differ.
+RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # Path on any server.
+LONGEST = 6000  # Characters of a parameter, MLflow's limit.
+REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # Packages that a logged model imports.
 PACKAGE = Path(__file__).parents[1]
-OPTIONS = (  # of a served model: `tasks.Options`, and which task
+OPTIONS = (  # params of a served model: the task, and the fields of `tasks.Options`
     ParamSpec("task", DataType.string, "reconstruct"),
     ParamSpec("seed", DataType.long, 0),
     ParamSpec("count", DataType.long, 1),
@@ -55,62 +56,87 @@ OPTIONS = (  # of a served model: `tasks.Options`, and which task
     ParamSpec("codes", DataType.double, [], (-1,)),
     ParamSpec("by", DataType.string, ""),
 )
-OURS = {"written_by": "aelab"}  # a registered model
-LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # of every model
-WAIT = 30.0  # seconds for another process to finish the run that it writes
-SOURCE = CodeDatasetSource({"mlflow.source.name": "dvc stage download"})  # of the images
-RUNNING, KILLED, FINISHED, FAILED = "RUNNING", "KILLED", "FINISHED", "FAILED"  # as MLflow has them
+OURS = {"written_by": "aelab"}  # Tag of registered models.
+LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # Metrics of every run.
+WAIT = 30.0  # Seconds to wait for another process that writes.
+SOURCE = CodeDatasetSource({"mlflow.source.name": "dvc stage download"})  # Source of the images.
+RUNNING, KILLED, FINISHED, FAILED = "RUNNING", "KILLED", "FINISHED", "FAILED"  # MLflow's names.
 
 
 @dataclass(frozen=True)
 class Run:
-    """What there is to know about one training so far."""
+    """State of a training, for its run in MLflow.
 
-    name: str  # of the run and of its model: letters, digits, "-" and "_"
-    about: str  # what it is, in Markdown
-    training: str  # fingerprint of what the training depends on
-    status: str  # RUNNING, KILLED, FINISHED or FAILED
-    started: float  # seconds since the epoch
+    Attributes:
+        name: name of the run and of its model: letters, digits, "-" and "_".
+        about: description in Markdown.
+        training: fingerprint of the training's dependencies.
+        status: RUNNING, KILLED, FINISHED or FAILED.
+        started: start of the training, in seconds since the epoch.
+        parameters: parameters of the run.
+        tags: tags of the run.
+        history: points of the curve: phase, step, time in seconds since the epoch, and losses.
+        evaluated: results of the evaluation; None before.
+    """
+
+    name: str
+    about: str
+    training: str
+    status: str
+    started: float
     parameters: Mapping[str, Any]
     tags: Mapping[str, str]
-    history: Sequence[Mapping[str, Any]]  # points: phase, step, time in seconds since the epoch, and its losses
+    history: Sequence[Mapping[str, Any]]
     evaluated: "Evaluated | None" = None
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a training and its evaluation have left."""
+    """Results of a training and its evaluation.
 
-    fingerprint: str  # of the training, and of what it and the evaluation gave
+    Attributes:
+        fingerprint: fingerprint of the training and of all results.
+        ended: end of the evaluation, in seconds since the epoch.
+        metrics: metrics by their names in MLflow, such as "test/mse".
+        figures: image files.
+        weights: file of the weights; None if the training diverged.
+        data: name of the data set.
+        digests: digest of each split: "train", "validation", "test".
+        image: shape of an image, (C, H, W).
+        scores: file with the scores of validation images, which `aelab score` compares with; None without scores.
+    """
+
+    fingerprint: str
     ended: float
-    metrics: Mapping[str, float]  # by the names that MLflow shows
+    metrics: Mapping[str, float]
     figures: list[Path]
-    weights: Path | None  # None: the training diverged
-    data: str  # name of the data set
-    digests: Mapping[str, str]  # of its splits: "train", "validation", "test"
-    image: tuple[int, int, int]  # (C, H, W)
-    scores: Path | None = None  # of validation images, which `aelab score` sets an image's beside
+    weights: Path | None
+    data: str
+    digests: Mapping[str, str]
+    image: tuple[int, int, int]
+    scores: Path | None = None
 
 
 @dataclass
 class Projector:
-    """Writes runs to the MLflow at `uri`.
+    """Writer of runs to the MLflow at `uri`.
 
-    A `UserError` of its methods says what waiting does not mend, and what does. Any other exception may be one of
-    MLflow's, of the network or of a database. Every method can be called again at any time, by this projector or by
-    another one.
+    A method raises a `UserError` if waiting does not help; the message names the remedy. Any other exception may come
+    from MLflow, the network or a database, and the call may be repeated later, also by another projector.
 
     Args:
-        uri: a server's address, or "sqlite:///" and a path.
-        local_artifacts: the folder of all artifacts where there is no server.
-        lock: a file; of the projectors that share one, one writes at a time.
+        uri: the address of a server, or "sqlite:///" and a path.
+        local_artifacts: the folder of all artifacts, if there is no server.
+        lock: a lock file. Of the projectors that share this file, one writes at a time.
+        experiment_id: the id of the experiment, set by `open`.
+        logged: the number of points that MLflow has of each run, by run id.
     """
 
     uri: str
     local_artifacts: Path
     lock: Path
     experiment_id: str = ""
-    logged: dict[str, int] = field(default_factory=dict)  # by the id of a run: how many points MLflow has
+    logged: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         mlflow_store.prepare()
@@ -128,13 +154,18 @@ class Projector:
                 client.create_experiment(name, self.local_artifacts.as_uri())
             experiment = mlflow.set_experiment(name)
             self.experiment_id = str(experiment.experiment_id)
-            link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # MLflow folds a description to its first line
+            link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # MLflow folds a description to the first line
             self._tag(experiment, NOTE, f"{link}\n\n{description}")
-            if SAVED not in experiment.tags:  # the link leads nowhere without one
+            if SAVED not in experiment.tags:  # without a saved view the link fails
                 self._tag(experiment, SAVED, _view([], LOSSES, 0.0))
 
     def show(self, metrics: Sequence[str], saved: float) -> None:
-        """Save a view of the runs as of the time `saved`: those `metrics` there are, data set, entry, what differs."""
+        """Save a view of the runs: metrics, data set, entry, and the parameters that differ.
+
+        Args:
+            metrics: the metrics to show. Metrics that no run has are left out.
+            saved: time of the view, in seconds since the epoch.
+        """
         with self._alone():
             client = MlflowClient()
             runs = client.search_runs([self.experiment_id], max_results=RECENT)
@@ -144,7 +175,7 @@ class Projector:
             self._tag(client.get_experiment(self.experiment_id), SAVED, view)
 
     def _group(self, run: Found) -> str:
-        """The group of a run; one that an earlier release has written gets it now."""
+        """Return the group of a run. A run of an earlier release gets its group here."""
         tags, params = run.data.tags, run.data.params
         if GROUP not in tags and "entry" in tags and DATASET in params:
             tags[GROUP] = f"{params[DATASET]}-{tags['entry']}"
@@ -156,10 +187,10 @@ class Projector:
             MlflowClient().set_experiment_tag(self.experiment_id, key, value)
 
     def _check(self, there: Experiment) -> None:
-        """Look whether runs can be written to an experiment.
+        """Check that runs can be written to the experiment.
 
         Raises:
-            UserError: it is deleted, or its artifacts belong to the folder that the project and its database were in.
+            UserError: the experiment is deleted, or its artifacts are in the project's former folder.
         """
         if there.lifecycle_stage == LifecycleStage.DELETED:
             raise mlflow_store.deleted(self.uri, there.experiment_id)
@@ -169,14 +200,14 @@ class Projector:
         own = database is not None and database.resolve().parent == here.parent and at.scheme in {"", "file"}
         if own and location.name == here.name and location != here:
             msg = (
-                f"{database} has its artifacts in {location}, since the project was moved or copied with it: "
-                f"`rm -rf {quote(str(database))} {quote(str(here))}`, then `make track` writes all that is on disk "
-                "anew; other experiments, and runs of which nothing is on disk any more, go with the database"
+                f"{database} has its artifacts in {location}, since the project was moved or copied. "
+                f"`rm -rf {quote(str(database))} {quote(str(here))}` deletes the database, with other experiments and "
+                "with runs whose results are no longer on disk; then `make track` writes all results on disk again"
             )
             raise UserError(msg)
 
     def project(self, run: Run) -> bool:
-        """Have MLflow show `run` as it is now; returns whether there was anything to write."""
+        """Write the current state of `run` to MLflow. Return whether anything was new."""
         with self._alone():
             client = MlflowClient()
             there = client.search_runs([self.experiment_id], f"tags.training = '{run.training}'")
@@ -194,10 +225,10 @@ class Projector:
             return True
 
     def promote(self, champion: Champion) -> str:
-        """Have MLflow's registry give the alias `ALIAS` to a champion; returns what there is to say, or "".
+        """Give the alias `ALIAS` in MLflow's registry to a champion. Return a message, or "" if nothing changed.
 
-        Nothing happens before the champion's run is complete. No run gets a second version. A registered model without
-        a fingerprint of ours is somebody else's, and stays as it is.
+        Before the champion's run is complete, nothing changes. A run gets at most one version. A registered model that
+        aelab did not write stays unchanged.
         """
         with self._alone():
             client, name = MlflowClient(), champion.name
@@ -209,7 +240,7 @@ class Projector:
             if not (there := client.search_registered_models(f"name = '{name}'")):
                 client.create_registered_model(name, OURS)
             elif not there[0].tags.items() >= OURS.items() and not any("fingerprint" in each.tags for each in versions):
-                return f"models:/{name} is somebody else's and stays as it is: {NAME} gives those of here other names"
+                return f"models:/{name} was not written by aelab and stays unchanged; set {NAME} to use another name"
             client.update_registered_model(name, rule(champion))
             numbers = [each.version for each in versions if each.run_id == runs[0].info.run_id]
             number = numbers[0] if numbers else self._create_version(champion, runs[0].info.run_id)
@@ -234,23 +265,23 @@ class Projector:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Wait until no other process writes.
+        """Hold the lock, so that no other process writes.
 
         Raises:
-            TimeoutError: another process has been writing all the time.
-            UserError: waiting does not mend what went wrong.
+            TimeoutError: another process held the lock for `WAIT` seconds.
+            UserError: MLflow fails for a reason that waiting does not remove.
         """
         try:
             with mlflow_store.explained(self.uri), FileLock(self.lock, timeout=WAIT):
                 yield
         except Timeout as error:
-            msg = f"another process has been writing for {WAIT:.0f} s; it holds {self.lock}"
+            msg = f"another process has held the lock {self.lock} for {WAIT:.0f} s"
             raise TimeoutError(msg) from error
 
     def _write(self, found: Found, run: Run) -> None:
-        """Write what the run does not have yet.
+        """Write the parts of `run` that MLflow does not have.
 
-        A point that is written twice is one point: MLflow drops a metric of the same name, step, time and value.
+        Writing a point twice is harmless: MLflow drops a metric with the same name, step, time and value.
         """
         client, run_id = MlflowClient(), found.info.run_id
         tags = {**run.tags, NOTE: run.about} | ({"fingerprint": run.evaluated.fingerprint} if run.evaluated else {})
@@ -274,7 +305,7 @@ class Projector:
         for figure in evaluated.figures:
             client.log_artifact(run_id, str(figure), "figures")
         for earlier in client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'"):
-            client.delete_logged_model(earlier.model_id)  # of a projection that broke off
+            client.delete_logged_model(earlier.model_id)  # an interrupted projection left this model
         client.log_inputs(run_id, list(_inputs(evaluated)))
         with mlflow.start_run(run_id=run_id):
             model = None if evaluated.weights is None else _log_model(run, evaluated.weights, evaluated)
@@ -285,17 +316,24 @@ class Projector:
 
 
 def page(uri: str, port: int = PORT) -> str:
-    """The address of the runs' table; for a database, where `make ui` shows it.
+    """Return the address of the table of runs. For a database, this is an address of `make ui`.
 
-    A click on an experiment does not lead there: MLflow 3.17 goes by what the browser was used for last, or else GenAI.
+    In MLflow 3.17 a click on an experiment may open the GenAI view instead of this table.
+
+    Args:
+        uri: the address of MLflow, as for `Projector`.
+        port: the port of `make ui`.
 
     Raises:
-        UserError: there is no such experiment.
+        UserError: the experiment does not exist or is deleted.
     """
     name, at = mlflow_store.experiment(), mlflow_store.public(uri)
     experiment = MlflowClient(uri).get_experiment_by_name(name)
     if experiment is None:
-        msg = f'MLflow at {at} has no experiment "{name}": `make track` writes it, MLFLOW_EXPERIMENT_NAME names another'
+        msg = (
+            f'MLflow at {at} has no experiment "{name}"; `make track` writes this experiment, MLFLOW_EXPERIMENT_NAME '
+            "selects another"
+        )
         raise UserError(msg)
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         raise mlflow_store.deleted(uri, experiment.experiment_id)
@@ -304,7 +342,7 @@ def page(uri: str, port: int = PORT) -> str:
 
 
 def _shows(found: Found, run: Run) -> bool:
-    """Whether nothing of `run` is left to be written."""
+    """Whether MLflow already shows all of `run`."""
     fingerprint = found.data.tags.get("fingerprint")
     return _is_complete(found) and (run.evaluated is None or run.evaluated.fingerprint == fingerprint)
 
@@ -314,7 +352,7 @@ def _is_complete(found: Found) -> bool:
 
 
 def _is_of(found: Found, run: Run) -> bool:
-    """Whether an unfinished run can become `run`: MLflow lets no parameter be changed and no metric be taken back."""
+    """Whether an unfinished run can become `run`. MLflow can neither change a parameter nor delete a metric."""
     logged, fingerprint = found.data.params, found.data.tags.get("fingerprint")
     return (
         found.info.start_time == _milliseconds(run.started)
@@ -324,8 +362,8 @@ def _is_of(found: Found, run: Run) -> bool:
 
 
 def _differing(runs: Sequence[Found]) -> list[str]:
-    """The parameters of which runs of one model have several values, those of most models first."""
-    values = dict[str, dict[str, set[str]]]()  # by parameter and model
+    """Return the parameters that differ between runs of one model; parameters that differ in most models come first."""
+    values = dict[str, dict[str, set[str]]]()  # values by parameter and model
     for run in runs:
         for key, value in run.data.params.items():
             values.setdefault(key, {}).setdefault(run.data.tags.get("model", ""), set()).add(value)
@@ -334,10 +372,11 @@ def _differing(runs: Sequence[Found]) -> list[str]:
 
 
 def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float, groups: Iterable[str] = ()) -> str:
-    """A saved view of the runs' page: a row for each of `groups`, with the means of its seeds, which it unfolds to.
-    MLflow itself shows no metric in the table, and 10 runs in the charts.
+    """Return a saved view of the page of runs, as JSON: a row for each group, with the means of its seeds.
+
+    Without a saved view, MLflow shows no metric in the table and only 10 runs in the charts.
     """
-    columns = [f"metrics.`{name}`" for name in metrics]  # first: in the row of a group the others are empty
+    columns = [f"metrics.`{name}`" for name in metrics]  # metrics first: other columns are empty in the row of a group
     columns += [f"params.`{DATASET}`", "tags.`entry`", *(f"params.`{name}`" for name in parameters)]
     state = {
         "selectedColumns": columns,
@@ -350,7 +389,7 @@ def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float, group
 
 
 def _inputs(evaluated: Evaluated) -> Iterator[DatasetInput]:
-    """The splits of the data set, each with the shape of its images, which MLflow's page of a data set shows."""
+    """Yield the splits of the data set. MLflow's page of a data set shows the shape of its images."""
     channels, height, width = evaluated.image
     images = TensorSpec(np.dtype(np.uint8), (-1, channels, height, width), "images")
     schema = json.dumps(TensorDatasetSchema(Schema([images])).to_dict())
@@ -361,7 +400,7 @@ def _inputs(evaluated: Evaluated) -> Iterator[DatasetInput]:
 
 
 def _measured(evaluated: Evaluated, model: str | None) -> Iterator[Metric]:
-    """The metrics "split/metric", each of the model and of the images of its split; others, such as costs, of none."""
+    """Yield the metrics. A metric "split/name" belongs to the model and to the images of the split; a cost does not."""
     for name, value in evaluated.metrics.items():
         digest = evaluated.digests.get(name.partition("/")[0])
         data = {"dataset_name": evaluated.data, "dataset_digest": digest} if digest else {}
@@ -370,7 +409,7 @@ def _measured(evaluated: Evaluated, model: str | None) -> Iterator[Metric]:
 
 
 def _points(history: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """The losses as "phase/loss" at the step and time of a point; "system/…" is of no phase."""
+    """Return the losses as metrics "phase/loss" at the step and time of their point; "system/…" has no phase."""
     return [
         Metric(name if "/" in name else f"{point['phase']}/{name}", value, _milliseconds(point["time"]), point["step"])
         for point in history
@@ -384,9 +423,9 @@ def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _log_model(run: Run, weights: Path, evaluated: Evaluated) -> str:
-    """The model as code plus safetensors: loading it needs no pickle, logging it does not import torch. Its id."""
+    """Log the model as code and safetensors, without pickle and without importing torch. Return the model's id."""
     images = TensorSpec(np.dtype(np.float32), (-1, *evaluated.image))
-    with warnings.catch_warnings(record=True):  # hints to write type hints, which the signature makes superfluous
+    with warnings.catch_warnings(record=True):  # MLflow asks for type hints despite the signature
         logged = mlflow.pyfunc.log_model(
             name=run.name,
             params=_texts(run.parameters),
@@ -401,7 +440,7 @@ def _log_model(run: Run, weights: Path, evaluated: Evaluated) -> str:
 
 
 def _requirements() -> list[str]:
-    """What a model needs, in public versions: a build such as torch 2.15.0+cpu is not wherever the model is loaded."""
+    """Return the required packages. Versions are public: a local build such as 2.15.0+cpu may be missing elsewhere."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 

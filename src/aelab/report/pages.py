@@ -1,4 +1,4 @@
-"""The pages of the report: the parts that a template shows, and the templates filled."""
+"""Pages of the report, rendered from templates."""
 
 import re
 import tomllib
@@ -15,27 +15,34 @@ from aelab.report.tables import Table
 
 CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
 
-DIGITS = re.compile(r"(\.\d\d)\d+")  # of a place on a chart: a hundredth of a point cannot be seen
+DIGITS = re.compile(r"(\.\d\d)\d+")  # of a coordinate in a chart: smaller than a hundredth of a point is invisible
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with what it shows."""
+    """Chart or picture with its title and caption.
+
+    Attributes:
+        title: title of the figure.
+        path: file of the figure.
+        caption: caption of the figure; may be empty.
+        metric: name of the metric that the figure shows; empty without one.
+    """
 
     title: str
     path: Path
     caption: str
-    metric: str = ""  # that it shows
+    metric: str = ""
 
     @property
     def id(self) -> str:
-        """Its name in an address, whichever charts stand before it."""
+        """Anchor of the figure in the page, independent of its position."""
         kind = re.split(r"-|\d*$", self.path.stem)[0]
         return f"{kind}-{slug(self.title)}"
 
     @property
     def svg(self) -> Markup:
-        """The chart as a part of a page: named for a screen reader, in the colours of the page."""
+        """The chart as SVG for the page, with a name for screen readers and the colours of the page."""
         text = self.path.read_text(encoding="utf-8")
         text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style .*?</style>", "", text, flags=re.DOTALL)
         text = re.sub(r'<g id="[^"]*"', "<g", text)
@@ -45,14 +52,14 @@ class Figure:
         text = re.sub(r"(font: [^;]*?) 'DejaVu Sans'[^;\"]*", r"\1 var(--font)", text)
         width, height = re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2]
         opening = (
-            f'<svg class="chart" role="img" aria-label="{escape(self.title)}" viewBox="0 0 {width} {height}" '
+            f'<svg class="chart" role="img" aria-label="{escape(self.title)}" viewBox="0,0 {width} {height}" '
             f'style="max-width: {1.5 * float(width):.0f}px">'
         )
-        return Markup(re.sub(r"<svg.*?>", lambda _: opening, text, count=1, flags=re.DOTALL).strip())  # noqa: S704 - ours
+        return Markup(re.sub(r"<svg.*?>", lambda _: opening, text, count=1, flags=re.DOTALL).strip())  # noqa: S704 - our own SVG
 
 
 def render(name: str, context: Mapping[str, Any]) -> str:
-    """The template `name` filled with `context`: no value becomes markup, in HTML or in Markdown."""
+    """Return the template `name` filled with `context`. Values are escaped, in HTML and in Markdown."""
     environment = Environment(
         loader=PackageLoader("aelab.report"),
         autoescape=select_autoescape(["html.j2"]),
@@ -71,12 +78,12 @@ def render(name: str, context: Mapping[str, Any]) -> str:
 
 
 def slug(text: str) -> str:
-    """Words as a part of an address."""
+    """Return the text as part of an address: words joined by hyphens, in lower case."""
     return "-".join(re.findall(r"[\w.]+", text)).lower()
 
 
 def _grouped(tables: Sequence[Table]) -> list[list[Table]]:
-    """Each table with those that go on with it."""
+    """Group each table with its continuations, which have no title."""
     groups = list[list[Table]]()
     for table in tables:
         if table.title or not groups:
@@ -86,12 +93,12 @@ def _grouped(tables: Sequence[Table]) -> list[list[Table]]:
 
 
 def _anchor(name: str) -> str:
-    """The id of an entry's section, in which HTML allows no space."""
+    """Return the id of an entry's section. HTML allows no space in an id."""
     return f"entry-{name.replace(' ', '-')}"
 
 
 def _coded(text: str, entries: Sequence[str] = ()) -> Markup:
-    """Markdown's `code` as HTML; the name of one of `entries` leads to it."""
+    """Return Markdown's `code` as HTML. The name of an entry becomes a link to its section."""
     names = {str(escape(name)) for name in entries}
 
     def code(found: re.Match[str]) -> str:
@@ -102,5 +109,5 @@ def _coded(text: str, entries: Sequence[str] = ()) -> Markup:
 
 
 def _no_html(value: Any) -> Any:
-    """Markdown hands HTML on as it is."""
+    """Escape HTML, which Markdown would pass on."""
     return value.replace("<", "&lt;") if isinstance(value, str) and not isinstance(value, Markup) else value

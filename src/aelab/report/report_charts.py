@@ -1,4 +1,4 @@
-"""The charts of the report: what each of them shows of the evidence, as a file in a folder, with its caption."""
+"""Charts of the report: each function selects the evidence, draws SVG files, and yields figures with captions."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +17,12 @@ from aelab.report.metrics import METRICS, PLOTTED
 from aelab.report.pages import CAPTIONS, Figure
 from aelab.report.tables import comparable, heading
 
-SETTLED = 0.2  # of a training, from which on its losses are compared: before, they fall too fast
-LEAST = 0.1  # per cent of its way that a training is shown to have before it; its caption says so, too
+SETTLED = 0.2  # Share of a training; earlier losses fall too fast to compare.
+LEAST = 0.1  # Per cent: the least remaining fall in the chart, as its caption says.
 
 
 def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, str | None, list[Entry]]]:
-    """Name, heading, kind of pixels and entries of every metric that several trained entries define."""
+    """Yield name, heading, kind of pixels and entries of every metric that several trained entries define."""
     for name in PLOTTED:
         found = list(comparable(evidence.trained, name))
         for kind, entries in found:
@@ -31,12 +31,12 @@ def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, str | None, list[En
 
 
 def values(evidence: Evidence, folder: Path, classified: Mapping[str, Mapping[str, float]]) -> Iterator[Figure]:
-    """Each metric that several entries define: seeds as dots, means with their intervals, floors as lines.
+    """Draw each metric that several entries define: seeds as dots, means with intervals, floors as lines.
 
     Args:
-        evidence: the entries, floors among them.
-        folder: of the charts.
-        classified: what the stage `classify` has measured of the data set, its "metrics" and "floors".
+        evidence: the entries and the floors.
+        folder: the folder for the charts.
+        classified: results of the stage `classify`: `metrics` and `floors`.
     """
     for i, (name, title, kind, entries) in enumerate(_plotted(evidence)):
         path = folder / f"values-{i}-{name}.svg"
@@ -52,7 +52,7 @@ def values(evidence: Evidence, folder: Path, classified: Mapping[str, Mapping[st
 
 
 def differences(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """By how much every entry differs from the best one, paired."""
+    """Draw the paired differences of all entries to the best entry."""
     for i, (name, title, _, entries) in enumerate(_plotted(evidence)):
         found = evidence.behind(name, entries)
         if found is None:
@@ -61,18 +61,18 @@ def differences(evidence: Evidence, folder: Path) -> Iterator[Figure]:
         unit = METRICS[name].unit and f" ({METRICS[name].unit})"
         path = folder / f"differences-{i}-{name}.svg"
         named = {entry.name: gap for entry, gap in gaps.items()}
-        charts.differences(named, evidence.styles, f"minus that of {best.name}{unit}", path, _marked(evidence))
+        charts.differences(named, evidence.styles, f"difference to {best.name}{unit}", path, _marked(evidence))
         over = next(gap.over for gap in gaps.values() if gap.known)
-        yield Figure(title, path, f"Against {best.name}, the best; 95 % over {over}.", name)
+        yield Figure(title, path, f"Difference to {best.name}, the best; 95 % interval over {over}.", name)
 
 
 def _marked(evidence: Evidence) -> set[str]:
-    """The names that a sign stands beside."""
+    """Return the entries whose names get the sign ⚠."""
     return {entry.name for entry in evidence.entries if marks(entry)}
 
 
 def noise(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """Every entry's error by level, for each kind of noise."""
+    """Draw each entry's denoising error by level, a chart for each kind of noise."""
     for kind, names in noise_levels(evidence.results).items():
         lines = {
             entry.name: [(level, evidence.mean(entry, name)) for level, name in names]
@@ -82,13 +82,13 @@ def noise(evidence: Evidence, folder: Path) -> Iterator[Figure]:
 
 
 def progress(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """How much of its way each entry still has before it, by seconds."""
+    """Draw the remaining fall of each entry's validation loss by seconds of training."""
     lines = {entry.name: line for entry in evidence.entries if (line := _way(entry))}
     yield from _lines("progress", lines, evidence, folder / "progress.svg")
 
 
 def _way(entry: Entry) -> Line:
-    """Seconds since the beginning, and the share of the fall of the validation loss that is still to come, in %."""
+    """Return seconds since the start, and the share of the validation loss's fall that is still to come, in %."""
     ways = []
     for curve in entry.curves:
         points = [point for point in curve if point["phase"] == "autoencoder"]
@@ -106,7 +106,7 @@ def _way(entry: Entry) -> Line:
 
 
 def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """One figure for each kind of pixels."""
+    """Draw rate against distortion, a chart for each kind of pixels."""
     answering = [entry for entry in evidence.having("rate", "distortion") if entry.pixels]
     for i, pixels in enumerate(dict.fromkeys(entry.pixels for entry in answering)):
         mine = [entry for entry in answering if entry.pixels == pixels]
@@ -126,7 +126,7 @@ def _rate_distortion(evidence: Evidence, entry: Entry, others: Sequence[Entry]) 
     seeds = pd.DataFrame({name: evidence.values(entry, name) for name in ("rate", "distortion", "rate_uniform")})
     rate, distortion, uniform = (seeds[name].to_numpy(float) for name in seeds)
     discrete = seeds["rate_uniform"].notna()
-    # With a codebook β weighs no rate.
+    # With a codebook, β weighs the commitment loss, not the rate.
     family = None if discrete.any() or "beta" not in entry.parameters else _but_beta(entry)
     alone = sum(_but_beta(other) == family for other in others) < 2  # noqa: PLR2004 - a line has two ends
     return RateDistortion(
@@ -138,12 +138,12 @@ def _rate_distortion(evidence: Evidence, entry: Entry, others: Sequence[Entry]) 
 
 
 def _but_beta(entry: Entry) -> str:
-    """All parameters but β, as text."""
+    """Return all parameters except β, as text."""
     return repr(sorted((key, repr(value)) for key, value in entry.parameters.items() if key != "beta"))
 
 
 def generalisation(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """Validation ÷ training loss of every entry, by the share of the training that is done."""
+    """Draw validation loss ÷ training loss of each entry by the share of the training."""
     lines = {entry.name: line for entry in evidence.entries if (line := _ratios(entry))}
     yield from _lines("generalisation", lines, evidence, folder / "generalisation.svg")
 
@@ -157,7 +157,7 @@ def _ratios(entry: Entry) -> Line:
 
 
 def learning(evidence: Evidence, picked: Mapping[str, Mapping[str, Sequence[int]]], folder: Path) -> Iterator[Figure]:
-    """Every phase of every entry's training; `picked` has by entry and phase the best step of each seed."""
+    """Draw the losses of each phase of each entry. `picked` has the best step of each seed, by entry and phase."""
     for entry in evidence.entries:
         for phase, best in picked[entry.name].items():
             curves = [[point for point in curve if point["phase"] == phase] for curve in entry.curves]
@@ -168,7 +168,7 @@ def learning(evidence: Evidence, picked: Mapping[str, Mapping[str, Sequence[int]
 
 
 def code_maps(evidence: Evidence, examples: Mapping[str, Examples], folder: Path) -> Iterator[Figure]:
-    """Where each entry puts the codes of test images, its first seed."""
+    """Draw the codes of test images in two dimensions, for each entry's first seed."""
     for entry in evidence.entries:
         if entry.name in examples and (points := examples[entry.name].statistics.get("code_map")) is not None:
             path = folder / entry.name / "code_map.svg"
@@ -177,7 +177,7 @@ def code_maps(evidence: Evidence, examples: Mapping[str, Examples], folder: Path
 
 
 def code_use(evidence: Evidence, examples: Mapping[str, Examples], folder: Path) -> Iterator[Figure]:
-    """How much of its code each entry uses, its first seed that finished."""
+    """Draw how each entry uses its code, for the first seed that finished."""
     for name, each in examples.items():
         style = evidence.styles[name]
         if (nats := each.statistics.get("kl_per_dimension")) is not None:
@@ -193,7 +193,7 @@ def code_use(evidence: Evidence, examples: Mapping[str, Examples], folder: Path)
 
 
 def _lines(key: str, lines: Mapping[str, Line], evidence: Evidence, path: Path, title: str = "") -> Iterator[Figure]:
-    """A chart of lines, if there are any."""
+    """Draw a chart of lines, if there are any."""
     if lines:
         below = [entry.name for entry in evidence.entries if entry.floor]
         charts.lines(lines, evidence.styles, path, **CAPTIONS[key]["axes"], floors=below)

@@ -1,4 +1,4 @@
-"""What the results say in a few sentences, and what each setting changed: nothing that the data do not hold."""
+"""Summary of the results in a few sentences, and the effect of each setting. Everything follows from the data."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,31 +19,38 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Sentence:
-    """What the results say, and how sure that is."""
+    """Sentence of the summary with its certainty.
 
-    text: str  # names in `backticks`
-    certainty: str  # "told", "tie" or "one seed"; "" where nothing is compared
-    more: str = ""  # that is not as sure
-    over: str = ""  # what the interval covers that it rests on
+    Attributes:
+        text: the sentence, with names in `backticks`.
+        certainty: "told", "tie" or "one seed"; empty if nothing is compared.
+        more: further sentences, whose certainty is not stated.
+        over: what the interval covers, such as seeds.
+    """
+
+    text: str
+    certainty: str
+    more: str = ""
+    over: str = ""
 
     @property
     def badge(self) -> str:
-        """How sure it is, in words."""
+        """Certainty in words."""
         words = {"told": f"at 95 %, over {self.over}", "tie": f"a tie at 95 %, over {self.over}"}
         return words.get(self.certainty, self.certainty)
 
     @property
     def line(self) -> str:
-        """The sentence for a terminal."""
+        """Sentence for a terminal."""
         return f"{self.text} ({self.badge})" if self.badge else self.text
 
 
 def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
-    """Who reconstructs, who denoises and who explains the images best, and how sure that is; who is not ranked.
+    """Return sentences about the best entries by MSE, denoising MSE and −ELBO, and about entries that are not ranked.
 
     Args:
         evidence: the results.
-        reference: the corruption of "denoising MSE", in words.
+        reference: the corruption of "denoising MSE", such as "masking 0.5".
     """
     ranked = evidence.sound
     ill = [entry for entry in evidence.trained.entries if entry not in ranked.entries]
@@ -67,7 +74,7 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
 
 
 def _best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) -> Sentence:
-    """The best of `entries` by a metric that they all define, with what tells it from the next; how sure that is."""
+    """Return a sentence about the best of `entries` by a metric, its lead over the next entry, and the certainty."""
     each = metric(name)
     order = sorted(entries, key=lambda entry: evidence.values(entry, name).mean(), reverse=each.better == "higher")
     first, *others = order
@@ -90,31 +97,29 @@ def _best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) ->
         return Sentence(f"{best}{_compared(first, behind, after)}.", "told", over=over)
     near = listed(f"`{entry.name}` ({means[entry]}{_with(entry)})" for entry in order if entry in tied)
     rest = f"; next is {after}{_with(behind)}" if behind else ""
-    text = f"Which entry {does} cannot be told: {each.title} of `{first.name}` is {means[first]}{_with(first)}, and"
+    text = f"The data do not tell which entry {does}: `{first.name}` has {each.title} {means[first]}{_with(first)}, and"
     return Sentence(f"{text} {near} may be as good{rest}.", "tie", over=over)
 
 
 def _compared(first: Entry, second: Entry, text: str) -> str:
-    """What comes after the first of two entries: the second, which is `text`; with the size of both codes."""
+    """Return the rest of a sentence about the first entry: the next entry as `text`, and the code sizes of both."""
     if _with(first) == _with(second):
         return f"; next is {text}" + _with(first).replace(", with ", ", both with ")
     return f"{_with(first)}; next is {text}{_with(second)}"
 
 
 def _with(entry: Entry) -> str:
-    """The size of an entry's code, and how often it has looked at its images: like is to be compared with like."""
+    """Return the size of an entry's code and its looks at each image, for a fair comparison."""
     size, _, bits = entry.code_size.partition(": ")
     looks = "" if math.isnan(entry.looks) else f" at {entry.looks:.1f} looks per image"
     return f", with {size}{f' ({bits})' if bits else ''}{looks}" if size else ""
 
 
 def _by_size(evidence: Evidence, name: str) -> str:
-    """Who is best by a metric among the entries with codes of one size, for each size that several have; nothing where
-    the two best have codes of one size.
-    """
+    """Return a sentence about the best entries of each code size; empty if the two best entries have the same size."""
     entries = sorted(
         evidence.having(name), key=lambda entry: evidence.values(entry, name).mean()
-    )  # errors: least first
+    )  # errors: lowest first
     if len({entry.code_size for entry in entries[:2]}) == 1:
         return ""
     sizes, told = dict[str, list[Entry]](), list[str]()
@@ -124,52 +129,52 @@ def _by_size(evidence: Evidence, name: str) -> str:
         leaders = sorted(evidence.leaders(name, entries))
         if leaders:
             names = listed(f"`{each}`" for each in leaders)
-            told.append(f"among the {len(entries)} with {size} {names} {'is' if len(leaders) == 1 else 'are'} best")
+            told.append(f"of {len(entries)} entries with {size}, {names} {'is' if len(leaders) == 1 else 'are'} best")
     return f"The codes differ in size{': ' if told else ''}{'; '.join(told)}."
 
 
 def _floors(evidence: Evidence, name: str) -> str:
-    """What is to be beaten by a metric, without any training."""
-    told = [f"`{floor.name}` {shown(mean, name)}{_with(floor)}" for floor, mean in evidence.to_beat(name).items()]
-    return f"To beat, without any training: {listed(told)}." if told else ""
+    """Return a sentence with the floors of a metric."""
+    told = [f"`{floor.name}` ({shown(mean, name)}{_with(floor)})" for floor, mean in evidence.to_beat(name).items()]
+    return f"Floors without training: {listed(told)}." if told else ""
 
 
 def _samples(evidence: Evidence, _: str) -> str:
-    """Whose samples are best, by distance and by precision where these disagree."""
+    """Return a sentence about the best samples, by Fréchet distance and by precision."""
     found = {name: sorted(evidence.leaders(name)) for name in ("frechet", "sample_precision")}
     if not found["frechet"]:
         return ""
     told = {name: listed(f"`{entry}`" for entry in leaders) for name, leaders in found.items() if leaders}
     if found["sample_precision"] in ([], found["frechet"]):
         by = " and precision" if len(told) > 1 else ""
-        return f"By Fréchet distance{by} the best samples are those of {told['frechet']}."
+        return f"By Fréchet distance{by}, the best samples come from {told['frechet']}."
     either = [entry for entry in evidence.entries if entry.name in {*found["frechet"], *found["sample_precision"]}]
     values = {
         name: listed(f"`{entry.name}` {shown(evidence.mean(entry, name), name)}" for entry in either) for name in told
     }
     return (
-        f"By Fréchet distance the best samples are those of {told['frechet']} ({values['frechet']}), by precision "
-        f"those of {told['sample_precision']} ({values['sample_precision']})."
+        f"By Fréchet distance, the best samples come from {told['frechet']} ({values['frechet']}); "
+        f"by precision, from {told['sample_precision']} ({values['sample_precision']})."
     )
 
 
 def _over_all_noise(evidence: Evidence, _: str) -> str:
-    """Which entry has the least error at the most levels of all kinds of noise."""
+    """Return a sentence about the entry with the lowest error at most noise levels."""
     names = noise_metrics(evidence.results)
     entries = evidence.having(*names)
-    if not names or len(entries) < 2:  # noqa: PLR2004 - nobody to compare with
+    if not names or len(entries) < 2:  # noqa: PLR2004 - a comparison needs two
         return ""
     wins = [evidence.best(entries, name).name for name in names]
     most = max(wins, key=wins.count)
     shared = sum(most in lead and len(lead) > 1 for lead in map(evidence.leaders, names))
-    ties = f", {shared} of them a tie" if shared else ""
-    count = f"{wins.count(most)} of {len(wins)}{ties}"
-    return f"Over all kinds and levels of noise `{most}` has the least mean error at {count}."
+    ties = f" (ties: {shared})" if shared else ""
+    count = f"{wins.count(most)} of {len(wins)}"
+    return f"`{most}` has the lowest mean error at {count} kinds and levels of noise{ties}."
 
 
 @dataclass(frozen=True)
 class Change:
-    """A metric of two entries."""
+    """Change of a metric from one entry to another."""
 
     name: str
     before: Interval
@@ -178,7 +183,7 @@ class Change:
 
     @property
     def reading(self) -> str:
-        """What the difference amounts to."""
+        """Kind of change: better, worse, higher, lower, tie, or the reason why it is not tested."""
         if self.name in COST:
             return "not tested"
         if not self.gap.known:
@@ -192,7 +197,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two entries, what differs in their parameters, and in their metrics."""
+    """Comparison of two entries: their parameters and metrics that differ."""
 
     before: Entry
     after: Entry
@@ -200,24 +205,24 @@ class Contrast:
 
     @property
     def parameters(self) -> list[tuple[str, Any, Any]]:
-        """Each key that differs, and its value in both; None where there is none."""
+        """Each key that differs, with the value in both entries; None if a key is missing."""
         return changed(self.before.parameters, self.after.parameters)
 
     @property
     def told(self) -> list[Change]:
-        """Where the two differ, or where nobody can know."""
+        """Changes that are no tie, with changes that cannot be tested."""
         return [change for change in self.metrics if change.reading != "tie"]
 
     @property
     def tied(self) -> list[Change]:
-        """Where they may as well be equal."""
+        """Changes that may be chance."""
         return [change for change in self.metrics if change.reading == "tie"]
 
 
 def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[Contrast]:
-    """What became different from the first to the second entry of each pair; of noise at the middle level of a kind.
+    """Compare the entries of each pair, with the denoising error at the middle level of each kind of noise.
 
-    The metrics of a pair are compared at once: the intervals of their differences are widened (`holm`).
+    The metrics of a pair are compared at once, so `holm` widens the intervals of their differences.
     """
     middle = [levels[len(levels) // 2][1] for levels in noise_levels(evidence.results).values()]
     found = []
@@ -238,7 +243,7 @@ def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[
 
 
 def siblings(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
-    """Each entry with the first one before it from which it differs under one key alone."""
+    """Yield each entry with the first earlier entry from which it differs in one key only."""
     for i, after in enumerate(entries):
         for before in entries[:i]:
             keys = {key.partition(".")[0] for key, *_ in changed(before.parameters, after.parameters)}
@@ -248,7 +253,7 @@ def siblings(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The keys whose values differ, with both values."""
+    """Return the keys whose values differ, with both values."""
     before, after = dict(flattened(before)), dict(flattened(after))
     return [
         (key, before.get(key), after.get(key))

@@ -1,4 +1,4 @@
-"""Tables of means over the seeds, of what differs between entries, and numbers as they are shown."""
+"""Tables of the report: means over the seeds, parameters that differ between entries, and the format of numbers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -14,30 +14,38 @@ from aelab.report.metrics import Metric, metric
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text: entries down, metrics across."""
+    """Table of text with a row for each entry and a column for each metric.
 
-    title: str  # "" if it goes on with the table before it
+    Attributes:
+        title: title; empty if the table continues the previous table.
+        note: explanation above the table.
+        header: headings of all columns.
+        rows: cells of all rows. A best value is between asterisks, as Markdown's bold.
+        names: names of the metrics of all columns except the first.
+        floors: entries that are not ranked, in the last rows.
+    """
+
+    title: str
     note: str
     header: list[str]
-    rows: list[list[str]]  # a best value is between asterisks, as Markdown's bold
-    names: Sequence[str] = ()  # of the metrics of all columns but the first
-    floors: Sequence[str] = ()  # entries that are not ranked; their rows are the last ones
+    rows: list[list[str]]
+    names: Sequence[str] = ()
+    floors: Sequence[str] = ()
 
 
 def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, say_pixels: bool = True) -> list[Table]:
-    """Means over the seeds with their 95 % intervals, in bold the best of each column and all that cannot be told from
-    it; each table's note says what its intervals cover.
+    """Return tables of means with 95 % intervals. Bold marks the best entry of a column and the entries that tie.
 
-    A likelihood has a column for each kind of pixels, since those of different kinds are not comparable. Metrics that
-    the same entries define share a table, so that no cell is empty; those of most entries come first. Floors
-    stand at the end of each table that has a value of theirs, and are not ranked.
+    A likelihood has a column for each kind of pixels, since likelihoods of different kinds are not comparable. Metrics
+    of the same entries share a table, so that no cell is empty; the tables with most entries come first. Floors are in
+    the last rows of a table and are not ranked. Each table's note says what its intervals cover.
 
     Args:
-        title: of the first table; the others go on with it.
-        note: what to know to read them.
+        title: title of the first table, which the other tables continue.
+        note: explanation above the first table.
         evidence: the entries and their results.
         names: the metrics to show.
-        say_pixels: whether the heading of a likelihood names its pixels.
+        say_pixels: whether the heading of a likelihood names the kind of pixels.
     """
     floors = [entry.name for entry in evidence.entries if entry.floor]
     defining: dict[tuple[str, ...], list[Column]] = {}
@@ -56,7 +64,7 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
 
 
 def joined(parts: Sequence[Table], names: Sequence[str]) -> Table:
-    """Tables as one, its columns in the order of `names`; a dash stands where an entry does not define a metric."""
+    """Join tables to one, with columns in the order of `names`, and a dash if an entry does not define a metric."""
     entries = dict.fromkeys(row[0] for part in parts for row in part.rows)
     columns = [
         (name, part.header[i], {row[0]: row[i] for row in part.rows})
@@ -71,7 +79,7 @@ def joined(parts: Sequence[Table], names: Sequence[str]) -> Table:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric's means by entry, and who leads."""
+    """Column of a table: the means of a metric by entry, and the leading entries."""
 
     name: str
     heading: str
@@ -79,19 +87,19 @@ class Column:
     leaders: AbstractSet[str]
 
     def cell(self, entry: str) -> str:
-        """An entry's mean with its interval; a dash for one that does not define the metric."""
+        """Return an entry's mean with its interval, or a dash if the entry does not define the metric."""
         if entry not in self.means:
             return "–"
         return cell(self.means[entry], _metric(self.name).digits, bold=entry in self.leaders)
 
     @property
     def over(self) -> str:
-        """What its intervals cover; nothing where it shows none."""
+        """Sources of variation that the intervals cover, such as seeds; empty without intervals."""
         return next((mean.over for mean in self.means.values() if mean.known and mean.half), "")
 
 
 def _columns(evidence: Evidence, name: str, say_pixels: bool) -> Iterator[Column]:  # noqa: FBT001
-    """The columns that show a metric, each with a cell for every entry that defines it."""
+    """Yield the columns of a metric: for a likelihood, one for each kind of pixels."""
     for kind, entries in comparable(evidence, name):
         means = {entry.name: evidence.mean(entry, name) for entry in entries}
         head = heading(_metric(name), kind if say_pixels else None)
@@ -99,23 +107,23 @@ def _columns(evidence: Evidence, name: str, say_pixels: bool) -> Iterator[Column
 
 
 def coverage(evidence: Evidence, names: Iterable[str]) -> str:
-    """What the intervals of these metrics cover, in a sentence; nothing where there are none."""
+    """Return a sentence that says what the intervals of these metrics cover; empty without intervals."""
     return _coverage([column for name in names for column in _columns(evidence, name, say_pixels=False)])
 
 
 def _coverage(columns: Sequence[Column]) -> str:
-    """What the intervals of these columns cover, in a sentence."""
+    """Return a sentence that says what the intervals of these columns cover; empty without intervals."""
     titles: dict[str, list[str]] = {}
     for column in columns:
         if column.over:
             titles.setdefault(column.over, []).append(_metric(column.name).title)
     most, *others = sorted(titles, key=lambda over: -len(titles[over])) or [""]
-    rest = "".join(f"; of {listed(dict.fromkeys(titles[over]))} over {over}" for over in others)
+    rest = "".join(f"; for {listed(dict.fromkeys(titles[over]))} over {over}" for over in others)
     return f"±: 95 % interval over {most}{rest}." if most else ""
 
 
 def comparable(evidence: Evidence, name: str) -> Iterator[tuple[str | None, list[Entry]]]:
-    """The entries that can be compared by a metric: for a likelihood those of one kind of pixels, else all (None)."""
+    """Yield each kind of pixels with its entries. For a metric that is no likelihood, yield None with all entries."""
     kinds: dict[str | None, list[Entry]] = {}
     for entry in evidence.having(name):
         kinds.setdefault(entry.pixels if _metric(name).likelihood else None, []).append(entry)
@@ -127,12 +135,12 @@ def _metric(name: str) -> Metric:
 
 
 def heading(each: Metric, pixels: str | None = None) -> str:
-    """A metric's title with the pixels that it is of, its unit and which way is better."""
+    """Return a metric's title with kind of pixels, unit and the arrow that says which way is better."""
     return each.title + (f", {pixels}" if pixels else "") + (f" ({each.unit})" if each.unit else "") + each.arrow
 
 
 def differences(sections: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """What differs between the entries of one model, a column for each such parameter; None if nothing does."""
+    """Return a table of the parameters in which entries of one model differ, or None."""
     texts = {name: {key: str(value) for key, value in flattened(each)} for name, each in sections.items()}
     frame = pd.DataFrame.from_dict(texts, orient="index").fillna("–")
     families = [family for _, family in frame.groupby("model", sort=False)]
@@ -140,12 +148,12 @@ def differences(sections: Mapping[str, Mapping[str, Any]]) -> Table | None:
     if not columns:
         return None
     rows = pd.concat(families)[["model", *columns]].reset_index().to_numpy().tolist()
-    note = "The parameters in which entries of one model differ; – where an entry does not have one. All stand below."
-    return Table("What differs between the entries", note, ["", "model", *columns], rows)
+    note = "Parameters in which entries of one model differ. A dash means that the entry has no such parameter."
+    return Table("Differences between the entries", note, ["", "model", *columns], rows)
 
 
 def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings by dotted keys."""
+    """Yield the values of nested mappings with dotted keys."""
     for key, value in section.items():
         if isinstance(value, Mapping):
             yield from flattened(value, f"{prefix}{key}.")
@@ -154,23 +162,23 @@ def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def cell(value: Interval, digits: int, *, bold: bool = False) -> str:
-    """A mean with its interval, maybe in bold."""
+    """Return a mean with its interval, optionally in bold."""
     text = value.text(digits)
     return f"**{text}**" if bold else text
 
 
 def shown(value: Interval, name: str) -> str:
-    """A metric's value as the tables show it, with its unit."""
+    """Return a metric's value with its unit, in the format of the tables."""
     each = metric(name)
     return f"{cell(value, each.digits)} {each.unit}".rstrip()
 
 
 def listed(names: Iterable[object]) -> str:
-    """`a, b and c`."""
+    """Join names as in `a, b and c`."""
     *most, last = map(str, names)
     return f"{', '.join(most)} and {last}" if most else last
 
 
 def spreadsheet(value: Any) -> Any:
-    """A cell of a CSV file that no spreadsheet takes for a formula."""
+    """Return a CSV cell that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -1,9 +1,9 @@
-"""How a claim of `claims.toml`, where all fields are explained, is tested: what was found, and the verdict on it.
+"""Tests of claims, their findings and their verdicts. `claims.toml` has the claims and explains the fields.
 
-A finding is read off an interval: all of it on the claimed side of a threshold supports the claim, all of it on the
-other side contradicts the claim, and an interval that holds the threshold decides nothing. The findings of a claim are
-compared at once, so their intervals are widened as Holm 1979 has it. What PCA or doing nothing would pass is no test of
-a claim about autoencoders: where a threshold would be passed so, a duel with another entry takes its place.
+The interval of a finding decides. The finding supports the claim if the whole interval is on the claimed side of the
+threshold, and contradicts the claim if it is on the other side. Otherwise the finding is undecided. All findings of a
+claim are compared at once, so Holm's method (1979) widens their intervals. PCA and the identity must fail every test:
+where they would pass a threshold, the claim has a duel with another entry instead.
 """
 
 import math
@@ -19,15 +19,15 @@ from aelab.report.intervals import SEEDS, Interval, holm
 from aelab.report.metrics import metric
 from aelab.report.tables import cell, listed, shown
 
-ABOVE, BELOW = 1, -1  # on which side of a threshold a claim places a value
-QUANTILE = 1.96  # of the normal distribution: a Monte Carlo error has many samples
+ABOVE, BELOW = 1, -1  # the side of the threshold on which the claim expects the value
+QUANTILE = 1.96  # normal distribution, 95 %: a Monte Carlo error is a mean of many samples
 
 
 class Verdict(StrEnum):
-    """What the data say of a claim."""
+    """Verdict on a claim or on one of its findings."""
 
     SUPPORTED = "supported"
-    IN_PART = "supported in part"  # some findings decide nothing
+    IN_PART = "supported in part"  # some findings are undecided
     CONTRADICTED = "contradicted"
     UNDECIDED = "undecided"
     MIXED = "mixed"  # findings contradict each other
@@ -36,8 +36,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One measurement that bears on a claim, as `value` lies to `threshold` and `side`; one without a value decides
-    nothing, and helps to read the others or says why there is none. `says` puts a value into a sentence.
+    """One measurement for a claim: a value with its threshold and the claimed side.
+
+    A finding without a value is a note and decides nothing, such as the reason why a test is impossible.
+
+    Attributes:
+        says: makes the sentence of the finding from a value.
+        value: the measured value with its interval.
+        threshold: the limit that the value is compared with.
+        side: the side of the threshold that the claim expects, `ABOVE` or `BELOW`.
+        verdict: None for a note, and before `judged`.
     """
 
     says: Callable[[Interval], str]
@@ -48,11 +56,11 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """What was found, with the interval that the verdict is read off."""
+        """Sentence of the finding, with the interval that decides."""
         return self.says(self.value)
 
     def judged(self, value: Interval) -> "Finding":
-        """With the verdict that a value gives, which may have been widened."""
+        """Return the finding with `value`, whose interval may be wider than before, and the verdict on this value."""
         side = value.side(self.threshold)
         verdict = {0: Verdict.UNDECIDED, self.side: Verdict.SUPPORTED, -self.side: Verdict.CONTRADICTED}[side]
         return replace(self, value=value, verdict=verdict)
@@ -60,7 +68,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A test of each entry by itself: its value lies on one side of a threshold."""
+    """Test of single entries: the value of each entry must be above or below a threshold."""
 
     value: str
     entries: str
@@ -71,7 +79,7 @@ class Threshold:
     errors: Sequence[str] = ()
 
     def findings(self, evidence: Evidence) -> Iterator[Finding]:
-        """One for each entry that has such a value."""
+        """Yield a finding for each entry of the group that has the value."""
         threshold, side = (self.below, BELOW) if self.above is None else (self.above, ABOVE)
         for entry in evidence.group(self.entries):
             if len(evidence.term(entry, self.value)):
@@ -79,8 +87,9 @@ class Threshold:
                 yield Finding(partial(self._text, evidence, entry), value, threshold, side)
 
     def _widened(self, value: Interval, evidence: Evidence, entry: Entry) -> Interval:
-        """By the Monte Carlo error of one seed, as if all shared it; one seed has no interval, but such an error. One
-        over images holds it: what is drawn for each image is part of the image's value.
+        """Return `value` widened by the Monte Carlo error of one seed, as if all seeds shared the same error.
+
+        An interval over images already contains this error, since the samples drawn for an image are part of its value.
         """
         if value.over != SEEDS:
             return value
@@ -97,18 +106,18 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Duel:
-    """A test of two groups: by each metric the best entry of the one is better than the best entry of the other."""
+    """Test of two groups: by each metric, the best entry of `ours` must beat the best entry of `theirs`."""
 
-    metrics: Sequence[str]  # none: the errors under the noise that entries learned from
+    metrics: Sequence[str]  # empty: the denoising errors under the corruptions that `ours` learned from
     ours: str
     theirs: str
-    against: Sequence[str] = ()  # the metrics of theirs, where these are others
+    against: Sequence[str] = ()  # the metrics of `theirs`, if they differ
     each: bool = False
     worse: bool = False
     margin: float = 0.0
 
     def findings(self, evidence: Evidence) -> Iterator[Finding]:
-        """One for each metric, and for each of ours where each has to be better."""
+        """Yield a finding for each metric and, if `each`, for each entry of `ours`."""
         ours, theirs = evidence.group(self.ours), evidence.group(self.theirs)
         names = self.metrics or evidence.learned_noise(ours)
         for side in [[entry] for entry in ours] if self.each else [ours]:
@@ -131,7 +140,7 @@ class Duel:
 
         def text(value: Interval) -> str:
             size = shown(replace(value, mean=abs(value.mean)), names[0])
-            said = f"{titles}: {means[0]}, {means[1]}; {'better' if value.mean >= 0 else 'worse'} by {size}"
+            said = f"{titles}: {means[0]} against {means[1]}; {'better' if value.mean >= 0 else 'worse'} by {size}"
             return ended(said, value)
 
         side = BELOW if self.worse else ABOVE
@@ -140,14 +149,14 @@ class Duel:
 
 @dataclass(frozen=True)
 class ToldApart:
-    """A test of entries that differ in one part alone: by each metric the highest is a margin above each other one."""
+    """Test of entries that differ in one part only: by each metric, the highest must beat every other by a margin."""
 
     margins: Mapping[str, float]
     entries: str
     part: str
 
     def findings(self, evidence: Evidence) -> Iterator[Finding]:
-        """One for each metric and each other entry, about the largest family of such entries."""
+        """Yield a finding for each metric and each entry behind the highest, in the largest family of such entries."""
         families: dict[tuple[str, int], list[Entry]] = {}
         for entry in evidence.group(self.entries):
             rest = {key: value for key, value in entry.parameters.items() if not key.startswith(f"{self.part}.")}
@@ -162,7 +171,7 @@ class ToldApart:
                 yield Finding(partial(self._text, name, means), lead, margin)
 
     def _text(self, name: str, means: str, value: Interval) -> str:
-        return ended(f"{metric(name).title}: {means}; apart by {shown(value, name)}", value)
+        return ended(f"{metric(name).title}: {means}; the difference is {shown(value, name)}", value)
 
 
 Test = Threshold | Duel | ToldApart
@@ -170,9 +179,9 @@ Test = Threshold | Duel | ToldApart
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, and how it is put to the test."""
+    """A claim and its tests; `claims.toml` explains the fields."""
 
-    key: str  # for links
+    key: str
     title: str
     reading: str
     lacking: str
@@ -185,7 +194,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim with what was found."""
+    """A claim with its findings and verdict."""
 
     claim: Claim
     findings: Sequence[Finding]
@@ -193,14 +202,14 @@ class Judgement:
 
 
 def judge(claim: Claim, evidence: Evidence) -> Judgement:
-    """What all findings together say; where there are none, or the premise does not hold, the claim is not tested."""
+    """Test a claim. Without any finding, or if the premise does not hold, the claim is not tested."""
     premises = [each.judged(each.value) for each in claim.premise.findings(evidence)] if claim.premise else []
     notes = [replace(each, verdict=None) for each in premises]
     met = claim.premise is None or any(each.verdict is Verdict.SUPPORTED for each in premises)
     found = [each for test in claim.tests for each in test.findings(evidence)] if met else []
     if not found:
-        where = f"`make recipe NAME={claim.recipe}` tests it" if claim.recipe else ""
-        text = "; ".join(filter(None, (claim.lacking, where)))
+        where = f"`make recipe NAME={claim.recipe}` tests the claim" if claim.recipe else ""
+        text = ". ".join(filter(None, (claim.lacking, where)))
         return Judgement(claim, [*notes, Finding(lambda _: f"{text}.")], Verdict.UNTESTED)
     widened = holm([each.value for each in found], [each.threshold for each in found])
     judged = [each.judged(value) for each, value in zip(found, widened, strict=True)]
@@ -208,8 +217,9 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """What findings say as one: what is undecided takes nothing away from what is contradicted, but something from what
-    is supported.
+    """Return the verdict of several findings together.
+
+    Undecided findings weaken "supported" to "supported in part", but leave "contradicted" as it is.
     """
     found = set(verdicts)
     if {Verdict.SUPPORTED, Verdict.CONTRADICTED} <= found:
@@ -222,5 +232,5 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def ended(text: str, value: Interval) -> str:
-    """The sentence of a finding, and the reason where nothing can be told."""
-    return text + ("." if value.known else "; fewer than two seeds give no interval.")
+    """Return the sentence of a finding; without an interval, with the reason."""
+    return text + ("." if value.known else "; an interval needs at least two seeds.")

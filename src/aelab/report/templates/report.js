@@ -1,4 +1,4 @@
-// Tables sort by a click on a column's heading; without this script they stay in the order of params.yaml.
+// A click on a column's heading sorts the table. Without this script, rows have the order of params.yaml.
 const number = (cell) => parseFloat(cell.textContent.replace(/[,+\s]/g, "").replace("−", "-"));
 const undefinedLast = (a, b) => (Number.isNaN(a) ? 1 : 0) - (Number.isNaN(b) ? 1 : 0);
 for (const table of document.querySelectorAll("table.sortable")) {
@@ -20,7 +20,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// A link into what is folded away unfolds it, also where the browser does not do so by itself.
+// Open the folded part that a link leads to: not every browser does.
 const reveal = (hash) => {
   const target = document.getElementById(decodeURIComponent(hash.slice(1)));
   for (let each = target; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
@@ -32,5 +32,5 @@ addEventListener("click", (event) => {
   if (link && link.hash === location.hash) reveal(link.hash);
 });
 if (location.hash) reveal(location.hash);
-// What is folded away is printed, too.
+// Open all folded parts for printing.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));
