@@ -81,7 +81,7 @@ DATABASES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "an image": (lambda path, _: path.write_bytes(b"\x89PNG\r\n\x1a\n" * 99), "no database at all"),
     "cut off": (_cut, "damaged or no database at all"),
     "a folder": (lambda path, _: path.mkdir(), "cannot be written .unable to open database file"),
-    "of another program": (lambda path, _: _sql(path, "create table users (id)"), "holds tables of something else"),
+    "of another program": (lambda path, _: _sql(path, "create table users (id)"), "contains tables of another program"),
 }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_a_database_that_mlflow_can_make_or_complete_is_none_to_complain_of(
 )  # fmt: skip
 def test_what_is_no_address_is_told(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"{uri} is no address of an MLflow .*: set MLFLOW_TRACKING_URI to http"):
+    with pytest.raises(UserError, match=f"{uri} is not an MLflow address .*: set MLFLOW_TRACKING_URI to http"):
         asked(uri)
     assert list(tmp_path.iterdir()) == []
 
@@ -145,8 +145,8 @@ def test_what_is_no_address_is_told(uri: str, tmp_path: Path, monkeypatch: pytes
         (403, '{"message": "Forbidden"}', "refuses the credentials .*Forbidden"),  # a gateway's
         (403, "Invalid Host header", "refuses the credentials"),
         (401, '{"error_code": "UNAUTHENTICATED", "message": "token expired"}', "refuses .*token expired"),
-        (404, "<html>not here</html>", "is no MLflow .*another service listens"),
-        (200, "<html>Please sign in</html>", "is no MLflow"),
+        (404, "<html>not here</html>", "is not MLflow .*another service listens"),
+        (200, "<html>Please sign in</html>", "is not MLflow"),
     ],
 )
 def test_a_server_that_waiting_does_not_mend_is_told(status: int, body: str, problem: str) -> None:
@@ -193,7 +193,7 @@ def test_a_locked_database_may_be_free_again(uri: str, tmp_path: Path) -> None:
         (OSError(28, "No space left on device"), "cannot be written"),
         (MlflowException("(sqlite3.OperationalError) attempt to write a readonly database"), "cannot be written"),
         (RuntimeError('FATAL:  password authentication failed for user "a"'), "refuses the credentials"),
-        (RuntimeError('FATAL:  database "mlfow" does not exist'), "lacks what its address names"),
+        (RuntimeError('FATAL:  database "mlfow" does not exist'), "address postgresql.* is wrong: .*mlfow"),
         (RuntimeError("An error occurred (AccessDenied) when calling the PutObject operation"), "refuses the"),
         (RuntimeError("Unable to locate credentials"), "refuses the credentials"),
         (MlflowException("API request to https://me:secret@host/api failed: 401 Client Error"), "me:…@host/api"),

@@ -68,8 +68,8 @@ def test_a_file_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.Monke
     ("model", "problem"),
     [
         ("none", "there is no model none: name a file such as models/vae/seed0.safetensors"),
-        ("empty", "the folder empty holds no model"),
-        ("HEAD:models/vae", "models/vae cannot be had from the revision 'HEAD'"),
+        ("empty", "the folder empty contains no model"),
+        ("HEAD:models/vae", "models/vae cannot be read from the revision 'HEAD'"),
     ],
 )
 def test_what_is_not_there_is_told(model: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_a_revision_out_of_dvcs_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     assert content("HEAD~1:ae")[0] == weights[0]
     with pytest.raises(UserError, match="from the revision 'no-such'"):
         content("no-such:ae")
-    with pytest.raises(UserError, match="cannot be had from the revision 'HEAD'"):
+    with pytest.raises(UserError, match="cannot be read from the revision 'HEAD'"):
         content("HEAD:vae")
     shutil.rmtree(tmp_path / ".dvc/cache")
     with pytest.raises(UserError, match="dvc fetch --all-commits"):
@@ -177,7 +177,7 @@ def test_what_stands_between_the_reader_and_mlflow_is_told(tmp_path: Path, at: P
     (tmp_path / "mlflow.db").write_text("no database" * 99)
     for uri, problem in {
         f"sqlite:///{tmp_path}/mlflow.db": "no database at all",
-        "htp://server": "no address of an MLflow",
+        "htp://server": "not an MLflow address",
         f"http://127.0.0.1:{servers.free_port()}": "has no model models:/a@champion: API request to",
     }.items():
         at(uri)

@@ -51,7 +51,7 @@ def test_the_strangest_come_first(variant: str, call: Call, here: Path) -> None:
     strange(here)
     code, out, err = call("score", "digits", "scores.csv", "-m", f"models/{variant}")
     assert (code, out) == (0, "")
-    assert "no percentiles: beside this model lie no scores that it has given to validation images; the pip" in err
+    assert "no percentiles: this model has no file with the scores of its validation images; the pip" in err
     assert err.endswith("scores of 4 images, by mse: scores.csv\n")
     table = pd.read_csv("scores.csv")
     assert list(table) == ["image", *SCORES[variant]]
@@ -132,13 +132,13 @@ def test_the_sheet_holds_all_that_it_shows(call: Call, here: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--by", "blur"), "there is no score 'blur'; it has mse"),
+        (("--by", "blur"), "there is no score 'blur'; the scores of this model: mse"),
         (
             ("--by", "rate"),
-            "this model has no score rate: the code is a point: there is no q(z|x) and no prior p(z); it",
+            "this model has no score rate: the code is a point: there is no q(z|x) and no prior p(z); the",
         ),
-        (("--sheet", "sheet.pdf"), "a sheet is written as .html; sheet.pdf does not end in it"),
-        (("--maps", "digits/maps"), "digits/maps lies in digits, whose images would be mixed with it"),
+        (("--sheet", "sheet.pdf"), "a sheet is written as HTML: sheet.pdf does not end in .html"),
+        (("--maps", "digits/maps"), "digits/maps is inside digits, so its images would count as input"),
     ],
 )
 def test_a_mistake_is_a_sentence_and_nothing_is_written(
@@ -160,7 +160,7 @@ def test_what_is_there_is_not_replaced_and_what_is_broken_is_named(call: Call, h
     assert (code, "1 of 3 images were left out" in err, err.count("1.png is not")) == (1, True, 1)
     assert list(pd.read_csv("s.csv")["image"].sort_values()) == ["0.png", "2.png"]
     code, _, err = call("score", "digits", "new.csv", "-m", "models/ae", "--sheet", "s.html")
-    assert (code, "s.html would be replaced: --force does so" in err) == (1, True)
+    assert (code, "s.html would be replaced: use --force to allow this" in err) == (1, True)
 
 
 @pytest.mark.parametrize("variant", VARIANTS.available())
@@ -177,7 +177,7 @@ def test_the_task_gives_one_number_an_image(variant: str, x: torch.Tensor) -> No
         )
         assert perform(model, "score", x[:0], Options()).shape == (0,)
     else:  # of what comes back as it was, nothing is to be said
-        with pytest.raises(UserError, match=r"this model has no score mse: .*; it has none"):
+        with pytest.raises(UserError, match=r"this model has no score mse: .*; the scores of this model: none"):
             perform(model, "score", x[:5], Options())
     with pytest.raises(UserError, match="there is no score 'blur'"):
         perform(model, "score", x[:5], Options(by="blur"))
