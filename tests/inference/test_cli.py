@@ -1,4 +1,4 @@
-"""The command as it is called: what it writes, what it says, how it ends."""
+"""The command line `aelab`: files, messages and exit codes."""
 
 import io
 import os
@@ -62,7 +62,7 @@ def test_what_is_no_image_beside_images_is_told_and_harms_nothing(call: Call, he
     (here / "digits/more").symlink_to("..")
     code, _, err = call("reconstruct", "digits", "out", "-m", "models/ae")
     assert code == 0
-    for name in ("labels.csv is", "README is", "digits.json is", "more is a link to a folder that it lies in"):
+    for name in ("labels.csv is", "README is", "digits.json is", "more is a link to a folder"):
         assert name in err
     assert "Thumbs.db" not in err
     assert "left out" not in err
@@ -175,7 +175,7 @@ def test_export(call: Call) -> None:
 
 
 def test_pipes(here: Path, models: Path) -> None:
-    """In a process of its own, as it is installed."""
+    """A new process reads an image from a pipe, and writes the reconstruction to a pipe."""
     command = [sys.executable, "-m", "aelab.inference.cli", "reconstruct", "-", "-", "-m", "models/ae", "-q"]
     image = (here / "digits/0.png").read_bytes()
     done = subprocess.run(command, input=image, capture_output=True, check=True)
@@ -230,7 +230,7 @@ def test_what_can_be_mended_is_one_sentence(arguments: tuple[str, ...], problem:
 
 
 def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What the command says in a process of its own that ends with 3 if it has imported torch."""
+    """Run the command in a new process, which exits with 3 if the command imported torch."""
     script = (
         "import sys; from aelab.inference import cli\ntry: cli.main()\nfinally: 'torch' in sys.modules and sys.exit(3)"
     )
@@ -249,7 +249,7 @@ def test_help_teaches_by_example(command: str, call: Call) -> None:
 
 
 def test_help_is_quick() -> None:
-    """That of no command imports torch."""
+    """The help of no command imports torch."""
     script = """
 import contextlib, sys
 from aelab.inference import cli

@@ -1,4 +1,4 @@
-"""What waiting does not mend is a sentence, at once; what waiting may mend is not. Real databases, real servers."""
+"""Errors of MLflow, from real databases and servers: lasting errors are explained at once, other errors are not."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def _as_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(uri: str) -> None:
-    """What the projector does first."""
+    """Make the first request of the projector."""
     mlflow_store.check(uri)
     with mlflow_store.explained(uri):
         MlflowClient(uri).search_experiments()
@@ -49,7 +49,7 @@ def _sql(path: Path, *statements: str) -> None:
 
 
 def _older(path: Path, revision: str, *, used: bool = True) -> None:
-    """A database as an MLflow of that revision has left it."""
+    """Create the database of an older MLflow, by the revision of its tables."""
     from mlflow.store.tracking.dbmodels.initial_models import Base  # noqa: PLC0415
 
     engine, config = sqlalchemy.create_engine(f"sqlite:///{path}"), Config()
@@ -97,7 +97,7 @@ def test_a_database_that_is_none_for_this_mlflow_is_told_and_left_alone(case: st
 
 
 def test_the_commands_that_are_named_mend_an_older_database(tmp_path: Path) -> None:
-    path = tmp_path / "my project" / "mlflow.db"  # whose path a shell needs quoted
+    path = tmp_path / "my project" / "mlflow.db"  # a path that must be quoted in a shell
     path.parent.mkdir()
     _older(path, "b7e2c1a4d9f3")
     with pytest.raises(UserError) as caught:
@@ -117,12 +117,12 @@ def test_a_database_that_mlflow_can_make_or_complete_is_none_to_complain_of(
     path = tmp_path / "mlflow.db"
     if make == "empty file":
         path.touch()
-    elif make == "begun":  # by a process that was killed
+    elif make == "begun":  # the process that created the tables was killed
         _older(path, "451aebb31d03", used=False)
     elif make == "whole":
         shutil.copy(empty, path)
     mlflow_store.check(f"sqlite:///{path}")
-    assert path.exists() == (make != "nothing")  # to look makes none
+    assert path.exists() == (make != "nothing")  # the check creates no file
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_is_no_address_is_told(uri: str, tmp_path: Path, monkeypatch: pytes
     [
         (401, "You are not authenticated", "refuses the credentials .*MLFLOW_TRACKING_USERNAME"),
         (403, "Permission denied", "refuses the credentials"),
-        (403, '{"message": "Forbidden"}', "refuses the credentials .*Forbidden"),  # a gateway's
+        (403, '{"message": "Forbidden"}', "refuses the credentials .*Forbidden"),  # from a gateway
         (403, "Invalid Host header", "refuses the credentials"),
         (401, '{"error_code": "UNAUTHENTICATED", "message": "token expired"}', "refuses .*token expired"),
         (404, "<html>not here</html>", "is not MLflow .*another service listens"),

@@ -1,4 +1,4 @@
-"""`aelab score`: a table in order, percentiles of validation images where known, maps on one scale, a sheet."""
+"""Command `aelab score`: order of the table, percentiles among validation images, scale of the maps, and the sheet."""
 
 import html
 import io
@@ -33,13 +33,13 @@ PERCENT = "_percentile"
 
 
 def strange(folder: Path) -> None:
-    """A fourth image beside three squares: noise."""
+    """Add an image of noise to the three squares."""
     noise = np.random.default_rng(0).integers(0, 256, IMAGE, np.uint8)
     (folder / "digits/noise.png").write_bytes(png(noise))
 
 
 def evaluated(folder: Path, variant: str) -> None:
-    """What the stage evaluate leaves of a model."""
+    """Write the scores that the stage evaluate writes for a model."""
     weights = folder / f"models/{variant}/seed0.safetensors"
     found = anomaly.of_split(trained(variant), squares())
     place = folder / f"evaluation/{variant}/seed0" / per_image.VALIDATION
@@ -84,7 +84,7 @@ def test_a_score_stands_among_those_of_validation_images(call: Call, here: Path,
     lower = [100 * float(np.mean(validation < value * (1 - 1e-4))) for value in table["mse"]]
     np.testing.assert_allclose(table[f"mse{PERCENT}"], lower, atol=100 / 64 + 0.1)
     assert all(re.fullmatch(r"\d+\.\d", cell) for cell in pd.read_csv(io.StringIO(out), dtype="str")[f"mse{PERCENT}"])
-    # Scores of other weights say nothing of these.
+    # Scores of other weights are not used.
     place = here / "evaluation/vae/seed0" / per_image.VALIDATION
     disk.write_json(place, json.loads(place.read_text()) | {"weights": "0" * 64})
     code, out, err = call("score", "digits", "-", "-m", "models/vae")
@@ -126,7 +126,7 @@ def test_the_sheet_holds_all_that_it_shows(call: Call, here: Path) -> None:
     assert set(re.findall(r'src="(.{10})', page)) == {"data:image"}
     assert "<b>" not in page
     assert call("score", "digits", "t.csv", "-m", "models/vae", "--sheet", "all.html")[0] == 0
-    assert (here / "all.html").read_text(encoding="utf-8").count("<li>") == 5  # none is shown twice
+    assert (here / "all.html").read_text(encoding="utf-8").count("<li>") == 5  # no image is shown twice
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_task_gives_one_number_an_image(variant: str, x: torch.Tensor) -> No
             perform(model, "score", x[:5], Options()), perform(model, "score", x[:5], Options(by=names[0]))
         )
         assert perform(model, "score", x[:0], Options()).shape == (0,)
-    else:  # of what comes back as it was, nothing is to be said
+    else:  # a model that returns its input has no score
         with pytest.raises(UserError, match=r"this model has no score mse: .*; the scores of this model: none"):
             perform(model, "score", x[:5], Options())
     with pytest.raises(UserError, match="there is no score 'blur'"):

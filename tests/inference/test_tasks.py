@@ -56,8 +56,8 @@ def test_many_are_done_a_few_at_a_time(x: Tensor, monkeypatch: pytest.MonkeyPatc
     ("task", "images", "options", "problem"),
     [
         ("paint", EMPTY, Options(), "there is no task 'paint'; the tasks are reconstruct, encode"),
-        ("reconstruct", torch.zeros(1, 3, 8, 8), Options(), r"floats \(B, 1, 8, 8\) .* came is .* \(1, 3, 8, 8\)"),
-        ("reconstruct", torch.zeros(1, 8, 8), Options(), r"what came is a Tensor of float32 \(1, 8, 8\)"),
+        ("reconstruct", torch.zeros(1, 3, 8, 8), Options(), r"floats \(B, 1, 8, 8\) .* \(1, 3, 8, 8\)"),
+        ("reconstruct", torch.zeros(1, 8, 8), Options(), r"a Tensor of float32 \(1, 8, 8\)"),
         ("reconstruct", torch.full((1, *IMAGE), 255.0), Options(), "values from 0 to 1"),
         ("encode", torch.full((1, *IMAGE), torch.nan), Options(), "values from 0 to 1"),
         ("interpolate", torch.zeros(3, *IMAGE), Options(), "needs 2 images; got 3"),
@@ -78,7 +78,7 @@ def test_a_model_without_a_prior_says_why_it_cannot_sample() -> None:
 
 
 def test_mlflow_is_told_of_every_option() -> None:
-    """In the signature, without which a param never arrives."""
+    """MLflow passes a param to the model only if the signature declares it."""
     told = {spec.name: spec.default for spec in mlflow_writer.OPTIONS}
     assert told.pop("task") in TASKS
     assert told == asdict(Options(codes=[]))
