@@ -46,7 +46,7 @@ def test_a_code_that_is_the_factors_is_disentangled(code: Code) -> None:
 
 @pytest.mark.parametrize("code", [own(), beside(own(), 1.0, 3), beside(own(), 0.001, 3), np.tanh(2 * own())])
 def test_a_rotation_mixes_the_factors(code: Code) -> None:
-    """A rotation lowers both metrics, but would hardly change a metric of the round trip through decoder and encoder."""
+    """A rotation lowers both metrics, but hardly changes a metric of the round trip through decoder and encoder."""
     before, after = both(code), np.mean([both(rotated(code)) for _ in range(3)], 0)
     assert after[0] < 0.25
     assert after[1] < 0.5

@@ -36,7 +36,7 @@ ANY: tuple[Any, ...] = (
 
 
 def toy_keys(part: type, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Toy values of the keys without a default in a part's constructor: from `known`, or any that the annotation allows.
+    """Toy values of the keys without a default in a part's constructor: from `known`, or any allowed value.
 
     Thanks to this function, the tests of all parts include a new part without any change.
     """

@@ -53,8 +53,7 @@ Outs = Annotated[
 Fit = Annotated[
     image_folder.Fit,
     typer.Option(
-        help="How to fit an image of another size to the model: crop it to its middle, pad it with black, stretch it, "
-        "or leave it out (exact)."
+        help="How to treat images of another size: crop to the middle, pad with black, stretch, or leave out (exact)."
     ),
 ]
 Bits = Annotated[
@@ -173,10 +172,10 @@ def score(
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Images at each end of the sheet.")] = 12,
 ) -> None:
-    """Rank images by anomaly score, as a table with the strangest image first.
+    """Rank images by anomaly score.
 
-    Each row is an image. A row has each score that the model defines, and the percentage of validation images with a
-    lower score.
+    The table has a row for each image, the strangest first. Each row has all scores that the model defines, and the
+    percentage of validation images with a lower score.
     """
     invocation.check_table(out, "scores")
     if sheet is not None and sheet.suffix.lower() != HTML:
@@ -270,9 +269,9 @@ def card(
     *,
     force: Force = False,
 ) -> None:
-    """Write a model card: model, data, training and results of an entry.
+    """Write the model card of an entry.
 
-    The front matter follows Hugging Face.
+    The card describes model, data, training and results. Its front matter follows Hugging Face.
     """
     target = None if out == PIPE else Path(out)
     if target:

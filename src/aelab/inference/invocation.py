@@ -37,8 +37,8 @@ Model = Annotated[
         "-m",
         envvar="AELAB_MODEL",
         metavar="MODEL",
-        help="A file (models/vae/seed0.safetensors), a folder (models/vae), either of them in a Git revision or DVC "
-        "experiment (HEAD~1:models/vae), or a model in MLflow (models:/mnist-denoising@champion).",
+        help="A file (models/vae/seed0.safetensors), a folder (models/vae), or a model in MLflow "
+        "(models:/mnist-denoising@champion). HEAD~1:models/vae is the folder in a Git revision or DVC experiment.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")]
