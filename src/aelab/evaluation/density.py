@@ -34,7 +34,7 @@ LARGEST = 512  # Most numbers d in a code: each covariance has d² numbers.
 def unfitted(model: Autoencoder) -> str | None:
     """Return the reason why no density can be fitted to the model's codes, or None if one can."""
     if isinstance(model, DiscreteAutoencoder):
-        return "the code is discrete: it has no density"
+        return "a discrete code has no density"
     z = model.encode(torch.zeros(1, *model.image, device=device_of(model)))
     if not isinstance(z, Tensor) or z.ndim != VECTORS:
         return "the code is not a vector but a grid"

@@ -1,7 +1,7 @@
 """Input images and output files of the command line: files, folders or bytes. Output is PNG.
 
-`ingest/image_folder.py` reads images of any format and size: it turns them upright, makes them gray or coloured as the
-model needs, and fits them to the model's size. The user names each output, and files are replaced only with `--force`.
+`ingest/image_folder.py` reads images of any size in several formats, turns them upright, makes them gray or coloured as
+the model needs, and fits them to the model's size. The user names each output. Only `--force` replaces files.
 """
 
 import io

@@ -69,7 +69,7 @@ class Invocation:
         typer.echo(f"aelab: {text}", err=True)
 
     def leave_out(self, file: LeftOut) -> None:
-        """Report a file that is left out. It counts as a failure if it is a damaged image, or the only file."""
+        """Report a file that is left out. A damaged image counts as a failure, and so does the only file."""
         if file.broken or self.total == 1:
             self.fail(f"{file.path} {file.reason}")
         else:

@@ -1,6 +1,6 @@
 """Address of MLflow, which stores runs and models, and explanations of its lasting errors.
 
-A lasting error, such as a wrong address, must be corrected by the user. It becomes a `UserError` that names the remedy.
+The user must correct a lasting error, such as a wrong address. So this error becomes a `UserError` with the remedy.
 Other errors, such as a lock or a server that is down, may go away by themselves.
 """
 
