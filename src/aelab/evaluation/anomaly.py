@@ -33,7 +33,7 @@ def defined(model: Autoencoder) -> list[str]:
 
 
 def undefined(model: Autoencoder) -> dict[str, str]:
-    """Scores that the model does not define: the reason for each, by name."""
+    """Reasons why the model lacks a score, by the name of each score that it does not define."""
     return {
         name: why for name, need in ANOMALY.items() for capability, why in model.undefined.items() if need == capability
     }
@@ -80,7 +80,7 @@ def of_split(
     Args:
         model: in evaluation mode.
         images: uint8 (N, C, H, W).
-        known: scores by name, (N,) each, which are not computed again.
+        known: scores that were computed before, by name, (N,) each.
         batch_size: images per batch.
         seed: of the generator that draws the z in the bound.
 

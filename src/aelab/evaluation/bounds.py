@@ -64,7 +64,7 @@ def importance_weighted(
         batches: images (B, C, H, W) on the model's device, floats in [0, 1].
         samples: k, the number of z for each image.
         generator: draws the z.
-        rows: most pairs of an image and a z that are decoded at a time, so memory does not grow with k.
+        rows: maximum number of pairs of an image and a z that are decoded at a time, so memory does not grow with k.
     """
     together = [x for batch in batches for x in batch.split(max(1, rows // samples))]
     turns = [(x, max(1, rows // len(x))) for x in together]

@@ -1,9 +1,9 @@
-"""Small convolutional classifier. Its features are the space in which samples are compared with images.
+"""Small convolutional classifier, whose features serve to compare samples with images.
 
     f(x) = ReLU(W₁·convolutions(x)),  p(y|x) = softmax(W₂·f(x)),  loss = −log p(y|x)
 
 The features f(x) are the input of the last layer. The classifier learns from the images and labels of the data set
-itself. Distances between features can therefore be compared only for the same data set and the same classifier.
+itself. So distances between features are comparable only if the data set and the classifier are the same.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ from aelab.models.statistics import Mean
 
 FEATURES = 64  # numbers in f(x)
 MAPS = 16  # output channels of the first convolution; each of the others has twice as many
-HALVINGS = 2  # least number of convolutions: each halves the sides of the image
+HALVINGS = 2  # minimum number of convolutions, each of which halves the sides of the image
 
 
 class Classifier(Learner):

@@ -1,10 +1,10 @@
-"""Samples from other densities over the code than the model's own prior.
+"""Codes from two densities that a model has not learned: a fitted mixture and a uniform distribution.
 
     fitted   z ~ Σ_c π_c N(z; μ_c, Σ_c), a mixture fitted to the codes of training images after the training
     uniform  z ~ U({1 … K}^L): at each of the L places of the grid, all K codes of the codebook are equally likely
 
-The report compares the images that the model's prior gives with the images that these densities give. A fitted density
-makes any autoencoder generative, and replaces a prior that the codes do not follow.
+The decoded images show how much a model's own prior contributes to its samples. With a fitted density, every
+autoencoder can generate images. The codes of a model may also follow a fitted density better than the model's prior.
 
 Source: Ghosh et al. 2020, section 4, "ex-post density estimation".
 
@@ -24,10 +24,10 @@ from aelab.models.base import Autoencoder
 from aelab.models.discrete import DiscreteAutoencoder
 from aelab.models.latent import flatten
 
-COMPONENTS = 10  # Ghosh et al. 2020 use as many, with full covariances.
-ITERATIONS = 1000  # Most iterations of the fit, which needs far fewer.
-CODES = 5000  # Most training images, evenly spread, whose codes are used for the fit.
-LARGEST = 512  # Most numbers d in a code: each covariance has d² numbers.
+COMPONENTS = 10  # With full covariances, as in Ghosh et al. 2020.
+ITERATIONS = 1000  # Maximum, far more than the fit needs.
+CODES = 5000  # Maximum number of training images for the fit, evenly spread.
+LARGEST = 512  # Maximum of d, because each covariance has d² numbers.
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def fitted(model: Autoencoder, train: Images, count: int, *, seed: int, batch_si
     codes = torch.cat([flatten(model.encode(x)) for x in images]).cpu().double().numpy()
     if not np.isfinite(codes).all():
         return torch.full((count, codes.shape[1]), torch.nan, device=device)
-    scale = codes.std() or 1.0  # scikit-learn adds 1e-6 to variances: little, if they are near 1
+    scale = codes.std() or 1.0  # after scaling, the 1e-6 that scikit-learn adds to variances is small
     components = min(COMPONENTS, len(codes))
     mixture = GaussianMixture(components, max_iter=ITERATIONS, init_params="k-means++", random_state=seed)
     with threadpool_limits(1):

@@ -6,10 +6,10 @@
 The v_k are factors, the z_j dimensions. R_jk is the importance of z_j to a random forest that predicts v_k. H_K is the
 entropy to the base K.
 
-Both metrics are 1 if each factor has a dimension of its own. MIG demands that one dimension alone describes a factor;
-DCI demands that a dimension describes one factor alone. If two dimensions describe the same factor equally well, and
-no other factor, MIG is 0 and DCI is 1. A random rotation of a code that equals the factors lowers MIG below 0.25 and
-DCI below 0.5.
+Both metrics are 1 if each factor has a dimension of its own. MIG is high if each factor is in a single dimension. DCI
+is high if each dimension describes a single factor. If two dimensions describe the same factor equally well, and no
+other factor, MIG is 0 and DCI is 1. A random rotation of a code that equals the factors lowers MIG below 0.25 and DCI
+below 0.5.
 
 DCI uses a random forest because a linear regression misses a factor that first rises and then falls along a dimension.
 Most dimensions of PCA are like this. With a regression, PCA of the data set `shapes` would count as half disentangled.
@@ -34,12 +34,10 @@ from aelab.evaluation.reconstruction import Images
 from aelab.models.base import Autoencoder
 from aelab.models.latent import flatten
 
-IMAGES = 4000  # most images that are measured, evenly spread over the split
+IMAGES = 4000  # maximum number of images, evenly spread over the split
 BINS = 20
 TREES = {"n_estimators": 10, "min_samples_leaf": 5, "random_state": 0}
-SPLITS = (
-    64  # most dimensions that a tree compares for each split; if they were fewer, none of them might be informative
-)
+SPLITS = 64  # maximum number of dimensions that a tree compares at a split; among fewer, all might be uninformative
 TINY = np.finfo(np.float64).tiny
 
 

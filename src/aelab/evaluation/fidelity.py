@@ -20,7 +20,7 @@ from torch import Tensor
 from aelab.evaluation.metric_names import SAMPLES
 
 NEAREST = 3  # The k of the balls, as in Kynkäänniemi et al. 2019.
-FEWEST = NEAREST + 1  # Least number of points of a set.
+FEWEST = NEAREST + 1  # Minimum number of points in a set.
 ROWS = 500  # Rows of a matrix of distances that are in memory at a time.
 
 

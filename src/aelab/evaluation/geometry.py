@@ -7,8 +7,8 @@ For every variant, a code is the output of `encode`, and f is `decode`. For a VA
 For a VQ-VAE, z is z_e before quantisation, and f quantises. So a line is straight in the space of the encoder's output,
 and its ends are the reconstructions.
 
-D is smaller for blurred images. Blur in all images of a model cancels in the ratio; extra blur in the midpoints does
-not, and lowers the ratio.
+Blur makes D smaller. If all images of a model are equally blurred, the effect cancels in the ratio. Extra blur in the
+midpoints lowers the ratio.
 """
 
 import math
@@ -23,8 +23,8 @@ from aelab.evaluation.reconstruction import Images
 from aelab.models.base import Autoencoder
 from aelab.models.latent import line
 
-PAIRS = 64  # Most pairs of test images.
-NEIGHBOURS = 5000  # Most training images among which the nearest is sought.
+PAIRS = 64  # Maximum number of pairs of test images.
+NEIGHBOURS = 5000  # Maximum number of training images.
 
 
 @torch.no_grad()
@@ -33,8 +33,8 @@ def measure(model: Autoencoder, images: Images, train: Images, batch_size: int) 
 
     Args:
         model: in evaluation mode, on any device.
-        images: at least two test images, uint8 (N, C, H, W), of which 2·`PAIRS` evenly spread images are used.
-        train: training images, uint8 (M, C, H, W), of which `NEIGHBOURS` evenly spread images are used.
+        images: at least two test images, uint8 (N, C, H, W). At most 2·`PAIRS` of them, evenly spread, are used.
+        train: training images, uint8 (M, C, H, W). At most `NEIGHBOURS` of them, evenly spread, are used.
         batch_size: training images per batch.
 
     Returns:

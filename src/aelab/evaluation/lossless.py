@@ -3,8 +3,8 @@
     file      8 · bytes · ln 2 nats for each image; ÷ (C·H·W · ln 2): bits/dim. The file's header counts, too.
     entropy   Σ_i h(x_i),  h(x) = −x·ln x − (1 − x)·ln(1 − x), if gray values x are probabilities of white
 
-The length of a lossless file is a negative log-likelihood (Shannon 1948). A model that needs as many nats as PNG or
-WebP has learned nothing about this data set: both formats compress any picture.
+The length of a lossless file is a negative log-likelihood (Shannon 1948). A model that needs as many nats as a PNG or
+WebP file is no better than a format for arbitrary pictures.
 
 If gray values are the targets of a Bernoulli likelihood, −ELBO cannot fall below the entropy: the loss
 −x·ln p − (1 − x)·ln(1 − p) is smallest at p = x.
@@ -21,7 +21,7 @@ from aelab.core.tensors import as_float
 from aelab.data.datasets import Bytes
 from aelab.data.pairs import Pairs
 
-NUMBERS = 2**20  # most numbers in all images that are saved, which takes half a second
+NUMBERS = 2**20  # maximum number of pixel values in all saved images: half a second
 FORMATS = {"png": {"optimize": True}, "webp": {"lossless": True}}
 BLACK_AND_WHITE = (0, 255)
 
@@ -33,7 +33,7 @@ def floors(images: Bytes, count: int) -> dict[str, float]:
 
     Args:
         images: uint8 (N, C, H, W) with 1 or 3 channels.
-        count: most images that are used, evenly spread; fewer are used if images are large.
+        count: maximum number of images, evenly spread; fewer are used if images are large.
 
     Returns:
         "binarisation_nats" and, for each format, "<format>_nats" and "<format>_bits_per_dim".

@@ -4,7 +4,7 @@ Noise and photographs show whether an autoencoder is close to the identity funct
 image. An autoencoder that has learned the manifold of the data (Vincent et al. 2010, section 2.4) moves each image
 towards the data. The photographs are part of scikit-learn, so no download is needed.
 
-To separate anomalies from test images, the scores of `anomaly.py` are used, and these three:
+Anomalies are separated from test images by the scores of `anomaly.py`, and by three more scores:
 
     nearest         Euclidean distance from the code to the nearest code of a training image
     intensity, png  floors that see only the pixels: their mean, and the bytes of a PNG file

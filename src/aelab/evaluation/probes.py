@@ -31,7 +31,7 @@ from aelab.models.statistics import Mean, Measured
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,)
 
-NUMBERS = 2**24  # Most numbers in all training codes together.
+NUMBERS = 2**24  # Maximum size of all training codes together, in numbers.
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)  # Candidates for the C of `logistic_regression`.
 SEARCH = {  # Scikit-learn uses the same values. The search ends where no derivative of the mean loss exceeds `gtol`.
     "maxiter": 10_000,  # Standardised codes need far fewer.

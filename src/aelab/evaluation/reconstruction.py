@@ -88,7 +88,7 @@ def evaluate(
 
     Raises:
         UserError: `model` is no autoencoder of this project, `images` are not uint8 (N, C, H, W) of the model's image
-            size, or a copy differs from `images` in shape or type.
+            size, `noisy` is no mapping, or a copy differs from `images` in shape or type.
     """
     check_model(model)
     if noisy is not None and not isinstance(noisy, Mapping):
@@ -132,7 +132,8 @@ def importance_weighted(
         images: uint8 (N, C, H, W).
         values: metrics of the same images from `evaluate`; "neg_elbo" and "neg_elbo_error" are used.
         samples: k, the number of z for each image.
-        count: most images on which the bound is measured, evenly spread. The mean over all N images is estimated.
+        count: maximum number of images on which the bound is measured, evenly spread. The mean over all N images is
+            estimated from them.
         batch_size: samples that are decoded at a time.
         seed: of the generator that draws the z.
 
@@ -161,7 +162,7 @@ def denoising(
         model: in evaluation mode, on any device.
         images: clean images, uint8 (N, C, H, W).
         noisy: corrupted copies of `images` by the name of the corruption.
-        count: most images that are used, evenly spread, the same images for all corruptions.
+        count: maximum number of images, evenly spread; the same images are used for all corruptions.
         batch_size: images per batch.
 
     Returns:

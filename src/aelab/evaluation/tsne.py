@@ -18,7 +18,7 @@ from aelab.data.pairs import Pairs
 from aelab.evaluation.probes import vectors
 from aelab.models.base import Autoencoder
 
-IMAGES = 500  # Most images in a map. On MNIST, a map takes 1 s of one core.
+IMAGES = 500  # Maximum number of images in a map. On MNIST, a map takes 1 s on one core.
 DIMENSIONS = 50  # Principal components that are kept of larger codes, as in the paper.
 PERPLEXITY = 30  # Roughly the number of neighbours that count for each code.
 STEPS = 500

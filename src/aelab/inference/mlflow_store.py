@@ -60,7 +60,7 @@ NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM
 
 
 def prepare() -> None:
-    """Silence MLflow's own output, and limit the wait for a server that is down to seconds."""
+    """Silence MLflow's own output, and make MLflow wait only seconds for a server that is down."""
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are exceptions, too
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # the printed addresses are wrong
