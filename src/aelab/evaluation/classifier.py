@@ -22,9 +22,9 @@ from aelab.models.base import Batch, Learner, Losses, Shape
 from aelab.models.layers import LARGEST
 from aelab.models.statistics import Mean
 
-FEATURES = 64  # numbers in f(x)
-MAPS = 16  # output channels of the first convolution; each of the others has twice as many
-HALVINGS = 2  # minimum number of convolutions, each of which halves the sides of the image
+FEATURES = 64  # Numbers in f(x).
+MAPS = 16  # Output channels of the first convolution. The other convolutions have twice as many.
+HALVINGS = 2  # Minimum number of convolutions. Each halves the sides of the image.
 
 
 class Classifier(Learner):

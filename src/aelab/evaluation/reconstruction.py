@@ -74,7 +74,8 @@ def evaluate(
         model: in evaluation mode, on any device.
         images: clean images of the split, uint8 (N, C, H, W), in memory or memory-mapped.
         noisy: corrupted copies of `images` by the name of the corruption, uint8 (N, C, H, W) each, in the order of
-            `images`. Each copy adds the metrics "denoising_<name>" and "copying_<name>".
+            `images`. Each copy adds two metrics of its reconstructions: "denoising_<name>", the MSE to the clean
+            images, and "copying_<name>", the MSE to the corrupted images.
         further: more metrics by name. Each is a function of the reconstructions and the images of a batch, both floats
             (B, C, H, W) in [0, 1], that returns a value for each image, (B,).
         batch_size: images per batch, at least 1.
@@ -87,8 +88,8 @@ def evaluate(
         float32 (N,), for each metric that is a mean over images.
 
     Raises:
-        UserError: `model` is no autoencoder of this project, `images` are not uint8 (N, C, H, W) of the model's image
-            size, `noisy` is no mapping, or a copy differs from `images` in shape or type.
+        UserError: `model` is no autoencoder of this project. `images` are not uint8 (N, C, H, W) of the model's image
+            size. `noisy` is no mapping, or a copy differs from `images` in shape or type.
     """
     check_model(model)
     if noisy is not None and not isinstance(noisy, Mapping):
