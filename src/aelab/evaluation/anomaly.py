@@ -112,8 +112,8 @@ def reference(found: Mapping[str, Tensor]) -> dict[str, Any]:
         found: scores of the validation images by name, (N,) each.
 
     Returns:
-        `images`: N. `scores`: at most `KEPT` evenly spread values of each score, sorted. Scores with a value that is
-        not finite are left out.
+        The number N of `images`, and the `scores`, at most `KEPT` evenly spread values of each, sorted. Scores with a
+        value that is not finite are left out.
     """
     count = max(map(len, found.values()), default=0)
     order = {name: np.sort(values.numpy()) for name, values in found.items() if values.isfinite().all()}

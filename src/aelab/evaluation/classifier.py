@@ -88,7 +88,7 @@ def class_kept(model: Classifier, output: Tensor, image: Tensor) -> Tensor:
         image: the images, of the same shape and range.
 
     Returns:
-        100 where the two classes are equal, else 0: (B,).
+        Percentages (B,), 100 where the two classes are equal, else 0.
     """
     return 100.0 * (model(output).argmax(1) == model(image).argmax(1))
 

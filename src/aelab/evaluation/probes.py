@@ -105,7 +105,7 @@ def logistic_regression(x: Tensor, y: Tensor, weights: Tensor, inverse_penalty: 
         x: inputs (N, d). The last number of each input is 1; its weights are the biases, which have no penalty.
         y: classes, int64 (N,), in [0, K).
         weights: starting point of the search, (K, d).
-        inverse_penalty: C.
+        inverse_penalty: the constant C of the loss.
 
     Returns:
         The weights W, float32 (K, d).

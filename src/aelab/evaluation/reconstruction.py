@@ -49,7 +49,7 @@ def code_size(model: Autoencoder) -> dict[str, int]:
     """Size of one image's code.
 
     Returns:
-        {"numbers": d} for a code of d numbers; {"codes": L, "of": K} for L indices into a codebook of K codes.
+        A code of d numbers gives `{"numbers": d}`. L indices into a codebook of K codes give `{"codes": L, "of": K}`.
     """
     model.eval()
     x = torch.zeros(1, *model.image, device=device_of(model))
@@ -82,8 +82,8 @@ def evaluate(
         seed: of the generator that draws the z in the bound.
 
     Returns:
-        The metrics by name: "mse", "psnr" (in dB), "ssim", the metrics of `noisy` and `further`, and the metrics that
-        the variant defines, such as "neg_elbo" (in nats). Metrics that the model does not define are left out.
+        The metrics by name. These are "mse", "psnr" (in dB), "ssim", the metrics of `noisy` and `further`, and the
+        metrics that the variant defines, such as "neg_elbo" (in nats). Undefined metrics of a model are left out.
         `aelab.report.metrics.METRICS` describes each metric. The attribute `images` has the value of each image,
         float32 (N,), for each metric that is a mean over images.
 
@@ -193,7 +193,7 @@ def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> d
         seed: of the images.
 
     Returns:
-        The metrics of `metric_names.IDENTITY`: correlation and MSE between images and reconstructions.
+        The metrics of `metric_names.IDENTITY`, which are correlations and MSEs of images and reconstructions.
     """
     count = min(UNLIKE, max(2, arrays.CHUNK // math.prod(model.image)))
     values: dict[str, float] = {}

@@ -46,7 +46,7 @@ def perform(model: Autoencoder, task: str, images: Tensor, options: Options) -> 
         options: options of the task.
 
     Returns:
-        Images (·, C, H, W), codes (B, d) or scores (B,): see `TASKS`.
+        Images (·, C, H, W), codes (B, d) or scores (B,), as `TASKS` says.
 
     Raises:
         UserError: there is no such task, the model does not define the task, or the images or options are wrong.
