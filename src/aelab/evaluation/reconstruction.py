@@ -49,7 +49,8 @@ def code_size(model: Autoencoder) -> dict[str, int]:
     """Size of one image's code.
 
     Returns:
-        A code of d numbers gives `{"numbers": d}`. L indices into a codebook of K codes give `{"codes": L, "of": K}`.
+        The key "numbers" with d for a code of d numbers. The keys "codes" and "of" with L and K for L indices into a
+        codebook of K codes.
     """
     model.eval()
     x = torch.zeros(1, *model.image, device=device_of(model))
@@ -82,7 +83,7 @@ def evaluate(
         seed: of the generator that draws the z in the bound.
 
     Returns:
-        The metrics by name. These are "mse", "psnr" (in dB), "ssim", the metrics of `noisy` and `further`, and the
+        The metrics by name, which are "mse", "psnr" (in dB), "ssim", the metrics of `noisy` and `further`, and the
         metrics that the variant defines, such as "neg_elbo" (in nats). Undefined metrics of a model are left out.
         `aelab.report.metrics.METRICS` describes each metric. The attribute `images` has the value of each image,
         float32 (N,), for each metric that is a mean over images.
