@@ -224,7 +224,7 @@ BROKEN = [
     ),
     (with_value("seeds", []), "seeds is []:", "at least 1 item"),
     (with_value("seeds", 0), "seeds is 0: must be a valid list", ""),
-    (with_value("seeds", [0, 0]), "seeds is [0, 0]: each seed", ""),
+    (with_value("seeds", [0, 0]), "seeds is [0, 0]: each seed", "only once"),
     (with_value("seeds", [-1]), "seeds.0 is -1: must be greater than or equal to 0", ""),
     (
         with_value("training.precision", "float16"),
