@@ -1,4 +1,4 @@
-"""Scores of strange images are what they say, for every variant, and stand where they say among validation images."""
+"""Anomaly scores of every variant, and their percentiles among validation images."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def test_every_variant_has_the_scores_that_it_defines(variant: str, pixels: Pixe
     assert list(found) == [name for name, need in ANOMALY.items() if need not in model.undefined]
     assert all(each.shape == (len(pixels),) and each.isfinite().all() for each in found.values())
     measured = reconstruction.evaluate(model, pixels, batch_size=10)
-    for name in found.keys() - {"codebook_distance"}:  # what the report calls by that name
+    for name in found.keys() - {"codebook_distance"}:  # the report has no metric of this name
         torch.testing.assert_close(found[name], measured.images[name], rtol=1e-4, atol=1e-5)
         assert float(found[name].double().mean()) == pytest.approx(measured[name], rel=1e-4)
 
@@ -67,7 +67,7 @@ def test_the_nearest_code_is_the_nearest(pixels: Pixels) -> None:
 
 
 def test_of_raw_pixels_there_are_the_floors_alone(pixels: Pixels) -> None:
-    """Images that come back as they were have no error: 0 would be a score that nothing measures."""
+    """The identity has no reconstruction error, so an MSE of 0 would be meaningless."""
     strange = np.random.default_rng(0).integers(0, 256, (9, *IMAGE), np.uint8)
     found = out_of_distribution.of_two(trained("identity"), pixels[:20], strange, pixels[20:], known={})
     assert set(found) == {*PIXELS, NEAREST}
@@ -76,11 +76,11 @@ def test_of_raw_pixels_there_are_the_floors_alone(pixels: Pixels) -> None:
     np.testing.assert_allclose(found["intensity"], images.mean((1, 2, 3)) / 255, rtol=1e-5)
     distances = np.linalg.norm((images[:, None].astype(float) - pixels[20:]).reshape(29, 44, -1), axis=2).min(1) / 255
     np.testing.assert_allclose(found[NEAREST], distances, atol=1e-3)
-    assert found["png"][20:].min() > found["png"][:20].max()  # noise has no shorter code
+    assert found["png"][20:].min() > found["png"][:20].max()  # PNG cannot compress noise
 
 
 def test_noise_is_told_from_what_was_learned() -> None:
-    """And images of the same kind are not."""
+    """Noise is separated from images of quadrants, but other images of quadrants are not."""
     images, again = quadrants(120, 0).inputs, quadrants(60, 1).inputs
     noise = np.random.default_rng(0).integers(0, 256, (60, *IMAGE), np.uint8)
     model = trained("pca")

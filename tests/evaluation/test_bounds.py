@@ -12,11 +12,11 @@ from aelab.priors.layer import Layer
 from aelab.variants.vae import VAE
 
 D, CODE, UPPER, NOISE = 6, 3, 2, 0.5
-ROWS = 2_000  # decoded at a time
+ROWS = 2_000  # pairs of an image and a z that are decoded at a time
 
 
 class Linear(nn.Module):
-    """x ~ N(Wz, s²I), with what a bound needs of a likelihood."""
+    """Gaussian likelihood x ~ N(Wz, s²I)."""
 
     channels = 1
 
@@ -25,7 +25,7 @@ class Linear(nn.Module):
 
 
 class Moments(nn.Module):
-    """Gives a layer's output for a mean that is linear in its input, and a variance that is the same everywhere."""
+    """Layer that outputs the moments of a Gaussian: a mean that is linear in the input, and a constant variance."""
 
     def __init__(self, weights: Tensor, variance: float) -> None:
         super().__init__()
@@ -46,14 +46,14 @@ class Decoder(nn.Module):
 
 
 def posterior(weights: Tensor, covariance: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    """The true posterior of a linear Gaussian: the matrix that gives its mean, and its covariance."""
+    """True posterior of a linear Gaussian model: the matrix that maps x to the mean, and the covariance."""
     precision = torch.linalg.inv(covariance) + weights.T @ weights / noise**2
     return torch.linalg.inv(precision) @ weights.T / noise**2, torch.linalg.inv(precision)
 
 
 @pytest.fixture(params=["standard", "layer"])
 def known(request: pytest.FixtureRequest, generator: torch.Generator) -> tuple[VAE, Tensor, Tensor]:
-    """A VAE whose p(x) is a Gaussian, with a posterior somewhat wider than the true one; images; −log p of each."""
+    """VAE whose p(x) is a Gaussian and whose posterior is too wide; images; and the exact −log p(x) of each image."""
     layer = {"name": "layer", "code": UPPER, "hidden": [2]}
     arguments = {"network": {"name": "mlp", "hidden": [4]}, "code": CODE, "beta": 1.0, "likelihood": "bernoulli"}
     prior = layer if request.param == "layer" else "standard"
@@ -82,7 +82,7 @@ def test_the_bound_is_the_closed_form_within_its_error(
     bound = importance_weighted(model, [x], 20_000, generator, ROWS)
     assert bound.error < 0.02
     assert abs(bound.nll.mean() - nll.double().mean()) < 4 * bound.error
-    # Each image by itself: 40 of them, so one in all may be 4 standard errors off, none 5.
+    # No one of the 40 images should be 5 standard errors off.
     assert ((bound.nll - nll) / bound.variance.sqrt()).abs().max() < 5
 
 
@@ -137,7 +137,8 @@ def test_some_images_stand_for_all(known: tuple[VAE, Tensor, Tensor], generator:
     nll, error = some.of_all(neg_elbo, 0.0, len(x))
     assert abs(nll - everything.nll.mean().item()) < 4 * error
     assert everything.of_all(math.nan, math.nan, len(x)) == (everything.nll.mean().item(), everything.error)
-    assert abs(some.nll.mean() - everything.nll.mean()) > abs(nll - everything.nll.mean())  # what it is good for
+    # The control variate reduces the error.
+    assert abs(some.nll.mean() - everything.nll.mean()) > abs(nll - everything.nll.mean())
 
 
 def test_more_rows_than_samples_take_images_together(
@@ -148,7 +149,7 @@ def test_more_rows_than_samples_take_images_together(
 
 
 def test_effective_samples_are_all_of_them_for_the_true_posterior(generator: torch.Generator) -> None:
-    """Where every weight is p(x), and few where q is far off."""
+    """The effective sample size is k if all weights are equal, and 1 if one weight dominates."""
     weights = torch.zeros(3, 50)
     weights[1, 0] = 100.0
 

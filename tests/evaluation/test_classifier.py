@@ -1,4 +1,4 @@
-"""The classifier, and the stage that trains it: also where there is nothing to classify."""
+"""The classifier and the stage that trains it, also for images of a single class."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.support.toys import CLASSES, IMAGE, PARAMETERS, quadrants
 
 CPU = torch.device("cpu")
 BUDGET = Budget(steps=60, batch_size=20, learning_rate=0.01)
-OF_CLASSES = {*REPRESENTATION, *SAMPLES, *FITTED, *UNIFORM, *CLASSIFIED}  # what needs images of several classes
+OF_CLASSES = {*REPRESENTATION, *SAMPLES, *FITTED, *UNIFORM, *CLASSIFIED}  # metrics that need images of several classes
 
 
 def trained(seed: int = 0) -> Classifier:
@@ -45,7 +45,7 @@ def test_it_learns_the_classes_and_its_features_tell_them_apart() -> None:
 
 
 def test_a_reconstruction_keeps_the_class_that_the_classifier_sees_in_the_image() -> None:
-    """Whatever the image's own class is: half a turn to the side is another quadrant, so another class."""
+    """Only the classifier's opinion counts, not the true class. Rolling an image by half its side changes its class."""
     model, x = trained(), as_float(quadrants(100, 2).inputs)
 
     def kept(reconstruct: Callable[[torch.Tensor], torch.Tensor], seen_by: Classifier = model) -> float:
@@ -55,11 +55,11 @@ def test_a_reconstruction_keeps_the_class_that_the_classifier_sees_in_the_image(
         return x.roll(4, 3)
 
     assert kept(lambda x: x) == 100
-    assert kept(lambda x: x, Classifier(IMAGE, CLASSES)) == 100  # also where it has learned nothing
+    assert kept(lambda x: x, Classifier(IMAGE, CLASSES)) == 100  # an untrained classifier agrees with itself, too
     assert kept(lambda x: 0.99 * x) == 100
     assert kept(moved) == 0
     assert kept(lambda x: torch.where(torch.arange(len(x)).view(-1, 1, 1, 1) % 2 == 0, x, moved(x))) == 50
-    assert kept(torch.zeros_like) == 25  # of four classes, equally frequent, all black images are in one
+    assert kept(torch.zeros_like) == 25  # all black images are in the same one of four equally frequent classes
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
@@ -89,7 +89,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, x: torch.Tensor) -> None:
 def classified(
     folder: Path, labels: int, monkeypatch: pytest.MonkeyPatch, tested: int = 40
 ) -> dict[str, dict[str, Any]]:
-    """What the stage writes for images of so many classes."""
+    """Run the stage for images of `labels` classes, and return its metrics."""
     monkeypatch.chdir(folder)
     for seed, (split, count) in enumerate({"train": 200, "validation": 40, "test": tested}.items()):
         images, found = quadrants(count, seed)
@@ -149,7 +149,7 @@ def test_a_classifier_that_diverges_leaves_the_probes(tmp_path: Path, monkeypatc
 def test_the_entries_measure_samples_against_the_features(
     name: str, measured: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the prior, of a fitted density, of a uniform prior: each is measured or undefined for a reason."""
+    """Samples of the prior, a fitted density and a uniform prior are measured, or undefined with a reason."""
     classified(tmp_path, CLASSES, monkeypatch)
     checked = params.check(with_value("evaluation.classifier", BUDGET.model_dump()), variants=False)
     model = build(name, IMAGE, PARAMETERS[name], seed=0).eval()

@@ -13,7 +13,7 @@ from tests.support.toys import CASES, IMAGE, SECTIONS, trained
 
 
 class Corners(Autoencoder):
-    """The code is four of the image's pixels, at a scale."""
+    """Autoencoder whose code is four pixels of the image, times a scale."""
 
     def __init__(self, scale: float = 1.0, numbers: int = 4) -> None:
         super().__init__(IMAGE)
@@ -45,7 +45,7 @@ def drawn(model: Autoencoder, images: NDArray[np.uint8], seed: int = 0) -> Tenso
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_codes_are_drawn_where_those_of_images_lie(scale: float) -> None:
-    """In all three groups, on the line between equal pixels, and nowhere between: whatever the code's scale."""
+    """For every scale of the code, samples fall into the three groups, and their first two numbers are equal."""
     z = drawn(Corners(scale), modes()) / scale * 255
     assert z.shape == (1000, 4)
     assert (z[:, 0] - z[:, 1]).abs().max() < 3
@@ -104,7 +104,7 @@ def test_uniform_codes_are_all_equally_likely(quantizer: str) -> None:
 
 
 def test_every_variant_with_indices_has_a_uniform_prior() -> None:
-    """The stage asks the class, the report the capability."""
+    """The stage decides by the class and the report by the capability; both must agree."""
     for name in VARIANTS.available():
         model = trained(name)
         assert isinstance(model, DiscreteAutoencoder) == ("codebook" not in model.undefined)

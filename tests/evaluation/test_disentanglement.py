@@ -20,7 +20,7 @@ RNG = np.random.default_rng(1)
 
 
 def own(noise: float = 0.0) -> Code:
-    """Each factor in a dimension of its own."""
+    """Code in which each dimension is one factor."""
     z = (FACTOR_VALUES - FACTOR_VALUES.mean(0)) / FACTOR_VALUES.std(0)
     return z + noise * RNG.normal(size=z.shape)
 
@@ -31,7 +31,7 @@ def rotated(z: Code) -> Code:
 
 
 def beside(z: Code, scale: float = 1.0, count: int = 27) -> Code:
-    """With dimensions that have nothing to do with any factor."""
+    """Add dimensions that are independent of all factors."""
     return np.hstack([z, scale * RNG.normal(size=(len(z), count))])
 
 
@@ -46,7 +46,7 @@ def test_a_code_that_is_the_factors_is_disentangled(code: Code) -> None:
 
 @pytest.mark.parametrize("code", [own(), beside(own(), 1.0, 3), beside(own(), 0.001, 3), np.tanh(2 * own())])
 def test_a_rotation_mixes_the_factors(code: Code) -> None:
-    """The control that a measure of the round trip through decoder and encoder fails: it hardly changes."""
+    """A rotation lowers both metrics, but hardly changes a metric of the round trip through decoder and encoder."""
     before, after = both(code), np.mean([both(rotated(code)) for _ in range(3)], 0)
     assert after[0] < 0.25
     assert after[1] < 0.5
@@ -82,13 +82,13 @@ def test_a_code_that_says_nothing_is_not_disentangled(code: Code) -> None:
 
 
 def test_mig_of_one_dimension_is_its_share_of_information() -> None:
-    """Of a factor of four values, of which the dimension tells pairs apart: half of the entropy."""
+    """A dimension that tells two pairs of a factor's four values apart has half of the entropy."""
     v = np.arange(4000, dtype=np.uint8)[:, None] % 4
     assert disentanglement.mig((v // 2).astype(float), v) == pytest.approx(0.5, abs=1e-3)
 
 
 class Pixels(Autoencoder):
-    """The code is an image's first five pixels."""
+    """Autoencoder whose code is the first five pixels of the image."""
 
     def __init__(self, gain: float = 1.0) -> None:
         super().__init__(IMAGE)

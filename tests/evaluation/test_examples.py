@@ -7,7 +7,7 @@ from aelab.evaluation.examples import Examples
 
 
 def test_the_report_reads_what_evaluate_has_written(tmp_path: Path) -> None:
-    """Rows keep their order and their labels, whatever these are."""
+    """Rows keep their order and their labels, even labels with a slash or without a character."""
     pixels = np.linspace(-0.1, 1.1, 2 * 64, dtype=np.float32).reshape(2, 1, 8, 8)
     rows = [("z", pixels), ("a/b", 1 - pixels), ("", pixels)]
     drawn = Examples(

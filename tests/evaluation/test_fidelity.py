@@ -9,7 +9,7 @@ from aelab.evaluation.fidelity import compare, covered, frechet, radii
 
 
 def points(count: int, size: int, seed: int = 0) -> Tensor:
-    """Points whose mean is exactly 0 and whose covariance is exactly the identity, up to rounding."""
+    """Points with mean 0 and the identity as covariance, exact up to rounding."""
     drawn = torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     centred = drawn - drawn.mean(0)
     return centred @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(centred.T))).T
@@ -64,7 +64,7 @@ def test_a_lost_mode_costs_recall_and_no_precision() -> None:
 
 
 def test_scattered_samples_cost_precision() -> None:
-    """And no recall, as long as there are samples like every image: the next ones are in their own mode."""
+    """Samples far from the images lower precision, not recall: each image still has similar samples in its mode."""
     samples = two_modes(1)
     samples[::2] += 1000 * torch.randn(50, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     values = compare(samples, two_modes(0))

@@ -21,7 +21,7 @@ def test_same_data_same_bytes(x: torch.Tensor, tmp_path: Path) -> None:
 
 
 def test_the_style_has_the_colours_of_the_palette() -> None:
-    """A page with a dark theme replaces these."""
+    """The page's dark theme replaces exactly the colours of the palette."""
     style = rc_params_from_file(figures.STYLE, use_default_template=False)
     assert [to_hex(f"#{each['color'].removeprefix('#')}") for each in style["axes.prop_cycle"]] == list(COLOURS)
     assert {f"#{colour.removeprefix('#')}" for key, colour in style.items() if key.endswith("color")} == {INK, GRID}

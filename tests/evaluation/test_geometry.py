@@ -16,7 +16,7 @@ BATCH = 50
 
 
 class Linear(Autoencoder):
-    """z = Wᵀx, x′ = f(Wz), W with orthonormal columns."""
+    """Autoencoder with z = Wᵀx and x′ = f(Wz), where W has orthonormal columns."""
 
     undefined = {}
 
@@ -36,7 +36,7 @@ class Linear(Autoencoder):
 
 
 class Grid(Linear):
-    """The same code as a grid and a vector."""
+    """Autoencoder with the same code as a grid and a vector."""
 
     def encode(self, x: Tensor) -> Latent:
         z = super().encode(x)
@@ -52,7 +52,7 @@ def _measure(model: Autoencoder, pixels: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def test_a_midpoint_is_as_near_as_the_data_that_it_is_in(pixels: NDArray[np.uint8], x: Tensor) -> None:
-    """With all midpoints among the data and reconstructions away from it, they are nearer; and the other way round."""
+    """Midpoint distance equals the ratio of distances from `torch.cdist`."""
     model = Linear(IMAGE)
     z, half = model.encode(x), len(x) // 2
     assert isinstance(z, Tensor)

@@ -41,7 +41,7 @@ def test_black_and_white_takes_a_bit_a_pixel() -> None:
     images = gray(20, 1, 28, 28, high=2) * np.uint8(255)
     values = lossless.floors(images, 100)
     assert values["binarisation_nats"] == 0
-    assert 1 <= values["png_bits_per_dim"] < 2.2  # a row is filled up to whole bytes, and there is the header
+    assert 1 <= values["png_bits_per_dim"] < 2.2  # rows are padded to whole bytes, and the file has a header
     one_is_gray = images.copy()
     one_is_gray[0, 0, 0, 0] = 128
     assert lossless.floors(one_is_gray, 100)["png_bits_per_dim"] > values["png_bits_per_dim"]

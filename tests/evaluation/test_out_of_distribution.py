@@ -51,7 +51,7 @@ def test_photographs_are_gray_as_their_colours_are() -> None:
 
 
 class Copier(Autoencoder):
-    """Gives back `share` of what it sees, and of a square that it has learned the rest."""
+    """Autoencoder that outputs a mixture: `share` of the input, and 1 − `share` of a learned square."""
 
     def __init__(self, image: Shape, share: float) -> None:
         super().__init__(image)

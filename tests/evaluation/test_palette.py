@@ -1,4 +1,7 @@
-"""The colours of entries, on both papers, to all eyes, by the formulas of WCAG, Machado et al. 2009 and CIE 1976."""
+"""Colours of entries: contrast and differences in both themes, also for colour-blind readers.
+
+Source: the formulas of WCAG for contrast, Machado et al. 2009 for colour blindness, and CIE 1976 for differences.
+"""
 
 import re
 from itertools import combinations
@@ -21,7 +24,7 @@ EYES = {
 
 
 def theme(block: str) -> tuple[list[str], str]:
-    """The colours of entries and the paper, as one theme of the page has them."""
+    """Colours of entries and of the background, in one theme of the page."""
     named = dict(re.findall(r"--(\w+): (#\w{6});", block))
     return [named[THEMED[colour]] for colour in COLOURS], named["paper"]
 
@@ -46,7 +49,7 @@ def lab(colour: str, eye: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def closest(colours: list[str], eye: str) -> float:
-    """The smallest difference between two of them, ΔE*; 2 is just seen where they touch."""
+    """Smallest difference ΔE* between two colours. A ΔE* of 2 is barely visible if the colours touch."""
     seen = [lab(colour, EYES[eye]) for colour in colours]
     return min(float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2))
 

@@ -1,4 +1,4 @@
-"""Every metric that is a mean over the images is kept for each of them, once and in the same bits."""
+"""Metrics of each image: every metric that is a mean over images is written once, with the same bits each time."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from aelab.models.checkpoint import build
 from aelab.models.statistics import Mean, Measured
 from tests.support.toys import IMAGE, PARAMETERS, batch, quadrants
 
-FEW = 5  # images that the bound is measured on
+FEW = 5  # images on which the bound is measured
 
 
 @pytest.fixture(params=VARIANTS.available())

@@ -13,7 +13,7 @@ from tests.support.toys import IMAGE, quadrants
 
 
 class Pixels(Autoencoder):
-    """The code is the image, in two parts."""
+    """Autoencoder whose code is the image, in two parts."""
 
     def __init__(self, gain: float = 1.0) -> None:
         super().__init__(IMAGE)
@@ -39,13 +39,13 @@ def test_classes_that_a_code_parts_are_found() -> None:
 
 
 def test_classes_that_have_nothing_to_do_with_the_code_are_not() -> None:
-    """A probe that sees more than the codes of training images would find them."""
+    """Random labels cannot be predicted, unless a probe sees test labels."""
     for value in accuracies(shuffled=True).values():
-        assert 10 < value < 40  # by chance 25 %, with a standard deviation of 3
+        assert 10 < value < 40  # chance is 25 %, with a standard deviation of 3 percentage points
 
 
 def test_both_read_all_of_a_code() -> None:
-    """Its first part does not tell all classes apart."""
+    """The first part of the code alone does not separate all classes."""
 
     class Half(Pixels):
         def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def test_two_classes_and_few_images() -> None:
 
 @pytest.mark.parametrize("inverse_penalty", [0.01, 1.0])
 def test_the_regression_is_scikit_learns(inverse_penalty: float) -> None:
-    """Also from weights that are no minimum of anything."""
+    """The search finds the same minimum from random weights."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(300, 6, generator=generator), torch.randint(3, (300,), generator=generator)
     x[:, :3] += torch.eye(3)[y]
@@ -79,7 +79,7 @@ def test_the_regression_is_scikit_learns(inverse_penalty: float) -> None:
     start = torch.randn(3, 7, generator=generator)
     found = probes.logistic_regression(torch.cat([x, torch.ones(300, 1)], 1), y, start, inverse_penalty)
     expected = np.column_stack([reference.coef_, reference.intercept_])
-    found[:, -1] -= found[:, -1].mean()  # a number that all biases have more of changes no probability
+    found[:, -1] -= found[:, -1].mean()  # a number that is added to all biases changes no probability
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 

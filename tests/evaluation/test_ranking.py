@@ -1,4 +1,4 @@
-"""AUROC and mean precision are scikit-learn's; what each image adds to them gives the interval that others compute."""
+"""AUROC and average precision equal scikit-learn's, and the values of each image give DeLong's interval."""
 
 import math
 
@@ -29,7 +29,7 @@ def test_the_mean_over_images_is_the_measure(*, ties: bool) -> None:
 
 
 def delong(scores: NDArray[np.float64]) -> float:
-    """The variance of an AUROC as the paper writes it: S10/m + S01/n."""
+    """Variance of an AUROC by DeLong's formula, S10/m + S01/n."""
     others, strange = scores[~WHICH], scores[WHICH]
     won = (strange[:, None] > others).astype(float) + 0.5 * (strange[:, None] == others)
     return float(won.mean(0).var(ddof=1) / len(others) + won.mean(1).var(ddof=1) / len(strange))
@@ -54,7 +54,7 @@ def test_the_spread_is_that_of_a_bootstrap(measure: str) -> None:
 
 
 def test_two_scores_of_the_same_images_are_paired() -> None:
-    """The difference of two that agree is known better than either."""
+    """The difference between two scores that agree has a smaller error than either score."""
     first = drawn(3)
     second = first + 0.1 * drawn(4, 0.0)
     pair = [ranking.of_each({"s": each}, WHICH)["auroc_s"] for each in (first, second)]

@@ -12,7 +12,7 @@ from pipeline.stages import evaluate
 from tests.support.parameters import with_value
 from tests.support.toys import IMAGE, PARAMETERS, batch
 
-DRAWN = {"neg_elbo", "neg_elbo_error", "rate", "distortion", "bits_per_dim"}  # with noise that comes batch by batch
+DRAWN = {"neg_elbo", "neg_elbo_error", "rate", "distortion", "bits_per_dim"}  # differ with the batch size: z is drawn
 
 
 @pytest.fixture(params=VARIANTS.available())
@@ -88,7 +88,7 @@ def test_interpolation_ends_at_the_reconstructions(model: Autoencoder, x: torch.
 
 
 class TwoLayers(Autoencoder):
-    """A code of two tensors: the mean of the left and of the right half, and the mean of all."""
+    """Autoencoder with a code of two tensors: the means of the left and the right half, and the mean of the image."""
 
     undefined = {"samples": "a toy", "codebook": "a toy"}
 

@@ -13,12 +13,12 @@ SHAPE = (1, 4, 4)
 
 @pytest.fixture
 def model() -> Autoencoder:
-    """Its code is the image."""
+    """Model whose code is the image."""
     return checkpoint.build("identity", SHAPE, {})
 
 
 def images(count: int = 60) -> Pairs:
-    """Of two classes, dark and bright ones, in turns."""
+    """Images of two classes in turns: dark, then bright."""
     classes = np.arange(count) % 2
     pixels = np.random.default_rng(0).integers(0, 40, (count, *SHAPE)) + 200 * classes[:, None, None, None]
     return Pairs(pixels.astype(np.uint8), classes)

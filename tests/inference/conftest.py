@@ -1,4 +1,4 @@
-"""The command as tests call it, in a folder with images and models."""
+"""Fixtures for the tests of the command line: a folder with images and models, and a function that calls `aelab`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,27 +28,27 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with digits/ (three images), and the models as AE, DAE, VAE, VQVAE."""
+    """Current folder with three images in digits/, and models of four variants in models/."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     for i, image in enumerate(squares()[:3]):
         (tmp_path / f"digits/{i}.png").write_bytes(png(image))
     (tmp_path / "models").symlink_to(models)
-    monkeypatch.setattr(devices, "prepare", lambda *_: torch.device("cpu"))  # the process of the tests is prepared
+    monkeypatch.setattr(devices, "prepare", lambda *_: torch.device("cpu"))  # the tests' process is prepared already
     return tmp_path
 
 
 @pytest.fixture
-def call(here: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Call:  # noqa: ARG001 - it has been entered
+def call(here: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Call:  # noqa: ARG001 - the fixture sets the current folder
     def called(*arguments: object) -> tuple[int, str, str]:
-        """The exit code, what went to the standard output, and what to the standard error."""
+        """Call `aelab`, and return the exit code, the standard output and the standard error."""
         code: Any = 0
         try:
             cli.main([str(each) for each in arguments])
         except SystemExit as end:
             code = end.code
         out, err = (stream.decode(errors="replace") for stream in capfdbinary.readouterr())
-        if isinstance(code, str):  # as Python does where nobody catches it
+        if isinstance(code, str):  # Python prints the text and exits with 1
             return 1, out, err + code
         return code or 0, out, err
 

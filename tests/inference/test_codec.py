@@ -60,9 +60,9 @@ def test_no_images_have_no_rows() -> None:
 @pytest.mark.parametrize(
     ("variant", "rows", "problem"),
     [
-        ("vae", torch.zeros(2, 5), r"rows of 4 numbers, these have the shape \(2, 5\)"),
-        ("vae", torch.zeros(4), r"rows of 4 numbers, these have the shape \(4,\)"),
-        ("vae", torch.full((1, 4), torch.nan), "infinite or no numbers"),
+        ("vae", torch.zeros(2, 5), r"rows of 4 numbers; got the shape \(2, 5\)"),
+        ("vae", torch.zeros(4), r"rows of 4 numbers; got the shape \(4,\)"),
+        ("vae", torch.full((1, 4), torch.nan), "infinite or NaN"),
         ("vqvae", torch.full((1, 4), 16), "whole numbers from 0 to 15"),
         ("vqvae", torch.full((1, 4), -1.0), "whole numbers from 0 to 15"),
         ("vqvae", torch.full((1, 4), 0.5), "whole numbers from 0 to 15"),

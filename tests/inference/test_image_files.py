@@ -85,7 +85,7 @@ def test_a_folder_keeps_its_names_and_tells_apart_what_would_be_the_same(tmp_pat
 def test_where_nothing_can_be_read_or_written_is_told(tmp_path: Path) -> None:
     source = touched(tmp_path / "in", "a.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no file"):
+    with pytest.raises(UserError, match="contains no file"):
         image_files.jobs(tmp_path / "empty", None)
     with pytest.raises(UserError, match=r"a\.png is a file"):
         image_files.jobs(source, source / "a.png")
@@ -108,7 +108,7 @@ def test_nothing_is_replaced_unless_it_is_to_be(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
     image_files.check_free(paths[2:], force=False)
     image_files.check_free(paths, force=True)
-    with pytest.raises(UserError, match=r"a\.png and 1 more would be replaced: --force does so"):
+    with pytest.raises(UserError, match=r"a\.png and 1 more would be replaced: use --force to allow this"):
         image_files.check_free(paths, force=False)
 
 

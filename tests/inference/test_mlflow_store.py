@@ -1,4 +1,4 @@
-"""What waiting does not mend is a sentence, at once; what waiting may mend is not. Real databases, real servers."""
+"""Errors of MLflow, from real databases and servers: lasting errors are explained at once, other errors are not."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def _as_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(uri: str) -> None:
-    """What the projector does first."""
+    """Make the first request of the projector."""
     mlflow_store.check(uri)
     with mlflow_store.explained(uri):
         MlflowClient(uri).search_experiments()
@@ -49,7 +49,7 @@ def _sql(path: Path, *statements: str) -> None:
 
 
 def _older(path: Path, revision: str, *, used: bool = True) -> None:
-    """A database as an MLflow of that revision has left it."""
+    """Create the database of an older MLflow, by the revision of its tables."""
     from mlflow.store.tracking.dbmodels.initial_models import Base  # noqa: PLC0415
 
     engine, config = sqlalchemy.create_engine(f"sqlite:///{path}"), Config()
@@ -81,7 +81,7 @@ DATABASES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "an image": (lambda path, _: path.write_bytes(b"\x89PNG\r\n\x1a\n" * 99), "no database at all"),
     "cut off": (_cut, "damaged or no database at all"),
     "a folder": (lambda path, _: path.mkdir(), "cannot be written .unable to open database file"),
-    "of another program": (lambda path, _: _sql(path, "create table users (id)"), "holds tables of something else"),
+    "of another program": (lambda path, _: _sql(path, "create table users (id)"), "contains tables of another program"),
 }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_a_database_that_is_none_for_this_mlflow_is_told_and_left_alone(case: st
 
 
 def test_the_commands_that_are_named_mend_an_older_database(tmp_path: Path) -> None:
-    path = tmp_path / "my project" / "mlflow.db"  # whose path a shell needs quoted
+    path = tmp_path / "my project" / "mlflow.db"  # a path that must be quoted in a shell
     path.parent.mkdir()
     _older(path, "b7e2c1a4d9f3")
     with pytest.raises(UserError) as caught:
@@ -117,12 +117,12 @@ def test_a_database_that_mlflow_can_make_or_complete_is_none_to_complain_of(
     path = tmp_path / "mlflow.db"
     if make == "empty file":
         path.touch()
-    elif make == "begun":  # by a process that was killed
+    elif make == "begun":  # the process that created the tables was killed
         _older(path, "451aebb31d03", used=False)
     elif make == "whole":
         shutil.copy(empty, path)
     mlflow_store.check(f"sqlite:///{path}")
-    assert path.exists() == (make != "nothing")  # to look makes none
+    assert path.exists() == (make != "nothing")  # the check creates no file
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_database_that_mlflow_can_make_or_complete_is_none_to_complain_of(
 )  # fmt: skip
 def test_what_is_no_address_is_told(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"{uri} is no address of an MLflow .*: set MLFLOW_TRACKING_URI to http"):
+    with pytest.raises(UserError, match=f"{uri} is not an MLflow address .*: set MLFLOW_TRACKING_URI to http"):
         asked(uri)
     assert list(tmp_path.iterdir()) == []
 
@@ -142,11 +142,11 @@ def test_what_is_no_address_is_told(uri: str, tmp_path: Path, monkeypatch: pytes
     [
         (401, "You are not authenticated", "refuses the credentials .*MLFLOW_TRACKING_USERNAME"),
         (403, "Permission denied", "refuses the credentials"),
-        (403, '{"message": "Forbidden"}', "refuses the credentials .*Forbidden"),  # a gateway's
+        (403, '{"message": "Forbidden"}', "refuses the credentials .*Forbidden"),  # from a gateway
         (403, "Invalid Host header", "refuses the credentials"),
         (401, '{"error_code": "UNAUTHENTICATED", "message": "token expired"}', "refuses .*token expired"),
-        (404, "<html>not here</html>", "is no MLflow .*another service listens"),
-        (200, "<html>Please sign in</html>", "is no MLflow"),
+        (404, "<html>not here</html>", "is not MLflow .*another service listens"),
+        (200, "<html>Please sign in</html>", "is not MLflow"),
     ],
 )
 def test_a_server_that_waiting_does_not_mend_is_told(status: int, body: str, problem: str) -> None:
@@ -193,7 +193,7 @@ def test_a_locked_database_may_be_free_again(uri: str, tmp_path: Path) -> None:
         (OSError(28, "No space left on device"), "cannot be written"),
         (MlflowException("(sqlite3.OperationalError) attempt to write a readonly database"), "cannot be written"),
         (RuntimeError('FATAL:  password authentication failed for user "a"'), "refuses the credentials"),
-        (RuntimeError('FATAL:  database "mlfow" does not exist'), "lacks what its address names"),
+        (RuntimeError('FATAL:  database "mlfow" does not exist'), "address postgresql.* is wrong: .*mlfow"),
         (RuntimeError("An error occurred (AccessDenied) when calling the PutObject operation"), "refuses the"),
         (RuntimeError("Unable to locate credentials"), "refuses the credentials"),
         (MlflowException("API request to https://me:secret@host/api failed: 401 Client Error"), "me:…@host/api"),

@@ -24,19 +24,19 @@ def save(path: Path, variant: str = "ae", seed: int = 0) -> Path:
 
 
 def content(model: str) -> tuple[bytes, str]:
-    """The weights of a model, and what they are called."""
+    """Content of a model's weights, and the model's name."""
     with located(model) as (path, name, _):
         return path.read_bytes(), name
 
 
 def validation(model: str) -> dict[str, Any]:
-    """What is known of the scores that it has given to validation images."""
+    """Scores of a model's validation images."""
     with located(model) as found:
         return found.validation()
 
 
 def scored(folder: Path, images: int) -> None:
-    """Such scores of models/ae/seed0.safetensors, where the stage evaluate leaves them."""
+    """Write scores for models/ae/seed0.safetensors, where the stage evaluate writes them."""
     weights = disk.digest(folder / "models/ae/seed0.safetensors")
     disk.write_json(folder / "evaluation/ae/seed0/scores.json", {"weights": weights, "images": images})
 
@@ -68,8 +68,8 @@ def test_a_file_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.Monke
     ("model", "problem"),
     [
         ("none", "there is no model none: name a file such as models/vae/seed0.safetensors"),
-        ("empty", "the folder empty holds no model"),
-        ("HEAD:models/vae", "models/vae cannot be had from the revision 'HEAD'"),
+        ("empty", "the folder empty contains no model"),
+        ("HEAD:models/vae", "models/vae cannot be read from the revision 'HEAD'"),
     ],
 )
 def test_what_is_not_there_is_told(model: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-@pytest.mark.filterwarnings("ignore")  # of DVC's packages
+@pytest.mark.filterwarnings("ignore")  # warnings of DVC's packages
 def test_a_revision_out_of_dvcs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_NO_ANALYTICS", "true")
@@ -105,11 +105,11 @@ def test_a_revision_out_of_dvcs_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     assert content("HEAD~1:models/ae") == (weights[0], f"HEAD~1:{path}")
     assert [validation(model) for model in ("HEAD~1:models/ae", path)] == [{"images": 0}, {"images": 1}]
     assert content(path)[0] == content("HEAD:models/ae")[0] == weights[1]
-    monkeypatch.chdir(tmp_path / "models")  # a path is one from here, as everywhere
+    monkeypatch.chdir(tmp_path / "models")  # paths are relative to the current folder
     assert content("HEAD~1:ae")[0] == weights[0]
     with pytest.raises(UserError, match="from the revision 'no-such'"):
         content("no-such:ae")
-    with pytest.raises(UserError, match="cannot be had from the revision 'HEAD'"):
+    with pytest.raises(UserError, match="cannot be read from the revision 'HEAD'"):
         content("HEAD:vae")
     shutil.rmtree(tmp_path / ".dvc/cache")
     with pytest.raises(UserError, match="dvc fetch --all-commits"):
@@ -121,7 +121,7 @@ Point: TypeAlias = Callable[[str | None], None]
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Point]:
-    """Sets where MLflow is, as the environment or the folder has it."""
+    """Function that sets MLFLOW_TRACKING_URI, or removes the variable."""
     before = mlflow.get_tracking_uri()
 
     def point_to(uri: str | None) -> None:
@@ -177,7 +177,7 @@ def test_what_stands_between_the_reader_and_mlflow_is_told(tmp_path: Path, at: P
     (tmp_path / "mlflow.db").write_text("no database" * 99)
     for uri, problem in {
         f"sqlite:///{tmp_path}/mlflow.db": "no database at all",
-        "htp://server": "no address of an MLflow",
+        "htp://server": "not an MLflow address",
         f"http://127.0.0.1:{servers.free_port()}": "has no model models:/a@champion: API request to",
     }.items():
         at(uri)

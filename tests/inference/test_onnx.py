@@ -14,7 +14,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def difference(sentence: str) -> float:
-    """What an export says of its outputs beside torch's: the largest difference, or the share of indices."""
+    """Largest difference, or share of different indices, that the sentence of an export states."""
     number, percent = re.findall(r"(\d[\d.]*(?:e-\d+)?)(%?)", sentence)[-1]
     return float(number) / 100 if percent else float(number)
 
@@ -44,7 +44,7 @@ def test_parts(variant: str, part: str, tmp_path: Path) -> None:
 
 
 class Frozen(torch.nn.Module):
-    """Gives for any images what it gave for the first ones."""
+    """Module whose output does not depend on the images."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 0 + 0.25
@@ -53,10 +53,10 @@ class Frozen(torch.nn.Module):
 def test_a_model_that_gives_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, "Part", lambda *_: Frozen())
     path = tmp_path / "model.onnx"
-    with pytest.raises(UserError, match=r"does not compute the same and is not written: .* the largest difference is"):
+    with pytest.raises(UserError, match=r"are wrong, so no file is written: .* the largest difference is"):
         export(trained("ae"), "reconstruct", path)
     monkeypatch.setattr(onnx, "TOLERANCE", 1.0)
-    export(trained("ae"), "reconstruct", path)  # with the guard off it would be
+    export(trained("ae"), "reconstruct", path)  # a file is written if the tolerance is larger
     assert path.exists()
 
 
@@ -67,5 +67,5 @@ def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Path, mon
 
 
 def test_no_such_part(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there are reconstruct, encode, decode"):
+    with pytest.raises(UserError, match="must be one of reconstruct, encode, decode"):
         export(trained("ae"), "sample", tmp_path / "model.onnx")

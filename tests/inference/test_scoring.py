@@ -1,4 +1,4 @@
-"""`aelab score`: a table in order, percentiles of validation images where known, maps on one scale, a sheet."""
+"""Command `aelab score`: order of the table, percentiles among validation images, scale of the maps, and the sheet."""
 
 import html
 import io
@@ -33,13 +33,13 @@ PERCENT = "_percentile"
 
 
 def strange(folder: Path) -> None:
-    """A fourth image beside three squares: noise."""
+    """Add an image of noise to the three squares."""
     noise = np.random.default_rng(0).integers(0, 256, IMAGE, np.uint8)
     (folder / "digits/noise.png").write_bytes(png(noise))
 
 
 def evaluated(folder: Path, variant: str) -> None:
-    """What the stage evaluate leaves of a model."""
+    """Write the scores that the stage evaluate writes for a model."""
     weights = folder / f"models/{variant}/seed0.safetensors"
     found = anomaly.of_split(trained(variant), squares())
     place = folder / f"evaluation/{variant}/seed0" / per_image.VALIDATION
@@ -51,7 +51,7 @@ def test_the_strangest_come_first(variant: str, call: Call, here: Path) -> None:
     strange(here)
     code, out, err = call("score", "digits", "scores.csv", "-m", f"models/{variant}")
     assert (code, out) == (0, "")
-    assert "no percentiles: beside this model lie no scores that it has given to validation images; the pip" in err
+    assert "no percentiles: this model has no file with the scores of its validation images; the pip" in err
     assert err.endswith("scores of 4 images, by mse: scores.csv\n")
     table = pd.read_csv("scores.csv")
     assert list(table) == ["image", *SCORES[variant]]
@@ -84,7 +84,7 @@ def test_a_score_stands_among_those_of_validation_images(call: Call, here: Path,
     lower = [100 * float(np.mean(validation < value * (1 - 1e-4))) for value in table["mse"]]
     np.testing.assert_allclose(table[f"mse{PERCENT}"], lower, atol=100 / 64 + 0.1)
     assert all(re.fullmatch(r"\d+\.\d", cell) for cell in pd.read_csv(io.StringIO(out), dtype="str")[f"mse{PERCENT}"])
-    # Scores of other weights say nothing of these.
+    # Scores of other weights are not used.
     place = here / "evaluation/vae/seed0" / per_image.VALIDATION
     disk.write_json(place, json.loads(place.read_text()) | {"weights": "0" * 64})
     code, out, err = call("score", "digits", "-", "-m", "models/vae")
@@ -126,19 +126,19 @@ def test_the_sheet_holds_all_that_it_shows(call: Call, here: Path) -> None:
     assert set(re.findall(r'src="(.{10})', page)) == {"data:image"}
     assert "<b>" not in page
     assert call("score", "digits", "t.csv", "-m", "models/vae", "--sheet", "all.html")[0] == 0
-    assert (here / "all.html").read_text(encoding="utf-8").count("<li>") == 5  # none is shown twice
+    assert (here / "all.html").read_text(encoding="utf-8").count("<li>") == 5  # no image is shown twice
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--by", "blur"), "there is no score 'blur'; it has mse"),
+        (("--by", "blur"), "there is no score 'blur'; the scores of this model: mse"),
         (
             ("--by", "rate"),
-            "this model has no score rate: the code is a point: there is no q(z|x) and no prior p(z); it",
+            "this model has no score rate: the code is a point: there is no q(z|x) and no prior p(z); the",
         ),
-        (("--sheet", "sheet.pdf"), "a sheet is written as .html; sheet.pdf does not end in it"),
-        (("--maps", "digits/maps"), "digits/maps lies in digits, whose images would be mixed with it"),
+        (("--sheet", "sheet.pdf"), "a sheet is written as HTML: sheet.pdf does not end in .html"),
+        (("--maps", "digits/maps"), "digits/maps is inside digits, so its images would count as input"),
     ],
 )
 def test_a_mistake_is_a_sentence_and_nothing_is_written(
@@ -160,7 +160,7 @@ def test_what_is_there_is_not_replaced_and_what_is_broken_is_named(call: Call, h
     assert (code, "1 of 3 images were left out" in err, err.count("1.png is not")) == (1, True, 1)
     assert list(pd.read_csv("s.csv")["image"].sort_values()) == ["0.png", "2.png"]
     code, _, err = call("score", "digits", "new.csv", "-m", "models/ae", "--sheet", "s.html")
-    assert (code, "s.html would be replaced: --force does so" in err) == (1, True)
+    assert (code, "s.html would be replaced: use --force to allow this" in err) == (1, True)
 
 
 @pytest.mark.parametrize("variant", VARIANTS.available())
@@ -176,8 +176,8 @@ def test_the_task_gives_one_number_an_image(variant: str, x: torch.Tensor) -> No
             perform(model, "score", x[:5], Options()), perform(model, "score", x[:5], Options(by=names[0]))
         )
         assert perform(model, "score", x[:0], Options()).shape == (0,)
-    else:  # of what comes back as it was, nothing is to be said
-        with pytest.raises(UserError, match=r"this model has no score mse: .*; it has none"):
+    else:  # a model that returns its input has no score
+        with pytest.raises(UserError, match=r"this model has no score mse: .*; the scores of this model: none"):
             perform(model, "score", x[:5], Options())
     with pytest.raises(UserError, match="there is no score 'blur'"):
         perform(model, "score", x[:5], Options(by="blur"))

@@ -55,16 +55,16 @@ def test_many_are_done_a_few_at_a_time(x: Tensor, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("task", "images", "options", "problem"),
     [
-        ("paint", EMPTY, Options(), "there is no task 'paint'; there are reconstruct, encode"),
-        ("reconstruct", torch.zeros(1, 3, 8, 8), Options(), r"floats \(B, 1, 8, 8\) .* got .* \(1, 3, 8, 8\)"),
-        ("reconstruct", torch.zeros(1, 8, 8), Options(), r"got a Tensor of float32 \(1, 8, 8\)"),
+        ("paint", EMPTY, Options(), "there is no task 'paint'; the tasks are reconstruct, encode"),
+        ("reconstruct", torch.zeros(1, 3, 8, 8), Options(), r"floats \(B, 1, 8, 8\) .* \(1, 3, 8, 8\)"),
+        ("reconstruct", torch.zeros(1, 8, 8), Options(), r"a Tensor of float32 \(1, 8, 8\)"),
         ("reconstruct", torch.full((1, *IMAGE), 255.0), Options(), "values from 0 to 1"),
         ("encode", torch.full((1, *IMAGE), torch.nan), Options(), "values from 0 to 1"),
-        ("interpolate", torch.zeros(3, *IMAGE), Options(), "between 2 images, not 3"),
+        ("interpolate", torch.zeros(3, *IMAGE), Options(), "needs 2 images; got 3"),
         ("interpolate", torch.zeros(2, *IMAGE), Options(steps=1), "steps is 1: must be from 2"),
         ("sample", EMPTY, Options(count=0), "count is 0: must be from 1"),
         ("sample", EMPTY, Options(count=10**9), "must be from 1 to 10000"),
-        ("decode", EMPTY, Options(codes=[0.0] * 6), "rows of 4 numbers; 6 are no whole number of them"),
+        ("decode", EMPTY, Options(codes=[0.0] * 6), "rows of 4 numbers; got 6 numbers"),
     ],
 )
 def test_what_cannot_be_done_is_told(task: str, images: Tensor, options: Options, problem: str) -> None:
@@ -78,7 +78,7 @@ def test_a_model_without_a_prior_says_why_it_cannot_sample() -> None:
 
 
 def test_mlflow_is_told_of_every_option() -> None:
-    """In the signature, without which a param never arrives."""
+    """MLflow passes a param to the model only if the signature declares it."""
     told = {spec.name: spec.default for spec in mlflow_writer.OPTIONS}
     assert told.pop("task") in TASKS
     assert told == asdict(Options(codes=[]))

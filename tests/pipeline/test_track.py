@@ -164,7 +164,7 @@ def test_what_waiting_does_not_mend_is_told_at_once(
         track._follow(None, checked, {})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "htp://server")
     track._write(checked, {})
-    assert "htp://server is no address of an MLflow" in capsys.readouterr().out
+    assert "htp://server is not an MLflow address" in capsys.readouterr().out
     assert slept == []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")

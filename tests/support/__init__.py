@@ -1,1 +1,1 @@
-"""What several tests share: toys, projects, servers, browsers."""
+"""Helpers that several tests share: toys, projects, servers and browsers."""

@@ -1,4 +1,4 @@
-"""Pages as their readers have them: in headless Chromium, in both themes, on a phone and on a desk."""
+"""Pages in headless Chromium: in the light and the dark theme, as wide as a phone or a desktop."""
 
 import os
 import shutil
@@ -21,14 +21,14 @@ MILLISECONDS = 1000 * PATIENCE
 def opened(
     url: str, *, theme: Theme = "light", width: int = DESK, scripts: bool = True, local: bool = False
 ) -> Iterator[tuple[Page, list[str]]]:
-    """A page, and what went wrong on it so far: errors of its scripts, and requests that left it.
+    """Open a page, and collect its problems: errors of scripts, and requests to other places.
 
     Args:
         url: of the page.
         theme: that the reader prefers.
         width: of the window, in pixels.
-        scripts: whether the browser runs any.
-        local: whether the page may ask the server that it comes from; else nothing but for itself.
+        scripts: whether the browser runs JavaScript.
+        local: whether the page may request more files from its own server.
     """
     wrong: list[str] = []
 
@@ -52,7 +52,7 @@ def opened(
 
 @contextmanager
 def window(width: int, **options: Any) -> Iterator[Page]:
-    """An empty page that shares nothing with others but the browser."""
+    """Open an empty page that shares only the browser with other pages."""
     page = BROWSER.begin().new_page(viewport={"width": width, "height": 900}, **options)
     page.set_default_timeout(MILLISECONDS)
     try:
@@ -62,14 +62,14 @@ def window(width: int, **options: Any) -> Iterator[Page]:
 
 
 class OneBrowser:
-    """A browser that begins with the first page and ends with a file of tests."""
+    """Browser that starts with the first page and ends after a file of tests."""
 
     def __init__(self) -> None:
         self.running = ExitStack()
         self.browser: Browser | None = None
 
     def begin(self) -> Browser:
-        """The browser."""
+        """Start the browser if it does not run, and return it."""
         if self.browser is None:
             launch = self.running.enter_context(sync_playwright()).chromium.launch
             browser = launch(executable_path=_chromium(), args=["--no-sandbox"], timeout=MILLISECONDS)
@@ -77,7 +77,7 @@ class OneBrowser:
         return self.browser
 
     def end(self) -> None:
-        """Close it, if it has begun."""
+        """Close the browser if it runs."""
         self.running.close()
         self.browser = None
 
@@ -86,13 +86,13 @@ BROWSER = OneBrowser()
 
 
 def violations(page: Page) -> list[str]:
-    """What a screen reader or a keyboard cannot use of it, by axe-core."""
+    """Accessibility problems of a page that axe-core finds, such as elements that a keyboard cannot reach."""
     found: list[dict[str, Any]] = Axe().run(page).response["violations"]
     return [f"{each['id']}: {each['help']}: {each['nodes'][0]['html'][:200]}" for each in found]
 
 
 def overflow(page: Page) -> int:
-    """By how many pixels it is wider than the window."""
+    """Pixels by which a page is wider than its window."""
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 

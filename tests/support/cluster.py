@@ -1,5 +1,6 @@
-"""A cluster on one machine: a Dask scheduler and workers, each a process in a clone of its own, and an S3 server, the
-only thing that they share.
+"""Cluster on one machine: a Dask scheduler, workers and an S3 server.
+
+Each worker is a process with its own clone of the repository. The workers share only the S3 server.
 """
 
 import os
@@ -29,9 +30,9 @@ PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 class Cluster:
-    """A scheduler, its workers by name, and the S3 server that their clones know as DVC's remote.
+    """Scheduler, workers by name, and the S3 server that is the DVC remote of their clones.
 
-    With `encrypted`, nobody takes part who has not the certificate that is made for it.
+    With `encrypted`, only processes with the cluster's certificate can take part.
     """
 
     def __init__(self, folder: Path, repository: Path, store: S3, *, encrypted: bool = False) -> None:
@@ -42,11 +43,11 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Of the scheduler."""
+        """Address of the scheduler."""
         return f"{self.protocol}://127.0.0.1:{self.port}"
 
     def environment(self) -> dict[str, str]:
-        """What everyone has, the one who calls, too."""
+        """Environment variables of all processes, and of the process that uses the cluster."""
         own = {"PATH": PATH, "DVC_NO_ANALYTICS": "true", "MLFLOW_DISABLE_TELEMETRY": "true"} | self.store.environment()
         own |= self.tls
         return {k: v for k, v in os.environ.items() if not k.startswith(("DVC", "MLFLOW", "AELAB"))} | own
@@ -57,7 +58,7 @@ class Cluster:
                     "--protocol", self.protocol, "--port", str(self.port), "--no-dashboard")  # fmt: skip
 
     def add(self, name: str, *options: str, **environment: str) -> None:
-        """Start a worker in a clone of its own."""
+        """Start a worker in its own clone."""
         clone = self.folder / name
         if not clone.exists():
             subprocess.run(["git", "clone", "--quiet", str(self.repository), str(clone)], check=True)
@@ -66,7 +67,7 @@ class Cluster:
                     **environment)  # fmt: skip
 
     def ready(self, workers: int) -> None:
-        """Have the scheduler and so many workers be there, called worker0, worker1, …: what was killed begins anew."""
+        """Start the scheduler and the workers worker0, worker1, … unless they run, and wait for the workers."""
         if "scheduler" not in self.processes:
             self.kill_all()
             self.port = free_port()
@@ -78,17 +79,17 @@ class Cluster:
             self.wait(workers)
 
     def kill_all(self) -> None:
-        """SIGKILL all of it."""
+        """SIGKILL all processes."""
         for name in list(self.processes):
             self.kill(name)
 
     def wait(self, workers: int) -> None:
-        """Until so many workers are there."""
+        """Wait until `workers` workers have registered."""
         with known_by(self.tls), Client(self.address, timeout=PATIENCE, set_as_default=False) as client:
             client.wait_for_workers(workers, timeout=PATIENCE)
 
     def kill(self, name: str) -> None:
-        """SIGKILL a process and what it has started, all but what it runs for others in a session of its own."""
+        """SIGKILL a process and its descendants, except those in a session of their own."""
         process = self.processes.pop(name)
         try:
             children = psutil.Process(process.pid).children(recursive=True)
@@ -110,12 +111,12 @@ class Cluster:
 
 
 def known_by(tls: dict[str, str]) -> dask.config.set:
-    """A block in which this process has the certificates that the variables `tls` name."""
+    """Give this process the certificates that the variables `tls` name, for one block."""
     return dask.config.set({name.removeprefix("DASK_").lower().replace("__", "."): file for name, file in tls.items()})
 
 
 def certificate(folder: Path) -> dict[str, str]:
-    """A certificate of its own authority, and the variables that have Dask use it for everyone."""
+    """Write a self-signed certificate, and return the variables that make Dask use it for all roles."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cluster")])
     now = datetime.now(UTC)
@@ -134,7 +135,7 @@ def certificate(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def cluster(folder: Path, repository: Path, workers: int, store: S3, *, encrypted: bool = False) -> Iterator[Cluster]:
-    """A cluster that runs for as long as the block; its workers are called worker0, worker1, …"""
+    """Run a cluster for one block, with workers worker0, worker1, …"""
     made = Cluster(folder, repository, store, encrypted=encrypted)
     try:
         made.ready(workers)

@@ -1,4 +1,4 @@
-"""Processes that begin with everything imported: forks of a server that imports once for all tests of a worker."""
+"""Processes that start with all modules imported: forks of a server that imports once for all tests of a worker."""
 
 import contextlib
 import multiprocessing
@@ -15,17 +15,17 @@ IMPORTED = ["tests.support.sharing", "tests.support.leaving", "aelab.report.mlfl
 
 
 def context() -> ForkServerContext:
-    """What starts them."""
+    """Context that forks processes from the server."""
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(IMPORTED)
-    with contextlib.chdir(REPOSITORY):  # where the server finds what it imports
+    with contextlib.chdir(REPOSITORY):  # the server imports from the repository
         forkserver.ensure_running()
     return found
 
 
 @contextmanager
 def started(target: Callable[..., object], arguments: Sequence[tuple[Any, ...]]) -> Iterator[list[BaseProcess]]:
-    """A process for each tuple of arguments; they end with the block."""
+    """Start a process for each tuple of arguments, and kill the processes at the end of the block."""
     running = list[BaseProcess]()
     try:
         for each in arguments:

@@ -1,4 +1,4 @@
-"""Losses of a short training of every variant, which a refactor has to leave as they are."""
+"""Losses of a short training of every variant. A refactoring must not change them."""
 
 import statistics
 
@@ -14,7 +14,7 @@ from tests.support.toys import IMAGE, PARAMETERS, squares
 
 
 def losses(name: str, seed: int = 0, learning_rate: float = 0.01, room: int | None = None) -> list[float]:
-    """Mean training loss of every epoch and validation loss at its end, of every phase."""
+    """Mean training loss of each epoch and validation loss at the end of the epoch, for all phases."""
     stored = squares()
     images = Pairs(np.concatenate([stored.clip(max=most) for most in (255, 100)]), stored)  # two versions of each
     validation = Pairs(stored[::2], stored[::2])

@@ -1,7 +1,7 @@
-"""A stage, and what stands for the DVC that waits for it: tests/pipeline/test_signals.py kills either of them.
+"""A stage, and a parent process in the place of DVC. tests/pipeline/test_signals.py kills either of them.
 
-The moment in which work that polls may leave of its own accord has no end here, so that it can on any machine; where it
-is brief, the work is ended.
+After a signal, work that polls has a grace period in which it may end by itself. Here the period is as long as
+`PATIENCE`, so that the slowest machine is in time. In cases with "brief" the period ends first.
 """
 
 import os
@@ -16,7 +16,7 @@ TURN = 0.01  # seconds
 
 
 def wait_for_stage(how: str, place: Path) -> None:
-    """As DVC does."""
+    """Start the stage in a child process and wait for it, as DVC does."""
     os.chdir(place)
     pid = os.fork()
     if pid:
@@ -26,7 +26,7 @@ def wait_for_stage(how: str, place: Path) -> None:
 
 
 def turns() -> dict[int, int]:
-    """How often each worker of the stage in this folder has gone on with its work."""
+    """Turns of work that each worker of the stage in this folder has done, by process ID."""
     return {int(path.name): path.stat().st_size for path in Path("pids").iterdir()}
 
 

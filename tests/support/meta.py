@@ -1,8 +1,11 @@
-"""The device "meta" as a GPU: it has shapes and no numbers, and refuses what would make a GPU wait or ask it in vain.
+"""Stand-in for a GPU: torch's device "meta", which has shapes but no numbers, with a GPU's restrictions.
 
-a step        may read no number, and use no tensor of the CPU: recorded, it would read that once
-elsewhere     numbers may be read, each is 1; a tensor of the CPU beside one of the device is an error all the same
-anywhere      draws on a device need a generator of that device; there is no float64, as on Apple's GPUs
+In a training step, reading a number is an error, since a GPU would have to wait. So is a tensor of the CPU, since a
+recorded CUDA graph would read the tensor only once.
+
+Outside of a step, numbers may be read, and each number is 1. Mixing tensors of the CPU and the device is an error.
+
+Everywhere, a draw on a device needs a generator of the same device. As on Apple's GPUs, there is no float64.
 """
 
 from collections.abc import Iterator
@@ -21,11 +24,11 @@ COPIES = {"tensor", "as_tensor", "new_tensor", "from_numpy"}
 DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like", "randn_like",
          "uniform_", "normal_", "bernoulli_", "exponential_", "dropout"}  # fmt: skip
 _library = torch.library.Library("aten", "IMPL")
-_library.impl("_fused_adam_.tensor_lr", lambda *_, **__: None, "Meta")  # torch has none
+_library.impl("_fused_adam_.tensor_lr", lambda *_, **__: None, "Meta")  # torch does not implement this operator
 
 
 class Generator(torch.Generator):
-    """One of the CPU that says that it is of another device, since "meta" has none."""
+    """Generator of the CPU that claims to belong to another device, since "meta" has no generators."""
 
     def __new__(cls, _: object = "cpu") -> Self:
         return super().__new__(cls)
@@ -39,8 +42,10 @@ class Generator(torch.Generator):
 
 
 class Draws(TorchFunctionMode):
-    """Refuses, as torch does on a GPU, to draw on one device from the generator of another; in a `step` also to draw
-    without one, and to make a tensor of a number, which is a copy from the host.
+    """Mode that refuses draws on one device from the generator of another, as torch does on a GPU.
+
+    In a `step`, the mode also refuses draws without a generator, and tensors made from numbers, which would be copies
+    from the host.
     """
 
     def __init__(self, *, step: bool) -> None:
@@ -66,7 +71,7 @@ class Draws(TorchFunctionMode):
 
 
 class OneDevice(TorchDispatchMode):
-    """Refuses float64 on the device, and in a `step` tensors of the CPU; elsewhere whatever is read is 1."""
+    """Mode that refuses float64 on the device and, in a `step`, tensors of the CPU. Other reads give 1."""
 
     def __init__(self, *, step: bool) -> None:
         super().__init__()
@@ -98,14 +103,14 @@ def tensors(*trees: Any) -> list[Tensor]:
 
 @contextmanager
 def policed(*, step: bool) -> Iterator[None]:
-    """Everything of a device is policed in this block, as in a training `step` or more kindly."""
+    """Enforce the restrictions of a GPU in this block. With `step`, the rules of a training step hold."""
     with pytest.MonkeyPatch.context() as patch, Draws(step=step), OneDevice(step=step):
         patch.setattr(torch, "Generator", Generator)
         yield
 
 
 def on_meta(patch: pytest.MonkeyPatch) -> None:
-    """Have what is made outside of a policed block fit into one: generators, and an autocast that knows "meta"."""
+    """Patch torch's generators and autocast, so that objects from outside of a `policed` block can be used inside."""
     autocast = torch.autocast
     patch.setattr(torch, "Generator", Generator)
     patch.setattr(torch, "autocast", lambda kind, *a, **k: nullcontext() if kind == "meta" else autocast(kind, *a, **k))

@@ -1,4 +1,4 @@
-"""The default parameters, and others that differ from them in one place, right or wrong."""
+"""Default parameters, and variations that differ in one key and are valid or invalid."""
 
 import copy
 import math
@@ -12,12 +12,12 @@ DEFAULT: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "params.
 
 
 def parts(package: str) -> str:
-    """The names of all parts of a package, as a sentence has them."""
+    """Names of all parts of a package, as a message lists them."""
     return ", ".join(sorted(path.stem for path in (REPOSITORY / "src/aelab" / package).glob("[a-z]*.py")))
 
 
 def with_value(key: str, value: object) -> dict[str, Any]:
-    """The default parameters with another value at a dotted key."""
+    """Default parameters with another value at a dotted key."""
     content = copy.deepcopy(DEFAULT)
     *parents, last = key.split(".")
     section = content
@@ -41,7 +41,7 @@ MASKED = {"noise": {"masking": [0.5]}, "copies": 1}
 
 
 def nested(depth: int) -> Any:
-    """A prior above a prior, `depth` times."""
+    """Section of a prior with `depth` nested priors."""
     section: Any = "standard"
     for _ in range(depth):
         section = {"name": "layer", "code": 2, "hidden": [4], "prior": section}
@@ -224,7 +224,7 @@ BROKEN = [
     ),
     (with_value("seeds", []), "seeds is []:", "at least 1 item"),
     (with_value("seeds", 0), "seeds is 0: must be a valid list", ""),
-    (with_value("seeds", [0, 0]), "seeds is [0, 0]: each seed may stand there only once", ""),
+    (with_value("seeds", [0, 0]), "seeds is [0, 0]: each seed", "only once"),
     (with_value("seeds", [-1]), "seeds.0 is -1: must be greater than or equal to 0", ""),
     (
         with_value("training.precision", "float16"),

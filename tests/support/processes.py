@@ -1,4 +1,4 @@
-"""Processes of tests: what is waited for, and what ends with the test that started it."""
+"""Processes of tests: functions that start them, wait for them and end them."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import psutil
 
 T = TypeVar("T")
-PATIENCE = 600.0  # seconds: nothing but a hang takes as long, on the busiest machine
+PATIENCE = 600.0  # seconds: even on the busiest machine, only a hang takes as long
 
 
 def wait_for(what: Callable[[], T], patience: float = PATIENCE) -> T:
-    """What `what` gives once it is true."""
+    """Call `what` until its result is true, and return the result."""
     until = time.monotonic() + patience
     while not (found := what()):
         if time.monotonic() > until:
@@ -28,7 +28,7 @@ def wait_for(what: Callable[[], T], patience: float = PATIENCE) -> T:
 
 
 def gone(processes: Sequence[psutil.Process], within: float = PATIENCE) -> bool:
-    """Whether they end in time; a process that nobody has asked about is a zombie then."""
+    """Wait for processes to end, and return whether all did so within the time. A zombie counts as ended."""
 
     def all_have_ended() -> bool:
         return not [each for each in processes if lives(each)]
@@ -39,14 +39,14 @@ def gone(processes: Sequence[psutil.Process], within: float = PATIENCE) -> bool:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Whether a process has not ended; of one that has, while it is looked at, nothing can be read."""
+    """Check whether a process runs, even if the process ends during the check."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
 def command_of(process: psutil.Process) -> list[str]:
-    """The words of its command; none once it has ended."""
+    """Words of a process's command line, or none if the process has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return list(process.cmdline())
     return []
@@ -54,7 +54,10 @@ def command_of(process: psutil.Process) -> list[str]:
 
 @contextmanager
 def started(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[str]"]:
-    """A process in a session of its own, whose output is text in a pipe; it ends with the block, and all below it."""
+    """Start a process in a new session, with its output as text in a pipe.
+
+    At the end of the block, the process and its descendants are killed.
+    """
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options
     with subprocess.Popen(command, text=True, start_new_session=True, **options) as process:
         try:
@@ -67,24 +70,24 @@ def started(command: Sequence[str], **options: Any) -> Iterator["subprocess.Pope
 
 
 def children(process: "subprocess.Popen[Any]") -> list[psutil.Process]:
-    """All processes that it has started, and they in turn."""
+    """All descendants of a process."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(process.pid).children(recursive=True)
     return []
 
 
 def working_in(folder: Path) -> list[psutil.Process]:
-    """All processes that work in a folder or below it, this one aside."""
+    """All processes whose current folder is `folder` or a folder below, except this process."""
     place, found = folder.resolve(), list[psutil.Process]()
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # over, or not ours
+        with contextlib.suppress(psutil.Error):  # the process has ended, or belongs to another user
             if Path(process.cwd()).is_relative_to(place) and process.pid != os.getpid():
                 found.append(process)
     return found
 
 
 def end(processes: Sequence[psutil.Process]) -> None:
-    """SIGKILL them, and wait until they are gone."""
+    """SIGKILL processes, and wait until they have ended."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

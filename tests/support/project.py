@@ -1,4 +1,4 @@
-"""A copy of the repository with parameters that make it fast: what is killed, filled and flipped."""
+"""Copies of the repository with parameters that make the pipeline fast. Fault injection damages these copies."""
 
 import os
 import re
@@ -21,7 +21,7 @@ SIDE_BY_SIDE = (sys.executable, "-m", "pipeline.runner.repro", "--jobs", "2")
 
 
 class Project:
-    """A copy of the repository with parameters that make it fast; a folder that holds one is taken as it is."""
+    """Copy of the repository in `folder`, with parameters that make the pipeline fast. An existing copy is used."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class Project:
         self.write_params(params)
 
     def copy(self, folder: Path) -> "Project":
-        """One to write in, with DVC's cache and run cache, checkpoints, and an MLflow that keeps its files there."""
+        """Copy the project, with DVC's caches, checkpoints, and an MLflow that writes its files in the new folder."""
         shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
         source, target = (f"{each}/mlflow.db" for each in (self.folder, folder))
         with closing(sqlite3.connect(source)) as there, closing(sqlite3.connect(target)) as here:
@@ -60,7 +60,7 @@ class Project:
         return Project(folder)
 
     def end(self) -> None:
-        """Kill whatever still works here, for a test that has failed."""
+        """Kill all processes that still work in the project, which a failed test leaves."""
         processes.end(processes.working_in(self.folder))
 
     def git(self, *arguments: str) -> None:
@@ -73,11 +73,11 @@ class Project:
 
     def write_params(self, params: dict[str, Any]) -> None:
         yaml = YAML()
-        yaml.representer.ignore_aliases = lambda _: True  # sections that tests have in two places
+        yaml.representer.ignore_aliases = lambda _: True  # tests use the same section in two places
         yaml.dump(params, self.folder / "params.yaml")
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What commands run with: one CPU for each stage, since a second process imports for longer than it works."""
+        """Environment of commands, with one CPU per stage: a second process would import for longer than it works."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         own = {"PATH": path, "DVC_NO_ANALYTICS": "true", resources.CPUS: "1"}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DVC"))}
@@ -90,34 +90,34 @@ class Project:
         )  # fmt: skip
 
     def repro(self, *arguments: str, **environment: str) -> list[str]:
-        """The stages that `dvc repro` ran."""
+        """Run `dvc repro`, and return the stages that DVC ran."""
         done = self.run("dvc", "repro", *arguments, **environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
 
     def side_by_side(self) -> list[str]:
-        """The stages that `pipeline.runner.repro` ran, two at a time."""
+        """Run `pipeline.runner.repro`, two stages at a time, and return the stages that ran."""
         done = self.run(*SIDE_BY_SIDE)
         assert done.returncode == 0, done.stdout + done.stderr
         return outcomes(done.stdout, "done")
 
     def processes(self, stage: str, module: str) -> list[psutil.Process]:
-        """What runs in this project for a stage: `python -m module … stage`."""
+        """Processes `python -m module … stage` of a stage of this project."""
         return [p for p in psutil.process_iter() if self._works_at(p, stage, module)]
 
     def _works_at(self, process: psutil.Process, stage: str, module: str) -> bool:
         try:
             command = process.cmdline()
             return {"-m", module, stage} <= set(command) and process.cwd() == str(self.folder.resolve())
-        except psutil.Error:  # over, or not ours
+        except psutil.Error:  # the process has ended, or belongs to another user
             return False
 
     def lock(self) -> dict[str, Any]:
-        """The hash of every output in `dvc.lock`."""
+        """Hashes of all outputs in `dvc.lock`, by path."""
         stages = YAML(typ="safe", pure=True).load(self.folder / "dvc.lock")["stages"]
         return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
 
 
 def outcomes(output: str, what: str) -> list[str]:
-    """The stages of which `pipeline.runner.repro` says `what`, in order."""
+    """Stages with the outcome `what` in the output of `pipeline.runner.repro`, in order."""
     return re.findall(rf"^ *\d+:\d\d  {what} +(\S+)", output, re.MULTILINE)

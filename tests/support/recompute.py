@@ -1,10 +1,11 @@
-"""A second opinion: intervals and the verdict of a duel from `images.parquet`, by nothing but NumPy, pandas and SciPy.
+"""Independent computation of intervals and verdicts from `images.parquet`, with NumPy, pandas and SciPy alone.
 
     python tests/support/recompute.py evaluation mse ae          # mean and half-width of the 95 % interval
     python tests/support/recompute.py evaluation mse ae vae      # of ae − vae
 
-Nothing here is shared with the report. The variance comes from a table's sums of squares, where the report has
-variances of means; p-values are compared with Holm's thresholds, where the report widens intervals.
+This module shares no code with the report, and uses other formulas. Variances come from a table's sums of squares,
+while the report uses variances of means. P-values are compared with Holm's thresholds, while the report widens
+intervals.
 """
 
 import sys
@@ -17,7 +18,7 @@ from scipy import stats
 
 
 def values(evaluation: Path, entry: str, metric: str) -> pd.DataFrame:
-    """Seeds down, test images across."""
+    """Table of a metric, with a row for each seed and a column for each test image."""
     table = pd.read_parquet(evaluation / entry / "images.parquet")
     return table.pivot_table(index="seed", columns="image", values=metric).dropna(axis="columns")
 
@@ -44,13 +45,13 @@ def estimate(table: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def interval(table: pd.DataFrame) -> tuple[float, float]:
-    """The mean, and half the width of its 95 % interval."""
+    """Mean of a table, and half the width of its 95 % interval."""
     mean, error, degrees = estimate(table)
     return mean, error * stats.t.ppf(0.975, degrees)
 
 
 def verdict(gains: Sequence[pd.DataFrame]) -> str:
-    """What all of these together say, each being by how much one side of a duel is better, positive if it is."""
+    """Verdict of a duel from the gains of one side over the other. A positive gain means that the side is better."""
     chances = []
     for gain in gains:
         mean, error, degrees = estimate(gain)

@@ -1,4 +1,4 @@
-"""A toy run, how it comes to an MLflow, and what an MLflow has of runs."""
+"""Toy runs, and helpers that write them to MLflow and read them back."""
 
 import math
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.support.toys import IMAGE, PARAMETERS
 
 
 def toy_run(folder: Path) -> Run:
-    """A run whose model and figure lie in `folder`."""
+    """Run whose model and figure are files in `folder`."""
     torch.manual_seed(0)
     weights, figure = folder / "seed0.safetensors", folder / "figure.png"
     checkpoint.save(checkpoint.build("ae", IMAGE, PARAMETERS["ae"]), weights)
@@ -60,13 +60,13 @@ def experiment_at(uri: str, name: str = EXPERIMENT) -> mlflow.entities.Experimen
 
 
 def other(run: Run, **changes: Any) -> Run:
-    """The run with another result."""
+    """Copy of a run, with changes of its evaluation."""
     assert run.evaluated is not None
     return replace(run, evaluated=replace(run.evaluated, **changes))
 
 
 def unfinished(run: Run, points: int = 2, status: str = RUNNING) -> Run:
-    """The run while it was in training."""
+    """Copy of a run that is still in training, with its first `points` points."""
     return replace(run, status=status, history=run.history[:points], evaluated=None)
 
 
@@ -81,13 +81,13 @@ def champion(fingerprint: str = "f") -> Champion:
 
 
 def registered(uri: str) -> list[tuple[str, list[str]]]:
-    """The versions of what is registered, each with the run's fingerprint and its aliases."""
+    """Fingerprint of the run and aliases, for each registered model version."""
     client = MlflowClient(uri)
     versions = [client.get_model_version(found.name, found.version) for found in client.search_model_versions()]
     return sorted((version.tags["fingerprint"], version.aliases) for version in versions)
 
 
 def history(uri: str, key: str) -> list[tuple[int, float]]:
-    """The points of the only run."""
+    """Steps and values of a metric of the only run."""
     (found,) = runs_at(uri)
     return [(point.step, point.value) for point in MlflowClient(uri).get_metric_history(found.info.run_id, key)]

@@ -1,4 +1,4 @@
-"""A real `mlflow server` with proxied artifacts, on SQLite or PostgreSQL, that can be killed, frozen and restarted."""
+"""Real servers for tests: `mlflow server` on SQLite or PostgreSQL, which tests can kill, freeze and restart."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from tests.support.processes import PATIENCE, wait_for
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 @contextmanager
 def answering(status: int, body: str) -> Iterator[str]:
-    """A server with one answer to everything."""
+    """Run an HTTP server that answers every request with the same status and body."""
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
@@ -38,7 +38,7 @@ def answering(status: int, body: str) -> Iterator[str]:
         do_GET = do_POST = _answer  # noqa: N815
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.01])
@@ -51,12 +51,12 @@ def answering(status: int, body: str) -> Iterator[str]:
 
 
 class Killable:
-    """What runs in a session of its own."""
+    """Process in a session of its own."""
 
     process: subprocess.Popen[bytes] | None = None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all its processes: SIGKILL, or SIGSTOP to let it hang and SIGCONT to let it go on."""
+        """Send a signal to all processes of the session: SIGKILL, SIGSTOP to freeze them, or SIGCONT to continue."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
@@ -64,12 +64,12 @@ class Killable:
                 self.process.wait()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.signal(signal.SIGKILL)
 
 
 class Server(Killable):
-    """`mlflow server` on loopback, with its artifacts in a folder."""
+    """Process `mlflow server` on loopback, with proxied artifacts in a folder."""
 
     def __init__(self, folder: Path, database: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,11 +78,11 @@ class Server(Killable):
 
     @property
     def uri(self) -> str:
-        """What MLFLOW_TRACKING_URI is set to."""
+        """Address for MLFLOW_TRACKING_URI."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
                    "--workers", "1", "--backend-store-uri", self.database,
                    "--artifacts-destination", str(self.folder.resolve() / "artifacts")]  # fmt: skip
@@ -97,13 +97,13 @@ class Server(Killable):
             self.wait(self.folder / "server.log")
 
     def wait(self, log: Path) -> None:
-        """Until it answers."""
+        """Wait until the server answers; raise an error with the end of its log if it does not."""
         wait_for(lambda: self.answers() or (self.process and self.process.poll() is not None))
         if not self.answers():
             raise RuntimeError(log.read_text(encoding="utf-8")[-2000:])
 
     def answers(self) -> bool:
-        """Whether it does."""
+        """Check whether the server answers."""
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
             return bool(answer.status == 200)
         return False
@@ -111,7 +111,7 @@ class Server(Killable):
 
 @contextmanager
 def serving(folder: Path, database: str | None = None) -> Iterator[Server]:
-    """A server that runs for as long as the block."""
+    """Run an MLflow server for one block."""
     server = Server(folder, database)
     try:
         server.start()
@@ -121,7 +121,7 @@ def serving(folder: Path, database: str | None = None) -> Iterator[Server]:
 
 
 def postgresql_programs() -> Path | None:
-    """Where Debian has PostgreSQL's programs, or the PATH; None if it is not installed."""
+    """Folder of PostgreSQL's programs, as Debian installs them or on the PATH. None if PostgreSQL is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     there = shutil.which("initdb")
     return found[-1].parent if found else Path(there).parent if there else None
@@ -129,7 +129,10 @@ def postgresql_programs() -> Path | None:
 
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL of its own on loopback; yields its address. It refuses to run as root, so the user postgres does."""
+    """Run a new PostgreSQL on loopback for one block, and give its address.
+
+    PostgreSQL refuses to run as root. In that case the user postgres runs the server.
+    """
     programs = postgresql_programs()
     assert programs is not None
     folder.mkdir(parents=True)
@@ -152,4 +155,4 @@ def postgresql(folder: Path) -> Iterator[str]:
         run(*control, "-l", str(place / "log"), "-o", options, "start")
         yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     finally:
-        run(*control, "-m", "immediate", "stop", check=False)  # what a busy machine does not stop in time stops later
+        run(*control, "-m", "immediate", "stop", check=False)  # on a busy machine, the server may stop later

@@ -1,4 +1,4 @@
-"""The processes of tests/core/test_process_group.py: each trains toy models with the others, and writes what it has."""
+"""Processes of tests/core/test_process_group.py, which train toy models together and write their results."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from aelab.quantizers.fsq import FiniteScalar
 from aelab.training.loop import train
 from tests.support.toys import IMAGE, PARAMETERS, SECTIONS, squares
 
-CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its parameters, what differs in training
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its parameters, changes of the training
     **{name: (name, parameters, {}) for name, parameters in PARAMETERS.items()},
     **{
         f"vqvae {name}": ("vqvae", PARAMETERS["vqvae"] | {"quantizer": {"name": name} | section}, {})
@@ -34,12 +34,12 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its
         PARAMETERS["vqvae"] | {"quantizer": {"name": "bsq", "bits": 4, "entropy": 10.0}},
         {},
     ),
-    "vqvae fsq": (  # what normalises gives the encoder's last bias no gradient but rounding, which Adam makes steps of
+    "vqvae fsq": (  # a normaliser cancels the last bias: its gradient is rounding alone, and Adam scales it up
         "vqvae",
         PARAMETERS["vqvae"] | {"quantizer": {"name": "fsq", "levels": [8, 5, 4], "normalise": False}},
         {},
     ),
-    "few": ("vae", PARAMETERS["vae"], {"batch_size": 3}),  # less than one each
+    "few": ("vae", PARAMETERS["vae"], {"batch_size": 3}),  # fewer samples than processes
     "conv": ("vae", PARAMETERS["vae"] | {"network": {"name": "conv", "width": 8, "downsampling": 2}}, {}),
     "dynamic": ("vae", PARAMETERS["vae"], {"dynamic": True}),
     "from disk": ("dae", PARAMETERS["dae"], {"room": 0}),
@@ -49,16 +49,16 @@ STEPS = 6  # an epoch and a half of batches of 16
 
 
 def own_noise(function: Any, shape: Any, generator: torch.Generator) -> Tensor:
-    """Noise of as many rows as this process has: that of a sample goes by the rank that it is on."""
+    """Noise for this process's rows alone, so that the noise of a sample depends on its rank."""
     return function(shape, generator=generator, device=generator.device)
 
 
 def alone(x: Tensor, *_: Any) -> Tensor:
-    """What a process makes of its own rows."""
+    """Return the process's own rows, without communication."""
     return x
 
 
-BROKEN: dict[str, dict[str, Any]] = {  # what goes wrong without it
+BROKEN: dict[str, dict[str, Any]] = {  # functions of `process_group`, and versions that ignore the other processes
     "noise": {"draw": own_noise},
     "codebook": {"mean": alone},
     "restarts": {"pick": lambda x, chosen: x[chosen % len(x)]},
@@ -68,7 +68,7 @@ BROKEN: dict[str, dict[str, Any]] = {  # what goes wrong without it
 
 
 def run(case: str, broken: str = "", device: str = "cpu", mode: Any = "eager") -> dict[str, Any]:
-    """Train a case; its losses, and a digest of all that training has changed."""
+    """Train a case, and return its losses and a digest of weights and losses."""
     name, parameters, what = CASES[case]
     pixels = squares()
     shown = Pairs(np.concatenate([pixels // 2, pixels // 3]), pixels) if name == "dae" else Pairs.of(pixels)
@@ -91,7 +91,7 @@ def run(case: str, broken: str = "", device: str = "cpu", mode: Any = "eager") -
 
 
 def normalised(gather: Any = None) -> dict[str, Any]:
-    """Of this process's rows of a batch: the bounded values of FSQ and their gradients; the moments after it."""
+    """Bounded values of FSQ and their gradients for this process's rows of a batch, and the moments afterwards."""
     z = torch.randn(16, 3, 2, 2, generator=torch.Generator().manual_seed(0)) + torch.arange(16).view(-1, 1, 1, 1)
     quantizer, weights = FiniteScalar(levels=[8, 5, 4]), z.flip(0)
     with process_group.split(16) as share, pytest.MonkeyPatch.context() as patch:
@@ -107,7 +107,7 @@ def normalised(gather: Any = None) -> dict[str, Any]:
 
 
 def take_part(rank: int, folder: Path, cases: Sequence[str], environment: dict[str, str]) -> None:
-    """Train all the cases that are asked for: a name, or name:broken."""
+    """Train all `cases`, each given as a name or as name:broken, and write the results as JSON."""
     os.environ |= environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     device, mode = os.environ.get("DEVICE", "cpu"), os.environ.get("MODE", "eager")
     process_group.begin(devices.prepare(device, 1))

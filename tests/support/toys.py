@@ -1,4 +1,4 @@
-"""Toy images, toy parameters of every part, toy models."""
+"""Toy images, toy parameters of every part, and toy models."""
 
 import contextlib
 import inspect
@@ -32,13 +32,13 @@ ANY: tuple[Any, ...] = (
     "a",
     True,
     {},
-)  # a key that nobody knows here gets the first of these that its annotation allows
+)  # candidates for keys that are not in KNOWN: the first that the annotation allows is used
 
 
 def toy_keys(part: type, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Toy values of the keys that a part's constructor has to be given: those of `known` that fit, else any that do.
+    """Toy values of the keys without a default in a part's constructor: from `known`, or any allowed value.
 
-    So the tests of all parts hold for a new one without a word about it here.
+    Thanks to this function, the tests of all parts include a new part without any change.
     """
     return {key.name: toy_value(key, known, part) for key in needed_keys(part)}
 
@@ -48,7 +48,7 @@ def needed_keys(part: type) -> list[inspect.Parameter]:
 
 
 def toy_value(key: inspect.Parameter, known: Mapping[str, Any], part: type) -> Any:
-    """What is known, else one of `ANY`, else what the annotation itself names: its choices, its bounds."""
+    """Toy value of a key: from `known`, else from `ANY`, else a choice or a bound that the annotation names."""
     if registry := registry_of(key.annotation):
         simplest = min(registry.available(), key=lambda name: len(needed_keys(registry.find(name))))
         section = known.get(key.name, "")
@@ -64,7 +64,7 @@ def toy_value(key: inspect.Parameter, known: Mapping[str, Any], part: type) -> A
 
 
 def named(schema: Mapping[str, Any]) -> Iterator[Any]:
-    """The values that a JSON Schema names, and those next to its bounds."""
+    """Values that a JSON Schema names, and values next to its bounds."""
     yield from schema.get("enum", [])
     bounds = [schema[key] for key in ("const", "minimum", "maximum", "exclusiveMinimum") if key in schema]
     yield from bounds
@@ -86,7 +86,7 @@ KNOWN = {
     "width": 8,
     "layers": 2,
     "channels": 2,
-}  # a key's value for the tests of any part, where what its annotation allows would be too large or make no sense
+}  # values of keys for all parts, where any value that the annotation allows would be too large or make no sense
 OTHERS: dict[str, dict[str, Any]] = {"tcvae": {"beta": 4.0}, "wae": {"penalty": 10.0}, "vqvae": {"beta": 0.25}}
 PARAMETERS = {
     name: toy_keys(VARIANTS.find(name), KNOWN | OTHERS.get(name, {})) for name in VARIANTS.available()
@@ -122,12 +122,12 @@ CASES: dict[str, dict[str, Any]] = {
 def batch(
     inputs: Tensor, targets: Tensor, generator: torch.Generator, step: int = 10, steps: int = 10, samples: int = 0
 ) -> Batch:
-    """What a loss sees; after the last step, and the whole of the training images, unless it is said otherwise."""
+    """Batch for a loss. By default, the training has ended, and the batch has all training images."""
     return Batch(inputs, targets, generator, torch.tensor(step), steps, samples or len(targets))
 
 
 def squares() -> NDArray[np.uint8]:
-    """Toy images: a bright square on black at a random place, uint8 (64, 1, 8, 8)."""
+    """Toy images with a bright square at a random place on black, uint8 (64, 1, 8, 8)."""
     rng = np.random.default_rng(0)
     images = np.zeros((64, *IMAGE), np.uint8)
     for image in images:
@@ -146,7 +146,7 @@ CLASSES = 4
 
 
 def quadrants(count: int, seed: int, *, shuffled: bool = False) -> Pairs:
-    """Noise with one bright quadrant, which is its class; or has nothing to do with it."""
+    """Images of noise with one bright quadrant, whose number is the class. With `shuffled`, classes are random."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 100, (count, *IMAGE), np.uint8)
     labels = np.arange(count) % CLASSES
@@ -156,7 +156,7 @@ def quadrants(count: int, seed: int, *, shuffled: bool = False) -> Pairs:
 
 
 class Recorder(Learner):
-    """Learns nothing; remembers what it was shown in training."""
+    """Learner that learns nothing, and remembers its inputs in training."""
 
     def __init__(self, loss: Callable[[int], float] = lambda _: 1.0) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Recorder(Learner):
 
 
 class StopsAt(Snapshots):
-    """Keeps a snapshot and stops when it has been asked `count` times."""
+    """Snapshots that stop the training with a snapshot after `count` calls of `due`."""
 
     def __init__(self, folder: Path, count: int) -> None:
         super().__init__(folder, every=0.0)
@@ -184,7 +184,7 @@ class StopsAt(Snapshots):
 
 
 def ended(model: Autoencoder, results: dict[str, PhaseResult]) -> tuple[list[bytes], list[Any]]:
-    """The bits of the weights, and the curves without times."""
+    """Bits of the weights, and results without times."""
     weights = [value.cpu().numpy().tobytes() for value in model.state_dict().values()]
     curves = [
         [{key: value for key, value in point.items() if key != "time"} for point in result.curve]

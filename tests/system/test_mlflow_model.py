@@ -151,10 +151,14 @@ def test_the_server_does_every_task(server: Serving) -> None:
         (np.zeros((8, 8)), {}, "Shape of input (8, 8) does not match"),
         (np.full((1, *IMAGE), "a"), {}, "could not convert string to float"),
         (np.full((1, *IMAGE), 255), {}, "images have values from 0 to 1"),
-        (X, {"task": "paint"}, "there is no task 'paint'; there are reconstruct, encode, decode, sample, interpolate"),
+        (
+            X,
+            {"task": "paint"},
+            "there is no task 'paint'; the tasks are reconstruct, encode, decode, sample, interpolate",
+        ),
         (X, {"task": "sample", "count": "many"}, "count"),
-        (X, {"task": "score", "by": "blur"}, "there is no score 'blur'; it has mse, neg_elbo, rate"),
-        (X, {"task": "interpolate"}, "an interpolation is between 2 images, not 3"),
+        (X, {"task": "score", "by": "blur"}, "there is no score 'blur'; the scores of this model: mse, neg_elbo, rate"),
+        (X, {"task": "interpolate"}, "an interpolation needs 2 images; got 3"),
         (np.zeros(0), {}, "suggests a numpy array input"),  # JSON cannot say what shape nothing has
     ],
 )

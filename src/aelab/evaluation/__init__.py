@@ -1,1 +1,1 @@
-"""What a trained model is measured by; nothing here trains."""
+"""Metrics and figures for trained models."""

@@ -1,10 +1,10 @@
-"""Scores of how strange an image is to a model, the higher the stranger, and how they stand among validation images.
+"""Anomaly scores: how strange an image is to a model. A higher score means a stranger image.
 
     mse                squared error of the reconstruction
-    neg_elbo, rate     −ELBO and its rate, where there is a bound; two z are drawn
-    codebook_distance  ‖z_e − z_q‖², summed over the grid, where there is a codebook
+    neg_elbo, rate     −ELBO and its rate, for models with a bound; two z are drawn for each image
+    codebook_distance  ‖z_e − z_q‖², summed over the grid, for models with a codebook
 
-The share of validation images that a score exceeds says what the score itself does not: whether it is high.
+A score alone does not say whether it is high. Its percentile does: the share of validation images with a lower score.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,16 +24,16 @@ from aelab.evaluation.metric_names import ANOMALY
 from aelab.models.base import Autoencoder
 
 BOUND = {"neg_elbo", "rate"}
-KEPT = 1001  # quantiles of the scores of validation images
+KEPT = 1001  # quantiles of the validation images' scores in `reference`
 
 
 def defined(model: Autoencoder) -> list[str]:
-    """The scores that a model has of an image, without any other image."""
+    """Names of the scores that the model defines for a single image."""
     return [name for name, capability in ANOMALY.items() if capability not in model.undefined]
 
 
 def undefined(model: Autoencoder) -> dict[str, str]:
-    """The others, each with the reason."""
+    """Reasons why the model lacks a score, by the name of each score that it does not define."""
     return {
         name: why for name, need in ANOMALY.items() for capability, why in model.undefined.items() if need == capability
     }
@@ -43,13 +43,16 @@ def undefined(model: Autoencoder) -> dict[str, str]:
 def scores(
     model: Autoencoder, x: Tensor, generator: torch.Generator, wanted: Collection[str] = tuple(ANOMALY)
 ) -> dict[str, Tensor]:
-    """The scores of images x (B, C, H, W) on the model's device, B ≥ 1, each (B,); those of `wanted` that it defines.
+    """Anomaly scores of each image of a batch.
 
     Args:
         model: in evaluation mode.
-        x: floats in [0, 1].
-        generator: of the z in the bound.
-        wanted: names.
+        x: images (B, C, H, W) on the model's device, floats in [0, 1], B ≥ 1.
+        generator: draws the z in the bound.
+        wanted: names of the scores to compute; names that the model does not define are ignored.
+
+    Returns:
+        The scores by name, (B,) each.
     """
     names, found = [name for name in defined(model) if name in wanted], dict[str, Tensor]()
     with model.unchecked():
@@ -72,7 +75,18 @@ def of_split(
     batch_size: int = BATCH,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """The scores of stored images, (N,) each on the CPU; those that are `known` are not computed again."""
+    """Anomaly scores of all images of a split.
+
+    Args:
+        model: in evaluation mode.
+        images: uint8 (N, C, H, W).
+        known: scores that were computed before, by name, (N,) each.
+        batch_size: images per batch.
+        seed: of the generator that draws the z in the bound.
+
+    Returns:
+        All scores that the model defines, by name, (N,) each, on the CPU.
+    """
     names, device = defined(model), device_of(model)
     missing = {name for name in names if name not in known}
     found, generator = dict(known), torch.Generator(device).manual_seed(seed)
@@ -86,13 +100,21 @@ def of_split(
 
 
 def _bound(model: Autoencoder, lots: Iterable[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """−ELBO and its parts of each image in all batches."""
+    """−ELBO and its parts for each image of all batches, by name."""
     images: dict[str, Tensor] = getattr(model.measure(lots, generator), "images", {})
     return images
 
 
 def reference(found: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The scores of validation images as a small table: how many there are, and evenly spread ones in their order."""
+    """Table of the validation images' scores, from which `percentile` can be computed.
+
+    Args:
+        found: scores of the validation images by name, (N,) each.
+
+    Returns:
+        The number N of `images`, and the `scores`, at most `KEPT` evenly spread values of each, sorted. Scores with a
+        value that is not finite are left out.
+    """
     count = max(map(len, found.values()), default=0)
     order = {name: np.sort(values.numpy()) for name, values in found.items() if values.isfinite().all()}
     kept = evenly(count, min(count, KEPT))
@@ -103,6 +125,14 @@ def reference(found: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def percentile(values: Tensor, ordered: Sequence[float]) -> Tensor:
-    """The share of the validation images, in percent, whose score is lower: (B,)."""
+    """Percentage of validation images with a lower score.
+
+    Args:
+        values: scores of images, (B,).
+        ordered: scores of validation images, sorted; see `reference`.
+
+    Returns:
+        Percentages, (B,).
+    """
     among = torch.tensor(ordered, dtype=values.dtype)
     return 100 * torch.searchsorted(among, values.contiguous()) / len(among)

@@ -2,7 +2,7 @@
 
     −log p(x) ≤ −E[log 1/k · Σ_i w_i],  log w_i = log p(x|z_i) + log p(z_i) − log q(z_i|x),  z_i ~ q(z|x)
 
-The bound falls as k grows, towards −log p(x); k = 1 is −ELBO.
+The bound falls towards −log p(x) as k grows. With k = 1 the bound is −ELBO.
 """
 
 import math
@@ -19,23 +19,31 @@ from aelab.models.base import Autoencoder
 
 @dataclass(frozen=True)
 class Bound:
-    """What importance sampling says about each of n images, in nats; each tensor has shape (n,), float64."""
+    """Result of importance sampling for n images, in nats. Each tensor is float64 of shape (n,)."""
 
-    nll: Tensor  # the bound with k samples
-    variance: Tensor  # of that estimate (delta method): too small where few of the samples weigh anything
-    effective: Tensor  # samples, (Σw)²/Σw² of the k: few where q(z|x) is far from the true posterior
-    gap: Tensor  # the bound with one sample minus that with k
+    nll: Tensor  # The bound with k samples.
+    variance: Tensor  # Variance of `nll` by the delta method, too low where a few samples have nearly all the weight.
+    effective: Tensor  # Effective sample size (Σw)²/Σw², low where q(z|x) is far from the true posterior.
+    gap: Tensor  # The bound with one sample minus the bound with k samples.
 
     @property
     def error(self) -> float:
-        """The Monte Carlo standard error of the mean bound."""
+        """Monte Carlo standard error of the mean bound, in nats."""
         return self.variance.sum().sqrt().item() / len(self.variance)
 
     def of_all(self, neg_elbo: float, neg_elbo_error: float, count: int) -> tuple[float, float]:
-        """The mean bound over `count` images of which these n are a sample, and its standard error.
+        """Estimate the mean bound over `count` images from a sample of n of them.
 
-        −ELBO is known for all of them, so only the gap is estimated from the n: images differ far less in it than in
-        their likelihoods (a control variate with coefficient 1).
+        −ELBO is known for all `count` images, so only the gap is estimated from the n images. The gap differs far less
+        between images than the likelihood does (a control variate with coefficient 1).
+
+        Args:
+            neg_elbo: mean −ELBO over all `count` images, in nats.
+            neg_elbo_error: standard error of `neg_elbo`, in nats.
+            count: number of images, at least n.
+
+        Returns:
+            The mean bound and its standard error, in nats.
         """
         n = len(self.nll)
         if n == count:
@@ -49,9 +57,14 @@ class Bound:
 def importance_weighted(
     model: Autoencoder, batches: Iterable[Tensor], samples: int, generator: torch.Generator, rows: int
 ) -> Bound:
-    """The bound with k = `samples` for every image x of `batches` (B, C, H, W).
+    """Importance-weighted bound for every image.
 
-    Images and samples are decoded together, `rows` at a time; memory does not grow with k.
+    Args:
+        model: in evaluation mode, with the capability "importance".
+        batches: images (B, C, H, W) on the model's device, floats in [0, 1].
+        samples: k, the number of z for each image.
+        generator: draws the z.
+        rows: maximum number of pairs of an image and a z that are decoded at a time, so memory does not grow with k.
     """
     together = [x for batch in batches for x in batch.split(max(1, rows // samples))]
     turns = [(x, max(1, rows // len(x))) for x in together]
@@ -63,15 +76,15 @@ def importance_weighted(
 def _of(
     model: Autoencoder, x: Tensor, samples: int, generator: torch.Generator, chunk: int, steps: Iterator[int]
 ) -> tuple[Tensor, ...]:
-    """NLL, its variance, effective samples and the gap of images x, from `chunk` samples at a time, one of `steps`."""
+    """Fields of `Bound` for images x, from `chunk` samples in each of the `steps`."""
     first = second = torch.full_like(in_float64(x.flatten(1)[:, 0]), -math.inf)
     total = torch.zeros_like(first)
     for done, _ in zip(range(0, samples, chunk), steps, strict=False):
         log_weights = in_float64(model.log_weights(x, x, min(chunk, samples - done), generator))
         first = torch.logaddexp(first, log_weights.logsumexp(1))  # log Σ w
-        second = torch.logaddexp(second, (2 * log_weights).logsumexp(1))  # log Σ w²
+        second = torch.logaddexp(second, (2 * log_weights).logsumexp(1))  # the same of w²
         total += log_weights.sum(1)
     nll = math.log(samples) - first
-    variance = ((second - 2 * first).exp() - 1 / samples).clamp(min=0)  # of log 1/k Σ w, since Var(w̄)/w̄² is this
+    variance = ((second - 2 * first).exp() - 1 / samples).clamp(min=0)  # Var(w̄)/w̄², the variance of log w̄
     effective = (2 * first - second).exp()
     return nll.cpu(), variance.cpu(), effective.cpu(), (-total / samples - nll).cpu()

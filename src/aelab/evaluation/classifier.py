@@ -1,9 +1,9 @@
-"""A small convolutional classifier, in whose features samples are compared with images.
+"""Small convolutional classifier, whose features serve to compare samples with images.
 
     f(x) = ReLU(W₁·convolutions(x)),  p(y|x) = softmax(W₂·f(x)),  loss = −log p(y|x)
 
-The features f(x) are what its last layer sees. It learns from the images and labels of the data set itself, so a
-distance between features says something about this data set and this classifier, and nothing beyond.
+The features f(x) are the input of the last layer. The classifier learns from the images and labels of the data set
+itself. So distances between features are comparable only if the data set and the classifier are the same.
 """
 
 from collections.abc import Iterable
@@ -22,13 +22,20 @@ from aelab.models.base import Batch, Learner, Losses, Shape
 from aelab.models.layers import LARGEST
 from aelab.models.statistics import Mean
 
-FEATURES = 64  # numbers in f(x)
-MAPS = 16  # of the first convolution, half as many as of the others
-HALVINGS = 2  # of an image's sides, at least
+FEATURES = 64  # Numbers in f(x).
+MAPS = 16  # Output channels of the first convolution. The other convolutions have twice as many.
+HALVINGS = 2  # Minimum number of convolutions. Each halves the sides of the image.
 
 
 class Classifier(Learner):
-    """5×5 convolutions of stride 2 until a fully connected layer can see the grid; then features, then classes."""
+    """5×5 convolutions of stride 2, a layer of features, and a layer of classes.
+
+    Convolutions are added until the grid is small enough for a fully connected layer.
+
+    Args:
+        image: shape (C, H, W) of an image.
+        classes: number of classes.
+    """
 
     def __init__(self, image: Shape, classes: int) -> None:
         super().__init__()
@@ -45,21 +52,26 @@ class Classifier(Learner):
         self.to(memory_format=torch.channels_last)
 
     def features(self, x: Tensor) -> Tensor:
-        """f(x): (B, C, H, W) → (B, FEATURES)."""
+        """Features f(x) of images: (B, C, H, W) → (B, FEATURES)."""
         return self.embedding(self.convolutions(x).permute(0, 2, 3, 1).flatten(1)).relu()
 
     def forward(self, x: Tensor) -> Tensor:
-        """log p(y|x) up to a constant: (B, C, H, W) → (B, classes)."""
+        """Logits, log p(y|x) up to a constant: (B, C, H, W) → (B, classes)."""
         return self.head(self.features(x))
 
     def loss(self, batch: Batch) -> Losses:
-        """The cross-entropy; the batch's targets are classes, (B,) int64."""
+        """Cross-entropy of a batch whose targets are classes, int64 (B,)."""
         return {"loss": F.cross_entropy(self(batch.inputs).float(), batch.targets)}
 
 
 @torch.no_grad()
 def accuracy(model: Classifier, images: Pairs) -> float:
-    """The share of images whose most probable class is their own, in percent."""
+    """Percentage of images whose most probable class is their own.
+
+    Args:
+        model: in evaluation mode, on any device.
+        images: uint8 (N, C, H, W) with their classes, int64 (N,).
+    """
     device, hits = device_of(model), Mean()
     for x, y in images.split(BATCH):
         hits.add(100.0 * (model(as_float(x.to(device))).argmax(1) == y.to(device)))
@@ -68,28 +80,43 @@ def accuracy(model: Classifier, images: Pairs) -> float:
 
 @torch.no_grad()
 def class_kept(model: Classifier, output: Tensor, image: Tensor) -> Tensor:
-    """100 where the classifier puts an image's reconstruction into the class that it puts the image into, else 0; both
-    (B, C, H, W) with values in [0, 1] → (B,).
+    """Check whether a reconstruction has the same class as its image, according to the classifier.
+
+    Args:
+        model: in evaluation mode.
+        output: reconstructions (B, C, H, W), floats in [0, 1].
+        image: the images, of the same shape and range.
+
+    Returns:
+        Percentages (B,), 100 where the two classes are equal, else 0.
     """
     return 100.0 * (model(output).argmax(1) == model(image).argmax(1))
 
 
 @torch.no_grad()
 def features(model: Classifier, batches: Iterable[Tensor]) -> Tensor:
-    """f(x) of `batches` of images (B, C, H, W) with values in [0, 1]: (N, FEATURES) float64, on the CPU."""
+    """Features f(x) of all images.
+
+    Args:
+        model: in evaluation mode.
+        batches: images (B, C, H, W) on the model's device, floats in [0, 1].
+
+    Returns:
+        Float64 (N, FEATURES), on the CPU.
+    """
     return torch.cat([model.features(x).cpu().double() for x in batches])
 
 
 def save(model: Classifier, path: Path) -> None:
-    """Write a classifier as one sealed file."""
+    """Write the classifier to `path`, as a file that contains its own hash."""
     tensor_file.write(path, model.state_dict(), model.configuration)
 
 
 def load(path: Path, device: torch.device) -> Classifier:
-    """The classifier in `path`, in evaluation mode.
+    """Load the classifier in `path`, in evaluation mode.
 
     Raises:
-        UserError: the file is not a classifier, or not as it was written.
+        UserError: the file is no classifier, or its content has changed since `save` wrote it.
     """
     try:
         tensors, configuration = tensor_file.read(path)

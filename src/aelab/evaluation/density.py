@@ -1,12 +1,14 @@
-"""Samples from densities over the code that the model has not learned, so that its prior can be told from the rest.
+"""Codes from two densities that a model has not learned: a fitted mixture and a uniform distribution.
 
-    fitted   z ~ Σ_c π_c N(z; μ_c, Σ_c), fitted after the training to the codes of training images
-    uniform  z ~ U({1 … K}^L): at each place of the grid all codes of the codebook are equally likely
+    fitted   z ~ Σ_c π_c N(z; μ_c, Σ_c), a mixture fitted to the codes of training images after the training
+    uniform  z ~ U({1 … K}^L): at each of the L places of the grid, all K codes of the codebook are equally likely
 
-Ghosh et al. 2020, section 4: "ex-post density estimation" makes any autoencoder generative, and mends a prior that the
-codes do not follow. So a prior that is learned is compared with one that is fitted, and with one that is not.
+The decoded images show how much a model's own prior contributes to its samples. With a fitted density, every
+autoencoder can generate images. The codes of a model may also follow a fitted density better than the model's prior.
 
-Dimensions: N images, d numbers of a code, K codes, (h, w) grid.
+Source: Ghosh et al. 2020, section 4, "ex-post density estimation".
+
+Dimensions: N images, d numbers of a code, K codes, (h, w) grid, L = h·w.
 """
 
 import numpy as np
@@ -22,43 +24,45 @@ from aelab.models.base import Autoencoder
 from aelab.models.discrete import DiscreteAutoencoder
 from aelab.models.latent import flatten
 
-COMPONENTS = 10  # as in Ghosh et al. 2020, with full covariances
-ITERATIONS = 1000  # many more than the fit takes to converge
-CODES = 5000  # that are fitted to, evenly spread over the training images
-LARGEST = 512  # numbers in a code: a covariance has their square
+COMPONENTS = 10  # With full covariances, as in Ghosh et al. 2020.
+ITERATIONS = 1000  # Maximum, far more than the fit needs.
+CODES = 5000  # Maximum number of training images for the fit, evenly spread.
+LARGEST = 512  # Maximum of d, because each covariance has d² numbers.
 
 
 @torch.no_grad()
 def unfitted(model: Autoencoder) -> str | None:
-    """Why no density is fitted to the model's codes; None where one is."""
+    """Return the reason why no density can be fitted to the model's codes, or None if one can."""
     if isinstance(model, DiscreteAutoencoder):
-        return "the code is discrete: it has no density"
+        return "a discrete code has no density"
     z = model.encode(torch.zeros(1, *model.image, device=device_of(model)))
     if not isinstance(z, Tensor) or z.ndim != VECTORS:
-        return "the code is no vector, but lies on a grid"
+        return "the code is not a vector but a grid"
     if z.shape[1] > LARGEST:
-        return f"the code has {z.shape[1]} numbers, more than the {LARGEST} that a density is fitted to"
+        return f"the code has {z.shape[1]} numbers, more than the {LARGEST} that the fit allows"
     return None
 
 
 @torch.no_grad()
 def fitted(model: Autoencoder, train: Images, count: int, *, seed: int, batch_size: int) -> Tensor:
-    """`count` codes drawn from a mixture fitted to the codes of training images: (count, d); NaN where these are not
-    finite.
+    """Draw codes from a mixture that is fitted to the codes of training images.
 
     Args:
-        model: with a vector as its code, in evaluation mode, on any device.
-        train: uint8 (N, C, H, W).
-        count: of the codes to be drawn.
-        seed: of the fit and of the codes.
+        model: a model whose code is a vector, in evaluation mode, on any device.
+        train: training images, uint8 (N, C, H, W).
+        count: number of codes to draw.
+        seed: of the fit and of the draws.
         batch_size: images per batch.
+
+    Returns:
+        Codes (count, d) on the model's device; all NaN if the code of a training image is not finite.
     """
     device = device_of(model)
     images = batches(Pairs.of(train).thinned(CODES).targets, batch_size, device)
     codes = torch.cat([flatten(model.encode(x)) for x in images]).cpu().double().numpy()
     if not np.isfinite(codes).all():
         return torch.full((count, codes.shape[1]), torch.nan, device=device)
-    scale = codes.std() or 1.0  # what scikit-learn adds to variances is small against 1
+    scale = codes.std() or 1.0  # after scaling, the 1e-6 that scikit-learn adds to variances is small
     components = min(COMPONENTS, len(codes))
     mixture = GaussianMixture(components, max_iter=ITERATIONS, init_params="k-means++", random_state=seed)
     with threadpool_limits(1):
@@ -68,7 +72,16 @@ def fitted(model: Autoencoder, train: Images, count: int, *, seed: int, batch_si
 
 @torch.no_grad()
 def uniform(model: DiscreteAutoencoder, count: int, *, seed: int) -> Tensor:
-    """`count` grids of codes, all equally likely: (count, h, w)."""
+    """Draw grids of indices in which all codes are equally likely.
+
+    Args:
+        model: a model with a codebook, in evaluation mode, on any device.
+        count: number of grids to draw.
+        seed: of the draws.
+
+    Returns:
+        Indices (count, h, w), int64, on the model's device.
+    """
     device = device_of(model)
     grid = model.indices(torch.zeros(1, *model.image, device=device)).shape[1:]
     generator = torch.Generator(device).manual_seed(seed)

@@ -1,19 +1,23 @@
-"""Whether single dimensions of a code hold single factors of the images, on data sets whose factors are known.
+"""Disentanglement: whether each dimension of a code describes one factor, on data sets whose factors are known.
 
-    MIG  1/K Σ_k 1/H(v_k) · (I(z_j; v_k) − max_{i≠j} I(z_i; v_k)),  j the dimension that tells most of v_k
+    MIG  1/K Σ_k 1/H(v_k) · (I(z_j; v_k) − max_{i≠j} I(z_i; v_k)),  j the dimension that tells most about v_k
     DCI  Σ_j ρ_j · (1 − H_K(P_j)),  P_jk = R_jk / Σ_k R_jk,  ρ_j = Σ_k R_jk / Σ_jk R_jk
 
-of factors v_k and dimensions z_j; R_jk is the importance of z_j to a random forest that predicts v_k, H_K the entropy
-to the base K. Chen et al. 2018, equation 6; Eastwood & Williams 2018, section 2 (D, there called disentanglement). Both
-are 1 where each factor has a dimension to itself. MIG asks that a factor lies in one dimension, DCI that a dimension
-holds one factor: of a factor that has two dimensions to itself MIG is 0, DCI 1. Carbonneau et al. 2022, who review such
-metrics, recommend DCI with a random forest.
+The v_k are factors, the z_j dimensions. R_jk is the importance of z_j to a random forest that predicts v_k. H_K is the
+entropy to the base K.
 
-A random rotation spoils both: of a code that is the factors, MIG falls below 0.25, DCI below 0.5. A regression's
-weights in the place of a forest's importances would not see a dimension in which a factor goes up and down again, as in
-most of PCA's: they take PCA of the data set `shapes` for half disentangled.
+Both metrics are 1 if each factor has a dimension of its own. MIG is high if each factor is in a single dimension. DCI
+is high if each dimension describes a single factor. If two dimensions describe the same factor equally well, and no
+other factor, MIG is 0 and DCI is 1. A random rotation of a code that equals the factors lowers MIG below 0.25 and DCI
+below 0.5.
 
-I and H are of histograms, dimensions in `BINS` bins of equal width (Locatello et al. 2019).
+DCI uses a random forest because a linear regression misses a factor that first rises and then falls along a dimension.
+Most dimensions of PCA are like this. With a regression, PCA of the data set `shapes` would count as half disentangled.
+
+I and H are estimated from histograms: each dimension is cut into `BINS` bins of equal width (Locatello et al. 2019).
+
+Source: MIG: Chen et al. 2018, equation 6. DCI: Eastwood & Williams 2018, section 2, there D. Random forest: the review
+by Carbonneau et al. 2022 recommends DCI in this form.
 
 Dimensions: N images, K factors, d numbers of a code.
 """
@@ -30,24 +34,25 @@ from aelab.evaluation.reconstruction import Images
 from aelab.models.base import Autoencoder
 from aelab.models.latent import flatten
 
-IMAGES = 4000  # evenly spread
+IMAGES = 4000  # maximum number of images, evenly spread over the split
 BINS = 20
 TREES = {"n_estimators": 10, "min_samples_leaf": 5, "random_state": 0}
-SPLITS = (
-    64  # dimensions that each split of a tree is picked from; fewer than all would have to take one that says nothing
-)
+SPLITS = 64  # maximum number of dimensions that a tree compares at a split; among fewer, all might be uninformative
 TINY = np.finfo(np.float64).tiny
 
 
 @torch.no_grad()
 def measure(model: Autoencoder, images: Images, factors: NDArray[np.uint8], batch_size: int) -> dict[str, float]:
-    """mig and dci of the model's code; NaN where a code is not finite.
+    """MIG and DCI of the model's code.
 
     Args:
         model: in evaluation mode, on any device.
         images: test images, uint8 (N, C, H, W).
-        factors: of each image, (N, K).
+        factors: the factors of each image, (N, K).
         batch_size: images per batch.
+
+    Returns:
+        "mig" and "dci", both in [0, 1]; NaN if a code is not finite.
     """
     inputs, targets = Pairs(images, factors).thinned(IMAGES)
     codes = torch.cat([flatten(model.encode(x)).cpu() for x in batches(inputs, batch_size, device_of(model))])
@@ -70,7 +75,7 @@ def mig(z: NDArray[np.float64], v: NDArray[np.uint8]) -> float:
 
 
 def dci(z: NDArray[np.float64], v: NDArray[np.uint8]) -> float:
-    """DCI's disentanglement of codes z (N, d) and factors v (N, K)."""
+    """DCI of codes z (N, d) and factors v (N, K)."""
     from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415
 
     tree = TREES | {"max_features": min(SPLITS, z.shape[1])}

@@ -1,6 +1,7 @@
-"""Examples: what there is to draw of a trained model. `evaluate` writes them as safetensors, the report reads them.
+"""Examples of a trained model: the images and statistics that the report draws.
 
-In the file an image of a figure has the key "figure/row/label", everything else its own name.
+The stage `evaluate` writes them as a safetensors file, and the report reads the file. The images of a figure have the
+key "figure/row/label"; all other arrays have their own names.
 """
 
 from collections.abc import Sequence
@@ -20,15 +21,15 @@ STATISTICS = ("kl_per_dimension", "code_usage", "code_map")
 
 @dataclass(frozen=True)
 class Examples:
-    """Images (n, C, H, W), floats in [0, 1] as a model gives them, or uint8 as they are stored, and statistics."""
+    """Images (n, C, H, W) and statistics of a model. The images are floats in [0, 1], or uint8 if read from a file."""
 
-    images: dict[str, Array]  # "original", "reconstruction", "corrupted", "restored": the same ones
+    images: dict[str, Array]  # "original", "reconstruction", "corrupted", "restored": n versions of the same images
     figures: dict[str, Rows]
-    # Where they are defined: "kl_per_dimension" (d,) in nats, "code_usage" (K,) as counts, "code_map" (n, 3) of `tsne`.
+    # If the model defines them: "kl_per_dimension" (d,) in nats, "code_usage" counts (K,), "code_map" (n, 3) of `tsne`.
     statistics: dict[str, Array]
 
     def write(self, path: Path) -> None:
-        """Write the images, which are floats, as uint8."""
+        """Write all of it to `path`. The images must be floats, and are stored as uint8."""
         rows = {
             f"{figure}/{i:02d}/{label}": images
             for figure, rows in self.figures.items()
@@ -41,7 +42,7 @@ class Examples:
 
 
 def read(path: Path) -> Examples:
-    """The examples in `path`, their images as uint8."""
+    """Read the examples in `path`, with their images as uint8."""
     examples = Examples({}, {}, {})
     for key, array in sorted(load_file(path).items()):
         if "/" in key:

@@ -1,12 +1,15 @@
-"""How like images samples are, both as sets of features: points in the space of a `Classifier`.
+"""Fidelity of samples: how much they resemble images. Samples and images are points in the features of a `Classifier`.
 
     Fréchet distance  d² = ‖μ − μ′‖² + tr(Σ + Σ′ − 2·(Σ Σ′)^½), of the Gaussians fitted to both sets
-    precision         share of the samples that lie in the ball of an image: it reaches to its k-th nearest image
-    recall            share of the images that lie in the ball of a sample: it reaches to its k-th nearest sample
+    precision         share of the samples that are inside the ball of some image
+    recall            share of the images that are inside the ball of some sample
 
-Dowson & Landau 1982 and, as a measure of samples, Heusel et al. 2017, there in the features of Inception, which these
-are not; Kynkäänniemi et al. 2019, equations 1 and 2. The distance mixes what precision (are the samples like images?)
-and recall (are there samples like each image?) tell apart. It shrinks with the number of points: compare equal ones.
+The radius of a point's ball is the distance to the k-th nearest point of the same set. Precision says whether the
+samples resemble images, recall whether each image has similar samples. The Fréchet distance mixes both. The distance
+shrinks as the number of points grows, so compare only sets of equal size.
+
+Source: Fréchet distance: Dowson & Landau 1982; Heusel et al. 2017 apply it to samples, with the features of Inception.
+Precision and recall: Kynkäänniemi et al. 2019, equations 1 and 2.
 """
 
 import math
@@ -16,15 +19,21 @@ from torch import Tensor
 
 from aelab.evaluation.metric_names import SAMPLES
 
-NEAREST = 3  # k of the balls, as in Kynkäänniemi et al. 2019
-FEWEST = NEAREST + 1  # points of a set whose balls are defined
-ROWS = 500  # of a matrix of distances at a time
+NEAREST = 3  # The k of the balls, as in Kynkäänniemi et al. 2019.
+FEWEST = NEAREST + 1  # Minimum number of points in a set.
+ROWS = 500  # Rows of a matrix of distances that are in memory at a time.
 
 
 def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dict[str, float]:
-    """All of it for two sets of features (N, d) and (M, d), by the names of `SAMPLES`; NaN where a feature is.
+    """Fréchet distance, precision and recall of samples.
 
-    `reach` has the `radii` of the images, if they are known.
+    Args:
+        samples: features of the samples, (N, d).
+        images: features of the images, (M, d).
+        reach: the `radii` of the images, (M,), if they were computed before.
+
+    Returns:
+        The metrics by the names of `SAMPLES`; all NaN if a feature is not finite.
     """
     if not (samples.isfinite().all() and images.isfinite().all()):
         return dict.fromkeys(SAMPLES, math.nan)
@@ -33,9 +42,10 @@ def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dic
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
-    """d² of the Gaussians fitted to the points a (N, d) and b (M, d).
+    """Squared Fréchet distance d² between the Gaussians fitted to the points a (N, d) and b (M, d).
 
-    tr (Σ Σ′)^½ is the nuclear norm of Σ^½ Σ′^½, and tr Σ the square of Σ^½'s Frobenius norm: nothing is complex.
+    The trace of (Σ·Σ′)^½ is the nuclear norm of Σ^½·Σ′^½, and tr Σ is the squared Frobenius norm of Σ^½. Computed in
+    this way, no number is complex.
     """
     root_a, root_b = root(torch.cov(a.double().T)), root(torch.cov(b.double().T))
     shift = (a.double().mean(0) - b.double().mean(0)).square().sum()
@@ -44,20 +54,20 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 
 def root(covariance: Tensor) -> Tensor:
-    """Σ^½ of a symmetric Σ without negative eigenvalues: (d, d) both."""
+    """Square root Σ^½ of a symmetric positive semidefinite matrix Σ: (d, d) → (d, d)."""
     values, vectors = torch.linalg.eigh(torch.atleast_2d(covariance))
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
 def radii(points: Tensor) -> Tensor:
-    """How far the ball of each point (N, d) reaches: (N,)."""
+    """Radius of each point's ball, the distance to its k-th nearest point: (N, d) → (N,)."""
     return torch.cat([  # each point is its own nearest, at distance 0
         torch.cdist(rows, points).topk(NEAREST + 1, largest=False).values[:, -1] for rows in points.split(ROWS)
     ])  # fmt: skip
 
 
 def covered(samples: Tensor, images: Tensor, reach: Tensor) -> tuple[float, float]:
-    """Precision and recall of samples (N, d) and images (M, d), whose balls `reach` as far: (M,)."""
+    """Precision and recall of samples (N, d) and images (M, d); `reach` has the radii of the images' balls, (M,)."""
     inside, found = list[Tensor](), torch.zeros(len(images), dtype=torch.bool)
     for rows, radius in zip(samples.split(ROWS), radii(samples).split(ROWS), strict=True):
         distances = torch.cdist(rows, images)

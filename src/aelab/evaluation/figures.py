@@ -1,4 +1,4 @@
-"""Figures as PNG files: the same data give the same bytes."""
+"""Figures as PNG files. Equal data give equal bytes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,13 @@ STYLE = Path(__file__).with_suffix(".mplstyle")
 
 
 def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> None:
-    """Labelled rows of images in [0, 1] on one sheet; with `halves`, its left and right half stand apart, so named."""
+    """Draw labelled rows of images as one sheet.
+
+    Args:
+        rows: a label, and images (n, C, H, W) with values in [0, 1], for each row.
+        path: the PNG file to write.
+        halves: titles of the left and the right half of the sheet; with titles, a gap separates the halves.
+    """
     sheet = np.concatenate([_strip(row) for _, row in rows])
     if halves:
         left, right = np.split(sheet, 2, axis=1)
@@ -26,10 +32,10 @@ def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> Non
         sheet = np.concatenate([left, apart, right], axis=1)
     height, width = sheet.shape[:2]
     row_height = height / len(rows)
-    inch = 2 * row_height  # pixels: a row is half an inch high
+    inch = 2 * row_height  # in pixels: a row is half an inch high
     with mpl.rc_context({"axes.grid": False}, STYLE):
         figure = Figure(figsize=(width / inch, height / inch), dpi=120)
-        axes = figure.add_axes((0, 0, 1, 1))  # the labels hang over the left edge; the file is cut around them
+        axes = figure.add_axes((0, 0, 1, 1))  # labels extend beyond the left edge, and `save` keeps them
         axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         labelled = [(label, (i + 0.5) * row_height - 0.5) for i, (label, _) in enumerate(rows) if label]
         axes.set_yticks([place for _, place in labelled], [label for label, _ in labelled])
@@ -41,7 +47,7 @@ def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> Non
 
 
 def code_usage(counts: NDArray[np.float32], path: Path) -> None:
-    """How often each code is used, most used first, beside uniform use; counts of shape (K,)."""
+    """Draw how often each code of a codebook is used, most used first, beside uniform use; `counts` has shape (K,)."""
     shares = np.sort(counts.astype(np.float64) / counts.sum(dtype=np.float64))[::-1]
     with _chart(path, "codes, most used first", "share of positions (%)") as axes:
         axes.fill_between(np.arange(1, len(shares) + 1), shares * 100, step="mid", color=ACCENT, alpha=0.8)
@@ -51,7 +57,7 @@ def code_usage(counts: NDArray[np.float32], path: Path) -> None:
 
 
 def kl_per_dimension(nats: NDArray[np.float32], path: Path) -> None:
-    """The rate of each latent dimension, largest first; nats of shape (d,)."""
+    """Draw the rate of each latent dimension, largest first; `nats` has shape (d,)."""
     with _chart(path, "latent dimensions, largest rate first", "KL(q ‖ p) (nats)") as axes:
         axes.bar(np.arange(1, len(nats) + 1), np.sort(nats)[::-1], width=0.8, color=ACCENT)
         axes.set(ylim=(0, None))
@@ -59,13 +65,21 @@ def kl_per_dimension(nats: NDArray[np.float32], path: Path) -> None:
 
 
 def code_map(points: NDArray[np.float32], path: Path) -> None:
-    """Codes in two dimensions, of shape (n, 3): where each one lies, and its class."""
+    """Draw a map of codes; each row of `points` (n, 3) has a code's two coordinates and its class."""
     with _chart(path, "", "", (5.2, 4.4)) as axes:
         scatter(axes, points, loc="outside right center")
 
 
 def scatter(axes: Axes, points: NDArray[np.float32], **legend: Any) -> None:
-    """Places with their classes (n, 3), a colour and a marker for each class; all alike where these do not suffice."""
+    """Draw points in the plane, with a colour and a marker for each class.
+
+    All points look alike if there are more classes than colours.
+
+    Args:
+        axes: where to draw.
+        points: two coordinates and a class for each point, (n, 3).
+        legend: arguments of matplotlib's `Figure.legend`.
+    """
     classes = np.unique(points[:, 2])
     look: dict[str, Any] = {"linestyle": "", "markersize": 4, "markeredgewidth": 0}
     if len(classes) > len(COLOURS):
@@ -76,14 +90,14 @@ def scatter(axes: Axes, points: NDArray[np.float32], **legend: Any) -> None:
             axes.plot(x, y, marker=marker, color=colour, label=f"{each:.0f}", **look)
         axes.figure.legend(handletextpad=0.1, columnspacing=1.0, **legend)
     low, high = points[:, :2].min(0), points[:, :2].max(0)
-    (x, y), room = (low + high) / 2, 0.53 * (high - low).max()  # a square, so that all maps are of one size
+    (x, y), room = (low + high) / 2, 0.53 * (high - low).max()  # a square, so that all maps have the same size
     axes.set(xlim=(x - room, x + room), ylim=(y - room, y + room), xticks=[], yticks=[], aspect="equal")
     axes.spines[:].set_visible(False)
 
 
 @contextmanager
 def _chart(path: Path, xlabel: str, ylabel: str, size: tuple[float, float] = (5.2, 2.8)) -> Iterator[Axes]:
-    """Axes to draw on, of so many inches; what is drawn is saved."""
+    """Give axes to draw on, and save the figure of `size` inches afterwards."""
     with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=size, dpi=120, layout="constrained")
         axes = figure.subplots()
@@ -93,7 +107,7 @@ def _chart(path: Path, xlabel: str, ylabel: str, size: tuple[float, float] = (5.
 
 
 def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Images (n, C, H, W) side by side on white with a gap of about a fourteenth: (H + gap, n·(W + gap), 3)."""
+    """Images (n, C, H, W) side by side, with white gaps of about H/14 pixels: (H + gap, n·(W + gap), 3)."""
     pixels = row.transpose(0, 2, 3, 1)  # (n, H, W, C)
     pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
     gap = max(1, pixels.shape[1] // 14)
@@ -102,6 +116,6 @@ def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A figure as a file, without the version of the library that drew it."""
+    """Write a figure as a PNG, without the version of matplotlib, so that an upgrade leaves its bytes alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

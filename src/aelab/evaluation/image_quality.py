@@ -1,4 +1,4 @@
-"""Image quality: how like two images are. Images are floats in [0, 1], shape (B, C, H, W)."""
+"""Image quality: how similar two images are. Images are floats in [0, 1] of shape (B, C, H, W)."""
 
 import torch
 from torch import Tensor
@@ -11,15 +11,24 @@ def mse(x: Tensor, y: Tensor) -> Tensor:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio per image in dB: (B,); infinite for equal images."""
+    """Peak signal-to-noise ratio per image, in dB: (B,). The ratio is infinite for equal images."""
     return -10 * mse(x, y).log10()
 
 
 def ssim(x: Tensor, y: Tensor, window: int = 7) -> Tensor:
-    """Structural similarity per image: (B,).
+    """Structural similarity (SSIM) per image: the mean over all positions where the window fits in the image.
 
-    Wang et al. 2004, equation 13, with a uniform window and unbiased (co)variances, over the positions where the
-    window fits: the defaults of scikit-image.
+    The window is uniform, and variances and covariances are unbiased, as in scikit-image's defaults.
+
+    Args:
+        x: images (B, C, H, W), floats in [0, 1].
+        y: images of the same shape and range.
+        window: sides of the window, in pixels; H and W must be at least as large.
+
+    Returns:
+        SSIM in [−1, 1], (B,).
+
+    Source: Wang et al. 2004, equation 13.
     """
     rows, columns = (windows(side, window, x) for side in x.shape[2:])
 
@@ -38,11 +47,11 @@ def ssim(x: Tensor, y: Tensor, window: int = 7) -> Tensor:
 
 
 def windows(side: int, window: int, like: Tensor) -> Tensor:
-    """The means over all windows of a line of `side` numbers, as a matrix (side − window + 1, side)."""
+    """Matrix (side − window + 1, side) that maps a line of `side` numbers to the means over all its windows."""
     return torch.eye(side, dtype=like.dtype, device=like.device).unfold(0, window, 1).mean(2)
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson's correlation of two images over all their dimensions: (B,); 0 where one of them is constant."""
+    """Pearson correlation of two images over all their dimensions: (B,). The value is 0 if an image is constant."""
     x, y = (each.flatten(1) - each.flatten(1).mean(1, keepdim=True) for each in (x, y))
     return F.cosine_similarity(x, y).clamp(-1, 1)

@@ -1,6 +1,6 @@
-"""Which metrics there are, by name; `metrics.py` says what each is called and what it means.
+"""Names of all metrics. Their titles and meanings are in `report/metrics.py`.
 
-Whoever trains or evaluates imports these alone: a new title of a metric reruns the report and nothing else.
+Training and evaluation import only the names, so a new title reruns the report alone.
 """
 
 RECONSTRUCTION = ("mse", "psnr", "ssim")
@@ -11,25 +11,25 @@ PROBABILISTIC = (  # need q(z|x) and p(z)
 CODEBOOK = ("neg_elbo_uniform", "rate_uniform", "perplexity", "codes_used", "code_distance")  # need a codebook
 IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlike_photographs_mse")
 GEOMETRY = ("midpoint",)
-FACTORS = ("mig", "dci")  # need a data set whose factors are known
-REPRESENTATION = ("probe_accuracy", "knn_accuracy")  # need images of two classes
-SAMPLES = ("frechet", "sample_precision", "sample_recall")  # need a model that can sample, and the classifier
-CLASSIFIED = ("class_kept",)  # needs the classifier
-FITTED = ("frechet_fitted", "precision_fitted", "recall_fitted")  # need a code that is a vector, and the classifier
-UNIFORM = ("frechet_uniform", "precision_uniform", "recall_uniform")  # need a codebook, and the classifier
-CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # of the data set, the same for all entries
-ANOMALY = {  # scores of an image, the higher the stranger, by the capability of a model that they need
+FACTORS = ("mig", "dci")  # Need a data set whose factors are known.
+REPRESENTATION = ("probe_accuracy", "knn_accuracy")  # Need images of at least two classes.
+SAMPLES = ("frechet", "sample_precision", "sample_recall")  # Need a model that can sample, and the classifier.
+CLASSIFIED = ("class_kept",)  # Needs the classifier.
+FITTED = ("frechet_fitted", "precision_fitted", "recall_fitted")  # Need a code that is a vector, and the classifier.
+UNIFORM = ("frechet_uniform", "precision_uniform", "recall_uniform")  # Need a codebook, and the classifier.
+CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # Belong to the data set, so all entries have the same values.
+ANOMALY = {  # Anomaly scores, each with the capability that a model needs for it.
     "mse": "reconstruction", "neg_elbo": "bound", "rate": "bound", "codebook_distance": "codebook",
 }  # fmt: skip
-NEAREST = "nearest"  # one more, which needs training images
-PIXELS = ("intensity", "png")  # of the pixels alone, beside no model
-MEASURES = ("auroc", "ap")  # of how well a score tells strange images from others
+NEAREST = "nearest"  # An anomaly score that needs training images.
+PIXELS = ("intensity", "png")  # Anomaly scores of the pixels, which need no model.
+MEASURES = ("auroc", "ap")  # Measures of how well a score separates anomalies from test images.
 ANOMALIES = tuple(f"{measure}_{score}" for measure in MEASURES for score in (*ANOMALY, NEAREST, *PIXELS))
-CHANGED = (  # of images that come back as they were given, nothing is to be said
+CHANGED = (  # Undefined if the model returns each image unchanged.
     "psnr", "ssim", "train_mse", "generalisation", *CLASSIFIED, "reconstructions", "denoising", "interpolation",
 )  # fmt: skip
 
-METRICS_OF: dict[str, tuple[str, ...]] = {  # metrics and figures by the capability of a model that they need
+METRICS_OF: dict[str, tuple[str, ...]] = {  # Metrics and figures, by the capability of a model that they need.
     "bound": PROBABILISTIC,
     "importance": ("nll", "nll_error", "effective_samples"),
     "units": ("active_units", "latent_units"),

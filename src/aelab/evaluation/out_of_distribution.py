@@ -1,13 +1,13 @@
-"""Images that are unlike the data: what a model that only copies gives back as well, and what is to be told from them.
+"""Out-of-distribution images: noise, photographs, and the anomalies that the user names.
 
-An autoencoder that has drifted to the identity function reconstructs whatever it sees; one that has learned where the
-data lie (Vincent et al. 2010, section 2.4: the manifold) draws what it sees towards them. Needs no network: the
-photographs lie in scikit-learn.
+Noise and photographs show whether an autoencoder is close to the identity function. The identity reconstructs every
+image. An autoencoder that has learned the manifold of the data (Vincent et al. 2010, section 2.4) moves each image
+towards the data. The photographs are part of scikit-learn, so no download is needed.
 
-Anomalies of the user's choice are told from test images by the scores of `anomaly.py`, and beside them by
+Anomalies are separated from test images by the scores of `anomaly.py`, and by three more scores:
 
-    nearest         Euclidean distance of the code to the nearest code of a training image
-    intensity, png  floors, of the pixels alone: their mean, and the bytes of a PNG file
+    nearest         Euclidean distance from the code to the nearest code of a training image
+    intensity, png  floors that see only the pixels: their mean, and the bytes of a PNG file
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ from aelab.evaluation.metric_names import NEAREST, PIXELS
 from aelab.models.base import Autoencoder
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
-LEAST = 0.25  # of the largest crop that fits in a photograph
+LEAST = 0.25  # sides of the smallest crop, as a share of the largest crop that fits in a photograph
 
 
 def noise(count: int, image: Shape, *, seed: int) -> Bytes:
@@ -34,11 +34,20 @@ def noise(count: int, image: Shape, *, seed: int) -> Bytes:
 
 
 def photographs(count: int, image: Shape, *, seed: int) -> Bytes:
-    """`count` crops of scikit-learn's photographs in turn, resized to `image`, uint8 (count, C, H, W).
+    """Random crops of scikit-learn's photographs, resized to the shape of the data's images.
 
-    A crop has the proportions of the image; its size, from `LEAST` to all that fits, and its place are uniform.
+    Each crop has the aspect ratio of `image`. Its size is uniform between `LEAST` and 1 times the largest size that
+    fits, and its position is uniform. The photographs take turns.
+
+    Args:
+        count: number of crops.
+        image: shape (C, H, W) of a crop after resizing; with 1 channel, crops are gray.
+        seed: of the sizes and positions.
+
+    Returns:
+        uint8 (count, C, H, W).
     """
-    from PIL import Image  # noqa: PLC0415 - of no other stage's concern
+    from PIL import Image  # noqa: PLC0415 - only the stage evaluate needs it
 
     channels, height, width = image
     rng = np.random.default_rng(seed)
@@ -56,7 +65,17 @@ def photographs(count: int, image: Shape, *, seed: int) -> Bytes:
 
 @torch.no_grad()
 def nearest(model: Autoencoder, train: Bytes, several: Iterable[Bytes], batch_size: int = BATCH) -> list[Tensor]:
-    """For each of `several` lots of images the distance of each code to the nearest one of `train`: (N,) each."""
+    """Distance from each image's code to the nearest code of a training image.
+
+    Args:
+        model: in evaluation mode, on any device.
+        train: training images, uint8 (N, C, H, W); if codes are large, a part of the images, evenly spread, is used.
+        several: sets of images, uint8 (M, C, H, W).
+        batch_size: images per batch.
+
+    Returns:
+        Euclidean distances for each set of images, (M,), on the CPU.
+    """
     size = probes.vectors(model, torch.from_numpy(np.array(train[:1]))).shape[1]
     train = Pairs.of(train).thinned(max(1, probes.NUMBERS // size)).targets
 
@@ -68,7 +87,7 @@ def nearest(model: Autoencoder, train: Bytes, several: Iterable[Bytes], batch_si
 
 
 def pixels(images: Bytes) -> dict[str, Tensor]:
-    """The scores that need no model."""
+    """Scores of stored images (N, C, H, W) that need no model: mean pixel and bytes of a PNG file, (N,) each."""
     means = [as_float(torch.from_numpy(np.array(image))).mean() for image in images]
     sizes = [lossless.file_bytes(np.asarray(image), "png", binary=False) for image in images]
     return dict(zip(PIXELS, (torch.stack(means), torch.tensor(sizes, dtype=torch.float32)), strict=True))
@@ -84,19 +103,22 @@ def of_two(
     batch_size: int = BATCH,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """All scores that there are of others, and after them of strange images: (N + M,) each.
+    """Scores of ordinary images, followed by the scores of anomalies.
 
-    Where a model gives images back as they are, nothing but their pixels is to be scored, and the nearest code is the
-    nearest image: the floors.
+    For a model that returns its input, only the floors are computed: the scores of the pixels, and the distance to the
+    nearest training image.
 
     Args:
         model: in evaluation mode, on any device.
-        others: images like those that it learned from, uint8 (N, C, H, W).
-        strange: uint8 (M, C, H, W).
-        train: of those that it learned from.
-        known: scores of the others, (N,) each.
+        others: ordinary images, uint8 (N, C, H, W), such as the test split.
+        strange: anomalies, uint8 (M, C, H, W).
+        train: training images, uint8 (L, C, H, W).
+        known: scores of the ordinary images that were computed before, (N,) each, by name.
         batch_size: images per batch.
         seed: of the z in the bound.
+
+    Returns:
+        All scores by name, (N + M,) each, on the CPU.
     """
     lots = (others, strange)
     first, second = (

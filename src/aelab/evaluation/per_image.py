@@ -1,12 +1,11 @@
-"""The metrics of each test image, in a Parquet file for each entry: what intervals over images are made of.
+"""Metrics of each test image, in a Parquet file for each entry. The report computes intervals over images from them.
 
-Columns: `seed`, `image` (its place in the test split), and by its name every metric that is a mean over the images, in
-float32; null where it was not measured. −log p(x) is of evenly spread images, so is `nll_gap`, −ELBO minus that bound:
+The columns are `seed`, `image` (the index in the test split), and each metric that is a mean over images, in float32. A
+value that was not measured is null. `nll` and `nll_gap`, −ELBO minus −log p(x), are measured on evenly spread images:
 
-    nll of the entry = mean of neg_elbo over all images − mean of nll_gap over those that have one
+    nll of the entry = mean of neg_elbo over all images − mean of nll_gap over the images that have one
 
-The scores by which anomalies are told from the test images lie in a file of their own: those of the test images, then
-those of the anomalies.
+A second file has the anomaly scores: first the scores of the test images, then the scores of the anomalies.
 """
 
 from collections.abc import Mapping
@@ -24,13 +23,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE, SCORES = "images.parquet", "scores.parquet"
-VALIDATION = "scores.json"  # of each seed, beside its figures: how the scores of the validation images are spread
+VALIDATION = "scores.json"  # in the folder of each seed's figures: quantiles of the validation images' scores
 
 
 def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], count: int) -> None:
-    """Write what was measured of `count` images: by seed and metric (N,) values, of evenly spread ones where N < count.
+    """Write the metrics of each image as a Parquet file. Equal values give equal bytes.
 
-    A value that is not finite is null. The same values give the same bytes.
+    Args:
+        path: the file to write.
+        seeds: by seed and metric, values (N,). If N < `count`, they belong to N evenly spread images. A value that is
+            not finite becomes null.
+        count: number of images.
     """
     names = dict.fromkeys(name for each in seeds.values() for name in each)
     columns = {
@@ -48,7 +51,7 @@ def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], co
 
 
 def read(path: Path) -> "dict[str, pd.DataFrame]":
-    """By metric a row for each seed and a column for each image, NaN where it was not measured."""
+    """Read a table for each metric, with a row for each seed and a column for each image; NaN means not measured."""
     import pandas as pd  # noqa: PLC0415 - slow to import, and an evaluation only writes
 
     table = parquet.read_table(path)

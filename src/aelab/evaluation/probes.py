@@ -1,10 +1,12 @@
-"""What a frozen code says about the classes of images, which the autoencoder has not been told.
+"""Probes: classifiers on frozen codes. Their accuracy shows how much a code says about the classes of images.
 
     linear probe        p(y|z) = softmax(W·(z − μ)/σ + b), learned from the codes of training images
     nearest neighbours  the class that most of the k nearest codes of training images have
 
-Alain & Bengio 2017; Cover & Hart 1967. The probe asks whether hyperplanes part the classes, the neighbours whether the
-codes of one class lie together; neither changes the autoencoder.
+The autoencoder has not seen the classes, and does not change. The linear probe is accurate if hyperplanes separate the
+classes. The nearest neighbours are accurate if codes of the same class are close together.
+
+Source: Alain & Bengio 2017; Cover & Hart 1967.
 """
 
 import math
@@ -29,10 +31,10 @@ from aelab.models.statistics import Mean, Measured
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,)
 
-NUMBERS = 2**24  # in all codes that are learned from, at most
-INVERSE_PENALTIES = (0.01, 0.1, 1.0)  # C: the loss is the sum of −log p(y|z) over the images + ‖W‖²/2C
-SEARCH = {  # scikit-learn's: it ends where no derivative of the mean loss exceeds `gtol`
-    "maxiter": 10_000,  # many more than standardised codes take
+NUMBERS = 2**24  # Maximum size of all training codes together, in numbers.
+INVERSE_PENALTIES = (0.01, 0.1, 1.0)  # Candidates for the C of `logistic_regression`.
+SEARCH = {  # Scikit-learn uses the same values. The search ends where no derivative of the mean loss exceeds `gtol`.
+    "maxiter": 10_000,  # Standardised codes need far fewer.
     "maxls": 50,
     "gtol": 1e-4,
     "ftol": 64 * float(np.finfo(np.float64).eps),
@@ -44,15 +46,19 @@ NEIGHBOURS = 5
 def accuracies(
     model: Autoencoder, train: Pairs, validation: Pairs, test: Pairs, *, batch_size: int = BATCH
 ) -> Measured:
-    """Test accuracy of both in percent, of each image 0 or 100; NaN where a code is not finite, or all that is learned
-    from is of one class.
+    """Test accuracy of the linear probe and of the nearest neighbours.
 
     Args:
         model: in evaluation mode, on any device.
-        train: images uint8 (N, C, H, W) and their classes (N,) int64, to learn from; where codes are large, fewer.
-        validation: likewise, to pick the probe's penalty by.
-        test: likewise.
+        train: training images, uint8 (N, C, H, W), with their classes, int64 (N,). If codes are large, a part of the
+            images, evenly spread, is used.
+        validation: validation images with their classes; the penalty of the probe is the best one on these images.
+        test: test images with their classes.
         batch_size: images per batch.
+
+    Returns:
+        "probe_accuracy" and "knn_accuracy" in percent, with 0 or 100 for each image. NaN if a training code is not
+        finite, or if all training images have the same class.
     """
     size = vectors(model, next(train.split(1))[0]).shape[1]
     train = train.thinned(max(1, NUMBERS // size))
@@ -67,12 +73,12 @@ def accuracies(
 
 
 def vectors(model: Autoencoder, stored: Tensor) -> Tensor:
-    """The codes of stored images, all numbers of one in a row: (B, C, H, W) → (B, d)."""
+    """Codes of stored images as vectors: uint8 (B, C, H, W) → (B, d)."""
     return flatten(model.code_of(as_float(stored.to(device_of(model)))))
 
 
 def linear_probes(z: Tensor, y: Tensor) -> dict[str, Rule]:
-    """Linear probes learned from codes z (N, d), standardised, and their classes y (N,), by their inverse penalty."""
+    """Fit a linear probe for each of the `INVERSE_PENALTIES`, from codes z (N, d) and their classes y (N,)."""
     deviation, mean = torch.std_mean(z, 0)
     deviation = torch.where(deviation > 0, deviation, 1.0)
     classes, targets = y.to(z.device).unique(return_inverse=True)
@@ -85,21 +91,24 @@ def linear_probes(z: Tensor, y: Tensor) -> dict[str, Rule]:
 
     x, rules = standardised(z), {}
     weights = x.new_zeros(len(classes), x.shape[1])
-    with threadpool_limits(1):  # SciPy's sums do not depend on how many cores there are
-        for inverse_penalty in counted(INVERSE_PENALTIES):  # each begins where the one before has ended
+    with threadpool_limits(1):  # SciPy's sums must not depend on the number of cores
+        for inverse_penalty in counted(INVERSE_PENALTIES):  # each search starts from the weights of the previous one
             weights = logistic_regression(x, targets, weights, inverse_penalty)
             rules[str(inverse_penalty)] = rule(weights)
     return rules
 
 
 def logistic_regression(x: Tensor, y: Tensor, weights: Tensor, inverse_penalty: float) -> Tensor:
-    """The weights (K, d) of p(y|x) = softmax(W·x) at the minimum of Σ −log p(y|x) + ‖W‖²/2C.
+    """Fit p(y|x) = softmax(W·x) by minimising Σ −log p(y|x) + ‖W‖²/2C.
 
     Args:
-        x: inputs (N, d), of which the last number is 1: its weights, the biases, are not penalised.
-        y: classes (N,) in [0, K).
-        weights: where the search begins, (K, d).
-        inverse_penalty: C.
+        x: inputs (N, d). The last number of each input is 1; its weights are the biases, which have no penalty.
+        y: classes, int64 (N,), in [0, K).
+        weights: starting point of the search, (K, d).
+        inverse_penalty: the constant C of the loss.
+
+    Returns:
+        The weights W, float32 (K, d).
     """
     penalty = torch.full_like(weights, 1 / inverse_penalty)
     penalty[:, -1] = 0
@@ -118,7 +127,10 @@ def logistic_regression(x: Tensor, y: Tensor, weights: Tensor, inverse_penalty: 
 
 
 def nearest_neighbours(z: Tensor, y: Tensor) -> Rule:
-    """The vote of the nearest codes among z (N, d) with classes y (N,); of classes with equal votes the first."""
+    """Rule that classifies a code by the vote of the nearest of the codes z (N, d), whose classes are y (N,).
+
+    If several classes have the most votes, the first of them wins.
+    """
     classes = y.unique()
 
     def rule(codes: Tensor) -> Tensor:
@@ -129,7 +141,7 @@ def nearest_neighbours(z: Tensor, y: Tensor) -> Rule:
 
 
 def shares(model: Autoencoder, images: Pairs, rules: Mapping[str, Rule], batch_size: int) -> Measured:
-    """The share of `images`, in percent, whose class each of the rules finds from their codes."""
+    """Accuracy of each rule on `images`, in percent, with 0 or 100 for each image."""
     right = {name: Mean() for name in rules}
     for x, y in images.split(batch_size):
         codes = vectors(model, x)

@@ -1,14 +1,18 @@
-"""How well a score tells strange images from others: two measures of its ranking, and what each image adds to them.
+"""AUROC and average precision: how well an anomaly score separates n strange images from m ordinary images.
 
-    AUROC = 1/nm · Σ_i Σ_j [s_j > s_i] + ½[s_j = s_i]      i the m others, j the n strange images, s their scores
-    AP    = 1/n · Σ_j P_j/(P_j + F_j)                      of P strange images and F others with a score of s_j or more
+    AUROC = 1/nm · Σ_i Σ_j [s_j > s_i] + ½[s_j = s_i]      s the scores, i an ordinary image, j a strange image
+    AP    = 1/n · Σ_j P_j/(P_j + F_j)                      P_j strange, F_j ordinary images with a score of s_j or more
 
-AUROC is the chance that a strange image has the higher score: 0.5 is no information, below it the strange ones have the
-lower scores. AP, the mean precision, is the share of strange images where they are drawn at random. Neither is a mean
-over images, but each is one to first order: image k adds N·∂/∂w_k at weights w = 1 (the infinitesimal jackknife, Efron
-1982). For AUROC these are DeLong's structural components (DeLong, DeLong & Clarke-Pearson 1988), and their variance ÷ N
-is the variance that paper gives; so `report.intervals.crossed` of them is DeLong's interval, widened by the seeds, and
-the difference of two entries is paired as there. How many images are strange is given, so that each kind's sum is 0.
+AUROC is the probability that a strange image has a higher score than an ordinary image. A random score has an AUROC of
+0.5, and an AP (average precision) of n/N, where N = n + m.
+
+Neither measure is a mean over images, but intervals over images need a value for each image. The value of image k is
+the measure plus N times its derivative by the weight w_k of the image, at w = 1 (the infinitesimal jackknife, Efron
+1982). The numbers n and m count as fixed, so the derivatives of each kind of image sum to 0.
+
+For AUROC, these values are the structural components of DeLong, DeLong & Clarke-Pearson 1988, and their variance ÷ N is
+the variance of that paper. `report.intervals.crossed` therefore gives DeLong's interval, widened by the variation
+between seeds, and compares two entries in pairs, as the paper does.
 """
 
 from collections.abc import Mapping
@@ -19,12 +23,12 @@ from numpy.typing import NDArray
 
 from aelab.evaluation.metric_names import MEASURES
 
-Scores: TypeAlias = NDArray[np.floating[Any]]  # (N,), the higher the stranger
-Strange: TypeAlias = NDArray[np.bool_]  # (N,): which images are
+Scores: TypeAlias = NDArray[np.floating[Any]]  # (N,), higher for stranger images
+Strange: TypeAlias = NDArray[np.bool_]  # (N,), true for strange images
 
 
 def measures(scores: Mapping[str, Scores], strange: Strange) -> dict[str, float]:
-    """AUROC and AP of each score; NaN where a value of it is not finite."""
+    """Compute AUROC and AP of each score, by name; NaN if the score of an image is not finite."""
     from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: PLC0415 - slow, and seldom needed
 
     of = dict(zip(MEASURES, (roc_auc_score, average_precision_score), strict=True))
@@ -36,7 +40,7 @@ def measures(scores: Mapping[str, Scores], strange: Strange) -> dict[str, float]
 
 
 def of_each(scores: Mapping[str, Scores], strange: Strange) -> dict[str, NDArray[np.float64]]:
-    """What each image is to the same measures: (N,) numbers whose mean is the measure."""
+    """Values of each image for the same measures, (N,) each. The mean of the values is the measure."""
     of = dict(zip(MEASURES, (_auroc, _average_precision), strict=True))
     return {
         f"{measure}_{name}": function(np.asarray(each, np.float64), strange)
@@ -54,16 +58,16 @@ def _auroc(scores: Scores, strange: Strange) -> NDArray[np.float64]:
 
 
 def _below(among: Scores, scores: Scores) -> NDArray[np.float64]:
-    """The share of `among` (sorted) that is lower than each score; what is equal counts half."""
+    """Share of the sorted scores `among` that are lower than each score. Equal scores count half."""
     return (np.searchsorted(among, scores) + np.searchsorted(among, scores, "right")) / (2 * len(among))
 
 
 def _average_precision(scores: Scores, strange: Strange) -> NDArray[np.float64]:
-    levels, place = np.unique(scores, return_inverse=True)  # from the lowest up
+    levels, place = np.unique(scores, return_inverse=True)  # in ascending order
     there = np.bincount(place[strange], minlength=len(levels))  # strange images at each level
     above, all_above = (np.cumsum(each[::-1])[::-1] for each in (there, np.bincount(place)))
     precision = above / all_above
-    # One more strange image at a level raises the precision there and below, one more of the others lowers it.
+    # One more strange image raises the precision at its level and below; one more ordinary image lowers the precision.
     raised, lowered = (np.cumsum(there * each) for each in ((1 - precision) / all_above, -precision / all_above))
     slopes = np.where(strange, precision[place] + raised[place], lowered[place])
     mean = float(precision[place][strange].mean())
@@ -72,7 +76,7 @@ def _average_precision(scores: Scores, strange: Strange) -> NDArray[np.float64]:
 
 
 def _spread(values: NDArray[np.float64], mean: float, strange: Strange) -> NDArray[np.float64]:
-    """Values, of which those of each kind have this mean, as if all N had been measured of that kind."""
+    """Scale deviations from `mean`, the mean of the values of each kind, by N ÷ the number of images of that kind."""
     count = np.where(strange, strange.sum(), (~strange).sum())
     return mean + (values - mean) * len(values) / count
 

@@ -1,4 +1,7 @@
-"""What a trained model is measured by, on images it has not learned from. All of it in batches, without gradients."""
+"""Reconstruction metrics, the bound on −log p(x), and example images of a trained model.
+
+All functions compute in batches and without gradients.
+"""
 
 import math
 from collections import defaultdict
@@ -26,24 +29,29 @@ from aelab.models.latent import flatten, line, parts, unflatten
 
 Images: TypeAlias = NDArray[np.uint8]  # (N, C, H, W), in memory or on disk
 Rows: TypeAlias = list[tuple[str, Tensor]]
-Measure: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # of the output and what it is compared with: one value each
+Measure: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # output and target, both (B, C, H, W) → (B,)
 
-LEFT = 5  # images in the left half of a row
+LEFT = 5  # Images in the left half of a row.
 SAMPLE_ROWS = 6
-UNLIKE = 500  # images of each kind that are unlike the data; fewer where they are large
-VECTORS = 2  # the number of dimensions of a batch of codes that are vectors, not grids
-TRAVERSED = 8  # dimensions of the code
-TRAVERSED_IMAGE = 4  # the images are in the order of their classes: MNIST's running example, a handwritten 4
+UNLIKE = 500  # Out-of-distribution images of each kind; fewer if images are large.
+VECTORS = 2  # Dimensions of a batch of codes that are vectors. A batch of grids has more.
+TRAVERSED = 8  # Dimensions of the code that a traversal shows.
+TRAVERSED_IMAGE = 4  # Index of the image whose code is traversed: on MNIST a 4, as the images are sorted by class.
 
 
 def undefined_metrics(model: Autoencoder) -> dict[str, str]:
-    """The metrics and figures that the model has no definition of, each with the reason."""
+    """Metrics and figures that the model does not define: the reason for each, by name."""
     return {name: why for capability, why in model.undefined.items() for name in METRICS_OF[capability]}
 
 
 @torch.no_grad()
 def code_size(model: Autoencoder) -> dict[str, int]:
-    """How large the code of one image is: the `numbers` in it, or how many codes there are, each one `of` K."""
+    """Size of one image's code.
+
+    Returns:
+        The key "numbers" with d for a code of d numbers. The keys "codes" and "of" with L and K for L indices into a
+        codebook of K codes.
+    """
     model.eval()
     x = torch.zeros(1, *model.image, device=device_of(model))
     if isinstance(model, DiscreteAutoencoder):
@@ -61,25 +69,32 @@ def evaluate(
     batch_size: int = BATCH,
     seed: int = 0,
 ) -> statistics.Measured:
-    """The reconstruction metrics of a split, the errors on its corrupted copies, and what the model itself measures.
-
-    By name; `metrics.METRICS` says what each is. Of those that are means over the images, with the value of each image.
+    """Evaluate a model on a split: reconstruction, denoising, and the metrics of its variant.
 
     Args:
         model: in evaluation mode, on any device.
-        images: the clean images of the split.
-        noisy: corrupted copies of them, by the name of the corruption, each for the metrics "denoising_<name>" and
-            "copying_<name>".
-        further: measures of a batch's reconstructions and images, by the name of the metric.
-        batch_size: images per batch.
-        seed: of the sampling in the bound.
+        images: clean images of the split, uint8 (N, C, H, W), in memory or memory-mapped.
+        noisy: corrupted copies of `images` by the name of the corruption, uint8 (N, C, H, W) each, in the order of
+            `images`. Each copy adds two metrics of its reconstructions: "denoising_<name>", the MSE to the clean
+            images, and "copying_<name>", the MSE to the corrupted images.
+        further: more metrics by name. Each is a function of the reconstructions and the images of a batch, both floats
+            (B, C, H, W) in [0, 1], that returns a value for each image, (B,).
+        batch_size: images per batch, at least 1.
+        seed: of the generator that draws the z in the bound.
+
+    Returns:
+        The metrics by name, which are "mse", "psnr" (in dB), "ssim", the metrics of `noisy` and `further`, and the
+        metrics that the variant defines, such as "neg_elbo" (in nats). Undefined metrics of a model are left out.
+        `aelab.report.metrics.METRICS` describes each metric. The attribute `images` has the value of each image,
+        float32 (N,), for each metric that is a mean over images.
 
     Raises:
-        UserError: the images or their copies are no uint8 (N, C, H, W) of the model's size, or not as many.
+        UserError: `model` is no autoencoder of this project. `images` are not uint8 (N, C, H, W) of the model's image
+            size. `noisy` is no mapping, or a copy differs from `images` in shape or type.
     """
     check_model(model)
     if noisy is not None and not isinstance(noisy, Mapping):
-        msg = f"corrupted copies are given by name, as {{'masking': images}}; what came is {next(described(noisy))}"
+        msg = f"`noisy` must map names to corrupted copies, such as {{'masking': images}}; got {next(described(noisy))}"
         raise UserError(msg)
     check_stored(images, model.image, "images to evaluate on")
     copies = {name: Pairs(corrupted, images) for name, corrupted in (noisy or {}).items()}
@@ -112,10 +127,21 @@ def importance_weighted(
     batch_size: int = BATCH,
     seed: int = 0,
 ) -> statistics.Measured:
-    """The bound on −log p(x) with k = `samples`, "nll", and its standard error; nothing where it is not defined.
+    """Importance-weighted bound on −log p(x), as a mean over a split.
 
-    The mean over `images`, about which `evaluate` has measured `values`, estimated from `count` evenly spread ones.
-    `batch_size` samples are decoded at a time. Of each of those images also "nll_gap", −ELBO minus the bound.
+    Args:
+        model: in evaluation mode, on any device.
+        images: uint8 (N, C, H, W).
+        values: metrics of the same images from `evaluate`; "neg_elbo" and "neg_elbo_error" are used.
+        samples: k, the number of z for each image.
+        count: maximum number of images on which the bound is measured, evenly spread. The mean over all N images is
+            estimated from them.
+        batch_size: samples that are decoded at a time.
+        seed: of the generator that draws the z.
+
+    Returns:
+        "nll" and its standard error "nll_error" in nats, and "effective_samples". The measured images also have "nll"
+        and "nll_gap", −ELBO minus the bound. The result is empty if the model does not define the bound.
     """
     if "nll" in undefined_metrics(model):
         return statistics.Measured({})
@@ -132,9 +158,17 @@ def importance_weighted(
 def denoising(
     model: Autoencoder, images: Images, noisy: Mapping[str, Images], *, count: int, batch_size: int = BATCH
 ) -> statistics.Measured:
-    """The errors to the clean images alone, "denoising_<name>", of as many corruptions as there are.
+    """Denoising error for each corruption: MSE to the clean images.
 
-    They are means over `count` evenly spread images, the same under all corruptions; the rest is as for `evaluate`.
+    Args:
+        model: in evaluation mode, on any device.
+        images: clean images, uint8 (N, C, H, W).
+        noisy: corrupted copies of `images` by the name of the corruption.
+        count: maximum number of images, evenly spread; the same images are used for all corruptions.
+        batch_size: images per batch.
+
+    Returns:
+        "denoising_<name>" for each corruption, with the value of each image that was used.
     """
     values = statistics.Measured({})
     for name in counted(list(noisy)):
@@ -144,15 +178,23 @@ def denoising(
 
 @torch.no_grad()
 def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = BATCH) -> float:
-    """The mean squared error alone."""
+    """Mean squared error of the reconstructions of `images`, uint8 (N, C, H, W)."""
     return _means(model, Pairs.of(images), {"mse": mse}, batch_size)["mse"]
 
 
 @torch.no_grad()
 def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> dict[str, float]:
-    """How much of images that are unlike the data the model gives back, by name as in `metric_names.IDENTITY`.
+    """Measure how well the model reconstructs noise and photographs, which are unlike the data.
 
-    An identity function gives back all of them; what only knows the data gives back none.
+    The identity function reconstructs them without error. A model that has learned only the data does not.
+
+    Args:
+        model: in evaluation mode, on any device.
+        batch_size: images per batch.
+        seed: of the images.
+
+    Returns:
+        The metrics of `metric_names.IDENTITY`, which are correlations and MSEs of images and reconstructions.
     """
     count = min(UNLIKE, max(2, arrays.CHUNK // math.prod(model.image)))
     values: dict[str, float] = {}
@@ -169,7 +211,7 @@ def _means(
     size: int,
     to_seen: Mapping[str, Measure] | None = None,
 ) -> statistics.Measured:
-    """Means over all images of the measures between the model's output and the clean image, or the one it has seen."""
+    """Means of measures that compare the model's output with the clean image, or with the input it has seen."""
     means = defaultdict[str, statistics.Mean](statistics.Mean)
     device = device_of(model)
     for x, y in images.split(size):
@@ -186,16 +228,20 @@ def _means(
 def pictures(
     model: Autoencoder, x: Tensor, noisy: Mapping[str, Tensor], test: Images, *, batch_size: int, seed: int
 ) -> dict[str, Rows]:
-    """What there is to see, by figure: labelled rows of images (n, C, H, W) in [0, 1]; those of "reconstructions" have
-    originals in their left half and reconstructions in their right half.
+    """Compute the images of all figures of a model.
 
     Args:
-        model: as for `evaluate`.
-        x: n test images (n, C, H, W), floats on the model's device.
-        noisy: the same images corrupted, by the name of the corruption in words.
-        test: all test images, to see over which range a code varies.
+        model: in evaluation mode, on any device.
+        x: n test images (n, C, H, W), floats in [0, 1] on the model's device.
+        noisy: corrupted copies of x, by the name of the corruption in words.
+        test: all test images, uint8 (N, C, H, W), from which the range of each dimension of the code is measured.
         batch_size: images per batch.
         seed: of the samples.
+
+    Returns:
+        By figure, rows of a label and images (n, C, H, W) in [0, 1]. The figures are "reconstructions", with originals
+        in the left half and reconstructions in the right half of a row, "denoising", "interpolation" and, if the model
+        defines them, "traversal" and "samples".
     """
     figures = {
         "reconstructions": _left_and_right(x, model.reconstruct(x)),
@@ -213,22 +259,23 @@ def pictures(
 
 
 def _left_and_right(left: Tensor, right: Tensor) -> Rows:
-    """Rows of both, `LEFT` of the first and then `LEFT` of the second; what does not fill a row is left out."""
+    """Rows with `LEFT` images of the first batch and then `LEFT` of the second. Incomplete rows are left out."""
     count = min(LEFT, len(left))
     pairs = zip(left.split(count), right.split(count), strict=True)
     return [("", torch.cat(pair)) for pair in pairs if len(pair[0]) == count]
 
 
 def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
-    """Each row moves in a straight line from one image's code to the next image's."""
+    """Rows that go in a straight line from the code of one image to the code of the next image."""
     z = model.encode(x)
     return [("", model.decode(line(z, i, i + 1, len(x)))) for i in range(0, len(x) - 1, 2)]
 
 
 def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> Rows:
-    """Latent traversal: one dimension of one image's code is turned at a time, as a dial, the others left as they are.
+    """Latent traversal: each row changes one dimension of one image's code, and keeps the other dimensions.
 
-    The dimensions are those that vary most over the test images, each turned over ±3 standard deviations.
+    The dimensions are the `TRAVERSED` that vary most over the test images. Each goes from −3 to +3 standard deviations
+    around its mean.
     """
     codes = statistics.Variance()
     for batch in batches(test, batch_size, x.device):

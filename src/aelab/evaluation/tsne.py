@@ -1,10 +1,12 @@
-"""Codes in two dimensions: where a model puts images of classes that it has not been told.
+"""t-SNE maps: codes in two dimensions, with the classes of their images.
 
-    t-SNE   places y_i in the plane at which  Σ_ij p_ij·log(p_ij / q_ij)  is small:  p_ij says how near the codes z_i
-            and z_j are to each other, q_ij ∝ 1/(1 + ‖y_i − y_j‖²) how near their places
+    t-SNE   finds points y_i in the plane with a small  Σ_ij p_ij·log(p_ij / q_ij):  p_ij is large if the codes z_i and
+            z_j are close together, q_ij ∝ 1/(1 + ‖y_i − y_j‖²) if their points are
 
-van der Maaten & Hinton 2008. It begins with the first two principal components, so that equal codes give an equal map.
-A map keeps who is near to whom: how far apart two groups lie, and how large one is, says nothing.
+The search starts from the first two principal components, so equal codes give an equal map. A map shows which codes are
+neighbours. The distance between two groups and the size of a group have no meaning.
+
+Source: van der Maaten & Hinton 2008.
 """
 
 import numpy as np
@@ -16,34 +18,38 @@ from aelab.data.pairs import Pairs
 from aelab.evaluation.probes import vectors
 from aelab.models.base import Autoencoder
 
-IMAGES = 500  # of which a map is made: 1 s of one core for those of MNIST
-DIMENSIONS = 50  # principal components that are left of larger codes, as the authors do it
-PERPLEXITY = 30  # about so many neighbours count
+IMAGES = 500  # Maximum number of images in a map. On MNIST, a map takes 1 s on one core.
+DIMENSIONS = 50  # Principal components that are kept of larger codes, as in the paper.
+PERPLEXITY = 30  # Roughly the number of neighbours that count for each code.
 STEPS = 500
 
 
 @torch.no_grad()
 def code_map(model: Autoencoder, images: Pairs, batch_size: int) -> NDArray[np.float32] | None:
-    """Place and class of each code, (n, 3); None where a code is not finite, all are the same, or there are too few.
+    """Compute the map of a model's codes.
 
     Args:
         model: in evaluation mode, on any device.
-        images: uint8 (N, C, H, W) with their classes (N,); a small number of them, evenly spread, is placed.
+        images: uint8 (N, C, H, W) with their classes, (N,); at most `IMAGES` of them, evenly spread, are used.
         batch_size: images per batch.
+
+    Returns:
+        Two coordinates and the class of each image, float32 (n, 3). None if a code is not finite, if all codes are
+        equal, or if there are fewer than 4 images.
     """
     images = images.thinned(IMAGES)
     z = torch.cat([vectors(model, x).cpu() for x, _ in images.split(batch_size)]).double().numpy()
     spread = z.std(0).max() if np.isfinite(z).all() else 0.0
-    if not spread or len(z) <= 3:  # noqa: PLR2004 - of three points each is a neighbour of the others
+    if not spread or len(z) <= 3:  # noqa: PLR2004 - any three points are neighbours, so a map of them says nothing
         return None
     return np.column_stack([placed((z - z.mean(0)) / spread), images.targets]).astype(np.float32)
 
 
 def placed(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Places (n, 2) of codes (n, d) whose mean is 0."""
+    """Coordinates of codes in the plane: (n, d), with mean 0 → (n, 2)."""
     from sklearn.manifold import TSNE  # noqa: PLC0415 - slow to import
 
-    with threadpool_limits(1):  # the order of its sums does not depend on how many cores there are
+    with threadpool_limits(1):  # the order of sums must not depend on the number of cores
         axes, scales, _ = np.linalg.svd(z, full_matrices=False)
         z = (axes * scales)[:, :DIMENSIONS]
         perplexity = min(PERPLEXITY, (len(z) - 1) / 3)

@@ -1,1 +1,1 @@
-"""Trained models on files, folders and pipes, and in other programs."""
+"""Use of trained models: on files, folders and pipes, and in other programs."""

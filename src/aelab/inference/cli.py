@@ -1,8 +1,9 @@
-"""The command `aelab`: trained models on files, folders and pipes.
+"""Command line `aelab`: trained models on files, folders and pipes.
 
-The command writes to the path that the user names, or to the standard output where that is `-`; every message goes to
-the standard error. It ends with 0 if all went well, 1 if something could not be done, 2 if it was called wrongly.
-Nothing is coloured. What needs torch is imported inside functions: `--help` and completion do not wait for that.
+The command writes to the path that the user names; `-` is the standard output. All messages go to the standard error.
+The exit code is 0 for success, 1 if something failed, and 2 for a wrong call. The output has no colours.
+
+Modules that import torch are imported inside functions, so `--help` and shell completion are quick.
 """
 
 import gc
@@ -37,34 +38,33 @@ app = typer.Typer(
 )
 
 In = Annotated[str, typer.Argument(metavar="IN", help="An image, a folder of images, or - for the standard input.")]
-Out = Annotated[str, typer.Argument(metavar="OUT", help="A .png, a folder for a folder, or - for the standard output.")]
+Out = Annotated[
+    str, typer.Argument(metavar="OUT", help="A .png file, a folder if IN is a folder, or - for the standard output.")
+]
 TableOut = Annotated[
-    str, typer.Argument(metavar="OUT", help="A .parquet, a .csv, or - for CSV on the standard output.")
+    str, typer.Argument(metavar="OUT", help="A .parquet or .csv file, or - for CSV on the standard output.")
 ]
 Outs = Annotated[
     str,
     typer.Argument(
-        metavar="OUT", help="A .png with all of them, a folder for one file each, or - for the standard output."
+        metavar="OUT", help="A .png file with all images, a folder for a file each, or - for the standard output."
     ),
 ]
 Fit = Annotated[
     image_folder.Fit,
     typer.Option(
-        help="How an image of another size comes to the model's: its middle, black around it, or distorted; "
-        "exact: not at all, it is left out."
+        help="How to treat images of another size: crop to the middle, pad with black, stretch, or leave out (exact)."
     ),
 ]
 Bits = Annotated[
     int,
-    typer.Option(
-        min=8, max=16, help="Bits that the values of 16-bit files fill: 12 for most scanners and microscopes."
-    ),
+    typer.Option(min=8, max=16, help="Bits that 16-bit files really use: 12 for most scanners and microscopes."),
 ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; what the user can mend becomes one sentence."""
-    gc.set_threshold(100_000)  # objects; looking for garbage after every 700 takes a fifth of the time of all imports
+    """Run the command line. An error that the user can correct is shown as one sentence."""
+    gc.set_threshold(100_000)  # objects: with the default of 700, garbage collection takes a fifth of the import time
     try:
         app(arguments, prog_name="aelab")
     except UserError as error:
@@ -73,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"aelab: {error.filename or 'the output'}: {error.strerror}")
 
 
-@app.callback(epilog="aelab COMMAND --help has examples.")
+@app.callback(epilog="aelab COMMAND --help shows examples.")
 def about() -> None:
-    """Use trained autoencoders: on an image, a folder of images, or in a pipe."""
+    """Apply trained autoencoders to images, folders of images and pipes."""
 
 
 def _examples(name: str) -> str:
@@ -83,7 +83,11 @@ def _examples(name: str) -> str:
 
 
 def command(work: Callable[..., None]) -> None:
-    """Register a command that is given an `Invocation`, and has the options of that beside its own parameters."""
+    """Register a command. Its options are its own parameters and the constructor arguments of `Invocation`.
+
+    Args:
+        work: takes an `Invocation`, then the command's own parameters. Its name and docstring become the command's.
+    """
     shared = inspect.signature(Invocation).parameters.values()
 
     def run(**given: Any) -> None:
@@ -98,18 +102,16 @@ def command(work: Callable[..., None]) -> None:
 
 @command
 def reconstruct(call: Invocation, source: In, out: Out, fit: Fit = "crop", bits: Bits = 16) -> None:
-    """Give images back as a model encodes and decodes them."""
+    """Reconstruct images."""
     call.reconstruct(call.jobs(source, out), fit, bits)
 
 
 @command
 def denoise(call: Invocation, source: In, out: Out, fit: Fit = "crop", bits: Bits = 16) -> None:
-    """Give corrupted images back without their noise."""
+    """Remove noise from images."""
     jobs = call.jobs(source, out)
     if call.model.inputs == "clean":
-        call.note(
-            "warning: a model of this kind has seen clean images only, and knows no noise: it gives back what it can"
-        )
+        call.note("warning: models of this kind learn from clean images only, and may leave the noise in the images")
     call.reconstruct(jobs, fit, bits)
 
 
@@ -123,7 +125,7 @@ def encode(
 ) -> None:
     """Write the codes of images as a table.
 
-    A row for each image: its numbers z0, z1, … or, of a codebook, its indices k0, k1, …
+    Each row is an image, with the numbers z0, z1, … of its code or, for a codebook, its indices k0, k1, …
     """
     invocation.check_table(out, "codes")
     jobs = call.jobs(source)
@@ -154,29 +156,30 @@ def score(
     by: Annotated[
         str,
         typer.Option(
-            help="The score that decides the order: mse, neg_elbo, rate or codebook_distance; without it the first one "
+            help="Score that decides the order: mse, neg_elbo, rate or codebook_distance. The default is the first "
             "that the model defines."
         ),
     ] = "",
     maps: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="A folder for a PNG of each image: it, its reconstruction, the error of each pixel."
+            metavar="FOLDER", help="Folder for a PNG of each image, its reconstruction and the error of each pixel."
         ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="HTML", help="An .html with the worst and the best images, in itself complete."),
+        typer.Option(metavar="HTML", help="Single .html file that shows the strangest and the least strange images."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="How many of the worst, and of the best, it shows.")] = 12,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Images at each end of the sheet.")] = 12,
 ) -> None:
-    """Say how strange images are to a model, as a table, the strangest first.
+    """Rank images by anomaly score.
 
-    A row for each image: each score that the model defines, and the percent of validation images with a lower one.
+    The table has a row for each image, the strangest first. Each row has all scores that the model defines, and the
+    percentage of validation images with a lower score.
     """
     invocation.check_table(out, "scores")
     if sheet is not None and sheet.suffix.lower() != HTML:
-        msg = f"a sheet is written as {HTML}; {sheet} does not end in it"
+        msg = f"a sheet is written as HTML: {sheet} does not end in {HTML}"
         raise typer.BadParameter(msg, param_hint="--sheet")
     if maps is not None and not Path(source).is_dir():
         maps /= f"{'stdin' if source == PIPE else Path(source).stem}{image_files.PNG}"
@@ -193,10 +196,10 @@ def sample(
     call: Invocation,
     out: Outs,
     *,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many images.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images, the same one the same.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="Number of images.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal images.")] = 0,
 ) -> None:
-    """Make images up, from a model's prior."""
+    """Draw images from a model's prior."""
     paths = call.targets(out, count)
     from aelab.inference import tasks
 
@@ -207,15 +210,15 @@ def sample(
 @command
 def interpolate(
     call: Invocation,
-    first: Annotated[str, typer.Argument(metavar="A", help="The image to begin with.")],
-    last: Annotated[str, typer.Argument(metavar="B", help="The image to end with.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="First image.")],
+    last: Annotated[str, typer.Argument(metavar="B", help="Last image.")],
     out: Outs,
     *,
-    steps: Annotated[int, typer.Option(min=2, max=10_000, help="How many images, A's and B's included.")] = 10,
+    steps: Annotated[int, typer.Option(min=2, max=10_000, help="Number of images, including A and B.")] = 10,
     fit: Fit = "crop",
     bits: Bits = 16,
 ) -> None:
-    """Go from one image to another, in a straight line between their codes."""
+    """Interpolate between the codes of two images."""
     paths = call.targets(out, steps)
     jobs = [image_files.job(first), image_files.job(last)]
     import torch
@@ -232,23 +235,23 @@ def interpolate(
 
 @app.command(epilog=_examples("export"))
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="As --model of the other commands.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="An .onnx.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model, named as for --model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="An .onnx file.")],
     *,
     part: Annotated[
         Literal["reconstruct", "encode", "decode"],
-        typer.Option(help="Images to images, images to codes (as rows, see encode), or such rows to images."),
+        typer.Option(help="Function to export: images to reconstructions, images to codes, or codes to images."),
     ] = "reconstruct",
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a model as ONNX, for other programs.
+    """Export a model as ONNX, for other programs.
 
-    Before it is written, its outputs are compared with torch's at several batch sizes.
+    The file is written only if its outputs equal torch's at several batch sizes.
     """
     call = Invocation(model, force, quiet)
     if out.suffix != ".onnx":
-        msg = f"models are written as ONNX; {out} does not end in .onnx"
+        msg = f"a model is exported as ONNX: {out} does not end in .onnx"
         raise typer.BadParameter(msg, param_hint="OUT")
     image_files.check_free([out], force=force)
     from aelab.inference import onnx
@@ -260,21 +263,21 @@ def export(
 @app.command(epilog=_examples("card"))
 def card(
     entry: Annotated[
-        str, typer.Option("--model", "-m", metavar="ENTRY", help="An entry of params.yaml, in its project's folder.")
+        str, typer.Option("--model", "-m", metavar="ENTRY", help="An entry of params.yaml in the current folder.")
     ],
-    out: Annotated[str, typer.Argument(metavar="[OUT]", help="A .md, or - for the standard output.")] = PIPE,
+    out: Annotated[str, typer.Argument(metavar="[OUT]", help="A .md file, or - for the standard output.")] = PIPE,
     *,
     force: Force = False,
 ) -> None:
-    """Write a model card: what an entry is, what it learned from, what it is worth.
+    """Write the model card of an entry.
 
-    Its front matter is that of Hugging Face.
+    The card describes model, data, training and results. Its front matter follows Hugging Face.
     """
     target = None if out == PIPE else Path(out)
     if target:
         image_files.check_free([target], force=force)
     if not Path("pipeline/tools/card.py").exists():
-        msg = "a card is made of a project's results: go to the folder that has its params.yaml"
+        msg = "a card needs the results of a project: run the command in the folder that has params.yaml"
         raise UserError(msg)
     made = subprocess.run([sys.executable, "-m", "pipeline.tools.card", entry], stdout=subprocess.PIPE, check=False)  # noqa: S603
     if made.returncode:

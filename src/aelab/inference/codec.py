@@ -1,8 +1,7 @@
-"""The code of an image as a row of numbers, whatever a model's code is made of: what files and servers can hold.
+"""Codes as rows of numbers, which files and servers can store for every model.
 
-A vector is the row itself. Several stochastic layers stand one behind the other, grids in raster order, channel by
-channel. A code that is made of entries of a codebook is the row of their indices: whole numbers, of which nothing is
-lost.
+A code that is a vector is a row already. Grids become rows channel by channel, in raster order. The codes of several
+stochastic layers are joined. A code from a codebook becomes a row of indices, which are whole numbers and lose nothing.
 
 Dimensions: B batch, d numbers of a row.
 """
@@ -21,11 +20,11 @@ from aelab.models.latent import flatten, unflatten
 
 
 class Codec:
-    """Rows of a model's codes, and the images that they stand for.
+    """Converter between images and the rows of their codes.
 
     Attributes:
-        integers: whether the rows hold indices.
-        width: d.
+        integers: whether the rows are indices of a codebook.
+        width: d, the numbers in a row.
     """
 
     def __init__(self, model: Autoencoder) -> None:
@@ -35,33 +34,39 @@ class Codec:
         self.width = flatten(self._example).shape[1]
 
     def encode(self, x: Tensor) -> Tensor:
-        """The rows of images: (B, C, H, W) → (B, d), float32 or int64. The means, where the code is a distribution."""
+        """Encode images as rows, float32 or (indices) int64: (B, C, H, W) → (B, d). A distribution becomes its mean."""
         return flatten(self._codes(x))
 
     def decode(self, rows: Tensor) -> Tensor:
-        """The images of rows, values in [0, 1]: (B, d) → (B, C, H, W)."""
+        """Decode rows to images with values in [0, 1]: (B, d) → (B, C, H, W)."""
         codes = unflatten(rows, self._example)
         if isinstance(self.model, DiscreteAutoencoder) and isinstance(codes, Tensor):
             return self.model.decode_indices(codes)
         return self.model.decode(codes)
 
     def checked(self, rows: Tensor) -> Tensor:
-        """`rows` of any type as `decode` takes them.
+        """Check rows and convert them to the type that `decode` takes.
+
+        Args:
+            rows: (B, d), of any type.
+
+        Returns:
+            The rows as float32, or as int64 if they are indices.
 
         Raises:
-            UserError: they are no rows of this model's codes.
+            UserError: a row is too long or too short, a number is not finite, or an index is not in the codebook.
         """
         if rows.ndim != 2 or rows.shape[1] != self.width:  # noqa: PLR2004 - a matrix
-            msg = f"codes of this model are rows of {self.width} numbers, these have the shape {tuple(rows.shape)}"
+            msg = f"codes of this model are rows of {self.width} numbers; got the shape {tuple(rows.shape)}"
             raise UserError(msg)
         if not isinstance(self.model, DiscreteAutoencoder):
             if not rows.isfinite().all():
-                msg = "some of the codes are infinite or no numbers"
+                msg = "codes must be finite; some are infinite or NaN"
                 raise UserError(msg)
             return rows.float()
         codes = self.model.quantizer.codes
         if not ((rows >= 0) & (rows < codes) & (rows == rows.floor() if rows.is_floating_point() else True)).all():
-            msg = f"codes of this model are whole numbers from 0 to {codes - 1}; some of these are not"
+            msg = f"codes of this model are whole numbers from 0 to {codes - 1}; got other numbers"
             raise UserError(msg)
         return rows.long()
 
@@ -70,14 +75,20 @@ class Codec:
 
 
 def table(names: Sequence[str], rows: Tensor, *, integers: bool) -> pd.DataFrame:
-    """A row for each image: its name, and its code (B, d) as the columns z0, z1, …, or k0, k1, … of indices."""
+    """Table of codes: a row for each image, with its name and its code.
+
+    Args:
+        names: of the B images, for the column `image`.
+        rows: codes (B, d), on the CPU.
+        integers: whether the codes are indices. Their columns are k0, k1, …; the columns of other codes are z0, z1, …
+    """
     letter = "k" if integers else "z"
     columns = pd.DataFrame(rows.numpy(), columns=[f"{letter}{i}" for i in range(rows.shape[1])])
     return pd.concat([pd.Series(names, name="image", dtype="str"), columns], axis=1)
 
 
 def as_bytes(codes: pd.DataFrame, suffix: str) -> bytes:
-    """A table as a Parquet file or, for any suffix but ".parquet", as CSV, with as many digits as no number loses."""
+    """Content of a table's file: Parquet for the suffix ".parquet", else CSV with enough digits to lose nothing."""
     if suffix.lower() == ".parquet":
         return codes.to_parquet(index=False)
     return codes.to_csv(index=False, lineterminator="\n").encode()

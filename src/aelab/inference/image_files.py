@@ -1,7 +1,7 @@
-"""Images that a user hands to a model, and what comes back: files, folders of them, or bytes; written as PNG.
+"""Input images and output files of the command line: files, folders or bytes. Output is PNG.
 
-Images of any kind and size are read as `image_folder.py` does: turned upright, grey or coloured as the model wants
-them, and brought to its size. What is written has been named by the user, and replaces nothing without being told so.
+`ingest/image_folder.py` reads images of any size in several formats, turns them upright, makes them gray or coloured as
+the model needs, and fits them to the model's size. The user names each output. Only `--force` replaces files.
 """
 
 import io
@@ -25,32 +25,38 @@ PNG, PIPE = ".png", "-"
 
 @dataclass(frozen=True)
 class Job:
-    """An image to read, and where what becomes of it is to be written."""
+    """An image to read, and the file for the model's output."""
 
     name: str  # for messages and tables
     source: Path | bytes
-    target: Path | None  # None: not to a file
+    target: Path | None  # None if the output is not a file
 
 
 def jobs(source: Path, out: Path | None) -> tuple[list[Job], list[LeftOut]]:
-    """The files of a folder that may be images, and those that are not looked at.
+    """List the files of a folder that may be images.
 
-    Each becomes a PNG of the same name in `out`, if that is given; a.jpg becomes a.jpg.png where there is an a.png too.
+    Args:
+        source: the folder of images.
+        out: a folder for a PNG of each image, under the same name. If `source` has a.jpg and a.png, the output of a.jpg
+            is a.jpg.png. None if the output is not files.
+
+    Returns:
+        A job for each file, and the files that are left out.
 
     Raises:
-        UserError: there is nothing in it; `out` is a file, or lies in `source`, where it would be read the next time.
+        UserError: `source` is empty, `out` is a file, or `out` is inside `source`, where the next call would read it.
     """
     names, left_out = image_folder.listed(source)
     if not names:
-        msg = f"the folder {source} holds no file"
+        msg = f"the folder {source} contains no file"
         raise UserError(msg)
     if out is None:
         return [Job(image_folder.shown(name), source / name, None) for name in names], left_out
     if out.exists() and not out.is_dir():
-        msg = f"{out} is a file: what becomes of the folder {source} needs a folder"
+        msg = f"{out} is a file: name a folder for the output of the folder {source}"
         raise UserError(msg)
     if out.resolve().is_relative_to(source.resolve()):
-        msg = f"{out} lies in {source}, whose images would be mixed with it: name another folder"
+        msg = f"{out} is inside {source}, so its images would count as input: name another folder"
         raise UserError(msg)
     short = [Path(name).with_suffix(PNG) for name in names]
     several = Counter(short)
@@ -60,10 +66,14 @@ def jobs(source: Path, out: Path | None) -> tuple[list[Job], list[LeftOut]]:
 
 
 def job(source: str, out: Path | None = None) -> Job:
-    """One image, `PIPE` being the standard input, which is read at once; in a folder it becomes a PNG of its name.
+    """Job for a single image.
+
+    Args:
+        source: the image's path, or `PIPE` for the standard input, which is read at once.
+        out: a .png file, or an existing folder for a PNG with the image's name. None if the output is not a file.
 
     Raises:
-        UserError: `out` is no path of a PNG.
+        UserError: `out` does not end in .png.
     """
     name = "stdin" if source == PIPE else source
     if out is not None and out.is_dir():
@@ -75,20 +85,20 @@ def job(source: str, out: Path | None = None) -> Job:
 
 
 def check_free(paths: Sequence[Path], *, force: bool) -> None:
-    """Nothing is replaced unless it is to be.
+    """Check that no path exists, so that nothing is replaced without `force`.
 
     Raises:
-        UserError: something is there already.
+        UserError: a path exists, and `force` is false.
     """
     there = [path for path in paths if path.exists()]
     if there and not force:
         others = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        msg = f"{there[0]}{others} would be replaced: --force does so"
+        msg = f"{there[0]}{others} would be replaced: use --force to allow this"
         raise UserError(msg)
 
 
 def png(image: Bytes) -> bytes:
-    """An image, uint8 (C, H, W) with 1 or 3 channels, as the content of a PNG file."""
+    """Content of a PNG file of an image, uint8 (C, H, W) with 1 or 3 channels."""
     pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -96,9 +106,14 @@ def png(image: Bytes) -> bytes:
 
 
 def sheet(images: Bytes, columns: int | None = None) -> Bytes:
-    """Images side by side, in rows of `columns`, by default about as many as there are rows; black where none is left.
+    """Arrange images in a grid, row by row. Places without an image are black.
 
-    Shapes: (B, C, H, W) → (C, rows·H, columns·W).
+    Args:
+        images: uint8 (B, C, H, W).
+        columns: images in a row; by default ⌈√B⌉.
+
+    Returns:
+        uint8 (C, rows·H, columns·W).
     """
     columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
@@ -110,13 +125,13 @@ def sheet(images: Bytes, columns: int | None = None) -> Bytes:
 
 
 def numbered(out: Path, count: int) -> list[Path]:
-    """The paths of `count` images in the folder `out`, which sort in their order.
+    """Paths of `count` numbered PNG files in the folder `out`. Their alphabetical order is the order of the numbers.
 
     Raises:
         UserError: `out` is a file.
     """
     if out.exists() and not out.is_dir():
-        msg = f"{out} is a file that does not end in {PNG}: name a PNG, or a folder"
+        msg = f"{out} is a file that does not end in {PNG}: name a {PNG} file or a folder"
         raise UserError(msg)
     digits = len(str(count - 1))
     return [out / f"{number:0{digits}}{PNG}" for number in range(count)]

@@ -1,6 +1,6 @@
-"""A call of the command `aelab`: what it reads, writes and says. The commands themselves stand in `cli.py`.
+"""Calls of the command `aelab`: shared options, input, output and messages. `cli.py` defines the commands.
 
-What needs torch is imported inside functions: `--help` and completion do not wait for that.
+Modules that import torch are imported inside functions, so `--help` and shell completion are quick.
 """
 
 import gc
@@ -37,39 +37,39 @@ Model = Annotated[
         "-m",
         envvar="AELAB_MODEL",
         metavar="MODEL",
-        help="A file (models/vae/seed0.safetensors), its folder (models/vae), either as of a revision, tag or DVC "
-        "experiment (HEAD~1:models/vae), or MLflow's (models:/mnist-denoising@champion, runs:/ID/mnist-vae-seed0).",
+        help="A file (models/vae/seed0.safetensors), a folder (models/vae), or a model in MLflow "
+        "(models:/mnist-denoising@champion). HEAD~1:models/vae is the folder in a Git revision or DVC experiment.",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
 @dataclass
 class Invocation:
-    """The options of one call, and how much of what it asks for could not be done.
+    """Options of one call, and the number of images that failed.
 
-    What its constructor takes is an option of every command: `cli.command` sees to that.
+    `cli.command` makes an option of each constructor argument, for every command.
     """
 
     location: Model
     force: Force = False
     quiet: Quiet = False
-    total: int = field(default=1, init=False)  # images to read, or else the one thing to be made
-    failed: int = field(default=0, init=False)
+    total: int = field(default=1, init=False)  # images to read; 1 for a command that reads none
+    failed: int = field(default=0, init=False)  # images that could not be read
 
     def note(self, text: str) -> None:
-        """Tell a user who has not asked for quiet."""
+        """Print a message, unless the user chose `--quiet`."""
         if not self.quiet:
             typer.echo(text, err=True)
 
     def fail(self, text: str) -> None:
-        """Name what is left out; the rest goes on."""
+        """Count a failure and print the message. The command continues with the other images."""
         self.failed += 1
         typer.echo(f"aelab: {text}", err=True)
 
     def leave_out(self, file: LeftOut) -> None:
-        """Name a file of a folder that is no image, which nothing is wrong with, or one that cannot be used."""
+        """Report a file that is left out. A damaged image counts as a failure, and so does the only file."""
         if file.broken or self.total == 1:
             self.fail(f"{file.path} {file.reason}")
         else:
@@ -77,7 +77,7 @@ class Invocation:
             self.note(f"{file.path} {file.reason}")
 
     def end(self, made: str) -> None:
-        """Say what has been made, and end with 1 if something has not."""
+        """Print the message `made`, and end with exit code 1 if an image failed."""
         if self.failed < self.total:
             self.note(made)
         if self.failed:
@@ -87,12 +87,12 @@ class Invocation:
 
     @property
     def model(self) -> "Autoencoder":
-        """The model in evaluation mode, on a GPU if there is one: CUDA_VISIBLE_DEVICES= hides it."""
+        """Model in evaluation mode, on a GPU if there is one. An empty CUDA_VISIBLE_DEVICES hides the GPU."""
         return self._loaded[0]
 
     @property
     def validation(self) -> dict[str, Any]:
-        """How the model scores validation images, as `anomaly.reference` has it; nothing where that is not known."""
+        """Scores of the model's validation images, a table of `anomaly.reference`; empty if there is none."""
         return self._loaded[1]
 
     @cached_property
@@ -103,7 +103,7 @@ class Invocation:
         from aelab.inference.model_locator import located
         from aelab.models import checkpoint
 
-        gc.freeze()  # what is imported stays; looking through it once more at the end took half a second
+        gc.freeze()  # without this, garbage collection at exit takes half a second for the imported modules
         device = devices.prepare("auto", torch.get_num_threads())
         with located(self.location) as found:
             model, validation = checkpoint.load(found.path, device), found.validation()
@@ -114,12 +114,17 @@ class Invocation:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def jobs(self, source: str, out: str | None = None) -> list[Job]:
-        """The images to read, and the file that each is written to; none if there is no `out`, or it is a pipe."""
+        """List the images to read.
+
+        Args:
+            source: an image, a folder of images, or `PIPE`.
+            out: a file or a folder for the output. None or `PIPE`: the jobs have no target.
+        """
         target = None if out in {None, PIPE} else Path(str(out))
         if source == PIPE or not Path(source).is_dir():
             jobs = [image_files.job(source, target)]
         elif out == PIPE:
-            msg = "a folder becomes a folder; - takes one image"
+            msg = "a folder of images cannot be written to the standard output: name a folder"
             raise typer.BadParameter(msg, param_hint="OUT")
         else:
             jobs, left_out = image_files.jobs(Path(source), target)
@@ -132,14 +137,22 @@ class Invocation:
     def batches(
         self, jobs: list[Job], fit: Fit, bits: int, *, again: bool = False
     ) -> "Iterator[tuple[list[Job], Tensor]]":
-        """The images as the model takes them, floats (B, C, H, W), and the jobs that they belong to; an image that
-        cannot be read is named and left out. Where they are read `again`, no warning is repeated.
+        """Read images as the model takes them. An image that cannot be read is reported and left out.
+
+        Args:
+            jobs: the images to read.
+            fit: how images of another size are fitted to the model.
+            bits: bits that 16-bit files really use, 8 to 16.
+            again: whether the images are read for the second time, so that no warning is repeated.
+
+        Yields:
+            The jobs of a batch, and their images, floats (B, C, H, W) in [0, 1], B ≤ `BATCH`.
         """
         from aelab.core.tensors import as_float
 
         depth = Depth(bits)
 
-        quiet = True if self.quiet or len(jobs) == 1 else None  # None: no bar where stderr is no terminal
+        quiet = True if self.quiet or len(jobs) == 1 else None  # None: tqdm shows no bar if stderr is no terminal
         with tqdm(total=len(jobs), unit="image", leave=False, disable=quiet, file=sys.stderr) as bar:
             for start in range(0, len(jobs), BATCH):
                 read, pixels = list[Job](), list[Bytes]()
@@ -173,7 +186,11 @@ class Invocation:
         self.end(f"written: {written[0]}{more}" if written else "")
 
     def targets(self, out: str, count: int) -> Sequence[Path | None]:
-        """The files of `count` images, or the one file of all of them; None is the standard output."""
+        """Paths of the output of a command that makes `count` images.
+
+        Returns:
+            One file for all images, `count` files in a folder, or None alone for the standard output.
+        """
         if out == PIPE:
             return [None]
         alone = Path(out).suffix.lower() == image_files.PNG
@@ -183,10 +200,10 @@ class Invocation:
 
 
 def check_table(out: str, what: str) -> None:
-    """See that `out` can be a table of `what`.
+    """Check that a table of `what` can be written to `out`.
 
     Raises:
-        BadParameter: it cannot.
+        BadParameter: `out` is not `PIPE`, and does not end in one of `TABLES`.
     """
     if out != PIPE and Path(out).suffix.lower() not in TABLES:
         msg = f"{what} are written as {' or '.join(TABLES)}; {out} ends in neither"
@@ -194,7 +211,7 @@ def check_table(out: str, what: str) -> None:
 
 
 def write(images: Bytes, targets: Sequence[Path | None], columns: int | None = None) -> None:
-    """Write images (B, C, H, W) into as many files, or all of them as one, in rows of `columns`."""
+    """Write images (B, C, H, W) to B targets, or all of them to one target, in rows of `columns`."""
     if len(targets) != len(images):
         images = image_files.sheet(images, columns)[None]
     for image, target in zip(images, targets, strict=True):
@@ -202,7 +219,7 @@ def write(images: Bytes, targets: Sequence[Path | None], columns: int | None = N
 
 
 def put(content: bytes, target: Path | None) -> None:
-    """Write a file, all of it or nothing, or to the standard output where there is no target."""
+    """Write a file atomically, or write to the standard output if `target` is None."""
     if target is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
@@ -211,5 +228,5 @@ def put(content: bytes, target: Path | None) -> None:
 
 
 def named(target: str | Path | None) -> str:
-    """The target's name in a message."""
+    """Name of a target in messages."""
     return "the standard output" if target in {None, PIPE} else str(target)

@@ -1,4 +1,8 @@
-"""The MLflow that runs are written to and models are read from: where it is, and what waiting for it does not mend."""
+"""Address of MLflow, which stores runs and models, and explanations of its lasting errors.
+
+The user must correct a lasting error, such as a wrong address. So this error becomes a `UserError` with the remedy.
+Other errors, such as a lock or a server that is down, may go away by themselves.
+"""
 
 import errno
 import logging
@@ -11,27 +15,27 @@ from shlex import quote
 
 from aelab.core.errors import UserError
 
-VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")  # where the runs are
+VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")  # environment variables that say where the runs are
 DATABASE = "mlflow.db"
 EXPERIMENT = "autoencoders"
-NEW = "`make track` writes all that is on disk into a new one"
+NEW = "`make track` writes the results on disk into a new database"
 DELETED = (
     "the experiment {0} of MLflow at {at} is deleted: `MLFLOW_TRACKING_URI={typed} mlflow experiments restore "
     "--experiment-id {0}` brings it back, or set MLFLOW_EXPERIMENT_NAME to another name; then `make track`"
 )
 UNUSABLE = (
-    "MLflow at {at} cannot be written ({said}): free space, permit writing there, or name another place in "
-    "MLFLOW_TRACKING_URI"
+    "MLflow at {at} cannot be written ({said}): free disk space, allow writing, or set MLFLOW_TRACKING_URI to another "
+    "address"
 )
 NO_ADDRESS = (
-    "{at} is no address of an MLflow ({said}): set MLFLOW_TRACKING_URI to http://HOST:5000, https://…, "
+    "{at} is not an MLflow address ({said}): set MLFLOW_TRACKING_URI to http://HOST:5000, https://…, "
     "sqlite:////FOLDER/mlflow.db or postgresql+psycopg2://…, or unset it"
 )
 REFUSED = (
     "MLflow at {at} refuses the credentials ({said}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-    "MLFLOW_TRACKING_TOKEN, to those of a user with that right; databases and stores of artifacts have their own"
+    "MLFLOW_TRACKING_TOKEN, for a user with the necessary rights; databases and artifact stores have other credentials"
 )
-LASTING = {  # what mends it, by what MLflow, a database or a server says
+LASTING = {  # from a pattern in the error of MLflow, a database or a server to the explanation
     "unsupported URI|Unity Catalog tracking URI|filesystem tracking backend": NO_ADDRESS,
     "ArgumentError|NoSuchModule|No module named|InvalidUrl": NO_ADDRESS,
     r"The experiment (\S+) must be in the 'active' state": DELETED,
@@ -40,63 +44,66 @@ LASTING = {  # what mends it, by what MLflow, a database or a server says
     "Access ?Denied|Unable to locate credentials|InvalidAccessKeyId|SignatureDoesNotMatch": REFUSED,
     "certificate verify failed|wrong version number|record layer failure": (
         "MLflow at {at} has a certificate that is not trusted ({said}): set MLFLOW_TRACKING_SERVER_CERT_PATH to the "
-        "file of its authority, or write http:// if the server has none"
+        "certificate file of its authority, or write http:// if the server has no certificate"
     ),
     "error code 404|404 Client Error|not in a valid JSON format": (
-        "what answers at {at} is no MLflow ({said}): another service listens there, a part of the path is missing, or "
+        "the server at {at} is not MLflow ({said}): another service listens there, a part of the path is missing, or "
         "the server is older than MLflow 3"
     ),
     "file is not a database|disk image is malformed": (
         f"{{at}} is damaged or no database at all ({{said}}): move the file away; {NEW}"
     ),
     "unable to open database|readonly database|disk is full|disk I/O error": UNUSABLE,
-    r"(?:database|role) \S+ does not exist|Unknown database": "MLflow at {at} lacks what its address names: {said}",
+    r"(?:database|role) \S+ does not exist|Unknown database": "MLflow's address {at} is wrong: {said}",
 }
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def prepare() -> None:
-    """Have MLflow say nothing itself, and a server that is away cost seconds only."""
-    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what goes wrong is an exception, too
+    """Silence MLflow's own output, and make MLflow wait only seconds for a server that is down."""
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are exceptions, too
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # two lines a run that lead to the wrong page
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # the printed addresses are wrong
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
 def address(folder: Path) -> str:
-    """$MLFLOW_TRACKING_URI, or the database of a project's folder."""
+    """Address of MLflow: $MLFLOW_TRACKING_URI, or the database in the project's folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / DATABASE}"
 
 
 def experiment() -> str:
-    """The name of the experiment that has the runs."""
+    """Name of the experiment that contains the runs."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
 def file_of(uri: str) -> Path | None:
-    """The file of a database that is one."""
+    """File of an SQLite database, or None for any other address."""
     return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
 
 
 def public(uri: str) -> str:
-    """An address, or a text with some, without passwords."""
+    """Remove passwords from an address, or from all addresses in a text."""
     return re.sub(r"(//[^/:@\s]*):[^/@\s]*@", r"\1:…@", uri)
 
 
 def said(error: Exception) -> str:
-    """The first sentence of what an exception says, without its class and the SQL that it came of."""
+    """First sentence of an exception's message, without class, SQL statement and passwords."""
     words = public(" ".join(re.sub(r"^\(\S+\) ", "", str(error)).split()))
     return re.split(r"\. |\.?$| ?\[SQL: | ?\(Background on", words, maxsplit=1)[0]
 
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Tell what waiting does not mend from what waiting may: a lock, a server that is away, an error of its own.
+    """Explain lasting errors of the block; see the module's docstring.
+
+    Args:
+        uri: MLflow's address, which the explanation names without its password.
 
     Raises:
-        UserError: waiting does not mend what went wrong; the sentence says what does.
-        Exception: waiting may.
+        UserError: the error is lasting; the message says how to correct it.
+        Exception: any other error, unchanged.
     """
     try:
         yield
@@ -112,7 +119,12 @@ def explained(uri: str) -> Iterator[None]:
 
 
 def deleted(uri: str, number: str) -> UserError:
-    """What there is to say of a deleted experiment."""
+    """Explanation for an experiment that is deleted.
+
+    Args:
+        uri: MLflow's address.
+        number: the experiment's ID.
+    """
     return _told(DELETED, uri, number)
 
 
@@ -121,11 +133,16 @@ def _told(sentence: str, uri: str, *named: str, said: str = "") -> UserError:
 
 
 def check(uri: str) -> None:
-    """Look whether a database is one for this MLflow, which itself tries for minutes or upgrades it without a copy.
+    """Check that a database fits the installed MLflow.
+
+    Without this check, MLflow would retry for minutes, or upgrade the database without a copy.
+
+    Args:
+        uri: MLflow's address. Servers, and files that do not exist yet, are not checked.
 
     Raises:
-        UserError: it is not; the sentence says what to do.
-        Exception: it cannot be read just now.
+        UserError: the database does not fit; the message says what to do.
+        Exception: the database cannot be read at the moment, for example because it is locked.
     """
     file = file_of(uri)
     if uri.startswith(("http:", "https:")) or (file is not None and not file.exists()):
@@ -134,13 +151,13 @@ def check(uri: str) -> None:
     from mlflow.store.db.db_types import DATABASE_ENGINES  # noqa: PLC0415
 
     if re.split(r"[+:]", uri)[0] not in DATABASE_ENGINES:
-        return  # what MLflow says of it is enough
+        return  # MLflow's own message is clear
     with explained(uri):
         problem = _mismatch(uri)
     here = f"the {mlflow.__version__} of this environment"
     copy = f"cp {quote(str(file))} {quote(f'{file}.copy')}" if file else "dump it with the database's own tools"
     sentences = {
-        "foreign": "holds tables of something else: name another file or database in MLFLOW_TRACKING_URI",
+        "foreign": "contains tables of another program: set MLFLOW_TRACKING_URI to another file or database",
         "newer": f"was written by a newer MLflow than {here}: use the newer one, or move the file away; {NEW}",
         "older": (
             f"was written by an older MLflow than {here}: keep a copy (`{copy}`), then "
@@ -153,9 +170,10 @@ def check(uri: str) -> None:
 
 
 def _mismatch(uri: str) -> str:
-    """Whether a database is "foreign" to MLflow, or of an "older" or a "newer" one; "" if nothing is wrong.
+    """Return "foreign" for another program's database, "older" or "newer" for another MLflow's, or "" if it fits.
 
-    An older one without runs is what is left of a process that was killed while it made the tables: MLflow goes on.
+    An older database without runs fits, because MLflow completes its tables. Such a database remains if a process is
+    killed while MLflow creates the tables.
     """
     from alembic.migration import MigrationContext  # noqa: PLC0415 - MLflow's own, slow to import
     from alembic.script import ScriptDirectory  # noqa: PLC0415

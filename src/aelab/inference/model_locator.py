@@ -1,13 +1,13 @@
-"""Where a trained model is taken from: a file, a folder of seeds, a revision that DVC knows, or MLflow.
+"""Locations of trained models: a file, a folder of seeds, a revision in DVC, or MLflow.
 
     models/vae/seed1.safetensors           a file
     models/vae                             a folder: its first seed
-    HEAD~1:models/vae/seed0.safetensors    either of them as of a Git revision, tag or DVC experiment
-    models:/mnist-denoising@champion       what MLflow has registered under a name; models:/name/2 is a version of it
+    HEAD~1:models/vae/seed0.safetensors    a file or folder in a Git revision, tag or DVC experiment
+    models:/mnist-denoising@champion       a model that is registered in MLflow; models:/name/2 is its version 2
     runs:/<run id>/mnist-vae-seed0         the model of a run in MLflow
 
-Whatever the place, only the weights are read, which carry their own hash: no code and no pickle that lies beside them.
-And with them the table of the scores that their model has given to validation images, where the evaluation has left it.
+Two files are read from each location: the weights, which contain their own hash, and the scores of the validation
+images, if the evaluation wrote them. Code and pickles are never loaded.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ from aelab.inference import mlflow_store
 
 SUFFIX = ".safetensors"
 IN_MLFLOW = re.compile(r"(models|runs|mlflow-artifacts):/")
-HELP = "`dvc pull` brings trained ones, `make repro` trains them"
+HELP = "`dvc pull` downloads trained models, `make repro` trains them"
 
 
 class Located(NamedTuple):
-    """A model as a file."""
+    """Files of a trained model."""
 
-    path: Path
-    name: str  # for a message
-    scores: Path  # of validation images; there or not
+    path: Path  # the weights
+    name: str  # for messages
+    scores: Path  # scores of the validation images; the file may not exist
 
     def validation(self) -> dict[str, Any]:
-        """How these weights score validation images, as `anomaly.reference` has it; nothing where that is not known."""
+        """Scores of the validation images, a table of `anomaly.reference`; empty if there is none for these weights."""
         if not self.scores.exists():
             return {}
         found: dict[str, Any] = json.loads(self.scores.read_text(encoding="utf-8"))
@@ -47,7 +47,10 @@ class Located(NamedTuple):
 
 @contextmanager
 def located(model: str) -> Iterator[Located]:
-    """The weights of `model`, written as above, as a file for as long as the block.
+    """Find a model and give its files, which exist until the end of the block.
+
+    Args:
+        model: a location, in one of the forms that the module's docstring lists.
 
     Raises:
         UserError: there is no such model.
@@ -70,27 +73,27 @@ def located(model: str) -> Iterator[Located]:
 
 
 def _scores(weights: Path) -> Path:
-    """Where the evaluation of models/ENTRY/seedK.safetensors has left the scores of validation images."""
+    """Path to which the evaluation of models/ENTRY/seedK.safetensors writes the scores of the validation images."""
     entry = weights.absolute().parent
     return entry.parent.parent / "evaluation" / entry.name / weights.stem / VALIDATION
 
 
 def _found(folder: Path) -> Path:
-    """The scores among the artifacts of a model."""
+    """Path of the validation images' scores among the artifacts of a model."""
     return next(folder.rglob(VALIDATION), folder / VALIDATION)
 
 
 def _first(names: Iterable[str], folder: str) -> str:
-    """The weights of the first seed in a folder."""
+    """Name of the first seed's weights among the names of a folder's files."""
     found = [name for name in names if name.endswith(SUFFIX)]
     if not found:
-        msg = f"the folder {folder} holds no model, a file that ends in {SUFFIX}; {HELP}"
+        msg = f"the folder {folder} contains no model (a file that ends in {SUFFIX}); {HELP}"
         raise UserError(msg)
     return min(found, key=lambda name: (len(name), name))  # seed2 before seed10
 
 
 def _from_dvc(path: str, revision: str, folder: Path) -> Located:
-    """The file `path` of the repository at `revision`, out of Git or DVC's cache or remote."""
+    """Read `path` as of `revision`, from Git, or from the cache or a remote of DVC."""
     from dvc.api import DVCFileSystem  # noqa: PLC0415 - slow to import
     from dvc.exceptions import DvcException  # noqa: PLC0415
     from scmrepo.exceptions import SCMError  # noqa: PLC0415
@@ -103,28 +106,28 @@ def _from_dvc(path: str, revision: str, folder: Path) -> Located:
         copy = folder / Path(inside).name
         copy.write_bytes(there.read_bytes(inside))
         scores = _scores(Path("/") / inside).relative_to("/").as_posix()
-        with suppress(DvcException, OSError):  # none were written, or they are not in the cache
+        with suppress(DvcException, OSError):  # the scores were never written, or are not in the cache
             (folder / VALIDATION).write_bytes(there.read_bytes(scores))
     except (DvcException, SCMError, OSError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        msg = f"{path} cannot be had from the revision {revision!r}: {said}; `dvc fetch --all-commits` may bring it"
+        msg = f"{path} cannot be read from the revision {revision!r}: {said}; `dvc fetch --all-commits` may download it"
         raise UserError(msg) from error
     return Located(copy, f"{revision}:{inside}", folder / VALIDATION)
 
 
 def _from_mlflow(uri: str, folder: Path) -> Path:
-    """The weights of a model at $MLFLOW_TRACKING_URI or, without it, in the database of the current folder."""
+    """Download a model from MLflow, by default from the database in the current folder, and find its weights."""
     mlflow_store.prepare()
     import mlflow  # noqa: PLC0415 - slow to import
 
-    if not mlflow.is_tracking_uri_set():  # MLflow's own default has a % for each space of the folder's name
+    if not mlflow.is_tracking_uri_set():  # MLflow's default writes % for spaces in the folder's name
         mlflow.set_tracking_uri(mlflow_store.address(Path.cwd()))
     at = mlflow.get_tracking_uri()
     file = mlflow_store.file_of(at)
-    if file is not None and not file.exists():  # MLflow would make one
+    if file is not None and not file.exists():  # MLflow would create an empty database
         msg = (
             f"there is no {file.name} in the folder {file.resolve().parent}, so no model {uri}: go to the project's "
-            "folder, or set MLFLOW_TRACKING_URI; `make track` writes what is on disk"
+            "folder, or set MLFLOW_TRACKING_URI; `make track` writes the results on disk to MLflow"
         )
         raise UserError(msg)
     try:
@@ -133,14 +136,14 @@ def _from_mlflow(uri: str, folder: Path) -> Path:
             mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
     except UserError:
         raise
-    except Exception as error:  # of MLflow, a database, a network or a store of artifacts
+    except Exception as error:  # from MLflow, a database, the network or an artifact store
         msg = (
             f"MLflow at {mlflow_store.public(at)} has no model {uri}: {mlflow_store.said(error)}; `make track` writes "
-            "what is on disk"
+            "the results on disk to MLflow"
         )
         raise UserError(msg) from error
     found = sorted(folder.rglob(f"*{SUFFIX}"))
     if len(found) != 1:
-        msg = f"{uri} holds {len(found)} files that end in {SUFFIX}; a model of this project is one"
+        msg = f"{uri} contains {len(found)} files that end in {SUFFIX}; a model of this project has exactly one"
         raise UserError(msg)
     return found[0]

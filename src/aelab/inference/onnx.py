@@ -1,12 +1,12 @@
-"""A trained model as ONNX, for programs without torch: what of it is deterministic, in one file, checked against torch.
+"""ONNX export of a trained model, for programs without torch. One of three functions becomes a single file.
 
     reconstruct   images (B, C, H, W) → images
-    encode        images → codes as rows (B, d), see `codec.py`: means, or indices
-    decode        such rows → images
+    encode        images → codes as rows (B, d) of `codec.py`, means or indices
+    decode        rows → images
 
-Nothing is drawn: where the code is a distribution it is its mean. The exporter may take a B that it has seen for a
-constant, hence the check at several sizes. Indices of two codes that are equally near may differ: other programs round
-differently.
+The functions are deterministic: a code that is a distribution is replaced by its mean. Before the file is written, its
+outputs are compared with torch's. The comparison covers several batch sizes, because the exporter may turn a batch size
+into a constant. Programs round differently, so an index may differ if two codes are equally near.
 """
 
 import importlib.util
@@ -26,24 +26,24 @@ from aelab.models.base import Autoencoder
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BATCHES = (1, 2, 3, 17)
-TOLERANCE = 1e-4  # of images in [0, 1], and of means in units of the greatest one
-TIES = 0.01  # of the indices
+TOLERANCE = 1e-4  # Largest difference that is allowed: absolute for images, relative to the largest number for means.
+TIES = 0.01  # Largest share of the indices that may differ.
 
 
 class Part(nn.Module):
-    """A function of a model as a module of its own."""
+    """Module whose forward pass is a single function of a model."""
 
     def __init__(self, model: Autoencoder, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.model, self.function = model, function
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the function gives."""
+        """Result of the function for x."""
         return self.function(x)
 
 
 def exportable(model: Autoencoder) -> Mapping[str, tuple[Callable[[Tensor], Tensor], str, str]]:
-    """What can be exported: the function, and what its input and its output are called."""
+    """Functions that can be exported, by name, each with the names of its input and its output."""
     codec = Codec(model)
     return {
         "reconstruct": (model.reconstruct, "images", "reconstructions"),
@@ -54,19 +54,24 @@ def exportable(model: Autoencoder) -> Mapping[str, tuple[Callable[[Tensor], Tens
 
 @torch.no_grad()
 def export(model: Autoencoder, part: str, path: Path) -> str:
-    """Write a part of `model`, one of `exportable`, to `path`, once it has been found to compute the same.
+    """Export a function of a model as ONNX, and check the outputs before the file is written.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        part: name of the function, one of `exportable`.
+        path: the file to write.
 
     Returns:
-        A sentence that says how far the outputs are from torch's.
+        A sentence with the largest difference between the outputs and torch's.
 
     Raises:
-        UserError: it does not compute the same, there is no such part, or packages are missing; names them.
+        UserError: the outputs differ from torch's, there is no such function, or packages are missing.
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         msg = f"the export needs {', '.join(missing)}: in a clone, `pip install '.[onnx]'` installs them"
         raise UserError(msg)
     if part not in exportable(model):
-        msg = f"there is no part {part!r}; there are {', '.join(exportable(model))}"
+        msg = f"part is {part!r}: must be one of {', '.join(exportable(model))}"
         raise UserError(msg)
     function, given, gives = exportable(model)[part]
     examples = [_example(model, given, batch) for batch in BATCHES]
@@ -78,36 +83,36 @@ def export(model: Autoencoder, part: str, path: Path) -> str:
 
 
 def _example(model: Autoencoder, given: str, batch: int) -> Tensor:
-    """Images of noise, or the codes of some."""
+    """Images of noise, or their codes."""
     generator = torch.Generator().manual_seed(batch)
     images = torch.rand(batch, *model.image, generator=generator)
     return images if given == "images" else Codec(model).encode(images)
 
 
 def _onnx(module: nn.Module, example: Tensor, given: str, gives: str) -> bytes:
-    """The content of an ONNX file with everything in it."""
+    """Content of an ONNX file that includes the weights."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():  # of the exporter, about what it uses itself
+    with warnings.catch_warnings():  # the exporter warns about its own code
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
             (example,),
             input_names=[given],
             output_names=[gives],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),  # another of them would settle for a constant in silence
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),  # AUTO would accept a constant without a warning
             verbose=False,
         )
     if program is None:
-        msg = "torch has exported nothing"
+        msg = "torch.onnx.export returned no program"
         raise RuntimeError(msg)
     return program.model_proto.SerializeToString()
 
 
 def _compared(content: bytes, function: Callable[[Tensor], Tensor], examples: Sequence[Tensor]) -> str:
-    """How far what the file gives is from what torch gives, in a sentence.
+    """Compare the outputs of the file with torch's, and state the largest difference in a sentence.
 
     Raises:
-        UserError: it is not the same.
+        UserError: the outputs differ.
     """
     import onnxruntime  # noqa: PLC0415 - an extra
 
@@ -127,8 +132,8 @@ def _compared(content: bytes, function: Callable[[Tensor], Tensor], examples: Se
         worst = max(float(np.abs(found - expected).max()) for expected, found in pairs)
         greatest = max(float(np.abs(expected).max()) for expected, _ in pairs)
         same, what = worst <= TOLERANCE * max(1.0, greatest), f"the largest difference is {worst:.1e}"
-    sentence = f"beside torch, at batches of {', '.join(map(str, BATCHES))}: {what}"
+    sentence = f"compared with torch at batches of {', '.join(map(str, BATCHES))}: {what}"
     if not same:
-        msg = f"the exported model does not compute the same and is not written: {sentence}"
+        msg = f"the outputs of the exported model are wrong, so no file is written: {sentence}"
         raise UserError(msg)
     return sentence

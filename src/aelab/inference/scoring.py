@@ -1,7 +1,7 @@
-"""`aelab score`: how strange images are to a model, as a table, as maps of their error, and as a sheet to look at.
+"""Command `aelab score`: a table of anomaly scores, maps of the error, and a page of the strangest images.
 
-A pixel's error is its absolute difference from the reconstruction, the mean over its channels. All maps share a scale,
-from no error to the largest that any pixel of any image has, and one colour map, in which equal steps look equal.
+The error of a pixel is the absolute difference from the reconstruction, as a mean over the channels. All maps have the
+same scale, from 0 to the largest error of any pixel of any image, and the same perceptually uniform colours.
 """
 
 import base64
@@ -31,20 +31,28 @@ TITLES = {"mse": "MSE", "neg_elbo": "−ELBO (nats)", "rate": "rate (nats)", "co
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a call asks for beside the table."""
+    """Options of the command: the order of the table, maps and the sheet."""
 
-    by: str  # the score that decides the order; "": the first that the model defines
-    maps: bool  # for the jobs' targets
+    by: str  # the score that decides the order; "" means the first that the model defines
+    maps: bool  # whether to write a map to the target of each job
     sheet: Path | None
-    top: int  # images of each end on the sheet
+    top: int  # images at each end of the sheet
 
 
 def score(call: Invocation, jobs: list[Job], out: str, wanted: Wanted, reading: tuple[Fit, int]) -> None:
-    """Write the table, and what else is wanted."""
+    """Write the table of scores and, if wanted, the maps and the sheet.
+
+    Args:
+        call: the call of the command, with the model.
+        jobs: the images, and the file of each image's map.
+        out: file of the table, or `PIPE`.
+        wanted: the options of the command.
+        reading: how to fit images of another size to the model, and the bits that 16-bit files use.
+    """
     model, pictures = call.model, wanted.maps or wanted.sheet is not None
     by = tasks.picked(model, wanted.by)
     if pictures:
-        tasks.picked(model, "mse")  # no error, no map of it
+        tasks.picked(model, "mse")  # maps need a model that defines the error
     generator = torch.Generator(device_of(model)).manual_seed(0)
     read: list[Job] = []
     found: list[dict[str, Tensor]] = []
@@ -62,8 +70,8 @@ def score(call: Invocation, jobs: list[Job], out: str, wanted: Wanted, reading: 
         )
         if not call.validation:
             call.note(
-                "no percentiles: beside this model lie no scores that it has given to validation images; "
-                "the pipeline's stage evaluate writes them"
+                "no percentiles: this model has no file with the scores of its validation images; "
+                "the pipeline's stage evaluate writes this file"
             )
         ends = {*table["image"][: wanted.top], *table["image"][-wanted.top :]} if wanted.sheet else set()
         chosen = [job for job in read if wanted.maps or job.name in ends]
@@ -81,7 +89,7 @@ def score(call: Invocation, jobs: list[Job], out: str, wanted: Wanted, reading: 
 
 
 def _table(names: Sequence[str], scores: dict[str, Tensor], validation: dict[str, Sequence[float]]) -> pd.DataFrame:
-    """A row for each image: its scores, each with its percentile where that is known."""
+    """Table with a row for each image: each score, and its percentile if the scores of validation images are known."""
     columns: dict[str, Any] = {"image": pd.Series(names, dtype="str")}
     for name, values in scores.items():
         columns[name] = values.numpy()
@@ -91,27 +99,27 @@ def _table(names: Sequence[str], scores: dict[str, Tensor], validation: dict[str
 
 
 def _errors(x: Tensor, y: Tensor) -> Tensor:
-    """(B, C, H, W) both → (B, H, W)."""
+    """Error of each pixel: two batches (B, C, H, W) → (B, H, W)."""
     return (x - y.to(x.device)).abs().mean(1)
 
 
 def _strips(call: Invocation, x: Tensor, largest: float) -> Bytes:
-    """Images, their reconstructions and maps of their errors side by side: (B, 3, H, 3·W)."""
+    """Strips of an image, its reconstruction and the map of its error, side by side: (B, C, H, W) → (B, 3, H, 3·W)."""
     y = tasks.perform(call.model, "reconstruct", x, tasks.Options()).cpu()
     pair = [tasks.as_bytes(each.expand(-1, 3, -1, -1)) for each in (x, y)]
     return np.concatenate([*pair, _coloured(_errors(x, y).numpy() / (largest or 1.0))], axis=3)
 
 
 def _coloured(values: Any) -> Bytes:
-    """Numbers from 0 to 1 as colours: (B, H, W) → (B, 3, H, W)."""
+    """Colours of numbers in [0, 1]: (B, H, W) → uint8 (B, 3, H, W)."""
     colours: Bytes = colormaps[COLOURS](values, bytes=True)
     return np.ascontiguousarray(colours[..., :3].transpose(0, 3, 1, 2))
 
 
 def _sheet(call: Invocation, table: pd.DataFrame, by: str, top: int, shown: dict[str, Bytes], largest: float) -> str:
-    """The page of the worst and the best images."""
+    """HTML page of the strangest and the least strange images."""
     worst = table[:top]
-    best = table[max(top, len(table) - top) :][::-1]  # none twice
+    best = table[max(top, len(table) - top) :][::-1]  # no image is shown twice
     scores = [name for name in table if name in TITLES]
 
     def card(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -137,5 +145,5 @@ def _sheet(call: Invocation, table: pd.DataFrame, by: str, top: int, shown: dict
 
 
 def _inline(image: Bytes) -> str:
-    """A picture as an address that holds it."""
+    """Data URL of an image."""
     return "data:image/png;base64," + base64.b64encode(image_files.png(image)).decode()

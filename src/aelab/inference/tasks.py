@@ -1,4 +1,6 @@
-"""What a trained model does for those who use it, by name: the tasks of MLflow's server and of the command line.
+"""Tasks of a trained model, by name: reconstruct, encode, decode, sample, interpolate and score.
+
+MLflow's server and the command line perform them.
 
 Dimensions: B batch, C image channels, (H, W) image size, d numbers of a code as a row (`codec.py`).
 """
@@ -19,55 +21,66 @@ from aelab.inference.codec import Codec
 from aelab.models.base import Autoencoder
 from aelab.models.latent import line
 
-MOST = 10_000  # images that one request may ask for
+MOST = 10_000  # images that one request may make
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a task may be told beside the images."""
+    """Options of a task. Each task reads only its own."""
 
-    seed: int = 0  # of samples
-    count: int = 1  # of samples
-    steps: int = 10  # of an interpolation, both ends included
-    codes: Sequence[float] = ()  # to decode, row after row
-    by: str = ""  # of which score, by its name; "": the first that the model defines
+    seed: int = 0  # Seed of the samples.
+    count: int = 1  # Number of samples.
+    steps: int = 10  # Images of an interpolation, including both ends.
+    codes: Sequence[float] = ()  # Codes to decode, row after row.
+    by: str = ""  # Name of the score; "" means the first that the model defines.
 
 
 @torch.no_grad()
 def perform(model: Autoencoder, task: str, images: Tensor, options: Options) -> Tensor:
-    """What `task` makes of images (B, C, H, W) with values in [0, 1]: see `TASKS`.
+    """Perform a task on images.
 
     Args:
         model: in evaluation mode, on any device.
-        task: one of `TASKS`.
-        images: B may be 0; a task that has no use for them leaves them as they are.
-        options: the others that the task needs.
+        task: name of the task, one of `TASKS`.
+        images: (B, C, H, W), floats in [0, 1]. B may be 0, and the tasks "decode" and "sample" ignore the images.
+        options: options of the task.
+
+    Returns:
+        Images (·, C, H, W), codes (B, d) or scores (B,), as `TASKS` says.
 
     Raises:
-        UserError: there is no such task, the model does not define it, or the images or options do not fit.
+        UserError: there is no such task, the model does not define the task, or the images or options are wrong.
     """
     if task not in TASKS:
-        msg = f"there is no task {task!r}; there are {', '.join(TASKS)}"
+        msg = f"there is no task {task!r}; the tasks are {', '.join(TASKS)}"
         raise UserError(msg)
     return TASKS[task](model, seen(images.float(), model.image).to(device_of(model)), options)
 
 
 def batched(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function` of x, a few rows at a time; of none it is the same function of none."""
+    """Apply a function to x in batches of `BATCH` rows. If x has no rows, the function gets one empty batch."""
     return torch.cat([function(each) for each in x.split(BATCH)])
 
 
 def as_bytes(images: Tensor) -> Bytes:
-    """A model's images as files hold them: floats in [0, 1] become uint8, same shape."""
+    """Convert a model's images to stored images: floats in [0, 1] → uint8, of the same shape."""
     return (images * 255).round().to(torch.uint8).cpu().numpy()
 
 
 @torch.no_grad()
 def sample(model: Autoencoder, count: int, seed: int) -> Tensor:
-    """`count` images from the model's prior, shape (count, C, H, W); the same for the same count and seed.
+    """Draw images from the model's prior. Equal seeds and counts give equal images.
+
+    Args:
+        model: in evaluation mode, on any device.
+        count: number of images, from 1 to `MOST`.
+        seed: of the generator.
+
+    Returns:
+        Images (count, C, H, W), floats in [0, 1].
 
     Raises:
-        UserError: the model has no prior, or the count is none.
+        UserError: the model has no prior, or `count` is out of range.
     """
     if "samples" in model.undefined:
         msg = f"this model cannot sample: {model.undefined['samples']}"
@@ -79,22 +92,31 @@ def sample(model: Autoencoder, count: int, seed: int) -> Tensor:
 
 
 def interpolate(model: Autoencoder, images: Tensor, steps: int) -> Tensor:
-    """The images at `steps` codes evenly along the straight line between those of two images, both included.
+    """Decode evenly spaced codes on the straight line between the codes of two images.
 
-    Shapes: (2, C, H, W) → (steps, C, H, W).
+    Args:
+        model: in evaluation mode, on any device.
+        images: (2, C, H, W), floats in [0, 1].
+        steps: number of codes, including both ends, from 2 to `MOST`.
+
+    Returns:
+        Images (steps, C, H, W), floats in [0, 1].
+
+    Raises:
+        UserError: there are not two images, or `steps` is out of range.
     """
     if len(images) != 2:  # noqa: PLR2004 - a line has two ends
-        msg = f"an interpolation is between 2 images, not {len(images)}"
+        msg = f"an interpolation needs 2 images; got {len(images)}"
         raise UserError(msg)
     _check_count("steps", steps, 2)
     return model.decode(line(model.encode(images), 0, 1, steps))
 
 
 def picked(model: Autoencoder, by: str) -> str:
-    """The score `by`, or the first that the model defines where that is "".
+    """Name of the score `by`, or of the first score that the model defines if `by` is "".
 
     Raises:
-        UserError: there is no such score, or the model does not define it.
+        UserError: there is no such score, or the model does not define the score.
     """
     there = anomaly.defined(model)
     if by in there or (not by and there):
@@ -104,12 +126,12 @@ def picked(model: Autoencoder, by: str) -> str:
     else:
         name = by or next(iter(ANOMALY))
         why = f"this model has no score {name}: {anomaly.undefined(model)[name]}"
-    msg = f"{why}; it has {', '.join(there) or 'none'}"
+    msg = f"{why}; the scores of this model: {', '.join(there) or 'none'}"
     raise UserError(msg)
 
 
 def score(model: Autoencoder, images: Tensor, by: str) -> Tensor:
-    """How strange each image is by one score of `anomaly.py`: (B, C, H, W) → (B,)."""
+    """Anomaly score `by` of each image, see `anomaly.py`: (B, C, H, W) → (B,)."""
     name, generator = picked(model, by), torch.Generator(device_of(model)).manual_seed(0)
     if not len(images):
         return images.new_zeros(0)
@@ -117,11 +139,11 @@ def score(model: Autoencoder, images: Tensor, by: str) -> Tensor:
 
 
 def decode(model: Autoencoder, codes: Sequence[float]) -> Tensor:
-    """The images of codes that are given row after row: B·d numbers → (B, C, H, W)."""
+    """Decode codes that are given row after row: B·d numbers → (B, C, H, W)."""
     codec = Codec(model)
     numbers = torch.tensor(codes, dtype=torch.float64)
     if len(numbers) % codec.width:
-        msg = f"codes of this model are rows of {codec.width} numbers; {len(numbers)} are no whole number of them"
+        msg = f"codes of this model are rows of {codec.width} numbers; got {len(numbers)} numbers, which is no multiple"
         raise UserError(msg)
     return batched(codec.decode, codec.checked(numbers.view(-1, codec.width)).to(device_of(model)))
 
