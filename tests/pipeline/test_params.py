@@ -51,7 +51,7 @@ def test_a_gpu_that_is_not_there_cannot_be_demanded() -> None:
     ("text", "sentence"),
     [
         ("a: [1", "is not valid YAML"),
-        ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "holds the conflict of a merge, in line 2: keep"),
+        ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "has an unresolved merge conflict in line 2: resolve"),
         ("seeds: [0]\nseeds: [1]\n", "is not valid YAML"),
         ("a: !!python/object/apply:os.system [ls]", "is not valid YAML"),
         ("\x00", "is not valid YAML"),
@@ -108,7 +108,7 @@ def test_an_alias_is_refused_with_its_line(shared: str, tmp_path: Path) -> None:
     head, tail = text.split("\n  vqvae:\n")
     (tmp_path / "params.yaml").write_text(f"{head}\n{shared}\n  vqvae:\n{tail}")
     line = (head + "\n" + shared).splitlines().index(next(each for each in shared.splitlines() if "*" in each)) + 1
-    with pytest.raises(UserError, match=rf"params.yaml, line {line}: \*vae stands for keys of another place"):
+    with pytest.raises(UserError, match=rf"params.yaml, line {line}: the alias \*vae repeats keys of another place"):
         params.load(tmp_path / "params.yaml")
 
 
@@ -192,9 +192,7 @@ def test_without_the_entries_no_torch_is_needed_and_other_keys_are_checked() -> 
 
 
 def test_models_that_are_too_large_are_a_sentence_and_take_no_memory() -> None:
-    with pytest.raises(
-        UserError, match=r"variants\.ae is too large: to train it takes [0-9,]+ GiB for its weights alone"
-    ):
+    with pytest.raises(UserError, match=r"variants\.ae is too large: training takes [0-9,]+ GiB for the weights alone"):
         params.check(with_value("variants.ae.code", 10**9))  # 3 TB of weights
 
 

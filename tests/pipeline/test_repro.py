@@ -274,7 +274,7 @@ def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
 
     with pytest.raises(SystemExit):
         stage.run(work, None)
-    assert "a process was killed, most likely for want of memory" in capsys.readouterr().err
+    assert "a process was killed, probably because memory ran out" in capsys.readouterr().err
 
 
 LOOKS = 50

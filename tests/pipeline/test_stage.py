@@ -86,7 +86,7 @@ def test_a_stage_runs_the_code_that_dvc_hashes_or_none(
     with pytest.raises(SystemExit):
         stage.run(lambda *_: pytest.fail("the stage ran"), None)
     said = capsys.readouterr().err
-    assert f"DVC hashes the code in {folder / package}, but Python runs that in {REPOSITORY / package}" in said
+    assert f"DVC hashes the code in {folder / package}, but Python runs the code in {REPOSITORY / package}" in said
 
 
 def test_bad_parameters_stop_before_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

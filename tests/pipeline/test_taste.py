@@ -110,7 +110,7 @@ def test_two_revisions_are_set_beside_each_other(project: Path, capsys: pytest.C
 
 
 def test_a_revision_that_is_not_there_is_named(project: Path) -> None:
-    with pytest.raises(SystemExit, match=r"git has no committed params\.yaml at nowhere"):
+    with pytest.raises(SystemExit, match=r"git has no params\.yaml at nowhere"):
         taste.main(base="nowhere")
     assert not (project / "taste").exists()
 
@@ -118,6 +118,6 @@ def test_a_revision_that_is_not_there_is_named(project: Path) -> None:
 def test_without_a_commit_there_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     git("init", "--quiet")
-    with pytest.raises(SystemExit, match="git has no committed params"):
+    with pytest.raises(SystemExit, match="git has no params"):
         taste.main()
     assert not Path("taste").exists()

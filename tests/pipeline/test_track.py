@@ -126,7 +126,7 @@ def test_an_mlflow_that_does_not_answer_is_announced_once_and_catches_up(
     stop_after(9, lambda: None, monkeypatch)
     track._follow(None, checked, {})
     assert statuses(uri) == {"digits-vae-seed0": "KILLED"}
-    assert capsys.readouterr().out.count("does not answer, it is tried again: away for now\n") == 1
+    assert capsys.readouterr().out.count("does not answer, trying again: away for now\n") == 1
 
 
 def test_everything_is_written_once_and_a_busy_writer_is_a_warning(
@@ -158,7 +158,7 @@ def test_what_waiting_does_not_mend_is_told_at_once(
     client.delete_experiment(client.create_experiment(mlflow_store.EXPERIMENT))
     track._write(checked, {})
     said = capsys.readouterr().out
-    assert "warning: MLflow does not have all that is on disk, which is complete: the experiment 1 of MLflow at" in said
+    assert "warning: MLflow lacks some results, which are all on disk: the experiment 1 of MLflow at" in said
     assert "later" not in said
     with pytest.raises(UserError, match="mlflow experiments restore"):
         track._follow(None, checked, {})

@@ -131,7 +131,7 @@ def test_a_damaged_result_is_none(name: str, folder: Path, capsys: pytest.Captur
     path = slot.folder / name
     path.write_bytes(path.read_bytes()[:-2])
     assert slot.result() is None
-    assert "the training begins anew" in capsys.readouterr().out
+    assert "the training starts again from step 0" in capsys.readouterr().out
     assert not slot.finished.exists()
 
 

@@ -143,7 +143,7 @@ def test_the_report_says_how_well_each_score_tells_them_apart(project: Any) -> N
     assert lacking["pca"]["auroc_rate"] == "the code is a point: there is no q(z|x) and no prior p(z)"
     assert lacking["identity"]["ap_mse"] == "the model gives back what it is given"
     aurocs, precisions = report_entries._anomalies(project.params, project.evidence)
-    assert aurocs.note.startswith("Told from test images: the held-out class scratched.")
+    assert aurocs.note.startswith("Anomalies: the held-out class scratched, against test images.")
     assert "95 % interval over seeds and test images" in aurocs.note
     assert (aurocs.title, precisions.title) == ("Anomalies", "Anomalies, average precision")
     for table in (aurocs, precisions):

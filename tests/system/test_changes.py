@@ -114,14 +114,18 @@ def committed(project: Project) -> str:
 @pytest.mark.parametrize(
     ("revisions", "page", "said"),
     [
-        (["HEAD", "workspace"], "README.html", "README.html is there already: --force writes over it"),
-        (["HEAD", "workspace"], "table.html", "table.csv is there already: --force writes over it"),
-        (["no-such", "HEAD"], "other.html", "no-such is no revision or experiment that is known here: "),
-        (["HEAD", "no/such"], "other.html", "no/such is no revision or experiment that is known here: "),
+        (["HEAD", "workspace"], "README.html", "README.html exists already: --force overwrites it"),
+        (["HEAD", "workspace"], "table.html", "table.csv exists already: --force overwrites it"),
+        (["no-such", "HEAD"], "other.html", "no-such is not a known revision or experiment: "),
+        (["HEAD", "no/such"], "other.html", "no/such is not a known revision or experiment: "),
         (["HEAD"], "workspace", "workspace: the last argument is the page to write, which ends in .html"),
         (["HEAD"], "no/other.html", "no/other.html: there is no folder no to write it to"),
-        ([], "other.html", "name revisions or experiments to compare, or take all on HEAD by --experiments"),
-        (["HEAD~1"], "other.html", "DVC's cache has not all results of HEAD~1: `dvc pull`, or run it again ("),
+        ([], "other.html", "name revisions or experiments to compare, or use --experiments for all on HEAD"),
+        (
+            ["HEAD~1"],
+            "other.html",
+            "DVC's cache lacks some results of HEAD~1: run `dvc pull`, or run the revision again (",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_a_sentence_and_writes_nothing(
@@ -175,7 +179,9 @@ def test_a_diverged_run_says_so_and_does_not_rank(changed: Project) -> None:
     assert row["status"].startswith("autoencoder diverged at step 1: loss is nan from the start")
     assert row["mse"] == "n/a"
     text = (changed.folder / "reports/comparison.md").read_text()
-    assert re.search(r"\*\*wild, seeds 0 and 1: autoencoder diverged at step 1: .*; it counts nowhere below\*\*", text)
+    assert re.search(
+        r"\*\*wild, seeds 0 and 1: autoencoder diverged at step 1: .*; no number below includes it\*\*", text
+    )
     glance = text.split("## At a glance")[1].split("\n## ")[0]
     (line,) = re.findall(r"^\| wild \|.*$", glance, re.MULTILINE)
     assert re.fullmatch(r"\| wild \|( – \|){2}( diverged \|)+", line)

@@ -33,7 +33,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a missing seal": (lambda p: (p / FOLDER / "SHA256SUMS").unlink(), f"{FOLDER} cannot be checked", ""),
     "a flipped byte in a model": (lambda p: flip(p / MODEL), f"{MODEL} is damaged", ""),
     "a torn dvc.lock": (lambda p: cut(p / "dvc.lock", 0.71), "dvc.lock is damaged", "rm dvc.lock && dvc repro"),
-    "a torn list of busy files": (lambda p: (p / ".dvc/tmp/rwlock").write_text('{"wri'), "it stops every DVC", ""),
+    "a torn list of busy files": (
+        lambda p: (p / ".dvc/tmp/rwlock").write_text('{"wri'),
+        "which stops every DVC command",
+        "",
+    ),
     "a wrong parameter": (
         lambda p: (p / "params.yaml").write_text((p / "params.yaml").read_text().replace("beta: 1.0", "beta: -1.0")),
         "params.yaml: variants.vae.beta is -1.0: must be",

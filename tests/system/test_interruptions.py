@@ -34,7 +34,7 @@ def test_a_killed_process_leaves_the_others_results_and_a_clean_rerun(copied: Pr
     assert outcomes(said, "done") == ["sources", "corrupt@other"]
     assert outcomes(said, "failed") == ["train@vae"]
     assert "train@vae failed. Its output" in said
-    assert "failed: train@vae; not run for that reason: evaluate@vae, report" in said
+    assert "failed: train@vae; not run because of that: evaluate@vae, report" in said
     assert not copied.processes("train@vae", "pipeline.stages.train")
     with started(SIDE_BY_SIDE, **begin) as running:
         stages = wait_for(lambda: copied.processes("train@vae", "pipeline.stages.train"))
@@ -76,7 +76,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(copied: Project) -> None:
             shutil.rmtree(copied.folder / "checkpoints")
         done = copied.run(*stage, **own)
         assert done.returncode == 0, done.stderr
-        assert ("goes on from step" in done.stdout) is killed
+        assert ("continues from step" in done.stdout) is killed
         models = (copied.folder / "models/vae" / f"seed{seed}.safetensors" for seed in (0, 1))
         bits.append([model.read_bytes() for model in models])
     assert bits[0] == bits[1]
@@ -86,7 +86,7 @@ def test_another_seed_is_trained_alone(copied: Project) -> None:
     before = results(copied.folder)
     copied.write_params(copied.params() | {"seeds": [0, 1, 2]})
     done = copied.run("dvc", "repro", "--single-item", "train@vae")
-    assert sorted(re.findall(r"vae-seed(\d) was trained before", done.stdout)) == ["0", "1"]
+    assert sorted(re.findall(r"vae-seed(\d) is already trained", done.stdout)) == ["0", "1"]
     assert re.findall(r"vae-seed(\d) autoencoder: step 30/", done.stdout) == ["2"]
     assert results(copied.folder) == before
 

@@ -108,7 +108,7 @@ def test_killed_and_asked_to_stop_the_bits_are_the_same(project: Project, bits: 
     with begun(project, tmp_path) as process:
         output, _ = process.communicate()
     assert process.returncode == 0, output
-    assert "goes on from step" in output
+    assert "continues from step" in output
     assert model(project.folder) == bits
     cost = disk.read_json(project.folder / "provenance/train/ae/training.json")
     assert cost["processes"] == 2
@@ -181,7 +181,7 @@ def test_the_first_process_alone_writes_and_the_machines_have_to_share_it(projec
     wrote = [sorted(path.name for path in root.glob("checkpoints/*/*")) for root in roots]
     assert sorted(wrote) == [[], ["about.json", "curve.jsonl", "finished.json", "lock", "model.safetensors"]]
     assert sorted(process.returncode for process in (one, another)) == [0, 1]
-    assert "all machines have to share `checkpoints`" in outputs[wrote.index([])]
+    assert "all machines must share the folder `checkpoints`" in outputs[wrote.index([])]
 
 
 @pytest.mark.parametrize(

@@ -156,13 +156,13 @@ def test_the_table_of_results_is_what_the_results_say(monkeypatch: pytest.Monkey
     [
         (tiny(papper="x"), "papper is an unknown key; known here: extends, title, paper, .*; did you mean paper"),
         (tiny(minutes={"cpu": -1}), "minutes.cpu is -1: must be greater than 0"),
-        (tiny(expected=[]), "expected or shown has to name a metric"),
+        (tiny(expected=[]), "expected or shown must name a metric"),
         (tiny(expected=[{"entry": "small", "metric": "mes", "value": 1.0}]), 'expected.0.metric is "mes": must be'),
         (tiny(shown=["mes"]), 'shown.0 is "mes": must be codes_active or a metric of docs/metrics.md'),
         (tiny(extends="bigger"), "extends names 'bigger', which is no recipe; there are "),
         (
             tiny(expected=[{"entry": "small", "metric": "rate", "value": 1.0}]),
-            "better, lower or higher, has to be said",
+            "set better to lower or higher",
         ),
         (tiny(expected=[{"entry": "big", "metric": "mse", "value": 1.0}]), "expected names big; the entries are small"),
         (tiny(params={"training": {"step": 5}}), "params: training.step is an unknown key; .*did you mean steps"),
@@ -291,7 +291,7 @@ def test_what_is_shown_is_a_table_of_entries_by_metrics() -> None:
 
 def test_a_file_that_the_report_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "_reported", lambda *_: None)
-    with pytest.raises(UserError, match=r"tiny\.yaml: kept names figures/x\.svg, which the report of"):
+    with pytest.raises(UserError, match=r"tiny\.yaml: kept names figures/x\.svg, which the experiment's report lacks"):
         recipe._kept("tiny", "figures/x.svg")
 
 
@@ -313,7 +313,7 @@ def test_a_sweep_is_an_experiment_for_each_value(shelf: Path) -> None:
     with pytest.raises(UserError, match=r"dataset\.train_images is 1: must be"):  # each value is checked
         recipe.load("tiny", DEFAULT)
     put(shelf, tiny(sweep={"dataset.train_images": [100, 200]}))
-    with pytest.raises(UserError, match="sweep takes one parameter, and a recipe with it neither claims nor kept"):
+    with pytest.raises(UserError, match="sweep takes one parameter, and excludes claims and kept"):
         recipe.load("tiny", DEFAULT)
 
 
@@ -398,14 +398,14 @@ def test_a_killed_recipe_goes_on_and_leaves_the_workspace_alone(project: Project
             shutil.rmtree(project.folder / ".dvc/cache/runs")
             return False
         assert running.returncode == 1
-        assert "tiny did not come to its end, for the reason above" in said
+        assert "tiny failed for the reason above" in said
         assert "Traceback" not in said
         return True
 
     wait_for(broken_off)
     done = project.run(*COMMAND, "tiny")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "goes on from step" in done.stdout
+    assert "continues from step" in done.stdout
     assert "| small | MSE | 2 |" in done.stdout
     assert workspace(project) == before
 
@@ -453,7 +453,7 @@ def test_a_trial_of_a_recipe_is_an_experiment_of_its_own_and_writes_no_result(
     monkeypatch.setattr(recipe, "experiment", experiment)
     recipe.main("tiny", quick=True)
     assert asked == {"tiny-quick": recipe.trial(recipe.load("tiny", recipe.committed())[1])}
-    assert "A trial on the digits, of no value as a figure" in capsys.readouterr().out
+    assert "This trial on the digits gives no figure" in capsys.readouterr().out
     assert results() == before
 
 
