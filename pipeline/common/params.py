@@ -271,7 +271,7 @@ class Params(Section):
         description="noise on each value (one channel of a pixel, 0 to 1). Kinds, levels: masking (probability of 0), "
         "gaussian (standard deviation), salt_and_pepper (probability of black or white)"
     )
-    seeds: list[Seed] = Field(min_length=1, description="random seeds; each entry is trained once with each of them")
+    seeds: list[Seed] = Field(min_length=1, description="random seeds; each entry trains once with each seed")
     training: TrainingParams = Field(description="the training; each entry may override the first five keys")
     variants: dict[EntryName, Any] = Field(min_length=1, description="the entries, each under a name that you choose")
     evaluation: EvaluationParams = Field(description="the evaluation of every entry")

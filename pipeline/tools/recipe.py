@@ -424,11 +424,11 @@ def verdict(figure: Mapping[str, Any]) -> str:
     if figure["mean"] is None:
         return "; ".join(figure["problems"]) or "undefined for this entry"
     ahead = figure["mean"] - figure["value"] if figure["better"] == "higher" else figure["value"] - figure["mean"]
-    by = f"{abs(ahead):.{KNOWN[figure['metric']].digits}f} {'better' if ahead >= 0 else 'short'}"
+    by = f"{abs(ahead):.{KNOWN[figure['metric']].digits}f} {'better' if ahead >= 0 else 'worse'}"
     if figure["interval"] is None:
         return f"one seed: {by}"
     if abs(ahead) < figure["interval"]:
-        return f"cannot be told, {by}"
+        return f"undecided, {by}"
     return f"reached, {by}" if ahead >= 0 else f"not reached, {by}"
 
 

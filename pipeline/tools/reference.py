@@ -24,6 +24,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from typer.cli import get_docs_for_click
 
 import pipeline
+from aelab.core.settings import Budget, BudgetOverrides
 from pipeline.common.params import Params
 from pipeline.common.sections import Entry, entries_type
 from pipeline.tools import recipe
@@ -67,9 +68,11 @@ def schema() -> Json:
 
 # --- docs/parameters.md ----------------------------------------------------------------------------------------------
 
+BUDGETS = {Budget.__name__, BudgetOverrides.__name__}  # their keys are listed once, in the section `training`
+ARGS = re.compile(r"\n\s*Args:\n")
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {
-    "integer": "whole number",
+    "integer": "integer",
     "null": "null",
     "number": "number",
     "string": "text",
@@ -91,7 +94,10 @@ def parameters() -> str:
         title, _, member = name.partition("-")
         if title in choices and member:
             own = {key: inner for key, inner in each["properties"].items() if key not in {"name", *common}}
-            choices[title][member] = {"document": " ".join(each["description"].split()), "own": own}
+            summary, document = (
+                " ".join(text.split()) for text in (*ARGS.split(each["description"])[:1], each["description"])
+            )
+            choices[title][member] = {"summary": summary, "document": document, "own": own}
 
     def rows(keys: Json) -> list[tuple[str, ...]]:
         return [row for key in keys for row in _rows(keys[key], key, definitions)]
@@ -110,7 +116,7 @@ def _rows(section: Json, path: str, definitions: Json) -> Iterator[tuple[str, ..
     default = f"`{json.dumps(section['default'])}`".replace('"', "") if "default" in section else ""
     meaning = section["description"].replace("|", "∣")
     yield f"`{path}`", default, _allowed(section, definitions), meaning
-    inner = definitions.get(_target(section), section)
+    inner = {} if _target(section) in BUDGETS else definitions.get(_target(section), section)
     if "$ref" in (named := inner.get("additionalProperties") or {}):
         inner = {"properties": {"*": named | {"description": "a name that you choose"}}}
     for key, each in inner.get("properties", {}).items():
@@ -119,6 +125,8 @@ def _rows(section: Json, path: str, definitions: Json) -> Iterator[tuple[str, ..
 
 def _allowed(section: Json, definitions: Json) -> str:
     """Return the allowed values of a schema in words."""
+    if _target(section) in BUDGETS:
+        return "the first five keys of [`training`](#training)"
     inner = definitions.get(_target(section), section)
     if "type" not in inner:  # a choice; by name alone if it needs no keys
         choices, part = inner.get("anyOf", []), _target(section)

@@ -73,7 +73,7 @@ def test_the_page_of_quantisers_says_nothing_of_results_that_are_missing(
         shutil.copy(recipe.RESULTS / f"{name}.json", tmp_path)
     monkeypatch.setattr(recipe, "RESULTS", tmp_path)
     page = recipe.study()
-    assert "What the figures say" not in page
+    assert "Findings" not in page
     assert page.count("| straight-through | ") == 1 + len(there)  # of the quantisers' names, and of each result
 
 

@@ -236,19 +236,19 @@ def test_setting_up_ends_with_what_to_type_next(empty: Path) -> None:
 
 def test_torch_for_cpus_stays_chosen(empty: Path) -> None:
     said, calls = make(empty, "setup", "TORCH=cpu")
-    assert "made anew" not in said
+    assert "making a new one" not in said
     versions = [packages("requirements.lock")[name].split()[0] for name in ("torch", "torchvision")]
     assert any(call.endswith(f"--no-deps --torch-backend cpu {' '.join(versions)}") for call in calls)
     os.utime(empty / ".venv/ready", (0, 0))  # the lock is newer
     said, calls = make(empty, "setup")
-    assert "made anew" not in said
+    assert "making a new one" not in said
     assert any("--torch-backend cpu" in call for call in calls)
     assert not any("-r requirements.lock" in call for call in calls)
     said, calls = make(empty, "setup", "TORCH=lock")
-    assert "was made with TORCH=cpu: it is made anew with TORCH=lock" in said
+    assert "was made with TORCH=cpu: making a new one with TORCH=lock" in said
     assert any(call.endswith("--require-hashes -r requirements.lock") for call in calls)
     said, calls = make(empty, "setup")
-    assert "made anew" not in said
+    assert "making a new one" not in said
     assert calls == []
 
 

@@ -240,9 +240,9 @@ def figure(expected: dict[str, Any], measured: list[dict[str, str]], **section: 
     ("value", "better", "verdict"),
     [
         (4.5, None, "reached, 2.50000 better"),
-        (4.4, None, "cannot be told, 2.40000 better"),
-        (2.0, None, "cannot be told, 0.00000 better"),
-        (1.0, None, "cannot be told, 1.00000 short"),
+        (4.4, None, "undecided, 2.40000 better"),
+        (2.0, None, "undecided, 0.00000 better"),
+        (1.0, None, "undecided, 1.00000 worse"),
         (-0.5, None, "not reached, 2.50000 short"),
         (4.5, "higher", "not reached, 2.50000 short"),
     ],
@@ -257,7 +257,7 @@ def test_a_verdict_follows_from_mean_and_interval(value: float, better: str | No
 def test_one_seed_has_no_interval() -> None:
     found = figure({"metric": "mse", "value": 1.0}, rows(2.0))
     assert found["interval"] is None
-    assert recipe.verdict(found) == "one seed: 1.00000 short"
+    assert recipe.verdict(found) == "one seed: 1.00000 worse"
 
 
 def test_seeds_that_agree_reach_what_they_equal() -> None:
@@ -351,7 +351,7 @@ def test_codes_are_counted_in_percent_of_the_codebook() -> None:
     sixteen = {"name": "codebook", "codes": 16, "dimensions": 2}
     found = figure({"metric": "codes_active", "value": 25}, rows(4.0, 8.0), quantizer=sixteen)
     assert found["values"] == {"0": 25.0, "1": 50.0}
-    assert recipe.verdict(found) == "cannot be told, 12.5 better"
+    assert recipe.verdict(found) == "undecided, 12.5 better"
 
 
 def test_a_target_says_the_direction() -> None:
