@@ -147,12 +147,12 @@ class DatasetParams(Section):
     )
     anomalies: Anomalies = Field(
         default=None,
-        description="a list of classes (numbers, or names of subfolders) that no split keeps, or another data set. The "
-        "test measures how well each model detects these images. null: none",
+        description="a list of classes (numbers, or names of subfolders) that no split keeps, or another data set. "
+        "The test measures how well each model detects these images. null: none",
     )
     binarize: Literal["none", "static", "dynamic"] = Field(
-        description="makes each pixel black or white at random, white with probability equal to its value. `static`: once. "
-        "`dynamic`: in each training step, but once for validation, test and corrupted copies"
+        description="makes each pixel black or white at random, white with probability equal to its value. `static`: "
+        "once. `dynamic`: in each training step, but once for validation, test and corrupted copies"
     )
     folders: dict[FolderName, FolderParams] = Field(
         description="your own image folders, each under a name that you choose; see [own images](own-images.md)"
