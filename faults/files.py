@@ -193,9 +193,7 @@ def two_at_once(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """Start two runs of the pipeline at the same time."""
     rng = random.Random(f"{seed} two")
     rig = Rig(folder, steps=100)
-    counts = Counts(
-        "two `dvc repro`, or `make repro`, at once", "one waits or names the other; outputs intact", count
-    )
+    counts = Counts("two `dvc repro`, or `make repro`, at once", "one waits or names the other; outputs intact", count)
     commands = (("dvc", "repro"), ("python", "-m", "pipeline.runner.repro", "--jobs", "2"))
     for _ in range(count):
         rig.forget("train@ae", "evaluate@ae")

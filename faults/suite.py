@@ -52,9 +52,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Random seed of moments, bytes and parameters.")] = 0,
     share: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the full size.")] = 1.0,
     only: Annotated[list[str] | None, typer.Option(help=f"Families: {', '.join(FAMILIES)}.")] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Families at a time; the default is one per CPU.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Families at a time; the default is one per CPU.")] = None,
 ) -> None:
     """Inject every kind of fault that must do no harm, and count the kept promises."""
     wanted = list(dict.fromkeys(only or FAMILIES))

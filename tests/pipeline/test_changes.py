@@ -1,4 +1,4 @@
-"""What a run says of the numbers that the last commit has."""
+"""Tests of the changes since the last commit that a run prints."""
 
 import subprocess
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_a_metric_that_one_side_lacks_is_no_change() -> None:
 
 @pytest.fixture
 def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository whose HEAD has a table."""
+    """Make a repository whose HEAD has a table."""
     monkeypatch.chdir(tmp_path)
     TABLE.parent.mkdir()
     TABLE.write_text(table("ae,0,0.5,20,9,d"))

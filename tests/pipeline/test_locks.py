@@ -33,7 +33,7 @@ stages:
 
 
 def test_a_whole_lock_is_whole(folder: Path) -> None:
-    assert locks.damage() is None  # none at all
+    assert locks.damage() is None  # no lock file
     (folder / "dvc.lock").write_text(WHOLE)
     assert locks.damage() is None
     locks.mend()
@@ -118,7 +118,7 @@ def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture
 
 @contextmanager
 def waiting(*words: str) -> Iterator[int]:
-    """A process that waits, and has these words in its command."""
+    """Start a waiting process with these words in its command."""
     with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as process:
         yield process.pid
         process.communicate(b"\n")
@@ -129,7 +129,7 @@ def waiting(*words: str) -> Iterator[int]:
 def test_a_number_that_another_process_has_by_now_is_not_waited_for(
     how: str, whose: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a container the numbers of processes begin anew each time, often with the same commands."""
+    """In a container, process numbers start at the same value each time, often with the same commands."""
     with waiting("notes") as other, waiting("dvc", "repro") as reader:
         number = {"another program": other, "a later DVC": reader, "this process": os.getpid(), "nobody": 4194304}[
             whose
@@ -162,7 +162,7 @@ with locks.turn() as turn:
 
 @contextmanager
 def runner(*how: str) -> Iterator[tuple["subprocess.Popen[str]", psutil.Process]]:
-    """A runner that has its turn until its input ends, and its stage."""
+    """Start a runner that keeps its turn until its input ends, and return it with its stage."""
     environment = os.environ | {"PYTHONPATH": str(Path(locks.__file__).parents[2])}
     command = [sys.executable, "-c", RUNNER, *how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as begun:
@@ -203,4 +203,4 @@ def test_the_turn_of_a_killed_runner_lasts_until_its_stages_have_left(how: str) 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             stage.kill()
             stage.wait()
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one that inherits nothing would be overlooked
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a stage that inherits no file would not hold the turn

@@ -18,7 +18,7 @@ def git(*arguments: str) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with the default parameters, whose Python writes down what it was to run, where that would run."""
+    """Make a repository with the default parameters whose Python only records its arguments and folder."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -75,7 +75,7 @@ def test_one_that_fails_shows_no_report(
     monkeypatch.setenv("FAILS", "3")
     with pytest.raises(SystemExit) as ended:
         taste.main()
-    assert ended.value.code == 3  # what the runner says
+    assert ended.value.code == 3  # the runner's exit code
     assert "file:" not in capsys.readouterr().out
     assert (project / "taste/ran").exists()
 
@@ -106,7 +106,7 @@ def test_two_revisions_are_set_beside_each_other(project: Path, capsys: pytest.C
     assert table.endswith("| a table |\n")
     assert capsys.readouterr().out.splitlines()[-1].endswith(f" file://{project}/taste/comparison.html")
     assert git("status", "--porcelain") == ""
-    taste.main(base="HEAD^1")  # once more
+    taste.main(base="HEAD^1")  # a second time
 
 
 def test_a_revision_that_is_not_there_is_named(project: Path) -> None:

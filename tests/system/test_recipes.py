@@ -1,4 +1,4 @@
-"""Recipes: none rots, a mistake in one is a sentence, and what is said of a figure follows from its numbers."""
+"""Recipes: each one works, a mistake is reported in a sentence, and verdicts follow from the numbers."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ def tiny(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the recipe `tiny`, where the tests run."""
+    """Make the folder in which the tests run, with the recipe `tiny`."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes" / "results").mkdir(parents=True)
     put(tmp_path, tiny())
@@ -73,7 +73,7 @@ def put(folder: Path, content: object, name: str = "tiny") -> None:
         YAML().dump(content, file)
 
 
-# --- the recipes that there are ---------------------------------------------------------------------------------------
+# --- existing recipes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,7 +89,7 @@ def test_a_recipe_is_valid_and_so_is_its_trial(name: str, monkeypatch: pytest.Mo
 
 
 def shortened(wanted: dict[str, Any]) -> dict[str, Any]:
-    """A trial that is shorter still."""
+    """Return an even shorter trial."""
     with pytest.MonkeyPatch.context() as patch:
         less = {"steps": 2, "batch_size": 16, "samples": 16, "images": 4, "noisy_images": 8}
         patch.setattr(recipe, "TRIAL", less)
@@ -98,7 +98,7 @@ def shortened(wanted: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the stages find: the code, a few of the digits, corrupted too, and their classifier."""
+    """Prepare the inputs of the stages: the code, a few digits, also corrupted, and their classifier."""
     folder = tmp_path_factory.mktemp("place")
     for name in ("src", "pipeline", "dvc.yaml", "requirements.lock"):
         (folder / name).symlink_to(REPOSITORY / name)
@@ -119,7 +119,7 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
     found, wanted = recipe.load(name, DEFAULT)
     small = shortened(wanted)
     monkeypatch.chdir(place)
-    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training sets its own folder
     paths.ANOMALIES.unlink(missing_ok=True)
     if "dataset.anomalies" in found.sweep or small["dataset"]["anomalies"]:
         np.save(paths.ANOMALIES, np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), np.uint8))
@@ -139,7 +139,7 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
         rows.append(row | {key: str(value) for key, value in measured["metrics"]["test"].items()})
     figures = recipe.figures(found, small, rows)
     assert all(figure["mean"] is not None for figure in figures if figure["value"] is not None)
-    for metric in set(found.shown) - set(FACTORS):  # nobody knows what drew the digits
+    for metric in set(found.shown) - set(FACTORS):  # the digits have no known factors
         assert any(figure["mean"] is not None for figure in figures if figure["metric"] == metric), metric
 
 
@@ -310,7 +310,7 @@ def test_a_sweep_is_an_experiment_for_each_value(shelf: Path) -> None:
     assert {name: each["dataset"]["train_images"] for name, each in of_each.items()} == {"tiny-0": 100, "tiny-1": 200}
     assert all({**each, "dataset": 0} == {**wanted, "dataset": 0} for each in of_each.values())
     put(shelf, tiny(sweep={"dataset.train_images": [100, 1]}, kept=[]))
-    with pytest.raises(UserError, match=r"dataset\.train_images is 1: must be"):  # each value is checked
+    with pytest.raises(UserError, match=r"dataset\.train_images is 1: must be"):  # every value is checked
         recipe.load("tiny", DEFAULT)
     put(shelf, tiny(sweep={"dataset.train_images": [100, 200]}))
     with pytest.raises(UserError, match="sweep takes one parameter, and excludes claims and kept"):
@@ -366,7 +366,7 @@ COMMAND = (sys.executable, "-m", "pipeline.tools.recipe")
 
 @pytest.fixture(scope="module")
 def project(copy: Copy) -> Project:
-    """A finished DAG, of which a recipe takes what it has in common, and the recipe `tiny`; all of it is committed."""
+    """Commit a finished DAG with the recipe `tiny`, which can reuse the DAG's results."""
     made = copy("recipes")
     put(made.folder, tiny())
     made.git("add", "--all")
@@ -375,7 +375,7 @@ def project(copy: Copy) -> Project:
 
 
 def workspace(project: Project) -> dict[Path, bytes]:
-    """What a recipe has to leave alone."""
+    """Return the files that a recipe must not change."""
     found = [path for place in ("reports", "models", "data") for path in (project.folder / place).rglob("*")]
     files = [path for path in (*project.folder.glob("*"), *found) if path.is_file() and "mlflow.db" not in path.name]
     return {path: path.read_bytes() for path in files}
@@ -385,13 +385,13 @@ def test_a_killed_recipe_goes_on_and_leaves_the_workspace_alone(project: Project
     before = workspace(project)
 
     def broken_off() -> bool:
-        """Whether a kill came before the training's end; else a recipe would find it in the run cache."""
+        """Kill the recipe; return whether the kill came before the training's end. A finished training is discarded."""
         shutil.rmtree(project.folder / "checkpoints")
         own = project.environment(AELAB_CHECKPOINT="0.05")
         with started([*COMMAND, "tiny"], cwd=project.folder, env=own) as running:
             checkpoints = (project.folder / "checkpoints").glob
             wait_for(lambda: list(checkpoints("small-seed4-*/last.safetensors")) or running.poll() is not None)
-            # It runs in a folder below the project.
+            # The training runs in a folder below the project.
             end([each for each in working_in(project.folder) if "pipeline.stages.train" in command_of(each)])
             said, _ = running.communicate()
         if running.returncode == 0:
@@ -435,7 +435,7 @@ def test_it_is_an_experiment_under_its_name(project: Project) -> None:
 def test_a_trial_of_a_recipe_is_an_experiment_of_its_own_and_writes_no_result(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its rows are those of the experiment above; every recipe's trial trains and is evaluated in a test of its own."""
+    """The rows come from the experiment above; another test trains and evaluates every recipe's trial."""
     head = project.run("git", "rev-parse", "HEAD").stdout.strip()
     table = project.run("git", "show", f"refs/exps/{head[:2]}/{head[2:]}/tiny:reports/comparison.csv").stdout
     asked: dict[str, Any] = {}
