@@ -33,12 +33,12 @@ CODE = ("dvc.yaml", "params.yaml", "pipeline", "src", "requirements.lock")
 PACKAGES = ("torch", "numpy", "mlflow", "dvc")
 GPU_PROBLEMS = {  # patterns in torch's messages, and the sentence for the user
     r"OutOfMemoryError|(CUDA error: |MPS backend )out of memory|_ALLOC_FAILED": (
-        "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, free some, or let "
-        f"trainings take turns on it with {resources.PER_GPU}=1"
+        "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, free GPU memory, "
+        f"or run one training at a time with {resources.PER_GPU}=1"
     ),
     "CUDA error: no kernel image": "this torch has no kernels for the GPU: set training.device to cpu",
     "CUDA error: .*busy or unavailable": (
-        "another process has the GPU for itself: end that one, let the seeds take turns with "
+        "another process has the GPU to itself: end that process, let the seeds take turns with "
         f"{resources.PER_GPU}=1, or set training.device to cpu"
     ),
 }

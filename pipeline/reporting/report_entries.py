@@ -117,10 +117,10 @@ def _images(params: Params, evidence: Evidence) -> str:
 def _lead(entries: Sequence[ReportEntry]) -> str:
     """Return the sentence under the title: number of entries and seeds, and the machine."""
     params, training = entries[0].params, entries[0].results[0].training
-    seeds = f"means over {len(params.seeds)} seeds" if len(params.seeds) > 1 else "of one seed"
+    seeds = f"means over {len(params.seeds)} seeds" if len(params.seeds) > 1 else "from one seed"
     trained = [entry for entry in entries if not entry.floor]
     below = [entry.name for entry in entries if entry.floor]
-    return f"{len(trained)} entries of params.yaml, numbers {seeds}; trained on {training['hardware']}." + (
+    return f"{len(trained)} entries of params.yaml; numbers are {seeds}, trained on {training['hardware']}." + (
         f" Floors, in which nothing is trained: {tables.listed(below)}." if below else ""
     )
 

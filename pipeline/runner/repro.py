@@ -116,7 +116,7 @@ def _executor(
     try:
         from pipeline.runner.cluster.executor import on_cluster  # noqa: PLC0415 - an extra
     except ImportError as error:
-        msg = f"stages on a cluster need the extra `cluster`, as requirements.lock has it: {error}"
+        msg = f"stages on a cluster need the extra `cluster` of requirements.lock: {error}"
         raise UserError(msg) from None
     with on_cluster(scheduler, plan, local, jobs, trusted=trusted) as cluster:
         yield cluster

@@ -67,7 +67,7 @@ def connect(address: str, *, trusted: bool) -> distributed.Client:
     if not url.hostname or not (url.scheme == "tls" or (url.scheme == "tcp" and private)):
         msg = (
             f"--scheduler {address}: it must be tls://HOST:PORT, or tcp://HOST:PORT on this machine or with "
-            "--trust-network, if the network is your own: who reaches a scheduler can run code on its workers"
+            "--trust-network, if you trust the network: anyone who reaches a scheduler can run code on its workers"
         )
         raise UserError(msg)
     for name in ("distributed", "distributed.client"):
@@ -199,7 +199,7 @@ class ClusterExecutor:
             self.seen = time.monotonic()
         elif time.monotonic() - self.seen > WORKERS_WITHIN:
             msg = (
-                f"there has been no worker at {self.address} for {WORKERS_WITHIN:.0f} s: start some with "
+                f"there has been no worker at {self.address} for {WORKERS_WITHIN:.0f} s: start workers with "
                 f"`dask worker {self.address} --nthreads 1`; finished stages are kept"
             )
             raise UserError(msg)
