@@ -1,7 +1,7 @@
 """(p) Duration of a cold run on more cores, simulated.
 
 The simulation plans and shares CPUs as `make repro` does. The durations of the stages come from the last run's
-`provenance/`. They are most accurate after a run on one CPU (`AELAB_CPUS=1 make repro`) with no other load.
+`provenance/`. The simulation is most accurate after a run on one CPU (`AELAB_CPUS=1 make repro`) with no other load.
 """
 
 import json

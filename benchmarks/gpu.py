@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu --device cuda --out FOLDER
 
-The command needs no DVC, MLflow or data set. It writes the tables as Markdown and JSON after each part, so that an
-interrupted run keeps its results. `--device cpu` makes the same tables on the CPU, with fewer steps.
+The command needs no DVC, MLflow or data set. After each part, the tables are written as Markdown and JSON, so that
+an interrupted run keeps its results. `--device cpu` makes the same tables on the CPU, with fewer steps.
 """
 
 import contextlib

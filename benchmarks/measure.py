@@ -39,7 +39,7 @@ def _shown(value: Value, digits: int) -> str:
 
 
 def take_turns(contestants: Sequence[Callable[[], float]], turns: int) -> list[list[float]]:
-    """Return the measurements of every contestant. They take turns, so that a slow moment of the machine affects all.
+    """Return the measurements of every contestant, in turns, so that a slow moment of the machine affects all.
 
     The first turn of each contestant warms up and does not count.
     """

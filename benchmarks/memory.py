@@ -41,8 +41,8 @@ PART = 1.1  # size relative to the limit of the part that is corrupted, evaluate
 IMAGE = (3, 64, 64)
 STEPS = 200  # steps of each turn
 TURNS = 3
-HELD_OUT = 200  # images
-FEW = 1000  # images
+HELD_OUT = 200  # validation images.
+FEW = 1000  # Images for all metrics
 NETWORK = {"name": "patches", "width": 16, "downsampling": 8}  # small, so that the speed depends on reading
 PARAMETERS: dict[str, dict[str, Any]] = {
     "vae": {"network": NETWORK, "code": 16, "beta": 1.0, "likelihood": "bernoulli"},

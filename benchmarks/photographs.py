@@ -13,8 +13,8 @@ out. The packages' copyright files state the licences:
 Each photograph is scaled down as far as `count` squares in all allow, and cut into a grid of squares without overlap.
 The same packages give the same pixels on every run.
 
-All crops are in one folder, without classes. The pipeline splits a folder by image, so crops of a photograph are in the
-training split and in the test split: scores do not say how well a model does on new photographs.
+All crops are in one folder, without classes. The pipeline splits a folder by image, so crops of a photograph are both
+in the training split and in the test split. Scores do not tell how well a model does on new photographs.
 """
 
 import io
@@ -54,7 +54,7 @@ PHOTOGRAPHS = {  # package → its folder, and the names
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Folder to make; it must be new or empty.")],
+    folder: Annotated[Path, typer.Argument(help="New or empty folder for the crops.")],
     count: Annotated[int, typer.Option(min=1)] = 2400,
     size: Annotated[int, typer.Option(min=1, help="Width and height in pixels.")] = 128,
 ) -> None:

@@ -48,7 +48,7 @@ def _counted(
     arguments: tuple[Any, ...],
     again: tuple[str, ...] = ("dvc", "repro"),
 ) -> Counts:
-    """Kill once for each of `rounds` and run again; `arguments` are those of `Rig.hit`, with the longest delay."""
+    """Kill once for each of `rounds` and run again; `arguments` go to `Rig.hit`, with the longest delay."""
     counts = Counts(f"SIGKILL {what}", "same weights, metrics, report; no process survives", 0)
     command, forgotten, when, longest, whom = arguments
     for moment in rounds:
@@ -97,7 +97,7 @@ def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def stops(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Ask trainings of one or several processes to stop; they must end in time."""
+    """Ask trainings of one or several processes to stop; each must end in time."""
     rounds, stage = moments((seed, "stops"), LONGEST["ae"]), "train@ae"
     for processes in (1, 2):
         rig = Rig(folder / f"processes{processes}", processes=processes)

@@ -136,6 +136,6 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         made = f"{row['commit']}, {row['seed']}"
         lines.append(f"| {fault} | {row['promise']} | {count} | {row['remark']}{broken} | {made} |")
     machines = sorted(
-        {f"{row['machine']}: {row['minutes']} minutes at commit {row['commit']}" for row in rows.values()}
+        {f"- {row['machine']}: {row['minutes']} minutes at commit {row['commit']}" for row in rows.values()}
     )
     return "\n".join([*lines, "", *machines, ""])
