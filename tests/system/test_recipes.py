@@ -243,8 +243,8 @@ def figure(expected: dict[str, Any], measured: list[dict[str, str]], **section: 
         (4.4, None, "undecided, 2.40000 better"),
         (2.0, None, "undecided, 0.00000 better"),
         (1.0, None, "undecided, 1.00000 worse"),
-        (-0.5, None, "not reached, 2.50000 short"),
-        (4.5, "higher", "not reached, 2.50000 short"),
+        (-0.5, None, "not reached, 2.50000 worse"),
+        (4.5, "higher", "not reached, 2.50000 worse"),
     ],
 )
 def test_a_verdict_follows_from_mean_and_interval(value: float, better: str | None, verdict: str) -> None:
