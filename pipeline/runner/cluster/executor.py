@@ -188,7 +188,7 @@ class ClusterExecutor:
         task.ended.set_result(task.entry is not None)
 
     def _room(self) -> tuple[int, int, int]:
-        """Number of stages that the workers can still take, of workers with a GPU, and of free GPUs."""
+        """Return how many more stages fit, how many workers have a GPU, and how many of these are free."""
         if self.client.status != "running":
             raise self._gone()
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
