@@ -1,7 +1,7 @@
-"""(i) The importance-weighted bound: what 10,000 images at k = 5,000 take, in time and memory.
+"""(i) The importance-weighted bound: time and memory for 10,000 images at k = 5,000.
 
-The cost is that of decoding images · k codes, and the memory that of one chunk of them, whatever k is. The networks are
-those of Burda et al. 2016, of the pipeline's VAE, and of the recipe ours-82; their weights do not matter for it.
+The time is the time to decode images · k codes; the memory is that for one chunk of codes, independent of k. The
+networks are from Burda et al. 2016, the pipeline's VAE and the recipe ours-82, with random weights.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -29,12 +29,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 SAMPLES = (50, 5_000)
-DECODED = 200_000  # codes, for each figure,
-ROWS = 200  # at a time
+DECODED = 200_000  # decoded codes for each measurement.
+ROWS = 200  # Codes in one chunk.
 
 
 def run() -> Table:
-    """Every network at two k, each in a process of its own, on one thread."""
+    """Measure every network at two k, each in its own process on one thread."""
     rows: list[list[Value]] = []
     for name in MODELS:
         row: list[Value] = [name]
@@ -46,12 +46,12 @@ def run() -> Table:
     columns = {"network": 0}
     for samples in SAMPLES:
         columns |= {f"samples/s, k = {samples:,}": 0, f"peak MiB, k = {samples:,}": 0}
-    note = f"One thread; {DECODED:,} samples for each figure, {ROWS:,} at a time."
+    note = f"One thread; {DECODED:,} samples for each measurement, {ROWS:,} at a time."
     return Table("(i) The importance-weighted bound", note, columns | {"10,000 images at k = 5,000 (min)": 1}, rows)
 
 
 def measure(name: str, samples: int) -> tuple[float, float]:
-    """Seconds for `DECODED` samples, and the peak memory of the process."""
+    """Return the seconds for `DECODED` samples, and the peak memory of the process in MiB."""
     device = devices.prepare("cpu", threads=1)
     model_name, arguments = MODELS[name]
     model = checkpoint.build(model_name, IMAGE, arguments | {"likelihood": "bernoulli"}, 0).eval()

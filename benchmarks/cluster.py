@@ -15,12 +15,12 @@ from tests.support.project import Project
 from tests.support.s3 import S3, s3, use
 
 STAGES = 64
-ASLEEP = 10  # seconds that a stage takes
-ENTRIES = 500  # two stages each
+ASLEEP = 10  # duration of a stage in seconds.
+ENTRIES = 500  # Entries with two stages each.
 
 
 def run() -> list[Table]:
-    """How well workers are used, what one stage costs more than here, how soon many begin."""
+    """Measure how well stages use the workers, the cost of a stage, and the delay before the first stage."""
     with tempfile.TemporaryDirectory() as folder, s3(Path(folder) / "s3") as store:
         top = Path(folder)
         return [_workers(top, store), _one(top, store), _many(top, store)]
@@ -35,7 +35,7 @@ def _workers(top: Path, store: S3) -> Table:
             took = _call(made, running)
             ideal = STAGES * ASLEEP / workers
         rows.append([f"{workers} workers", ideal, took, ideal / took])
-    note = f"{STAGES} stages that sleep for {ASLEEP} s, after the workers' first stage; the whole command."
+    note = f"Command with {STAGES} stages that sleep for {ASLEEP} s, on workers that have run a stage before."
     return Table("(k) Stages on workers", note, {"": 0, "ideal, s": 0, "seconds": 1, "ideal ÷ seconds": 3}, rows)
 
 
@@ -46,7 +46,7 @@ def _one(top: Path, store: S3) -> Table:
         local = _command(here, running.environment(), "--jobs", "1")
         far = _call(there, running)
     rows: list[list[Value]] = [["here", local], ["on one worker", far], ["more for each stage", (far - local) / 3]]
-    return Table("(k) What the engine costs", "Three stages that do nothing, one at a time; the whole command.",
+    return Table("(k) Cost of a stage on the cluster", "Command with three empty stages, one at a time.",
                  {"": 0, "seconds": 2}, rows)  # fmt: skip
 
 
@@ -68,12 +68,12 @@ def _many(top: Path, store: S3) -> Table:
             rows.append([f"the first stage begins {where}", time.monotonic() - began])
             process.terminate()
             process.wait()
-    note = f"dvc.yaml as it is, {ENTRIES} entries: {2 * ENTRIES + 7} stages; from the command to the first running one."
+    note = f"Time from the command to its first running stage: {ENTRIES} entries in dvc.yaml, {2 * ENTRIES + 7} stages."
     return Table("(k) Planning", note, {"": 0, "seconds": 1}, rows)
 
 
 def _sleeping(folder: Path, store: S3, stages: int, asleep: float) -> Project:
-    """A project whose stages sleep; `warm` depends on nothing."""
+    """Make a project whose stages sleep."""
     made = Project(folder)
     content: dict[str, Any] = {
         "first": {"cmd": "seq 100000 > first.txt", "outs": ["first.txt"]},
@@ -93,7 +93,7 @@ def _sleeping(folder: Path, store: S3, stages: int, asleep: float) -> Project:
 
 
 def _call(made: Project, running: Cluster, stage: str = "") -> float:
-    """Seconds of a run on the cluster. To warm the workers up, a run of as many stages as there are workers."""
+    """Return the seconds of a run on the cluster. Before it, one stage runs on each worker to warm it up."""
     if stage:
         warm = {f"{stage}{number}": {"cmd": f"sleep 5 && echo {number} > w{number}.txt", "outs": [f"w{number}.txt"]}
                 for number in range(len(running.processes) - 1)}  # fmt: skip

@@ -1,7 +1,7 @@
-"""(h) How much of a codebook is used: every quantiser of about 256 codes on Fashion-MNIST, 1,000 steps, three seeds.
+"""(h) Use of the codebook: every quantiser with about 256 codes on Fashion-MNIST, 1,000 steps, three seeds.
 
-Published for 1,000 steps of another, smaller network with as many codes: about a quarter of the codes active with a
-plain straight-through gradient, all of them with the rotation trick (the README of vector-quantize-pytorch).
+The README of vector-quantize-pytorch publishes figures for 1,000 steps of a smaller network with as many codes. With
+a plain straight-through gradient, about a quarter of the codes is active; with the rotation trick, all are.
 """
 
 import statistics
@@ -36,11 +36,11 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
     "moving averages, restarts": {"name": "ema"},
     "finite scalars, 4·4·4·4": {"name": "fsq", "levels": [4, 4, 4, 4], "normalise": False},
 }
-METRICS = {"active": 1, "perplexity": 1, "mse": 5, "psnr": 2}  # digits
+METRICS = {"active": 1, "perplexity": 1, "mse": 5, "psnr": 2}  # digits after the decimal point
 
 
 def run() -> Table:
-    """Every quantiser with every seed, as many at a time as there are cores, each on one thread."""
+    """Train every quantiser with every seed, as many at once as there are cores, each on one thread."""
     load()
     jobs = [(name, seed) for seed in SEEDS for name in QUANTIZERS]
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
@@ -56,14 +56,14 @@ def run() -> Table:
     for title, digits in zip(("active (%)", "perplexity", "MSE", "PSNR (dB)"), METRICS.values(), strict=True):
         columns |= {title: digits, f"± {title.split()[0]}": digits}
     note = (
-        f"Mean and standard deviation of {len(SEEDS)} seeds over the whole test set of Fashion-MNIST, after {STEPS:,} "
-        "steps of the VQ-VAE of params.yaml, its first phase alone. Active: used at least once."
+        f"Mean and standard deviation over {len(SEEDS)} seeds on the test images of Fashion-MNIST, after {STEPS:,} "
+        "steps of the first phase of the VQ-VAE in params.yaml. Active codes were used at least once."
     )
     return Table("(h) Codes in use", note, columns | {"least active (%)": 1}, rows)
 
 
 def load() -> datasets.Data:
-    """Fashion-MNIST as the pipeline splits it."""
+    """Return Fashion-MNIST with the pipeline's splits."""
     checked = params.load().dataset
     with quiet():
         return downloads.load("fashion-mnist", paths.raw(), validation=checked.validation, seed=checked.seed)
@@ -71,7 +71,7 @@ def load() -> datasets.Data:
 
 @torch.no_grad()
 def train(name: str, seed: int) -> dict[str, float]:
-    """What one training comes to on the test images; the prior is left out."""
+    """Train one model without its prior, and return its metrics on the test images."""
     devices.prepare("cpu", threads=1)
     checked, images = params.load(), load()
     entry, options = checked.entry("vqvae"), checked.training

@@ -1,7 +1,7 @@
-"""(p) How long a cold run takes on more cores, simulated.
+"""(p) Duration of a cold run on more cores, simulated.
 
-The plan and the shares of the CPUs are those of `make repro`. The seconds of the stages are those of the run whose
-`provenance/` lies here; they mean most after a run on one CPU (`AELAB_CPUS=1 make repro`) with nothing beside it.
+The simulation plans and shares CPUs as `make repro` does. The durations of the stages come from the last run's
+`provenance/`. The simulation is most accurate after a run on one CPU (`AELAB_CPUS=1 make repro`) with no other load.
 """
 
 import json
@@ -20,21 +20,21 @@ CORES = (1, 2, 4, 8, 1000)
 
 @dataclass
 class Work:
-    """What a stage has to do: on one thread, then seed by seed; in seconds."""
+    """Work of a stage in seconds: first on one thread, then seed by seed."""
 
     alone: float
     seeds: list[float] = field(default_factory=list)
-    behind: bool = False  # whether its seeds take what cores are idle, beyond the stage's share
+    behind: bool = False  # whether the seeds also use idle cores beyond the stage's share
 
     def begin(self, share: int, cores: int) -> None:
-        """Get going with so many CPUs: `left` are phases of a number of threads and seconds."""
+        """Start with `share` CPUs; `left` becomes phases with a number of threads and seconds."""
         workers = max(1, min(len(self.seeds), cores + (cores > 1) if self.behind else share))
         rounds = math.ceil(len(self.seeds) / workers)
         self.left = [[1.0, self.alone], [float(workers), rounds * max(self.seeds, default=0.0)]]
         self._skip()
 
     def advance(self, seconds: float) -> None:
-        """Do so much of what is left."""
+        """Do `seconds` of the remaining work."""
         self.left[0][1] -= seconds
         self._skip()
 
@@ -44,7 +44,7 @@ class Work:
 
 
 def run() -> list[Table]:
-    """Wall times by cores, and the stages of the critical path."""
+    """Return the durations by number of cores, and the stages of the critical path."""
     checked, dvc = params.load(variants=False), DvcStages()
     works = {name: noted(name) for name in dvc.stages}
     times: list[list[Value]] = []
@@ -57,17 +57,17 @@ def run() -> list[Table]:
     rows: list[list[Value]] = [[name, ended[name] - max((ended[on] for on in dvc.upstream[name]), default=0.0)]
                                for name in path]  # fmt: skip
     note = (
-        "Of a cold run, computed from the seconds that each stage noted. Nothing notes, and so it lacks, `sources`, "
-        "`report` and what lies between two stages."
+        "Cold run, computed from the seconds that each stage recorded. The stages `sources` and `report` and the time "
+        "between two stages are not recorded, so they are missing."
     )
     return [
         Table("(p) A cold run on more cores, simulated", note, {"cores": 0, "seconds": 0, "busy, %": 0}, times),
-        Table("(p) The critical path", "Seconds on as many cores as there is use for.", {"": 0, "seconds": 1}, rows),
+        Table("(p) The critical path", "Seconds with unlimited cores.", {"": 0, "seconds": 1}, rows),
     ]
 
 
 def noted(name: str) -> Work:
-    """The work of a stage, by its provenance; nothing where it has none."""
+    """Return the work of a stage from its provenance; empty without provenance."""
     kind, _, entry = name.partition("@")
     file = paths.training(entry) if kind == "train" else paths.PROVENANCE / f"{name.replace('@', '/')}.json"
     if not file.exists():
@@ -83,7 +83,7 @@ def noted(name: str) -> Work:
 
 
 def simulate(plan: Plan, works: dict[str, Work], cores: int, threads: int, seeds: int) -> dict[str, float]:
-    """When each stage ends."""
+    """Return the end time of each stage."""
     shares, now = CpuShares(cores, threads, max(1, cores // threads), seeds), 0.0
     ended: dict[str, float] = {}
     running: dict[str, Work] = {}
@@ -109,7 +109,7 @@ def simulate(plan: Plan, works: dict[str, Work], cores: int, threads: int, seeds
 
 
 def _speeds(running: dict[str, Work], cores: int) -> dict[str, float]:
-    """How fast each stage goes: those with a share first, then those that take what is idle, evenly."""
+    """Return the speed of each stage: shares come first, then background work divides the idle cores evenly."""
     speeds, free = dict[str, float](), float(cores)
     for behind in (False, True):
         wanted = {name: work.left[0][0] for name, work in running.items() if work.left and work.behind is behind}
@@ -120,7 +120,7 @@ def _speeds(running: dict[str, Work], cores: int) -> dict[str, float]:
 
 
 def critical_path(upstream: Any, ended: dict[str, float]) -> list[str]:
-    """The stages that the last one waited for, each for the one before."""
+    """Return the chain of stages that determined the end of the run."""
     path = [max(ended, key=lambda name: ended[name])]
     while upstream[path[0]]:
         path.insert(0, max(upstream[path[0]], key=lambda name: ended[name]))

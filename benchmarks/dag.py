@@ -1,5 +1,5 @@
-"""(d) The whole DAG on the embedded digits with one seed, in a fresh clone: cold, with nothing to do, with one variant
-changed, restored from DVC's cache; and where the time of each stage goes.
+"""(d) Duration of the whole DAG on the digits with one seed, in a fresh clone: cold, unchanged, with one changed
+variant, and restored from DVC's cache. A second table splits the time of each stage.
 """
 
 import json
@@ -20,7 +20,7 @@ SEQUENTIAL = (sys.executable, "-m", "dvc", "repro")
 
 
 class Clone:
-    """A fresh clone of the repository's last commit, on digits."""
+    """A fresh clone of the repository's last commit that trains on the digits."""
 
     def __init__(self, folder: Path, **changes: Any) -> None:
         self.folder = folder
@@ -28,11 +28,11 @@ class Clone:
         self.change(**{"dataset.name": "digits", "seeds": [0]} | changes)
 
     def parameters(self) -> Any:
-        """What stands in its params.yaml."""
+        """Return the content of params.yaml."""
         return YAML(typ="safe", pure=True).load(self.folder / "params.yaml")
 
     def change(self, **changes: Any) -> None:
-        """Set parameters, named by dotted keys."""
+        """Set parameters by their dotted keys."""
         content = self.parameters()
         for key, value in changes.items():
             *sections, last = key.split(".")
@@ -43,23 +43,23 @@ class Clone:
         YAML().dump(content, self.folder / "params.yaml")
 
     def keep_variants(self, names: list[str]) -> None:
-        """Take the other variants out of the parameters."""
+        """Remove all other variants from the parameters."""
         variants = self.parameters()["variants"]
         self.change(variants={name: variants[name] for name in names})
 
     def time(self, *command: str, **environment: str) -> float:
-        """Seconds that a command takes in the clone."""
+        """Return the seconds of a command in the clone."""
         own = os.environ | environment
         return seconds(lambda: subprocess.run(command, cwd=self.folder, env=own, check=True, capture_output=True))  # noqa: S603
 
     def provenance(self, name: str) -> dict[str, Any]:
-        """What a stage noted of its run, e.g. evaluate/vae."""
+        """Return the provenance of a stage, such as evaluate/vae."""
         content: dict[str, Any] = json.loads((self.folder / "provenance" / f"{name}.json").read_text())
         return content
 
 
 def run() -> list[Table]:
-    """The DAG's times, and each stage's."""
+    """Return the durations of the DAG and of each stage."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Clone(Path(folder) / "clone")
         rows: list[list[Value]] = [["cold, stages side by side", clone.time(*PARALLEL)]]
@@ -75,12 +75,12 @@ def run() -> list[Table]:
         rows.append(["cold, dvc repro --force", clone.time(*SEQUENTIAL, "--force")])
     title = "(d) The DAG on digits, one seed"
     return [
-        Table(title, "Seconds for the whole command, in a fresh clone.", {"": 0, "seconds": 1}, rows),
+        Table(title, "Seconds of the whole command, in a fresh clone.", {"": 0, "seconds": 1}, rows),
         Table(
-            "(d) Where the time of its stages goes",
-            "Seconds, in the cold run with stages side by side; imports are CPU seconds from the start of the process "
-            "to the first line of work, validation counts as arithmetic, "
-            "the rest is reading parameters and git, writing results and figures.",
+            "(d) Time of each stage",
+            "Seconds in the cold run with stages side by side. Imports are CPU seconds from the start of the process "
+            "to the first line of work. Arithmetic includes validation. "
+            "The rest is reading parameters and git, and writing results and figures.",
             {"stage": 0, "imports": 1, "data": 1, "arithmetic": 1, "the rest": 1, "work altogether": 1},
             stages,
         ),

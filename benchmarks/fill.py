@@ -1,7 +1,7 @@
-"""(n) Small trainings that share one device: several at once, each in a process of its own, beside one after another;
-and how fast a training of many small steps is, the IWAE paper's MLP.
+"""(n) Small trainings that share one device: several at once, each in its own process, or one after another.
 
-They run on the GPU where there is one; what only a GPU can do is n/a elsewhere.
+A second table has the speed of many small steps, with the MLP of the IWAE paper. The benchmark uses the GPU if there is
+one; without it, measurements that need a GPU are n/a.
 """
 
 import statistics
@@ -26,7 +26,7 @@ TRAININGS = 12  # seeds × entries of the default parameters
 AT_ONCE = {"cuda": (1, 3, 12), "cpu": (1, 2)}
 ENTRIES = "ae", "vqvae"
 TURNS = 3
-STEPS = {"cuda": 1500, "cpu": 20}  # of each training
+STEPS = {"cuda": 1500, "cpu": 20}  # steps of each training
 PAPER = "iwae-1-vae", "iwae-1-iwae50"
 PAPER_STEPS = {"cuda": 5000, "cpu": 500}
 PATIENCE = 300.0  # seconds
@@ -40,7 +40,7 @@ def run() -> list[Table]:
 
 
 def filled(device: torch.device, turns: int = TURNS) -> Table:
-    """Several at once, beside one after another."""
+    """Compare several trainings at once with one after another."""
     rows: list[list[Value]] = []
     for name in ENTRIES:
         figures = take_turns([partial(_seconds, at_once, name, device.type) for at_once in AT_ONCE[device.type]], turns)
@@ -50,17 +50,17 @@ def filled(device: torch.device, turns: int = TURNS) -> Table:
             rows.append([name, float(at_once), statistics.median(seconds), share, spread])
     note = (
         f"{TRAININGS} trainings of {STEPS[device.type]} steps, the first phase of an entry of the default parameters, "
-        f"on {devices.describe(device)}, with {cores()} CPU cores; medians of {turns} turns. The clock starts when the "
-        "processes have."
+        f"on {devices.describe(device)}, with {cores()} CPU cores. Medians of {turns} turns, without the start of the "
+        "processes."
     )
     columns = {"entry": 0, "at once": 0, "seconds": 1, "one after another ÷ this": 2, "least to greatest": 0}
     return Table("(n) Small trainings that share a device", note, columns, rows)
 
 
 def _seconds(at_once: int, name: str, device: str) -> float:
-    """The time that `at_once` processes take for all trainings together."""
+    """Return the seconds that `at_once` processes take for all trainings together."""
     context = get_context("spawn")
-    ready, over = (context.Barrier(at_once + 1, timeout=PATIENCE) for _ in range(2))  # a killed one does not say so
+    ready, over = (context.Barrier(at_once + 1, timeout=PATIENCE) for _ in range(2))  # a killed process does not report
     share = TRAININGS // at_once
     running = [
         context.Process(target=_train, args=(ready, over, name, device, range(at * share, (at + 1) * share)))
@@ -82,7 +82,7 @@ def _seconds(at_once: int, name: str, device: str) -> float:
 
 
 def _train(ready: Any, over: Any, name: str, device: str, seeds: range) -> None:
-    """Be one of these processes: its trainings one after another."""
+    """Run the trainings of one process, one after another."""
     try:
         devices.prepare(device, 1)
         entry = params.load().entry(name)
@@ -99,7 +99,7 @@ def _train(ready: Any, over: Any, name: str, device: str, seeds: range) -> None:
             train(seed, STEPS[device])
         over.wait()
     except BaseException:
-        ready.abort()  # nobody is to wait for this one
+        ready.abort()  # no process may wait for this one
         over.abort()
         raise
 
@@ -115,7 +115,7 @@ def _paper(device: torch.device) -> Table:
         rows.append([recipe, float(batch), _steps_per_second(checked, name, batch, "eager", device), recorded])
     note = f"Steps per second in float32, on {devices.describe(device)}: the best of {TURNS} turns."
     if device.type != "cuda":
-        note += " n/a: a step is recorded on a GPU alone, and there is none here."
+        note += " n/a: only a GPU can record a step."
     columns = {"recipe": 0, "batch": 0, "operation by operation": 0, "recorded": 0}
     return Table("(n) The IWAE paper's MLP", note, columns, rows)
 

@@ -1,7 +1,7 @@
-"""(a) The training loop beside a bare step and beside the machine's matrix products.
+"""(a) Speed of the training loop, compared with a bare step and with the machine's matrix products.
 
-A bare step is the same model and precision under `torch.optim.Adam(fused=True)`, on one batch that is already there as
-floats, without any order of the data, schedule or bookkeeping.
+A bare step trains the same model in the same precision with `torch.optim.Adam(fused=True)`, always on the same batch of
+floats, without data loading, schedule or records.
 """
 
 import statistics
@@ -20,20 +20,20 @@ from benchmarks.measure import Table, Value, flops, peak_flops, ratio, seconds, 
 from pipeline.common import params
 
 IMAGE = (1, 28, 28)
-STEPS = 60  # of each turn
+STEPS = 60  # steps of each turn
 TURNS = 7
 HOW = TrainingOptions(
     points=4, validations=1, mode="eager"
-)  # as many points as the default parameters have in so many steps
+)  # as many curve points as the default parameters give in these steps
 
 
 def noise(count: int, image: Shape = IMAGE) -> Bytes:
-    """`count` images that are as good as any for taking time."""
+    """Return `count` images of noise, which are good enough for timing."""
     return np.random.default_rng(0).integers(256, size=(count, *image), dtype=np.uint8)
 
 
 def bare_steps(model: Learner, batch: torch.Tensor, steps: int) -> float:
-    """Images per second of bare optimiser steps on one batch of floats."""
+    """Return the images per second of bare optimiser steps on one batch of floats."""
     seen = Batch(batch, batch, torch.Generator().manual_seed(0), torch.tensor(0), steps, len(batch))
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
@@ -48,7 +48,7 @@ def bare_steps(model: Learner, batch: torch.Tensor, steps: int) -> float:
 
 
 def loop_steps(model: Learner, samples: arrays.Array, steps: int, batch_size: int) -> float:
-    """Samples per second of the training loop, validation not counted."""
+    """Return the samples per second of the training loop, without validation."""
     budget = Budget(steps=steps, batch_size=batch_size, learning_rate=1e-4)
     two = samples[:2]
     result = fit(model, Pairs(samples, samples), Pairs(two, two), budget, seed=0, options=HOW)
@@ -56,7 +56,7 @@ def loop_steps(model: Learner, samples: arrays.Array, steps: int, batch_size: in
 
 
 def run() -> Table:
-    """Both for every training of the default parameters, on as many threads as they say."""
+    """Compare both for every training of the default parameters, with their number of threads."""
     checked = params.load()
     torch.set_num_threads(checked.training.threads)
     peak = peak_flops()
@@ -83,9 +83,9 @@ def run() -> Table:
                          work / 1e6, speed * work / 1e9, 100 * max(loop) * work / peak])  # fmt: skip
     note = (
         f"Images per second on {checked.training.threads} thread(s), batch {checked.training.batch_size}, float32; "
-        f"medians of {TURNS} turns of {STEPS} steps. Large matrix products: {peak / 1e9:.0f} GFLOP/s, the best of "
-        "several, beside which the best turn stands."
+        f"medians of {TURNS} turns of {STEPS} steps. Large matrix products reach {peak / 1e9:.0f} GFLOP/s at best; the "
+        "last column compares the best turn with them."
     )
     columns = {"training": 0, "loop": 0, "bare step": 0, "loop ÷ bare": 3, "least to greatest": 0,
                "MFLOP an image": 1, "GFLOP/s": 0, "% of the matrix products": 0}  # fmt: skip
-    return Table("(a) The loop beside a bare step and the matrix products", note, columns, rows)
+    return Table("(a) Training loop, bare step and matrix products", note, columns, rows)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: tables, turns taken in one process, the machine's own speed."""
+"""Helpers of the benchmarks: tables, measurements in turns, and the speed of the machine."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ Value = str | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers as measured; `digits` after the decimal point, by column, for showing them."""
+    """A table of measurements; `columns` gives the displayed digits after the decimal point."""
 
     title: str
     note: str
@@ -24,7 +24,7 @@ class Table:
     rows: list[list[Value]]
 
     def markdown(self) -> str:
-        """The table as Markdown."""
+        """Return the table as Markdown."""
         digits = list(self.columns.values())
         lines = [
             "| " + " | ".join(_shown(value, digits[at]) for at, value in enumerate(row)) + " |" for row in self.rows
@@ -39,34 +39,35 @@ def _shown(value: Value, digits: int) -> str:
 
 
 def take_turns(contestants: Sequence[Callable[[], float]], turns: int) -> list[list[float]]:
-    """Every contestant's figures; they take turns, so that a slow moment of the machine meets all. The first turn of
-    each warms it up and does not count.
+    """Return the measurements of every contestant, in turns, so that a slow moment of the machine affects all.
+
+    The first turn of each contestant warms up and does not count.
     """
     figures = [[contestant() for contestant in contestants] for _ in range(turns + 1)]
     return [list(each) for each in zip(*figures[1:], strict=True)]
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, str]:
-    """The median of the turns' ratios a ÷ b, and the least and the greatest."""
+    """Return the median of the turns' ratios a ÷ b, and their range."""
     ratios = [x / y for x, y in zip(a, b, strict=True)]
     return statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes."""
+    """Return the seconds that `work` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def peak_flops(size: int = 2048, times: int = 5) -> float:
-    """The rate of large matrix products of this process in float32, the best of some, in FLOP/s."""
+    """Return this process's best rate of large float32 matrix products, in FLOP/s."""
     a = torch.randn(size, size)
     return max(2 * size**3 / seconds(lambda: a @ a) for _ in range(times))
 
 
 def flops(work: Callable[[], object]) -> float:
-    """The multiplications and additions of `work`, in convolutions and matrix products."""
+    """Return the multiplications and additions of `work`, in convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
@@ -74,11 +75,11 @@ def flops(work: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow what is printed."""
+    """Discard printed output."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def cores() -> int:
-    """The CPUs of this process."""
+    """Return the number of CPUs of this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

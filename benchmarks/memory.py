@@ -1,8 +1,8 @@
-"""(f) Peak memory with a data set ten times larger than a limit, and what reading it from disk costs.
+"""(f) Peak memory with a data set ten times larger than a limit, and the cost of reading from disk.
 
-Each thing measured is a process of its own: `python -m benchmarks.memory FOLDER streamed` prints what it came to as
-JSON. A process may take what the limit leaves beside its imports: more makes it fail. Pages of mapped files are not in
-that, for the kernel takes them back when it needs them; the peak, the kernel's VmHWM, counts them all the same.
+Each measurement is a process: `python -m benchmarks.memory FOLDER streamed` prints its result as JSON. A process fails
+if it allocates more than the limit leaves after its imports. Pages of mapped files do not count towards the limit,
+since the kernel can take them back, but they count in the peak, the kernel's VmHWM.
 """
 
 import hashlib
@@ -35,19 +35,19 @@ from aelab.models.base import Autoencoder
 from aelab.training.loop import Session, fit, represent
 from benchmarks.measure import Table, Value, ratio
 
-LIMIT = 896 * 2**20  # bytes, of which importing torch takes more than 500 MiB
+LIMIT = 896 * 2**20  # bytes; the import of torch takes more than 500 MiB of them
 TIMES = 10
-PART = 1.1  # times the limit: what is corrupted, evaluated and represented; all of it would take minutes
+PART = 1.1  # size relative to the limit of the part that is corrupted, evaluated and encoded; all would take minutes
 IMAGE = (3, 64, 64)
-STEPS = 200  # of each turn
+STEPS = 200  # steps of each turn
 TURNS = 3
-HELD_OUT = 200  # images
-FEW = 1000  # images
-NETWORK = {"name": "patches", "width": 16, "downsampling": 8}  # small, so that reading has to be fast
+HELD_OUT = 200  # validation images.
+FEW = 1000  # Images for all metrics
+NETWORK = {"name": "patches", "width": 16, "downsampling": 8}  # small, so that the speed depends on reading
 PARAMETERS: dict[str, dict[str, Any]] = {
     "vae": {"network": NETWORK, "code": 16, "beta": 1.0, "likelihood": "bernoulli"},
     "vqvae": {
-        "network": NETWORK | {"width": 8, "downsampling": 2},  # a fine grid: the codes are too many for memory, too
+        "network": NETWORK | {"width": 8, "downsampling": 2},  # a fine grid, so that the codes exceed the memory too
         "quantizer": {"name": "codebook", "codes": 16, "dimensions": 4},
         "beta": 0.25,
         "likelihood": "bernoulli",
@@ -55,13 +55,13 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
 }
 
-KEPT: dict[Path, Bytes] = {}  # in one process, from one turn to the next
+KEPT: dict[Path, Bytes] = {}  # kept in one process between turns
 
 Result = dict[str, Any]
 
 
 def noise(count: int) -> Iterator[Bytes]:
-    """`count` images, in pieces: one of random bytes, each time inverted in other bits."""
+    """Yield `count` images in pieces: the same random bytes, with other bits inverted each time."""
     base: Bytes | None = None
     for number, piece in enumerate(arrays.pieces(count, int(np.prod(IMAGE)))):
         if base is None:
@@ -70,13 +70,13 @@ def noise(count: int) -> Iterator[Bytes]:
 
 
 def model(variant: str) -> Autoencoder:
-    """The same every time."""
+    """Return the model, with the same weights each time."""
     torch.manual_seed(0)
     return checkpoint.build(variant, IMAGE, PARAMETERS[variant])
 
 
 def train(pairs: Pairs, room: int) -> Result:
-    """Steps of the VAE: images per second, and a hash of the weights."""
+    """Train the VAE for a few steps; return images per second and a hash of the weights."""
     held_out = Pairs(*(np.array(each[:HELD_OUT]) for each in pairs))
     budget = Budget(steps=STEPS, batch_size=64, learning_rate=0.001)
     learner = model("vae")
@@ -103,13 +103,13 @@ def streamed(folder: Path) -> Result:
 
 
 def cold(folder: Path) -> Result:
-    """Training from disk, nothing of which the kernel has at hand."""
+    """Train from disk, with no page in the kernel's cache."""
     forget(folder / "images.npy")
     return streamed(folder)
 
 
 def in_memory(folder: Path) -> Result:
-    """Training from memory, without a limit, in a process that keeps the images for the next turn."""
+    """Train from memory, without a limit, in a process that keeps the images for the next turn."""
     devices.prepare("cpu", 1)
     if folder not in KEPT:
         KEPT[folder] = np.load(folder / "images.npy")
@@ -118,7 +118,7 @@ def in_memory(folder: Path) -> Result:
 
 
 def denoising(folder: Path) -> Result:
-    """Training from disk, inputs and targets."""
+    """Train from disk, with different inputs and targets."""
     pairs = Pairs(arrays.read(folder / "corrupted.npy"), part(folder))
     limit()
     return train(pairs, 0)
@@ -133,7 +133,7 @@ def corrupt(folder: Path) -> Result:
 
 
 def evaluate(folder: Path) -> Result:
-    """Every metric of the VAE on a few images, then one of them on many: SSIM is ten times slower than the rest."""
+    """Compute every metric of the VAE on a few images, then one on many, since SSIM is ten times slower."""
     images, vae = part(folder), model("vae").eval()
     limit()
     reconstruction.evaluate(vae, images[:FEW])
@@ -141,7 +141,7 @@ def evaluate(folder: Path) -> Result:
 
 
 def represented(folder: Path) -> Result:
-    """The codes of a VQ-VAE and a few steps of its prior."""
+    """Encode images with a VQ-VAE, and train its prior for a few steps."""
     images = part(folder)
     limit()
     _, phase = model("vqvae").eval().phases()
@@ -164,32 +164,32 @@ def represented(folder: Path) -> Result:
 
 
 def part(folder: Path) -> Bytes:
-    """More of the images than the limit."""
+    """Return a part of the images that is larger than the limit."""
     images = arrays.read(folder / "images.npy")
     return images[: int(PART * LIMIT / images[:1].nbytes)]
 
 
 def timed(count: int, work: Callable[[], object]) -> Result:
-    """Do work on so many images."""
+    """Time `work` on `count` images."""
     started = time.perf_counter()
     work()
     return {"images": count, "seconds": time.perf_counter() - started}
 
 
 def limit() -> None:
-    """Let this process take as much memory as the limit leaves; what it has reserved by now does not count anew."""
+    """Limit the memory that this process may allocate from now on."""
     allowed = status("VmData") + LIMIT - status("VmRSS")
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 
 
 def status(name: str) -> int:
-    """Bytes, as the kernel counts them for this process."""
+    """Return a value of the kernel's status of this process, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 2**10
 
 
 def forget(path: Path) -> None:
-    """Have the kernel keep nothing of a file in memory."""
+    """Drop a file from the kernel's cache."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -199,7 +199,7 @@ WORK = {each.__name__: each for each in (streamed, cold, denoising, corrupt, eva
 
 
 def run() -> Table:
-    """All of it, training in turns."""
+    """Measure everything; the trainings take turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = TIMES * LIMIT // int(np.prod(IMAGE))
@@ -222,10 +222,9 @@ def run() -> Table:
     ]
     note = (
         f"{count:,} images of {'×'.join(map(str, IMAGE))} bytes, {TIMES} times the limit of {LIMIT / 2**20:,.0f} MiB; "
-        f"a part is {PART:.2f} times the limit; one thread. Peaks are resident sets with pages of mapped files, the "
-        f"greatest of all turns; images a second are medians of {TURNS} turns of {STEPS} steps of 64 images, "
-        "validation not counted. Weights are the same if every turn ended with those of the turns in memory, bit for "
-        "bit."
+        f"a part is {PART:.2f} times the limit; one thread. Peaks are the largest resident sets of all turns, with "
+        f"pages of mapped files. Images per second are medians of {TURNS} turns of {STEPS} steps of 64 images, "
+        "without validation. Same weights: every turn ended with the same bits as the turns in memory."
     )
     columns = {"": 0, "peak, MiB": 0, "peak ÷ limit": 2, "images a second": 0, "MB a second": 0, "÷ in memory": 3,
                "least to greatest": 0, "same weights": 0}  # fmt: skip
@@ -246,13 +245,13 @@ def _process(folder: Path, what: str) -> Result:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.memory", str(folder), what]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     if done.returncode:
-        sys.exit(f"{what} failed, perhaps for want of memory")
+        sys.exit(f"{what} failed, perhaps because memory ran out")
     result: Result = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 def main(folder: Path, what: str) -> None:
-    """One thing to measure."""
+    """Run one measurement."""
     devices.prepare("cpu", 1)
     result = WORK[what](folder)
     print(json.dumps(result | {"peak": status("VmHWM")}))

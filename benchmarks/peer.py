@@ -1,6 +1,6 @@
-"""(b) The same networks, batch size and data in our loop, as bare steps, and in Pythae 0.1.2, taking turns.
+"""(b) The same networks, batch size and data in our loop, as bare steps, and in Pythae 0.1.2, in turns.
 
-Pythae has a process of its own, as it comes: what `devices.prepare` sets up for a process is part of our loop.
+Pythae runs in its own process with its own settings, because `devices.prepare` changes settings for a whole process.
 """
 
 import statistics
@@ -23,14 +23,14 @@ from aelab.quantizers.codebook import Codebook
 from benchmarks.loop import IMAGE, bare_steps, loop_steps, noise
 from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
 
-MODELS: dict[str, Any] = {}  # in Pythae's process, from one turn to the next
+MODELS: dict[str, Any] = {}  # kept in Pythae's process between turns
 BATCH = 64  # Pythae's default
 TURNS = 5
-SECONDS = 3.0  # of a turn, about
+SECONDS = 3.0  # approximate duration of a turn
 
 
 class PeerVAE(Learner):
-    """Pythae's encoder and decoder under our loop, with its loss: half the squared error, and the KL divergence."""
+    """Pythae's encoder and decoder in our loop, with Pythae's loss: half the squared error plus the KL divergence."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class PeerVAE(Learner):
 
 
 class PeerVQVAE(Learner):
-    """Pythae's encoder and decoder around our codebook, with its loss."""
+    """Pythae's encoder and decoder around our codebook, with Pythae's loss."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class PeerVQVAE(Learner):
         self.codebook = Codebook(codes=model.model_config.num_embeddings, dimensions=model.model_config.embedding_dim)
 
     def loss(self, batch: Batch) -> Losses:
-        """Pythae's VQVAE.loss_function, its quantisation losses summed per image instead of averaged."""
+        """Pythae's VQVAE.loss_function, with quantisation losses summed per image instead of averaged."""
         quantized = self.codebook(self.encoder(batch.inputs).embedding, batch.generator)
         output = self.decoder(quantized.z_q).reconstruction
         error = F.mse_loss(output, batch.targets, reduction="none").flatten(1).sum(1)
@@ -62,9 +62,9 @@ class PeerVQVAE(Learner):
 
 
 def networks() -> dict[str, tuple[Callable[[], Any], type[Learner]]]:
-    """Pythae's models by name, each with the learner that puts its networks under our loop."""
+    """Return Pythae's models by name, each with the learner that runs its networks in our loop."""
     warnings.filterwarnings("ignore", module="pythae")
-    from pythae import models  # noqa: PLC0415 - of this benchmark alone
+    from pythae import models  # noqa: PLC0415 - only this benchmark needs it
     from pythae.models.nn.benchmarks import mnist as nets  # noqa: PLC0415
 
     vae = models.VAEConfig(input_dim=IMAGE, latent_dim=16)
@@ -82,7 +82,7 @@ def networks() -> dict[str, tuple[Callable[[], Any], type[Learner]]]:
 
 
 def trainer(model: Any, images: Tensor, device: str = "cpu") -> Any:
-    """Pythae's trainer with its default configuration, ready to `train_step`."""
+    """Return Pythae's trainer with its default configuration, ready for `train_step`."""
     from pythae.data.datasets import BaseDataset  # noqa: PLC0415
     from pythae.trainers import BaseTrainer, BaseTrainerConfig  # noqa: PLC0415
 
@@ -94,7 +94,7 @@ def trainer(model: Any, images: Tensor, device: str = "cpu") -> Any:
 
 
 def pythae_steps(name: str, steps: int, device: str = "cpu") -> float:
-    """Images per second of one epoch of Pythae's training step."""
+    """Return the images per second of one epoch of Pythae's training steps."""
     torch.set_num_threads(cores())
     model = MODELS.get(name) or MODELS.setdefault(name, networks()[name][0]())
     images = tensors.as_float(noise(steps * BATCH))
@@ -106,7 +106,7 @@ def pythae_steps(name: str, steps: int, device: str = "cpu") -> float:
 
 
 def run() -> Table:
-    """All of Pythae's networks on all cores."""
+    """Compare all of Pythae's networks on all cores."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return _table(lambda name, steps: process.submit(pythae_steps, name, steps).result())
 
@@ -116,7 +116,7 @@ def _table(pythae: Callable[[str, int], float]) -> Table:
     rows: list[list[Value]] = []
     for name, (build, learner) in networks().items():
         torch.manual_seed(0)
-        ours = learner(build()).to(memory_format=torch.channels_last)  # as the pipeline lays out its models
+        ours = learner(build()).to(memory_format=torch.channels_last)  # the pipeline's memory layout
         plain = learner(build())
         parameters = sum(parameter.numel() for parameter in ours.parameters())
         batch = torch.rand(BATCH, *IMAGE)
@@ -135,7 +135,7 @@ def _table(pythae: Callable[[str, int], float]) -> Table:
         rows.append([name, parameters / 1e6, *medians, ratio(loop, bare)[0], *ratio(loop, peer)])
     note = (
         f"Images per second on {cores()} threads, float32, batch {BATCH}; medians of {TURNS} turns of about "
-        f"{SECONDS:.0f} s. The networks are Pythae's own; ours are laid out channels last, as the pipeline does it."
+        f"{SECONDS:.0f} s. All networks are Pythae's. In our loop, their layout is channels last, as in the pipeline."
     )
     columns = {"network": 0, "million parameters": 2, "our loop": 0, "bare step": 0, "Pythae": 0,
                "ours ÷ bare": 3, "ours ÷ Pythae": 2, "least to greatest": 0}  # fmt: skip

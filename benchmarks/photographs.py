@@ -1,20 +1,20 @@
-"""A folder of small colour crops of real photographs, for trying the pipeline on images of one's own.
+"""Makes a folder of small colour crops of real photographs, to try the pipeline on your own images.
 
     python -m benchmarks.photographs FOLDER [--count 2400] [--size 128]
 
-The photographs are the 37 among the wallpapers of four Debian packages, each taken by name: the rest are drawings,
-gradients and logos. Their licences, as the packages' copyright files say:
+The sources are the 37 photographs among the wallpapers of four Debian packages. Drawings, gradients and logos are left
+out. The packages' copyright files state the licences:
 
 - lomiri-wallpapers-16.04: CC BY 4.0 or CC BY-SA 4.0, seeding_by_Clements_Engelhardt.jpg CC0 1.0
 - lomiri-wallpapers-20.04: CC BY-SA 3.0
 - mate-backgrounds: GPL 2 or later
 - plasma-workspace-wallpapers: GPL 2 or later
 
-Each photograph is cut into a grid of squares that do not overlap, after it was made as small as it may be for `count`
-squares in all. The same packages give the same pixels on every run.
+Each photograph is scaled down as far as `count` squares in all allow, and cut into a grid of squares without overlap.
+The same packages give the same pixels on every run.
 
-All crops lie in one folder, without classes. The pipeline splits a folder by image, so crops of the same photograph
-come to both the training and the test split: scores on them say nothing about photographs never seen.
+All crops are in one folder, without classes. The pipeline splits a folder by image, so crops of a photograph are both
+in the training split and in the test split. Scores do not tell how well a model does on new photographs.
 """
 
 import io
@@ -33,7 +33,7 @@ from PIL import Image, ImageOps
 
 from aelab.core.errors import UserError
 
-PHOTOGRAPHS = {  # package → where in it, which
+PHOTOGRAPHS = {  # package → its folder, and the names
     "lomiri-wallpapers-16.04": (
         "usr/share/backgrounds/{}.jpg",
         """Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Picture_0B_by_freespace Picture_1A_by_freespace
@@ -54,9 +54,9 @@ PHOTOGRAPHS = {  # package → where in it, which
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="To make; must not exist or be empty.")],
+    folder: Annotated[Path, typer.Argument(help="New or empty folder for the crops.")],
     count: Annotated[int, typer.Option(min=1)] = 2400,
-    size: Annotated[int, typer.Option(min=1, help="Pixels along a side.")] = 128,
+    size: Annotated[int, typer.Option(min=1, help="Width and height in pixels.")] = 128,
 ) -> None:
     """Make the folder of crops."""
     try:
@@ -67,10 +67,10 @@ def main(
 
 
 def make(folder: Path, count: int, size: int) -> int:
-    """Write `count` PNG files of size×size pixels, and say of how many photographs.
+    """Write `count` PNG files of size×size pixels; return the number of photographs.
 
     Raises:
-        UserError: `folder` is not empty, Debian's tools or packages are not to be had, or the photographs are too
+        UserError: `folder` is not empty, Debian's tools or packages are not available, or the photographs are too
             small for so many crops.
     """
     if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
@@ -94,13 +94,13 @@ def make(folder: Path, count: int, size: int) -> int:
 
 
 def photographs() -> Iterator[tuple[str, bytes]]:
-    """The name of each photograph and its JPEG file.
+    """Yield the name and the JPEG file of each photograph.
 
     Raises:
-        UserError: Debian's tools or packages are not to be had.
+        UserError: Debian's tools or packages are not available.
     """
     if missing := [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]:
-        msg = f"the photographs are in Debian's packages, and {' and '.join(missing)} to get them is not installed"
+        msg = f"the photographs are in Debian's packages, which need {' and '.join(missing)}: install these first"
         raise UserError(msg)
     for package, (place, names) in PHOTOGRAPHS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -109,25 +109,25 @@ def photographs() -> Iterator[tuple[str, bytes]]:
             except subprocess.SubprocessError as error:
                 stderr = getattr(error, "stderr", None) or b""
                 said = stderr.decode(errors="replace").strip().splitlines()[-1:] or [str(error)]
-                msg = f"Debian's package {package} could not be had: {said[0]}"
+                msg = f"Debian's package {package} cannot be downloaded: {said[0]}"
                 raise UserError(msg) from error
             with tarfile.open(archive) as members:
                 for name in names.split():
                     try:
                         file = members.extractfile(f"./{place.format(name)}")
                     except KeyError as error:
-                        msg = f"Debian's package {package} has no {place.format(name)}: it is of another release"
+                        msg = f"Debian's package {package} has no {place.format(name)}: it is from another release"
                         raise UserError(msg) from error
-                    assert file is not None, name  # noqa: S101 - a link or folder would be
+                    assert file is not None, name  # noqa: S101 - None for a link or a folder
                     yield name, file.read()
 
 
 def _content(package: str, folder: Path) -> Path:
-    """The package's files as a .tar, in the empty `folder`; needs no root."""
+    """Return the package's files as a .tar in the empty `folder`; needs no root."""
     try:
         _command(["apt-get", "download", package], folder)
     except subprocess.CalledProcessError:
-        # No package lists, or none that name it: fetch lists of our own.
+        # Without package lists, or with lists that lack the package, download lists into `folder`.
         lists = folder / "lists"
         (lists / "partial").mkdir(parents=True)
         private = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={folder}", "-oDebug::NoLocking=1"]
@@ -143,13 +143,13 @@ def _command(arguments: list[str], folder: Path) -> bytes:
 
 
 def _grid(size: tuple[int, int], rows: int) -> tuple[int, int]:
-    """Rows and columns of squares in an image of `size` (width, height), `rows` of them along its shorter side."""
+    """Return rows and columns of squares in an image of `size` (width, height) with `rows` along its shorter side."""
     longer = int(max(size) / min(size) * rows)
     return (rows, longer) if size[0] >= size[1] else (longer, rows)
 
 
 def _rows(sizes: dict[str, tuple[int, int]], count: int, size: int) -> int:
-    """The fewest squares along the shorter side with which there are `count` of them in all."""
+    """Return the smallest number of squares along the shorter side that gives `count` squares in all."""
     for rows in range(1, min(map(min, sizes.values())) // size + 1):
         if sum(a * b for a, b in (_grid(each, rows) for each in sizes.values())) >= count:
             return rows

@@ -1,6 +1,6 @@
 """(c) Quality after the same time on the CPU: our defaults and Pythae's, each on one thread, side by side.
 
-One contestant is a process of its own: `python -m benchmarks.quality ours vae 60` prints what it came to as JSON.
+Each contestant is a process: `python -m benchmarks.quality ours vae 60` prints its result as JSON.
 """
 
 import json
@@ -29,19 +29,19 @@ from pipeline.common import params, paths
 BUDGETS = (60.0, 180.0)  # seconds
 MEASURES = {"ae": "MSE", "vae": "−ELBO (nats)"}
 BATCH = 250
-TRIAL = 800  # steps, about an epoch
-MARGIN = 0.95  # of the time that the trial foretells is planned for, so that the budget is not overrun
+TRIAL = 800  # steps of a trial, about an epoch.
+MARGIN = 0.95  # Share of the predicted time to use, to stay within the budget.
 
 
 def mnist() -> datasets.Data:
-    """MNIST as the pipeline splits it."""
+    """Return MNIST with the pipeline's splits."""
     checked = params.load().dataset
     with quiet():
         return downloads.load("mnist", paths.raw(), validation=checked.validation, seed=checked.seed)
 
 
 def ours(variant: str, seconds: float) -> dict[str, float]:
-    """Train our variant with its default parameters but for the steps, as many as fit into the time."""
+    """Train our variant with its default parameters, for as many steps as fit into the time."""
     checked, images = params.load(), mnist()
     entry, options = checked.entry(variant), checked.training
     pairs, held_out = (Pairs(split, split) for split in (images.train, images.validation))
@@ -55,7 +55,7 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
         return model, time.process_time() - started
 
     fit(options.validations)
-    fixed = fit(options.validations)[1]  # the validations, which are as many in any training
+    fixed = fit(options.validations)[1]  # the time for validations, equal in any training
     a_step = (fit(options.validations + TRIAL)[1] - fixed) / TRIAL
     model, took = fit(int((seconds * MARGIN - fixed) / a_step))
     generator = torch.Generator().manual_seed(0)
@@ -70,8 +70,8 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
 
 
 def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
-    """Train Pythae's model with its default networks and trainer; measured after the first epoch past each budget."""
-    from pythae import models  # noqa: PLC0415 - of this benchmark alone
+    """Train Pythae's model with its default networks and trainer; measure after the first epoch past each budget."""
+    from pythae import models  # noqa: PLC0415 - only this benchmark needs it
 
     images = mnist()
     size = {"input_dim": images.image, "latent_dim": params.load().entry(variant).arguments()["code"]}
@@ -106,13 +106,13 @@ def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
 
 @torch.no_grad()
 def over(test: datasets.Bytes, measure: Callable[[Tensor], Tensor]) -> float:
-    """The mean of a measure over the test images."""
+    """Return the mean of a measure over the test images."""
     values = [measure(tensors.as_float(x)) for x in torch.from_numpy(test).split(BATCH)]
     return float(torch.stack(values).double().mean())
 
 
 def run() -> Table:
-    """All pairs; the two contestants of a pair run side by side."""
+    """Run all pairs; the two contestants of a pair run side by side."""
     rows: list[list[Value]] = []
     for variant, name in MEASURES.items():
         theirs = _contestant("pythae", variant, *BUDGETS)
@@ -120,9 +120,9 @@ def run() -> Table:
         for budget, a, b in zip(BUDGETS, mine, _result(theirs), strict=True):
             rows.append([f"{variant}, {budget:.0f} s: {name}", a["value"], b["value"], a["seconds"], b["seconds"]])
     note = (
-        "On MNIST's test images, less is better; one thread each. Ours are the default parameters with as many steps "
-        "as fit; Pythae's are its default networks and trainer with the same size of the code (MLP, batch 64, Adam at "
-        "0.0001), the VAE with the same Bernoulli likelihood, measured after the first whole epoch past the time."
+        "MNIST's test images, lower is better, one thread each. Ours: the default parameters, with as many steps as "
+        "fit. Pythae: its default networks and trainer with the same code size (MLP, batch 64, Adam at 0.0001) and for "
+        "the VAE the same Bernoulli likelihood. Pythae is measured after its first whole epoch past the time."
     )
     columns = {"": 0, "ours": 5, "Pythae": 5, "seconds, ours": 0, "seconds, Pythae": 0}
     return Table("(c) Quality after the same time on the CPU", note, columns, rows)

@@ -1,8 +1,8 @@
-"""(j) One training by two processes on two cores beside one process on one core, at the same batch of both together.
+"""(j) One training by two processes on two cores, compared with one process on one core at the same batch size.
 
-Both train the same model on the same images to the same losses; what differs is who computes which rows. The time is
-that of the loop in its steady state: the start of the processes is not in it. What the machine allows is two trainings
-that know nothing of each other, each at half the batch.
+Both train the same model on the same images to the same losses; they only divide the rows differently. The time is that
+of the running loop, without the start of the processes. The upper limit is two independent trainings, each with half
+the batch.
 """
 
 import json
@@ -29,13 +29,13 @@ from benchmarks.measure import Table, Value, quiet, ratio
 from pipeline.common import params
 
 TURNS = 4
-SECONDS = 2.0  # of each turn, about
+SECONDS = 2.0  # approximate duration of a turn
 APART = "APART"
 SETTINGS = [("ae", 64), *((name, batch) for name in ("ae", "vae", "vqvae") for batch in (256, 1024))]
 
 
 def run() -> Table:
-    """Every setting in turns."""
+    """Measure every setting in turns."""
     rows: list[list[Value]] = []
     for name, batch in SETTINGS:
         steps = max(20, int(SECONDS * 4000 / batch))
@@ -53,8 +53,8 @@ def run() -> Table:
         rows.append([f"{name}, {batch}", statistics.median(one), statistics.median(two), share, spread,
                      ratio(apart, one)[0], 100 * added_up])  # fmt: skip
     note = (
-        f"Steps per second at a batch of so many images, the default parameters' networks; medians of {TURNS} turns. "
-        "The last column is the part of the time of two that adding up takes, waiting for the other one included."
+        f"Steps per second by batch size, with the networks of the default parameters; medians of {TURNS} turns. "
+        "The last column is the share of the time of two processes that they spend on the sum of their gradients."
     )
     columns = {"training, batch": 0, "1 process": 1, "2 processes": 1, "2 ÷ 1": 2, "least to greatest": 0,
                "2 trainings of half the batch ÷ 1": 2, "% adding up": 1}  # fmt: skip
@@ -62,7 +62,7 @@ def run() -> Table:
 
 
 def _measured(size: int, name: str, batch: int, steps: int, *, apart: bool = False) -> Any:
-    """What the first of `size` processes has measured, which share a training or each have one of their own."""
+    """Return the first process's measurement of `size` processes, which share a training or have one each."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("localhost", 0))
         place = {
@@ -86,7 +86,7 @@ def _measured(size: int, name: str, batch: int, steps: int, *, apart: bool = Fal
 
 
 def _part(found: Path, name: str, batch: int, steps: int) -> None:
-    """Be one of them."""
+    """Run one of these processes."""
     device = devices.prepare("cpu", 1)
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

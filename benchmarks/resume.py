@@ -1,5 +1,5 @@
-"""(g) What surviving costs: the same training without checkpoints and curve files, with them at the default interval,
-and with a process that shows the curve in MLflow beside it.
+"""(g) Cost of checkpoints: the same training without checkpoints and curve files, with both at the default interval,
+and with a second process that shows the curve in MLflow.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ TURNS = 3
 
 
 def run() -> Table:
-    """All three in turns, for the AE of the default parameters."""
+    """Measure all three in turns, for the AE of the default parameters."""
     checked = params.load()
     torch.set_num_threads(checked.training.threads)
     options = TrainingOptions(mode="eager", points=100, validations=10)
@@ -66,19 +66,19 @@ def run() -> Table:
     for name, took in (("checkpoints and curve", alone), ("and shown in MLflow", watched)):
         share, spread = ratio(took, plain)
         rows.append([name, min(took), share, spread])
-    note = f"Seconds of {STEPS} steps of the AE, a checkpoint every {SECONDS:g} s; {TURNS} turns, the shortest of each."
+    note = f"Seconds of {STEPS} steps of the AE, a checkpoint every {SECONDS:g} s; the shortest of {TURNS} turns."
     columns = {"training": 0, "seconds": 2, "÷ nothing kept": 3, "least to greatest": 0}
-    return Table("(g) What checkpoints and live curves cost", note, columns, rows)
+    return Table("(g) Cost of checkpoints and live curves", note, columns, rows)
 
 
 @contextmanager
 def _follower(root: str) -> Iterator[None]:
-    """`pipeline.reporting.track --follow`, which has begun to show what is there."""
+    """Start `pipeline.reporting.track --follow`, and wait until it shows curves."""
     database = Path(root) / "mlflow.db"
     environment = os.environ | {"DVC_ROOT": root, "MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
     with subprocess.Popen([sys.executable, "-m", "pipeline.reporting.track", "--follow"], env=environment) as process:
         while not database.exists():
             time.sleep(0.1)
-        time.sleep(15)  # its imports, and the tables of an empty database
+        time.sleep(15)  # time for its imports and for creating the database
         yield
         process.terminate()

@@ -1,4 +1,4 @@
-"""(o) What `make repro` costs beside the commands of its stages: CPU seconds, on digits with a few steps each."""
+"""(o) Cost of `make repro` beside the commands of its stages: CPU seconds, on digits with a few steps."""
 
 import re
 import resource
@@ -11,7 +11,7 @@ from benchmarks.measure import Table, Value
 ENTRIES = (5, 100)
 FEW = {"training.steps": 20, "training.points": 2, "training.validations": 1, "evaluation.classifier.steps": 20,
        "evaluation.samples": 100, "evaluation.importance.samples": 10, "evaluation.importance.images": 2}  # fmt: skip
-# The shell of the stages: it runs a command as /bin/sh does, and notes the CPU time of what it has run.
+# The stages' shell: it runs a command as /bin/sh does, and notes the CPU time of the command.
 SHELL = """#!/bin/sh
 /bin/sh "$@"
 code=$?
@@ -21,19 +21,19 @@ exit $code
 
 
 def run() -> Table:
-    """A cold run and one with nothing to do, for each number of entries."""
+    """Measure a cold run and an unchanged run, for each number of entries."""
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for count in ENTRIES for row in measure(Path(folder) / f"{count}", count)]
     note = (
-        "CPU seconds, one seed. The runner's share is everything but the commands of the stages: the plan, DVC's work, "
-        "and the process that shows the curves in MLflow."
+        "CPU seconds, one seed. The runner's part is everything except the commands of the stages: the plan, DVC's "
+        "work, and the process that shows the curves in MLflow."
     )
     columns = {"": 0, "stages": 0, "all": 1, "commands of the stages": 1, "the runner, a stage": 2}
-    return Table("(o) The runner's share", note, columns, rows)
+    return Table("(o) CPU time of the runner", note, columns, rows)
 
 
 def measure(folder: Path, entries: int) -> list[list[Value]]:
-    """The rows of a project with so many autoencoders."""
+    """Return the rows of a project with `entries` autoencoders."""
     clone = Clone(folder / "clone", **FEW)
     section = clone.parameters()["variants"]["ae"]
     clone.change(variants={f"ae{number:03}": section | {"code": 2 + number} for number in range(entries)})
@@ -53,13 +53,13 @@ def measure(folder: Path, entries: int) -> list[list[Value]]:
 
 
 def _noted(note: Path) -> float:
-    """CPU seconds of what a shell has run; the note is removed."""
+    """Return the CPU seconds that a shell noted, and delete the note."""
     *_, children = note.read_text(encoding="utf-8").splitlines()
     note.unlink()
     return sum(60 * float(minutes) + float(seconds) for minutes, seconds in re.findall(r"(\d+)m([\d.]+)s", children))
 
 
 def _children() -> float:
-    """CPU seconds of the processes that this one has waited for, and of theirs."""
+    """Return the CPU seconds of ended child processes and their children."""
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     return spent.ru_utime + spent.ru_stime

@@ -1,7 +1,7 @@
-"""(e) Cost against work: what doubling one thing does to the time, the others as in the default parameters.
+"""(e) Cost against work: how the time grows when one quantity doubles and the others keep their defaults.
 
-A slope is that of the time in a double-logarithmic plot, from one row to the next: 0 costs nothing more, 1 is
-proportional; it bends where the slope changes.
+A slope is the slope of the time in a double-logarithmic plot between two rows: 0 means no extra cost, 1 means
+proportional cost.
 """
 
 import math
@@ -29,7 +29,7 @@ SCALES: dict[str, list[int]] = {
 
 
 def run() -> list[Table]:
-    """Steps of the AE, then whole DAGs with more seeds and more variants."""
+    """Measure steps of the AE, then whole DAGs with more seeds and variants."""
     return [_steps(), _dags()]
 
 
@@ -66,5 +66,5 @@ def _dags() -> Table:
             clone = Clone(Path(folder) / "clone", seeds=list(range(seeds)), **{"training.steps": 100})
             clone.keep_variants(every[:variants])
             rows.append([f"{seeds} seed(s), {variants} variant(s)", clone.time(*PARALLEL)])
-    note = "Seconds for the whole DAG on digits, cold, stages and seeds side by side, 100 steps for each training."
+    note = "Seconds of a cold DAG on digits with stages and seeds side by side, 100 steps per training."
     return Table("(e) Cost of the DAG against seeds and variants", note, {"": 0, "seconds": 1}, rows)

@@ -1,7 +1,7 @@
-"""(l) What the design costs as it grows: MLflow's runs, bytes of data, entries in DVC's files, tasks of an engine.
+"""(l) Cost of the design as it grows: MLflow's runs, bytes of data, entries in DVC's files, tasks of an engine.
 
-A slope is that of the time in a double-logarithmic plot, from one row to the next, as in (e). What computes is given in
-CPU seconds, what waits for a disk in seconds.
+A slope is the slope of the time in a double-logarithmic plot between two rows, as in (e). Times are CPU seconds for
+computations, and seconds for waits for a disk.
 """
 
 import copy
@@ -27,7 +27,7 @@ from benchmarks.measure import Table, Value, seconds
 
 RUNS, MEBIBYTES, ENTRIES, TASKS = (100, 1000, 10_000), (64, 128, 256, 512), (10, 30, 100), 1000
 IMAGE_BYTES = 3 * 128 * 128
-METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # of a run: an estimate
+METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # estimated sizes of a run
 
 
 def run() -> list[Table]:
@@ -37,14 +37,14 @@ def run() -> list[Table]:
 
 
 def cpu(work: Callable[[], object]) -> float:
-    """CPU seconds of this process that `work` takes."""
+    """Return the CPU seconds that `work` takes in this process."""
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
 def _rows(what: str, sizes: list[float], times: list[float]) -> list[list[Value]]:
-    """A row for each size, with the slope from the one before."""
+    """Return a row for each size, with the slope from the row before."""
     slopes = [None] + [
         math.log(max(b, 1e-9) / max(a, 1e-9)) / math.log(y / x)
         for a, b, x, y in zip(times, times[1:], sizes, sizes[1:], strict=False)
@@ -53,7 +53,7 @@ def _rows(what: str, sizes: list[float], times: list[float]) -> list[list[Value]
 
 
 def _tracking(folder: Path) -> Table:
-    """SQLite filled with made-up runs: no data sets or models, and points at the same times in each."""
+    """Time queries of a SQLite database with artificial runs, without data sets or models."""
     database = folder / "mlflow.db"
     projector = mlflow_writer.Projector(f"sqlite:///{database}", folder / "artifacts", folder / "lock")
     projector.open("")
@@ -85,10 +85,10 @@ def _tracking(folder: Path) -> Table:
         times.setdefault("ours: one more run, 110 points", []).append(seconds(log))
     rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in RUNS], took)]
     note = (
-        f"SQLite, filled by SQL with {METRICS} metrics, 2 curves of {POINTS} points, {PARAMETERS} parameters, {TAGS} "
+        f"SQLite with artificial runs: {METRICS} metrics, 2 curves of {POINTS} points, {PARAMETERS} parameters, {TAGS} "
         f"tags a run; {sizes[-1] / 1024:.0f} KiB a run in the last. Medians of 3, warm; one run is logged once."
     )
-    return Table("(l) MLflow against runs", note, {"what": 0, "runs": 0, "ms": 1, "slope": 2}, rows)
+    return Table("(l) MLflow's time by number of runs", note, {"what": 0, "runs": 0, "ms": 1, "slope": 2}, rows)
 
 
 def _fill(database: Path, experiment: str, first: int, end: int) -> None:
@@ -126,7 +126,7 @@ def _fill(database: Path, experiment: str, first: int, end: int) -> None:
 
 
 def _data(folder: Path) -> Table:
-    """What reads or writes every byte."""
+    """Time the steps that read or write every byte."""
     from dvc.fs import LocalFileSystem  # noqa: PLC0415
     from dvc_data.hashfile.hash import file_md5  # noqa: PLC0415
 
@@ -149,13 +149,13 @@ def _data(folder: Path) -> Table:
         shutil.rmtree(there)
     rows = [row for what, took in times.items() for row in _rows(what, [float(size) for size in MEBIBYTES], took)]
     note = (
-        f"A split of 128×128 colour images in one file, {IMAGE_BYTES // 1024} KiB an image; read from the page cache."
+        f"A split of 128×128 colour images in one file, {IMAGE_BYTES // 1024} KiB an image, read from the page cache."
     )
-    return Table("(l) Steps against bytes", note, {"what": 0, "MiB": 0, "ms": 1, "slope": 2}, rows)
+    return Table("(l) Data handling by number of bytes", note, {"what": 0, "MiB": 0, "ms": 1, "slope": 2}, rows)
 
 
 def _planning(folder: Path) -> Table:
-    """DVC's own files, with entries like the default VAE."""
+    """Time the reading and writing of DVC's files, with entries like the default VAE."""
     from dvc.repo import Repo  # noqa: PLC0415
     from dvc.utils.serialize import load_yaml, modify_yaml  # noqa: PLC0415
 
@@ -185,7 +185,7 @@ def _planning(folder: Path) -> Table:
         content = {
             "schema": "2.0",
             "stages": made,
-        }  # copies: YAML would write one object that is there twice as an alias
+        }  # copies, since YAML would write a repeated object as an alias
         lock.write_text(yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False), encoding="utf-8")
         times.setdefault("params.yaml read, once a stage's status", []).append(
             cpu(lambda: load_yaml(str(clone.folder / "params.yaml")))
@@ -196,12 +196,17 @@ def _planning(folder: Path) -> Table:
         )
         times.setdefault("dvc.lock updated by DVC, once a stage", []).append(cpu(update))
     rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in ENTRIES], took)]
-    note = "CPU milliseconds; an entry is two stages, like those of the default VAE."
-    return Table("(l) DVC's files against entries", note, {"what": 0, "entries": 0, "ms": 1, "slope": 2}, rows)
+    note = "CPU milliseconds. An entry has two stages, like the default VAE."
+    return Table(
+        "(l) DVC's time by number of entries",
+        note,
+        {"what": 0, "entries": 0, "ms": 1, "slope": 2},
+        rows,
+    )
 
 
 def _engine() -> Table:
-    """Dask's own cost of a task that does nothing: scheduler, caller and 64 workers in one process."""
+    """Measure Dask's own cost of an empty task, with scheduler, caller and 64 workers in one process."""
     from distributed import Client, LocalCluster  # noqa: PLC0415
 
     rows: list[list[Value]] = []
@@ -214,4 +219,4 @@ def _engine() -> Table:
             work()
             rows.append([float(workers), 1000 * cpu(work) / TASKS])
     note = f"CPU milliseconds for each of {TASKS} tasks, with everything in one process."
-    return Table("(l) The engine's own cost of a task", note, {"workers": 0, "ms": 2}, rows)
+    return Table("(l) Dask's cost of a task", note, {"workers": 0, "ms": 2}, rows)

@@ -1,5 +1,5 @@
-"""(m) What `make repro` has left here, pushed to an S3 server on this machine and pulled by a fresh clone of the last
-commit, which trains nothing.
+"""(m) Push of the results of `make repro` to an S3 server on this machine, and pull by a fresh clone of the last
+commit.
 """
 
 import os
@@ -17,7 +17,7 @@ DVC = (sys.executable, "-m", "dvc")
 
 
 def run() -> Table:
-    """Seconds, beside copying the same files."""
+    """Return the seconds, also for a copy of the same files."""
     asked = subprocess.run([*DVC, "cache", "dir"], cwd=REPOSITORY, capture_output=True, text=True, check=True)  # noqa: S603
     cache = REPOSITORY / asked.stdout.strip()
     if not (cache / "files").exists():
@@ -36,8 +36,8 @@ def run() -> Table:
         models = len(list((there / "models").rglob("*.safetensors")))
     took = {"dvc push": push, "dvc pull": pull, "a copy of the same files": copied}
     rows: list[list[Value]] = [[what, each, size / each] for what, each in took.items()]
-    note = f"{len(stored)} objects, {size:,.0f} MiB, {models} models. A server on this machine, `verify` on."
-    return Table("(m) A finished run, shared", note, {"": 0, "seconds": 1, "MiB/s": 0}, rows)
+    note = f"{len(stored)} objects, {size:,.0f} MiB, {models} models. The server is on this machine, with `verify` on."
+    return Table("(m) Push and pull of a finished run", note, {"": 0, "seconds": 1, "MiB/s": 0}, rows)
 
 
 def _clone(folder: Path) -> Path:

@@ -1,1 +1,1 @@
-"""What a user's machine may do to a run, done on purpose: `python -m faults`."""
+"""Fault injection: kills, damaged files, full disks and hostile inputs, started with `python -m faults`."""

@@ -1,4 +1,4 @@
-"""`python -m faults`: see `suite`."""
+"""Entry point of `python -m faults`; the code is in `suite`."""
 
 import typer
 

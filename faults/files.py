@@ -1,4 +1,4 @@
-"""Files that are flipped, truncated, cut off while they are written, or for which there is no room."""
+"""Faults of files: flipped bytes, truncation, a kill during a write, a full disk."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ PARAMETERS = {"network": {"name": "patches", "width": 8}, "code": 4}
 
 
 def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """A byte flipped, or the end cut off, in every kind of file; it has to be found before it is used."""
+    """Flip a byte or cut off the end in every kind of file; the damage must be found before the file is used."""
     rng = random.Random(f"{seed} flips")
     raw = folder / "raw"
     downloads.fetch("digits", raw)
@@ -41,11 +41,11 @@ def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         keeper.keep(Snapshot({"x": torch.full((1000,), float(number))}, {"step": number}))
 
     def raw_is_noticed() -> bool:
-        _, source = downloads.fetch("digits", raw)  # the damaged files are fetched again
+        _, source = downloads.fetch("digits", raw)  # damaged files are fetched again
         return not source.startswith("folder")
 
     def falls_back() -> bool:
-        with contextlib.redirect_stdout(io.StringIO()):  # it says so every time
+        with contextlib.redirect_stdout(io.StringIO()):  # each time prints a message
             found = Snapshots(folder / "checkpoints").latest()
         return found is not None and found.values["step"] == 1
 
@@ -67,7 +67,7 @@ def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def damage(path: Path, rng: random.Random) -> str:
-    """Flip bits of one byte, or cut the file off; returns what was done."""
+    """Flip bits of one byte, or truncate the file; return a description of the damage."""
     content = bytearray(path.read_bytes())
     place = rng.randrange(len(content))
     if rng.random() < 0.5:
@@ -95,9 +95,9 @@ def _refused(path: Path) -> bool:
 
 
 def writes(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """SIGKILL of a process that does nothing but write checkpoints."""
+    """Send SIGKILL to a process that only writes checkpoints."""
     rng = random.Random(f"{seed} writes")
-    counts = Counts("SIGKILL inside a checkpoint's write", "the old or the new one loads", count)
+    counts = Counts("SIGKILL inside a checkpoint's write", "the old or the new checkpoint loads", count)
     script = (
         "import sys, torch, itertools; from pathlib import Path\n"
         "from aelab.training.snapshots import Snapshots\n"
@@ -125,17 +125,17 @@ def writes(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         found = Snapshots(place).latest()
         kept = found is not None and found.values["step"] in {done, done + 1} and found.values["step"] > before
         whole = found is not None and bool((found.tensors["x"] == found.values["step"]).all())
-        counts.add(kept and whole, f"{done} was written, {found.values if found else None} is there")
+        counts.add(kept and whole, f"{done} was written, {found.values if found else None} was found")
         before = found.values["step"] if found else 0
     yield counts
 
 
 def repeats(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Fresh trainings in other processes, with other hash seeds and other intervals between the curve's points."""
+    """Repeat trainings in other processes, with other hash seeds and other intervals between the curve's points."""
     rng = random.Random(f"{seed} repeats")
     rig = Rig(folder, steps=200)
     for entry in ENTRIES:
-        counts = Counts(f"fresh repeat, other PYTHONHASHSEED and points: {entry}", "same weights", count)
+        counts = Counts(f"repeat with other PYTHONHASHSEED and curve points: {entry}", "same weights", count)
         model = rig.project.folder / "models" / entry / "seed0.safetensors"
         whole = disk.digest(model)
         for _ in range(count):
@@ -151,17 +151,18 @@ def repeats(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def full_disk(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """No room for checkpoints in the middle of a training; then there is."""
+    """Fill the disk during a training, free it, and continue the training."""
     rng = random.Random(f"{seed} disk")
     rig = Rig(folder, steps=400)
-    counts = Counts("disk full in the middle", "one sentence, last checkpoint valid, goes on to the same bits", count)
+    promise = "one sentence, last checkpoint valid, continues to the same bits"
+    counts = Counts("disk full during a training", promise, count)
     place = rig.project.folder / "checkpoints"
     size = 4 * (rig.project.folder / "models/vae/seed0.safetensors").stat().st_size // 1024  # weights, best, moments
     mounted = os.geteuid() == 0 and _mount(place, 100_000)
-    counts.remark = "a tmpfs" if mounted else "a limit on the size of files"
+    counts.remark = "a tmpfs" if mounted else "a limit on file sizes"
     for _ in range(count):
         rig.forget("train@vae")
-        room = round(size * rng.uniform(0.5, 1.9))  # KiB: for one checkpoint or none, never for two
+        room = round(size * rng.uniform(0.5, 1.9))  # KiB: enough for one checkpoint or none, never for two
         limit = [] if mounted else ["prlimit", f"--fsize={room * 1024}", "--"]
         if mounted:
             _mount(place, room, again=True)
@@ -181,7 +182,7 @@ def full_disk(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def _mount(place: Path, kibibytes: int, *, again: bool = False) -> bool:
-    """A file system of this size at `place`; whether that is allowed here."""
+    """Mount a file system of this size at `place`; return whether that is allowed here."""
     place.mkdir(exist_ok=True)
     options = f"size={kibibytes}k" + (",remount" if again else "")
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
@@ -189,10 +190,10 @@ def _mount(place: Path, kibibytes: int, *, again: bool = False) -> bool:
 
 
 def two_at_once(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Two runs of the pipeline begun at the same time."""
+    """Start two runs of the pipeline at the same time."""
     rng = random.Random(f"{seed} two")
     rig = Rig(folder, steps=100)
-    counts = Counts("two `dvc repro`, or `make repro`, at once", "one waits or says so; outputs intact", count)
+    counts = Counts("two `dvc repro`, or `make repro`, at once", "one waits or names the other; outputs intact", count)
     commands = (("dvc", "repro"), ("python", "-m", "pipeline.runner.repro", "--jobs", "2"))
     for _ in range(count):
         rig.forget("train@ae", "evaluate@ae")

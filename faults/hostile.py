@@ -1,4 +1,4 @@
-"""Files and names made to run code, to write where they must not, or to eat the machine."""
+"""Hostile files and names: made to run code, to write elsewhere, or to exhaust the memory."""
 
 import gzip
 import io
@@ -33,12 +33,12 @@ from faults.parameters import DEFAULT
 from faults.table import Counts
 from pipeline.common import params
 
-RUNS = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"}  # what audits call it
-MEMORY, SECONDS = 2**31, 60.0  # bytes and seconds that refusing a file may take
+RUNS = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"}  # names of audit events
+MEMORY, SECONDS = 2**31, 60.0  # upper limits for refusing a file, in bytes and seconds
 
 
 class Attack:
-    """Runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -48,15 +48,16 @@ class Attack:
 
 
 class Ran(BaseException):
-    """Something tried to run code."""
+    """Raised when something tries to run code."""
 
 
 def attacks(place: Path, seed: int, count: int, only: str = "a_") -> Iterator[Counts]:  # noqa: ARG001 - each once
-    """Every kind once, or those whose names begin with `only`, watched by an audit of what Python runs and by a look at
-    what was written.
+    """Try every kind of attack once, or the kinds whose names begin with `only`.
+
+    An audit hook reports code that Python runs, and the files are compared before and after.
     """
     kinds = [function for name, function in sorted(globals().items()) if name.startswith(only)]
-    promise = "nothing executed, nothing written outside, refused or escaped"
+    promise = "nothing executed, nothing written elsewhere; refused or escaped"
     counts = Counts("malicious files and names", promise, len(kinds))
     watching, seen = [False], list[str]()
 
@@ -76,7 +77,7 @@ def attacks(place: Path, seed: int, count: int, only: str = "a_") -> Iterator[Co
             harmless = handle()
         except UserError:
             harmless = True
-        except (Ran, Exception) as error:  # noqa: BLE001 - that is what is counted
+        except (Ran, Exception) as error:  # noqa: BLE001 - every outcome is counted
             harmless, seen = False, [*seen, repr(error)]
         watching[0] = False
         outside = [path for path in _files(place) - before if not path.is_relative_to(inside)]
@@ -92,7 +93,7 @@ def _files(place: Path) -> set[Path]:
     return {path for path in place.rglob("*") if not path.is_dir()}
 
 
-Handle = Callable[[], bool]  # hands the malicious thing over; true if it came to nothing
+Handle = Callable[[], bool]  # passes the attack to the project; true if the attack failed
 
 
 def _pickle(mark: str) -> bytes:
@@ -209,7 +210,7 @@ def a_gzip_bomb(inside: Path, mark: str) -> Handle:  # noqa: ARG001
 
 
 def _images(inside: Path, out: Path) -> tuple[list[str], int]:
-    """The files that are left out of a folder, and how many are not."""
+    """Return the files that are left out of a folder, and the number of files that are read."""
     found = image_folder.read(inside, (3, 8, 8), fit="crop", scratch=out, workers=1)
     return [each.path for each in found.left_out], len(found.labels)
 

@@ -1,4 +1,4 @@
-"""SIGKILL of whatever runs, at a random moment; the next run has to end in the same bits."""
+"""SIGKILL of running processes at random moments; the next run must end with the same bits."""
 
 import functools
 import itertools
@@ -10,13 +10,13 @@ from typing import Any
 from faults.rig import ENTRIES, LEAVES_WITHIN, Rig, moments
 from faults.table import Counts
 
-EARLY, IMPORTS = 0.1, 2.0  # share of the kills before a training has begun; seconds that takes
-LONGEST = {"ae": 1.5, "dae": 1.5, "vae": 1.5, "vqvae": 3.0}  # seconds of 600 steps, roughly
+EARLY, IMPORTS = 0.1, 2.0  # share of the kills before a training has begun, and how many seconds that takes
+LONGEST = {"ae": 1.5, "dae": 1.5, "vae": 1.5, "vqvae": 3.0}  # approximate seconds of 600 steps
 TRAINS = tuple(f"train@{entry}" for entry in ENTRIES)
 
 
 def trainers(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """`count` kills of every model's training, all models in each round; then one run, and all bits compared."""
+    """Kill the training of every model `count` times, all models in each round; then compare all bits after a run."""
     rig = Rig(folder)
     rounds = moments((seed, "trainers"), 1.0)
     counts = {entry: Counts(f"SIGKILL of the trainer: {entry}", "same weights, metrics, report", count)
@@ -33,7 +33,7 @@ def trainers(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def _kill_training(rig: Rig, entry: str, moment: float) -> bool:
-    """Kill the training of an entry: one time in ten while it is still importing, else on its way."""
+    """Kill the training of an entry: one time in ten during its imports, else later."""
     stage = f"train@{entry}"
     command, early = ("dvc", "repro", "--single-item", stage), moment < EARLY
     delay = moment / EARLY * IMPORTS if early else moment * LONGEST[entry]
@@ -48,8 +48,8 @@ def _counted(
     arguments: tuple[Any, ...],
     again: tuple[str, ...] = ("dvc", "repro"),
 ) -> Counts:
-    """One kill for each of `rounds`, and a run after it; `arguments` are those of `Rig.hit`, with the longest delay."""
-    counts = Counts(f"SIGKILL {what}", "same weights, metrics, report; nothing lives on", 0)
+    """Kill once for each of `rounds` and run again; `arguments` go to `Rig.hit`, with the longest delay."""
+    counts = Counts(f"SIGKILL {what}", "same weights, metrics, report; no process survives", 0)
     command, forgotten, when, longest, whom = arguments
     for moment in rounds:
         hit = rig.hit(command, forgotten, when, moment * longest, whom)
@@ -62,7 +62,7 @@ def _counted(
 
 
 def stages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Kills of the other stages, and between two phases."""
+    """Kill the other stages, and a training between its two phases."""
     rig, rounds = Rig(folder), moments((seed, "stages"), 1.0)
     longest_of = {
         "download": 3.0, "corrupt@masked": 2.0, "noise": 2.0, "classify": 3.0, "evaluate@vqvae": 5.0, "report": 5.0,
@@ -81,7 +81,7 @@ def stages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Kills of a `dvc repro` by hand, of the runner, and of the runner with its trainers; no training may live on."""
+    """Kill `dvc repro`, the runner, or the runner with its trainers; no training may survive."""
     rig, rounds = Rig(folder), moments((seed, "runners"), 1.0)
     trainer, trains = functools.partial(rig.of, "pipeline.stages.train"), ("train@vae", "train@ae")
     dvc = functools.partial(rig.of, "dvc", "repro")
@@ -97,12 +97,12 @@ def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def stops(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Requests to stop, which a training of one process or of several has to follow in time."""
+    """Ask trainings of one or several processes to stop; each must end in time."""
     rounds, stage = moments((seed, "stops"), LONGEST["ae"]), "train@ae"
     for processes in (1, 2):
         rig = Rig(folder / f"processes{processes}", processes=processes)
         what = f"SIGTERM of a training by {processes} process{'es' * (processes > 1)}"
-        counts = Counts(what, f"leaves within {LEAVES_WITHIN:.0f} s; same weights, metrics, report", count)
+        counts = Counts(what, f"ends within {LEAVES_WITHIN:.0f} s; same weights, metrics, report", count)
         whom = functools.partial(rig.of, "pipeline.stages.train", stage)
         for moment in itertools.islice(rounds, count):
             rig.forget(stage)

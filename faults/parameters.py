@@ -1,4 +1,4 @@
-"""Parameters that nobody would write: refused by key before any work, or accepted and able to run."""
+"""Random parameters: refused with their key before any work, or accepted and able to train."""
 
 import copy
 import re
@@ -33,7 +33,7 @@ ODD: tuple[Any, ...] = (
 
 
 def places(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where in nested mappings and lists there is something to change."""
+    """Yield the places in nested mappings and lists where a value can change."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in items:
         yield (*at, key)
@@ -42,7 +42,7 @@ def places(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @st.composite
 def changed(draw: st.DrawFn) -> Any:
-    """The default parameters after one to three changes: another value, a key gone, a key too many."""
+    """Return the default parameters with one to three changes: another value, a missing key, an extra key."""
     content = copy.deepcopy(DEFAULT)
     for _ in range(draw(st.integers(1, 3))):
         there = list(places(content))
@@ -67,8 +67,8 @@ def changed(draw: st.DrawFn) -> Any:
 
 
 def fuzz(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Parameters made up by hypothesis; those that are accepted are trained with for two steps."""
-    counts = Counts("fuzzed params.yaml", "refused by key before any stage, or accepted and runs", count)
+    """Check parameters that hypothesis generates; accepted parameters are trained for two steps."""
+    counts = Counts("fuzzed params.yaml", "refused with the key before any stage, or accepted and trained", count)
     accepted: set[str] = set()
     folder.mkdir(exist_ok=True)
 
@@ -80,22 +80,22 @@ def fuzz(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         if counts.tried < count:
             counts.add(*outcome(content, accepted))
 
-    while counts.tried < count:  # hypothesis stops early where it thinks that it has seen all
+    while counts.tried < count:  # hypothesis stops early if it finds no new examples
         one()
         seed += 1
         one = with_seed(seed)(one)
-    counts.remark = f"{len(accepted)} different ones were accepted, and trained with"
+    counts.remark = f"{len(accepted)} different settings were accepted and trained"
     yield counts
 
 
 def outcome(content: Any, accepted: set[str]) -> tuple[bool, str]:
-    """Whether parameters are refused in sentences, or can be trained with; and what happened instead."""
+    """Return whether parameters are refused in sentences or can be trained, and a description of any failure."""
     try:
         checked = params.check(content)
     except UserError as error:
         lines = str(error).splitlines()
         return all(SENTENCE.fullmatch(line) for line in lines), f"refused as {error}"
-    except Exception as error:  # noqa: BLE001 - that is what is counted
+    except Exception as error:  # noqa: BLE001 - every outcome is counted
         return False, f"{content}: {type(error).__name__}: {error}"
     try:
         for name in checked.variants:
@@ -108,7 +108,7 @@ def outcome(content: Any, accepted: set[str]) -> tuple[bool, str]:
 
 
 def _run(checked: params.Params, name: str, accepted: set[str]) -> None:
-    """Train one entry for two steps, unless it was the same in another case."""
+    """Train one entry for two steps, unless an earlier case had the same entry."""
     entry, image = checked.entry(name), checked.dataset.image
     key = repr((entry, image))
     if key in accepted:
@@ -117,6 +117,6 @@ def _run(checked: params.Params, name: str, accepted: set[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, *image), dtype=np.uint8)
     model = checkpoint.build(entry.model, image, entry.arguments(), 0)
     budget = Budget(steps=2, batch_size=2, learning_rate=min(checked.training.learning_rate, 0.01))
-    for phase in model.phases()[:1]:  # a floor has none
+    for phase in model.phases()[:1]:  # a floor has no phase
         fit(phase.module, Pairs(pixels, pixels), Pairs(pixels, pixels), budget, seed=0,
                      options=TrainingOptions(mode="eager"))  # fmt: skip

@@ -1,4 +1,4 @@
-"""A project that has run through, stages of which are taken back, broken off and run again."""
+"""A finished project whose stages can be undone, interrupted and run again."""
 
 import contextlib
 import hashlib
@@ -20,14 +20,19 @@ from ruamel.yaml import YAML
 from tests.support.processes import PATIENCE
 from tests.support.project import Project
 
-EVERY = "0.1"  # seconds between two checkpoints: many, so that many kills hit one
-LEAVES_WITHIN = 5.0  # seconds
-PROVENANCE = {"started", "train_seconds", "images_per_second", "peak_memory_mib"}  # columns that differ by nature
+EVERY = "0.1"  # seconds between checkpoints; many checkpoints, so that many kills hit a write
+LEAVES_WITHIN = 5.0  # seconds for a training to end
+PROVENANCE = {
+    "started",
+    "train_seconds",
+    "images_per_second",
+    "peak_memory_mib",
+}  # columns that vary
 ENTRIES = ("ae", "dae", "vae", "vqvae")
 
 
 class Rig:
-    """The finished project, and what it must come back to."""
+    """The finished project, with the digests of its results."""
 
     def __init__(self, folder: Path, *, steps: int = 600, seeds: int = 1, processes: int = 1) -> None:
         self.project = Project(folder)
@@ -38,10 +43,10 @@ class Rig:
         self.project.write_params(params)
         self.must(self.start("dvc", "repro"))
         self.whole = self.digests()
-        self.took = 0.0  # seconds from the last signal to the end of the command
+        self.took = 0.0  # seconds from the last signal to the command's end
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What commands run with."""
+        """Return the environment of the commands."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "DVC"))}
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -52,7 +57,7 @@ class Rig:
         return kept | own | more
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
-        """A command in the project, in a session of its own; what it says goes to a file."""
+        """Start a command in the project, in its own session, with its output in a file."""
         log = self.project.folder.parent / f"{self.project.folder.name}.log"
         with log.open("w", encoding="utf-8") as file:
             return subprocess.Popen(
@@ -61,17 +66,17 @@ class Rig:
             )  # fmt: skip
 
     def said(self) -> str:
-        """What the last command said."""
+        """Return the output of the last command."""
         return (self.project.folder.parent / f"{self.project.folder.name}.log").read_text(encoding="utf-8")
 
     def must(self, process: "subprocess.Popen[str]") -> None:
-        """Wait for a command that has to succeed."""
+        """Wait for a command that must succeed."""
         if process.wait(PATIENCE) != 0:
             msg = f"a run failed:\n{self.said()}"
             raise RuntimeError(msg)
 
     def forget(self, *stages: str) -> None:
-        """Take stages back: their outputs, what `dvc.lock` and DVC's run cache know of them, their checkpoints."""
+        """Undo stages: delete their outputs, checkpoints, and entries in `dvc.lock` and DVC's run cache."""
         lock = self.project.folder / "dvc.lock"
         content = YAML(typ="safe", pure=True).load(lock)
         for stage in stages:
@@ -87,7 +92,7 @@ class Rig:
             shutil.rmtree(slot, ignore_errors=True)
 
     def digests(self) -> dict[str, str]:
-        """What must be the same after every disturbance: data, weights, metrics, and the report but for its times."""
+        """Return digests of everything that must stay equal: data, weights, metrics, and the report without times."""
         folder, found = self.project.folder, dict[str, str]()
         for out, digest in self.project.lock().items():
             if not out.startswith(("provenance", "reports")):
@@ -102,12 +107,12 @@ class Rig:
         return found
 
     def differs(self) -> list[str]:
-        """What is not as it was, models rehashed from disk; empty if all is."""
+        """Return the differences from the finished project, with models hashed again; empty if there are none."""
         now = self.digests()
         return sorted(name for name in self.whole.keys() | now.keys() if self.whole.get(name) != now.get(name))
 
     def at_work(self) -> list[psutil.Process]:
-        """All processes that work in the project."""
+        """Return all processes that work in the project."""
         return [each for each in psutil.process_iter() if self._is_here(each)]
 
     def _is_here(self, process: psutil.Process) -> bool:
@@ -116,7 +121,7 @@ class Rig:
         return False
 
     def left_over(self) -> list[str]:
-        """The commands of what still works in the project when it should have left."""
+        """Return the commands of processes that still work in the project but should have ended."""
         until = time.monotonic() + LEAVES_WITHIN
         while (here := self.at_work()) and time.monotonic() < until:
             time.sleep(0.1)
@@ -127,7 +132,7 @@ class Rig:
         return names
 
     def of(self, *words: str) -> list[psutil.Process]:
-        """The processes in the project with all these words in their commands."""
+        """Return the processes in the project whose commands contain all these words."""
         found = []
         for process in self.at_work():
             with contextlib.suppress(psutil.Error):
@@ -140,7 +145,7 @@ class Rig:
         return any((self.project.folder / "checkpoints").glob(f"{entry}-seed*/curve.jsonl"))
 
     def in_prior(self) -> bool:
-        """Whether the autoencoder of the VQ-VAE is done and its prior has not got far."""
+        """Whether the VQ-VAE's autoencoder is trained and its prior has just begun."""
         for curve in (self.project.folder / "checkpoints").glob("vqvae-seed*/curve.jsonl"):
             lines = curve.read_text(encoding="utf-8").splitlines()
             steps = [json.loads(line)["step"] for line in lines if line.endswith("}") and "autoencoder" in line]
@@ -155,10 +160,10 @@ class Rig:
         whom: Callable[[], list[psutil.Process]],
         number: signal.Signals = signal.SIGKILL,
     ) -> bool:
-        """Run a command and, `delay` seconds after `when`, send a signal to `whom`.
+        """Run a command and send a signal to `whom`, `delay` seconds after `when` becomes true.
 
         Returns:
-            Whether it hit: the command had not ended.
+            Whether the signal hit a running command.
         """
         process = self.start(*command)
         while process.poll() is None and not when():
@@ -180,7 +185,7 @@ class Rig:
         delay: float,
         whom: Callable[[], list[psutil.Process]],
     ) -> bool:
-        """Take stages back and break the command off; one that was over by then is repeated and broken off earlier."""
+        """Undo stages and interrupt the command; if the command had ended, try again with an earlier signal."""
         for attempt in range(12):
             self.forget(*forgotten)
             if self.break_off(command, when, delay * 0.7**attempt, whom):
@@ -189,7 +194,7 @@ class Rig:
 
 
 def moments(seed: object, longest: float) -> Iterator[float]:
-    """Random delays up to `longest` seconds."""
+    """Yield random delays of up to `longest` seconds."""
     rng = random.Random(str(seed))
     while True:
         yield rng.uniform(0, longest)

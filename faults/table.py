@@ -1,22 +1,22 @@
-"""What came of the faults, counted."""
+"""Counts of kept promises."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Counts:
-    """One row: how often a promise was kept."""
+    """A row of the table: how often a promise was kept."""
 
     fault: str
     promise: str
-    full: int  # times
+    full: int  # trials at full size
     kept: int = 0
     tried: int = 0
-    broken: list[str] = field(default_factory=list)  # what happened instead
+    broken: list[str] = field(default_factory=list)  # outcomes that broke the promise
     remark: str = ""
 
     def add(self, kept: object, otherwise: str = "") -> None:
-        """Count one more."""
+        """Count one trial."""
         self.tried += 1
         self.kept += bool(kept)
         if not kept:

@@ -1,4 +1,4 @@
-"""A fixed part of the fault suite (`python -m faults` runs all of it), and what it would say of guards that are off."""
+"""A fixed part of the fault suite, and checks that it detects missing protection. `python -m faults` runs all."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ Family = Callable[[Path, int, int], Iterator[Counts]]
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many seconds it takes to refuse a file is a matter of the full suite."""
+    """Ignore how many seconds it takes to refuse a file; the full suite measures that."""
     monkeypatch.setattr(hostile, "SECONDS", PATIENCE)
 
 
@@ -46,7 +46,7 @@ def test_without_hashes_changed_data_goes_unnoticed(tmp_path: Path, monkeypatch:
 def test_with_one_checkpoint_written_in_place_a_kill_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `writes` counts: here the file is cut off as a kill would."""
+    """Check the promise of `writes` when a file is truncated as a kill would do it."""
     monkeypatch.setattr("aelab.core.tensor_file.write_atomically", lambda path, content: path.write_bytes(content[:-9]))
     keeper = snapshots.Snapshots(tmp_path)
     tmp_path.mkdir(exist_ok=True)
@@ -77,7 +77,7 @@ def test_code_that_runs_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(tmp_path.rglob("pwned"))
 
 
-# How Dask sends a function; its scheduler is trusted with that: docs/cluster.md
+# Dask sends functions by pickle, and trusts its scheduler: docs/cluster.md
 SENT = ("import cloudpickle\n", "cloudpickle.register_pickle_by_value(worker)")
 
 

@@ -1,4 +1,4 @@
-"""A tracking server that is killed and started again while trainings run."""
+"""Kills and restarts of a tracking server while trainings run."""
 
 import random
 import time
@@ -16,7 +16,7 @@ TRAINS = tuple(f"train@{entry}" for entry in ENTRIES)
 
 
 def outages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """SIGKILL of the server every few seconds; nothing may be lost, nothing doubled, no training end."""
+    """Kill the server every few seconds; no training may end, and no point may be lost or doubled."""
     rng = random.Random(f"{seed} tracker")
     rig = Rig(folder, steps=2500, seeds=2)
     lost = Counts("tracker killed and restarted: trainings lost", "none", count)
@@ -38,7 +38,7 @@ def outages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def _disturbed(rig: Rig, server: Server, rng: random.Random, most: int) -> int:
-    """A run of the pipeline during which the server is killed again and again; how often."""
+    """Run the pipeline while the server is killed repeatedly; return the number of kills."""
     process = rig.start("python", "-m", "pipeline.runner.repro", "--jobs", "2", MLFLOW_TRACKING_URI=server.uri)
     outages = 0
     while process.poll() is None and outages < most:
@@ -52,11 +52,11 @@ def _disturbed(rig: Rig, server: Server, rng: random.Random, most: int) -> int:
 
 
 def compare(rig: Rig, uri: str) -> list[str]:
-    """What MLflow shows otherwise than the files have it: runs and points that lack, that are too many, that differ."""
+    """Return the differences between MLflow and the files: missing, extra or different runs and points."""
     client, wrong = MlflowClient(uri), list[str]()
     experiment = client.get_experiment_by_name("autoencoders")
     if experiment is None:
-        return ["there is no experiment"]
+        return ["the experiment is missing"]
     for file in sorted((rig.project.folder / "provenance/train").glob("*/seed*.jsonl")):
         name = f"digits-{file.parent.name}-{file.stem}"
         runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")

@@ -1,4 +1,4 @@
-"""SIGKILL of a worker of a cluster, at a random moment of the stages on it; the run has to end in the same bits."""
+"""SIGKILL of a cluster's worker at random moments of its stages; the run must end with the same bits."""
 
 import random
 import re
@@ -16,12 +16,12 @@ from tests.support.cluster import cluster
 from tests.support.project import Project
 from tests.support.s3 import s3, use
 
-LONGEST = 12.0  # seconds that trainings and evaluations take, roughly
+LONGEST = 12.0  # approximate seconds of trainings and evaluations
 ENTRIES = ("dae", "vqvae")
 
 
 def kills(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """`count` runs on two workers, which share checkpoints; one of them is killed, and another one takes its place."""
+    """Run `count` times on two workers that share checkpoints; kill one worker, and start another in its place."""
     rng = random.Random(f"{seed} workers")
     counts = Counts(
         "SIGKILL of a cluster's worker", "same weights and metrics as an undisturbed run on one machine", count
@@ -58,10 +58,10 @@ def kills(folder: Path, seed: int, count: int) -> Iterator[Counts]:
             running.add(names[-1], **own)
             rest, _ = process.communicate()
             output = "".join(said) + rest
-            resumed += len(re.findall("goes on from step", output))
+            resumed += len(re.findall("continues from step", output))
             same = process.returncode == 0 and _bits(made) == whole
             counts.add(same and not over, "over before the kill" if over else output[-300:])
-    counts.remark = f"trainings that went on from a checkpoint: {resumed}"
+    counts.remark = f"{resumed} trainings continued from a checkpoint"
     yield counts
 
 
@@ -73,14 +73,14 @@ def _project(folder: Path) -> Project:
     params["training"]["steps"] = 600
     made.write_params(params)
     dag = YAML(typ="safe", pure=True).load(folder / "dvc.yaml")
-    del dag["stages"]["report"], dag["metrics"], dag["plots"]  # it runs where the caller is
+    del dag["stages"]["report"], dag["metrics"], dag["plots"]  # the report runs on the caller's machine
     YAML().dump(dag, folder / "dvc.yaml")
     made.git("commit", "--quiet", "--all", "--message", "short")
     return made
 
 
 def _forget(made: Project, lock: str) -> None:
-    """Have trainings and evaluations run again."""
+    """Undo trainings and evaluations."""
     content = YAML(typ="safe", pure=True).load(lock)
     content["stages"] = {
         name: stage for name, stage in content["stages"].items() if "@" not in name or "corrupt" in name

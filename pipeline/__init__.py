@@ -1,16 +1,16 @@
-"""The stages of `dvc.yaml`: paths and parameters here, mathematics in `aelab`."""
+"""The stages of `dvc.yaml` and the tools around them. Paths and parameters are here, mathematics is in `aelab`."""
 
 import gc
 import os
 import sys
 from pathlib import Path
 
-# The code that DVC hashes is the code that runs: a worktree, an experiment's copy and a copied folder each have their
-# own `src`, while the environment that they share names the one that it was made for.
+# Python must run the code that DVC hashes. A worktree, an experiment's copy and a copied folder each have their own
+# `src`, but they share an environment, which names the `src` of the folder where it was installed.
 SRC = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SRC))
 
-gc.set_threshold(100_000)  # objects; looking for garbage after every 700 took a fifth of the time of all imports
+gc.set_threshold(100_000)  # objects; with Python's default of 700, garbage collection took a fifth of the import time
 
-PARENT = os.getppid()  # noted before the slow imports: it may be gone after them
-RUNNER = "AELAB_RUNNER"  # the process number of the `pipeline.runner.repro` that a stage runs for
+PARENT = os.getppid()  # read before the slow imports, during which the parent may end
+RUNNER = "AELAB_RUNNER"  # process number of the `pipeline.runner.repro` that started a stage

@@ -33,7 +33,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files go first, so that at the end no core waits for one."""
+    """Start the longest files first, so that no core waits for one at the end."""
     order = {f"tests/system/test_{name}.py": place for place, name in enumerate(LONGEST)}
 
     def place(item: pytest.Item) -> int:
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """What stages have frozen in this process is collected after all: Triton counts at the end what is left of it."""
+    """Unfreeze the objects that stages have frozen in this process: Triton counts the objects left at the end."""
     gc.unfreeze()
 
 
@@ -66,7 +66,7 @@ def x(pixels: NDArray[np.uint8]) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take seconds to make: once for all workers."""
+    """Make a database with MLflow's tables once for all workers, since that takes seconds."""
     from mlflow import MlflowClient  # noqa: PLC0415 - slow
 
     base = tmp_path_factory.getbasetemp()
@@ -79,6 +79,6 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def uri(tmp_path: Path, empty: Path) -> str:
-    """An MLflow without runs."""
+    """Return the address of an MLflow without runs."""
     shutil.copy(empty, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"

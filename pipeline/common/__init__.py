@@ -1,1 +1,1 @@
-"""What every stage needs: parameters, paths, provenance, signals."""
+"""Code that every stage needs: parameters, paths, provenance, signals."""

@@ -1,4 +1,4 @@
-"""The images of a split as models see them where nothing is drawn anew in each step."""
+"""The clean images and the classes of a split, as the models see them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,10 @@ from pipeline.common.params import Params
 
 
 def seen(params: Params, split: str) -> datasets.Bytes:
-    """The clean images of a split, uint8 (N, C, H, W): where the training's are binarised anew in each step, the one
-    binarisation of them that `static` would give, so that what is learned here compares with the other splits.
+    """Return the clean images of a split, uint8 (N, C, H, W).
+
+    With `binarize: dynamic`, the training images are binarised once, as `static` would do it. Results that are computed
+    from them then compare with the other splits.
     """
     images = arrays.read(paths.images(paths.CLEAN, split))
     if split in params.dataset.binarised or params.dataset.binarize == "none":
@@ -26,5 +28,5 @@ def seen(params: Params, split: str) -> datasets.Bytes:
 
 
 def classes(split: str) -> NDArray[np.int64]:
-    """The class of each image of a split, (N,)."""
+    """Return the class of each image of a split, (N,)."""
     return arrays.read(paths.labels(split)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Whether trainings fit into the memory, before their first step."""
+"""Checks, before the first step, that the trainings fit into the memory."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -16,10 +16,10 @@ GIB = 2**30
 
 
 def check_all(params: Params) -> None:
-    """See that every entry can be trained on this machine, as many of its seeds at once as would run.
+    """Check that this machine can train every entry, with as many seeds at once as would run.
 
     Raises:
-        UserError: a sentence for each phase of an entry that cannot.
+        UserError: one sentence for each phase of an entry that does not fit.
     """
     device = devices.prepare(params.training.device, params.training.threads)
     side_by_side = seeds.side_by_side(params, device, resources.cpus()) if params.training.processes == 1 else 1
@@ -28,22 +28,22 @@ def check_all(params: Params) -> None:
 
 
 def check(params: Params, names: Iterable[str], device: torch.device, room: int, count: int | None = None) -> None:
-    """See that the training steps of the entries `names` fit into `room` bytes of `device`.
+    """Check that the training steps of the entries `names` fit into `room` bytes of `device`.
 
     Args:
-        params: all of them.
-        names: of entries.
-        device: that is to train.
-        room: bytes for each training.
-        count: images to learn from, where that is known: no batch is larger.
+        params: the whole of `params.yaml`.
+        names: entries of `variants`.
+        device: the device to train on.
+        room: free memory for each training, in bytes.
+        count: number of training images, if known; no batch is larger.
 
     Raises:
-        UserError: a sentence for each phase of an entry whose steps do not.
+        UserError: one sentence for each phase of an entry that does not fit.
     """
     problems = []
     for name in names:
         entry, options = params.entry(name), params.training
-        with torch.random.fork_rng(devices=[]):  # this may come between the draws of others
+        with torch.random.fork_rng(devices=[]):  # so that building a model leaves the caller's generator unchanged
             model = checkpoint.build(entry.model, params.dataset.image, entry.arguments(), seed=0)
             found = needs(model, options.override(entry.training), options.precision, device.type)
         for need in found:
@@ -55,9 +55,9 @@ def check(params: Params, names: Iterable[str], device: torch.device, room: int,
 
 
 def _sentence(params: Params, name: str, need: Need, images: int, room: int) -> str:
-    """What is too large, by how much, and what would make it fit."""
+    """Return the message: which step is too large, by how much, and which settings would make it fit."""
     arguments, key = params.entry(name).arguments(), f"variants.{name}"
-    section = arguments.get(need.phase)  # of a phase that has its own: its training is set there
+    section = arguments.get(need.phase)  # some phases have a section of their own, with their own batch size
     own = f".{need.phase}" if isinstance(section, Mapping) and "training" in section else ""
     changes = []
     if fitting := need.fitting(room) * params.training.processes:

@@ -1,8 +1,8 @@
-"""`params.yaml`, checked as a whole before any stage works.
+"""Reads `params.yaml` and checks all of it before a stage begins its work.
 
-The entries of `variants` are checked against the constructors of the models and parts that they name, everything else
-against the classes below. Each problem becomes one sentence: key, value, what is allowed. Only the entries need torch:
-without them a stage starts in a third of the time.
+The constructors of models and parts check the entries of `variants`; the classes below check everything else. Each
+problem becomes one sentence: the key, the value, the allowed values. Only the entries need torch, so a stage that does
+not check them starts in a third of the time.
 """
 
 import re
@@ -29,7 +29,7 @@ PARAMS = Path("params.yaml")
 
 
 def one_of(allowed: typing.Iterable[str]) -> BeforeValidator:
-    """A validator for a value out of a list that is made at run time."""
+    """Return a validator that accepts only the values in `allowed`."""
     names = list(allowed)
 
     def check(value: object) -> object:
@@ -42,7 +42,7 @@ def one_of(allowed: typing.Iterable[str]) -> BeforeValidator:
 
 
 def entry_name(value: object, whose: str = "an entry") -> object:
-    """A name that files, stages and MLflow can carry."""
+    """Check that files, stages and MLflow accept the name of an entry, a corruption or a folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}", str(value)):
         msg = f"{whose}'s name is made of letters, digits, - and _"
         raise ValueError(msg)
@@ -50,7 +50,7 @@ def entry_name(value: object, whose: str = "an entry") -> object:
 
 
 def corruption_name(value: object) -> object:
-    """A name that a folder in `data` can have beside those that are there already."""
+    """Check that the name of a corruption differs from the other folders in `data`."""
     if str(value).lower() in TAKEN:
         msg = f"data/{value} holds other images: take another name than {', '.join(TAKEN)}"
         raise ValueError(msg)
@@ -58,7 +58,7 @@ def corruption_name(value: object) -> object:
 
 
 def folder_name(value: object) -> object:
-    """A name that a folder of images can have beside the published data sets."""
+    """Check that the name of a folder of images differs from the published data sets."""
     if value in DATASETS:
         msg = f"{value} is a published data set: take another name for the folder"
         raise ValueError(msg)
@@ -66,7 +66,7 @@ def folder_name(value: object) -> object:
 
 
 def anomalies(value: object) -> object:
-    """Classes, a data set, or nothing: in one sentence, where pydantic has one for each of the three."""
+    """Check that the value is a list of classes, a data set's name or null; pydantic would report three problems."""
     classes = isinstance(value, list) and value
     if value is None or isinstance(value, str) or (classes and all(map(_is_class, classes))):
         return value
@@ -79,13 +79,13 @@ def _is_class(value: object) -> bool:
 
 
 def local_path(value: str) -> str:
-    """A path of this machine where no stage writes."""
+    """Check that the path is on this machine, in a folder where no stage writes."""
     if re.match(r"[a-z][a-z0-9+.-]+://", value, re.IGNORECASE):
-        msg = "must be a folder of this machine: copy or mount what lies elsewhere"
+        msg = "must be a folder of this machine: copy or mount a remote folder first"
         raise ValueError(msg)
     try:
         place = paths.own(value).resolve()
-    except (OSError, RuntimeError) as error:  # too long, or ~ of somebody who is not known here
+    except (OSError, RuntimeError) as error:  # too long, or ~ of an unknown user
         msg = f"cannot be a path here: {error}"
         raise ValueError(msg) from error
     for each in paths.WRITTEN:
@@ -99,8 +99,8 @@ def local_path(value: str) -> str:
 UNCOMPARED = {
     "size",
     "nfiles",
-}  # keys that DVC's run cache leaves out, wherever they stand, when it compares parameters
-CLEAN = "clean"  # the `inputs` of an entry that sees the images as they are
+}  # DVC's run cache ignores keys of these names at any depth when it compares parameters
+CLEAN = "clean"  # the `inputs` of an entry that trains on clean images
 TAKEN = (CLEAN, "noisy", "raw")
 EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
 CorruptionName: TypeAlias = Annotated[str, BeforeValidator(corruption_name)]
@@ -116,179 +116,181 @@ Noise: TypeAlias = Annotated[dict[CorruptionKind, Annotated[list[Level], Field(m
 
 
 class FolderParams(Section):
-    """One of `dataset.folders`."""
+    """An entry of `dataset.folders`."""
 
     path: Annotated[str, Field(min_length=1), AfterValidator(local_path)] = Field(
-        description="all PNG, JPEG, WebP, BMP and TIFF files in it; its subfolders are the classes"
+        description="folder with PNG, JPEG, WebP, BMP or TIFF files; its subfolders are the classes"
     )
-    resolution: int = Field(default=64, ge=8, le=1024, description="pixels along both sides, after resizing")
-    channels: Literal[1, 3] = Field(default=3, description="3 colour, 1 gray")
+    resolution: int = Field(default=64, ge=8, le=1024, description="height and width in pixels, after resizing")
+    channels: Literal[1, 3] = Field(default=3, description="3: colour; 1: gray")
     fit: Literal["crop", "pad", "stretch"] = Field(
-        default="crop", description="crop: the longer side's middle; pad: with black"
+        default="crop", description="how an image becomes square: crop to its centre, pad with black, or stretch"
     )
     bits: int = Field(
         default=16,
         ge=8,
         le=16,
-        description="that the values of 16-bit files fill: 12 of many scanners, microscopes",
+        description="bits in use in 16-bit files; many scanners and microscopes use 12",
     )
-    test: Share = Field(default=0.1, description="share of the images held out for the test")
-    broken: float = Field(
-        default=0.05, ge=0, le=1, description="share of the images that may be unreadable; they are listed"
-    )
+    test: Share = Field(default=0.1, description="share of the images in the test split")
+    broken: float = Field(default=0.05, ge=0, le=1, description="largest allowed share of unreadable images")
 
 
 class DatasetParams(Section):
-    """`dataset`."""
+    """The section `dataset`."""
 
-    name: str = Field(
-        description=f"{', '.join(DATASETS)}, or one of `folders`; digits (8×8) and shapes need no download"
-    )
-    validation: Share = Field(description="share of the training images held out to pick weights and settings by")
-    seed: Seed = Field(description="of that split")
+    name: str = Field(description=f"{', '.join(DATASETS)}, or one of `folders`; digits and shapes need no download")
+    validation: Share = Field(description="share of the training images in the validation split")
+    seed: Seed = Field(description="random seed of the split into training and validation images")
     train_images: Annotated[int, Field(ge=FEWEST)] | None = Field(
-        default=None, description="left to learn from, evenly spread over the training split; null: all"
+        default=None, description="number of training images to use, evenly spread over the training split; null: all"
     )
     anomalies: Anomalies = Field(
         default=None,
-        description="to be told from the test images: a list of classes (numbers; of a folder also names), which no "
-        "split has then, or the name of a published data set; null: none",
+        description="a list of classes (numbers, or names of subfolders) that no split keeps, or another data set. "
+        "The test measures how well each model detects these images. null: none",
     )
     binarize: Literal["none", "static", "dynamic"] = Field(
-        description="pixels drawn black or white, their value being the probability of white; static: once; dynamic: "
-        "in each training step, but once for validation, test and corrupted copies"
+        description="makes each pixel black or white at random, white with probability equal to its value. `static`: "
+        "once. `dynamic`: in each training step, but once for validation, test and corrupted copies"
     )
     folders: dict[FolderName, FolderParams] = Field(
-        description="your own images, by names of yours, or {}: docs/own-images.md"
+        description="your own image folders, each under a name that you choose; see [own images](own-images.md)"
     )
 
     @property
     def binarised(self) -> tuple[str, ...]:
-        """The splits that are written in black and white; the training's images are `dynamic`ally so in each step."""
+        """The splits whose files hold binarised images; `dynamic` binarises the training images in each step."""
         return {"none": (), "static": ("train", "validation", "test"), "dynamic": ("validation", "test")}[self.binarize]
 
     @property
     def binarisation(self) -> Literal["none", "static", "dynamic"]:
-        """How the images have become black and white, be it here or before."""
+        """How the images became black and white: by `binarize`, or already in the published data set."""
         ready = self.name in DATASETS and DATASETS[self.name].binarised
         return "static" if ready else self.binarize
 
     @property
     def folder(self) -> FolderParams | None:
-        """The folder that `name` chooses, if it chooses one."""
+        """The section of the folder that `name` chooses; None for a published data set."""
         return self.folders.get(self.name)
 
     @property
     def image(self) -> Shape:
-        """(C, H, W) of the images."""
+        """Shape (C, H, W) of the images."""
         if self.folder is not None:
             return self.folder.channels, self.folder.resolution, self.folder.resolution
         return DATASETS[self.name].image
 
 
 class ReferenceCorruption(Section):
-    """`corruption.reference`."""
+    """The section `corruption.reference`."""
 
-    kind: CorruptionKind = Field(description='of the noise that "denoising MSE" is measured under, for every entry')
-    level: Level = Field(description="of that noise")
+    kind: CorruptionKind = Field(description="kind of noise")
+    level: Level = Field(description="level of the noise")
 
     @property
     def name(self) -> str:
-        """What the corruption is called in files and metrics."""
+        """Name of the corruption in files and metrics."""
         return f"{self.kind}-{self.level}"
 
 
 class TrainCorruption(Section):
-    """One of `corruption.train`."""
+    """An entry of `corruption.train`."""
 
-    noise: Noise = Field(description="levels by kind; each image of a copy gets one of them all, drawn at equal odds")
-    copies: int = Field(ge=1, le=100, description="of each training image; one is seen in each epoch, in turns")
+    noise: Noise = Field(description="levels for each kind; each image gets one kind and level, all equally likely")
+    copies: int = Field(ge=1, le=100, description="copies of each training image; each epoch uses the next one")
 
     @property
     def mixed(self) -> list[tuple[str, float]]:
-        """The kinds and levels that each copy is a mixture of; in an order of their own, since DVC knows none."""
+        """The pairs of kind and level in sorted order, since DVC does not compare the order of keys."""
         return sorted({(kind, level) for kind, levels in self.noise.items() for level in levels})
 
 
 class CorruptionParams(Section):
-    """`corruption`."""
+    """The section `corruption`."""
 
-    seed: Seed = Field(description="of all noise")
-    reference: ReferenceCorruption = Field(description='what "denoising MSE" is measured under, for every entry')
-    train: dict[CorruptionName, TrainCorruption] = Field(description="what entries may name as their `inputs`")
-    test: Noise = Field(description="the levels that every entry is tested on")
+    seed: Seed = Field(description="random seed of all noise")
+    reference: ReferenceCorruption = Field(description='the corruption of the test images for the "denoising MSE"')
+    train: dict[CorruptionName, TrainCorruption] = Field(
+        description="corruptions for training; an entry chooses one with `inputs`"
+    )
+    test: Noise = Field(description="levels for each kind, on which every entry is tested")
 
     @property
     def tested(self) -> set[tuple[str, float]]:
-        """The kinds and levels that all entries are tested on, the reference included."""
+        """All pairs of kind and level in the tests, including the reference."""
         return {(self.reference.kind, self.reference.level)} | {
             (kind, level) for kind, levels in self.test.items() for level in levels
         }
 
 
 class TrainingParams(TrainingOptions, Budget):
-    """`training`: the budget that entries may override, and how every training runs."""
+    """The section `training`: the budget, which entries may override, and how every training runs."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        description="auto: a GPU if there is one; cuda: NVIDIA's; mps: Apple's"
+        description="auto: a GPU if there is one; cuda: NVIDIA GPU; mps: Apple GPU"
     )
-    threads: int = Field(ge=1, le=1024, description="of a training on a CPU; another number gives other rounding")
-    processes: int = Field(default=1, ge=1, le=4096, description="that share each training: docs/parallel.md")
+    threads: int = Field(ge=1, le=1024, description="CPU threads of one training; another number changes the rounding")
+    processes: int = Field(
+        default=1, ge=1, le=4096, description="processes that share each training; see [parallel](parallel.md)"
+    )
 
 
 class ImportanceParams(Section):
-    """`evaluation.importance`."""
+    """The section `evaluation.importance`."""
 
-    samples: int = Field(ge=1, le=1_000_000, description="of q(z|x) for each image")
-    images: int = Field(ge=2, description="of the test split, evenly spread")
+    samples: int = Field(ge=1, le=1_000_000, description="samples of q(z|x) for each image")
+    images: int = Field(ge=2, description="number of test images, evenly spread")
 
 
 class EvaluationParams(Section):
-    """`evaluation`."""
+    """The section `evaluation`."""
 
     batch_size: int = Field(
-        gt=0, description="images per batch, on a GPU ten times as many; small ones stay in a CPU's cache"
+        gt=0, description="images per batch; a GPU takes ten times as many. Small batches stay in the CPU's cache"
     )
-    images: int = Field(ge=2, le=50, description="test images shown in each figure")
-    # At least 4 samples: the 3rd nearest other one has to be there.
-    samples: int = Field(ge=4, le=100_000, description="drawn to be compared with as many test images, or with all")
-    seed: Seed = Field(description="of samples, the noise in the VAE's bound, the classifier, images unlike the data")
-    noisy_images: int = Field(gt=0, description="of the test split, evenly spread, for `corruption.test`")
-    probe_images: int = Field(gt=0, description="of the training split, whose codes the probes learn classes from")
-    importance: ImportanceParams = Field(description="weighting, for a tighter bound on −log p(x) than −ELBO")
-    classifier: Budget = Field(description="in its features samples are compared with images")
+    images: int = Field(ge=2, le=50, description="number of test images in each figure")
+    # At least 4: each sample needs a 3rd nearest neighbour among the other samples.
+    samples: int = Field(ge=4, le=100_000, description="number of samples, compared with as many test images")
+    seed: Seed = Field(
+        description="random seed of samples, the VAE's bound, the classifier, out-of-distribution images"
+    )
+    noisy_images: int = Field(gt=0, description="number of test images for the errors under `corruption.test`")
+    probe_images: int = Field(gt=0, description="number of training images from which the probes learn the classes")
+    importance: ImportanceParams = Field(description="importance weighting: a tighter bound on −log p(x) than −ELBO")
+    classifier: Budget = Field(description="training of the classifier that compares samples with images")
 
 
 class Params(Section):
-    """The whole of `params.yaml`; sections that nothing here knows belong to stages of the user's own."""
+    """The whole of `params.yaml`. Unknown sections are allowed: a user's own stages may need them."""
 
     model_config = ConfigDict(extra="ignore")
 
     dataset: DatasetParams = Field(description="the images, and how they are split")
     corruption: CorruptionParams = Field(
-        description="noise of each value (one channel of a pixel). Kinds: masking (level: probability of 0), gaussian "
-        "(standard deviation, the range being 1), salt_and_pepper (probability of black or white)"
+        description="noise on each value (one channel of a pixel, 0 to 1). Kinds, levels: masking (probability of 0), "
+        "gaussian (standard deviation), salt_and_pepper (probability of black or white)"
     )
-    seeds: list[Seed] = Field(min_length=1, description="each entry is trained once with each")
-    training: TrainingParams = Field(description="each entry may override the first five in its own section")
-    variants: dict[EntryName, Any] = Field(min_length=1, description="what is trained, evaluated and compared, by name")
-    evaluation: EvaluationParams = Field(description="what is measured of every entry, and on how much")
+    seeds: list[Seed] = Field(min_length=1, description="random seeds; each entry trains once with each seed")
+    training: TrainingParams = Field(description="the training; each entry may override the first six keys")
+    variants: dict[EntryName, Any] = Field(min_length=1, description="the entries, each under a name that you choose")
+    evaluation: EvaluationParams = Field(description="the evaluation of every entry")
 
     def entry(self, name: str) -> Entry:
-        """The entry `name` of `variants`."""
+        """Return the entry `name` of `variants`."""
         if name not in self.variants:
             msg = f"there is no entry {name!r} among the variants of params.yaml; there are {', '.join(self.variants)}"
             raise UserError(msg)
         return cast("Entry", self.variants[name])
 
     def seeds_of(self, name: str) -> list[int]:
-        """The seeds that the entry `name` is trained with: a floor, the same for all of them, has the first alone."""
+        """Return the seeds that train the entry `name`. A floor has only the first: all would give the same."""
         from aelab.models.base import VARIANTS  # noqa: PLC0415 - imports torch
 
         return self.seeds[:1] if VARIANTS.find(self.entry(name).model).floor else self.seeds
 
     def learned(self, name: str) -> TrainCorruption:
-        """The corruption `name` of `corruption.train`."""
+        """Return the corruption `name` of `corruption.train`."""
         if name not in self.corruption.train:
             there = ", ".join(self.corruption.train) or "none"
             msg = f"there is no corruption {name!r} in corruption.train of params.yaml; there are {there}"
@@ -297,20 +299,25 @@ class Params(Section):
 
 
 def load(path: Path = PARAMS, *, variants: bool = True, aliases: bool = False) -> Params:
-    """The checked parameters; without `variants`, their sections are left unchecked; `aliases` are refused.
+    """Read and check the parameters.
+
+    Args:
+        path: the file.
+        variants: whether to check the entries, which takes an import of torch.
+        aliases: whether YAML aliases are allowed.
 
     Raises:
-        UserError: one sentence for each thing that is wrong.
+        UserError: one sentence for each problem.
     """
     return check(read(path, aliases=aliases), str(path), variants=variants)
 
 
 def read(path: Path, *, aliases: bool = True) -> Any:
-    """What a YAML file holds, unchecked; raises `UserError` where it cannot be read, or has aliases that it may not."""
+    """Return the unchecked content of a YAML file; raise a `UserError` for a broken file or forbidden aliases."""
     try:
         text = path.read_text(encoding="utf-8")
         if line := conflict(text):
-            msg = f"{path} holds the conflict of a merge, in line {line}: keep what is to be kept, remove the marks"
+            msg = f"{path} has an unresolved merge conflict in line {line}: resolve it and remove the markers"
             raise UserError(msg)
         if "*" in text and not aliases:
             _check_aliases(text, path)
@@ -327,14 +334,14 @@ def _check_aliases(text: str, path: Path) -> None:
     for event in YAML(typ="safe", pure=True).parse(text):
         if isinstance(event, AliasEvent):
             msg = (
-                f"{path}, line {event.start_mark.line + 1}: *{event.anchor} stands for keys of another place, and "
-                "`dvc exp run -S` loses changes to such keys without a word: write the keys out"
+                f"{path}, line {event.start_mark.line + 1}: the alias *{event.anchor} repeats keys of another place; "
+                "`dvc exp run -S` silently loses changes to such keys: write the keys out"
             )
             raise UserError(msg)
 
 
 def check(content: object, source: str = "params.yaml", *, variants: bool = True) -> Params:
-    """`content` as checked parameters; raises `UserError` as `load` does."""
+    """Return `content` as checked parameters. Raises `UserError` as `load` does."""
     problems: list[str] = []
     entries: dict[str, Entry] = {}
     try:
@@ -357,7 +364,7 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
 
 
 def _uncompared(content: object, place: str = "") -> Iterator[str]:
-    """The keys whose change alone would bring an earlier result back in the place of a new one."""
+    """Yield a problem for each key that DVC's run cache ignores: after its change, DVC would restore old results."""
     pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in pairs:
         where = f"{place}{key}"
@@ -374,19 +381,19 @@ def _unknown_dataset(params: Params) -> list[str]:
 
 
 def _unknown_anomalies(params: Params) -> list[str]:
-    """A data set of anomalies that there is not, or whose images have another shape than those of the data set."""
+    """Return a problem if the data set of anomalies is unknown or has images of another shape."""
     name, dataset = params.dataset.anomalies, params.dataset
     if not isinstance(name, str) or _unknown_dataset(params):
         return []
     alike = [each for each in DATASETS if DATASETS[each].image == dataset.image]
     if name in alike:
         return []
-    others = f", or of {', '.join(alike)}, whose images have the same shape" if alike else ""
+    others = f", or the name of a data set with images of the same shape: {', '.join(alike)}" if alike else ""
     return [f'dataset.anomalies is "{name}": must be a list of classes of {dataset.name}{others}']
 
 
 def _unknown_inputs(params: Params) -> list[str]:
-    """What entries, not checked yet, want to see that nothing writes."""
+    """Return a problem for each unchecked entry whose `inputs` no stage writes."""
     known = [CLEAN, *params.corruption.train]
     inputs = {name: section.get("inputs") for name, section in params.variants.items() if isinstance(section, dict)}
     return [
@@ -398,7 +405,7 @@ def _unknown_inputs(params: Params) -> list[str]:
 
 
 def _contradictions(params: Params) -> list[str]:
-    """What is wrong only in combination: with each other, or with this machine."""
+    """Return the problems that keys have only together or on this machine."""
     import torch  # noqa: PLC0415 - slow
 
     from aelab.core import devices  # noqa: PLC0415
@@ -407,7 +414,7 @@ def _contradictions(params: Params) -> list[str]:
 
     free, problems = devices.free_memory(), []
     if len(set(params.seeds)) < len(params.seeds):
-        problems.append(f"seeds is {params.seeds}: each seed may stand there only once")
+        problems.append(f"seeds is {params.seeds}: each seed may occur only once")
     wanted = params.training.device
     device = devices.chosen() if wanted == "auto" else wanted
     if wanted != "auto" and (why := devices.unusable(device)):
@@ -420,7 +427,7 @@ def _contradictions(params: Params) -> list[str]:
     for name in params.variants:
         entry = params.entry(name)
         try:
-            # Shapes alone: arithmetic on real tensors would start threads before a fork.
+            # Only shapes are needed. Arithmetic on real tensors would start threads before a fork.
             with torch.device("meta"), Uninitialised():
                 model = build(entry.model, image, entry.arguments())
         except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, MemoryError) as error:
@@ -429,17 +436,17 @@ def _contradictions(params: Params) -> list[str]:
         needed = COPIES * sum(each.numel() * each.element_size() for each in model.state_dict().values())
         if needed > free:
             problems.append(
-                f"variants.{name} is too large: to train it takes {needed / 2**30:,.0f} GiB for its weights alone, and "
+                f"variants.{name} is too large: training takes {needed / 2**30:,.0f} GiB for the weights alone, and "
                 f"{free / 2**30:,.1f} GiB are free"
             )
     return problems
 
 
 def _first(error: BaseException) -> str:
-    """The first line of what torch says."""
+    """Return the first line of an error of torch."""
     return str(error).split("\n", 1)[0]
 
 
 def _printable(text: str) -> str:
-    """On one line, with nothing that a terminal would obey."""
+    """Return the text on one line, without control characters for the terminal."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -1,20 +1,20 @@
-"""Where everything lies, relative to the repository's root."""
+"""The paths of all files, relative to the repository's root."""
 
 import os
 from pathlib import Path
 
-CLEAN = Path("data/clean")  # train, validation, test
-ANOMALIES = CLEAN / "test/anomalies.npy"  # images that are to be told from those of the test, where any are
-NOISY = Path("data/noisy")  # corrupted copies of validation and test, to be measured on
+CLEAN = Path("data/clean")  # one folder for each split: train, validation, test
+ANOMALIES = CLEAN / "test/anomalies.npy"  # only with dataset.anomalies
+NOISY = Path("data/noisy")  # corrupted copies of validation and test images
 MODELS = Path("models")
-CLASSIFIER = Path("classifier")  # its weights, its features of the test images, its metrics
+CLASSIFIER = Path("classifier")  # weights, features of the test images, metrics
 EVALUATION = Path("evaluation")
-PROVENANCE = Path("provenance")  # what differs between equal runs: times, hardware, versions
+PROVENANCE = Path("provenance")  # times, hardware and versions, which differ between equal runs
 REPORTS = Path("reports")
-FILE_LISTS = Path("file_lists")  # what the user's folders of images hold
-LOGS = Path("logs")  # what each stage said when it last ran through `pipeline.runner.repro`
+FILE_LISTS = Path("file_lists")  # the files in each of the user's image folders
+LOGS = Path("logs")  # the output of each stage's last run through `pipeline.runner.repro`
 
-# Where stages and trainings write, or what they are made of: no place for a user's images.
+# Folders where stages and trainings write, or that hold their code. A user's image folder must be elsewhere.
 WRITTEN = [
     Path("data"), MODELS, CLASSIFIER, EVALUATION, PROVENANCE, REPORTS, LOGS, FILE_LISTS,
     *map(Path, ("checkpoints", "mlruns", "pipeline", "sources", "src", "taste", ".dvc", ".git")),
@@ -22,59 +22,61 @@ WRITTEN = [
 
 
 def inputs(name: str) -> Path:
-    """What an entry with these `inputs` sees: "clean", or copies of train and validation under a named corruption."""
+    """Return the folder of the images that an entry with these `inputs` trains on: "clean" or a corruption's name."""
     return Path("data") / name
 
 
 def images(folder: Path, split: str) -> Path:
-    """The images of a split: uint8 (N, C, H, W)."""
+    """Return the file with the images of a split: uint8 (N, C, H, W)."""
     return folder / split / "images.npy"
 
 
 def labels(split: str) -> Path:
-    """The labels of a split: (N,)."""
+    """Return the file with the labels of a split: (N,)."""
     return CLEAN / split / "labels.npy"
 
 
 def factors(split: str) -> Path:
-    """What the images of a split were drawn from, (N, K); only data sets of which that is known have it."""
+    """Return the file with the factors of a split, (N, K), from which its images were drawn, where they are known."""
     return CLEAN / split / "factors.npy"
 
 
 def noisy(corruption: str, split: str = "test") -> Path:
-    """The images of a split under a corruption."""
+    """Return the file with the images of a split under a corruption."""
     return NOISY / split / f"{corruption}.npy"
 
 
 def root() -> Path:
-    """The repository's root; DVC runs queued experiments in a folder of their own and names the root in DVC_ROOT."""
+    """Return the repository's root. DVC runs queued experiments in another folder and names the root in DVC_ROOT."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
 def own(path: str) -> Path:
-    """A folder of the user's, relative to the repository's root or their home; it does not travel into the copies that
-    experiments run in.
+    """Return a user's path, relative to the repository's root or the home directory.
+
+    An experiment reads the original folder: DVC does not copy the user's images.
     """
     return root() / Path(path).expanduser()
 
 
 def raw() -> Path:
-    """Downloaded files, kept between runs and shared by all experiments; no output of any stage."""
+    """Return the folder of downloaded files. No stage has it as an output; all runs and experiments share it."""
     return Path(os.path.relpath(root() / "data/raw"))
 
 
 def checkpoints() -> Path:
-    """A folder for every training, with its curve while it runs: see `TrainingFolder`. No output of any stage; machines
-    that share it, as $AELAB_CHECKPOINTS, go on with each other's trainings.
+    """Return the folder that holds a `TrainingFolder` for every training. No stage has it as an output.
+
+    Machines that share it through $AELAB_CHECKPOINTS continue each other's trainings.
     """
     return Path(os.environ.get("AELAB_CHECKPOINTS") or root() / "checkpoints").resolve()
 
 
 def curve(entry: str, seed: int) -> Path:
-    """The points of a training's curve, one JSON object on each line."""
+    """Return the file with the points of a training's curve, one JSON object per line."""
     return PROVENANCE / "train" / entry / f"seed{seed}.jsonl"
 
 
 def training(entry: str) -> Path:
-    """Where, how and at what cost an entry was trained."""
+    """Return the file that says where and how an entry was trained, and the training's cost."""
     return PROVENANCE / "train" / entry / "training.json"

@@ -1,4 +1,4 @@
-"""The entries of `params.yaml`: the keys of every entry, and those of the model that an entry names."""
+"""The entries of `params.yaml`: the keys of every entry, and the keys of the model that an entry names."""
 
 from functools import cache
 from typing import Any
@@ -10,22 +10,22 @@ from aelab.core.settings import BudgetOverrides
 
 
 class Entry(Section):
-    """One entry of `variants`: the keys of every entry; the constructor's arguments are added per model."""
+    """An entry of `variants` with the keys that every entry has. Each model adds its constructor's arguments."""
 
-    model: str = Field(description="what it is: a file in src/aelab/variants/")
-    inputs: str = Field(
-        description="what it sees in training: clean, or a corruption of `corruption.train` by its name"
+    model: str = Field(description="the model: a file in src/aelab/variants/")
+    inputs: str = Field(description="the training images: clean, or the name of a corruption in `corruption.train`")
+    training: BudgetOverrides = Field(
+        default=BudgetOverrides(), description="keys that override the section `training`"
     )
-    training: BudgetOverrides = Field(default=BudgetOverrides(), description="what differs from the section `training`")
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the model's constructor."""
+        """Return the arguments of the model's constructor."""
         return self.model_dump(exclude=set(Entry.model_fields))
 
 
 @cache
 def entries_type() -> Any:
-    """The type of `variants`: each entry one of the sections of all models, by the name under `model`."""
+    """Return the type of `variants`: the key `model` selects the section that an entry must match."""
     from aelab.models.base import VARIANTS  # noqa: PLC0415 - imports torch
 
     entry = union_of(VARIANTS, "model", Entry)

@@ -1,4 +1,4 @@
-"""The seeds of an entry side by side, each in a process of its own."""
+"""Runs the seeds of an entry side by side, each in its own process."""
 
 import os
 import sys
@@ -19,16 +19,18 @@ T = TypeVar("T")
 def for_each_seed(
     work: Callable[[params.Params, str, int], T], checked: params.Params, entry: str, *, timed: bool
 ) -> dict[int, T]:
-    """`work(parameters, entry, seed)` for every seed, several at once: small models leave a GPU idle, and a training on
-    a CPU uses few of its cores. If one fails, all others end first.
+    """Call `work(parameters, entry, seed)` for every seed, several at once, and return the results by seed.
 
-    Work that nobody times may run on all cores, behind what is timed, and with one process more than there are cores:
-    so none is idle while the last seeds of the last stages end.
+    Several run at once because small models leave a GPU idle, and a training on a CPU uses few cores. If a seed fails,
+    the running seeds end before the error is raised.
+
+    Work that is not `timed` runs with low priority on all cores, with one process more than there are cores. So no core
+    is idle while the last seeds end.
     """
     device, its_seeds = devices.prepare(checked.training.device, checked.training.threads), checked.seeds_of(entry)
     on_gpu = device.type != "cpu"
     at_once = side_by_side(checked, device, resources.cpus() if timed else resources.all_cpus())
-    behind = not timed and not on_gpu and at_once > 1  # one more process, which takes what the others leave
+    behind = not timed and not on_gpu and at_once > 1  # one more process, which fills the gaps of the others
     workers = min(len(its_seeds), at_once + behind)
     os.environ[devices.SHARED] = str(resources.per_gpu() or max(1, workers))
     os.environ[devices.FREE] = str(max(1, devices.free_memory() // max(1, workers)))
@@ -36,9 +38,9 @@ def for_each_seed(
         os.nice(resources.BEHIND)
     if workers <= 1:
         return {seed: work(checked, entry, seed) for seed in its_seeds}
-    # A fork saves importing torch again. It is safe while no thread of torch's has run: the parameters are checked on
-    # the meta device for that reason. A fork can neither use a GPU nor forget that its parent has looked at one, and
-    # Apple's libraries have their own threads.
+    # A fork saves a second import of torch. A fork is safe while torch has started no thread, so the parameters are
+    # checked on the meta device. A forked process cannot use a GPU once its parent has, and Apple's libraries start
+    # threads of their own: there, processes are spawned.
     forks = sys.platform == "linux" and not on_gpu and not torch.cuda.is_initialized()
     context = get_context("fork" if forks else "spawn")
     with ProcessPoolExecutor(workers, context, _begin, (LISTENER.polls,)) as pool:
@@ -53,7 +55,7 @@ def for_each_seed(
 
 
 def side_by_side(checked: params.Params, device: torch.device, cpus: int) -> int:
-    """How many seeds of an entry may run at once; 0 where one alone wants more than `cpus`."""
+    """Number of seeds of an entry that may run at once; 0 if one seed alone needs more than `cpus`."""
     return (resources.per_gpu() if device.type != "cpu" else None) or cpus // checked.training.threads
 
 

@@ -1,7 +1,7 @@
-"""Ends a stage and its processes in order: when somebody asks for that, or when nobody waits for the stage any more.
+"""Ends a stage and its processes in an orderly way, after a signal or once the process that started the stage is gone.
 
-A killed DVC or runner leaves its stages running, and a killed stage its processes; a second writer must not live on in
-them.
+A killed DVC or runner leaves its stages running, and a killed stage leaves its processes running. All of them must end:
+otherwise a second run would write to the same files at the same time.
 """
 
 import multiprocessing
@@ -14,12 +14,12 @@ import psutil
 
 from pipeline import RUNNER
 
-GRACE = 3.0  # seconds in which work that polls `asked_to_stop` may leave of its own accord
+GRACE = 3.0  # seconds in which work that polls `asked_to_stop` may end by itself
 POLL = 1.0  # seconds
 
 
 class Interrupted(BaseException):
-    """SIGTERM, Ctrl-C, or the end of the process that this one works for."""
+    """Raised for SIGTERM, for Ctrl-C, and when the process that waits for this one is gone."""
 
     def __init__(self, number: int, *, orphaned: bool = False) -> None:
         super().__init__(number)
@@ -27,16 +27,16 @@ class Interrupted(BaseException):
 
 
 class StopListener:
-    """Listens for the two signals, and watches the processes that this one works for."""
+    """Listens for SIGINT and SIGTERM, and watches the processes that wait for this one."""
 
     def __init__(self) -> None:
         self.asked: Interrupted | None = None
         self.polls = False
-        self.patient_until = 0.0  # on the monotonic clock: the end of the moment
+        self.patient_until = 0.0  # on the monotonic clock: when the grace period ends
         self.supervisors: list[psutil.Process] = []
 
     def listen(self, *, polls: bool) -> None:
-        """Begin, also in a process that a fork has made; `polls` says whether the work looks at `asked_to_stop`."""
+        """Start listening, also in a forked process; `polls` says whether the work calls `asked_to_stop`."""
         self.asked, self.polls = None, polls
         try:
             self.supervisors = _supervisors()
@@ -49,13 +49,13 @@ class StopListener:
             signal.setitimer(signal.ITIMER_REAL, POLL, POLL)
 
     def check(self, *, wanted: bool) -> None:
-        """Leave at once if this process is not wanted any more."""
+        """Raise `Interrupted` at once if no process waits for this one."""
         if not wanted:
             self.asked = Interrupted(signal.SIGTERM, orphaned=True)
             raise self.asked
 
     def disarm(self) -> None:
-        """Ignore signals from now on: the work is over, or its end has begun."""
+        """Ignore signals from now on: the work is over, or is already being ended."""
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -66,11 +66,11 @@ class StopListener:
             if not all(process.is_running() for process in self.supervisors):
                 self._ask(Interrupted(signal.SIGTERM, orphaned=True))
             return
-        if time.monotonic() < self.patient_until:  # an alarm of before the request, which comes only now
+        if time.monotonic() < self.patient_until:  # a late alarm from before the request
             return
         for child in multiprocessing.active_children():
             child.kill()
-        raise self.asked  # work that polls has had its moment
+        raise self.asked  # the grace period of work that polls is over
 
     def _ask(self, asked: Interrupted) -> None:
         if self.asked is not None:
@@ -91,12 +91,12 @@ LISTENER = StopListener()
 
 
 def asked_to_stop() -> bool:
-    """Whether this process is to leave as soon as it has kept what it has."""
+    """Whether this process should save its state and end."""
     return LISTENER.asked is not None
 
 
 def _supervisors() -> list[psutil.Process]:
-    """The processes that this one works for: its parent, or all up to the DVC that runs it, and the runner of that.
+    """Return the processes that wait for this one: its parent, or all ancestors up to DVC, and DVC's runner.
 
     Raises:
         psutil.NoSuchProcess: the runner is gone.

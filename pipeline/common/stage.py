@@ -1,5 +1,6 @@
-"""What every stage does around its own work: check the parameters first, say where its results come from, and turn
-what a user can mend into one sentence with nothing lost.
+"""Code around the work of every stage: checks the parameters, records the provenance, and reports errors.
+
+An error that the user can correct becomes one sentence, and the stage's earlier outputs are restored.
 """
 
 import errno
@@ -30,14 +31,14 @@ Provenance: TypeAlias = dict[str, Any]
 
 CODE = ("dvc.yaml", "params.yaml", "pipeline", "src", "requirements.lock")
 PACKAGES = ("torch", "numpy", "mlflow", "dvc")
-GPU_PROBLEMS = {  # by what torch says
+GPU_PROBLEMS = {  # patterns in torch's messages, and the sentence for the user
     r"OutOfMemoryError|(CUDA error: |MPS backend )out of memory|_ALLOC_FAILED": (
-        "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, free some, or let "
-        f"trainings take turns on it with {resources.PER_GPU}=1"
+        "the GPU has too little memory: lower training.batch_size or evaluation.batch_size, free GPU memory, "
+        f"or run one training at a time with {resources.PER_GPU}=1"
     ),
     "CUDA error: no kernel image": "this torch has no kernels for the GPU: set training.device to cpu",
     "CUDA error: .*busy or unavailable": (
-        "another process has the GPU for itself: end that one, let the seeds take turns with "
+        "another process has the GPU to itself: end that process, let the seeds take turns with "
         f"{resources.PER_GPU}=1, or set training.device to cpu"
     ),
 }
@@ -51,18 +52,20 @@ def run(
     variants: bool = True,
     polls: bool = False,
 ) -> None:
-    """Do a stage's `work` on the checked parameters and write down where and how it was done.
+    """Do a stage's `work` on the checked parameters, and record its provenance.
 
-    `work` may add to the provenance. It goes to a file of its own, since it differs between equal runs. Without
-    `variants`, the entries are left as they are: checking them means importing torch. Work that `polls` is given a
-    moment to leave in order when it is to stop.
+    Args:
+        work: the function, which may add to the provenance.
+        provenance_file: where the provenance goes. No result holds it, since it differs between equal runs.
+        variants: whether to check the entries, which takes an import of torch.
+        polls: whether `work` calls `asked_to_stop`; if so, a signal gives it a few seconds to end by itself.
     """
     try:
         LISTENER.listen(polls=polls)
         LISTENER.check(wanted=os.getppid() == PARENT)
         check_code()
-        checked = params.load(variants=variants)  # imports the variants, and with them torch
-        gc.freeze()  # what is imported stays; looking through it once more at the end took half a second
+        checked = params.load(variants=variants)  # imports the variants, which import torch
+        gc.freeze()  # imported modules stay: a last collection at exit took half a second for them
         provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
         started = time.perf_counter()
         work(checked, provenance)
@@ -73,10 +76,10 @@ def run(
     except BaseException as error:
         asked = LISTENER.asked
         LISTENER.disarm()
-        if asked is None or not asked.orphaned:  # else another run may be at work there
+        if asked is None or not asked.orphaned:  # an orphan restores nothing, since another run may already write there
             _restore_outputs()
         if asked is not None:
-            print("\ninterrupted: the next run goes on from here\n", file=sys.stderr, flush=True)
+            print("\ninterrupted: the next run continues from here\n", file=sys.stderr, flush=True)
             sys.exit(128 + asked.number)
         sentence = what_to_mend(error)
         if sentence is None:
@@ -86,16 +89,16 @@ def run(
 
 
 def check_code() -> None:
-    """Let the code that DVC hashes, that of this folder, be the code that runs, or nothing run.
+    """Check that Python runs the code in this folder, which is the code that DVC hashes.
 
     Raises:
-        UserError: the packages are those of another folder.
+        UserError: the packages are imported from another folder.
     """
     for hashed, package in ((Path("pipeline"), pipeline), (Path("src/aelab"), aelab)):
         runs = Path(str(package.__file__)).parent
         if hashed.is_dir() and not hashed.samefile(runs):
             msg = (
-                f"DVC hashes the code in {hashed.resolve()}, but Python runs that in {runs}: unset PYTHONPATH and "
+                f"DVC hashes the code in {hashed.resolve()}, but Python runs the code in {runs}: unset PYTHONPATH and "
                 "PYTHONSAFEPATH, then run again"
             )
             raise UserError(msg)
@@ -123,15 +126,15 @@ def _git(*arguments: str) -> str:
 
 
 def what_to_mend(error: BaseException) -> str | None:
-    """A problem that the user can mend as a sentence; None if `error` is something else."""
+    """Return the sentence for a problem that the user can correct; None for any other error."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, RuntimeError):
-        said = f"{type(error).__name__}: {error}"  # the first is enough for torch's, which is slow to import
+        said = f"{type(error).__name__}: {error}"  # matched by name: importing torch for its classes is slow
         if found := [sentence for words, sentence in GPU_PROBLEMS.items() if re.search(words, said)]:
             return found[0]
     if isinstance(error, BrokenProcessPool):
-        return f"a process was killed, most likely for want of memory: try fewer at once, with {resources.CPUS}=1"
+        return f"a process was killed, probably because memory ran out: run fewer at once with {resources.CPUS}=1"
     if isinstance(error, OSError) and error.errno in NO_WRITING:
         where = error.filename or "the results"
         return f"cannot write {where}: {error.strerror}; free space or permit writing there, then run again"
@@ -141,9 +144,9 @@ def what_to_mend(error: BaseException) -> str | None:
 
 
 def _restore_outputs() -> None:
-    """Bring back the stage's outputs of before: DVC deletes them just before it runs the stage's command.
+    """Restore the stage's earlier outputs: DVC deletes them just before it runs the stage's command.
 
-    They are in DVC's cache under the hashes of `dvc.lock`, which holds an earlier successful run while a stage runs.
+    DVC's cache holds them under the hashes in `dvc.lock`, which changes only after a successful run.
     """
     name = os.environ.get("DVC_STAGE")
     if name is None:
@@ -155,5 +158,5 @@ def _restore_outputs() -> None:
             for out in repo.stage.load_one(name=name).outs:
                 if out.use_cache and out.hash_info:
                     out.checkout(force=True, allow_missing=True)
-    except Exception as error:  # noqa: BLE001 - what went wrong first is what matters
-        print(f"the earlier results are still in the cache, `dvc checkout` brings them back ({error})", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - the first error is the one to report
+        print(f"the earlier results are in the cache; restore them with `dvc checkout` ({error})", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""What stands beside the stage `report`: the results on disk, and their projection to MLflow."""
+"""Helpers of the stage `report`: the results on disk, and their copy in MLflow."""

@@ -1,4 +1,4 @@
-"""What the pages of the report show: of one run of the pipeline, or of two revisions beside each other."""
+"""The content of the report's pages, for one run of the pipeline or for the comparison of two revisions."""
 
 import io
 import math
@@ -39,20 +39,20 @@ from pipeline.common.params import PARAMS, Params
 from pipeline.reporting import results
 from pipeline.reporting.results import ReportEntry
 
-SERVER = "http://127.0.0.1:5000"  # where `make ui` shows the runs
+SERVER = "http://127.0.0.1:5000"  # address of `make ui`
 RUN = "#/experiments/1/runs?workflowType=machine_learning&searchFilter={}"
 
 
 def context(
     entries: Sequence[ReportEntry], rows: pd.DataFrame, folder: Path, pairs: Sequence[tuple[str, str]] = ()
 ) -> dict[str, Any]:
-    """What the templates show.
+    """Return the content for the templates.
 
     Args:
-        entries: in the order of the page; the first one's parameters are those of the page.
-        rows: their `results.rows`.
-        folder: of the charts.
-        pairs: names of entries to set against each other, beside those that differ under one key.
+        entries: the entries, in the order of the page; the parameters of the first are shown.
+        rows: the table `results.rows` of these entries.
+        folder: the folder of the charts.
+        pairs: names of entries to compare, besides pairs that differ in one key.
     """
     params = entries[0].params
     finished = rows[rows["status"] == "finished"]
@@ -99,13 +99,13 @@ def context(
 
 
 def _picked(entry: ReportEntry) -> dict[str, list[int]]:
-    """By phase the step of every seed whose weights validation picked."""
+    """Return, for each phase, the step of every seed whose weights validation selected."""
     phases = dict.fromkeys(phase for result in entry.finished for phase in result.outcome)
     return {phase: [result.outcome[phase]["best_step"] for result in entry.finished] for phase in phases}
 
 
 def _images(params: Params, evidence: Evidence) -> str:
-    """Whose images, and how many of which split the numbers are of."""
+    """Return the data set's name and the number of test images."""
     name = CAPTIONS["datasets"].get(params.dataset.name, params.dataset.name)
     drawn = {"none": "", "static": ", in black and white", "dynamic": ", in black and white"}[params.dataset.binarize]
     kept = [entry.images for entry in evidence.entries]
@@ -115,18 +115,18 @@ def _images(params: Params, evidence: Evidence) -> str:
 
 
 def _lead(entries: Sequence[ReportEntry]) -> str:
-    """What the numbers are of, in a line."""
+    """Return the sentence under the title: number of entries and seeds, and the machine."""
     params, training = entries[0].params, entries[0].results[0].training
-    seeds = f"means over {len(params.seeds)} seeds" if len(params.seeds) > 1 else "of one seed"
+    seeds = f"means over {len(params.seeds)} seeds" if len(params.seeds) > 1 else "from one seed"
     trained = [entry for entry in entries if not entry.floor]
     below = [entry.name for entry in entries if entry.floor]
-    return f"{len(trained)} entries of params.yaml, numbers {seeds}; trained on {training['hardware']}." + (
+    return f"{len(trained)} entries of params.yaml; numbers are {seeds}, trained on {training['hardware']}." + (
         f" Floors, in which nothing is trained: {tables.listed(below)}." if below else ""
     )
 
 
 def _steps(entry: ReportEntry) -> str:
-    """The steps of each phase, where any seed has got so far."""
+    """Return the number of steps of each phase, as far as the longest seed got."""
     phases: dict[str, int] = {}
     for result in entry.results:
         for point in result.curve:
@@ -135,14 +135,14 @@ def _steps(entry: ReportEntry) -> str:
 
 
 def _problems(entries: Sequence[ReportEntry]) -> Iterator[str]:
-    """What a reader has to know before any number, a sentence for all seeds that have the same trouble."""
+    """Yield a warning for each problem that a reader should know first; seeds with the same problem share one."""
     download = paths.PROVENANCE / "download.json"
     if left_out := disk.read_json(download).get("left_out"):
         yield f"{len(left_out)} files were left out; {download} lists them with the reasons"
     for entry in entries:
         found: dict[str, list[int]] = {}
         for result in entry.results:
-            stopped = [f"{result.status}; it counts nowhere below"] if result.status != "finished" else []
+            stopped = [f"{result.status}; no number below includes it"] if result.status != "finished" else []
             for text in (*result.symptoms, *stopped):
                 found.setdefault(text, []).append(result.seed)
         for text, seeds in found.items():
@@ -150,7 +150,7 @@ def _problems(entries: Sequence[ReportEntry]) -> Iterator[str]:
 
 
 def _contrast(contrast: summary.Contrast, entries: Sequence[ReportEntry]) -> dict[str, Any]:
-    """What one setting changed, as a table of what can be told and a list of what cannot."""
+    """Return the effect of one setting: a table of significant changes, and a list of ties."""
     before, after = (next(e for e in entries if e.name == each.name) for each in (contrast.before, contrast.after))
     told, links, readings = list[list[str]](), dict[str, str](), dict[str, list[str]]()
     for change in contrast.told:
@@ -173,7 +173,7 @@ def _contrast(contrast: summary.Contrast, entries: Sequence[ReportEntry]) -> dic
 
 
 def _value(value: Any, key: str, entry: ReportEntry) -> str:
-    """A parameter's value; of `inputs` also the noise that the name stands for."""
+    """Return a parameter's value; for `inputs` also the noise behind the name."""
     if key != "inputs" or value == CLEAN:
         return "–" if value is None else str(value)
     noise = entry.params.corruption.train[value].noise
@@ -181,7 +181,7 @@ def _value(value: Any, key: str, entry: ReportEntry) -> str:
 
 
 def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
-    """Every entry in a row: how large its code is, how often it looked at each image, and what decides; floors last."""
+    """Return the first table: a row for each entry with code size, looks and deciding metrics; floors come last."""
     reference = entries[0].params.corruption.reference
     measured = tables.joined(tables.tables("", "", evidence, OVERVIEW), OVERVIEW)
     cells = {row[0]: row[1:] for row in measured.rows}
@@ -192,7 +192,7 @@ def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
         for entry in sorted(evidence.entries, key=lambda entry: entry.floor)
     ]  # fmt: skip
     note = (
-        f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often each training image was seen. "
+        f"Denoising MSE: {readable(reference.kind)} {reference.level}. Looks: how often training saw each image. "
         f"{tables.coverage(evidence, OVERVIEW)}"
     )
     header = ["", "code", "looks", *measured.header[1:]]
@@ -200,31 +200,31 @@ def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
 
 
 def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -> Iterator[Table]:
-    """The results; a table that has nothing to show is left out."""
+    """Yield the tables of results; a table without values is left out."""
     reference = params.corruption.reference
     note = f"Denoising MSE: {readable(reference.kind)} {reference.level}."
     yield from tables.tables(
         "Reconstruction and denoising", note, evidence, (*RECONSTRUCTION, "denoising_mse", "copying_mse")
     )
     for pixels, comparable in tables.comparable(evidence, "neg_elbo"):
-        note = "Per image: −ELBO = rate + distortion. No other table's likelihoods are comparable with these. "
+        note = "Per image: −ELBO = rate + distortion. Likelihoods in other tables are not comparable with these. "
         note += floors.note(classified.get("floors", {}), str(pixels))
         yield from tables.tables(f"Likelihood: {pixels}", note, evidence.of(comparable), LIKELIHOOD, say_pixels=False)
     restored = (
-        f"MSE to the clean images of what is made of {params.evaluation.noisy_images:,} corrupted ones; first that of "
-        "all without noise."
+        f"MSE between {params.evaluation.noisy_images:,} clean images and the reconstructions of their corrupted "
+        "versions. The first row is without noise, over all images."
     )
     noise = noise_levels(evidence.results).items()
     for title, note, names in (
-        ("Codes", "Over the whole test set.", CODES),
-        ("Representation", "Of the codes of frozen models, for the images' classes.", (*REPRESENTATION, *CLASSIFIED)),
-        ("Geometry", "Codes of test images, mixed.", GEOMETRY),
-        ("Known factors", "What single dimensions of the code say of what the images were drawn from.", FACTORS),
+        ("Codes", "Over the whole test split.", CODES),
+        ("Representation", "Prediction of the images' classes from the codes.", (*REPRESENTATION, *CLASSIFIED)),
+        ("Geometry", "Interpolations between the codes of test images.", GEOMETRY),
+        ("Known factors", "How well single dimensions of the code predict the factors of the images.", FACTORS),
         ("Samples", _features(classified["metrics"]), (*SAMPLES, *FITTED, *UNIFORM)),
-        ("Out-of-distribution inputs", "What a model gives back of noise and of photographs.", IDENTITY),
+        ("Out-of-distribution inputs", "Reconstructions of noise and of photographs.", IDENTITY),
         *((f"Denoising: {readable(kind)}", restored, [name for _, name in levels]) for kind, levels in noise),
-        ("Cost", "Of one seed.", COST),
-        ("Validation", "On the validation split. By these, settings are picked.",
+        ("Cost", "Cost of one seed.", COST),
+        ("Validation", "Metrics on the validation split, which select the settings.",
          [f"validation_{name}" for name in HEADLINE]),
     ):  # fmt: skip
         yield from tables.tables(title, note, evidence, names)
@@ -232,11 +232,11 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
 
 
 def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
-    """How well each score tells anomalies from test images: a table for each measure, with the floors of the pixels."""
+    """Yield a table for each measure of how well a score separates anomalies from test images, with pixel floors."""
     if not (chosen := params.dataset.anomalies):
         return
     what = chosen if isinstance(chosen, str) else f"the held-out class {tables.listed(chosen)}"
-    note = f"Told from test images: {what}. What the model does not define is –; identity's are those of raw pixels."
+    note = f"Anomalies: {what}, against test images. –: the model defines no such score. identity scores raw pixels."
     for title, measure in zip(("Anomalies", "Anomalies, average precision"), MEASURES, strict=True):
         names = [name for name in ANOMALIES if name.startswith(f"{measure}_")]
         if parts := tables.tables("", "", evidence, names):
@@ -246,18 +246,18 @@ def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
 
 
 def _features(measured: Mapping[str, float]) -> str:
-    """What the features are worth in which samples are compared with images."""
+    """Describe the classifier's features, in which samples are compared with images."""
     if not measured:
-        return "There is no classifier to take features from."
+        return "There is no classifier, so there are no features."
     return (
-        f"In the features of a classifier that puts {measured['classifier_accuracy']:.2f} % of the test images into "
-        f"their class. Between as many training images and the test images the Fréchet distance is "
+        f"In the features of a classifier with {measured['classifier_accuracy']:.2f} % accuracy on the test images. "
+        f"The Fréchet distance between as many training images and the test images is "
         f"{measured['frechet_floor']:.2f}."
     )
 
 
 def _claims(evidence: Evidence, folder: Path) -> Iterator[dict[str, Any]]:
-    """Each claim with its verdict, numbers and figures."""
+    """Yield each claim with its verdict, numbers and figures."""
     figures = {"memory": list(report_charts.generalisation(evidence, folder))}
     for claim in CLAIMS:
         judgement = judge(claim, evidence)
@@ -272,7 +272,7 @@ def _claims(evidence: Evidence, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
-    """An entry: what it is, every seed's numbers, and where they come from."""
+    """Return an entry's section of the report: the model, every seed's numbers, and their origin."""
     result, training = entry.results[0], entry.results[0].training
     mine = finished[finished["entry"] == entry.name].set_index("seed")
     names = [name for name in HEADLINE if name in mine and mine[name].notna().any()]
@@ -294,7 +294,7 @@ def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
             "trained at": training["started"],
             "on": f"{training['hardware']}, {training['precision']}, {training['mode']}",
             "with": f"Python {training['python']}, torch {training['packages']['torch']}",
-            "data": f"{entry.params.dataset.name}; training split {result.data_digest}, the others in dvc.lock",
+            "data": f"{entry.params.dataset.name}; training split {result.data_digest}, the other splits: see dvc.lock",
             "parameters": f"digest {results.parameters_digest(result)}",
             "weights": f"{paths.MODELS / result.entry}/seed{result.seed}.safetensors, and so on",
             "every metric": f"{paths.EVALUATION / result.entry}/metrics.json",
@@ -305,7 +305,7 @@ def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
 
 
 def _run(fingerprint: str) -> str:
-    """The address of a training's run in MLflow."""
+    """Return the address of a training's run in MLflow."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = uri.rstrip("/") if uri.startswith("http") else SERVER
     wanted = quote(f"tags.training = '{fingerprint}'")
@@ -313,7 +313,7 @@ def _run(fingerprint: str) -> str:
 
 
 def _undefined(entries: Sequence[ReportEntry]) -> list[tuple[str, list[str]]]:
-    """The reasons for every value that is not there, each with what it is the reason for and of whom."""
+    """Return each reason for undefined values, with the metrics and entries that it concerns."""
     found = [
         (reason, METRICS[name].title if name in METRICS else name.replace("_", " "), entry.name)
         for entry in entries

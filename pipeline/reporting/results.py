@@ -1,4 +1,4 @@
-"""What the stages have left on disk, put together for the report and for MLflow."""
+"""The stages' results on disk, collected for the report and for MLflow."""
 
 import hashlib
 import json
@@ -29,29 +29,53 @@ MEASURED = [name for name in METRICS if name not in (*CLASSIFIER, *COST, *ANOMAL
 
 @dataclass(frozen=True)
 class Result:
-    """One trained seed of one entry."""
+    """Result of one trained seed of one entry.
+
+    Attributes:
+        entry: Its name in `variants`.
+        seed: The seed.
+        status: "finished", or the problem.
+        about: The model in one sentence.
+        pixels: How the model's likelihood treats a pixel; None without a likelihood.
+        metrics: Values by name for each split, "validation" and "test"; empty unless finished.
+        undefined: Why a metric or figure is undefined.
+        symptoms: Warnings about a finished model.
+        outcome: For each phase best_step and diverged_at_step.
+        training: Where and how the model was trained.
+        cost: This seed's started, ended, phases, peak_memory_mib.
+        parameters: The sections of `params.yaml` that `dvc.lock` records: dataset, corruption, training, …
+        digests: DVC's hashes of the clean images, by split.
+        fingerprint: Hash of code, data, parameters and results.
+        gave: Hash of the results alone: weights and metrics.
+        folder: The folder of the figures.
+        weights: The file of the weights.
+        curve: Phase, step, time and losses of every point.
+        floor: Whether nothing is trained: one seed, no rank.
+        code: An image's code: its `numbers`, or its `codes`, each one `of` K.
+        training_images: Their number.
+    """
 
     entry: str
     seed: int
-    status: str  # "finished", or what went wrong
-    about: str  # the model, in a sentence
-    pixels: str | None  # what a pixel is to the model's likelihood, if it has one
-    metrics: dict[str, dict[str, float]]  # by split, "validation" and "test"; empty if it did not finish
-    undefined: dict[str, str]  # metric or figure → why there is none
-    symptoms: list[str]  # what is wrong with a model that finished
-    outcome: dict[str, dict[str, int]]  # phase → best_step, diverged_at_step
-    training: dict[str, Any]  # where and how it was trained
-    cost: dict[str, Any]  # of this seed's training: started, ended, phases, peak_memory_mib
-    parameters: dict[str, Any]  # that it was made with, as `dvc.lock` holds them: dataset, corruption, training, …
-    digests: dict[str, str]  # DVC's hashes of the clean images, by split
-    fingerprint: str  # of the code, data and parameters of the training, and of what it and the evaluation gave
-    gave: str  # a digest of the latter alone: the weights, and what was measured of them
-    folder: Path  # of its figures
+    status: str
+    about: str
+    pixels: str | None
+    metrics: dict[str, dict[str, float]]
+    undefined: dict[str, str]
+    symptoms: list[str]
+    outcome: dict[str, dict[str, int]]
+    training: dict[str, Any]
+    cost: dict[str, Any]
+    parameters: dict[str, Any]
+    digests: dict[str, str]
+    fingerprint: str
+    gave: str
+    folder: Path
     weights: Path
-    curve: list[dict[str, Any]]  # phase, step, time and losses of every point
-    floor: bool = False  # whether nothing is trained in it: it has no other seeds, and is not ranked
-    code: dict[str, int] | None = None  # the `numbers` in one image's code, or how many `codes`, each one `of` K
-    training_images: int | None = None  # that there were to learn from
+    curve: list[dict[str, Any]]
+    floor: bool = False
+    code: dict[str, int] | None = None
+    training_images: int | None = None
 
     @property
     def data_digest(self) -> str:
@@ -61,7 +85,7 @@ class Result:
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """An entry under the name that the report gives it."""
+    """An entry and its results, under its name in the report."""
 
     name: str
     params: Params
@@ -69,28 +93,28 @@ class ReportEntry:
 
     @property
     def section(self) -> Mapping[str, Any]:
-        """Of `variants` in its parameters."""
+        """The entry's section of `variants`."""
         section: Mapping[str, Any] = self.params.variants[self.results[0].entry]
         return section
 
     @property
     def floor(self) -> bool:
-        """Whether nothing is trained in it."""
+        """Whether the entry is a floor, in which nothing is trained."""
         return self.results[0].floor
 
     @property
     def finished(self) -> list[Result]:
-        """Its seeds that did; the first stands for it in the figures."""
+        """The finished seeds; figures show the first."""
         return [result for result in self.results if result.status == "finished"]
 
     @property
     def examples(self) -> Examples | None:
-        """Those of its first seed that finished, where there is anything to see."""
+        """Examples of the first finished seed, if it has any."""
         path = self.finished[0].folder / "examples.safetensors" if self.finished else None
         return examples.read(path) if path and path.exists() else None
 
     def entry(self) -> Entry:
-        """What the claims are judged by."""
+        """Return the entry in the form that judges the claims."""
         return Entry(
             self.name,
             pixels=next((result.pixels for result in self.finished), None),
@@ -104,12 +128,12 @@ class ReportEntry:
         )
 
     def _learned(self) -> list[str]:
-        """The corruptions that its training images are under."""
+        """Return the corruptions of the training images."""
         inputs = self.section["inputs"]
         return [f"{kind}-{level}" for kind, level in self.params.learned(inputs).mixed] if inputs != CLEAN else []
 
     def _images(self) -> dict[str, Any]:
-        """The metrics of each test image; none where an older evaluation has not kept them."""
+        """Return the metrics of each test image; empty if an older evaluation did not write them."""
         folder = self.finished[0].folder.parent
         images, scores = (
             per_image.read(path) if (path := folder / name).exists() else {}
@@ -118,7 +142,7 @@ class ReportEntry:
         return {"images": images | _of_each(scores, len(images["mse"].columns))} if images else {}
 
     def _size(self) -> dict[str, Any]:
-        """How large its code is, and how often the first phase has looked at each training image."""
+        """Return the size of the code, and how often the first phase saw each training image."""
         first, found = self.finished[0], dict[str, Any]()
         if first.code and "numbers" in first.code:
             found["code_size"] = f"{first.code['numbers']:,} numbers"
@@ -133,7 +157,9 @@ class ReportEntry:
 
 
 def _of_each(scores: Mapping[str, pd.DataFrame], others: int) -> dict[str, pd.DataFrame]:
-    """What each image is to the measures of how well a score tells the images after the first `others` from those."""
+    """Return each image's contribution to the measures of how well a score separates the images after the first
+    `others` images from these.
+    """
     found = dict[str, dict[Hashable, NDArray[np.float64]]]()
     for name, table in scores.items():
         for seed, values in table.iterrows():
@@ -145,10 +171,10 @@ def _of_each(scores: Mapping[str, pd.DataFrame], others: int) -> dict[str, pd.Da
 
 
 def collect(params: Params) -> list[ReportEntry]:
-    """Every entry of the parameters with all its seeds, in their order; the floors at the end.
+    """Return every entry of the parameters with all its seeds, in their order, floors last.
 
     Raises:
-        UserError: there is no result of one.
+        UserError: a result is missing.
     """
     found, lacking = available(params)
     if lacking:
@@ -158,12 +184,12 @@ def collect(params: Params) -> list[ReportEntry]:
 
 
 def rows(entries: Sequence[ReportEntry]) -> pd.DataFrame:
-    """One row for each entry and seed: what was measured, what it cost and where it comes from."""
+    """Return one row for each entry and seed: metrics, cost and origin."""
     return pd.DataFrame([_row(entry.name, result) for entry in entries for result in entry.results])
 
 
 def _row(name: str, result: Result) -> dict[str, Any]:
-    """What was measured, on the test split unless named."""
+    """Return a row; metrics without a prefix are measured on the test split."""
     training = result.training
     measured = dict.fromkeys(MEASURED, float("nan")) | result.metrics.get("test", {})
     measured |= {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
@@ -188,12 +214,12 @@ def _row(name: str, result: Result) -> dict[str, Any]:
 
 
 def available(params: Params) -> tuple[list[Result], list[str]]:
-    """The results that there are, and a sentence for each that there is not."""
+    """Return the results on disk, and a sentence for each missing result."""
     found, lacking = list[Result](), list[str]()
     path = Path("dvc.lock")
     if not path.exists():
-        return [], ["dvc.lock is not there: `dvc repro` writes it"]
-    lock = YAML(typ="safe", pure=True).load(path)["stages"]  # it is up to date when the report begins
+        return [], ["dvc.lock is missing: `dvc repro` writes it"]
+    lock = YAML(typ="safe", pure=True).load(path)["stages"]  # up to date when the report begins
     for entry in params.variants:
         for seed in params.seeds:
             try:
@@ -202,18 +228,18 @@ def available(params: Params) -> tuple[list[Result], list[str]]:
                 lacking.append(f"there are no results of {entry}, seed {seed}: run `dvc repro` first")
                 continue
             if found[-1].floor:
-                break  # its first seed stands for all
+                break  # a floor has one seed
     return found, lacking
 
 
 def parameters_digest(result: Result) -> str:
-    """A short name for the parameters that a result was made with."""
+    """Return a short hash of a result's parameters."""
     return _digest(result.parameters)[:12]
 
 
 def costs(result: Result) -> dict[str, float]:
-    """What the training took: seconds over all phases, images per second of the first phase, peak memory; nothing where
-    there was no training.
+    """Return the cost of a training: seconds and CPU seconds of all phases, images per second of the first phase, and
+    peak memory. Empty for a floor.
     """
     phases = list(result.cost["phases"].values())
     if not phases:
@@ -254,7 +280,7 @@ def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
 
 
 def _params(stage_lock: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that a stage was last run with."""
+    """Return the parameters of a stage's last run."""
     return dict(stage_lock["params"]["params.yaml"])
 
 
@@ -263,5 +289,5 @@ def _digest(content: object) -> str:
 
 
 def _out(stage_lock: dict[str, Any], path: Path) -> str:
-    """DVC's hash of one output."""
+    """Return DVC's hash of an output."""
     return str(next(out["md5"] for out in stage_lock["outs"] if out["path"] == str(path)))

@@ -1,7 +1,7 @@
-"""track: project what is on disk to MLflow. A problem with it is a warning: what is on disk is the truth.
+"""track: copy the results on disk to MLflow. A problem there is only a warning, since the disk holds everything.
 
 python -m pipeline.reporting.track             # everything, once
-python -m pipeline.reporting.track --follow    # the curves of trainings while they grow, until ended
+python -m pipeline.reporting.track --follow    # the curves of running trainings, until the process is ended
 """
 
 import os
@@ -27,36 +27,36 @@ from pipeline.common import paths, resources, signals, stage
 from pipeline.common.params import Params
 from pipeline.reporting import results
 
-POLL = 4.0  # seconds between two looks at the curves
-GLANCE = (  # as the first table of the report
+POLL = 4.0  # seconds between updates of the curves
+GLANCE = (  # the columns of the report's first table
     *(f"test/{name}" for name in OVERVIEW), *(f"validation/{name}" for name in DECIDING), "cost/train_seconds",
 )  # fmt: skip
-PATIENCE = {"sqlite": 60.0, "other": 15.0}  # seconds that a locked database or a server is given to answer
+PATIENCE = {"sqlite": 60.0, "other": 15.0}  # how many seconds to wait for a locked database or a server
 DESCRIPTION = """One run for each entry of `variants` in `params.yaml` and each seed. `test/…` was measured on the test
-split, `validation/…` on the one that weights and settings are picked by, `cost/…` is what the training took.
-`autoencoder/…` and `prior/…` are the losses of the training's phases by step, `system/…` what the process took that
-trained. The seeds of an entry share the tag `group`, by which the table of runs is grouped.
+split, `validation/…` on the split that selects weights and settings. `cost/…` is the cost of the training.
+`autoencoder/…` and `prior/…` are the losses of the training's phases by step, `system/…` the training process's CPU use
+and memory. The seeds of an entry share the tag `group`, which groups the table of runs.
 
-| metric | unit | what it is |
+| metric | unit | definition |
 |---|---|---|
 """ + "\n".join(
     f"| `{name}` | {each.unit or '–'} | {each.definition.replace('|', '∣')} |" for name, each in METRICS.items()
 )
-# Okabe & Ito 2008: told apart by colour-blind eyes too; the seeds of an entry share one.
+# The palette of Okabe and Ito (2008), for colour-blind readers. All seeds of an entry have the same colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
 PROGRESS = {
     RUNNING: "in training",
-    KILLED: "broken off; `make repro` goes on from its last checkpoint",
+    KILLED: "interrupted; `make repro` continues from its last checkpoint",
     FINISHED: "trained, not evaluated yet",
 }
 
 
 def main(
-    entries: Annotated[list[str] | None, typer.Argument(help="Entries to follow; all by default.")] = None,
+    entries: Annotated[list[str] | None, typer.Argument(help="Entries to follow; the default is all.")] = None,
     *,
-    follow: Annotated[bool, typer.Option(help="Show the curves of trainings while they grow, until ended.")] = False,
+    follow: Annotated[bool, typer.Option(help="Update the curves of running trainings until ended.")] = False,
 ) -> None:
-    """Have MLflow show what is on disk: at $MLFLOW_TRACKING_URI, or in mlflow.db."""
+    """Copy the results on disk to MLflow: the server at $MLFLOW_TRACKING_URI, or mlflow.db."""
     work = partial(_follow, entries) if follow else _write
     stage.run(work, None, variants=False, polls=follow)
 
@@ -70,14 +70,14 @@ def _projector() -> Projector:
 
 
 def _write(params: Params, _: stage.Provenance) -> None:
-    """Write all that is on disk, and say what was written."""
+    """Write all results on disk to MLflow, and print what was written."""
     projector = _projector()
     at = mlflow_store.public(projector.uri)
     collected, lacking = results.available(params)
     for sentence in lacking:
         print(sentence)
     runs = [_result(result, params) for result in collected]
-    runs += [run for run in _trainings(params) if run.status != FINISHED]  # what is finished has a result, or soon will
+    runs += [run for run in _trainings(params) if run.status != FINISHED]  # the others have a result, or soon will
     saved = max((result.cost["ended"] for result in collected), default=0.0)
     champions = _champions(collected)
     written, promoted = set[str](), set[str]()
@@ -85,15 +85,15 @@ def _write(params: Params, _: stage.Provenance) -> None:
     while True:
         try:
             projector.open(DESCRIPTION)
-            # Each is added as soon as it is written, so that those before a failure count.
+            # Each run is added once it is written, so that a failure does not lose the count of earlier runs.
             written.update(run.training for run in runs if projector.project(run))
             projector.show(GLANCE, saved)
             promoted.update(projector.promote(champion) for champion in champions)
             break
         except UserError as error:
-            print(f"warning: MLflow does not have all that is on disk, which is complete: {error}")
+            print(f"warning: MLflow lacks some results, which are all on disk: {error}")
             return
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong there, no training was in vain
+        except Exception as error:  # noqa: BLE001 - no problem of MLflow may fail the run
             if time.monotonic() > until:
                 print(f"warning: the runs could not be written to MLflow at {at}: {said(error)}")
                 print("The results on disk are complete; `make track` writes them later.")
@@ -106,12 +106,12 @@ def _write(params: Params, _: stage.Provenance) -> None:
 
 
 def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance) -> None:
-    """Show the trainings of `entries` while they run, until this process is asked to stop; then look once more."""
+    """Update the running trainings of `entries` in MLflow until asked to stop, then once more."""
     os.nice(resources.BEHIND)
     projector = _projector()
     at = mlflow_store.public(projector.uri)
     before = {run.training for run in _trainings(params) if run.status == FINISHED}
-    shown: dict[str, tuple[str, int]] = {}  # by training: its status, how many points
+    shown: dict[str, tuple[str, int]] = {}  # status and number of points, by training
     announced = ""
     last = False
     while not last:
@@ -125,12 +125,12 @@ def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance
                 if run.training not in before and shown.get(run.training) != now:
                     projector.project(run)
                     shown[run.training] = now
-        except UserError:  # another look would not help
+        except UserError:  # a second attempt would fail too
             raise
-        except Exception as error:  # noqa: BLE001 - the next look tries again
+        except Exception as error:  # noqa: BLE001 - the next update tries again
             problem = said(error)
             if problem != announced:
-                print(f"MLflow at {at} does not answer, it is tried again: {problem}", flush=True)
+                print(f"MLflow at {at} does not answer, trying again: {problem}", flush=True)
         announced = problem
         until = time.monotonic() + POLL
         while time.monotonic() < until and not signals.asked_to_stop():
@@ -138,7 +138,7 @@ def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance
 
 
 def _champions(collected: list[results.Result]) -> list[Champion]:
-    if os.environ.get("DVC_EXP_NAME"):  # its results are compared with each other, not with what the workspace has
+    if os.environ.get("DVC_EXP_NAME"):  # an experiment must not replace the workspace's champions
         return []
     return elect(
         Candidate(
@@ -155,13 +155,13 @@ def _champions(collected: list[results.Result]) -> list[Champion]:
 
 
 def _trainings(params: Params, entries: Collection[str] | None = None) -> Iterator[Run]:
-    """The trainings, of `entries` or of all, that have a folder of checkpoints."""
+    """Yield a run for each training of `entries`, or of all entries, that has a folder of checkpoints."""
     for folder in sorted(paths.checkpoints().glob("*-seed*")):
         finished = (folder / "finished.json").exists()
         try:
             about = disk.read_json(folder / "about.json")
             curve = disk.read_lines(folder / "curve.jsonl")
-        except (OSError, ValueError):  # the training begins or its folder goes just now
+        except (OSError, ValueError):  # the training is just starting, or its folder is being deleted
             continue
         entry, seed = about["entry"], about["seed"]
         if entries and entry not in entries:
@@ -189,7 +189,7 @@ def _locked(lock: FileLock) -> bool:
 
 
 def _dataset(sections: dict[str, Any]) -> str:
-    """The name of a training's data set; params.yaml may name another one by now."""
+    """Return the name of a training's data set, which may differ from the one in params.yaml now."""
     return str(sections["dataset"]["name"])
 
 
@@ -198,7 +198,7 @@ def _name(sections: dict[str, Any], entry: str, seed: int) -> str:
 
 
 def _parameters(entry: str, sections: dict[str, Any]) -> dict[str, Any]:
-    """By names that all entries share, so that MLflow can set one's parameters beside another's."""
+    """Return parameters under names that all entries share, so that MLflow can compare entries."""
     names = {"seeds": "seed", f"variants.{entry}": "entry"}
     return dict(flattened({names.get(key, key): section for key, section in sections.items()}))
 

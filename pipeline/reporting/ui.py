@@ -1,4 +1,4 @@
-"""ui: serve the project's MLflow on this machine, and say where its runs are."""
+"""ui: serve the project's MLflow on this machine, and print the address of its runs."""
 
 import os
 import socket
@@ -12,12 +12,12 @@ from aelab.inference import mlflow_store
 from aelab.report.mlflow_writer import PORT, page
 from pipeline.common import paths
 
-HOST = "127.0.0.1"  # no other machine can ask: MLflow's page knows no users
+HOST = "127.0.0.1"  # local only, since MLflow's page has no users or passwords
 COMMAND = (sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--workers", "1", "--port")
 
 
 def main(
-    *, port: Annotated[int, typer.Option(min=1, max=65535, help="To serve at; `make ui PORT=…` sets it.")] = PORT
+    *, port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server; `make ui PORT=…` sets it.")] = PORT
 ) -> None:
     """Serve the MLflow at $MLFLOW_TRACKING_URI or in mlflow.db, and print the address of its runs."""
     uri = mlflow_store.address(paths.root())
@@ -26,37 +26,37 @@ def main(
         address = _address(uri, port)
     except UserError as error:
         sys.exit(f"\n{error}\n")
-    except Exception as error:  # noqa: BLE001 - of a database, a network
+    except Exception as error:  # noqa: BLE001 - from a database or a network
         sys.exit(f"\nMLflow at {mlflow_store.public(uri)} does not answer: {mlflow_store.said(error)}\n")
     if uri.startswith("http"):
-        print(f"The runs: {address} (a server has them, nothing is served here)")
+        print(f"The runs: {address} (on a server, so this command serves nothing)")
         return
     print(f"The runs: {address}", flush=True)
-    less = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # four processes for what is not used here
+    less = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # saves four unused processes
     os.execve(COMMAND[0], [*COMMAND, str(port)], os.environ | less | {"MLFLOW_BACKEND_STORE_URI": uri})  # noqa: S606
 
 
 def _address(uri: str, port: int) -> str:
-    """The address of the runs' table, once nothing stands in the way of serving it."""
+    """Return the address of the table of runs, after checks that it can be served."""
     file = mlflow_store.file_of(uri)
     if file is not None and not file.exists():
-        msg = f"there is no {file} to show: `make repro` writes it, or `make track` from the results on disk"
+        msg = f"{file} does not exist: `make repro` writes it, or `make track` from the results on disk"
         raise UserError(msg)
     mlflow_store.check(uri)
     with mlflow_store.explained(uri):
         address = page(uri, port)
     if not uri.startswith("http") and (problem := _problem(port)):
         free = next((each for each in range(PORT + 1, 65536) if not _problem(each)), PORT)
-        msg = f"port {port} {problem}: `make ui PORT={free}` takes another one"
+        msg = f"port {port} {problem}: `make ui PORT={free}` uses another port"
         raise UserError(msg)
     return address
 
 
 def _problem(port: int) -> str:
-    """Why nothing can be served at a port; "" if it is free."""
+    """Return why a port cannot be used; "" if it is free."""
     with socket.socket() as probe:
         probe.settimeout(1)
-        if probe.connect_ex((HOST, port)) == 0:  # on macOS the port of another one can be listened at, too
+        if probe.connect_ex((HOST, port)) == 0:  # macOS lets two programs listen on one port
             return "is taken by another program"
     try:
         socket.create_server((HOST, port)).close()

@@ -1,1 +1,1 @@
-"""`dvc repro`, several stages at a time."""
+"""The runner: `dvc repro` with several stages at a time."""

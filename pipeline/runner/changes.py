@@ -1,8 +1,7 @@
-"""What a run changed: the numbers of the report as git's HEAD has them, beside those on disk.
+"""Changes of a run: the report's numbers in git's HEAD and on disk, side by side.
 
-This is no part of the report, which is a function of its inputs and may come out of DVC's cache without being made:
-HEAD is no input, and moves with the next commit. So the runner says it once the report is there, on the terminal and in
-`reports/changes.md`, which git leaves alone.
+The report itself cannot show them, because HEAD is no input of the stage, and DVC may restore the report from its
+cache. So the runner prints the changes after the report, and writes them to `reports/changes.md`, which git ignores.
 """
 
 import csv
@@ -19,25 +18,25 @@ from pipeline.common import paths
 
 TABLE, PAGE = paths.REPORTS / "comparison.csv", paths.REPORTS / "changes.md"
 COMPARED = tuple(dict.fromkeys((*OVERVIEW, *HEADLINE)))
-MOST = 8  # changes on the terminal
+MOST = 8  # most changes that the terminal shows
 
 Rows: TypeAlias = Sequence[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Change:
-    """A metric of an entry whose mean is shown as another number than before."""
+    """A metric of an entry whose displayed mean has changed."""
 
     entry: str
     metric: str
     before: str
     now: str
-    gap: Interval  # paired by seed, widened for all that is compared
-    share: float  # of the mean before
+    gap: Interval  # interval of the difference, paired by seed, widened for all comparisons
+    share: float  # size of the change, relative to the mean before
 
     @property
     def verdict(self) -> str:
-        """Better or worse, where that can be told; else why not."""
+        """Better or worse, where the interval decides; else the reason why not."""
         if not self.gap.known:
             return "one seed: may be chance"
         side = self.gap.side(0)
@@ -48,13 +47,13 @@ class Change:
 
     @property
     def cells(self) -> list[str]:
-        """What a table says of it."""
+        """The change as cells of a table row."""
         each = METRICS[self.metric]
         return [self.entry, each.title + each.arrow, self.before, self.now, self.verdict]
 
 
 def tell() -> None:
-    """Say what changed, if anything did, on the same data, and git knows what was; write all of it to a page."""
+    """Print what changed since HEAD, if the data are the same, and write all changes to a page."""
     PAGE.unlink(missing_ok=True)
     committed, commit = _git("show", f"HEAD:./{TABLE.as_posix()}"), _git("rev-parse", "--short", "HEAD").strip()
     if not committed or not TABLE.exists():
@@ -67,19 +66,20 @@ def tell() -> None:
         for each in found[:MOST]:
             entry, metric, old, new, verdict = each.cells
             print(f"  {entry}: {metric} {old} → {new} ({verdict})")
-        more = f"{len(found) - MOST} more, and all of it" if len(found) > MOST else "the same"
+        more = f"{len(found) - MOST} more; all of them" if len(found) > MOST else "the same"
         print(f"{more}: {PAGE}")
 
 
 def differ(before: Rows, now: Rows) -> bool:
-    """Whether an entry that both have learned from other data."""
+    """Whether an entry in both tables was trained on other data."""
     data = {row["entry"]: row.get("data") for row in before}
     return any(data.get(row["entry"], row["data"]) != row["data"] for row in now)
 
 
 def changes(before: Rows, now: Rows) -> list[Change]:
-    """Every metric whose mean over the seeds that both have is shown as another number: what can be told from chance
-    first, and of that the largest change.
+    """Return every metric whose displayed mean has changed, over the seeds in both tables.
+
+    Significant changes come first, larger changes before smaller.
     """
     found = list[Change]()
     for entry in dict.fromkeys(row["entry"] for row in now):
@@ -100,17 +100,17 @@ def changes(before: Rows, now: Rows) -> list[Change]:
 
 
 def markdown(found: Iterable[Change]) -> str:
-    """All changes as a table, and what its verdicts rest on."""
+    """Return all changes as a table, with a note on the verdicts."""
     rows = "\n".join(f"| {' | '.join(text.replace('|', '∣') for text in each.cells)} |" for each in found)
     note = (
-        "Test split, means over the seeds that both have. A verdict is that of the 95 % interval of the differences, "
+        "Test split, means over the seeds in both tables. A verdict follows from the 95 % interval of the differences, "
         "paired by seed (Holm)."
     )
     return f"| entry | metric | before | now | is |\n|---|---|---:|---:|---|\n{rows}\n\n{note}\n"
 
 
 def _values(rows: Rows, entry: str, name: str) -> dict[str, float]:
-    """A metric by seed, where it is defined."""
+    """Return a metric by seed, where it is defined."""
     texts = {row["seed"]: row.get(name) or "n/a" for row in rows if row["entry"] == entry}
     return {seed: float(text) for seed, text in texts.items() if text != "n/a"}
 
@@ -120,7 +120,7 @@ def _read(text: str) -> list[dict[str, str]]:
 
 
 def _git(*arguments: str) -> str:
-    """What git says; "" where there is no git, no commit or no such file."""
+    """Return git's output; "" without git, a commit or the file."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=True)  # noqa: S603, S607
     except (OSError, subprocess.CalledProcessError):

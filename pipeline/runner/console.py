@@ -1,4 +1,4 @@
-"""What a run shows: one line for each event, and the output of the stages, each line under its stage's name."""
+"""The output of a run: one line for each event, and the stages' output with the stage's name on each line."""
 
 import time
 from dataclasses import dataclass
@@ -8,29 +8,29 @@ from pipeline.common import paths
 
 
 def log_file(name: str) -> Path:
-    """The file that keeps a stage's last output; its folder exists."""
+    """Return the file of a stage's last output, and create its folder."""
     file = paths.LOGS / f"{name}.log"
-    file.parent.mkdir(parents=True, exist_ok=True)  # DVC names a stage of its own by the path of its file
+    file.parent.mkdir(parents=True, exist_ok=True)  # the stage of a .dvc file has a path as its name
     return file
 
 
 def show(line: str) -> None:
-    """Print a line in one piece: other threads print, too."""
+    """Print a line in one piece, because several threads print."""
     print(line, end="", flush=True)
 
 
 class ConsoleLog:
-    """Shows events with the time since the run began."""
+    """Prints events with the time since the run began."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
 
     def say(self, event: str, name: str, remark: str) -> None:
-        """Show one event of a stage."""
+        """Print an event of a stage."""
         show(f"{self._time()}  {event:9}  {name}  ({remark})\n")
 
     def sum_up(self, remark: str) -> None:
-        """Show that a run is over, and something about it."""
+        """Print the total time of a run, and a remark."""
         show(f"{self._time()}  in all  ({remark})\n")
 
     def _time(self) -> str:
@@ -40,19 +40,19 @@ class ConsoleLog:
 
 @dataclass
 class StageOutput:
-    """Shows the output of a stage's command, and reads from DVC's lines around it what DVC did with the stage."""
+    """Prints the output of a stage's command, and reads the stage's outcome from DVC's lines around it."""
 
     name: str
     outcome: str = "unchanged"  # unchanged, cached, done
-    running: bool = False  # whether the next lines are those of the command
+    running: bool = False  # whether the next lines are the command's
 
     def read(self, line: str) -> None:
-        """Take one more line."""
+        """Read a line, and print it if it is the command's."""
         if line.startswith("Running stage"):
             self.outcome, self.running = "done", True
         elif "is cached - skipping run" in line:
             self.outcome = "cached"
         elif line.startswith("To track the changes"):
-            self.running = False  # DVC's advice follows
+            self.running = False  # the next lines are DVC's advice
         elif self.running and line.strip() and not line.startswith(("> ", "Updating lock")):
             show(f"{self.name} | {line}")

@@ -1,8 +1,8 @@
-"""DVC's part of every stage, in this process: what `dvc repro` does before and after a stage's command, and `dvc.lock`.
+"""DVC's part of every stage, in this process: the work before and after a stage's command, and `dvc.lock`.
 
-A `dvc repro` for each stage would import DVC, read `dvc.yaml` and write the whole of `dvc.lock` each time; with 100
-entries that took 10 CPU seconds a stage. `dvc.lock` is written for several stages at once. A stage that has finished
-and does not stand there yet, because this process was killed, comes back from DVC's run cache.
+Separate `dvc repro` commands would import DVC, read `dvc.yaml` and write all of `dvc.lock` for each stage. With 100
+entries that took 10 CPU seconds per stage. Here, one write of `dvc.lock` covers several stages. If this process is
+killed before the write, DVC's run cache restores the finished stages.
 """
 
 import logging
@@ -26,27 +26,27 @@ from aelab.core.disk import write_atomically
 from aelab.core.errors import UserError
 from pipeline.runner.locks import DVC_LOCK
 
-Entry: TypeAlias = dict[str, Any]  # of a stage in dvc.lock
+Entry: TypeAlias = dict[str, Any]  # a stage's entry in dvc.lock
 
-WRITING = 0.05  # share of the time that may go into writing dvc.lock, which is slow where it is long
+WRITING = 0.05  # share of the time for writes of dvc.lock, which are slow if it is long
 
 
 class DvcStages:
-    """The stages with the hashes that are known so far; the writer of `dvc.lock`.
+    """The stages with their hashes. Only this object writes `dvc.lock`.
 
     Raises:
         UserError: DVC cannot read `dvc.yaml` with these parameters.
     """
 
     def __init__(self) -> None:
-        logging.getLogger("dvc").handlers.clear()  # what DVC says of a stage goes to the stage's log
+        logging.getLogger("dvc").handlers.clear()  # DVC's messages go to the stage's log
         logging.getLogger("dvc.progress").setLevel(logging.CRITICAL)
         self.repo = Repo(_wait_for_lock=True)
-        self.alone = threading.RLock()  # DVC is not made for several threads at once
-        self.busy = ExitStack()  # what is held of DVC's list of busy files
+        self.alone = threading.RLock()  # DVC is not thread-safe
+        self.busy = ExitStack()  # this process's entries in DVC's list of busy files
         self.running: dict[str, Any] = {}
-        self.pending: dict[str, Entry] = {}  # entries that dvc.lock does not have yet
-        self.lock_text: str | None = None  # dvc.lock as this process has left it, and what it holds
+        self.pending: dict[str, Entry] = {}  # entries that are not in dvc.lock yet
+        self.lock_text: str | None = None  # dvc.lock after this process's last write, as text and parsed
         self.lock: Any = None
         self.writes_next = 0.0
         with self.turn():
@@ -57,11 +57,11 @@ class DvcStages:
                 raise UserError(msg) from error
         self.stages: dict[str, Any] = {stage.addressing: stage for stage in graph}
         self.upstream = {name: {on.addressing for on in graph.successors(each)} for name, each in self.stages.items()}
-        self.last = set(self.stages).difference(*self.upstream.values())  # on which no other stage depends
+        self.last = set(self.stages).difference(*self.upstream.values())  # stages on which no other stage depends
 
     @contextmanager
     def turn(self, log: TextIO | None = None) -> Iterator[None]:
-        """Have DVC and its repository to oneself, as every command of DVC has; its warnings go to `log`."""
+        """Hold DVC's lock on the repository, as every command of DVC does; DVC's warnings go to `log`."""
         logger, handler = logging.getLogger("dvc"), logging.StreamHandler(log) if log else logging.NullHandler()
         handler.setLevel(logging.WARNING)
         with self.alone:
@@ -73,10 +73,10 @@ class DvcStages:
                 logger.removeHandler(handler)
 
     def begin(self, name: str, log: TextIO) -> str | None:
-        """Do what comes before a stage's command: look whether it has to run, and remove its outputs if so.
+        """Prepare a stage: decide whether its command has to run, and if so remove its outputs.
 
         Returns:
-            What came of the stage; None if its command has to run, after which `finish` or `abandon` is due.
+            The outcome; None if the command has to run, after which the caller calls `finish` or `abandon`.
         """
         stage = self.stages[name]
         with self.turn(log):
@@ -87,7 +87,7 @@ class DvcStages:
                 if outcome == "cached":
                     self._save(stage)
                 if outcome is None and name in self.last:
-                    self.write_lock()  # the report reads there what the stages before it have come to
+                    self.write_lock()  # the report reads the results of earlier stages from dvc.lock
             finally:
                 if outcome is not None:
                     self._let_go(name)
@@ -96,7 +96,7 @@ class DvcStages:
     def _prepare(self, stage: Any) -> str | None:
         if not stage.changed():
             return "unchanged"
-        if stage.frozen or not stage.cmd:  # DVC's own work alone, such as `dvc import`
+        if stage.frozen or not stage.cmd:  # no command, such as `dvc import`
             self.repo.reproduce(stage.addressing, single_item=True)
             return "done"
         stage.remove_outs()
@@ -108,13 +108,13 @@ class DvcStages:
         return "cached"
 
     def commands(self, name: str, environment: dict[str, str]) -> list[tuple[list[str] | str, dict[str, Any]]]:
-        """The commands of a stage, one after the other, with the arguments that DVC gives to `Popen`."""
+        """Return the commands of a stage in order, with the arguments that DVC gives to `Popen`."""
         stage, shell = self.stages[name], get_executable()
         arguments = prepare_kwargs(stage, run_env=environment)
         return [(_make_cmd(shell, command), arguments) for command in _enforce_cmd_list(stage.cmd)]
 
     def finish(self, name: str, log: TextIO) -> None:
-        """Do what comes after a command that ended well: hash and keep what it has written."""
+        """Hash and cache the outputs after a command that succeeded."""
         with self.turn(log):
             try:
                 self._save(self.stages[name])
@@ -122,7 +122,7 @@ class DvcStages:
                 self._let_go(name)
 
     def abandon(self, name: str, log: TextIO) -> None:
-        """Give up a stage whose command did not end well."""
+        """Give up a stage whose command failed."""
         with self.turn(log):
             self._let_go(name)
 
@@ -133,7 +133,7 @@ class DvcStages:
         self._note(stage.addressing, to_single_stage_lockfile(stage))
 
     def take(self, name: str, entry: Entry) -> None:
-        """Take what a stage has come to elsewhere."""
+        """Record a stage's result from another machine."""
         with self.alone:
             StageLoader.fill_from_lock(self.stages[name], entry)
             self._note(name, entry)
@@ -144,13 +144,13 @@ class DvcStages:
             self.write_lock()
 
     def write_lock(self) -> None:
-        """Bring dvc.lock up to date, in one step: whoever reads it meanwhile finds the old one whole."""
+        """Write all new entries to dvc.lock, atomically: a reader finds the old file or the new one."""
         with self.turn():
             if not self.pending:
                 return
             began = time.monotonic()
             text = DVC_LOCK.read_text(encoding="utf-8") if DVC_LOCK.exists() else ""
-            if text != self.lock_text:  # to parse a long one takes a second
+            if text != self.lock_text:  # parsing a long file takes a second
                 self.lock = parse_yaml_for_update(text, DVC_LOCK)
             self.lock.setdefault("schema", "2.0")
             self.lock.setdefault("stages", {}).update(self.pending)
@@ -165,7 +165,7 @@ class DvcStages:
         self.running[name] = self.stages[name]
         try:
             self._list()
-        except DvcException:  # another DVC is at work there
+        except DvcException:  # another DVC process uses the files
             self._let_go(name)
             raise
 
@@ -174,12 +174,12 @@ class DvcStages:
         self._list()
 
     def _list(self) -> None:
-        """List as busy what all running stages read and write. Whom this process lets in between has no turn."""
+        """List the files of all running stages as busy. Threads of this process wait for the lock meanwhile."""
         self.busy.close()
         if not self.running:
             return
         reads = {dep.fs_path for stage in self.running.values() for dep in stage.deps}
         writes = {out.fs_path for stage in self.running.values() for out in stage.outs}
         hard = self.repo.config["core"].get("hardlink_lock", False)
-        me = " ".join(sys.argv)  # as DVC's own functions call this process
+        me = " ".join(sys.argv)  # DVC's functions identify a process by its command
         self.busy.enter_context(rwlock(self.repo.tmp_dir, self.repo.fs, me, sorted(reads), sorted(writes), hard))

@@ -1,4 +1,4 @@
-"""A first look at an entry as soon as it is evaluated; the report has all of it later."""
+"""First results of an entry, printed as soon as it is evaluated, long before the report."""
 
 from aelab.core import disk
 from aelab.report.intervals import interval
@@ -7,7 +7,7 @@ from pipeline.common import paths
 
 
 def first_look(stage: str) -> str | None:
-    """The main metrics of the entry that a stage has evaluated, on the test split; None if it evaluates none."""
+    """Return the main test metrics of the entry that a stage has evaluated; None for any other stage."""
     kind, _, entry = stage.partition("@")
     file = paths.EVALUATION / entry / "metrics.json"
     if kind != "evaluate" or not file.exists():

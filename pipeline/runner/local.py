@@ -1,4 +1,4 @@
-"""Stages as processes of this machine, several at a time, with the CPUs or the GPUs shared out among them."""
+"""Runs stages as processes of this machine, several at a time, and divides the CPUs or GPUs among them."""
 
 import os
 import queue
@@ -23,32 +23,34 @@ from pipeline.runner.console import ConsoleLog, log_file, show
 from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.first_look import first_look
 
-SOON = 60.0  # seconds after which the curves of trainings are shown
-LEAVES_WITHIN = 5.0  # seconds
+SOON = 60.0  # seconds until MLflow shows the curves of trainings
+LEAVES_WITHIN = 5.0  # seconds for the process that shows the curves to end
 FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
 
 
 class Executor(Protocol):
-    """Where stages run."""
+    """Runs stages somewhere."""
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
-        """Begin as many of the stages `names` as there is room for. A future is whether its stage ended well."""
+        """Start as many of the stages `names` as there is room for; each future says whether its stage succeeded."""
 
     def end(self, name: str) -> None:
-        """Take note that a stage is over."""
+        """Note that a stage has ended."""
 
 
 class CpuShares:
-    """Shares the CPUs out among `jobs` stages at a time, each with at least the `threads` of a training."""
+    """Divides the CPUs among up to `jobs` stages, each with at least the `threads` of a training."""
 
     def __init__(self, cpus: int, threads: int, jobs: int, seeds: int) -> None:
         self.free, self.threads, self.jobs = max(cpus, jobs * threads), threads, jobs
-        self.all_seeds = threads * (seeds if jobs * threads <= cpus else 1)  # else there are no CPUs to spare
+        self.all_seeds = threads * (seeds if jobs * threads <= cpus else 1)  # 1 if there are no spare CPUs
         self.taken: dict[str, int] = {}
 
     def take(self, names: list[str]) -> dict[str, int]:
-        """The CPUs of the first of these stages, as many as there is room for. They share evenly; but where more are
-        free than a training has seeds, it gets one for each: the whole run may have to wait for it.
+        """Assign CPUs to the first of these stages, as many stages as there is room for.
+
+        The stages share the CPUs evenly. If more are free, a training gets enough for all its seeds, since the whole
+        run may wait for it.
         """
         names, begun = names[: self.jobs - len(self.taken)], dict[str, int]()
         for at, name in enumerate(names):
@@ -61,14 +63,14 @@ class CpuShares:
         return begun
 
     def give_back(self, name: str) -> None:
-        """Free the CPUs of a stage that is over."""
+        """Free the CPUs of an ended stage."""
         self.free += self.taken.pop(name, 0)
 
 
 class LocalExecutor:
-    """Runs stages here, `jobs` at a time, each `around`ed by what has to happen before and after it.
+    """Runs stages on this machine, `jobs` at a time, each inside the context manager `around`.
 
-    DVC does its part in this process. A stage's command is a process of its own, which inherits the files `keeps`.
+    DVC's part runs in this process. A stage's command is a process, which inherits the open files `keeps`.
     """
 
     def __init__(
@@ -86,11 +88,11 @@ class LocalExecutor:
         threads = training.processes * training.threads
         gpus: list[str | None] = [*resources.gpus()] if training.device in {"auto", "cuda"} else []
         if gpus and training.processes > 1:
-            gpus, entries = [None], 1  # a training takes all of them
+            gpus, entries = [None], 1  # a training uses all GPUs
         else:
-            entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # that share a GPU
+            entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # entries that share a GPU
         self.jobs = jobs or len(gpus) * entries or max(1, resources.cpus() // threads)
-        seeds = 1 if gpus else len(params.seeds)  # that need a CPU each; those on a GPU share it evenly
+        seeds = 1 if gpus else len(params.seeds)  # seeds that need a CPU each; on a GPU, CPUs are shared evenly
         self.shares = CpuShares(resources.cpus(), threads, self.jobs, seeds)
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(self.jobs):
@@ -101,23 +103,23 @@ class LocalExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait for what runs, and have dvc.lock say what came of it."""
+        """Wait for the running stages, and write their results to dvc.lock."""
         self.pool.shutdown()
         self.dvc.write_lock()
         own, commands = (sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         self.console.sum_up(f"CPU seconds: {commands:,.0f} of commands, {own:,.0f} of the runner")
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
-        """Begin stages, each with its share of the CPUs."""
+        """Start stages, each with its share of the CPUs."""
         shares = self.shares.take(names)
         return {self.pool.submit(self._run, name, cpus): name for name, cpus in shares.items()}
 
     def end(self, name: str) -> None:
-        """Free its CPUs."""
+        """Free the CPUs of a stage."""
         self.shares.give_back(name)
 
     def _run(self, name: str, cpus: int) -> bool:
-        """Run one stage."""
+        """Run a stage; return whether it succeeded."""
         gpu = self.slots.get()
         began = time.monotonic()
         share = f"{cpus} CPU{'s' * (cpus > 1)}" + (f", GPU {gpu}" if gpu else "")
@@ -125,7 +127,7 @@ class LocalExecutor:
         with self.around(name), log_file(name).open("w", encoding="utf-8") as log:
             outcome = self._outcome(name, share, own, log)
         self.slots.put(gpu)
-        if outcome == "unchanged":  # a stage before it, which runs each time, gave what it gave before
+        if outcome == "unchanged":  # an earlier stage, which always runs, wrote its old output
             return True
         self.console.say(outcome, name, f"{time.monotonic() - began:.1f} s")
         if outcome != "failed" and (seen := first_look(name)):
@@ -133,7 +135,7 @@ class LocalExecutor:
         return outcome != "failed"
 
     def _outcome(self, name: str, share: str, environment: dict[str, str], log: TextIO) -> str:
-        """What comes of a stage: unchanged, cached, done or failed."""
+        """Return the outcome of a stage: unchanged, cached, done or failed."""
         try:
             if outcome := self.dvc.begin(name, log):
                 return outcome
@@ -145,12 +147,12 @@ class LocalExecutor:
             self.dvc.abandon(name, log)
         except (DvcException, OSError) as error:
             print(f"ERROR: {error}" + (f": {error.__cause__}" if error.__cause__ else ""), file=log)
-        except Exception:  # noqa: BLE001 - the other stages go on
+        except Exception:  # noqa: BLE001 - the other stages continue
             traceback.print_exc(file=log)
         return "failed"
 
     def _command(self, name: str, command: list[str] | str, arguments: dict[str, Any], log: TextIO) -> bool:
-        """Whether a command ends well: in a session of its own, so that nothing of it is left behind."""
+        """Run a command in its own session, so that none of its processes survive; return whether it succeeded."""
         if GROUPS.ended:
             return False
         print(">", command if isinstance(command, str) else command[-1], file=log)
@@ -168,20 +170,20 @@ class LocalExecutor:
 
 
 class ProcessGroups:
-    """The process groups of the commands that run."""
+    """The process groups of the running commands."""
 
     def __init__(self) -> None:
         self.running = set[int]()
         self.ended = False
 
     def add(self, group: int) -> None:
-        """Add one that has begun, maybe after the end of all."""
+        """Add a group that has started; end it if all should end."""
         self.running.add(group)
         if self.ended:
             _signal(group, signal.SIGINT)
 
     def end(self) -> None:
-        """Have all end, and none begin."""
+        """End all groups, and let none start."""
         self.ended = True
         for group in tuple(self.running):
             _signal(group, signal.SIGINT)
@@ -191,7 +193,7 @@ GROUPS = ProcessGroups()
 
 
 def _clean_up(process: subprocess.Popen[str]) -> None:
-    """Once a command is over nothing of it may go on: its output would be waited for."""
+    """Kill the remaining processes of an ended command: the runner would wait for their output."""
     process.wait()
     GROUPS.running.discard(process.pid)
     _signal(process.pid, signal.SIGKILL)
@@ -200,12 +202,12 @@ def _clean_up(process: subprocess.Popen[str]) -> None:
 def _signal(group: int, number: signal.Signals) -> None:
     try:
         os.killpg(group, number)
-    except ProcessLookupError:  # it is over
+    except ProcessLookupError:  # the group has ended
         return
 
 
 def end_stages_on_signals() -> None:
-    """Have Ctrl-C and a request to terminate end all running stages, too, and wait for them."""
+    """On Ctrl-C or SIGTERM, end all running stages and wait for them."""
 
     def stop(number: int, _: object) -> None:
         GROUPS.end()
@@ -217,7 +219,7 @@ def end_stages_on_signals() -> None:
 
 @contextmanager
 def following(names: Iterable[str]) -> Iterator[None]:
-    """Show the curves of trainings in MLflow while they run, if any of the stages `names` is one."""
+    """Show the curves of running trainings in MLflow, if any of the stages `names` is a training."""
     if not any(name.startswith("train@") for name in names):
         yield
         return
@@ -232,7 +234,7 @@ def following(names: Iterable[str]) -> Iterator[None]:
 
 
 def _follow(over: threading.Event) -> None:
-    """Start the process that shows them, which imports MLflow, unless all is over before anyone looks; then end it."""
+    """Start the process that shows the curves, unless the run ends within a minute; end it with the run."""
     if over.wait(SOON):
         return
     with log_file("track").open("w", encoding="utf-8") as file, subprocess.Popen(  # noqa: S603

@@ -1,4 +1,4 @@
-"""The plan of a run: which stages may have to run, which of them may run now, and which goes first."""
+"""The plan of a run: which stages may have to run, which can run now, and in which order."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from dvc.exceptions import DvcException
 from pipeline.common.params import Params
 from pipeline.runner.dvc_stages import DvcStages
 
-EVALUATION = 0.125  # work of an evaluation, as a share of its training
-PRIOR = 2.5  # work of a step of a learned prior, in steps of an autoencoder
-CLASSIFIER = 0.1  # of the classifier, which is small, and trained once while an entry is trained for each seed
+EVALUATION = 0.125  # work of an evaluation, relative to its training
+PRIOR = 2.5  # work of a learned prior's step, relative to an autoencoder's step
+CLASSIFIER = 0.1  # the small classifier is trained once, an entry for each seed
 
 
 @dataclass
 class Plan:
-    """Which stages may have to run, and which of them may run now."""
+    """The stages that may have to run, and the stages that can run now."""
 
     upstream: Mapping[str, set[str]]  # stage → the stages that it depends on
-    remaining_work: Mapping[str, float]  # of a stage and the longest way on from it to the end
-    waiting: set[str]  # to run, not begun
+    remaining_work: Mapping[str, float]  # work of a stage and of the longest path from it to the end
+    waiting: set[str]  # stages that have not started
     unfinished: set[str]
 
     @classmethod
     def of(
         cls, upstream: Mapping[str, set[str]], is_changed: Callable[[str], bool], work: Callable[[str], float]
     ) -> Self:
-        """Plan what has changed and all that depends on it."""
+        """Plan every changed stage and all stages that depend on one."""
         order = list(TopologicalSorter(upstream).static_order())
         waiting = set[str]()
         for name in order:
@@ -41,25 +41,25 @@ class Plan:
         return cls(upstream, remaining, waiting, set(waiting))
 
     def ready(self) -> list[str]:
-        """The stages that can begin, those with the most work from there to the end first."""
+        """Return the stages that can start, those with the longest path to the end first."""
         free = [name for name in self.waiting if not self.upstream[name] & self.unfinished]
         return sorted(free, key=lambda name: (-self.remaining_work[name], name))
 
 
 def plan_run(dvc: DvcStages, params: Params, *, elsewhere: bool) -> Plan:
-    """Plan what DVC calls changed. Where stages run `elsewhere`, outputs that are missing here count as unchanged."""
+    """Plan the stages that DVC finds changed. With stages `elsewhere`, missing outputs count as unchanged."""
 
     def is_changed(name: str) -> bool:
         stage = dvc.stages[name]
         try:
             if not elsewhere:
                 return bool(stage.changed())
-            # DVC allows missing outputs even where a stage has never run.
+            # With allow_missing, DVC calls even a stage unchanged that has never run.
             new = not all(each.hash_info for each in (*stage.deps, *stage.outs))
             return new or bool(
                 stage.changed(allow_missing=True, upstream=[dvc.stages[on] for on in dvc.upstream[name]])
             )
-        except DvcException:  # the stage will say it
+        except DvcException:  # the stage will report the problem
             return True
 
     with dvc.turn():
@@ -67,7 +67,7 @@ def plan_run(dvc: DvcStages, params: Params, *, elsewhere: bool) -> Plan:
 
 
 def estimate_work(name: str, params: Params) -> float:
-    """Guess how long a stage takes, in training steps."""
+    """Estimate the work of a stage, in training steps."""
     kind, _, entry = name.partition("@")
     if kind == "classify":
         return params.evaluation.classifier.steps * CLASSIFIER
@@ -76,7 +76,7 @@ def estimate_work(name: str, params: Params) -> float:
 
 
 def _steps(section: Any, cost: float = 1.0) -> float:
-    """The training steps that an entry names, those of its parts for what they cost; nobody has checked it yet."""
+    """Sum the training steps in an entry's unchecked section; the steps of its parts cost more."""
     if not isinstance(section, dict):
         return 0.0
     return sum(

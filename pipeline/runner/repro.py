@@ -1,10 +1,10 @@
-"""`dvc repro`, several stages at a time: DVC does its part in this process, the commands of siblings run side by side.
+"""`dvc repro` with several stages at a time: DVC's part runs in this process, the stages' commands run side by side.
 
     python -m pipeline.runner.repro --jobs 2                           # processes of this machine
     python -m pipeline.runner.repro --scheduler tls://scheduler:8786   # the workers of a Dask cluster: see `cluster`
 
-It leaves what a plain `dvc repro` leaves: a stage's results do not depend on what runs beside it. While trainings run,
-`pipeline.reporting.track --follow` shows their curves in MLflow, from a minute on.
+The results are the same as after a plain `dvc repro`, since no stage's result depends on what runs beside it. After the
+first minute, `pipeline.reporting.track --follow` shows the curves of running trainings in MLflow.
 """
 
 import concurrent.futures
@@ -34,17 +34,18 @@ POLL = 1.0  # seconds
 def main(
     *,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Stages at a time; one per GPU, CPU or worker by default.")
+        int | None, typer.Option(min=1, help="Number of stages at a time; the default is one per GPU, CPU or worker.")
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(envvar="AELAB_SCHEDULER", help="Of Dask, whose workers run the stages: tcp://… or tls://…"),
+        typer.Option(envvar="AELAB_SCHEDULER", help="Dask scheduler whose workers run the stages: tcp://… or tls://…"),
     ] = None,
     trust_network: Annotated[
-        bool, typer.Option(help="Use a scheduler on another machine without TLS: all who reach it are trusted.")
+        bool,
+        typer.Option(help="Allow a scheduler on another machine without TLS: who reaches it can run code."),
     ] = False,
 ) -> None:
-    """Run every stage whose results are out of date, several at a time, and say what came of each."""
+    """Run every stage whose results are out of date, several at a time, and print the outcome of each."""
     _use_this_python()
     end_stages_on_signals()
     try:
@@ -68,7 +69,7 @@ def main(
 
 
 def run(plan: Plan, executor: Executor) -> list[str]:
-    """Run all that can be run; returns the stages that failed."""
+    """Run all stages that can run; return the names of failed stages."""
     failed: list[str] = []
     running: dict[Future[bool], str] = {}
     while True:
@@ -88,17 +89,17 @@ def run(plan: Plan, executor: Executor) -> list[str]:
 
 
 def _use_this_python() -> None:
-    """Have the stages' `python` be the one that runs this, be its environment active or not."""
+    """Put this Python first on PATH for the stages, even if its environment is not active."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def _plan(*, elsewhere: bool) -> tuple[Params, DvcStages, Plan]:
-    """The parameters, without their entries, whose check needs torch; the stages, and the plan."""
+    """Return the parameters with unchecked entries, since their check needs torch, the stages, and the plan."""
     try:
         checked, dvc = params.load(variants=False), DvcStages()
-        gc.freeze()  # DVC and what it has read stay; looking through them once more at the end took 0.2 s
+        gc.freeze()  # a last collection at exit took 0.2 s for DVC's objects
     except UserError:
-        params.load()  # what is wrong with the entries is most likely why DVC cannot plan: say all of it
+        params.load()  # problems of the entries are the likely cause: report all of them
         raise
     return checked, dvc, plan_run(dvc, checked, elsewhere=elsewhere)
 
@@ -107,7 +108,7 @@ def _plan(*, elsewhere: bool) -> tuple[Params, DvcStages, Plan]:
 def _executor(
     plan: Plan, local: LocalExecutor, jobs: int | None, scheduler: str | None, *, trusted: bool
 ) -> Iterator[Executor]:
-    """Where the stages run: here, with a follower that shows the curves, or on the workers of a cluster."""
+    """Yield the executor: local with the curves in MLflow, or on a cluster."""
     if not scheduler:
         with following(plan.waiting), local:
             yield local
@@ -115,19 +116,19 @@ def _executor(
     try:
         from pipeline.runner.cluster.executor import on_cluster  # noqa: PLC0415 - an extra
     except ImportError as error:
-        msg = f"stages on a cluster need the extra `cluster`, as requirements.lock has it: {error}"
+        msg = f"stages on a cluster need the extra `cluster` of requirements.lock: {error}"
         raise UserError(msg) from None
     with on_cluster(scheduler, plan, local, jobs, trusted=trusted) as cluster:
         yield cluster
 
 
 def _report(failed: list[str], skipped: set[str]) -> None:
-    """Show the output of what failed, and what was not run for that reason."""
+    """Print the output of the failed stages, and the stages that could not run."""
     for name in failed:
         log = log_file(name)
         print(f"\n{name} failed. Its output, from {log}:\n\n{log.read_text(encoding='utf-8')}", file=sys.stderr)
     if failed:
-        rest = f"; not run for that reason: {', '.join(sorted(skipped))}" if skipped else ""
+        rest = f"; not run because of that: {', '.join(sorted(skipped))}" if skipped else ""
         print(f"failed: {', '.join(failed)}{rest}; the other results are kept", file=sys.stderr)
         sys.exit(1)
 

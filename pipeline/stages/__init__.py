@@ -1,1 +1,1 @@
-"""The stages of `dvc.yaml`: one script each, which reads from top to bottom."""
+"""The stages of `dvc.yaml`: one script for each, to be read from top to bottom."""

@@ -1,6 +1,7 @@
-"""classify: train the classifier in whose features samples are compared with images; say where there can be none.
+"""classify: train the classifier whose features the comparison of samples with images needs.
 
-Beside its metrics stand those floors of the data set that need no model: what lossless files of the images take.
+The metrics file also says why a metric is undefined, and holds the floors that need no model: the size of the images as
+lossless files.
 """
 
 import numpy as np
@@ -22,11 +23,11 @@ from pipeline.common import paths, stage
 from pipeline.common.images import classes, seen
 from pipeline.common.params import Params
 
-FEATURES = (*SAMPLES, *FITTED, *UNIFORM, *CLASSIFIED, *CLASSIFIER)  # what is measured in the classifier's features
+FEATURES = (*SAMPLES, *FITTED, *UNIFORM, *CLASSIFIED, *CLASSIFIER)  # metrics that need the classifier's features
 
 
 def work(params: Params, provenance: stage.Provenance) -> None:
-    """Write the classifier, its features of the test images, its metrics, and the reasons for those that are n/a."""
+    """Write the classifier, its features of the test images, its metrics, and the reasons for undefined metrics."""
     device = devices.prepare(params.training.device, params.training.threads)
     provenance |= {"device": device.type, "hardware": devices.describe(device)}
     for split in ("train", "validation", "test"):
@@ -75,16 +76,16 @@ def learn(
     options: TrainingOptions,
     device: torch.device,
 ) -> tuple[Classifier, PhaseResult]:
-    """A classifier with the weights of the least validation loss, and how its training went.
+    """Train a classifier; return it with the weights of least validation loss, and the result of the training.
 
     Args:
-        images: uint8 (N, C, H, W), each with its class from 0 to `classes` − 1, (N,) int64.
-        validation: likewise.
-        classes: their number.
-        budget: of the training.
-        seed: of the weights and the data's order.
-        options: precision, mode, number of validations.
-        device: to train on.
+        images: uint8 (N, C, H, W), each with its class from 0 to `classes` − 1, int64 (N,).
+        validation: images and classes of the validation split.
+        classes: the number of classes.
+        budget: steps, batch size and learning rate.
+        seed: random seed of the weights and of the order of the data.
+        options: mode and number of validations.
+        device: the device to train on.
     """
     torch.manual_seed(seed)
     channels, height, width = images.inputs.shape[1:]

@@ -1,4 +1,4 @@
-"""corrupt@name: write the corrupted copies that the entries with these `inputs` learn from."""
+"""corrupt@name: write the corrupted copies of the training and validation images for entries with these `inputs`."""
 
 import typer
 
@@ -11,7 +11,7 @@ from pipeline.common.params import Params
 
 
 def main(name: str) -> None:
-    """Write the copies of NAME, one of `corruption.train` in params.yaml. The name of its stage means the same."""
+    """Write the copies for NAME: an entry of `corruption.train` in params.yaml, or its stage, corrupt@NAME."""
     name = name.rpartition("@")[2]
 
     def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001

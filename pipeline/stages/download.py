@@ -1,4 +1,4 @@
-"""download: fetch or read the data set, verify it, split it, and write every split as arrays."""
+"""download: fetch or read the data set, verify and split it, and write every split as arrays."""
 
 import dataclasses
 
@@ -13,16 +13,16 @@ from aelab.ingest import anomalies, downloads
 from pipeline.common import paths, resources, stage
 from pipeline.common.params import DatasetParams, FolderParams, Params
 
-SHOWN = 20  # left-out files that are named on the terminal; the provenance has them all
+SHOWN = 20  # left-out files that the terminal shows; the provenance lists all of them
 
 
 def work(params: Params, provenance: stage.Provenance) -> None:
-    """Write the splits; where the data came from goes into the provenance."""
-    from pipeline.common import memory  # noqa: PLC0415 - torch, which the check of the parameters has imported by now
+    """Write the splits, and record the source of the data in the provenance."""
+    from pipeline.common import memory  # noqa: PLC0415 - imports torch, as the check of the parameters already did
 
     try:
         memory.check_all(params)
-    except UserError as problem:  # another machine may train, or this one have more to spare by then: `train` stops
+    except UserError as problem:  # only a warning: another machine may train. The stage `train` checks again
         print("\n".join(f"warning: {line}" for line in str(problem).splitlines()), flush=True)
     wanted = params.dataset
     if wanted.folder is not None:
@@ -33,7 +33,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     if isinstance(wanted.anomalies, str):
         strange = downloads.load(wanted.anomalies, paths.raw(), validation=0).test
     elif wanted.anomalies:
-        classes = provenance.get("classes", [])  # of a folder, by name
+        classes = provenance.get("classes", [])  # names of a folder's classes
         loaded, strange = anomalies.set_apart(loaded, wanted.anomalies, classes, "dataset.anomalies")
     if wanted.train_images is not None:
         loaded = loaded.thinned(wanted.train_images, "dataset.train_images")
@@ -41,7 +41,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
     print(f"{wanted.name}: from {loaded.source}; images: {sizes}")
-    paths.ANOMALIES.unlink(missing_ok=True)  # of a run by hand: DVC would have deleted it
+    paths.ANOMALIES.unlink(missing_ok=True)  # left by a run without DVC, which would have deleted it
     with part("writing"):
         loaded.save(paths.CLEAN)
         if strange is not None:
@@ -50,7 +50,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
 
 
 def _write_anomalies(wanted: DatasetParams, strange: datasets.Bytes) -> None:
-    """Beside the images of the test, in black and white where these are."""
+    """Write the anomalies beside the test images, binarised if the test images are."""
     pieces = arrays.select(strange, np.arange(len(strange)))
     if "test" in wanted.binarised:
         pieces = datasets.binarise(pieces, wanted.seed, paths.ANOMALIES.stem)
@@ -59,7 +59,7 @@ def _write_anomalies(wanted: DatasetParams, strange: datasets.Bytes) -> None:
 
 
 def _folder(wanted: DatasetParams, settings: FolderParams, provenance: stage.Provenance) -> datasets.Data:
-    """The user's own images."""
+    """Read and split the user's own images."""
     from aelab.ingest import image_folder  # noqa: PLC0415 - Pillow, for this data set alone
 
     key = f"dataset.folders.{wanted.name}"

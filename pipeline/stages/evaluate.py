@@ -1,4 +1,4 @@
-"""evaluate@entry: measure every seed of one entry on the validation and the test split and draw its figures."""
+"""evaluate@entry: measure every seed of an entry on the validation and the test split, and draw its figures."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -50,12 +50,12 @@ from pipeline.common.images import classes, seen
 from pipeline.common.params import Params
 
 BINARISATION = {"none": "not binarised", "static": "static binarisation", "dynamic": "dynamic binarisation"}
-Images: TypeAlias = dict[str, NDArray[np.float32]]  # by metric or score the value of each image
+Images: TypeAlias = dict[str, NDArray[np.float32]]  # the value of each image, by metric or score
 DRAWN = 3  # levels of each kind of corruption in the figure, at most
 
 
 def main(name: str) -> None:
-    """Evaluate NAME, an entry of `variants` in params.yaml. The name of its stage, evaluate@NAME, means the same."""
+    """Evaluate NAME: an entry of `variants` in params.yaml, or its stage, evaluate@NAME."""
     name = name.rpartition("@")[2]
 
     def work(params: Params, provenance: stage.Provenance) -> None:
@@ -79,8 +79,9 @@ def main(name: str) -> None:
 
 
 def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Images, Images]:
-    """Metrics and figures of one seed, the metrics of each test image, and the scores by which anomalies are told from
-    them; for a diverged one nothing but the fact.
+    """Return metrics, the metrics of each test image, and the anomaly scores of one seed, and draw its figures.
+
+    A seed that diverged has no metrics, only a status that says so.
     """
     variant = VARIANTS.find(params.entry(name).model)
     about: dict[str, Any] = {"about": (variant.__doc__ or "").strip(), "floor": variant.floor}
@@ -101,12 +102,12 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Imag
     undefined, scores = _undefined(model), dict[str, Tensor]()
     validation = arrays.read(paths.images(paths.CLEAN, "validation"))
     with part(f"{name}-seed{seed}"):
-        measured = {  # settings are picked by the first, the second is reported
+        measured = {  # validation selects settings, test is reported
             "validation": _reconstruction(params, model, validation, "validation", {}),
             "test": _test(params, model, undefined, len(validation)),
         }
         if "generalisation" not in undefined:
-            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # of one draw
+            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # with the same noise
             measured["test"]["generalisation"] = unseen / learned if learned else math.nan
         with part("scores of validation images"):
             known = measured["validation"].images
@@ -148,7 +149,7 @@ def _arrays(of_images: Mapping[str, Tensor]) -> Images:
 
 
 def _undefined(model: Autoencoder) -> dict[str, str]:
-    """The metrics and figures that this model, or any on these images, cannot have, each with the reason."""
+    """Return the reason for each metric and figure that is undefined for this model or these images."""
     of_images = disk.read_json(paths.CLASSIFIER / "metrics.json")["undefined"]
     of_model = reconstruction.undefined_metrics(model)
     if why := density.unfitted(model):
@@ -158,14 +159,14 @@ def _undefined(model: Autoencoder) -> dict[str, str]:
     if paths.ANOMALIES.exists():
         lacking = anomaly.undefined(model).items()
         of_model |= {f"{measure}_{score}": why for measure in MEASURES for score, why in lacking}
-    samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # these reasons stand before all others
+    samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # these come first in the report
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 
 
 def _reconstruction(
     params: Params, model: Autoencoder, images: Bytes, split: str, further: Mapping[str, reconstruction.Measure]
 ) -> Measured:
-    """Reconstruction metrics, and `further` ones; those under the reference corruption by names that do not tell it."""
+    """Return reconstruction metrics and `further` metrics; the reference corruption's metrics get short names."""
     reference = params.corruption.reference.name
     noisy = {reference: arrays.read(paths.noisy(reference, split))}
     with part(f"{split} split"):
@@ -174,7 +175,10 @@ def _reconstruction(
 
 
 def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str], unseen: int) -> Measured:
-    """All that is reported. The error on training images is that of `unseen` of them, as many as it is set against."""
+    """Return all reported metrics.
+
+    The error on training images is measured on `unseen` of them: as many as the validation split, for comparison.
+    """
     images, train = seen(params, "test"), seen(params, "train")
     settings, size = params.evaluation, params.evaluation.batch_size
     further: dict[str, reconstruction.Measure] = {}
@@ -214,8 +218,9 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str], unse
 def _samples(
     params: Params, model: Autoencoder, train: reconstruction.Images, undefined: Mapping[str, str]
 ) -> dict[str, float]:
-    """How like the test images as many samples are, in the classifier's features: those of the model's prior, of a
-    density fitted to its codes, of codes that are all equally likely.
+    """Compare samples with as many test images in the classifier's features.
+
+    The samples come from the model's prior, from a density fitted to its codes, and from uniformly drawn codes.
     """
     device, settings = device_of(model), params.evaluation
     features, _ = tensor_file.read(paths.CLASSIFIER / "features.safetensors")
@@ -233,7 +238,7 @@ def _samples(
         sets[UNIFORM] = map(model.decode_indices, counted(indices.split(size)))
     values = dict[str, float]()
     for names, drawn in sets.items():
-        if params.dataset.binarisation != "none":  # images are black and white: so are samples, each pixel by its mean
+        if params.dataset.binarisation != "none":  # samples must be black and white, as the images are
             drawn = (binarise(generator, means)[0] for means in drawn)  # noqa: PLW2901
         compared = fidelity.compare(classifier.features(seen_by, drawn), images, features["radii"])
         values |= zip(names, compared.values(), strict=True)
@@ -241,7 +246,7 @@ def _samples(
 
 
 def _anomalies(params: Params, model: Autoencoder, values: Measured) -> dict[str, Tensor]:
-    """The scores of the test images and then of the anomalies; how well they tell these apart is added to `values`."""
+    """Return the scores of the test images, then of the anomalies; add to `values` how well they separate the two."""
     test, strange = seen(params, "test"), arrays.read(paths.ANOMALIES)
     train = Pairs.of(seen(params, "train")).thinned(params.evaluation.probe_images).targets
     scores = out_of_distribution.of_two(model, test, strange, train, known=values.images, **_settings(params))
@@ -255,13 +260,13 @@ def _settings(params: Params) -> dict[str, int]:
 
 
 def _noisy(params: Params) -> dict[str, reconstruction.Images]:
-    """The corrupted test images by corruption, on disk."""
+    """Return the corrupted test images by corruption, as arrays on disk."""
     names = [f"{kind}-{level}" for kind, level in sorted(params.corruption.tested)]
     return {name: arrays.read(paths.noisy(name)) for name in names}
 
 
 def _drawn(params: Params) -> list[str]:
-    """The corruptions that are drawn: of each kind the highest level, and those below it that are evenly apart."""
+    """Return the corruptions in the figure: for each kind the highest level, and lower levels at even distances."""
     levels = {kind: sorted(set(each)) for kind, each in params.corruption.test.items()}
     return [
         f"{kind}-{level}" for kind, each in levels.items() for level in each[:: -math.ceil(len(each) / DRAWN)][::-1]
@@ -269,9 +274,9 @@ def _drawn(params: Params) -> list[str]:
 
 
 def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
-    """The figures of one seed, and the examples that the report draws of all entries together."""
+    """Draw the figures of one seed, and write the examples for the report's figures of all entries."""
     folder = paths.EVALUATION / name / f"seed{seed}"
-    drawn = _examples(params, model, mapped=seed == params.seeds_of(name)[0])  # the report shows one seed's map
+    drawn = _examples(params, model, mapped=seed == params.seeds_of(name)[0])  # the report shows the map of one seed
     for figure, rows in drawn.figures.items():
         halves = ("originals", "reconstructions") if figure == "reconstructions" else None
         figures.images(rows, folder / f"{figure}.png", halves)
@@ -287,8 +292,9 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
 
 @torch.no_grad()
 def _examples(params: Params, model: Autoencoder, *, mapped: bool) -> Examples:
-    """What there is to see of a model: the same test images for all models, of each class, under each corruption; where
-    it is to be `mapped`, also its codes in two dimensions.
+    """Return pictures and statistics of a model: test images of each class, also under each corruption.
+
+    If `mapped`, the result includes the codes in two dimensions.
     """
     device, test = device_of(model), arrays.read(paths.images(paths.CLEAN, "test"))
     shown = _of_each_class(arrays.read(paths.labels("test")), params.evaluation.images)
@@ -318,9 +324,7 @@ def _examples(params: Params, model: Autoencoder, *, mapped: bool) -> Examples:
 
 
 def _of_each_class(labels: Labels, count: int) -> list[int]:
-    """Indices of `count` images in the order of their classes, one of each class after the other, and then again; each
-    class's are spread over all that it has, beginning with its first.
-    """
+    """Return the indices of `count` images that cycle through the classes, spread evenly over each class's images."""
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     turns = math.ceil(count / len(classes))
     order = [

@@ -1,4 +1,4 @@
-"""images@folder: list the files of a user's folder of images with their SHA-256; `download` depends on the list."""
+"""images@folder: list the SHA-256 of each file in a user's image folder; `download` depends on the list."""
 
 import contextlib
 from pathlib import Path
@@ -14,30 +14,30 @@ from pipeline.common.params import Params
 
 
 def main(name: str) -> None:
-    """List the folder NAME of dataset.folders in params.yaml. The name of its stage, images@NAME, means the same."""
+    """List the files of NAME: a folder of dataset.folders in params.yaml, or its stage, images@NAME."""
     name = name.rpartition("@")[2]
     stage.run(lambda params, _: work(params, name), None, variants=False)
 
 
 def work(params: Params, name: str) -> None:
-    """Write the list; of a folder that `dataset.name` does not choose, an empty one."""
+    """Write the list of the folder's files; the list is empty if `dataset.name` does not choose the folder."""
     chosen = params.dataset.folder if name == params.dataset.name else None
     with part("hashes of files"):
         hashes = _hashes(paths.own(chosen.path), f"dataset.folders.{name}.path", name) if chosen else {}
     disk.write_json(paths.FILE_LISTS / f"{name}.json", hashes)
-    for path in paths.FILE_LISTS.glob("*.json"):  # of a folder that has another name by now
+    for path in paths.FILE_LISTS.glob("*.json"):  # lists of folders that no longer exist or have a new name
         if path.stem not in params.dataset.folders:
             path.unlink()
 
 
 def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
-    """The SHA-256 of each file, from what was noted of a file that has its size and time of then."""
+    """Return the SHA-256 of each file; an unchanged size and time of change mean the hash noted before."""
     try:
         files, _ = image_folder.listed(root)
     except UserError as problem:
-        msg = f"{key}: {problem}; git does not carry images into a clone or a worktree"
+        msg = f"{key}: {problem}; git does not copy images into a clone or a worktree"
         raise UserError(msg) from None
-    notes = paths.raw() / f"{name}.hashes.json"  # shared by the copies in which experiments run
+    notes = paths.raw() / f"{name}.hashes.json"  # shared by all experiments
     try:
         noted = disk.read_json(notes)
     except (OSError, ValueError):
@@ -49,9 +49,9 @@ def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
             state = [path.stat().st_size, path.stat().st_mtime_ns]
             known = noted.get(shown, [])
             fresh[shown] = [*state, known[-1] if known[:-1] == state else disk.digest(path)]
-        except OSError:  # the reader says why it leaves the file out
+        except OSError:  # `download` reports why it leaves the file out
             fresh[shown] = [0, 0, "unreadable"]
-    with contextlib.suppress(FileNotFoundError):  # another experiment notes the same just now
+    with contextlib.suppress(FileNotFoundError):  # another experiment writes the same notes
         disk.write_atomically(notes, disk.as_json(fresh))
     return {file: str(digest) for file, (*_, digest) in fresh.items()}
 

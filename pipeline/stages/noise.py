@@ -1,4 +1,4 @@
-"""noise: write the corrupted copies that every entry is measured on."""
+"""noise: write the corrupted copies of validation and test images on which every entry is measured."""
 
 import typer
 
@@ -10,7 +10,7 @@ from pipeline.common.params import Params
 
 
 def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
-    """Write the validation images under the reference corruption, and the test images under every one."""
+    """Write the validation images under the reference corruption, and the test images under every corruption."""
     noise = params.corruption
     reference = noise.reference.kind, noise.reference.level
     for split, corruptions in (("validation", [reference]), ("test", sorted(noise.tested))):

@@ -1,4 +1,4 @@
-"""report: set all entries side by side, as CSV, Markdown and one HTML file, and hand the results to MLflow."""
+"""report: compare all entries, as CSV, Markdown and one HTML file, and send the results to MLflow."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ from pipeline.reporting.results import ReportEntry
 
 
 def work(params: Params, _: stage.Provenance) -> None:
-    """Write the reports; beside it, in a process of its own because MLflow is slow to import, MLflow's runs."""
+    """Write the reports. A second process writes MLflow's runs meanwhile, since MLflow is slow to import."""
     with subprocess.Popen([sys.executable, "-m", "pipeline.reporting.track"]) as track:
         write(params)
     if track.returncode:
@@ -35,7 +35,7 @@ def work(params: Params, _: stage.Provenance) -> None:
 
 
 def write(params: Params) -> None:
-    """Write the three reports, the metrics and curves for DVC, and the figures that the reports show."""
+    """Write the three reports, the metrics and curves for DVC, and the figures of the reports."""
     entries = results.collect(params)
     rows = results.rows(entries)
     paths.REPORTS.mkdir(exist_ok=True)
@@ -57,15 +57,13 @@ def write(params: Params) -> None:
 
 
 def _judged(claim: Claim, judgement: Judgement, **_: Any) -> dict[str, Any]:
-    """A claim with its verdict, for who reads no page."""
+    """Return a claim with its verdict and findings, as JSON."""
     findings = [{"text": each.text, "verdict": each.verdict} for each in judgement.findings]
     return {"title": claim.title, "reading": claim.reading, "verdict": judgement.verdict, "findings": findings}
 
 
 def _write_curves(entry: ReportEntry) -> None:
-    """What `dvc plots` shows: the loss by step of every phase, and the seconds from the phase's first point to each
-    step; means over the seeds.
-    """
+    """Write the curves for `dvc plots`: the loss and the elapsed seconds at each step, as means over the seeds."""
     measured = ["seed", "phase", "step", "time", "train_loss", "validation_loss"]
     points = pd.DataFrame(
         [{"seed": result.seed, **point} for result in entry.results for point in result.curve], columns=measured
@@ -83,8 +81,9 @@ def _write_curves(entry: ReportEntry) -> None:
 
 
 def _write_metrics(entries: Sequence[ReportEntry]) -> None:
-    """What `dvc metrics` shows, a file for each split: of each entry the means over the seeds that finished, of the
-    metrics that decide first.
+    """Write the metrics for `dvc metrics`, a file for each split.
+
+    Each value is the mean over an entry's finished seeds. The deciding metrics come first.
     """
     for split in ("validation", "test"):
         trained = [entry for entry in entries if not entry.floor]
@@ -101,7 +100,7 @@ def _write_metrics(entries: Sequence[ReportEntry]) -> None:
 
 
 def _pictures(galleries: Sequence[Gallery], folder: Path) -> Iterator[Figure]:
-    """Galleries as files, for pages that hold no images themselves."""
+    """Write the galleries as image files, for pages that embed no images."""
     for gallery in galleries:
         title = gallery.title.partition(":")[0]
         path = folder / f"{title.lower()}.png"
@@ -110,7 +109,7 @@ def _pictures(galleries: Sequence[Gallery], folder: Path) -> Iterator[Figure]:
 
 
 def _own(entry: ReportEntry, folder: Path) -> Iterator[Figure]:
-    """An entry's own figures, of its first seed that finished."""
+    """Copy the figures of an entry's first finished seed into the report's folder."""
     for result in entry.finished[:1]:
         for name, caption in CAPTIONS["own"].items():
             source, target = result.folder / f"{name}.png", folder / entry.name / f"{name}.png"

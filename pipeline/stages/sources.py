@@ -1,8 +1,8 @@
-"""sources: for each entry, the hashes of the part files that it is built from: those that its model's file reaches by
-its imports, and its network, which the entry names, if it has one.
+"""sources: write the hashes of the part files from which each entry's model is built.
 
-A training depends on the hashes of its own entry alone. So a new quantiser reruns the entries whose model has a
-quantiser, and no others: DVC's templates cannot leave out a dependency that an entry does not have.
+The files are what the model's file imports, directly or not, and the network that the entry names. The training of an
+entry depends only on the entry's own hashes, so a new quantiser reruns only the entries whose model has a quantiser.
+DVC's templates could not leave out a dependency for a single entry.
 """
 
 import ast
@@ -18,12 +18,12 @@ from ruamel.yaml import YAML
 
 SOURCES = Path("sources")
 SOURCE = Path("src/aelab")
-PARTS = ("variants", "likelihoods", "priors", "quantizers")  # a model's file imports what it uses of these
+PARTS = ("variants", "likelihoods", "priors", "quantizers")  # packages from which a model's file imports its parts
 
 
 def main() -> None:
-    """Write a file of hashes for each entry. What is wrong with one, the stages say that check all of `params.yaml`."""
-    shutil.rmtree(SOURCES, ignore_errors=True)  # DVC does not: see dvc.yaml
+    """Write a file of hashes for each entry. Broken entries are skipped: other stages check `params.yaml`."""
+    shutil.rmtree(SOURCES, ignore_errors=True)  # DVC does not delete a persistent output
     SOURCES.mkdir()
     entries = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))["variants"]
     for name, entry in entries.items():
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def parts_of(entry: Mapping[str, Any]) -> set[Path]:
-    """The part files of an entry but for its model's own, which is a dependency beside this one."""
+    """Return the part files of an entry without its model's file, which `dvc.yaml` names itself."""
     model, network = SOURCE / "variants" / f"{entry.get('model')}.py", entry.get("network")
     named = network.get("name") if isinstance(network, dict) else network
     own = {SOURCE / "networks" / f"{named}.py"} if named else set()
@@ -46,7 +46,7 @@ def parts_of(entry: Mapping[str, Any]) -> set[Path]:
 
 
 def reached(path: Path) -> set[Path]:
-    """The part files that a file runs, itself included: what it imports of them, and what that imports."""
+    """Return a file and the part files that it imports, directly or through other files."""
     found, waiting = set[Path](), [path]
     while waiting:
         if (here := waiting.pop()) not in found:
@@ -56,7 +56,7 @@ def reached(path: Path) -> set[Path]:
 
 
 def imported(path: Path) -> Iterator[Path]:
-    """The part files that one file imports. A registry, such as QUANTIZERS, stands for all files of its folder."""
+    """Yield the part files that a file imports. A registry, such as QUANTIZERS, means all files of its folder."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom):
             continue

@@ -1,4 +1,4 @@
-"""train@entry: train every seed of one entry; write its weights, curves and outcomes."""
+"""train@entry: train every seed of an entry, and write weights, curves and outcomes."""
 
 import tempfile
 import time
@@ -20,16 +20,16 @@ from pipeline.training.training_folder import TrainingFolder
 
 
 def main(name: str, part: Annotated[int | None, typer.Option(hidden=True)] = None) -> None:
-    """Train NAME, an entry of `variants` in params.yaml. The name of its stage, train@NAME, means the same."""
+    """Train NAME: an entry of `variants` in params.yaml, or its stage, train@NAME."""
     name = name.rpartition("@")[2]
     if part is None:
         stage.run(lambda params, provenance: work(params, provenance, name), paths.training(name), polls=True)
-    else:  # one of the processes that share the training of this seed
+    else:  # a process that torchrun started for one seed
         ranks.take_part(lambda params: train_seed(params, name, part))
 
 
 def work(params: Params, provenance: stage.Provenance, name: str) -> None:
-    """Check the data, train every seed, and hand the results to DVC."""
+    """Check the data, train every seed, and copy the results to DVC's outputs."""
     machine = _machine(params)
     provenance |= {**machine, "processes": params.training.processes}
     for folder in {paths.CLEAN, paths.inputs(params.entry(name).inputs)}:
@@ -48,26 +48,26 @@ def work(params: Params, provenance: stage.Provenance, name: str) -> None:
 
 
 def train_seed(params: Params, name: str, seed: int) -> None:
-    """Train one seed through all its phases, unless that has been done: load, build, train, save."""
+    """Train all phases of one seed, unless they are finished: load, build, train, save."""
     began, entry, options = time.time(), params.entry(name), params.training
     folder, writes = TrainingFolder.of(name, seed, params, _machine(params)), process_group.first()
     device = devices.prepare(options.device, options.threads)
     process_group.check_same(folder.fingerprint, device)
-    with folder.held(signals.asked_to_stop) if writes else nullcontext():  # all others wait for the one that holds it
+    with folder.held(signals.asked_to_stop) if writes else nullcontext():  # the first process holds the lock for all
         if process_group.any_of(writes and _finished(folder), device):
             return
 
-        # load: codes of many images may take more than the memory, in which some systems keep /tmp
+        # load: temporary files of codes may exceed the memory, in which some systems keep /tmp
         tempfile.tempdir = str(paths.CLEAN)
         images, validation = (pairs(params, split, entry.inputs) for split in ("train", "validation"))
 
-        # build, if there is room for it
+        # build, if the memory suffices
         memory.check(params, [name], device, devices.share(device), count=len(images.targets))
         devices.forget_peak_memory(device)
         model = checkpoint.build(entry.model, images.targets.shape[1:], entry.arguments(), seed).to(device)
         loaded = time.time()
 
-        # train, from the last snapshot on
+        # train, from the last snapshot
         about = {"entry": name, "seed": seed, **_machine(params)}
         stop = process_group.stopping if process_group.size() > 1 else signals.asked_to_stop
         with folder.session(about, stop, writes=writes) as session:
@@ -98,14 +98,14 @@ def train_seed(params: Params, name: str, seed: int) -> None:
 
 
 def pairs(params: Params, split: str, inputs: str) -> Pairs:
-    """What a model sees of a split and what it is to give back; one and the same array if it sees clean images."""
+    """Return a split's inputs and targets for a model; both are the same array if `inputs` is clean."""
     if inputs == CLEAN:
         return Pairs.of(arrays.read(paths.images(paths.CLEAN, split)))
     return Pairs(arrays.read(paths.images(paths.inputs(inputs), split)), seen(params, split))
 
 
 def _machine(params: Params) -> dict[str, str]:
-    """What the bits of a training depend on beside code, data, parameters and versions."""
+    """Return the part of the machine on which a training's bits depend."""
     options = params.training
     device = devices.prepare(options.device, options.threads)
     mode = options.mode if device.type == "cuda" else "eager"
@@ -117,7 +117,7 @@ def _machine(params: Params) -> dict[str, str]:
 def _finished(folder: TrainingFolder) -> bool:
     done = folder.result() is not None
     if done:
-        print(f"{folder.name} was trained before: {folder.folder.name}", flush=True)
+        print(f"{folder.name} is already trained: {folder.folder.name}", flush=True)
     return done
 
 
@@ -126,7 +126,7 @@ def _hand_over(params: Params, machine: dict[str, str], name: str, seed: int) ->
     try:
         return folder.hand_over(name, seed)
     except FileNotFoundError as error:
-        msg = f"{folder.folder} does not hold what the training has left: all machines have to share `checkpoints`"
+        msg = f"{folder.folder} does not hold the finished training: all machines must share the folder `checkpoints`"
         raise UserError(msg) from error
 
 

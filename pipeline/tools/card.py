@@ -1,8 +1,8 @@
-"""card: the model card of an entry, from what lies on disk: evaluation, parameters, curves, provenance.
+"""card: the model card of an entry, from the evaluation, parameters, curves and provenance on disk.
 
-    python -m pipeline.tools.card vae    # what `aelab card --model vae` writes
+    python -m pipeline.tools.card vae    # the same as `aelab card --model vae`
 
-No stage: nothing depends on it.
+No stage runs this command, and no stage depends on it.
 """
 
 import io
@@ -35,10 +35,10 @@ def main(entry: str) -> None:
 
 
 def text(checked: Params, name: str) -> str:
-    """The card of the entry `name`.
+    """Return the model card of the entry `name`.
 
     Raises:
-        UserError: there is no such entry, or no result of it.
+        UserError: the entry does not exist or has no result.
     """
     if name not in checked.variants:
         msg = f"there is no entry {name} in params.yaml; there are {listed(checked.variants)}"
@@ -74,21 +74,21 @@ def _card(mine: ReportEntry, symptoms: list[str], looks: float) -> Card:
 
 
 def _data(mine: ReportEntry) -> Iterator[str]:
-    """What it learned from and was measured on."""
+    """Yield facts on the training and test data."""
     result, inputs = mine.results[0], mine.section["inputs"]
     count = f"{result.training_images:,} images" if result.training_images else "the images"
     yield f"{count} of {mine.params.dataset.name}, {'×'.join(map(str, mine.params.dataset.image))}, from 0 to 1"
     if inputs != CLEAN:
-        yield f"it sees them under the corruption `{inputs}`: {', '.join(mine.params.learned(inputs).noise)}"
+        yield f"trained under the corruption `{inputs}`: {', '.join(mine.params.learned(inputs).noise)}"
     for split, digest in result.digests.items():
         yield f"{split} split: digest {digest}, by DVC"
 
 
 def _procedure(mine: ReportEntry, looks: float) -> Iterator[str]:
-    """Steps, seeds, losses, machine, code."""
+    """Yield facts on the training: steps, seeds, losses, machine, code."""
     result = mine.results[0]
     if mine.floor:
-        yield "nothing is trained in it, step by step"
+        yield "no training: a floor has no steps"
     else:
         seeds = listed(each.seed for each in mine.results)
         yield f"seeds: {seeds}; the weights with the least validation loss are kept"
@@ -112,19 +112,19 @@ def _losses(curve: list[dict[str, float]], phase: object) -> list[float]:
 
 
 def _limits(mine: ReportEntry, symptoms: list[str]) -> Iterator[str]:
-    """What it is not good for, as far as that is known."""
-    yield f"it knows images like those of {mine.params.dataset.name} alone; the terms of these data are their owners'"
+    """Yield the known limits of the model."""
+    yield f"trained only on images like {mine.params.dataset.name}, whose owners set the terms of use"
     if mine.section["inputs"] == CLEAN:
-        yield "it has seen no noise: of a corrupted image it gives back what it can"
+        yield "trained without noise, so no denoiser"
     yield from symptoms
     stopped = [each for each in mine.results if each.status != "finished"]
-    yield from (f"seed {each.seed}: {each.status}; it counts in no number" for each in stopped)
+    yield from (f"seed {each.seed}: {each.status}; no number includes it" for each in stopped)
     if len(mine.finished) == 1 and not mine.floor:
-        yield "one seed: nobody knows how much another one would differ"
+        yield "only one seed: the spread over seeds is unknown"
 
 
 def _uses(mine: ReportEntry) -> Iterator[str]:
-    """Commands that it can do."""
+    """Yield example commands that use the model."""
     at = f"--model {paths.MODELS / mine.name}"
     yield f"aelab reconstruct in.png out.png {at}"
     if mine.section["inputs"] != CLEAN:

@@ -1,8 +1,8 @@
-"""check: params.yaml, dvc.lock, and the seals of data and models, by the functions that the stages use.
+"""check: verify params.yaml, dvc.lock, and the seals of data and models, with the functions that the stages use.
 
     python -m pipeline.tools.check
 
-It changes nothing: it names everything that is wrong, and the command that mends it.
+The command changes nothing. It prints every problem, and the command that repairs it.
 """
 
 import sys
@@ -19,7 +19,7 @@ from pipeline.runner.locks import Problem
 
 
 def main() -> None:
-    """Say what is wrong with params.yaml, dvc.lock, data and models, and what mends it."""
+    """Check params.yaml, dvc.lock, data and models; print each problem and its remedy."""
     problems = [*_parameters(), *_locks(), *_outputs()]
     for what, remedy in problems:
         print(f"✗ {what}\n  → {remedy}".replace(f"{Path.cwd()}/", ""))
@@ -40,11 +40,11 @@ def _locks() -> Iterator[Problem]:
     if problem := locks.damage():
         yield problem
     if locks.busy_list() is None:
-        yield f"{locks.BUSY} is damaged: it stops every DVC", f"rm {locks.BUSY}"
+        yield f"{locks.BUSY} is damaged, which stops every DVC command", f"rm {locks.BUSY}"
 
 
 def _outputs() -> Iterator[Problem]:
-    """Arrays and models that are not what a stage has written."""
+    """Yield the arrays and models that have changed since a stage wrote them."""
     arrays = {path.parent for path in Path("data").rglob("*") if path.name == disk.SUMS or path.suffix == ".npy"}
     models = {*paths.MODELS.glob("*/*.safetensors"), *paths.CLASSIFIER.glob("*.safetensors")}
     for path in sorted(arrays | models):

@@ -1,6 +1,6 @@
-"""compare: the report of one or more revisions or experiments as one page, with what became different, and one table.
+"""compare: the report of one or more revisions or experiments on one page, with their differences and one table.
 
-No stage: nothing depends on it. What DVC has of a revision in its cache is enough: nothing is trained or checked out.
+No stage runs this command. DVC's cache must hold a revision's results; nothing is trained or checked out.
 """
 
 import json
@@ -25,9 +25,9 @@ from pipeline.common import params, paths
 from pipeline.reporting import report_entries, results
 from pipeline.reporting.results import ReportEntry
 
-WORKSPACE = "workspace"  # what lies on disk
+WORKSPACE = "workspace"  # the results on disk
 NEEDED = ("params.yaml", "dvc.lock", "models", "evaluation", "provenance", "classifier")
-LONGEST = 40  # characters of a name: charts have to have room beside it, and a folder is called by it
+LONGEST = 40  # characters of a name in charts and in a folder's name
 LONGEST_TITLE = 160
 
 Revisions: TypeAlias = Mapping[str, Sequence[ReportEntry]]
@@ -37,15 +37,15 @@ def main(
     *,
     revisions: Annotated[
         list[str] | None,
-        typer.Argument(help=f"Commits, branches, tags, DVC experiments, or `{WORKSPACE}`: what lies on disk."),
+        typer.Argument(help=f"Commits, branches, tags, DVC experiments, or `{WORKSPACE}`: the results on disk."),
     ] = None,
-    page: Annotated[Path, typer.Argument(metavar="PAGE", help="The page to write; a table goes beside it.")],
+    page: Annotated[Path, typer.Argument(metavar="PAGE", help="The HTML page to write; a CSV is put beside it.")],
     experiments: Annotated[bool, typer.Option("--experiments", help="Add HEAD and all experiments on it.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over a page and a table that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing page and table.")] = False,
 ) -> None:
-    """Set the entries of several revisions beside each other on one page, and say what became different.
+    """Compare the entries of several revisions on one page, and report the differences.
 
-    What a setting did, as an experiment:
+    The effect of one setting, as an experiment:
 
         dvc exp run --temp -S variants.vae.beta=4 -n beta4
 
@@ -65,7 +65,7 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
     table = page.with_suffix(".csv")
     for path in (page, table):
         if path.exists() and not force:
-            msg = f"{path} is there already: --force writes over it"
+            msg = f"{path} exists already: --force overwrites it"
             raise UserError(msg)
     if page.suffix != ".html":
         msg = f"{page}: the last argument is the page to write, which ends in .html"
@@ -75,7 +75,7 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
         raise UserError(msg)
     wanted = list(dict.fromkeys([*revisions, *(_experiments() if experiments else ())]))
     if not wanted:
-        msg = "name revisions or experiments to compare, or take all on HEAD by --experiments"
+        msg = "name revisions or experiments to compare, or use --experiments for all on HEAD"
         raise UserError(msg)
     with TemporaryDirectory() as place:
         found = dict(_found(wanted, Path(place), needed=revisions))
@@ -90,28 +90,28 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
     page.write_text(text, encoding="utf-8")
     numbers(shown, context["evidence"]).to_csv(table, index=False, na_rep="n/a")
     print(markdown(shown, context["evidence"]))
-    print(f"\nValidation split, by which settings are picked. All of it: {page}, {table}")
+    print(f"\nValidation split, which selects settings. All metrics: {page}, {table}")
 
 
-# --- what is set beside what ------------------------------------------------------------------------------------------
+# --- which entries are compared
+# ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ComparedEntry:
-    """An entry with results of its own, under a name that says in which parameters it differs."""
+    """An entry with results of its own, under a name that states its differing parameters."""
 
     entry: ReportEntry
     original: str  # its name in params.yaml
-    revisions: list[str]  # that have these results
+    revisions: list[str]  # revisions with these results
     differs: dict[str, Any]  # parameters by dotted key
 
 
 def side_by_side(revisions: Revisions) -> tuple[list[ComparedEntry], list[tuple[str, str]]]:
-    """All entries, those of one name together and floors at the end; and each first one's name with those of the others
-    of that name.
+    """Return all entries, and the pairs of names to compare: the first entry of a name with each other one.
 
-    What gave the same results is there once. An entry is called by the parameters in which it differs from others of
-    its name, or by its revision where these do not tell.
+    Entries of the same name follow each other, floors come last, and equal results appear once. An entry's name states
+    the parameters that differ, or the revision if these are not enough.
     """
     shown, pairs = list[ComparedEntry](), list[tuple[str, str]]()
     for name in dict.fromkeys(entry.name for entries in revisions.values() for entry in entries):
@@ -131,19 +131,19 @@ def _named(name: str, found: Sequence[tuple[ReportEntry, list[str]]]) -> Iterato
     values = [_parameters(entry) for entry, _ in found]
     keys = dict.fromkeys(key for each in values for key in each)
     differing = [key for key in keys if len({_text(each.get(key)) for each in values}) > 1]
-    if "inputs" in differing:  # which stands for what that corruption is
+    if "inputs" in differing:  # the name of the corruption already tells its parameters
         differing = [key for key in differing if not key.startswith("corruption.train.")]
     short = {key: _short(key, differing) for key in differing}
     labels = [" ".join([name, *(f"{short[key]}={_text(each.get(key))}" for key in differing)]) for each in values]
     for (entry, revisions), each, label in zip(found, values, labels, strict=True):
         stem = label if len(label) <= LONGEST else name
         own = stem if stem == label and labels.count(label) == 1 else f"{stem}@{revisions[0]}"
-        own = own.replace("/", "∕")  # it names a folder, too
+        own = own.replace("/", "∕")  # the name is also a folder's
         yield ComparedEntry(replace(entry, name=own), name, revisions, {key: each.get(key) for key in differing})
 
 
 def _parameters(entry: ReportEntry) -> dict[str, Any]:
-    """What an entry was made with, and not what others were; where it overrides `training`, its own."""
+    """Return the parameters that an entry depends on, with its own values where it overrides `training`."""
     common = entry.params.model_dump(exclude={"variants"})
     folders = common["dataset"].pop("folders")
     common["dataset"]["folder"] = folders.get(common["dataset"]["name"], {})
@@ -153,26 +153,26 @@ def _parameters(entry: ReportEntry) -> dict[str, Any]:
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """The end of a dotted key that no other of `keys` has."""
+    """Return the end of a dotted key that no other of `keys` has."""
     words = key.split(".")
     ends = (".".join(words[i:]) for i in reversed(range(len(words))))
     return next((end for end in ends if sum(f".{each}".endswith(f".{end}") for each in keys) == 1), key)
 
 
 def _text(value: Any) -> str:
-    """A value; 1.0 as 1, since both may stand for the same."""
+    """Return a value as text; 1.0 becomes 1, since both may mean the same."""
     whole = isinstance(value, float) and value.is_integer()
     return "–" if value is None else str(int(value) if whole else value)
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
-    """Numbers by their size, then the rest by the alphabet."""
+    """Return a sort key: numbers by value, then texts in alphabetical order."""
     number = isinstance(value, int | float)
     return not number, float(value) if number else 0.0, str(value)
 
 
 def title(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
-    """What differs, as in "vae: beta = 0.5, 1, 4"; the revisions where no parameter does, or too many do."""
+    """Return the differing parameters, as in "vae: beta = 0.5, 1, 4"; the revisions if there are none or too many."""
     swept: dict[str, list[str]] = {}
     for name in dict.fromkeys(each.original for each in shown):
         family = [each.differs for each in shown if each.original == name]
@@ -187,8 +187,8 @@ def title(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
 
 
 def _origins(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
-    """Which revisions these are, and what each one alone has."""
-    own = [f"{each.entry.name} is of {listed(each.revisions)}" for each in shown if each.revisions != revisions]
+    """Return the names of the revisions, and the entries that only some of them have."""
+    own = [f"{each.entry.name} is from {listed(each.revisions)}" for each in shown if each.revisions != revisions]
     return f"Revisions: {'; '.join([listed(revisions), *own])}."
 
 
@@ -196,8 +196,10 @@ def _origins(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
 
 
 def numbers(shown: Sequence[ComparedEntry], evidence: Evidence) -> pd.DataFrame:
-    """A row for each entry: revisions, what differs, and of both splits the headline metrics' means over the seeds with
-    the half-widths of their 95 % intervals; those of the test split cover its images, too.
+    """Return a row for each entry: its revisions, its differing parameters and the headline metrics of both splits.
+
+    A metric is a mean over seeds with the half-width of its 95 % interval; on the test split, the interval also covers
+    the choice of images.
     """
     made = []
     for each in shown:
@@ -213,7 +215,7 @@ def numbers(shown: Sequence[ComparedEntry], evidence: Evidence) -> pd.DataFrame:
 
 
 def markdown(shown: Sequence[ComparedEntry], evidence: Evidence) -> str:
-    """The same in short, for a terminal: the metrics that decide first, on the validation split."""
+    """Return the deciding metrics on the validation split as a table for the terminal."""
     keys = dict.fromkeys(key for each in shown for key in each.differs)
     every = {revision for each in shown for revision in each.revisions}
     names = [name for name in DECIDING if evidence.having(f"validation_{name}")]
@@ -237,7 +239,7 @@ def _entry(each: ComparedEntry, evidence: Evidence) -> Entry:
 
 
 def _experiments() -> list[str]:
-    """HEAD, and the experiments that started from it."""
+    """Return HEAD and the experiments that started from it."""
     from dvc.exceptions import DvcException  # noqa: PLC0415 - slow to import
     from dvc.repo import Repo  # noqa: PLC0415
     from scmrepo.exceptions import SCMError  # noqa: PLC0415
@@ -249,13 +251,13 @@ def _experiments() -> list[str]:
         raise UserError(str(error)) from error
     names = sorted(str(name) for each in found.values() for name, *_ in each)
     if not names:
-        msg = "there are no experiments on HEAD: `dvc exp list --all-commits` names those of other commits"
+        msg = "there are no experiments on HEAD: `dvc exp list --all-commits` lists the experiments of other commits"
         raise UserError(msg)
     return ["HEAD", *names]
 
 
 def _found(wanted: Sequence[str], place: Path, needed: Sequence[str]) -> Iterator[tuple[str, list[ReportEntry]]]:
-    """The entries of each revision; one that was not named but listed is left out where its results are not here."""
+    """Yield each revision's entries. Listed experiments without results are skipped, named revisions are required."""
     there = False
     for i, revision in enumerate(wanted):
         try:
@@ -270,7 +272,7 @@ def _found(wanted: Sequence[str], place: Path, needed: Sequence[str]) -> Iterato
 
 
 def _entries(revision: str, place: Path) -> list[ReportEntry]:
-    """The entries of a revision, from copies of its files in `place`."""
+    """Return the entries of a revision, from copies of its files in `place`."""
     _take(revision, place)
     try:
         with chdir(place):
@@ -296,10 +298,10 @@ def _take(revision: str, place: Path) -> None:
         for name in NEEDED:
             files.get(name, os.fspath(place / name), recursive=name.partition(".")[1] == "")
     except (SCMError, DvcException) as error:
-        msg = f"{revision} is no revision or experiment that is known here: {error}"
+        msg = f"{revision} is not a known revision or experiment: {error}"
         raise UserError(msg) from error
     except (FileNotFoundError, DataIndexDirError) as error:
-        msg = f"DVC's cache has not all results of {revision}: `dvc pull`, or run it again ({error})"
+        msg = f"DVC's cache lacks some results of {revision}: run `dvc pull`, or run the revision again ({error})"
         raise UserError(msg) from error
 
 

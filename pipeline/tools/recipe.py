@@ -1,12 +1,12 @@
-"""Recipes: published settings, run as DVC experiments, and how their results stand against the published figures.
+"""Recipes: published settings, run as DVC experiments, and the comparison of their results with published figures.
 
-    python -m pipeline.tools.recipe                       # the recipes: what they reproduce, and in what time
+    python -m pipeline.tools.recipe                       # list the recipes: published figure and duration
     python -m pipeline.tools.recipe iwae-short            # the result goes to recipes/results/iwae-short.json
-    python -m pipeline.tools.recipe iwae-short --quick    # whether all of it runs, in a minute
+    python -m pipeline.tools.recipe iwae-short --quick    # try the command in a minute
 
-A recipe's `params` replaces parts of params.yaml, mapping by mapping; its `variants` and `seeds` replace all of theirs.
-The experiment runs in a copy of the repository: params.yaml, dvc.lock and the reports stay as they are. A recipe starts
-from the last commit's params.yaml, so that commit and recipe say all.
+A recipe's `params` change params.yaml mapping by mapping; `variants` and `seeds` are replaced as a whole. The
+experiment runs in a copy of the repository: params.yaml, dvc.lock and the reports stay unchanged. A recipe starts from
+the last commit, so uncommitted changes of params.yaml have no effect.
 """
 
 import csv
@@ -43,11 +43,11 @@ TABLE = RECIPES / "results.md"
 PAGE = Path("docs/quantisers.md")
 STUDY = ("codebook-mnist", "codebook-fashion", "codebook-photographs")
 SHARE, MEAN_PSNR = "codes_active", "psnr_of_mse"
-KNOWN = METRICS | {  # and metrics of recipes alone
+KNOWN = METRICS | {  # and metrics that only recipes have
     SHARE: Metric("codes active", "codes used, in percent of the codebook", 1, "higher", unit="%"),
     MEAN_PSNR: Metric("PSNR of the mean MSE", "−10·log₁₀ of the MSE over all images", 2, "higher", unit="dB"),
 }
-TRIAL = {"steps": 4, "batch_size": 64, "samples": 64, "images": 16}  # at most, wherever these keys stand
+TRIAL = {"steps": 4, "batch_size": 64, "samples": 64, "images": 16}  # upper limits for these keys at any depth
 TRIAL_PARAMS = {
     "dataset": {"name": "digits"},
     "training": {"precision": "float32", "validations": 2, "validation_images": 64},
@@ -56,11 +56,11 @@ SAME = ("started", "commit", "data", "device", "hardware", "precision", "mode", 
 
 
 def main(
-    name: Annotated[str | None, typer.Argument(help="One of the recipes; without it they are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A recipe; without a name, all recipes are listed.")] = None,
     *,
-    quick: Annotated[bool, typer.Option(help="A few steps on the digits, to try the command; no verdict.")] = False,
+    quick: Annotated[bool, typer.Option(help="Run a few steps on the digits to try the command; no verdict.")] = False,
 ) -> None:
-    """Run the recipe NAME and set its result beside the published figure."""
+    """Run the recipe NAME and compare its result with the published figure."""
     try:
         if name is None:
             _list()
@@ -88,7 +88,7 @@ def _run(name: str, *, quick: bool) -> None:
     if quick:
         wanted = trial(next(iter(settings(name, recipe, wanted).values())))
         figures(recipe, wanted, experiment(f"{name}-quick", wanted))
-        print("A trial on the digits, of no value as a figure: all of the recipe runs.")
+        print("All of the recipe runs. This trial on the digits gives no figure.")
         return
     rows = [row for each, of in settings(name, recipe, wanted).items() for row in experiment(each, of)]
     result = outcome(name, recipe, wanted, rows) | {"claims": claims(name, recipe.claims), "kept": recipe.kept}
@@ -102,11 +102,11 @@ def _run(name: str, *, quick: bool) -> None:
     print("", macros.section(result), f"Written to {RESULTS / name}.json and {TABLE}", sep="\n")
 
 
-# --- what a recipe is -------------------------------------------------------------------------------------------------
+# --- the recipes -------------------------------------------------------------------------------------------------
 
 
 def known(metric: str) -> str:
-    """The name of a metric that the report has."""
+    """Check that the report or the recipes have the metric."""
     if metric in KNOWN:
         return metric
     msg = f"must be {SHARE} or a metric of docs/metrics.md"
@@ -119,18 +119,18 @@ class Expected(Section):
     entry: str
     metric: Annotated[str, AfterValidator(known)]
     value: float
-    better: Literal["lower", "higher"] | None = None  # needed where the metric itself does not say
+    better: Literal["lower", "higher"] | None = None  # required if the metric has no better direction
 
     @model_validator(mode="after")
     def _direction(self) -> "Expected":
         if not self.direction:
-            msg = f"better, lower or higher, has to be said for {self.metric}"
+            msg = f"set better to lower or higher for {self.metric}"
             raise ValueError(msg)
         return self
 
     @property
     def direction(self) -> Literal["lower", "higher"] | None:
-        """Which way is better."""
+        """The better direction."""
         return self.better or KNOWN[self.metric].better
 
     @property
@@ -140,45 +140,45 @@ class Expected(Section):
 
 
 class Recipe(Section):
-    """A file in `recipes/`."""
+    """A recipe: the content of a file in `recipes/`."""
 
-    extends: str | None = None  # the recipe whose keys this one's replace, mapping by mapping
+    extends: str | None = None  # a recipe whose keys this recipe changes, mapping by mapping
     title: str
     paper: str
-    table: str  # which table and row of the paper, or where else the figure stands
+    table: str  # table and row of the paper, or another source
     setting: str
     expected: list[Expected] = []
-    shown: list[Annotated[str, AfterValidator(known)]] = []  # metrics of all entries, beside no published figure
-    claims: list[Annotated[str, one_of(CLAIMS)]] = []  # of docs/report.md, which these entries test
-    kept: list[str] = []  # files of the report, such as figures/rate_distortion.svg, that go beside the result
-    sweep: dict[str, Annotated[list[Any], Field(min_length=2)]] = {}  # a parameter, as dataset.anomalies: its values
-    minutes: dict[Literal["cpu", "gpu"], PositiveFloat]  # about, of all seeds one after the other; as far as measured
-    differs: list[str]  # from the paper's setting
+    shown: list[Annotated[str, AfterValidator(known)]] = []  # Metrics of all entries, without a published figure.
+    claims: list[Annotated[str, one_of(CLAIMS)]] = []  # Claims of docs/report.md that these entries test.
+    kept: list[str] = []  # Files of the report to keep, such as figures/rate_distortion.svg
+    sweep: dict[str, Annotated[list[Any], Field(min_length=2)]] = {}  # A parameter and its values.
+    minutes: dict[Literal["cpu", "gpu"], PositiveFloat]  # Estimate for all seeds in sequence; empty if not measured.
+    differs: list[str]  # Differences from the paper's setting.
     params: dict[str, Any]
 
     @model_validator(mode="after")
     def _figures(self) -> "Recipe":
         if self.expected or self.shown:
             return self
-        msg = "expected or shown has to name a metric"
+        msg = "expected or shown must name a metric"
         raise ValueError(msg)
 
     @model_validator(mode="after")
     def _alone(self) -> "Recipe":
         if not self.sweep or (len(self.sweep) == 1 and not (self.claims or self.kept)):
             return self
-        msg = "sweep takes one parameter, and a recipe with it neither claims nor kept: they are of one experiment"
+        msg = "sweep takes one parameter, and excludes claims and kept, which belong to a single experiment"
         raise ValueError(msg)
 
     @property
     def time(self) -> str:
-        """About how long the recipe takes."""
+        """The approximate duration."""
         times = [f"{minutes / 60:.1f} hours on a {where.upper()}" for where, minutes in self.minutes.items()]
         return ", ".join(times) or "time not measured"
 
 
 def settings(name: str, recipe: Recipe, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parameters of each experiment of a recipe, by its name: one, or one for each value of a `sweep`."""
+    """Return the parameters of a recipe's experiments, by name: one, or one for each value of a `sweep`."""
     found = {name: dict(wanted)}
     for key, values in recipe.sweep.items():
         found = {f"{name}-{i}": merged(wanted, nested(key, value)) for i, value in enumerate(values)}
@@ -186,21 +186,21 @@ def settings(name: str, recipe: Recipe, wanted: Mapping[str, Any]) -> dict[str, 
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
-    """A value under a dotted key."""
+    """Return a mapping that holds the value under a dotted key."""
     first, _, rest = key.partition(".")
     return {first: nested(rest, value) if rest else value}
 
 
 def available() -> list[str]:
-    """The names of all recipes."""
+    """Return the names of all recipes."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe `name`, and the parameters that it makes of the parameters `base`, both checked.
+    """Return the checked recipe `name`, and the parameters `base` with the recipe's changes, also checked.
 
     Raises:
-        UserError: one sentence for each thing that is wrong.
+        UserError: one sentence for each problem.
     """
     if name not in available():
         msg = f"there is no recipe {name!r}; there are {', '.join(available())}"
@@ -216,7 +216,7 @@ def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
 
 
 def _read(name: str) -> Recipe:
-    """A recipe by itself, with what it extends."""
+    """Read a recipe, with the recipe that it extends."""
     path = RECIPES / f"{name}.yaml"
     content = params.read(path)
     if isinstance(content, Mapping) and "extends" in content:
@@ -233,7 +233,7 @@ def _read(name: str) -> Recipe:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, mapping by mapping; `variants` is replaced as a whole."""
+    """Return `base` with `changes`, mapping by mapping; `variants` is replaced as a whole."""
     inner = {
         key: merged(base[key], value)
         for key, value in changes.items()
@@ -243,14 +243,14 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def trial(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The same entries for a few steps of one seed on the embedded digits: whether all of it runs, and no more."""
+    """Return the same entries for one seed and a few steps on the digits, to try whether everything runs."""
     digits = merged(shortened(wanted, TRIAL), TRIAL_PARAMS | {"seeds": wanted["seeds"][:1]})
-    other = isinstance(wanted["dataset"].get("anomalies"), str)  # a data set, whose images have another size
+    other = isinstance(wanted["dataset"].get("anomalies"), str)  # another data set, whose images have another size
     return merged(digits, {"dataset": {"anomalies": "digits"}}) if other else digits
 
 
 def shortened(section: Any, limits: Mapping[str, int]) -> Any:
-    """The section with the numbers under the keys of `limits`, wherever they stand, no larger than there."""
+    """Return the section with the values of the keys in `limits`, at any depth, reduced to these limits."""
     if not isinstance(section, Mapping):
         return section
     return {
@@ -262,19 +262,19 @@ def shortened(section: Any, limits: Mapping[str, int]) -> Any:
 
 
 def committed(revision: str = "HEAD") -> dict[str, Any]:
-    """The parameters of a commit, unchecked."""
+    """Return the unchecked parameters of a commit."""
     text = _git("show", f"{revision}:./{PARAMS}")
     if text is None:
-        msg = f"git has no committed {PARAMS} at {revision}: what runs in a copy starts from a commit"
+        msg = f"git has no {PARAMS} at {revision}: commit the file, since the run starts from a commit"
         raise UserError(msg)
     content: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
     return content
 
 
 def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Run the DAG with the parameters `wanted` in a copy of the repository; returns the rows of its report's table.
+    """Run the DAG with the parameters `wanted` in a copy of the repository; return the rows of its report's table.
 
-    An earlier experiment of that name on this commit is replaced. What was trained before is not trained again.
+    An earlier experiment of the same name on this commit is replaced. Finished trainings are not repeated.
     """
     _git("update-ref", "-d", _reference(name))
     changes = [word for each in overrides(params.read(PARAMS), wanted) for word in ("--set-param", each)]
@@ -287,18 +287,18 @@ def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
     with subprocess.Popen(command, env=os.environ | environment) as process:  # noqa: S603
         try:
             process.wait()
-        except KeyboardInterrupt:  # it goes to DVC and the stages, too
+        except KeyboardInterrupt:  # DVC and the stages receive it too
             process.wait()
             sys.exit(130)
     text = _reported(name, "comparison.csv")
     if process.returncode or text is None:
-        msg = f"{name} did not come to its end, for the reason above; what was trained is kept for the next run"
+        msg = f"{name} failed for the reason above; finished trainings are kept for the next run"
         raise UserError(msg)
     return list(csv.DictReader(text.splitlines()))
 
 
 def claims(name: str, keys: Sequence[str]) -> dict[str, Any]:
-    """The claims of these keys as the report of the experiment `name` has judged them."""
+    """Return the judgements of these claims in the report of the experiment `name`."""
     judged = json.loads(_reported(name, "claims.json") or "{}")
     return {key: judged[key] for key in keys}
 
@@ -306,19 +306,19 @@ def claims(name: str, keys: Sequence[str]) -> dict[str, Any]:
 def _kept(name: str, file: str) -> str:
     text = _reported(name, file)
     if text is None:
-        msg = f"recipes/{name}.yaml: kept names {file}, which the report of the experiment does not have"
+        msg = f"recipes/{name}.yaml: kept names {file}, which the experiment's report lacks"
         raise UserError(msg)
     return text
 
 
 def _reference(name: str) -> str:
-    """Where git has an experiment on this commit."""
+    """Return git's reference of an experiment on this commit."""
     head = (_git("rev-parse", "HEAD") or "").strip()
     return f"refs/exps/{head[:2]}/{head[2:]}/{name}"
 
 
 def _reported(name: str, file: str) -> str | None:
-    """A file of the experiment's report."""
+    """Return a file of the experiment's report; None if it does not exist."""
     return _git("show", f"{_reference(name)}:./{paths.REPORTS}/{file}")
 
 
@@ -328,8 +328,9 @@ def _git(*arguments: str) -> str | None:
 
 
 def overrides(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What turns the parameters `base` into `wanted`, section by section, in Hydra's grammar: what is there is deleted
-    and put anew, since Hydra would merge a mapping.
+    """Return the overrides that turn the parameters `base` into `wanted`, section by section, in Hydra's grammar.
+
+    A changed section is deleted and added again, since Hydra would merge a mapping.
     """
     changed = [key for key in {**base, **wanted} if base.get(key) != wanted.get(key)]
     return [
@@ -339,35 +340,35 @@ def overrides(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
 
 def literal(value: Any) -> str:
-    """A value in Hydra's grammar."""
+    """Return a value in Hydra's grammar."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{literal(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(literal, value)) + "]"
     if isinstance(value, str):
-        # Escaped are quotes, and backslashes just before one, the closing one included; others stand for themselves.
+        # Hydra escapes quotes, and backslashes directly before a quote, also before the closing one.
         return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
     return json.dumps(value)
 
 
-# --- what a recipe gave -----------------------------------------------------------------------------------------------
+# --- the results -----------------------------------------------------------------------------------------------
 
 
 def outcome(name: str, recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The result of a recipe, with all that its figures depend on."""
+    """Return the result of a recipe, with everything on which its figures depend."""
     changed = rows[0]["uncommitted_changes"].split()
     return {
         "recipe": name,
         **recipe.model_dump(include={"title", "paper", "table", *(["sweep"] if recipe.sweep else [])}),
         "figures": figures(recipe, wanted, rows),
         **{key: rows[0][key] for key in SAME},
-        "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],  # all below
+        "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],  # all in "parameters"
         "parameters": dict(wanted),
     }
 
 
 def figures(recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """The expected figures and what is shown of each entry; `rows` of the report's table are by entry and seed."""
+    """Return the expected figures and the shown metrics; `rows` is the report's table by entry and seed."""
     published = [each.model_dump() | {"better": each.direction} for each in recipe.expected]
     shown = [{"entry": entry, "metric": name, "value": None} for name in recipe.shown for entry in wanted["variants"]]
     return [each | _measured(each, wanted["variants"][each["entry"]], rows) for each in published + shown]
@@ -376,7 +377,7 @@ def figures(recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence[Mapping[st
 def _measured(
     figure: Mapping[str, Any], section: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
-    """What the seeds of its entry gave for the metric of a figure."""
+    """Return the measured values of a figure: one for each seed of its entry, mean and interval."""
     mine = [row for row in rows if row["entry"] == figure["entry"]]
     finished = [row for row in mine if row["status"] == "finished"]
     values = {
@@ -384,7 +385,8 @@ def _measured(
         for seed in dict.fromkeys(row["seed"] for row in finished)
     }
     measured = [value for value in values.values() if value is not None]
-    whole = bool(measured) and len(measured) == len(values) and len(finished) == len(mine)  # else the worst is left out
+    # No mean without all seeds, since the failed seeds may be the worst.
+    whole = bool(measured) and len(measured) == len(values) and len(finished) == len(mine)
     spread = interval(measured)
     clock = "train_cpu_seconds" if mine[0]["device"] == "cpu" else "train_seconds"
     seconds = [float(row[clock]) for row in mine if row.get(clock, "n/a") not in {"", "n/a"}]
@@ -392,19 +394,19 @@ def _measured(
         "values": values,
         "mean": spread.mean if whole else None,
         "interval": spread.half if whole and spread.known else None,
-        clock: round(fmean(seconds), 1) if seconds else None,  # a floor has no training
+        clock: round(fmean(seconds), 1) if seconds else None,  # None for a floor
         "problems": [f"{row['entry']}, seed {row['seed']}: {row['status']}" for row in mine if row not in finished],
     }
 
 
 def _together(values: Sequence[float | None]) -> float | None:
-    """The mean of what a seed gave in the experiments of a sweep, or what it gave in the only one."""
+    """Return the mean of a seed's values over the experiments of a sweep."""
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) == len(values) else None
 
 
 def _value(row: Mapping[str, str], metric: str, section: Mapping[str, Any]) -> float | None:
-    """A metric of one seed; None where it is undefined."""
+    """Return a metric of one seed; None where it is undefined."""
     text = row.get({SHARE: "codes_used", MEAN_PSNR: "mse"}.get(metric, metric), "n/a")
     if text in {"", "n/a"}:
         return None
@@ -418,38 +420,38 @@ def _value(row: Mapping[str, str], metric: str, section: Mapping[str, Any]) -> f
 
 
 def verdict(figure: Mapping[str, Any]) -> str:
-    """How a figure stands against what is expected of it: whether its whole interval lies on the good side."""
+    """Return the verdict on a figure: whether its whole interval is on the better side of the published value."""
     if figure["mean"] is None:
         return "; ".join(figure["problems"]) or "undefined for this entry"
     ahead = figure["mean"] - figure["value"] if figure["better"] == "higher" else figure["value"] - figure["mean"]
-    by = f"{abs(ahead):.{KNOWN[figure['metric']].digits}f} {'better' if ahead >= 0 else 'short'}"
+    by = f"{abs(ahead):.{KNOWN[figure['metric']].digits}f} {'better' if ahead >= 0 else 'worse'}"
     if figure["interval"] is None:
         return f"one seed: {by}"
     if abs(ahead) < figure["interval"]:
-        return f"cannot be told, {by}"
+        return f"undecided, {by}"
     return f"reached, {by}" if ahead >= 0 else f"not reached, {by}"
 
 
 def page() -> str:
-    """The table of all results, as Markdown."""
+    """Return the table of all results, as Markdown."""
     results = [disk.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
     waiting = {name: _read(name) for name in available() if name not in {result["recipe"] for result in results}}
     return _template().render(results=results, waiting=waiting)
 
 
 def study() -> str:
-    """The page about quantisers, as Markdown: what the recipes of `STUDY` gave."""
+    """Return the page about quantisers, as Markdown, from the results of the recipes in `STUDY`."""
     found = {name: disk.read_json(path) for name in STUDY if (path := RESULTS / f"{name}.json").exists()}
 
     figures = [each for name in STUDY[:2] if name in found for each in found[name]["figures"]]
 
     def both(entry: str, metric: str) -> str:
-        """The means of an entry on MNIST and on Fashion-MNIST."""
+        """Return the means of an entry on MNIST and on Fashion-MNIST."""
         return " and ".join(
             _mean(each) for each in figures if (each["entry"], each["metric"], each["value"]) == (entry, metric, None)
         )
 
-    complete = found.keys() >= set(STUDY[:2])  # else nothing is said of the figures
+    complete = found.keys() >= set(STUDY[:2])  # without both, the page omits the figures
     return _template("quantisers.md.j2").render(results=found.values(), both=both, complete=complete)
 
 
@@ -460,7 +462,7 @@ def _template(name: str = "recipe_results.md.j2") -> Template:
 
 
 def _published(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A row for each figure that has been published."""
+    """Return a row for each published figure."""
     return [
         [figure["entry"], _heading(figure["metric"]), _seeds(figure), _mean(figure), f"{figure['value']:g}",
          verdict(figure), _seconds(figure)]
@@ -470,7 +472,7 @@ def _published(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _shown(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The header, and a row for each entry, of the metrics that stand beside no published figure."""
+    """Return a table of the metrics without a published figure: its header, and a row for each entry."""
     cells = {(figure["entry"], figure["metric"]): figure for figure in figures if figure["value"] is None}
     entries, metrics = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True)) if cells else ([], [])
     rows = []

@@ -1,9 +1,9 @@
-"""release: all of a release but its publication, in `dist/`.
+"""release: build a release in `dist/`, without publishing it.
 
     python -m pipeline.tools.release
 
-From the last commit: a wheel and a source distribution that are the same bytes wherever that commit is built, what the
-project runs with as an SBOM in CycloneDX and as a table of licences, and the SHA-256 of each of these files.
+The last commit becomes a wheel and a source distribution, byte for byte the same on every machine. Beside them are an
+SBOM in CycloneDX, a table of the dependencies' licences, and the SHA-256 of each file.
 """
 
 import os
@@ -28,7 +28,7 @@ LOCK = "requirements.lock"
 
 
 def main() -> None:
-    """Build the last commit twice, compare, and say what is in it: dist/. Nothing is published."""
+    """Build the last commit twice, compare the two builds, and write them to dist/ with SBOM, licences and hashes."""
     try:
         version = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
         check_changelog(Path("CHANGELOG.md").read_text(encoding="utf-8"), version)
@@ -41,36 +41,36 @@ def main() -> None:
         sys.exit(f"\n{error}\n")
     sums = "".join(f"{disk.digest(path)}  {path.name}\n" for path in sorted(DIST.iterdir()))
     (DIST / "SHA256SUMS").write_text(sums, encoding="utf-8")
-    print(f"{sums}\nIn {DIST}/, nothing is published. Next: git tag v{version}, and upload the wheel and the .tar.gz.")
+    print(f"{sums}\nIn {DIST}/; nothing is published. Next: git tag v{version}, and upload the wheel and the .tar.gz.")
 
 
 def check_changelog(text: str, version: str) -> None:
-    """Let the changelog say what this version brings, and since when.
+    """Check that the changelog has a dated section for this version.
 
     Raises:
-        UserError: it has no section of the version with a date.
+        UserError: the section is missing.
     """
     if not re.search(rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$", text, re.MULTILINE):
-        msg = f"CHANGELOG.md has no section of this version: call what is under Unreleased `## {version} - YYYY-MM-DD`"
+        msg = f"CHANGELOG.md has no section for this version: rename Unreleased to `## {version} - YYYY-MM-DD`"
         raise UserError(msg)
 
 
 def check_committed() -> None:
-    """Let what is built be what lies here.
+    """Check that all changes are committed.
 
     Raises:
-        UserError: there are changes without a commit.
+        UserError: there are uncommitted changes.
     """
     if changed := _output("git", "status", "--porcelain", "--untracked-files=no"):
-        msg = f"a release is made of a commit, and these files have changed since the last one:\n{changed}"
+        msg = f"a release is built from a commit; commit these changed files first:\n{changed}"
         raise UserError(msg)
 
 
 def build(repository: Path, target: Path) -> None:
-    """The wheel and the source distribution of the last commit, from two clones of it that lie in different folders.
+    """Build the wheel and the source distribution of the last commit, from two clones in different folders.
 
     Raises:
-        UserError: the two are not the same bytes.
+        UserError: the two builds differ.
     """
     epoch = _output("git", "-C", str(repository), "log", "-1", "--format=%ct")
     with TemporaryDirectory() as place:
@@ -78,7 +78,7 @@ def build(repository: Path, target: Path) -> None:
         one, another = ({path.name: disk.digest(path) for path in folder.iterdir()} for folder in twice)
         if one != another:
             differ = sorted(name for name in one if one[name] != another.get(name))
-            msg = f"built twice from one commit, these are not the same bytes: {', '.join(differ)}"
+            msg = f"two builds of one commit differ in: {', '.join(differ)}"
             raise UserError(msg)
         shutil.copytree(twice[0], target)
 
@@ -92,13 +92,13 @@ def _built(repository: Path, place: Path, epoch: str) -> Path:
 
 
 def bill(lock: Path, target: Path) -> None:
-    """What the project runs with, as CycloneDX; the tool that writes it checks it against CycloneDX's schema."""
+    """Write the SBOM of the locked packages, as CycloneDX; the writing tool checks it against CycloneDX's schema."""
     options = ["--pyproject", "pyproject.toml", "--mc-type", "library", "--output-reproducible", "--validate"]
     _output(sys.executable, "-m", "cyclonedx_py", "requirements", str(lock), *options, "--output-file", str(target))
 
 
 def licences(lock: Path) -> str:
-    """The licence of each package of the lock, as its own metadata say."""
+    """Return a table with the licence of each locked package, from the package's metadata."""
     names = re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     rows = [f"| {name} | {version} | {_licence(name)} |" for name, version in names]
     return "\n".join(["| package | version | licence |", "|---|---|---|", *rows, ""])
@@ -108,12 +108,12 @@ def _licence(name: str) -> str:
     try:
         found = distribution(name)
     except PackageNotFoundError:
-        return "not known here: this machine does not need the package"
-    return next((text for text in _said(found) if text), "not said")
+        return "unknown: the package is not installed on this machine"
+    return next((text for text in _said(found) if text), "not stated")
 
 
 def _said(package: Distribution) -> Iterator[str]:
-    """The ways in which metadata name a licence, the newest first; a text of a licence is no name of one."""
+    """Yield the names of a package's licence in its metadata, newest field first; a full text is no name."""
     metadata: Any = package.metadata
     yield metadata.get("License-Expression", "")
     classifiers = metadata.get_all("Classifier", [])

@@ -1,9 +1,9 @@
-"""A taste: all of the pipeline in about a minute, on scikit-learn's digits, which need no download.
+"""taste: run the whole pipeline in about a minute on scikit-learn's digits, which need no download.
 
-    python -m pipeline.tools.taste                       # of the last commit
-    python -m pipeline.tools.taste --base origin/main    # what the commits since then have changed
+    python -m pipeline.tools.taste                       # the last commit
+    python -m pipeline.tools.taste --base origin/main    # compare the last commit with another revision
 
-It runs in a clone of the last commit, the folder `taste/`: the project's own parameters and results stay as they are.
+The run uses a clone in the folder `taste/`, so the project's own parameters and results stay unchanged.
 """
 
 import subprocess
@@ -21,19 +21,19 @@ from pipeline.tools.recipe import committed, merged, shortened
 
 TASTE = Path("taste")
 COMPARISON = TASTE / "comparison.html"
-LIMITS = {"steps": 300, "samples": 500}  # wherever these keys stand
+LIMITS = {"steps": 300, "samples": 500}  # upper limits for these keys at any depth
 SEEDS = [0]
-COMPARED = [0, 1, 2]  # seeds, so that a difference has an interval
+COMPARED = [0, 1, 2]  # several seeds, so that differences have intervals
 
 
 def main(
     *,
     base: Annotated[
         str | None,
-        typer.Option(metavar="REVISION", help="Run this revision as well, and compare the last commit with it."),
+        typer.Option(metavar="REVISION", help="Run this revision too, and compare the last commit with it."),
     ] = None,
 ) -> None:
-    """Run the pipeline on the digits, with few steps: one seed of the last commit, or three of it and of REVISION."""
+    """Run the pipeline on the digits with few steps: one seed of the last commit, or three with REVISION."""
     try:
         if base is None:
             _run("HEAD", SEEDS)
@@ -46,7 +46,7 @@ def main(
 
 
 def _compared(base: str) -> Path:
-    """The page that sets the last commit beside `base`; a table in Markdown and one in CSV lie beside it."""
+    """Write and return the page that compares the last commit with `base`; tables in Markdown and CSV are beside it."""
     for name, revision in {"base": base, "head": "HEAD"}.items():
         _run(revision, COMPARED)
         identity = ["-c", "user.name=taste", "-c", "user.email=taste@localhost"]
@@ -63,7 +63,7 @@ def _compared(base: str) -> Path:
 
 
 def _run(revision: str, seeds: list[int]) -> None:
-    """The pipeline at a revision, with its own code and parameters; ends with what the pipeline ends with."""
+    """Run the pipeline at a revision, with its code and parameters; exit if it fails."""
     parameters = _parameters(revision, seeds)
     if not TASTE.exists():
         subprocess.run(["git", "clone", "--quiet", ".", TASTE], check=True)  # noqa: S603, S607
@@ -78,7 +78,7 @@ def _run(revision: str, seeds: list[int]) -> None:
 
 
 def _parameters(revision: str, seeds: list[int]) -> dict[str, Any]:
-    """Those of a revision, made small."""
+    """Return a revision's parameters, reduced to a few steps on the digits."""
     return merged(shortened(committed(revision), LIMITS), {"dataset": {"name": "digits"}, "seeds": seeds})
 
 

@@ -1,4 +1,4 @@
-"""The pages that the tools write, as templates beside this file."""
+"""Templates of the generated pages, in this folder."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 def template(name: str) -> Template:
-    """The Markdown template `name`."""
+    """Return the Markdown template `name`."""
     environment = Environment(  # noqa: S701 - Markdown
         loader=FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,

@@ -1,1 +1,1 @@
-"""What stands beside the stage `train`: the folder of a training, and processes that share one."""
+"""Helpers of the stage `train`: the folder of a training, and processes that share one training."""

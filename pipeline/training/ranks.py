@@ -1,4 +1,4 @@
-"""One training by several processes: torchrun starts them, here or on several machines, and anew when one has died."""
+"""Trains one model with several processes. torchrun starts them on one or more machines, and restarts the dead."""
 
 import argparse
 import logging
@@ -21,16 +21,16 @@ from aelab.training.state import Stopped
 from pipeline import PARENT
 from pipeline.common import params, signals, stage
 
-TORCHRUN = "AELAB_TORCHRUN"  # more arguments for torchrun: the other machines
-PROBLEMS = "AELAB_PROBLEMS"  # the folder in which a process says what it could not go on for
-RESTARTS = 3  # of all processes when one of them dies, unless TORCHRUN says otherwise
+TORCHRUN = "AELAB_TORCHRUN"  # extra arguments for torchrun.
+PROBLEMS = "AELAB_PROBLEMS"  # folder in which a process writes why it stopped.
+RESTARTS = 3  # how often all processes restart after one dies, unless TORCHRUN says otherwise
 
 
 def here(processes: int) -> int:
-    """How many of the `processes` of a training are to run on this machine.
+    """Number of a training's `processes` that run on this machine.
 
     Raises:
-        UserError: torchrun is told of a number of machines that does not go with it.
+        UserError: the number of machines in TORCHRUN does not divide `processes`, or is no number.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--nnodes", default="1")
@@ -50,10 +50,10 @@ def here(processes: int) -> int:
 
 
 def check_gpus(checked: params.Params) -> None:
-    """See that each process has a GPU of its own, if they are to work on GPUs.
+    """Check that each process has its own GPU, if the training runs on GPUs.
 
     Raises:
-        UserError: there are too few.
+        UserError: this machine has too few GPUs.
     """
     import torch  # noqa: PLC0415 - torchrun itself needs it later
 
@@ -62,24 +62,24 @@ def check_gpus(checked: params.Params) -> None:
     options = checked.training
     needed, there = here(options.processes), torch.cuda.device_count()
     if there < needed and devices.prepare(options.device, options.threads).type == "cuda":
-        msg = f"training.processes wants {needed} GPUs of this machine, which has {there}: take as many, or device: cpu"
+        msg = f"training.processes wants {needed} GPUs of this machine, which has {there}: lower it or use the cpu"
         raise UserError(msg)
 
 
 def run(command: Sequence[str], processes: int, threads: int) -> None:
-    """Run a module's `command` as the `processes` of one training, and wait until all have done their part.
+    """Run a module's `command` as the `processes` of one training, and wait until all have finished.
 
     Raises:
-        UserError: what one of them could not go on for; or they died again and again.
-        Stopped: this process was asked to stop, and they have left.
+        UserError: a process met a problem that the user can correct, or the processes died too often.
+        Stopped: this process was asked to stop, and the processes of the training have ended.
     """
     more = shlex.split(os.environ.get(TORCHRUN, "")) or ["--standalone"]
     arguments = [f"--nproc-per-node={here(processes)}", f"--max-restarts={RESTARTS}", *more, "-m", *command]
     with tempfile.TemporaryDirectory() as problems:
-        # DVC's outputs are for this process to bring back.
+        # This process restores DVC's outputs, so its children must not.
         environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
         environment |= {PROBLEMS: problems, "OMP_NUM_THREADS": str(threads)}
-        # Else processes that begin anew would find in the store what the dead ones had left there, and look for them.
+        # Without this, restarted processes would find the entries of dead processes in the store and wait for them.
         environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with _torchrun(arguments, environment) as process:
             announced = False
@@ -94,16 +94,17 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
         raise Stopped
     if process.returncode != 0:
         msg = (
-            f"a process of the training was killed or failed {RESTARTS + 1} times, or another machine is away; the "
-            "next run goes on from the last checkpoint"
+            f"a process of the training was killed or failed {RESTARTS + 1} times, or another machine is unreachable; "
+            "the next run continues from the last checkpoint"
         )
         raise UserError(msg)
 
 
 @contextmanager
 def _torchrun(arguments: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """torchrun, in a session of its own as its processes are: Ctrl-C is for the stage to pass on. Nothing of it is left
-    behind.
+    """Start torchrun in its own session, so that only the stage receives Ctrl-C and passes it on.
+
+    On exit, torchrun and all its processes are gone.
     """
     command = [sys.executable, "-c", "from pipeline.training import ranks; ranks.torchrun()", *arguments]
     with subprocess.Popen(command, env=environment, start_new_session=True) as torchrun:  # noqa: S603
@@ -127,8 +128,9 @@ def _gone_is_fine() -> Iterator[None]:
 
 
 def take_part(work: Callable[[params.Params], None]) -> None:
-    """Do `work` as one of the processes that torchrun has started, and leave in order: when it is asked to, when
-    torchrun is gone, when another process is.
+    """Do `work` as one of the processes that torchrun started.
+
+    The process ends in order when it is asked to, when torchrun is gone, or when another process of the training is.
     """
     from aelab.core import devices, process_group  # noqa: PLC0415 - torch; torchrun itself needs it later
 
@@ -147,18 +149,18 @@ def take_part(work: Callable[[params.Params], None]) -> None:
         if asked is not None or isinstance(error, Stopped):
             sys.exit(128 + signal.SIGTERM)
         if isinstance(error, process_group.ProcessLost):
-            print("another process of the training is gone: all go on from the last checkpoint", flush=True)
-            os._exit(1)  # what is left of the group would wait for the others
+            print("another process of the training is gone: all continue from the last checkpoint", flush=True)
+            os._exit(1)  # a normal exit would wait for the lost process
         sentence = stage.what_to_mend(error)
         if sentence is None:
             raise
         Path(os.environ[PROBLEMS], os.environ["RANK"]).write_text(sentence, encoding="utf-8")
-        os.kill(os.getppid(), signal.SIGTERM)  # torchrun would try again
+        os.kill(os.getppid(), signal.SIGTERM)  # else torchrun would restart the process
         sys.exit(1)
 
 
 def torchrun() -> None:
-    """Be torchrun, for as long as the stage is there that started it."""
+    """Run torchrun until the stage that started it is gone."""
 
     def watch() -> None:
         while os.getppid() == PARENT:
@@ -166,7 +168,7 @@ def torchrun() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-    logging.disable(logging.WARNING)  # that it passes a signal on
+    logging.disable(logging.WARNING)  # torchrun warns of each signal that it forwards
     from torch.distributed import run as elastic  # noqa: PLC0415 - slow to import
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415

@@ -1,8 +1,8 @@
-"""What trainings leave outside of DVC's outputs, which DVC deletes before it runs a stage: a folder for each seed.
+"""The folder of a training: snapshots while it runs, and its result when it has finished.
 
-The folder holds the snapshots of an unfinished training, or the result of a finished one. Its name is a fingerprint of
-all that the training's bits depend on. So a training that was broken off goes on, a finished one is not repeated, and
-no training ever finds what another one wrote.
+The folder is no output of DVC, because DVC deletes outputs before it runs a stage. Its name contains a fingerprint of
+everything on which the training's bits depend. So an interrupted training continues, a finished one is not repeated,
+and no training finds the files of another.
 """
 
 import hashlib
@@ -33,21 +33,21 @@ from aelab.training.state import PhaseResult, Stopped
 from pipeline.common import paths
 from pipeline.common.params import CLEAN, PARAMS, Params
 
-DAYS = 30  # after which a folder that nothing has touched goes, when the next training begins
+DAYS = 30  # age of an unused folder at which the next training deletes it
 
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """The folder of one training."""
+    """The folder of one training, that is of one seed of an entry."""
 
     folder: Path
 
     @classmethod
     def of(cls, entry: str, seed: int, params: Params, machine: Mapping[str, str]) -> Self:
-        """The folder of a seed's training.
+        """Return the folder for the training of a seed.
 
         Args:
-            entry: of `variants`.
+            entry: a name in `variants`.
             seed: one of the seeds.
             params: the checked parameters.
             machine: the device, its name, the precision and the mode.
@@ -62,7 +62,7 @@ class TrainingFolder:
 
     @property
     def fingerprint(self) -> str:
-        """What tells this training from all others."""
+        """Hash that identifies the training."""
         return self.folder.name.rpartition("-")[2]
 
     @property
@@ -72,31 +72,31 @@ class TrainingFolder:
 
     @property
     def curve(self) -> Path:
-        """Every point of its curve, one JSON object on each line, added as it is reached."""
+        """File of the curve, one JSON object per line; each point is added when it is reached."""
         return self.folder / "curve.jsonl"
 
     @property
     def about(self) -> Path:
-        """What is trained here."""
+        """File that describes the training."""
         return self.folder / "about.json"
 
     @property
     def model(self) -> Path:
-        """The trained model, once it is."""
+        """File of the trained model; exists once the training has finished."""
         return self.folder / "model.safetensors"
 
     @property
     def finished(self) -> Path:
-        """How the training ended, once it has; written last."""
+        """File that says how the training ended; written last."""
         return self.folder / "finished.json"
 
     def lock(self) -> FileLock:
-        """Held by the process that trains here, for as long as it lives."""
+        """Return the lock that the training process holds while it lives."""
         return FileLock(self.folder / "lock")
 
     @contextmanager
     def held(self, stop: Callable[[], bool]) -> Iterator[None]:
-        """Have the training to oneself: another process that is at it is waited for."""
+        """Hold the training's lock. Waits while another process trains here, until `stop` returns true."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock, announced = self.lock(), False
         while not lock.is_locked:
@@ -115,12 +115,12 @@ class TrainingFolder:
 
     @contextmanager
     def session(self, about: Mapping[str, Any], stop: Callable[[], bool], *, writes: bool) -> Iterator[Session]:
-        """Follow a training and keep its snapshots, from the last one on; only the process that `writes` leaves files.
+        """Record a training's curve and snapshots, continuing from the last snapshot.
 
         Args:
             about: the entry, the seed and the machine.
-            stop: whether the training is to end after the next snapshot.
-            writes: whether this process does.
+            stop: tells whether the training should end after the next snapshot.
+            writes: whether this process writes the files; only one of several processes does.
         """
         snapshots = Snapshots(self.folder, stop=stop, writes=writes)
         if not writes:
@@ -137,14 +137,14 @@ class TrainingFolder:
         with CurveLog(self.curve) as log:
             if latest := snapshots.latest():
                 step, phase = latest.values.get("step", 0), latest.values["phase"]
-                print(f"{self.name} goes on from step {step:,} of the {phase}")
-                for phase, point in latest.points():  # a power cut may have taken some of them
+                print(f"{self.name} continues from step {step:,} of the {phase}")
+                for phase, point in latest.points():  # a power cut may have lost some of these points
                     log.write({"phase": phase} | point)
             follow = lambda phase, point: log.write({"phase": phase} | point)  # noqa: E731
             yield Session(self.name, follow=follow, store=snapshots)
 
     def result(self) -> dict[str, Any] | None:
-        """How the training ended; None if it has not, or if what it left is not whole."""
+        """Return how the training ended; None if it is unfinished or its files are damaged."""
         if not self.finished.exists():
             return None
         damage = f"{self.curve} has changed"
@@ -155,13 +155,13 @@ class TrainingFolder:
                 return ended
         except (DamagedFile, OSError, ValueError, LookupError) as error:
             damage = str(error)
-        print(f"{damage}: the training begins anew", flush=True)
+        print(f"{damage}: the training starts again from step 0", flush=True)
         for path in (self.finished, self.model, self.curve, self.about):
             path.unlink(missing_ok=True)
         return None
 
     def finish(self, model: Autoencoder, results: Mapping[str, PhaseResult], cost: Mapping[str, Any]) -> None:
-        """Write the model, and then how its training ended; the snapshots have done their duty."""
+        """Write the model, then how its training ended, and delete the snapshots."""
         checkpoint.save(model, self.model)
         Snapshots(self.folder).clear()
         outcome = {
@@ -174,10 +174,10 @@ class TrainingFolder:
         disk.write_atomically(self.finished, disk.as_json(content))
 
     def hand_over(self, entry: str, seed: int) -> dict[str, Any]:
-        """Copy what a finished training left to where DVC looks for it; returns what it cost.
+        """Copy the result of a finished training to DVC's outputs, and return what the training cost.
 
         Raises:
-            FileNotFoundError: the training is not finished here.
+            FileNotFoundError: the training is not finished in this folder.
         """
         ended = disk.read_json(self.finished)
         models = paths.MODELS / entry
@@ -190,16 +190,16 @@ class TrainingFolder:
 
 
 class CurveLog:
-    """A curve that survives its writer: points that are in the file already keep the time when they were reached.
+    """A training's curve in a file that survives a kill. Points in the file keep the time when they were first reached.
 
-    A point of the validation gets what the process took since the one before, by the names that MLflow has for that.
+    A validation point also records the process's use of CPU and memory, under MLflow's names.
     """
 
     def __init__(self, path: Path) -> None:
         self.process = psutil.Process()
-        self.process.cpu_percent()  # the first call gives nothing, and is what the next one counts from
+        self.process.cpu_percent()  # the first call only starts the measurement
         text = path.read_bytes() if path.exists() else b""
-        whole = text[: text.rfind(b"\n") + 1]  # a line that was being written goes
+        whole = text[: text.rfind(b"\n") + 1]  # a half-written last line is dropped
         self.known = {_name(json.loads(line)) for line in whole.splitlines()}
         self.file = path.open("ab")
         self.file.truncate(len(whole))
@@ -211,7 +211,7 @@ class CurveLog:
         self.file.close()
 
     def write(self, point: Mapping[str, Any]) -> None:
-        """Add a point that is not there yet, for everyone to see."""
+        """Append a point that the file does not have yet, and flush the file."""
         if _name(point) not in self.known:
             self.known.add(_name(point))
             point = {**point, **(self._system() if "validation_loss" in point else {})}
@@ -219,7 +219,7 @@ class CurveLog:
             self.file.flush()
 
     def _system(self) -> dict[str, float]:
-        """How busy this process was, in % of one core, and the memory that it holds."""
+        """Return the CPU use of this process, in % of one core, and its memory, in MB."""
         return {
             "system/cpu_utilization_percentage": self.process.cpu_percent(),
             "system/memory_usage_megabytes": round(self.process.memory_info().rss / 1e6, 1),
@@ -227,7 +227,7 @@ class CurveLog:
 
 
 def tidy() -> None:
-    """Remove the folders that no training has touched for `DAYS`."""
+    """Delete the folders that no training has used for `DAYS` days."""
     for folder in paths.checkpoints().glob("*-seed*"):
         ages = [time.time() - path.stat().st_mtime for path in folder.iterdir()]
         if min(ages, default=0.0) > DAYS * 86400:
@@ -235,7 +235,7 @@ def tidy() -> None:
 
 
 def raw_parameters(entry: str) -> dict[str, Any]:
-    """The sections of `params.yaml` that make up a training, as DVC will record them."""
+    """Return the sections of `params.yaml` that define a training, as DVC will record them."""
     content = YAML(typ="safe", pure=True).load(PARAMS.read_text(encoding="utf-8"))
     section, corruption = content["variants"][entry], content["corruption"]
     sections = {key: content[key] for key in ("dataset", "training")} | {f"variants.{entry}": section}
@@ -249,8 +249,9 @@ def _name(point: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _deps(entry: str, section: Mapping[str, Any]) -> list[str]:
-    """What the stage train@entry depends on, as `dvc.yaml` says it, but for the lock: the versions that a training's
-    bits depend on stand beside it.
+    """Return the dependencies of the stage train@entry in `dvc.yaml`, without the lock file.
+
+    The fingerprint holds the versions that matter instead.
     """
     architecture = YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text(encoding="utf-8"))
 
@@ -265,10 +266,10 @@ def _deps(entry: str, section: Mapping[str, Any]) -> list[str]:
 
 
 def _content(dep: str) -> object:
-    """The hash of a file, of a folder's Python files, or of a sealed folder's hashes."""
+    """Return the hash of a file, the hashes of a folder's Python files, or the hash of a sealed folder's list."""
     path = Path(dep)
     if not path.exists():
-        msg = f"{path} is not there: `make repro` writes it, or `dvc repro` of the stage whose output it is"
+        msg = f"{path} does not exist: `make repro` writes it, or `dvc repro` of the stage that has it as output"
         raise UserError(msg)
     if path.is_dir() and (path / disk.SUMS).exists():
         path = path / disk.SUMS

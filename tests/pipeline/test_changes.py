@@ -1,4 +1,4 @@
-"""What a run says of the numbers that the last commit has."""
+"""Tests of the changes since the last commit that a run prints."""
 
 import subprocess
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_a_metric_that_one_side_lacks_is_no_change() -> None:
 
 @pytest.fixture
 def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository whose HEAD has a table."""
+    """Make a repository whose HEAD has a table."""
     monkeypatch.chdir(tmp_path)
     TABLE.parent.mkdir()
     TABLE.write_text(table("ae,0,0.5,20,9,d"))
@@ -66,7 +66,7 @@ def test_it_is_said_once_with_the_rest_on_a_page(
     TABLE.write_text(table("ae,0,0.4,30,9,d"))
     changes.tell()
     said = capsys.readouterr().out
-    assert "  ae: PSNR ↑ 20.00 → 30.00 (one seed: may be chance)\n1 more, and all of it: reports/changes.md\n" in said
+    assert "  ae: PSNR ↑ 20.00 → 30.00 (one seed: may be chance)\n1 more; all of them: reports/changes.md\n" in said
     assert "| ae | MSE ↓ | 0.50000 | 0.40000 | one seed: may be chance |" in PAGE.read_text(encoding="utf-8")
     TABLE.write_text(table("ae,0,0.5,20,1,d"))
     changes.tell()

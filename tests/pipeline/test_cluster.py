@@ -1,4 +1,4 @@
-"""What the caller of a cluster decides: whom it trusts, what may travel, how much room there is."""
+"""Tests of the caller's side of a cluster: trusted schedulers, stages that may travel, free workers."""
 
 import subprocess
 from contextlib import nullcontext
@@ -115,7 +115,7 @@ def test_a_trusted_network_needs_no_encryption(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Client:
-    """What is asked of Dask's when there is room to be found."""
+    """Stand-in for Dask's client with the calls that find free workers."""
 
     status = "running"
 
@@ -151,4 +151,4 @@ def test_there_is_room_for_as_many_stages_as_workers() -> None:
     workers: list[dict[str, Any]] = [{}, {"resources": {"GPU": 1.0}}, {}]
     assert executor(*workers)._room() == (3, 1, 1)
     assert executor(*workers, jobs=2)._room() == (2, 1, 1)
-    assert executor()._room() == (1, 0, 0)  # one waits for the first worker
+    assert executor()._room() == (1, 0, 0)  # one stage waits for the first worker

@@ -24,7 +24,7 @@ class Seed:
 
 
 def entries(content: dict[str, Any] = DEFAULT, **gave: str) -> list[ReportEntry]:
-    """What each entry of these parameters gave, one letter for each seed."""
+    """Return the entries of these parameters, with results as one letter for each seed."""
     checked = params.check(content, variants=False)
     return [
         ReportEntry(name, checked, cast("Sequence[Any]", [Seed(name, seed) for seed in seeds]))
@@ -80,8 +80,8 @@ def test_a_sweep_is_in_the_order_of_its_values_and_set_against_the_first_revisio
             ["vae training.steps=2500 network.steps=–", "vae training.steps=2 network.steps=1"],
         ),
         ({}, {"inputs": "masked"}, ["vae inputs=clean", "vae inputs=masked"]),
-        ({}, {}, ["vae@HEAD", "vae@other"]),  # other code
-        ({"note": "a/b"}, {"note": "c"}, ["vae note=a∕b", "vae note=c"]),  # it names a folder
+        ({}, {}, ["vae@HEAD", "vae@other"]),  # the code differs
+        ({"note": "a/b"}, {"note": "c"}, ["vae note=a∕b", "vae note=c"]),  # the name is also a folder's
         ({}, {"note": "x" * 40}, ["vae note=–", "vae@other"]),
     ],
 )
@@ -148,13 +148,13 @@ def test_one_table_has_what_differs_and_the_headline_metrics() -> None:
     images = pd.DataFrame([[0.0, 0.2, 0.1], [0.4, 0.2, 0.3]])
     found = Evidence([Entry("ae", images={"mse": images}), Entry("vae beta=1"), Entry("vae beta=4")], rows)
     table = numbers(shown, found)
-    assert table["mse ±"][0] == pytest.approx(crossed(images).half)  # over images, too
+    assert table["mse ±"][0] == pytest.approx(crossed(images).half)  # also over images
     assert list(table["entry"]) == ["ae", "vae", "vae"]
     assert list(table["beta"].fillna("")) == ["", "1", "4"]
-    assert list(table["revisions"]) == ["HEAD, =b4", "HEAD", "'=b4"]  # no formula
+    assert list(table["revisions"]) == ["HEAD, =b4", "HEAD", "'=b4"]  # not a formula
     assert list(table["mse"]) == pytest.approx([0.2, 0.5, 0.5])
     assert table["validation_neg_elbo ±"][2] == pytest.approx(12.706, abs=0.001)
-    assert "perplexity" not in table  # which nobody defines
+    assert "perplexity" not in table  # which no entry defines
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown(shown, found).splitlines()]
     assert lines[0] == ["entry", "beta", "MSE ↓", "−ELBO (nats) ↓", "revisions"]
     assert all(re.fullmatch("-+", cell) for cell in lines[1])

@@ -1,4 +1,4 @@
-"""`dvc.yaml` names all code that a stage runs: else a change of it would leave the old results standing."""
+"""`dvc.yaml` must name all code that a stage runs: otherwise a change of the code would keep the old results."""
 
 import ast
 import json
@@ -21,18 +21,20 @@ WITHOUT_EFFECT = {
     "pipeline/__init__.py": "sets how often garbage is looked for, and which of two copies of the code runs",
     "src/aelab/__init__.py": "the names for notebooks; stages import the modules themselves",
 }
-PARTS = tuple(f"src/aelab/{package}/" for package in (*sources.PARTS, "networks"))  # an entry names them
+PARTS = tuple(
+    f"src/aelab/{package}/" for package in (*sources.PARTS, "networks")
+)  # an entry depends on these through `sources`
 TRAINED = {"train", "evaluate"}
 
 
 def file_of(module: str) -> Path | None:
-    """The file of a module of this project."""
+    """Return the file of a module of this project."""
     base = REPOSITORY / ("src" if module.startswith("aelab") else ".") / module.replace(".", "/")
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()), None)
 
 
 def imports(path: Path) -> Iterator[Path]:
-    """The project's files that a file imports, also inside of functions; names after `from` may be modules."""
+    """Yield the project's files that a file imports, also inside functions; names after `from` may be modules."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -45,8 +47,8 @@ def imports(path: Path) -> Iterator[Path]:
 
 
 def runs(stage: str) -> set[str]:
-    """All code that a stage runs, as far as imports tell; packages that hold but a docstring run nothing."""
-    models = stage in {"classify", *TRAINED}  # the others at most check the entries
+    """Return all code that a stage runs according to its imports; a package with only a docstring runs nothing."""
+    models = stage in {"classify", *TRAINED}  # other stages at most check the entries
     seen, waiting = set[Path](), [REPOSITORY / "pipeline/stages" / f"{stage}.py"]
     while waiting:
         path = waiting.pop()
@@ -59,7 +61,7 @@ def runs(stage: str) -> set[str]:
 
 
 def needs_torch(path: Path) -> bool:
-    """Whether a file imports torch at its top, or one that does."""
+    """Whether a file imports torch at its top, directly or through another file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     modules = [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
     modules += [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
@@ -68,8 +70,8 @@ def needs_torch(path: Path) -> bool:
 
 
 def missing(stage: str, deps: list[str]) -> set[str]:
-    """The code that a stage runs and does not depend on."""
-    named = any(dep.startswith("sources/") for dep in deps)  # the parts of an entry's model
+    """Return the code that a stage runs without depending on it."""
+    named = any(dep.startswith("sources/") for dep in deps)  # parts of an entry's model
     return {
         file
         for file in runs(stage)
@@ -88,9 +90,9 @@ def test_a_stage_depends_on_all_code_that_it_runs(stage: str) -> None:
     assert missing(stage, deps_of(stage)) == set()
 
 
-@pytest.mark.parametrize("stage", sorted(STAGES.keys() - {"sources"}))  # which runs nothing but the standard library
+@pytest.mark.parametrize("stage", sorted(STAGES.keys() - {"sources"}))  # it runs only the standard library
 def test_a_stage_depends_on_its_packages(stage: str) -> None:
-    """An upgrade of torch is a change of the code, a new theme of the documentation is none."""
+    """Packages of the product are dependencies, such as torch; packages of the documentation are not."""
     assert "requirements.lock" in deps_of(stage)
     assert "requirements-dev.lock" not in deps_of(stage)
 
@@ -124,7 +126,7 @@ def test_all_that_is_named_is_there() -> None:
 
 
 def entries_of_all_models(folder: Path) -> dict[str, Any]:
-    """An entry of each model, those that have a network with one; and one with another network, which has no keys."""
+    """Return an entry of each model, with a network if the model has one, and an entry with another network."""
     entries: dict[str, Any] = {
         name: {"model": name} | ({} if VARIANTS.find(name).floor else {"network": {"name": "patches"}})
         for name in VARIANTS.available()
@@ -139,7 +141,7 @@ def test_an_entry_has_the_parts_that_it_is_built_from(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     entries = entries_of_all_models(tmp_path)
     Path("sources").mkdir()
-    Path("sources/removed.json").write_text("{}", encoding="utf-8")  # of an entry that is gone
+    Path("sources/removed.json").write_text("{}", encoding="utf-8")  # an entry that no longer exists
     sources.main()
     files = {path.stem: set(json.loads(path.read_text())) for path in Path("sources").iterdir()}
     assert files.keys() == entries.keys()
@@ -203,7 +205,7 @@ def test_a_change_of_a_part_changes_the_models_that_use_it_alone(
         "quantizers/fsq.py": {"vqvae"},
         "likelihoods/logistic.py": {"vae", "iwae", "tcvae", "ladder", "vqvae"},
         "priors/mixture.py": {"vae", "iwae", "tcvae"},
-        "variants/vae.py": {"iwae", "tcvae"},  # and vae, which depends on its own file
+        "variants/vae.py": {"iwae", "tcvae"},  # vae also changes, through its own file
         "variants/_floor.py": {"identity", "pca"},
         "networks/conv.py": {"ae-conv"},
         "networks/mlp.py": set(),
@@ -217,7 +219,7 @@ def test_a_change_of_a_part_changes_the_models_that_use_it_alone(
 
 
 def runtime_protocols(source: str) -> list[int]:
-    """The lines that make a protocol one for `isinstance`, or name what does."""
+    """Return the lines that make a protocol usable with `isinstance`."""
     named = [
         (node.lineno, {getattr(node, "id", ""), getattr(node, "attr", ""), getattr(node, "name", "")})
         for node in ast.walk(ast.parse(source))
@@ -227,7 +229,7 @@ def runtime_protocols(source: str) -> list[int]:
 
 
 def test_no_check_rests_on_a_protocol() -> None:
-    """Since Python 3.12 such a check does not see what an `nn.Module` holds: a class to inherit from does the same."""
+    """Since Python 3.12, such a check does not see the attributes of an `nn.Module`; a base class works instead."""
     paths = [
         path for folder in ("src", "pipeline", "faults", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py")
     ]

@@ -1,4 +1,4 @@
-"""DVC's part in the runner's own process, on stages that are lines of shell."""
+"""Tests of DVC's part in the runner's process, with stages that are lines of shell."""
 
 import fcntl
 import json
@@ -28,7 +28,7 @@ from tests.support.parameters import DEFAULT
 from tests.support.processes import PATIENCE, gone
 from tests.support.project import REPOSITORY, outcomes
 
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # by what DVC uses
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # from a package that DVC uses
 
 TOY = """
 stages:
@@ -42,7 +42,7 @@ stages:
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose stages are lines of shell."""
+    """Make a project whose stages are lines of shell."""
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "--quiet"], check=True)
     Path("dvc.yaml").write_text(TOY)
@@ -52,7 +52,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_here() -> list[str]:
-    """What failed in a run of this folder."""
+    """Run the project in this folder, and return the failed stages."""
     checked, dvc = params.check(DEFAULT, variants=False), DvcStages()
     made = plan_run(dvc, checked, elsewhere=False)
     with LocalExecutor(checked, 2, ConsoleLog(), dvc) as local:
@@ -96,7 +96,7 @@ def test_what_has_not_changed_is_not_run_and_what_was_run_before_is_restored(
     assert run_here() == []
     said = capsys.readouterr().out
     assert sorted(outcomes(said, "cached")) == ["second@a", "second@b"]
-    assert outcomes(said, "done") == ["last"]  # which no cache keeps
+    assert outcomes(said, "done") == ["last"]  # its output is not cached
     assert "data" in (toy / "a").read_text()
     Path("b").unlink()
     run_here()
@@ -116,7 +116,10 @@ def test_a_run_that_was_killed_before_it_wrote_dvc_lock_loses_nothing(
     capsys.readouterr()
     run_here()
     said = capsys.readouterr().out
-    assert sorted(outcomes(said, "cached")) == ["second@a", "second@b"]  # without dependencies or a cache, others run
+    assert sorted(outcomes(said, "cached")) == [
+        "second@a",
+        "second@b",
+    ]  # stages without dependencies or a cache run again
     assert {name: (toy / name).read_bytes() for name in bits} == bits
     assert status() == {}
 
@@ -126,7 +129,7 @@ def test_a_run_that_was_killed_before_it_wrote_dvc_lock_loses_nothing(
 def test_dvc_lock_is_written_for_several_stages_at_once(
     share: float, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With little time for writing, when the first stage has finished, before the last one, and when the run ends."""
+    """With little time for writing: after the first stage, before the last stage, and at the end of the run."""
     written = []
 
     def write(path: Path, content: bytes) -> None:
@@ -141,7 +144,7 @@ def test_dvc_lock_is_written_for_several_stages_at_once(
 
 
 def test_the_last_stage_finds_all_others_in_dvc_lock(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the report does."""
+    """The report needs that."""
     monkeypatch.setattr("pipeline.runner.dvc_stages.WRITING", 1e-9)
     Path("dvc.yaml").write_text(TOY.replace("cat a b > last", "cat dvc.lock a b > last"))
     assert run_here() == []
@@ -174,7 +177,7 @@ def test_when_a_stage_fails_the_others_go_on(toy: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.usefixtures("toy")
 def test_stages_of_the_users_own_need_no_outputs(capsys: pytest.CaptureFixture[str]) -> None:
-    """By DVC or by the runner: what stands in dvc.lock then is whole."""
+    """With DVC and with the runner, dvc.lock stays complete."""
     Path("dvc.yaml").write_text(
         TOY
         + "  hello: {cmd: echo hi, deps: [in]}\n"
@@ -186,12 +189,14 @@ def test_stages_of_the_users_own_need_no_outputs(capsys: pytest.CaptureFixture[s
     assert run_here() == []
     locks.mend()
     said = capsys.readouterr().out
-    assert "hello" not in outcomes(said, "done")  # DVC has run it
+    assert "hello" not in outcomes(said, "done")  # DVC has already run this stage
     assert {"looks", "follows"} <= set(outcomes(said, "done"))
     Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("date > seen", "touch seen"))
     for ran in ({"looks", "follows"}, {"looks"}):
         assert run_here() == []
-        assert set(outcomes(capsys.readouterr().out, "done")) == ran  # it runs each time; what follows, if it changes
+        assert (
+            set(outcomes(capsys.readouterr().out, "done")) == ran
+        )  # it always runs; the next stage only after a change
 
 
 def test_what_running_stages_read_and_write_is_busy(toy: Path) -> None:
@@ -205,7 +210,7 @@ def test_what_running_stages_read_and_write_is_busy(toy: Path) -> None:
         busy = locks.busy_list()
         assert busy is not None
         assert set(busy["write"]) == {str(toy / "b")}
-        assert set(busy["read"]) == {str(toy / "in"), str(toy / "first")}  # by both, and by one still
+        assert set(busy["read"]) == {str(toy / "in"), str(toy / "first")}  # read by both stages, then by one
         script = "from dvc.repo import Repo; Repo().reproduce({!r}, single_item=True, force=True)"
         for name, refused in (("first", True), ("second@b", True), ("second@a", False)):
             command = [sys.executable, "-c", script.format(name)]
@@ -263,7 +268,7 @@ stages:
 
 @pytest.fixture
 def runner(toy: Path) -> Iterator[tuple["subprocess.Popen[str]", dict[str, psutil.Process]]]:
-    """A runner at work, and its two stages."""
+    """Start a runner, and return it with its two stages."""
     Path("dvc.yaml").write_text(LONG)
     Path("listens.py").write_text(LISTENS)
     YAML().dump(DEFAULT, Path("params.yaml"))
@@ -302,7 +307,7 @@ def test_the_stages_of_a_killed_runner_leave_and_have_its_turn_until_then(
     process.kill()
     process.wait()
     assert gone([stages["listens"]])
-    assert stages["sleeps"].is_running()  # which does not listen
+    assert stages["sleeps"].is_running()  # it does not listen for signals
     with locks.TURN.open() as file:
         with pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

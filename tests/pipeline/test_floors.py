@@ -1,4 +1,4 @@
-"""A floor has no seeds and no training: the first seed stands for all, and nothing is said of it that needs more."""
+"""A floor has one seed and no training: the first seed represents all, and metrics that need more are absent."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_it_fits_into_any_memory() -> None:
 
 
 def result(entry: str, seed: int, **more: Any) -> Any:
-    """The results of all seeds of a trained entry, of the first one of a floor."""
+    """Return the results of all seeds of a trained entry, or of the first seed of a floor."""
     if entry in FLOORS and seed:
         raise KeyError(seed)
     return SimpleNamespace(entry=entry, seed=seed, floor=entry in FLOORS, **more)
@@ -59,7 +59,7 @@ def test_what_was_not_trained_has_no_seconds() -> None:
 
 
 def test_no_champion_is_a_floor() -> None:
-    """Of which the identity would have the least error."""
+    """Otherwise the identity would win with the smallest error."""
     metrics = {"validation": {"mse": 1.0, "denoising_mse": 1.0}}
     better = {"validation": {"mse": 0.0, "denoising_mse": 0.5}}
     about: dict[str, Any] = {

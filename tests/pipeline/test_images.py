@@ -14,7 +14,7 @@ def _folder(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # n
 
 
 def written(binarize: str) -> params.Params:
-    """The parameters, and the digits written as the stage `download` does."""
+    """Return the parameters after writing the digits as the stage `download` does."""
     content = with_value("dataset.binarize", binarize)
     checked = params.check(content)
     digits = load("digits")
@@ -35,7 +35,7 @@ def test_what_is_measured_is_gray_in_all_splits_or_in_none() -> None:
 def test_of_training_images_binarised_in_each_step_the_static_ones_are_seen() -> None:
     static = np.array(images.seen(written("static"), "train"))
     checked = written("dynamic")
-    assert set(np.unique(arrays.read(paths.images(paths.CLEAN, "train")))) - {0, 255}  # what is learned from is gray
+    assert set(np.unique(arrays.read(paths.images(paths.CLEAN, "train")))) - {0, 255}  # training images are gray
     assert np.array_equal(images.seen(checked, "train"), static)
 
 

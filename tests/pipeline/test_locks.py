@@ -33,7 +33,7 @@ stages:
 
 
 def test_a_whole_lock_is_whole(folder: Path) -> None:
-    assert locks.damage() is None  # none at all
+    assert locks.damage() is None  # no lock file
     (folder / "dvc.lock").write_text(WHOLE)
     assert locks.damage() is None
     locks.mend()
@@ -73,16 +73,14 @@ CONFLICT = """<<<<<<< HEAD
 
 def test_the_conflict_of_a_merge_is_told_from_damage(folder: Path) -> None:
     (folder / "dvc.lock").write_text(WHOLE.replace("      md5: 0123456789abcdef0123456789abcdef.dir\n", CONFLICT))
-    with pytest.raises(SystemExit, match=r"the conflict of a merge, in line 7; .*settle params\.yaml first"):
+    with pytest.raises(SystemExit, match=r"an unresolved merge conflict in line 7; .*resolve params\.yaml first"):
         locks.mend()
 
 
 @pytest.mark.parametrize("length", [0, 10, 30, 50, 80, 100])
 def test_a_torn_lock_is_a_sentence_with_a_remedy(length: int, folder: Path) -> None:
     (folder / "dvc.lock").write_text(WHOLE[:length])
-    with pytest.raises(
-        SystemExit, match=r"dvc\.lock is damaged: .*what mends it: git checkout dvc\.lock, or rm dvc\.lock;"
-    ):
+    with pytest.raises(SystemExit, match=r"dvc\.lock is damaged: .*remedy: git checkout dvc\.lock, or rm dvc\.lock;"):
         locks.mend()
 
 
@@ -90,7 +88,7 @@ def test_a_torn_list_of_busy_files_is_removed(folder: Path, capsys: pytest.Captu
     (folder / locks.BUSY).write_text('{"write": {"models/ae": {"pi')
     locks.mend()
     assert not (folder / locks.BUSY).exists()
-    assert "which a killed DVC had left unfinished" in capsys.readouterr().out
+    assert "which a killed DVC command had left unfinished" in capsys.readouterr().out
 
 
 def until_said(sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +110,7 @@ def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture
         assert locks.at_work() == [at_work.pid]
         waits = threading.Thread(target=locks.mend)
         waits.start()
-        until_said(f"waiting for another DVC that is at work here, process {at_work.pid}", capsys)
+        until_said(f"waiting for another DVC command that runs here, process {at_work.pid}", capsys)
         at_work.kill()
         at_work.wait()
         waits.join()
@@ -120,7 +118,7 @@ def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture
 
 @contextmanager
 def waiting(*words: str) -> Iterator[int]:
-    """A process that waits, and has these words in its command."""
+    """Start a waiting process with these words in its command."""
     with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as process:
         yield process.pid
         process.communicate(b"\n")
@@ -131,7 +129,7 @@ def waiting(*words: str) -> Iterator[int]:
 def test_a_number_that_another_process_has_by_now_is_not_waited_for(
     how: str, whose: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a container the numbers of processes begin anew each time, often with the same commands."""
+    """In a container, process numbers start at the same value each time, often with the same commands."""
     with waiting("notes") as other, waiting("dvc", "repro") as reader:
         number = {"another program": other, "a later DVC": reader, "this process": os.getpid(), "nobody": 4194304}[
             whose
@@ -144,7 +142,7 @@ def test_a_number_that_another_process_has_by_now_is_not_waited_for(
             os.utime(folder / locks.BUSY, (0, 0))
         locks.mend()
         assert locks.busy_list() == {"write": {}, "read": reads}
-        assert "took what a killed DVC had left out of" in capsys.readouterr().out
+        assert "removed the entries of a killed DVC command from" in capsys.readouterr().out
 
 
 RUNNER = """
@@ -164,7 +162,7 @@ with locks.turn() as turn:
 
 @contextmanager
 def runner(*how: str) -> Iterator[tuple["subprocess.Popen[str]", psutil.Process]]:
-    """A runner that has its turn until its input ends, and its stage."""
+    """Start a runner that keeps its turn until its input ends, and return it with its stage."""
     environment = os.environ | {"PYTHONPATH": str(Path(locks.__file__).parents[2])}
     command = [sys.executable, "-c", RUNNER, *how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as begun:
@@ -188,7 +186,7 @@ def test_two_runners_take_turns(capsys: pytest.CaptureFixture[str]) -> None:
     with runner() as (first, _):
         waits = threading.Thread(target=second)
         waits.start()
-        until_said("another `make repro` is at work here: waiting for it", capsys)
+        until_said("another `make repro` is running here: waiting for it", capsys)
         order.append("the first ends")
         first.communicate("")
         waits.join()
@@ -205,4 +203,4 @@ def test_the_turn_of_a_killed_runner_lasts_until_its_stages_have_left(how: str) 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             stage.kill()
             stage.wait()
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one that inherits nothing would be overlooked
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a stage that inherits no file would not hold the turn

@@ -88,7 +88,7 @@ def test_own_images_may_be_smaller() -> None:
 def test_seeds_that_run_at_once_share_what_is_free(
     checked: params.Params, monkeypatch: pytest.MonkeyPatch, *, free: int, fits: bool
 ) -> None:
-    """A step takes 64; two seeds run at once."""
+    """A step takes 64 bytes; two seeds run at once."""
     monkeypatch.setattr(memory, "needs", lambda *_: [Need("autoencoder", 64, 0, 1)])
     monkeypatch.setattr(devices, "free_memory", lambda: free)
     monkeypatch.setattr(devices, "chosen", lambda: "cpu")
@@ -112,7 +112,7 @@ def test_a_training_goes_by_what_was_free_before_the_first_began(monkeypatch: py
 def test_entries_that_are_too_large_are_told_before_an_image_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A warning: the machine that downloads need not be the one that trains."""
+    """Only a warning, since another machine may do the training."""
     monkeypatch.chdir(tmp_path)
     content = with_value("dataset.name", "digits")
     checked = params.check(content)
@@ -133,7 +133,7 @@ def test_no_training_begins_that_is_too_large(tmp_path: Path, monkeypatch: pytes
         arrays.write(paths.images(paths.CLEAN, split), (4, 1, 28, 28), [np.zeros((4, 1, 28, 28), np.uint8)])
         arrays.write(paths.labels(split), (4,), [np.zeros(4)])
         disk.seal(paths.CLEAN / split)
-    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training sets its own folder
     began: list[int] = []
     monkeypatch.setattr(train, "train", lambda *_, **__: began.append(1))
     monkeypatch.setattr(devices, "free_memory", lambda: 2**20)

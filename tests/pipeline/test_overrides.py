@@ -1,4 +1,4 @@
-"""What `dvc exp run -S` makes of params.yaml, and damage of dvc.lock, at random: no change is lost, no traceback."""
+"""Random overrides by `dvc exp run -S` and random damage of dvc.lock: no change is lost, and there is no traceback."""
 
 import copy
 import random
@@ -57,14 +57,14 @@ KEYS = dict(leaves(DEFAULT))
 
 @pytest.mark.parametrize("key", KEYS)
 def test_an_override_arrives_and_changes_nothing_else(key: tuple[str, ...]) -> None:
-    """Of every key of the default parameters: no two entries share one."""
+    """Every key of the default parameters is tested: no two entries share a key."""
     value: Any = {bool: True, int: 7, float: 0.25, str: "other", list: [7], type(None): 7}[type(KEYS[key])]
     apply_overrides("params.yaml", [f"{'.'.join(key)}={literal(value)}"])
     assert read() == changed(DEFAULT, key, value)
 
 
 def test_with_a_shared_section_an_override_would_be_lost() -> None:
-    """Why aliases are refused."""
+    """The reason why aliases are refused."""
     text = Path("params.yaml").read_text()
     section = (
         "  dae-mixed:\n    model: dae\n    inputs: mixed\n    network: {name: patches, width: 64, downsampling: 4}\n"
@@ -87,7 +87,7 @@ ODD = (
 
 
 def override(rng: random.Random) -> str:
-    """One that somebody might type, or mistype."""
+    """Return an override that a user might type or mistype."""
     words = list(rng.choice(list(KEYS)))
     if rng.random() < 0.3:
         del words[rng.randrange(len(words)) :]
@@ -105,7 +105,7 @@ def test_any_override_is_refused_in_a_sentence_or_taken(folder: Path) -> None:
         shutil.copy(REPOSITORY / "params.yaml", folder)
         try:
             apply_overrides("params.yaml", [override(rng) for _ in range(rng.randint(1, 3))])
-        except Exception:  # noqa: BLE001, S112 - DVC's own refusal, before anything of the project runs
+        except Exception:  # noqa: BLE001, S112 - DVC refuses before the project's code runs
             continue
         reached += 1
         try:
@@ -129,7 +129,7 @@ CONFLICT = "<<<<<<< HEAD\n=======\n{}>>>>>>> other\n"
 
 
 def mutated(text: str, rng: random.Random) -> str:
-    """A dvc.lock that broke off, was edited, merged, or replaced."""
+    """Return a dvc.lock that was truncated, edited, merged or replaced."""
     lines = text.splitlines(keepends=True)
     at, other, place = rng.randrange(len(lines)), rng.randrange(len(lines)), rng.randrange(len(text))
     odd = rng.choice(["\x00", "\t", "é", "{", "-", "x", "\n", ":", "'", "&a ", "*a "])

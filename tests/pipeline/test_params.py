@@ -51,7 +51,7 @@ def test_a_gpu_that_is_not_there_cannot_be_demanded() -> None:
     ("text", "sentence"),
     [
         ("a: [1", "is not valid YAML"),
-        ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "holds the conflict of a merge, in line 2: keep"),
+        ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "has an unresolved merge conflict in line 2: resolve"),
         ("seeds: [0]\nseeds: [1]\n", "is not valid YAML"),
         ("a: !!python/object/apply:os.system [ls]", "is not valid YAML"),
         ("\x00", "is not valid YAML"),
@@ -101,14 +101,14 @@ def test_budgets_are_overridden_from_the_outside_in() -> None:
     ],
 )
 def test_an_alias_is_refused_with_its_line(shared: str, tmp_path: Path) -> None:
-    """DVC's own overrides, `-S`, change one of the sections that share keys, and say nothing about the other."""
+    """`dvc exp run -S` silently changes only one of the sections that share keys."""
     text = (REPOSITORY / "params.yaml").read_text().replace("\n  vae:\n", "\n  vae: &vae\n")
     (tmp_path / "params.yaml").write_text(text)
-    params.load(tmp_path / "params.yaml")  # an anchor that nothing refers to loses nothing
+    params.load(tmp_path / "params.yaml")  # an unused anchor is harmless
     head, tail = text.split("\n  vqvae:\n")
     (tmp_path / "params.yaml").write_text(f"{head}\n{shared}\n  vqvae:\n{tail}")
     line = (head + "\n" + shared).splitlines().index(next(each for each in shared.splitlines() if "*" in each)) + 1
-    with pytest.raises(UserError, match=rf"params.yaml, line {line}: \*vae stands for keys of another place"):
+    with pytest.raises(UserError, match=rf"params.yaml, line {line}: the alias \*vae repeats keys of another place"):
         params.load(tmp_path / "params.yaml")
 
 
@@ -154,7 +154,7 @@ def test_a_folder_may_lie_anywhere_else(path: str) -> None:
 
 
 def test_no_noise_comes_twice_in_the_default_and_none_is_made_in_vain() -> None:
-    """Epoch t sees copy t: with as many copies as epochs each is seen, and no noise comes again."""
+    """Epoch t sees copy t: with as many copies as epochs, each copy is seen once."""
     checked = params.check(DEFAULT)
     for name, entry in checked.variants.items():
         if entry.inputs != params.CLEAN:
@@ -163,7 +163,7 @@ def test_no_noise_comes_twice_in_the_default_and_none_is_made_in_vain() -> None:
 
 
 def test_a_section_of_the_users_own_is_left_alone() -> None:
-    """A stage that the user adds to dvc.yaml has its parameters where all others are."""
+    """Users can add stages with parameters of their own."""
     assert params.check(with_value("hello", {"greeting": "hi"})) == params.check(DEFAULT)
 
 
@@ -192,14 +192,12 @@ def test_without_the_entries_no_torch_is_needed_and_other_keys_are_checked() -> 
 
 
 def test_models_that_are_too_large_are_a_sentence_and_take_no_memory() -> None:
-    with pytest.raises(
-        UserError, match=r"variants\.ae is too large: to train it takes [0-9,]+ GiB for its weights alone"
-    ):
+    with pytest.raises(UserError, match=r"variants\.ae is too large: training takes [0-9,]+ GiB for the weights alone"):
         params.check(with_value("variants.ae.code", 10**9))  # 3 TB of weights
 
 
 def test_the_check_of_the_entries_does_not_import_torchs_compiler() -> None:
-    """All stages check them, and the compiler takes more than a second to import."""
+    """All stages check the entries, and torch's compiler takes more than a second to import."""
     code = """
 import sys
 from pipeline.common import params

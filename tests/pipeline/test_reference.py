@@ -1,4 +1,4 @@
-"""What is made from the code is what the code says now: the pages of docs/, and the schema of params.yaml."""
+"""Generated files are up to date: the pages of docs/ and the schema of params.yaml."""
 
 import json
 import re
@@ -20,7 +20,8 @@ from tests.support.parameters import BROKEN, DEFAULT, with_value, without
 from tests.support.project import REPOSITORY
 
 SCHEMA: dict[str, Any] = json.loads((REPOSITORY / "params.schema.json").read_text(encoding="utf-8"))
-# What a schema cannot say: combinations, this machine, names that params.yaml itself defines, names no shell may see.
+# Problems that a schema cannot express: combinations of keys, this machine, names that params.yaml defines, unsafe
+# names.
 BEYOND = (
     "cannot be built", "holds other images", "letters, digits", "the name of a corruption", "only once", "has to see",
     "at most 12 levels", "must be clean", "is nan", "is inf", "letters, digits, - and _", "is made of",
@@ -35,13 +36,13 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("page", reference.PAGES)
 def test_a_page_is_up_to_date(page: Path) -> None:
-    """After a change: python -m pipeline.tools.reference"""
+    """After a change, run `python -m pipeline.tools.reference`."""
     assert page.read_text(encoding="utf-8") == reference.PAGES[page]()
 
 
 @pytest.mark.parametrize("name", recipe.STUDY[:2])
 def test_what_the_page_of_quantisers_says_is_what_the_recipes_found(name: str) -> None:
-    """Its sentences hold of each result, by the means: if one is run again and comes out otherwise, they have to go."""
+    """The page's sentences must hold for each result; if a new result contradicts one, the sentence must go."""
     result = json.loads((REPOSITORY / f"recipes/results/{name}.json").read_text(encoding="utf-8"))
     means = {(each["metric"], each["entry"]): each["mean"] for each in result["figures"]}
     psnr, active, rate, kept = (
@@ -73,8 +74,8 @@ def test_the_page_of_quantisers_says_nothing_of_results_that_are_missing(
         shutil.copy(recipe.RESULTS / f"{name}.json", tmp_path)
     monkeypatch.setattr(recipe, "RESULTS", tmp_path)
     page = recipe.study()
-    assert "What the figures say" not in page
-    assert page.count("| straight-through | ") == 1 + len(there)  # of the quantisers' names, and of each result
+    assert "Findings" not in page
+    assert page.count("| straight-through | ") == 1 + len(there)  # in the table of quantisers, and in each result
 
 
 def test_a_stale_page_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_an_option_that_several_commands_share_stands_there_once() -> None:
 
 
 def test_a_command_is_shown_alike_whatever_was_parsed_before() -> None:
-    """A parser keeps the words for help of the first line that it parses: each page has new ones."""
+    """A parser keeps its first line's settings in its help, so each page has new parsers."""
     parsed, shown = (reference.programs()["aelab"].commands["sample"] for _ in range(2))
     parsed.make_context("sample", ["images.png", "--model", "models/vae"])
     assert parsed._help_option
@@ -129,13 +130,13 @@ def test_every_program_of_the_pipeline_is_shown() -> None:
 
 
 def wrong(content: object) -> list[str]:
-    """What an editor would say."""
+    """Return the messages that an editor would show."""
     errors = Draft202012Validator(SCHEMA).iter_errors(content)
     return [f"{each.json_path.removeprefix('$.')}: {each.message}" for error in errors for each in meant(error)]
 
 
 def meant(error: ValidationError) -> Iterator[ValidationError]:
-    """Of a choice among models or parts, what is wrong with the one that is named."""
+    """Yield, for a choice among models or parts, only the errors of the part that is named."""
     choices = [list(each) for _, each in groupby(error.context, lambda each: each.schema_path[0])]
     named = [each for each in choices if not any(inner.validator in {"const", "enum"} for inner in each)]
     for inner in named[0] if named else ():
@@ -189,7 +190,7 @@ def test_the_schema_finds_what_the_check_finds(content: object) -> None:
 
 
 def undescribed(schema: dict[str, Any]) -> Iterator[str]:
-    """The keys of a JSON Schema that say nothing of their meaning."""
+    """Yield the keys of a JSON Schema without a description."""
     for name, section in {"": schema, **schema["$defs"]}.items():
         for key, each in section.get("properties", {}).items():
             if not each.get("description"):

@@ -42,7 +42,7 @@ def plan(*changed: str) -> Plan:
 
 
 def run(plan: Plan) -> list[str]:
-    """The order in which a plan runs, one stage at a time."""
+    """Return the order in which a plan runs, one stage at a time."""
     order = []
     while ready := plan.ready():
         plan.waiting.discard(ready[0])
@@ -65,12 +65,12 @@ def test_nothing_begins_before_what_it_depends_on() -> None:
     begun = plan("download")
     assert begun.ready() == ["download"]
     begun.waiting.discard("download")
-    assert begun.ready() == []  # it runs
+    assert begun.ready() == []  # it is running
     begun.unfinished.discard("download")
     assert begun.ready() == ["train@vqvae", "train@ae", "classify"]  # side by side
 
 
-@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # by what DVC uses
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # from a package that DVC uses
 def test_what_is_missing_here_is_no_change_where_stages_run_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,12 +114,12 @@ def test_the_work_of_an_entry_includes_its_parts() -> None:
 
 @pytest.mark.parametrize(("cpus", "threads", "names", "begun"), [
     (2, 1, ["train@a", "train@b", "c"], {"train@a": 1, "train@b": 1}),
-    (3, 1, ["train@a", "train@b", "c"], {"train@a": 1, "train@b": 1, "c": 1}),  # three seeds leave none for another
+    (3, 1, ["train@a", "train@b", "c"], {"train@a": 1, "train@b": 1, "c": 1}),  # the three seeds use all CPUs
     (4, 1, ["train@a", "train@b", "c"], {"train@a": 3, "train@b": 1}),
     (8, 1, ["train@a", "train@b", "c", "d", "e"], {"train@a": 3, "train@b": 3, "c": 1, "d": 1}),
     (8, 2, ["train@a", "train@b", "c"], {"train@a": 6, "train@b": 2}),
     (8, 1, ["c"], {"c": 8}),
-    (1, 2, ["train@a"], {"train@a": 2}),  # more than there are
+    (1, 2, ["train@a"], {"train@a": 2}),  # more threads than CPUs
 ])  # fmt: skip
 def test_stages_share_the_cpus(cpus: int, threads: int, names: list[str], begun: dict[str, int]) -> None:
     shares = CpuShares(cpus, threads, max(1, cpus // threads), seeds=3)
@@ -151,7 +151,7 @@ def test_a_wrong_number_in_the_environment_is_one_sentence(wrong: str, monkeypat
 
 @pytest.mark.parametrize(
     ("per_gpu", "entries"), [("", 1), ("1", 1), ("3", 1), ("5", 1), ("6", 2), ("12", 4)]
-)  # of three seeds each
+)  # three seeds each
 def test_entries_share_a_gpu_as_the_environment_says(
     per_gpu: str, entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,8 +167,8 @@ def test_entries_share_a_gpu_as_the_environment_says(
     [
         (None, 2, ["0", "1"]),
         ("1, GPU-a", 2, ["1", "GPU-a"]),
-        ("0,-1,1", 1, ["0"]),  # CUDA reads the list up to the first name that is no device
-        ("0", 0, []),  # a container may set it on a machine without any
+        ("0,-1,1", 1, ["0"]),  # CUDA stops at the first name that is no device
+        ("0", 0, []),  # a container may set it on a machine without a GPU
         ("", 0, []),
         (None, 0, []),
     ],
@@ -184,7 +184,7 @@ def test_gpus_are_those_that_cuda_finds(
 
 
 def test_gpus_are_counted_as_torch_counts_them() -> None:
-    """On a machine without a GPU, with a GPU, and on one whose driver does nothing."""
+    """The count must agree on machines without a GPU, with a GPU, and with a driver that computes nothing."""
     assert len(resources.gpus()) == torch.cuda.device_count()
 
 
@@ -274,7 +274,7 @@ def test_a_killed_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
 
     with pytest.raises(SystemExit):
         stage.run(work, None)
-    assert "a process was killed, most likely for want of memory" in capsys.readouterr().err
+    assert "a process was killed, probably because memory ran out" in capsys.readouterr().err
 
 
 LOOKS = 50
@@ -282,7 +282,7 @@ LOOKS = 50
 
 @pytest.mark.parametrize(("names", "soon", "shown"), [
     (["train@ae"], 0.0, True),
-    (["train@ae"], PATIENCE, False),  # a run that is over by then
+    (["train@ae"], PATIENCE, False),  # the run ends before
     (["evaluate@ae"], 0.0, False),
 ])  # fmt: skip
 def test_trainings_are_followed_once_there_is_something_to_see(
@@ -294,7 +294,7 @@ def test_trainings_are_followed_once_there_is_something_to_see(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     begun = tmp_path / "begun"
-    own = "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_DFL)"  # tests before may ignore it
+    own = "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_DFL)"  # a test may ignore it
     script = f"{own}; pathlib.Path({str(begun)!r}).touch(); time.sleep({PATIENCE})"
     monkeypatch.setattr(local, "FOLLOWER", (sys.executable, "-c", script))
     monkeypatch.setattr(local, "SOON", soon)
@@ -343,7 +343,7 @@ def test_a_fork_after_threads_would_be_noticed() -> None:
         looks = deque[bool](maxlen=LOOKS)
 
         def hang() -> bool:
-            """Whether a seed slept whenever it was looked at of late; one that works has its turn, or waits for it."""
+            """Whether a seed always slept in recent checks; a working seed runs or waits for a core."""
             looks.append(any(each.status() == psutil.STATUS_SLEEPING for each in seeds))
             return len(looks) == LOOKS and all(looks)
 

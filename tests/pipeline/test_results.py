@@ -1,4 +1,4 @@
-"""What the report knows of an entry follows from the results of its seeds."""
+"""Tests of the facts on an entry that the report derives from its seeds' results."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.parameters import DEFAULT
 
 @dataclass
 class Seed:
-    """What an entry is made of, of a result."""
+    """The fields of a result that describe an entry."""
 
     status: str = "finished"
     symptoms: list[str] = field(default_factory=list)

@@ -1,5 +1,6 @@
-"""Nothing of a run lives on when it was asked to leave, or when whom it worked for is gone. How long that takes is
-measured by `python -m faults --only stops`.
+"""All processes of a run end after a request to stop, or once their parent is gone.
+
+`python -m faults --only stops` measures how long that takes.
 """
 
 import signal
@@ -24,7 +25,7 @@ Start: TypeAlias = Callable[[str], Started]
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts what stands for DVC, and a stage that works; gives the first, and the processes of the second."""
+    """Return a function that starts a stand-in for DVC and a working stage, and returns the processes of both."""
     monkeypatch.chdir(tmp_path)
     YAML().dump(DEFAULT | {"variants": {"ae": DEFAULT["variants"]["ae"]}, "seeds": [0, 1]}, tmp_path / "params.yaml")
     (tmp_path / "pids").mkdir()
@@ -78,11 +79,11 @@ def test_one_that_does_not_listen_would_live_on(start: Start) -> None:
     dvc.kill()
     dvc.join()
     (before,) = leaving.turns().values()
-    wait_for(lambda: leaving.turns()[stage[0].pid] > before + 100)  # one that listens looks up after every fifth
+    wait_for(lambda: leaving.turns()[stage[0].pid] > before + 100)  # a listening process reacts after five
 
 
 def test_what_a_failed_test_has_started_is_gone() -> None:
-    """And waited for: else Python warns of it some time later, in a test that has nothing to do with it."""
+    """The process is also waited for; otherwise Python would warn later, in an unrelated test."""
     with pytest.raises(ZeroDivisionError), started([sys.executable, "-c", "import time; time.sleep(1e6)"]) as process:
         _ = 1 / 0
     assert process.returncode == -signal.SIGKILL
@@ -91,14 +92,14 @@ def test_what_a_failed_test_has_started_is_gone() -> None:
 def test_a_process_may_end_while_it_is_looked_at() -> None:
     with started([sys.executable, "-c", "import time; time.sleep(1e6)"]) as process:
         seen = psutil.Process(process.pid)
-        assert wait_for(lambda: command_of(seen))[0] == sys.executable  # for a moment a new process has none
+        assert wait_for(lambda: command_of(seen))[0] == sys.executable  # a new process has no command at first
         assert lives(seen)
     assert command_of(seen) == []
     assert not lives(seen)
 
 
 def test_an_alarm_of_before_the_request_ends_no_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock rings every second until somebody asks, and may have rung just then."""
+    """The alarm fires every second until a request comes, so an alarm may be pending at that moment."""
     monkeypatch.setattr("signal.setitimer", lambda *_: None)
     monkeypatch.setattr("multiprocessing.active_children", list)
     monkeypatch.setattr(signals, "GRACE", PATIENCE)

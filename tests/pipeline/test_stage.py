@@ -17,7 +17,7 @@ from tests.support.project import REPOSITORY
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with valid parameters as the working directory."""
+    """Return the working directory, a folder with valid parameters."""
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -86,7 +86,7 @@ def test_a_stage_runs_the_code_that_dvc_hashes_or_none(
     with pytest.raises(SystemExit):
         stage.run(lambda *_: pytest.fail("the stage ran"), None)
     said = capsys.readouterr().err
-    assert f"DVC hashes the code in {folder / package}, but Python runs that in {REPOSITORY / package}" in said
+    assert f"DVC hashes the code in {folder / package}, but Python runs the code in {REPOSITORY / package}" in said
 
 
 def test_bad_parameters_stop_before_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +112,7 @@ def test_bad_parameters_stop_before_the_work(folder: Path, capsys: pytest.Captur
     ],
 )
 def test_a_stage_imports_what_it_uses(stages: dict[str, set[str]]) -> None:
-    """Several in one process: what one may not import, those before it may not either."""
+    """Several stages share a process; the modules that a stage must not import are also forbidden to earlier stages."""
     script = """
 import importlib, sys
 for name in sys.argv[1:]:

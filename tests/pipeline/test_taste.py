@@ -18,7 +18,7 @@ def git(*arguments: str) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with the default parameters, whose Python writes down what it was to run, where that would run."""
+    """Make a repository with the default parameters whose Python only records its arguments and folder."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -75,7 +75,7 @@ def test_one_that_fails_shows_no_report(
     monkeypatch.setenv("FAILS", "3")
     with pytest.raises(SystemExit) as ended:
         taste.main()
-    assert ended.value.code == 3  # what the runner says
+    assert ended.value.code == 3  # the runner's exit code
     assert "file:" not in capsys.readouterr().out
     assert (project / "taste/ran").exists()
 
@@ -106,11 +106,11 @@ def test_two_revisions_are_set_beside_each_other(project: Path, capsys: pytest.C
     assert table.endswith("| a table |\n")
     assert capsys.readouterr().out.splitlines()[-1].endswith(f" file://{project}/taste/comparison.html")
     assert git("status", "--porcelain") == ""
-    taste.main(base="HEAD^1")  # once more
+    taste.main(base="HEAD^1")  # a second time
 
 
 def test_a_revision_that_is_not_there_is_named(project: Path) -> None:
-    with pytest.raises(SystemExit, match=r"git has no committed params\.yaml at nowhere"):
+    with pytest.raises(SystemExit, match=r"git has no params\.yaml at nowhere"):
         taste.main(base="nowhere")
     assert not (project / "taste").exists()
 
@@ -118,6 +118,6 @@ def test_a_revision_that_is_not_there_is_named(project: Path) -> None:
 def test_without_a_commit_there_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     git("init", "--quiet")
-    with pytest.raises(SystemExit, match="git has no committed params"):
+    with pytest.raises(SystemExit, match="git has no params"):
         taste.main()
     assert not Path("taste").exists()

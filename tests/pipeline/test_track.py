@@ -1,4 +1,4 @@
-"""The follower and the projection of everything, on folders of checkpoints without any trainings."""
+"""Tests of the copy to MLflow and of its updates, on folders of checkpoints without any training."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from pipeline.reporting import track
 from tests.support.parameters import DEFAULT
 from tests.support.runs import history, runs_at
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of MLflow
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def checked() -> Params:
 
 @pytest.fixture
 def checkpoints(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for trainings, of a project without results; the fixtures' MLflow shows what is in it."""
+    """Return a folder for trainings of a project without results, which the fixtures' MLflow shows."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("AELAB_CHECKPOINTS", str(tmp_path / "checkpoints"))
@@ -40,7 +40,7 @@ def checkpoints(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def begin(checkpoints: Path, entry: str, *, dataset: str = "digits", finished: bool = False) -> Path:
-    """A training of which one point is there; returns its folder."""
+    """Make a training with one point, and return its folder."""
     folder = checkpoints / f"{entry}-seed0-{dataset}"
     folder.mkdir(parents=True)
     about = {"entry": entry, "seed": 0, "fingerprint": f"fingerprint-of-{entry}-on-{dataset}", "begun": [1000.0]}
@@ -60,7 +60,7 @@ def add_point(folder: Path, step: int) -> None:
 
 
 def stop_after(looks: int, between: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask the follower to stop after so many looks; something happens `between` two of them."""
+    """Ask the process to stop after so many updates; call `between` before the last."""
     asked = iter(range(looks))
 
     def asked_to_stop() -> bool:
@@ -81,7 +81,7 @@ def test_the_follower_shows_what_runs_and_what_is_added_until_it_is_asked_to_sto
     checkpoints: Path, checked: Params, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = begin(checkpoints, "vae")
-    begin(checkpoints, "ae", finished=True)  # over before
+    begin(checkpoints, "ae", finished=True)  # finished before
     steps = iter(range(100, 1000, 50))
     stop_after(2, lambda: add_point(folder, next(steps)), monkeypatch)
     with FileLock(folder / "lock"):
@@ -102,7 +102,7 @@ def test_a_follower_leaves_the_entries_of_others_alone(
     uri: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As on a cluster, whose workers share the folder of checkpoints."""
+    """On a cluster, workers share the folder of checkpoints."""
     for entry in ("vae", "ae"):
         begin(checkpoints, entry)
     stop_after(1, lambda: None, monkeypatch)
@@ -126,7 +126,7 @@ def test_an_mlflow_that_does_not_answer_is_announced_once_and_catches_up(
     stop_after(9, lambda: None, monkeypatch)
     track._follow(None, checked, {})
     assert statuses(uri) == {"digits-vae-seed0": "KILLED"}
-    assert capsys.readouterr().out.count("does not answer, it is tried again: away for now\n") == 1
+    assert capsys.readouterr().out.count("does not answer, trying again: away for now\n") == 1
 
 
 def test_everything_is_written_once_and_a_busy_writer_is_a_warning(
@@ -158,7 +158,7 @@ def test_what_waiting_does_not_mend_is_told_at_once(
     client.delete_experiment(client.create_experiment(mlflow_store.EXPERIMENT))
     track._write(checked, {})
     said = capsys.readouterr().out
-    assert "warning: MLflow does not have all that is on disk, which is complete: the experiment 1 of MLflow at" in said
+    assert "warning: MLflow lacks some results, which are all on disk: the experiment 1 of MLflow at" in said
     assert "later" not in said
     with pytest.raises(UserError, match="mlflow experiments restore"):
         track._follow(None, checked, {})
@@ -182,5 +182,5 @@ def test_runs_on_several_data_sets_are_told_apart(checkpoints: Path, checked: Pa
     assert statuses(uri).keys() == {f"{data}-{entry}-seed0" for data, entry in product(DATA, ENTRIES)}
     for run in runs_at(uri):
         assert run.data.params["dataset.name"] == str(run.info.run_name).split("-")[0]
-        assert run.data.params["entry.model"] == "vae"  # under one name for all entries
+        assert run.data.params["entry.model"] == "vae"  # the same name for all entries
         assert f"{run.data.tags['group']}-seed{run.data.tags['seed']}" == run.info.run_name

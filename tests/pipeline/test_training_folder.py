@@ -27,7 +27,7 @@ MACHINE = {"hardware": "this one"}
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a training depends on, in a folder of its own."""
+    """Return a folder with everything on which a training depends."""
     for name in ("src/aelab", "pipeline"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml", "requirements.lock"):
@@ -131,7 +131,7 @@ def test_a_damaged_result_is_none(name: str, folder: Path, capsys: pytest.Captur
     path = slot.folder / name
     path.write_bytes(path.read_bytes()[:-2])
     assert slot.result() is None
-    assert "the training begins anew" in capsys.readouterr().out
+    assert "the training starts again from step 0" in capsys.readouterr().out
     assert not slot.finished.exists()
 
 
@@ -141,20 +141,20 @@ def test_a_curve_keeps_its_points_and_when_they_were_reached(tmp_path: Path) -> 
     with CurveLog(path) as log:
         for point in points:
             log.write(point)
-        log.file.write(b'{"phase": "a", "step": 4, "ti')  # killed in the middle of a line
+        log.file.write(b'{"phase": "a", "step": 4, "ti')  # killed while writing a line
     with CurveLog(path) as log:
         for point in points[1:]:
             log.write({**point, "time": 100.0 + point["time"]})  # type: ignore[operator]
         log.write({"phase": "a", "step": 3, "time": 103.0, "validation_loss": 1.0})
         log.write({"phase": "b", "step": 3, "time": 104.0, "train_loss": 1.0})
-        assert len(disk.read_lines(path)) == 5  # at once
+        assert len(disk.read_lines(path)) == 5  # without delay
         with pytest.raises(ValueError, match="not JSON compliant"):
             log.write({"phase": "a", "step": 9, "train_loss": float("nan")})
     found = disk.read_lines(path)
     assert found[:3] == points
     assert [point["time"] for point in found[3:]] == [103.0, 104.0]
     system = [[key for key in point if key.startswith("system/")] for point in found]
-    assert list(map(len, system)) == [0, 0, 0, 2, 0]  # of the validation alone
+    assert list(map(len, system)) == [0, 0, 0, 2, 0]  # for validation points only
     assert all(found[3][key] >= 0 for key in system[3])
 
 

@@ -1,4 +1,4 @@
-"""What `make ui` prints and starts; tests/system/test_pipeline.py opens the page."""
+"""Tests of the output and command of `make ui`; tests/system/test_pipeline.py opens the page."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from aelab.inference.mlflow_store import EXPERIMENT
 from pipeline.reporting import ui
 from tests.support import servers
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of MLflow
 
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
-    """Commands in place of this process, each with its environment; none is started. The project is in `tmp_path`."""
+    """Record the commands that would replace this process, with their environment. The project is in `tmp_path`."""
     commands: list[tuple[list[str], dict[str, str]]] = []
     monkeypatch.chdir(tmp_path)
     for key in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT"):
@@ -31,7 +31,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that another program listens at."""
+    """Return a port at which another program listens."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         yield int(other.getsockname()[1])
 
@@ -78,7 +78,7 @@ def test_a_server_s_runs_are_at_the_server(
     there: dict[str, Any] = {"experiment_id": "7", "name": EXPERIMENT, "lifecycle_stage": "active"}
     with servers.answering(200, json.dumps({"experiment": there})) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{uri}/")
-        ui.main()  # whatever listens at port 5000 here
+        ui.main()  # port 5000 of this machine does not matter
     assert f"The runs: {uri}/#/experiments/7/runs?" in capsys.readouterr().out
     assert started == []
 
@@ -97,7 +97,7 @@ def test_a_port_that_is_taken_is_told_with_one_that_is_free(started: Started, ur
 def test_what_there_is_not_is_told_and_not_made(
     started: Started, tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SystemExit, match=r"there is no .*mlflow.db to show: `make repro` writes it"):
+    with pytest.raises(SystemExit, match=r"mlflow.db does not exist: `make repro` writes it"):
         ui.main()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mlflow.db").write_text("no database" * 99)

@@ -1,4 +1,4 @@
-"""The DAG on the embedded digits, run once for all tests of a run: `finished`; and `copied`, to write in."""
+"""Fixtures with the DAG on the digits, run once for all tests: `finished` is for reading, `copied` for writing."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,13 +9,13 @@ from tests.support.browser import BROWSER
 from tests.support.project import Project
 
 FLOOR = "pca"
-# One that sees noise, one with a likelihood, one with a quantiser and a prior, one without a training.
+# One entry that sees noise, one with a likelihood, one with a quantiser and a prior, one without a training.
 ENTRIES = ("dae", "vae", "vqvae", FLOOR)
 Copy = Callable[[str], Project]
 
 
 def small(project: Project) -> None:
-    """Parameters with which the DAG takes little more than its imports."""
+    """Set parameters with which the DAG takes little more than its imports."""
     params = project.params()
     params["variants"] = {name: params["variants"][name] for name in ENTRIES}
     for section in params["variants"].values():
@@ -38,9 +38,9 @@ def _one_browser_for_a_file() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
-    """The DAG, as two stages at a time have left it, for tests that only read it."""
+    """Run the DAG with two stages at a time, for tests that only read the results."""
     place = tmp_path_factory.getbasetemp()
-    place = place if worker_id == "master" else place.parent  # which the workers share
+    place = place if worker_id == "master" else place.parent  # the workers share this folder
     done = place / "finished.done"
     with FileLock(place / "finished.lock"):
         if not done.exists():
@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Projec
 
 @pytest.fixture(scope="module")
 def copy(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
-    """Makes copies of the finished DAG, for one test or for those of a file that build on each other."""
+    """Return a function that copies the finished DAG, for one test or for consecutive tests of a file."""
     made: list[Project] = []
 
     def make(name: str) -> Project:
@@ -66,11 +66,11 @@ def copy(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def copied(copy: Copy) -> Project:
-    """A copy of the finished DAG for one test."""
+    """Return a copy of the finished DAG for one test."""
     return copy("copied")
 
 
 @pytest.fixture(scope="module")
 def shared_copy(copy: Copy) -> Project:
-    """A copy of the finished DAG for the tests of a file that leave it as they found it."""
+    """Return a copy of the finished DAG for the tests of a file, which must leave it unchanged."""
     return copy("shared")

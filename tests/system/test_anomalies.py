@@ -1,6 +1,6 @@
-"""docs/anomalies.md as it is read: from a folder of two kinds of images to a ranked sheet, on small drawn ones.
+"""The steps of docs/anomalies.md on small drawn images: from a folder with two kinds of images to a ranked sheet.
 
-Its `make repro` is the stages one after the other in this process, which is what that starts.
+The stages run one after the other in this process, instead of `make repro`.
 """
 
 import tempfile
@@ -48,7 +48,7 @@ SMALL: dict[str, Any] = {
 
 
 def part(rng: np.random.Generator, *, scratched: bool) -> NDArray[np.uint8]:
-    """A bright disc somewhere near the middle, maybe with dark lines across it."""
+    """Draw a bright disc near the middle, with dark lines across it if `scratched`."""
     row, column = np.mgrid[:32, :32]
     centre = rng.uniform(12, 20, 2)
     image = np.where((row - centre[0]) ** 2 + (column - centre[1]) ** 2 < 80, 200, 20)
@@ -66,7 +66,7 @@ def draw(folder: Path) -> None:
 
 
 def wanted() -> dict[str, Any]:
-    """What the page has its readers write into params.yaml, and fewer steps of fewer and smaller entries."""
+    """Return the parameters that the page writes, with fewer steps and fewer, smaller entries."""
     (block,) = [block for block in blocks(PAGE) if block.language == "yaml"]
     found = merged(merged(DEFAULT, YAML(typ="safe", pure=True).load(block.code)), SMALL)
     vae, pca = ({**found["variants"][name], "code": 4} for name in ("vae", "pca"))
@@ -77,7 +77,7 @@ def wanted() -> dict[str, Any]:
 
 
 def evaluated(checked: params.Params, name: str) -> tuple[Entry, list[dict[str, Any]]]:
-    """An entry that is trained and evaluated, with the images that are kept of it; a row for each seed."""
+    """Train and evaluate an entry; return it with the metrics of each image, and a row for each seed."""
     kept, rows = {}, list[dict[str, Any]]()
     for seed in checked.seeds_of(name):
         train.train_seed(checked, name, seed)
@@ -96,14 +96,14 @@ def evaluated(checked: params.Params, name: str) -> tuple[Entry, list[dict[str, 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A folder in which all that the page says has been done, the checked parameters, and the evidence."""
+    """Follow all steps of the page; return the folder, the checked parameters and the evidence."""
     folder = tmp_path_factory.mktemp("parts")
     for name in ("src", "pipeline", "dvc.yaml", "requirements.lock"):
         (folder / name).symlink_to(REPOSITORY / name)
     draw(folder / "images/parts")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
+        patch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training sets its own folder
         YAML().dump(wanted(), Path("params.yaml"))
         checked = params.check(wanted())
         download.work(checked, {})
@@ -126,7 +126,7 @@ def test_nothing_is_learned_from_the_strange_ones(project: Any) -> None:
     strange = np.load(data / "test/anomalies.npy")
     assert 2 <= len(strange) < SCRATCHED
     assert strange.shape[1:] == (1, 32, 32)
-    assert all(each.min() < 150 < each.max() for each in strange)  # images, as they were
+    assert all(each.min() < 150 < each.max() for each in strange)  # the images are unchanged
     disk.check(data / "test")
 
 
@@ -143,14 +143,14 @@ def test_the_report_says_how_well_each_score_tells_them_apart(project: Any) -> N
     assert lacking["pca"]["auroc_rate"] == "the code is a point: there is no q(z|x) and no prior p(z)"
     assert lacking["identity"]["ap_mse"] == "the model returns its input"
     aurocs, precisions = report_entries._anomalies(project.params, project.evidence)
-    assert aurocs.note.startswith("Told from test images: the held-out class scratched.")
+    assert aurocs.note.startswith("Anomalies: the held-out class scratched, against test images.")
     assert "95 % interval over seeds and test images" in aurocs.note
     assert (aurocs.title, precisions.title) == ("Anomalies", "Anomalies, average precision")
     for table in (aurocs, precisions):
         assert [row[0] for row in table.rows] == ["vae", "pca", "identity"]
         assert table.floors == ["pca", "identity"]
         assert [row.count("–") for row in table.rows] == [2, 4, 3]
-    for name in ("mse", "rate"):  # the interval's middle is scikit-learn's value, which the table shows
+    for name in ("mse", "rate"):  # the table's mean is scikit-learn's value
         (vae, *_) = project.evidence.entries
         assert project.evidence.mean(vae, f"auroc_{name}").mean == pytest.approx(rows.loc["vae", f"auroc_{name}"])
     count = len(np.load(project.folder / "data/clean/test/labels.npy"))

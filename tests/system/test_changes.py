@@ -1,4 +1,4 @@
-"""What changes of the parameters and the code make of a finished DAG."""
+"""Effects of changes of parameters and code on a finished DAG."""
 
 import io
 import re
@@ -46,7 +46,7 @@ MLP = {"name": "mlp", "hidden": [20, 10], "activation": "tanh"}
 
 @pytest.fixture(scope="module")
 def changed(copy: Copy) -> Project:
-    """The finished project after several changes at once, each of which says what has to run, and so what has not."""
+    """Change the finished project in several ways at once; each change lists the stages that must run."""
     project = copy("changed")
     project.git("add", "--all")
     project.git("commit", "--quiet", "--message", "results")
@@ -75,7 +75,7 @@ def table(project: Project) -> Any:
 
 
 def test_two_revisions_stand_side_by_side(changed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commit before `beta` became 4, and what lies on disk."""
+    """The commit has `beta` 1, the results on disk have `beta` 4."""
     done = changed.run(sys.executable, "-m", "pipeline.tools.compare", "HEAD", "workspace", "two.html")
     assert done.returncode == 0, done.stderr
     page, beside = changed.folder / "two.html", changed.folder / "two.csv"
@@ -84,7 +84,7 @@ def test_two_revisions_stand_side_by_side(changed: Project, monkeypatch: pytest.
     assert "vae beta=1 → vae beta=4" in html
     assert "<code>beta</code>: 1.0 → 4.0" in html
     assert 'id="entry-vae-beta=4"' in html
-    assert html.count('id="entry-vqvae') == 1  # the same in both, so once
+    assert html.count('id="entry-vqvae') == 1  # equal in both, so it appears once
     assert "mean is of workspace" in html
     rows = pd.read_csv(beside)
     assert list(rows[rows["entry"] == "vae"]["beta"]) == [1, 4]
@@ -114,14 +114,18 @@ def committed(project: Project) -> str:
 @pytest.mark.parametrize(
     ("revisions", "page", "said"),
     [
-        (["HEAD", "workspace"], "README.html", "README.html is there already: --force writes over it"),
-        (["HEAD", "workspace"], "table.html", "table.csv is there already: --force writes over it"),
-        (["no-such", "HEAD"], "other.html", "no-such is no revision or experiment that is known here: "),
-        (["HEAD", "no/such"], "other.html", "no/such is no revision or experiment that is known here: "),
+        (["HEAD", "workspace"], "README.html", "README.html exists already: --force overwrites it"),
+        (["HEAD", "workspace"], "table.html", "table.csv exists already: --force overwrites it"),
+        (["no-such", "HEAD"], "other.html", "no-such is not a known revision or experiment: "),
+        (["HEAD", "no/such"], "other.html", "no/such is not a known revision or experiment: "),
         (["HEAD"], "workspace", "workspace: the last argument is the page to write, which ends in .html"),
         (["HEAD"], "no/other.html", "no/other.html: there is no folder no to write it to"),
-        ([], "other.html", "name revisions or experiments to compare, or take all on HEAD by --experiments"),
-        (["HEAD~1"], "other.html", "DVC's cache has not all results of HEAD~1: `dvc pull`, or run it again ("),
+        ([], "other.html", "name revisions or experiments to compare, or use --experiments for all on HEAD"),
+        (
+            ["HEAD~1"],
+            "other.html",
+            "DVC's cache lacks some results of HEAD~1: run `dvc pull`, or run the revision again (",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_a_sentence_and_writes_nothing(
@@ -175,14 +179,16 @@ def test_a_diverged_run_says_so_and_does_not_rank(changed: Project) -> None:
     assert row["status"].startswith("autoencoder diverged at step 1: loss is nan from the start")
     assert row["mse"] == "n/a"
     text = (changed.folder / "reports/comparison.md").read_text()
-    assert re.search(r"\*\*wild, seeds 0 and 1: autoencoder diverged at step 1: .*; it counts nowhere below\*\*", text)
+    assert re.search(
+        r"\*\*wild, seeds 0 and 1: autoencoder diverged at step 1: .*; no number below includes it\*\*", text
+    )
     glance = text.split("## At a glance")[1].split("\n## ")[0]
     (line,) = re.findall(r"^\| wild \|.*$", glance, re.MULTILINE)
     assert re.fullmatch(r"\| wild \|( – \|){2}( diverged \|)+", line)
 
 
 def test_removed_entries_leave_the_report_and_earlier_settings_come_back(changed: Project) -> None:
-    """The last test here: it takes back what all others look at."""
+    """Last test: it removes entries that the other tests need."""
     changed.git("checkout", "--quiet", "HEAD", "--", "params.yaml")
-    assert changed.repro() == ["sources", "report"]  # what was trained before comes back from the run cache
+    assert changed.repro() == ["sources", "report"]  # finished trainings come from the run cache
     assert table(changed)["entry"].unique().tolist() == ["dae", "vae", "vqvae", "pca"]

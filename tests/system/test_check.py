@@ -1,4 +1,4 @@
-"""Damage to a project that is whole: what is said, and that the remedy mends it."""
+"""Damage to a complete project: the message names it, and the remedy repairs it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a missing seal": (lambda p: (p / FOLDER / "SHA256SUMS").unlink(), f"{FOLDER} cannot be checked", ""),
     "a flipped byte in a model": (lambda p: flip(p / MODEL), f"{MODEL} is damaged", ""),
     "a torn dvc.lock": (lambda p: cut(p / "dvc.lock", 0.71), "dvc.lock is damaged", "rm dvc.lock && dvc repro"),
-    "a torn list of busy files": (lambda p: (p / ".dvc/tmp/rwlock").write_text('{"wri'), "it stops every DVC", ""),
+    "a torn list of busy files": (
+        lambda p: (p / ".dvc/tmp/rwlock").write_text('{"wri'),
+        "which stops every DVC command",
+        "",
+    ),
     "a wrong parameter": (
         lambda p: (p / "params.yaml").write_text((p / "params.yaml").read_text().replace("beta: 1.0", "beta: -1.0")),
         "params.yaml: variants.vae.beta is -1.0: must be",
@@ -44,13 +48,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 @pytest.fixture
 def whole(shared_copy: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project that has run through, as the working directory."""
+    """Return a finished project as the working directory."""
     monkeypatch.chdir(shared_copy.folder)
     return shared_copy
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """What the check says, and how it ends."""
+    """Return the exit code and the output of the check."""
     code: object = 0
     try:
         check.main()
@@ -75,7 +79,7 @@ def test_damage_is_named_and_its_remedy_mends_it(kind: str, whole: Project, caps
     code, problems = said(capsys)
     assert code == 1
     assert sentence in problems
-    if not remedy:  # the command that it names
+    if not remedy:  # the printed command
         remedy = next(line[4:] for line in problems.splitlines() if line.startswith("  → ")).split(", or")[0]
     done = whole.run("bash", "-c", remedy)
     assert done.returncode == 0, remedy + done.stderr

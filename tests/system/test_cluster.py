@@ -1,4 +1,4 @@
-"""Stages on a cluster: a scheduler and workers as processes in clones of their own, which share an S3 server alone."""
+"""Stages on a cluster: a scheduler and workers as processes in their own clones, which share only an S3 server."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ FIRST = {"cmd": "seq 100 > first.txt", "outs": ["first.txt"]}
 
 
 def toy_stages(gate: Path) -> dict[str, Any]:
-    """Three of them, called slow, wait for the file `gate`."""
+    """Return stages, of which three, called slow, wait for the file `gate`."""
     slow = f"echo ${{item}} begins && until test -e {gate}; do sleep 0.05; done"
     return {
         "first": FIRST,
@@ -55,7 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory, store: S3) -> Iterator[Cluster]:
-    """Two of them and a scheduler, for all tests; each worker starts in a clone, and takes any project's code."""
+    """Start a scheduler and two workers for all tests; a worker starts in a clone and can run any project's code."""
     place = tmp_path_factory.mktemp("cluster")
     with cluster(place / "cluster", Project(place / "project").folder, 2, store) as running:
         yield running
@@ -63,14 +63,14 @@ def workers(tmp_path_factory: pytest.TempPathFactory, store: S3) -> Iterator[Clu
 
 @pytest.fixture
 def running(workers: Cluster) -> Cluster:
-    """The cluster, whole: what another test has killed begins anew."""
+    """Return the cluster, after restarting processes that another test has killed."""
     workers.ready(2)
     return workers
 
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """A file that is not there yet: the toy's slow stages wait for it, at most until the test is over."""
+    """Yield a path without a file; the toy's slow stages wait for the file, at most until the test ends."""
     yield tmp_path / "gate"
     (tmp_path / "gate").touch()
 
@@ -108,7 +108,7 @@ def begin(made: Project, running: Cluster, *options: str) -> AbstractContextMana
 
 
 def until(process: subprocess.Popen[str], pattern: str) -> list[str]:
-    """What a process says, up to the first line that `pattern` is found in."""
+    """Return the output of a process, up to the first line that matches `pattern`."""
     said = []
     for line in process.stdout or ():
         said.append(line)
@@ -123,12 +123,12 @@ def rest(process: subprocess.Popen[str]) -> str:
 
 
 def waiting(running: Cluster, gate: Path) -> list[psutil.Process]:
-    """The shells on workers that wait for a gate."""
+    """Return the shells on workers that wait for a gate."""
     return [each for each in working_in(running.folder) if any(str(gate) in word for word in command_of(each))]
 
 
 def entries(folder: Path) -> dict[str, Any]:
-    """The stages of dvc.lock without what differs between equal runs: what is measured, and what is made of it."""
+    """Return the stages of dvc.lock without values that differ between equal runs, such as times."""
     stages = YAML(typ="safe", pure=True).load(folder / "dvc.lock")["stages"]
     for stage in stages.values():
         for side in ("deps", "outs"):
@@ -149,7 +149,7 @@ def test_a_cluster_leaves_what_one_machine_leaves(
     params = finished.params()
     params["variants"] = {"vqvae": params["variants"]["vqvae"]}
     params["corruption"]["train"] = {}
-    made.write_params(params)  # is not committed: workers get what is checked out
+    made.write_params(params)  # not committed: workers get the checked-out files
     done = run(made, running)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {"train@vqvae", "evaluate@vqvae", "report"} <= set(outcomes(done.stdout, "done"))
@@ -162,16 +162,16 @@ def test_a_cluster_leaves_what_one_machine_leaves(
     fresh.write_params(params)
     cached = run(fresh, running)
     assert cached.returncode == 0, cached.stdout + cached.stderr
-    assert outcomes(cached.stdout, "done") == ["sources", "report"]  # which run here
+    assert outcomes(cached.stdout, "done") == ["sources", "report"]  # these run on this machine
     assert "train@vqvae" in outcomes(cached.stdout, "cached")
     assert entries(fresh.folder) == entries(made.folder)
     here, there = entries(finished.folder), entries(made.folder)
     assert {"download", "noise", "classify", "train@vqvae", "evaluate@vqvae"} < there.keys() < here.keys()
-    fewer = dict.fromkeys(("report", "sources"))  # of fewer entries
+    fewer = dict.fromkeys(("report", "sources"))  # with fewer entries
     assert there | fewer == {name: here[name] for name in there} | fewer
     noted = made.folder / "provenance/train/vqvae/training.json"
     text = noted.read_text()
-    assert '"params.yaml"' in text  # what had changed since the commit
+    assert '"params.yaml"' in text  # the file changed since the commit
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=made.folder, capture_output=True, text=True, check=True)
     assert head.stdout.strip() in text
 
@@ -190,7 +190,7 @@ def test_a_worker_that_dies_has_its_stage_run_elsewhere(toy: Project, running: C
 def test_what_a_dead_worker_had_begun_ends(running: Cluster, tmp_path: Path, store: S3) -> None:
     stages = {"only": {"cmd": "python -m pipeline.stages.corrupt only", "outs": ["only.txt"]}}
     made = project(tmp_path / "project", store, "orphan", stages)
-    (made.folder / "pipeline/stages/corrupt.py").write_text(  # a stage, as far as its end is concerned
+    (made.folder / "pipeline/stages/corrupt.py").write_text(  # a stand-in for a stage
         "import time\nfrom pathlib import Path\nfrom pipeline.common import stage\n"
         "def work(params, provenance):\n    print('begun', flush=True)\n    while True:\n        time.sleep(1)\n"
         "stage.run(work, None, variants=False)\n"
@@ -215,9 +215,9 @@ def test_an_interrupted_run_stops_its_workers(toy: Project, running: Cluster, ga
         process.send_signal(signal.SIGINT)
         rest(process)
     assert process.returncode == 130
-    assert gone(shells)  # though their gate is shut
+    assert gone(shells)  # although their gate is closed
     gate.touch()
-    done = run(toy, running)  # the workers are free, and what had finished is kept
+    done = run(toy, running)  # the workers are free, and finished stages are kept
     assert done.returncode == 0, done.stdout + done.stderr
     assert "first" not in outcomes(done.stdout, "done")
 
@@ -231,7 +231,7 @@ def test_a_stage_that_fails_says_why(toy: Project, running: Cluster, gate: Path)
     assert done.returncode == 1
     assert "bad failed. Its output, from logs/bad.log" in done.stderr
     assert "this is why" in done.stderr
-    assert "report" in outcomes(done.stdout, "done")  # which does not depend on it
+    assert "report" in outcomes(done.stdout, "done")  # the report does not depend on it
 
 
 def test_a_stage_that_every_worker_dies_of_has_failed(running: Cluster, tmp_path: Path, store: S3) -> None:
@@ -239,7 +239,7 @@ def test_a_stage_that_every_worker_dies_of_has_failed(running: Cluster, tmp_path
     made = project(tmp_path / "project", store, "deadly", stages)
     done = run(made, running)
     assert done.returncode == 1
-    assert "every worker that ran it died, 4 in all" in done.stderr
+    assert "all 4 workers that ran it died" in done.stderr
     assert "Traceback" not in done.stderr
     assert set(entries(made.folder)) == {"well"}
 
@@ -262,7 +262,7 @@ def test_stages_wait_for_a_store_that_is_away(toy: Project, running: Cluster, ga
         store.kill()
         gate.touch()
         assert gone(shells)
-        time.sleep(2)  # in which the workers ask for the store in vain; nothing depends on how often
+        time.sleep(2)  # time in which the workers fail to reach the store
         store.start()
         said = rest(process)
     assert process.returncode == 0, said
@@ -283,7 +283,7 @@ def test_a_scheduler_that_dies_ends_in_one_sentence(toy: Project, running: Clust
         running.kill("scheduler")
         said = rest(process)
     assert process.returncode == 1
-    assert f"the scheduler at {address} is gone; what has finished is kept" in said
+    assert f"the scheduler at {address} is gone; the next run continues, finished stages are kept" in said
     assert "Traceback" not in said
     assert "first" in entries(toy.folder)
 
@@ -293,7 +293,7 @@ def test_an_encrypted_cluster_takes_whom_it_knows(tmp_path: Path, store: S3) -> 
     with cluster(tmp_path / "cluster", made.folder, 1, store, encrypted=True) as running:
         (tmp_path / "other").mkdir()
         for other, sentence in (
-            (dict.fromkeys(running.tls, ""), f"{running.address} asks for certificates"),
+            (dict.fromkeys(running.tls, ""), f"{running.address} needs certificates"),
             (dict.fromkeys(running.tls, "none.pem"), "No such file"),
             (certificate(tmp_path / "other"), f"there is no scheduler at {running.address}"),
         ):

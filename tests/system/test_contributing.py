@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md shows how a variant, a network and a data set are added: its instructions are followed here."""
+"""CONTRIBUTING.md shows how to add a variant, a network and a data set; these tests follow its instructions."""
 
 import subprocess
 import sys
@@ -30,9 +30,9 @@ ADDED = [
 
 
 def follow(text: str, folder: Path, content: dict[str, Any]) -> list[str]:
-    """Do with each block of code what the paragraph above it says; returns the files that it touches.
+    """Follow the paragraph above each block of code; return the files that change.
 
-    `content` is that of params.yaml, and is changed.
+    `content` is the content of params.yaml, and is changed too.
     """
     touched = []
     for block in blocks(text):
@@ -50,7 +50,7 @@ def follow(text: str, folder: Path, content: dict[str, Any]) -> list[str]:
 
 
 def _add(block: Block, folder: Path) -> str:
-    """Save a file, or put lines into one."""
+    """Save a file, or add lines to an existing file."""
     name = next(name for name in block.above.split("`")[::-1] if name.endswith(".py"))
     path = folder / name
     if f"ave it as `{name}`:" in block.above:
@@ -69,7 +69,7 @@ def project(copy: Copy) -> Project:
 
 @pytest.fixture(scope="module")
 def followed(project: Project) -> Project:
-    """The repository after all that the document says, with a budget of a few steps."""
+    """Follow all instructions of the document, with a budget of a few steps."""
     content = project.params()
     content["variants"] = {}
     content["seeds"] = [0]
@@ -136,7 +136,7 @@ def test_a_block_without_its_instruction_is_noticed(instruction: str, tmp_path: 
 
 @pytest.fixture
 def added(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The variant alone, in this process."""
+    """Make only the variant available in this process."""
     assert NAME not in VARIANTS.available()
     code = next(block.code for block in blocks(TEXT) if f"variants/{NAME}.py`" in block.above)
     (tmp_path / f"{NAME}.py").write_text(code, encoding="utf-8")

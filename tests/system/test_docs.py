@@ -1,4 +1,4 @@
-"""The documents are true: their links lead somewhere, their code runs, what they name is there."""
+"""The documentation is correct: links lead somewhere, code runs, and all files and commands that it names exist."""
 
 import ast
 import contextlib
@@ -53,7 +53,7 @@ RUN_ELSEWHERE = {
 
 
 def read(page: Path) -> str:
-    """A page as Markdown, in which the code of a notebook's cells are blocks."""
+    """Return a page as Markdown, with the code cells of a notebook as blocks."""
     if page.suffix != ".ipynb":
         return page.read_text(encoding="utf-8")
     cells = nbformat.read(page, as_version=4).cells
@@ -66,12 +66,12 @@ def prose(text: str) -> str:
 
 
 def anchors(path: Path) -> set[str]:
-    """Those of the headings, as GitHub and MyST make them."""
+    """Return the anchors of the headings, as GitHub and MyST make them."""
     headings = re.findall(r"^#+ (.*)$", prose(read(path)), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-# Each of these says what is wrong with a page, and counts what it has looked at.
+# Each of these functions yields the problems of a page, and None for each correct item.
 
 
 def links(text: str, page: Path) -> Iterator[str | None]:
@@ -89,7 +89,7 @@ def links(text: str, page: Path) -> Iterator[str | None]:
 
 
 def names(text: str, page: Path) -> Iterator[str | None]:
-    """Files, commands and tests, in backticks."""
+    """Check files, commands and tests in backticks."""
     added = set(re.findall(r"[Ss]ave it as `([^`]+)`", text))
     known = {path.name for path in tracked()}
     for name in re.findall(r"`([^`\n]+)`", prose(text)):
@@ -107,7 +107,7 @@ def names(text: str, page: Path) -> Iterator[str | None]:
 
 
 def commands(text: str, page: Path) -> Iterator[str | None]:
-    """In blocks of shell."""
+    """Check the commands in blocks of shell."""
     for block in blocks(text):
         if block.language == "sh":
             for line in block.code.replace("\\\n", " ").splitlines():
@@ -116,7 +116,7 @@ def commands(text: str, page: Path) -> Iterator[str | None]:
 
 
 def command(line: str) -> str | None:
-    """What is wrong with a command line, if it is one of ours."""
+    """Return the problem of a command line of this project; None if there is none."""
     words = [word for word in shlex.split(line) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
     if words[:1] == ["make"] and len(words) > 1 and words[1] not in TARGETS:
         return f"make has no target {words[1]}"
@@ -130,7 +130,7 @@ def command(line: str) -> str | None:
 
 
 def refused_by_dvc(words: list[str]) -> str | None:
-    """What DVC does not understand, what an experiment's parameters could not be, and one that changes the checkout."""
+    """Return the problem that DVC, or the check of an experiment's parameters, has with a command."""
     try:
         told = get_main_parser().parse_args(words[1:])
     except (DvcParserError, SystemExit):
@@ -158,14 +158,14 @@ def programs() -> dict[str, Any]:
 
 
 def not_understood(parser: Any, words: list[str]) -> str | None:
-    """What a program of ours does not understand of its command line."""
+    """Return the problem that a program of this project has with its command line."""
     try:
-        while words:  # a command may have others below it
+        while words:  # a command may have subcommands
             context = parser.make_context(parser.name, list(words))
             below = getattr(parser, "commands", {})
             words = [*context._protected_args, *context.args] if below else []
             parser = below[words.pop(0)] if words else parser
-    except Exception as error:  # noqa: BLE001 - whatever the parser raises
+    except Exception as error:  # noqa: BLE001 - any error of the parser
         return f"{' '.join(words)}: {error!r}"
     return None
 
@@ -176,12 +176,12 @@ def module(name: str) -> bool:
 
 
 PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
-LARGEST = 200_000  # bytes of a picture
-WRITTEN = (REPOSITORY / "reports", REPOSITORY / "taste", REPOSITORY / "dvc_plots")  # by runs of the pipeline
+LARGEST = 200_000  # largest picture in bytes
+WRITTEN = (REPOSITORY / "reports", REPOSITORY / "taste", REPOSITORY / "dvc_plots")  # written by runs of the pipeline
 
 
 def pictures(text: str, page: Path) -> Iterator[str | None]:
-    """Pictures, which stay what a page says of them whatever is run here."""
+    """Check pictures, which must not be files that a run replaces."""
     for target in PICTURE.findall(prose(text)):
         path = Path(os.path.normpath(page.parent / target))
         if any(path.is_relative_to(folder) for folder in WRITTEN):
@@ -207,7 +207,7 @@ def tracked() -> list[Path]:
 
 
 def quotations(text: str, page: Path) -> Iterator[str | None]:
-    """Lines of code that a page quotes from where they are."""
+    """Check that the lines of code that a page quotes exist."""
     for block in blocks(text):
         if block.language == "{literalinclude}":
             source = page.parent / block.argument
@@ -217,7 +217,7 @@ def quotations(text: str, page: Path) -> Iterator[str | None]:
 
 
 def parameters(text: str, page: Path) -> Iterator[str | None]:
-    """Blocks of YAML: parts of params.yaml, or a recipe."""
+    """Check blocks of YAML, which are parts of params.yaml or a recipe."""
     for block in blocks(text):
         if block.language == "yaml" and page.name != "CONTRIBUTING.md":
             content = YAML(typ="safe", pure=True).load(block.code)
@@ -241,7 +241,7 @@ def languages(text: str, page: Path) -> Iterator[str | None]:
 
 
 def run(text: str, page: Path) -> str | None:
-    """What a page's blocks of Python, run one after the other, end with."""
+    """Run a page's blocks of Python one after the other, and return the error of the first that fails."""
     known: dict[str, Any] = {}
     for block in blocks(text):
         if block.language == "python":
@@ -326,14 +326,14 @@ def test_what_is_hand_written_is_about_as_long_as_the_table_says() -> None:
     )
     assert len(rows) > 10
     for what, said in rows:
-        if "`_" not in what:  # else it is a function
+        if "`_" not in what:  # otherwise it is a function
             files = [REPOSITORY / name for name in re.findall(r"`([\w/]+\.py)`", what)]
             lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
             assert lines == pytest.approx(int(said), rel=0.2), what
 
 
 def test_the_table_of_the_readme_is_that_of_its_pictures() -> None:
-    """Both are copies of one run, so that a run of other parameters leaves them what they say."""
+    """The table and the pictures come from the same run, and later runs do not change them."""
     published = REPOSITORY / "docs/published"
     means = pd.read_csv(published / "comparison.csv").groupby("entry", sort=False)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -375,7 +375,7 @@ FETCHED = re.compile(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=\"((?:htt
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `make docs` builds it: a warning is an error."""
+    """Build the site as `make docs` does; warnings are errors."""
     folder = tmp_path_factory.mktemp("site")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
     strict = ["-W", "--keep-going", "-n", "-q"]
@@ -393,7 +393,7 @@ def test_the_site_shows_code_and_asks_for_nothing_elsewhere(site: Path) -> None:
     assert '<img alt="Twenty digits that the model has drawn" ' in (site / "notebook-library.html").read_text()
 
 
-THEMES_OWN = "landmark-unique"  # two sidebars without a name
+THEMES_OWN = "landmark-unique"  # the theme has two sidebars without a name
 
 
 @pytest.mark.parametrize("width", [browser.PHONE, browser.DESK])
@@ -410,13 +410,13 @@ def test_the_site_is_read_and_searched_from_files(site: Path, width: int) -> Non
         page.get_by_text("Search finished").wait_for()
         assert "Equations" in page.inner_text("#search-results")
         assert wrong == []
-        for name in ("index", "theory", "parameters"):  # last: axe asks for the style sheets itself, in vain
+        for name in ("index", "theory", "parameters"):  # last, because axe then requests the style sheets, which fails
             page.goto((site / f"{name}.html").as_uri())
             assert [each for each in browser.violations(page) if not each.startswith(THEMES_OWN)] == [], name
 
 
 def sentences() -> Iterator[str]:
-    """What the page of troubles quotes, but for what is DVC's or Python's own."""
+    """Yield the messages that the troubleshooting page quotes, without DVC's or Python's own."""
     for line in (REPOSITORY / "docs/troubleshooting.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("| ") and not (", from `dvc" in line or line.startswith("| DVC ends")):
             yield from (each for each in re.findall(r"`([^`]+)`", line.split(" | ")[0]) if len(each.split()) > 3)
@@ -424,7 +424,7 @@ def sentences() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def said() -> str:
-    """All texts that the code can print, with … for what is put in."""
+    """Return all texts that the code can print, with … for inserted values."""
     texts = [(REPOSITORY / "Makefile").read_text(encoding="utf-8")]
     for path in (*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "pipeline").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

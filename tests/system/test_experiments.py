@@ -1,4 +1,4 @@
-"""Experiments by DVC itself, in a user's environment: what they change in the checkout, and what shows them."""
+"""Experiments run by DVC in a user's environment: their effect on the checkout, and commands that show them."""
 
 import hashlib
 import re
@@ -18,13 +18,13 @@ PUBLISH = r"^\(cd reports && cp .*$"
 
 
 def commands(containing: str) -> list[str]:
-    """The lines of the page's block of shell that has this."""
+    """Return the lines of the page's block of shell that contains this text."""
     (found,) = (each.code for each in blocks(PAGE) if each.language == "sh" and containing in each.code)
     return [line.split("  #")[0] for line in found.splitlines()]
 
 
 def shell(project: Project, *lines: str) -> subprocess.CompletedProcess[str]:
-    """What a user types, without the variables that only tests have."""
+    """Run the commands as a user would, without the tests' variables."""
     environment = project.environment(COLUMNS="120")
     environment.pop("PYTHONPATH", None)
     command = ["bash", "-ec", "\n".join(lines)]
@@ -32,7 +32,7 @@ def shell(project: Project, *lines: str) -> subprocess.CompletedProcess[str]:
 
 
 def checkout(project: Project) -> dict[str, str]:
-    """Every file that git tracks, by its hash."""
+    """Return the hash of every file that git tracks."""
     listed = project.run("git", "ls-files").stdout.splitlines()
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest() if (path := project.folder / name).exists() else "gone"
@@ -42,7 +42,7 @@ def checkout(project: Project) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def swept(copy: Copy) -> tuple[Project, dict[str, str]]:
-    """A project whose results are committed, after the page's sweep of β; its files before."""
+    """Commit the results of a project and run the page's sweep of β; return the files from before."""
     project = copy("swept")
     project.git("add", "--all")
     project.git("commit", "--quiet", "--message", "results")
@@ -104,9 +104,9 @@ def test_a_temporary_experiment_leaves_the_checkout_and_a_run_in_it_does_not_and
     assert done.returncode == 0, done.stdout + done.stderr
     changed = {name for name, digest in checkout(project).items() if digest != before[name]}
     assert {"params.yaml", "dvc.lock", "reports/comparison.html", "reports/figures/denoising.png"} <= changed
-    assert not [name for name in changed if name.startswith(("docs/", "README"))]  # no picture of a page
+    assert not [name for name in changed if name.startswith(("docs/", "README"))]  # no picture of a page has changed
     done = shell(project, "python -m pipeline.tools.reference --check")
-    assert done.returncode == 0, done.stderr  # defaults are the code's, not those of this run
+    assert done.returncode == 0, done.stderr  # the pages show the code's defaults, not this run's parameters
     (project.folder / "reports/figures/new.svg").write_text("of an entry that the commit does not have")
     done = shell(project, *commands("git clean"))
     assert done.returncode == 0, done.stderr
@@ -117,7 +117,7 @@ def test_a_temporary_experiment_leaves_the_checkout_and_a_run_in_it_does_not_and
 
 
 def test_what_the_readme_shows_is_copied_by_one_command(finished: Project, tmp_path: Path) -> None:
-    """From the report of any run to all that the page shows."""
+    """The command copies the table and pictures from the report of any run."""
     (line,) = re.findall(PUBLISH, (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
     shutil.copytree(finished.folder / "reports", tmp_path / "reports")
     (tmp_path / "docs/published").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What goes wrong in the real DAG is said in sentences, and no result is lost by it."""
+"""Failures of the real DAG are reported in sentences, and no result is lost."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 @contextmanager
 def changed(project: Project, name: str = "params.yaml") -> Iterator[Path]:
-    """Lets a file differ for as long as the block, which has to leave all results as they were."""
+    """Change a file inside the block; all results must stay unchanged."""
     path, before = project.folder / name, results(project.folder)
     text = path.read_text()
     try:
@@ -30,7 +30,7 @@ def changed(project: Project, name: str = "params.yaml") -> Iterator[Path]:
 
 def test_a_failure_in_the_middle_of_a_stage_loses_nothing(shared_copy: Project) -> None:
     with changed(shared_copy, "src/aelab/evaluation/figures.py") as figures:
-        figures.write_text(figures.read_text().replace("def code_usage(", "def renamed("))  # noticed after 2 figures
+        figures.write_text(figures.read_text().replace("def code_usage(", "def renamed("))  # fails after 2 figures
         done = shared_copy.run("dvc", "repro", "--force", "--single-item", "evaluate@vqvae")
     assert done.returncode != 0
 
@@ -58,7 +58,7 @@ def test_bad_parameters_lose_nothing(shared_copy: Project, command: tuple[str, .
 
 @pytest.mark.parametrize("command", [SIDE_BY_SIDE, ("dvc", "repro")])
 def test_an_unknown_key_is_said_even_if_nothing_else_changed(shared_copy: Project, command: tuple[str, ...]) -> None:
-    """In a section of the project's own; all others are the user's."""
+    """Only in the project's own sections; other sections belong to the user."""
     with changed(shared_copy):
         shared_copy.write_params(shared_copy.params() | {"experiment": {"name": "mine"}})
         done = shared_copy.run("dvc", "status", "train@vae")

@@ -1,4 +1,4 @@
-"""What GitHub reads of the repository: every file by its published schema, and all that a workflow names is there."""
+"""Files that GitHub reads: each one follows its published schema, and everything that a workflow names exists."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SCHEMAS = [
     ("vendor.citation-file-format", "CITATION.cff"),
     ("vendor.compose-spec", "compose.yaml"),
 ]
-PROGRAMS = {"make", "cat", "gh"}  # that GitHub's machines have
+PROGRAMS = {"make", "cat", "gh"}  # programs on GitHub's machines
 CHECKOUT = "actions/checkout@"
 
 
@@ -41,7 +41,7 @@ def parsed(text: str) -> Any:
 
 
 def validated(schema: str, *files: Path) -> subprocess.CompletedProcess[str]:
-    """By the schemas that check-jsonschema has with it: nothing is fetched."""
+    """Check files against the schemas that check-jsonschema includes, offline."""
     arguments = ["--builtin-schema", schema, "--default-filetype", "yaml", *map(str, files)]
     return subprocess.run(
         [sys.executable, "-m", "check_jsonschema", *arguments], capture_output=True, text=True, check=False
@@ -76,10 +76,10 @@ def test_a_file_that_does_not_follow_its_schema_is_refused(
 
 
 def problems(text: str) -> Iterator[str]:
-    """What the schema of workflows does not say."""
+    """Yield the problems that the schema of workflows does not cover."""
     workflow = parsed(text)
     if "permissions" not in workflow:
-        yield "it takes whatever permissions the repository gives by default"
+        yield "it takes the repository's default permissions"
     if "secrets" in text:
         yield "it asks for a secret"
     events = [workflow["on"]] if isinstance(workflow["on"], str) else workflow["on"]
@@ -100,7 +100,7 @@ def problems(text: str) -> Iterator[str]:
 
 
 def refused(line: str) -> str | None:
-    """What is wrong with a line of shell."""
+    """Return the problem of a line of shell; None if there is none."""
     program = shlex.split(line)[0]
     if "${{" in line:
         return f"{line}: a value of the event becomes code; an environment variable would not"

@@ -1,4 +1,4 @@
-"""What is killed while the real DAG runs, and what comes of the next run."""
+"""Kills during a real run of the DAG, and the result of the next run."""
 
 import re
 import shutil
@@ -8,17 +8,17 @@ from pathlib import Path
 from tests.support.processes import gone, started, wait_for
 from tests.support.project import SIDE_BY_SIDE, Project, outcomes
 
-ENDLESS = 1_000_000  # steps: the training is there to be killed, however late the kill comes
+ENDLESS = 1_000_000  # steps, so that the training still runs when the kill comes
 
 
 def results(folder: Path) -> list[bytes]:
-    """The models of the VAE, and their curves."""
+    """Return the models of the VAE and their curves."""
     names = ("models/vae/seed{}.safetensors", "provenance/train/vae/seed{}.jsonl")
     return [(folder / name.format(seed)).read_bytes() for name in names for seed in (0, 1)]
 
 
 def test_a_killed_process_leaves_the_others_results_and_a_clean_rerun(copied: Project) -> None:
-    """Of a stage, and of what runs the stages, of which nothing lives on."""
+    """Kill a stage, and the process that runs the stages; no process may survive."""
     params = copied.params()
     params["seeds"] = [0]
     params["corruption"]["train"]["other"] = {"noise": {"masking": [0.25]}, "copies": 1}
@@ -34,7 +34,7 @@ def test_a_killed_process_leaves_the_others_results_and_a_clean_rerun(copied: Pr
     assert outcomes(said, "done") == ["sources", "corrupt@other"]
     assert outcomes(said, "failed") == ["train@vae"]
     assert "train@vae failed. Its output" in said
-    assert "failed: train@vae; not run for that reason: evaluate@vae, report" in said
+    assert "failed: train@vae; not run because of that: evaluate@vae, report" in said
     assert not copied.processes("train@vae", "pipeline.stages.train")
     with started(SIDE_BY_SIDE, **begin) as running:
         stages = wait_for(lambda: copied.processes("train@vae", "pipeline.stages.train"))
@@ -47,15 +47,15 @@ def test_a_killed_process_leaves_the_others_results_and_a_clean_rerun(copied: Pr
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(copied: Project) -> None:
-    """And to one run with one curve in MLflow."""
+    """MLflow also shows one run with one curve."""
     params = copied.params()
     params["variants"] = {"vae": params["variants"]["vae"] | {"training": {"steps": 600}}}
     copied.write_params(params)
     stage = ("dvc", "repro", "--no-run-cache", "--force", "--single-item", "train@vae")
-    own = {"AELAB_CHECKPOINT": "0.05", "AELAB_CPUS": "2"}  # seconds; a process for each seed
+    own = {"AELAB_CHECKPOINT": "0.05", "AELAB_CPUS": "2"}  # seconds between checkpoints; a process for each seed
 
     def broken_off() -> bool:
-        """Whether a kill came before the training's end."""
+        """Kill the training; return whether the kill came before its end."""
         shutil.rmtree(copied.folder / "checkpoints")
         with started(stage, cwd=copied.folder, env=copied.environment(**own)) as running:
             checkpoints = (copied.folder / "checkpoints").glob
@@ -71,12 +71,12 @@ def test_a_killed_training_goes_on_to_the_same_bits(copied: Project) -> None:
             wait_for(broken_off)
             shown = copied.run(sys.executable, "-m", "pipeline.reporting.track")
             assert "there are no results of vae, seed 0" in shown.stdout
-            assert "2 runs written" in shown.stdout  # the two trainings, as far as they have got
+            assert "2 runs written" in shown.stdout  # the two interrupted trainings
         else:
             shutil.rmtree(copied.folder / "checkpoints")
         done = copied.run(*stage, **own)
         assert done.returncode == 0, done.stderr
-        assert ("goes on from step" in done.stdout) is killed
+        assert ("continues from step" in done.stdout) is killed
         models = (copied.folder / "models/vae" / f"seed{seed}.safetensors" for seed in (0, 1))
         bits.append([model.read_bytes() for model in models])
     assert bits[0] == bits[1]
@@ -86,14 +86,15 @@ def test_another_seed_is_trained_alone(copied: Project) -> None:
     before = results(copied.folder)
     copied.write_params(copied.params() | {"seeds": [0, 1, 2]})
     done = copied.run("dvc", "repro", "--single-item", "train@vae")
-    assert sorted(re.findall(r"vae-seed(\d) was trained before", done.stdout)) == ["0", "1"]
+    assert sorted(re.findall(r"vae-seed(\d) is already trained", done.stdout)) == ["0", "1"]
     assert re.findall(r"vae-seed(\d) autoencoder: step 30/", done.stdout) == ["2"]
     assert results(copied.folder) == before
 
 
 def test_one_after_the_other_from_scratch_gives_the_same_hashes(finished: Project, copied: Project) -> None:
-    """By `dvc repro`, with two CPUs for each stage; the finished DAG had two stages at a time with one each. The VQ-VAE
-    runs again on a cluster (`test_cluster`).
+    """`dvc repro` runs here with two CPUs for each stage; the finished DAG ran two stages at a time with one CPU each.
+
+    `test_cluster` trains the VQ-VAE on a cluster too.
     """
     shutil.rmtree(copied.folder / "checkpoints")
     ran = copied.repro("--force", "evaluate@dae", "evaluate@vae", AELAB_CPUS="2")

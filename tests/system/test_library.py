@@ -1,4 +1,4 @@
-"""The names that `import aelab` offers."""
+"""Tests of the names that `import aelab` offers."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The model that MLflow serves: in this process, and asked by HTTP of a real `mlflow models serve`."""
+"""The model that MLflow serves: tested in this process, and by HTTP with a real `mlflow models serve`."""
 
 import contextlib
 import json
@@ -23,12 +23,12 @@ from tests.support import servers
 from tests.support.processes import PATIENCE, started, wait_for
 from tests.support.toys import IMAGE, squares, trained
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of MLflow about its packages
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Any:
-    with warnings.catch_warnings(record=True):  # of itself, whenever it is imported
+    with warnings.catch_warnings(record=True):  # MLflow warns at each import
         from aelab.report.mlflow_model import Served  # noqa: PLC0415
 
     checkpoint.save(trained("vae"), tmp_path / "seed0.safetensors")
@@ -80,7 +80,7 @@ class Serving:
         return False
 
     def ask(self, inputs: Any, **params: Any) -> tuple[int, Any]:
-        """The HTTP status, and the answer: predictions, or what is wrong."""
+        """Return the HTTP status and the answer: predictions or an error."""
         content = json.dumps({"inputs": inputs} | ({"params": params} if params else {})).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/invocations", content, {"Content-Type": "application/json"}
@@ -93,7 +93,7 @@ class Serving:
 
 
 def project(tmp_path: Path, uri: str) -> None:
-    """A run in MLflow, whose model is the champion of generation."""
+    """Write a run to MLflow whose model is the champion of generation."""
     weights = tmp_path / "seed0.safetensors"
     checkpoint.save(trained("vae"), weights)
     result = Evaluated("f", 2.0, {"validation/neg_elbo": 1.0}, [], weights, "toy", {"train": "0" * 32}, IMAGE)
@@ -159,7 +159,7 @@ def test_the_server_does_every_task(server: Serving) -> None:
         (X, {"task": "sample", "count": "many"}, "count"),
         (X, {"task": "score", "by": "blur"}, "there is no score 'blur'; the scores of this model: mse, neg_elbo, rate"),
         (X, {"task": "interpolate"}, "an interpolation needs 2 images; got 3"),
-        (np.zeros(0), {}, "suggests a numpy array input"),  # JSON cannot say what shape nothing has
+        (np.zeros(0), {}, "suggests a numpy array input"),  # JSON has no shape for an empty array
     ],
 )
 def test_the_server_says_what_is_wrong(inputs: Any, params: dict[str, Any], problem: str, server: Serving) -> None:
@@ -169,6 +169,6 @@ def test_the_server_says_what_is_wrong(inputs: Any, params: dict[str, Any], prob
 
 
 def test_a_param_of_another_name_is_left_out(server: Serving) -> None:
-    """By MLflow, before the model is asked: docs/models.md warns of it."""
+    """MLflow drops unknown parameters before it asks the model; docs/models.md warns of that."""
     status, y = server.ask(X.tolist(), tusk="encode")
     assert (status, y.shape) == (200, X.shape)

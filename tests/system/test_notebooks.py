@@ -1,4 +1,4 @@
-"""The notebooks of docs/: they run as they stand in git, give the pictures that they promise, and hold no output."""
+"""The notebooks of docs/ run as committed, draw the promised pictures, and contain no output in git."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ from tests.support.project import REPOSITORY, Project
 NOTEBOOKS = sorted((REPOSITORY / "docs").glob("*.ipynb"))
 LIBRARY, RUN = "notebook-library.ipynb", "notebook-run.ipynb"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
-# What the pictures of the first one cannot show.
+# Checks of values that the pictures of the first notebook cannot show.
 VALUES = """
 assert [len(each) for each in (photos.train, photos.validation, photos.test)] == [29, 3, 8]
 assert photos.image == (3, 16, 16)
@@ -30,13 +30,13 @@ assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.s
 
 
 def committed(notebook: Any) -> list[str]:
-    """The cells of a file that hold what a run gave."""
+    """Return the cells of a file that contain output."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return [cell.source for cell in code if cell.outputs or cell.execution_count is not None]
 
 
 def executed(path: Path, scratch: Path) -> Any:
-    """A notebook once all of its cells have run, whatever they raised; it runs where it lies."""
+    """Run all cells of a notebook in its own folder, even after errors, and return the notebook."""
     target = scratch / "executed.ipynb"
     done = subprocess.run(
         [Path(sys.executable).parent / "jupyter-execute", "--allow-errors", "--startup_timeout=600",
@@ -49,7 +49,7 @@ def executed(path: Path, scratch: Path) -> Any:
 
 
 def problems(notebook: Any) -> Iterator[str]:
-    """What went wrong as it ran: exceptions, also behind sliders, warnings, promised pictures that are not there."""
+    """Yield the problems of a run: exceptions, also behind sliders, warnings, and missing pictures."""
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     for widget in notebook.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {}).values():
         outputs += widget["state"].get("outputs", [])
@@ -64,12 +64,12 @@ def problems(notebook: Any) -> Iterator[str]:
 
 
 def promised(cell: Any) -> bool:
-    """Whether a cell gives a picture: it has words for who cannot see the picture."""
+    """Whether a cell promises a picture: it has a text that describes the picture."""
     return "image" in cell.metadata.get("mystnb", {})
 
 
 def drawn(output: Any) -> bool:
-    """Whether an output is a picture, and not one of a single colour."""
+    """Whether an output is a picture with more than one colour."""
     if "image/png" not in output.get("data", {}):
         return False
     with Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"]))) as picture:
@@ -96,7 +96,7 @@ def test_the_notebook_of_the_library_runs(tmp_path: Path) -> None:
     done = executed(tmp_path / "docs" / LIBRARY, tmp_path)
     assert list(problems(done)) == []
     assert "images[:, None] adds the channel" in done.cells[-2].outputs[0].text
-    assert [path.name for path in (tmp_path / "docs").iterdir()] == [LIBRARY]  # it leaves nothing behind
+    assert [path.name for path in (tmp_path / "docs").iterdir()] == [LIBRARY]  # the run leaves no files behind
 
 
 def test_the_notebook_of_a_run_runs(finished: Project, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A training is followed while its tracking server hangs and is killed: its run is there once, and whole."""
+"""A training whose tracking server hangs and is killed has one complete run in MLflow."""
 
 import signal
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from tests.support import servers
 from tests.support.processes import PATIENCE
 from tests.support.runs import champion, history, projector_at, registered, runs_at, toy_run, unfinished
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, about the packages it uses
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of MLflow about its packages
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[servers.Server]:
-    """A server that may be slow when it is there. Its database is its own affair: the team's is PostgreSQL."""
+    """Start a server that may be slow, with SQLite instead of a team's PostgreSQL."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(round(PATIENCE)))
     with servers.serving(tmp_path / "server") as running:
         yield running
@@ -51,7 +51,7 @@ def test_through_outages(server: servers.Server, tmp_path: Path, monkeypatch: py
     assert history(server.uri, "autoencoder/validation_loss") == [(50, 4.0)]
     figures = MlflowClient(server.uri).list_artifacts(found.info.run_id, "figures")
     assert [figure.path for figure in figures] == ["figures/figure.png"]
-    assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, which alone has the folder
+    assert found.info.artifact_uri.startswith("mlflow-artifacts:")  # only the server can reach the folder
     (logged,) = MlflowClient(server.uri).search_logged_models([found.info.experiment_id])
     assert logged.name == "ae_wide-beta4-seed0"
     assert [bool(projector.promote(champion())) for _ in range(2)] == [True, False]

@@ -1,4 +1,4 @@
-"""A folder of images of one's own, through the whole DAG."""
+"""A user's folder of images, in a run of the whole DAG."""
 
 import json
 
@@ -11,7 +11,7 @@ RUNS = "Running stage 'download'"
 
 
 def test_own_images_run_through_the_whole_dag(copied: Project) -> None:
-    """Photographs of odd sizes and kinds, some of them broken, in a project that has run on the digits before."""
+    """Use photographs of odd sizes and formats, some of them broken, in a project that ran on the digits before."""
     rng = np.random.default_rng(0)
     photos = copied.folder.parent / "photos"
     for i in range(30):
@@ -54,7 +54,7 @@ def test_own_images_run_through_the_whole_dag(copied: Project) -> None:
     assert "5 files were left out" in (copied.folder / "reports" / "comparison.md").read_text()
     assert set(np.load(copied.folder / "data/clean/train/labels.npy")) == {0, 1}
 
-    # A copy of the repository finds the images, too; no change there is none.
+    # A copy of the repository finds the images too, and runs nothing without a change.
     apart = copied.run("dvc", "exp", "run", "--temp", "download")
     assert apart.returncode == 0, apart.stdout + apart.stderr
     assert RUNS not in apart.stdout
@@ -62,5 +62,5 @@ def test_own_images_run_through_the_whole_dag(copied: Project) -> None:
     apart = copied.run("dvc", "exp", "run", "--temp", "download")
     assert RUNS in apart.stdout, apart.stdout + apart.stderr
     before = copied.lock()["data/clean/train"]
-    assert copied.repro("download") == ["images@photos"]  # the experiment has run the other
+    assert copied.repro("download") == ["images@photos"]  # the experiment already ran the other stage
     assert copied.lock()["data/clean/train"] != before

@@ -1,4 +1,4 @@
-"""What is built for others holds all of the library, and works from where it is unpacked; how `make` sets up."""
+"""The distributed packages contain the whole library and work where they are unpacked; tests of `make setup`."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.support.project import REPOSITORY, Project
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
-# Imports every module of the library from the folder that is given, and finds its parts.
+# Imports every module of the library from the given folder, and finds its parts.
 SCRIPT = """
 import importlib, sys
 from pathlib import Path
@@ -39,7 +39,7 @@ print(len(list(folder.rglob("*.py"))))
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel and a source distribution, built twice without a network to the same bytes."""
+    """Build a wheel and a source distribution twice, without a network and with equal bytes."""
     project = Project(tmp_path_factory.mktemp("source"))
     project.git("commit", "--quiet", "--all", "--message", "small")
     target = tmp_path_factory.mktemp("release") / "dist"
@@ -64,7 +64,7 @@ def test_a_wheel_holds_all_of_the_library_and_nothing_else(built: Path) -> None:
 def test_a_wheel_works_from_where_it_is_unpacked(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path)  # noqa: S202 - we have made it
+        archive.extractall(tmp_path)  # noqa: S202 - built by this test
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, tmp_path], cwd=tmp_path, capture_output=True, text=True, check=False,
         env={"PATH": "", "HOME": str(tmp_path)},
@@ -88,13 +88,13 @@ def test_a_wheel_that_depends_on_where_it_is_built_is_refused(tmp_path: Path, mo
         return place
 
     monkeypatch.setattr(release, "_built", built)
-    with pytest.raises(UserError, match=r"not the same bytes: aelab\.whl"):
+    with pytest.raises(UserError, match=r"two builds of one commit differ in: aelab\.whl"):
         release.build(REPOSITORY, tmp_path / "dist")
     assert not (tmp_path / "dist").exists()
 
 
 def packages(lock: str) -> dict[str, str]:
-    """Each package of a lock with its lines; one may be there in several versions, for several versions of Python."""
+    """Return each package of a lock with its lines; a package may have several versions for versions of Python."""
     found: dict[str, str] = {}
     for each in re.split(r"\n(?=\S)", (REPOSITORY / lock).read_text(encoding="utf-8").strip()):
         name = each.partition("==")[0]
@@ -145,14 +145,14 @@ def test_a_release_needs_a_dated_section_of_the_changelog(heading: str, dated: b
     if dated:
         release.check_changelog(text, "0.2.0")
     else:
-        with pytest.raises(UserError, match=r"no section of this version: .* `## 0\.2\.0 - YYYY-MM-DD`"):
+        with pytest.raises(UserError, match=r"no section for this version: .* `## 0\.2\.0 - YYYY-MM-DD`"):
             release.check_changelog(text, "0.2.0")
 
 
 def test_a_release_is_made_of_what_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = Project(tmp_path)  # with small parameters that are not committed
+    project = Project(tmp_path)  # with uncommitted small parameters
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"changed since the last one:\n.*params\.yaml"):
+    with pytest.raises(UserError, match=r"commit these changed files first:\n.*params\.yaml"):
         release.check_committed()
     project.git("commit", "--quiet", "--all", "--message", "small")
     release.check_committed()
@@ -172,7 +172,7 @@ def test_the_hooks_before_a_commit_are_valid_and_fetch_nothing() -> None:
     [("here", False), ("", False), ("/elsewhere/project", True), ("here/inside", True), ("/", True)],
 )
 def test_the_environment_of_a_project_that_was_moved_is_made_anew(made_in: str, anew: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """Its programs and its editable install name the folder where it was made."""
+    """Programs and the editable install contain the path of the folder where the environment was made."""
     folder = tmp_path / "my project"
     (folder / ".venv").mkdir(parents=True)
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
@@ -198,17 +198,17 @@ def test_a_user_without_a_name_has_one_for_dvc(tmp_path: Path) -> None:
 
 STAND_IN = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$(dirname "$0")/../../calls"
-"""  # for a program of the environment
+"""  # stand-in for a program of the environment
 
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Path:
-    """A checkout whose environment has stand-ins for Python and uv, which write down what they were to do."""
+    """Make a checkout whose environment has stand-ins for Python and uv, which record their arguments."""
     folder = tmp_path / "project"
     (folder / "programs").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", *LOCKS):
         shutil.copy(REPOSITORY / name, folder)
-    # Python makes the environment: itself and uv in its folder.
+    # Python makes the environment, with itself and uv in the environment's folder.
     making = 'test "$2" != venv || { mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; cp "$0" "$3/bin/uv"; }\n'
     python = folder / "programs/python"
     python.write_text(STAND_IN + making, encoding="utf-8")
@@ -217,7 +217,7 @@ def empty(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *arguments: str) -> tuple[str, list[str]]:
-    """What `make` says, and what the stand-ins of the environment were to do."""
+    """Return the output of `make`, and the recorded calls of the stand-ins."""
     (folder / "calls").unlink(missing_ok=True)
     environment = {"PATH": os.environ["PATH"]}
     command = ["make", f"PYTHON={folder}/programs/python", *arguments]
@@ -236,19 +236,19 @@ def test_setting_up_ends_with_what_to_type_next(empty: Path) -> None:
 
 def test_torch_for_cpus_stays_chosen(empty: Path) -> None:
     said, calls = make(empty, "setup", "TORCH=cpu")
-    assert "made anew" not in said
+    assert "making a new one" not in said
     versions = [packages("requirements.lock")[name].split()[0] for name in ("torch", "torchvision")]
     assert any(call.endswith(f"--no-deps --torch-backend cpu {' '.join(versions)}") for call in calls)
-    os.utime(empty / ".venv/ready", (0, 0))  # the lock is newer
+    os.utime(empty / ".venv/ready", (0, 0))  # now the lock is newer
     said, calls = make(empty, "setup")
-    assert "made anew" not in said
+    assert "making a new one" not in said
     assert any("--torch-backend cpu" in call for call in calls)
     assert not any("-r requirements.lock" in call for call in calls)
     said, calls = make(empty, "setup", "TORCH=lock")
-    assert "was made with TORCH=cpu: it is made anew with TORCH=lock" in said
+    assert "was made with TORCH=cpu: making a new one with TORCH=lock" in said
     assert any(call.endswith("--require-hashes -r requirements.lock") for call in calls)
     said, calls = make(empty, "setup")
-    assert "made anew" not in said
+    assert "making a new one" not in said
     assert calls == []
 
 

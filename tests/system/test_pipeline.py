@@ -1,4 +1,4 @@
-"""The real DAG, end to end, on the embedded digits in a copy of the repository: what it leaves, and who can read it."""
+"""The real DAG from start to end on the digits, in a copy of the repository: its results and their readers."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from tests.system.conftest import FLOOR
 
 
 def seeds_of(project: Project) -> list[tuple[str, int]]:
-    """Every entry with its seeds, of which a floor has one."""
+    """Return every entry with its seeds; a floor has one seed."""
     return [(name, seed) for name in project.params()["variants"] for seed in (0, 1) if not (name == FLOOR and seed)]
 
 
@@ -59,7 +59,7 @@ def test_reports_hold_every_variant_and_say_what_is_undefined(finished: Project)
 
 
 def test_the_report_fits_its_reader_and_asks_for_nothing(finished: Project) -> None:
-    """Who else can read a report is asked of the committed one: tests/system/test_report_page.py."""
+    """tests/system/test_report_page.py checks the accessibility of the committed report."""
     cases: list[tuple[int, Theme]] = [(PHONE, "dark"), (DESK, "light")]
     for width, theme in cases:
         with opened((finished.folder / "reports/comparison.html").as_uri(), width=width, theme=theme) as (page, wrong):
@@ -138,7 +138,7 @@ def test_nothing_to_do_runs_nothing(shared_copy: Project) -> None:
     assert done.stdout == "Data and pipelines are up to date.\n"
 
 
-@pytest.mark.filterwarnings("ignore")  # MLflow's own
+@pytest.mark.filterwarnings("ignore")  # warnings of MLflow
 def test_runs_are_in_mlflow(finished: Project) -> None:
     expected = sorted(f"digits-{name}-seed{seed}" for name, seed in seeds_of(finished))
     found = runs_at(f"sqlite:///{finished.folder / 'mlflow.db'}")
@@ -163,7 +163,7 @@ def test_the_address_of_make_ui_opens_the_runs_and_leaves_the_machine_alone(shar
             places = [box["x"] for column in columns if (box := column.bounding_box())]
             assert places == sorted(places)
             assert len(places) == len(ORDER)
-    # MLflow asks itself who its user is, and without users it does not know of the question.
+    # MLflow looks up its current user itself; without users it does not know the request.
     assert [each for each in wrong if not each.endswith("/users/current")] == []
 
 

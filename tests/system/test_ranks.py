@@ -1,5 +1,6 @@
-"""A training that several processes share, started by torchrun: killed, asked to stop, on two machines. The tests build
-on each other.
+"""A training that several processes share under torchrun: killed, asked to stop, on two machines.
+
+The tests build on each other.
 """
 
 import os
@@ -30,7 +31,7 @@ TRAIN = (sys.executable, "-m", "pipeline.stages.train", "ae")
 
 @pytest.fixture(scope="module")
 def project(copy: Copy) -> Project:
-    """With images to train on, and the hashes of the code."""
+    """Prepare a project with training images and the hashes of the code."""
     project = copy("ranks")
     params = project.params()
     params["seeds"] = [0]
@@ -44,10 +45,10 @@ def project(copy: Copy) -> Project:
 
 @pytest.fixture(scope="module")
 def bits(project: Project) -> bytes:
-    """The model of a training that nothing has disturbed."""
+    """Return the model of an undisturbed training."""
     done = project.run(*TRAIN)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"step {STEPS}/{STEPS}") == 1  # one process speaks for all
+    assert done.stdout.count(f"step {STEPS}/{STEPS}") == 1  # one process prints for all
     return model(project.folder)
 
 
@@ -58,7 +59,7 @@ def model(folder: Path) -> bytes:
 def begun(
     project: Project, root: Path, machines: str = "", folder: Path | None = None
 ) -> AbstractContextManager[subprocess.Popen[str]]:
-    """The stage, with its checkpoints in `root` and several a second."""
+    """Start the stage with its checkpoints in `root`, several per second."""
     own = {
         "AELAB_CHECKPOINTS": str(root / "checkpoints"),
         "AELAB_CHECKPOINT": "0.1",
@@ -78,12 +79,12 @@ def newer(root: Path, moment: float) -> bool:
 
 
 def parts(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that share the training, by their ranks."""
+    """Return the processes that share the training, by their ranks."""
     return sorted((each for each in children(process) if place(each)), key=lambda each: int(place(each)["RANK"]))
 
 
 def place(process: psutil.Process) -> dict[str, str]:
-    """What torchrun has told it, if it is one that torchrun has started, and lives."""
+    """Return torchrun's settings of a running process; empty if torchrun did not start the process."""
     try:
         told = process.environ()
     except psutil.Error:
@@ -92,10 +93,10 @@ def place(process: psutil.Process) -> dict[str, str]:
 
 
 def test_killed_and_asked_to_stop_the_bits_are_the_same(project: Project, bits: bytes, tmp_path: Path) -> None:
-    """One of the processes, which is replaced; then all of them, of which nothing lives on."""
+    """Kill one process, which is replaced, then stop all processes; none may survive."""
 
     def interrupted() -> bool:
-        """Whether all of it came before the training's end."""
+        """Whether all interruptions came before the training's end."""
         shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
         with begun(project, tmp_path) as process:
             one_is_replaced(process, tmp_path)
@@ -108,7 +109,7 @@ def test_killed_and_asked_to_stop_the_bits_are_the_same(project: Project, bits: 
     with begun(project, tmp_path) as process:
         output, _ = process.communicate()
     assert process.returncode == 0, output
-    assert "goes on from step" in output
+    assert "continues from step" in output
     assert model(project.folder) == bits
     cost = disk.read_json(project.folder / "provenance/train/ae/training.json")
     assert cost["processes"] == 2
@@ -116,7 +117,7 @@ def test_killed_and_asked_to_stop_the_bits_are_the_same(project: Project, bits: 
 
 
 def one_is_replaced(process: subprocess.Popen[str], root: Path) -> None:
-    """Kill the process that writes; another one is killed on another machine below."""
+    """Kill the process that writes; `test_two_machines_have_the_bits_of_one` kills a process of another machine."""
     wait_for(lambda: newer(root, 0.0) or process.poll() is not None)
     before = parts(process)
     if not before:
@@ -125,18 +126,18 @@ def one_is_replaced(process: subprocess.Popen[str], root: Path) -> None:
     before[0].kill()
 
     def new() -> list[str]:
-        """Where each of two others meets; nowhere, once the training is over."""
+        """Return the meeting points of two other processes; empty once the training has ended."""
         if process.poll() is not None:
             return [""]
         after = parts(process)
         return [place(each)["MASTER_PORT"] for each in after] if len({*after} - {*before}) == 2 else []
 
-    # In the store of before they would find the dead ones' word, about every other time.
+    # With the old store, they would find messages of the dead processes about every second time.
     assert met not in wait_for(new)
 
 
 def stopped_with(number: signal.Signals, process: subprocess.Popen[str], root: Path) -> int:
-    """Signal a training that goes on, and see all of it end; 0 where it had come to its own end."""
+    """Send a signal to a running training and wait for its end; return 0 if the training had finished before."""
     before = time.time()
     wait_for(lambda: newer(root, before) or process.poll() is not None)
     below = children(process)
@@ -155,7 +156,7 @@ def machines() -> str:
 
 
 def copy_of(project: Project, folder: Path) -> Path:
-    """What another machine has of a project: a checkout with data of its own."""
+    """Make the project of another machine: a checkout with its own data."""
     folder.mkdir()
     for name in ("data", "sources", "params.yaml", "dvc.yaml", "requirements.lock", "pipeline", "src"):
         (folder / name).symlink_to(project.folder / name)
@@ -167,7 +168,7 @@ def test_two_machines_have_the_bits_of_one(project: Project, bits: bytes, tmp_pa
     with begun(project, tmp_path, told) as one, begun(project, tmp_path, told, other) as another:
         wait_for(checkpoint(tmp_path))
         (killed,) = parts(another)
-        killed.kill()  # its machine starts it again, and the other one goes on with it
+        killed.kill()  # its machine restarts it, and the other machine continues
         for process in (one, another):
             output, _ = process.communicate()
             assert process.returncode == 0, output
@@ -181,7 +182,7 @@ def test_the_first_process_alone_writes_and_the_machines_have_to_share_it(projec
     wrote = [sorted(path.name for path in root.glob("checkpoints/*/*")) for root in roots]
     assert sorted(wrote) == [[], ["about.json", "curve.jsonl", "finished.json", "lock", "model.safetensors"]]
     assert sorted(process.returncode for process in (one, another)) == [0, 1]
-    assert "all machines have to share `checkpoints`" in outputs[wrote.index([])]
+    assert "all machines must share the folder `checkpoints`" in outputs[wrote.index([])]
 
 
 @pytest.mark.parametrize(

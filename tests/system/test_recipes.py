@@ -1,4 +1,4 @@
-"""Recipes: none rots, a mistake in one is a sentence, and what is said of a figure follows from its numbers."""
+"""Recipes: each one works, a mistake is reported in a sentence, and verdicts follow from the numbers."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ def tiny(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the recipe `tiny`, where the tests run."""
+    """Make the folder in which the tests run, with the recipe `tiny`."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes" / "results").mkdir(parents=True)
     put(tmp_path, tiny())
@@ -73,7 +73,7 @@ def put(folder: Path, content: object, name: str = "tiny") -> None:
         YAML().dump(content, file)
 
 
-# --- the recipes that there are ---------------------------------------------------------------------------------------
+# --- existing recipes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,7 +89,7 @@ def test_a_recipe_is_valid_and_so_is_its_trial(name: str, monkeypatch: pytest.Mo
 
 
 def shortened(wanted: dict[str, Any]) -> dict[str, Any]:
-    """A trial that is shorter still."""
+    """Return an even shorter trial."""
     with pytest.MonkeyPatch.context() as patch:
         less = {"steps": 2, "batch_size": 16, "samples": 16, "images": 4, "noisy_images": 8}
         patch.setattr(recipe, "TRIAL", less)
@@ -98,7 +98,7 @@ def shortened(wanted: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the stages find: the code, a few of the digits, corrupted too, and their classifier."""
+    """Prepare the inputs of the stages: the code, a few digits, also corrupted, and their classifier."""
     folder = tmp_path_factory.mktemp("place")
     for name in ("src", "pipeline", "dvc.yaml", "requirements.lock"):
         (folder / name).symlink_to(REPOSITORY / name)
@@ -119,7 +119,7 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
     found, wanted = recipe.load(name, DEFAULT)
     small = shortened(wanted)
     monkeypatch.chdir(place)
-    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training has its own
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)  # a training sets its own folder
     paths.ANOMALIES.unlink(missing_ok=True)
     if "dataset.anomalies" in found.sweep or small["dataset"]["anomalies"]:
         np.save(paths.ANOMALIES, np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), np.uint8))
@@ -139,7 +139,7 @@ def test_a_recipe_trains_and_gives_its_figures(name: str, place: Path, monkeypat
         rows.append(row | {key: str(value) for key, value in measured["metrics"]["test"].items()})
     figures = recipe.figures(found, small, rows)
     assert all(figure["mean"] is not None for figure in figures if figure["value"] is not None)
-    for metric in set(found.shown) - set(FACTORS):  # nobody knows what drew the digits
+    for metric in set(found.shown) - set(FACTORS):  # the digits have no known factors
         assert any(figure["mean"] is not None for figure in figures if figure["metric"] == metric), metric
 
 
@@ -156,13 +156,13 @@ def test_the_table_of_results_is_what_the_results_say(monkeypatch: pytest.Monkey
     [
         (tiny(papper="x"), "papper is an unknown key; known here: extends, title, paper, .*; did you mean paper"),
         (tiny(minutes={"cpu": -1}), "minutes.cpu is -1: must be greater than 0"),
-        (tiny(expected=[]), "expected or shown has to name a metric"),
+        (tiny(expected=[]), "expected or shown must name a metric"),
         (tiny(expected=[{"entry": "small", "metric": "mes", "value": 1.0}]), 'expected.0.metric is "mes": must be'),
         (tiny(shown=["mes"]), 'shown.0 is "mes": must be codes_active or a metric of docs/metrics.md'),
         (tiny(extends="bigger"), "extends names 'bigger', which is no recipe; there are "),
         (
             tiny(expected=[{"entry": "small", "metric": "rate", "value": 1.0}]),
-            "better, lower or higher, has to be said",
+            "set better to lower or higher",
         ),
         (tiny(expected=[{"entry": "big", "metric": "mse", "value": 1.0}]), "expected names big; the entries are small"),
         (tiny(params={"training": {"step": 5}}), "params: training.step is an unknown key; .*did you mean steps"),
@@ -240,11 +240,11 @@ def figure(expected: dict[str, Any], measured: list[dict[str, str]], **section: 
     ("value", "better", "verdict"),
     [
         (4.5, None, "reached, 2.50000 better"),
-        (4.4, None, "cannot be told, 2.40000 better"),
-        (2.0, None, "cannot be told, 0.00000 better"),
-        (1.0, None, "cannot be told, 1.00000 short"),
-        (-0.5, None, "not reached, 2.50000 short"),
-        (4.5, "higher", "not reached, 2.50000 short"),
+        (4.4, None, "undecided, 2.40000 better"),
+        (2.0, None, "undecided, 0.00000 better"),
+        (1.0, None, "undecided, 1.00000 worse"),
+        (-0.5, None, "not reached, 2.50000 worse"),
+        (4.5, "higher", "not reached, 2.50000 worse"),
     ],
 )
 def test_a_verdict_follows_from_mean_and_interval(value: float, better: str | None, verdict: str) -> None:
@@ -257,7 +257,7 @@ def test_a_verdict_follows_from_mean_and_interval(value: float, better: str | No
 def test_one_seed_has_no_interval() -> None:
     found = figure({"metric": "mse", "value": 1.0}, rows(2.0))
     assert found["interval"] is None
-    assert recipe.verdict(found) == "one seed: 1.00000 short"
+    assert recipe.verdict(found) == "one seed: 1.00000 worse"
 
 
 def test_seeds_that_agree_reach_what_they_equal() -> None:
@@ -291,7 +291,7 @@ def test_what_is_shown_is_a_table_of_entries_by_metrics() -> None:
 
 def test_a_file_that_the_report_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "_reported", lambda *_: None)
-    with pytest.raises(UserError, match=r"tiny\.yaml: kept names figures/x\.svg, which the report of"):
+    with pytest.raises(UserError, match=r"tiny\.yaml: kept names figures/x\.svg, which the experiment's report lacks"):
         recipe._kept("tiny", "figures/x.svg")
 
 
@@ -310,10 +310,10 @@ def test_a_sweep_is_an_experiment_for_each_value(shelf: Path) -> None:
     assert {name: each["dataset"]["train_images"] for name, each in of_each.items()} == {"tiny-0": 100, "tiny-1": 200}
     assert all({**each, "dataset": 0} == {**wanted, "dataset": 0} for each in of_each.values())
     put(shelf, tiny(sweep={"dataset.train_images": [100, 1]}, kept=[]))
-    with pytest.raises(UserError, match=r"dataset\.train_images is 1: must be"):  # each value is checked
+    with pytest.raises(UserError, match=r"dataset\.train_images is 1: must be"):  # every value is checked
         recipe.load("tiny", DEFAULT)
     put(shelf, tiny(sweep={"dataset.train_images": [100, 200]}))
-    with pytest.raises(UserError, match="sweep takes one parameter, and a recipe with it neither claims nor kept"):
+    with pytest.raises(UserError, match="sweep takes one parameter, and excludes claims and kept"):
         recipe.load("tiny", DEFAULT)
 
 
@@ -351,7 +351,7 @@ def test_codes_are_counted_in_percent_of_the_codebook() -> None:
     sixteen = {"name": "codebook", "codes": 16, "dimensions": 2}
     found = figure({"metric": "codes_active", "value": 25}, rows(4.0, 8.0), quantizer=sixteen)
     assert found["values"] == {"0": 25.0, "1": 50.0}
-    assert recipe.verdict(found) == "cannot be told, 12.5 better"
+    assert recipe.verdict(found) == "undecided, 12.5 better"
 
 
 def test_a_target_says_the_direction() -> None:
@@ -366,7 +366,7 @@ COMMAND = (sys.executable, "-m", "pipeline.tools.recipe")
 
 @pytest.fixture(scope="module")
 def project(copy: Copy) -> Project:
-    """A finished DAG, of which a recipe takes what it has in common, and the recipe `tiny`; all of it is committed."""
+    """Commit a finished DAG with the recipe `tiny`, which can reuse the DAG's results."""
     made = copy("recipes")
     put(made.folder, tiny())
     made.git("add", "--all")
@@ -375,7 +375,7 @@ def project(copy: Copy) -> Project:
 
 
 def workspace(project: Project) -> dict[Path, bytes]:
-    """What a recipe has to leave alone."""
+    """Return the files that a recipe must not change."""
     found = [path for place in ("reports", "models", "data") for path in (project.folder / place).rglob("*")]
     files = [path for path in (*project.folder.glob("*"), *found) if path.is_file() and "mlflow.db" not in path.name]
     return {path: path.read_bytes() for path in files}
@@ -385,27 +385,27 @@ def test_a_killed_recipe_goes_on_and_leaves_the_workspace_alone(project: Project
     before = workspace(project)
 
     def broken_off() -> bool:
-        """Whether a kill came before the training's end; else a recipe would find it in the run cache."""
+        """Kill the recipe; return whether the kill came before the training's end. A finished training is discarded."""
         shutil.rmtree(project.folder / "checkpoints")
         own = project.environment(AELAB_CHECKPOINT="0.05")
         with started([*COMMAND, "tiny"], cwd=project.folder, env=own) as running:
             checkpoints = (project.folder / "checkpoints").glob
             wait_for(lambda: list(checkpoints("small-seed4-*/last.safetensors")) or running.poll() is not None)
-            # It runs in a folder below the project.
+            # The training runs in a folder below the project.
             end([each for each in working_in(project.folder) if "pipeline.stages.train" in command_of(each)])
             said, _ = running.communicate()
         if running.returncode == 0:
             shutil.rmtree(project.folder / ".dvc/cache/runs")
             return False
         assert running.returncode == 1
-        assert "tiny did not come to its end, for the reason above" in said
+        assert "tiny failed for the reason above" in said
         assert "Traceback" not in said
         return True
 
     wait_for(broken_off)
     done = project.run(*COMMAND, "tiny")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "goes on from step" in done.stdout
+    assert "continues from step" in done.stdout
     assert "| small | MSE | 2 |" in done.stdout
     assert workspace(project) == before
 
@@ -435,7 +435,7 @@ def test_it_is_an_experiment_under_its_name(project: Project) -> None:
 def test_a_trial_of_a_recipe_is_an_experiment_of_its_own_and_writes_no_result(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its rows are those of the experiment above; every recipe's trial trains and is evaluated in a test of its own."""
+    """The rows come from the experiment above; another test trains and evaluates every recipe's trial."""
     head = project.run("git", "rev-parse", "HEAD").stdout.strip()
     table = project.run("git", "show", f"refs/exps/{head[:2]}/{head[2:]}/tiny:reports/comparison.csv").stdout
     asked: dict[str, Any] = {}
@@ -453,7 +453,7 @@ def test_a_trial_of_a_recipe_is_an_experiment_of_its_own_and_writes_no_result(
     monkeypatch.setattr(recipe, "experiment", experiment)
     recipe.main("tiny", quick=True)
     assert asked == {"tiny-quick": recipe.trial(recipe.load("tiny", recipe.committed())[1])}
-    assert "A trial on the digits, of no value as a figure" in capsys.readouterr().out
+    assert "This trial on the digits gives no figure" in capsys.readouterr().out
     assert results() == before
 
 

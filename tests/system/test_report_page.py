@@ -1,4 +1,4 @@
-"""The committed report as its readers have it."""
+"""Accessibility and layout of the committed report."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,8 @@ from playwright.sync_api import Page
 from tests.support.browser import DESK, PHONE, Theme, opened, overflow, violations
 
 REPORT = Path("reports/comparison.html").resolve()
-LARGEST = 3 * 2**20  # bytes
-TALLEST = 12_000  # pixels at the width of a desk
+LARGEST = 3 * 2**20  # largest size in bytes
+TALLEST = 12_000  # largest height in pixels on a desktop's width
 
 
 def test_it_is_small_enough_to_be_sent() -> None:
@@ -71,11 +71,11 @@ def test_a_link_unfolds_its_target_again_and_where_the_browser_does_not(kind: st
             inside.wait_for()
             page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = false))")
             assert not inside.is_visible()
-            page.evaluate("addEventListener('click', (event) => event.preventDefault(), true)")  # the script is left
+            page.evaluate("addEventListener('click', (event) => event.preventDefault(), true)")  # only the script acts
 
 
 def test_what_is_folded_is_printed() -> None:
-    """Once the browser says that it prints; without scripts the style sheet unfolds it."""
+    """The browser announces that it prints; without scripts, the style sheet unfolds everything."""
     for scripts in (True, False):
         with opened(REPORT.as_uri(), scripts=scripts) as (page, _):
             printed = page.pdf(format="A4")
@@ -121,7 +121,7 @@ def test_every_link_on_it_leads_somewhere() -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_charts_can_be_told_from_their_paper(theme: Theme) -> None:
-    """Text at 4.5 : 1 at least, as for all other text; axe does not look into charts."""
+    """The contrast of text is at least 4.5 : 1, as for other text; axe does not check charts."""
     with opened(REPORT.as_uri(), theme=theme) as (page, _):
         worst = page.evaluate(CONTRAST)
     assert worst >= 4.5

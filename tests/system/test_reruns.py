@@ -1,4 +1,4 @@
-"""What a change reruns: a file is edited in a finished run, and `dvc status` says which stages are out of date."""
+"""Reruns after a change: a test edits a file in a finished run, and `dvc status` names the outdated stages."""
 
 import contextlib
 import os
@@ -20,19 +20,19 @@ from tests.system.conftest import ENTRIES
 
 @pytest.fixture(scope="module")
 def project(shared_copy: Project) -> Project:
-    """Four models, one without a likelihood and one with a quantiser, trained for a few steps."""
+    """Train four models for a few steps, one without a likelihood and one with a quantiser."""
     assert outdated(shared_copy) == set()
     return shared_copy
 
 
 def outdated(project: Project) -> set[str]:
-    """The stages that `dvc status` names for their own sake; others follow once these have changed what they read."""
-    with Repo(str(project.folder)) as repo:  # the command itself starts for seconds each time
+    """Return the stages that `dvc status` names directly; later stages follow if these change their outputs."""
+    with Repo(str(project.folder)) as repo:  # the command would take seconds to start each time
         return {name.rpartition(":")[2] for name in repo.status()}
 
 
 def find_sources(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the stage `sources`, in this process as far as DVC is concerned."""
+    """Run the stage `sources` in this process."""
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     with contextlib.chdir(project.folder), Repo() as repo:
         assert [stage.addressing for stage in repo.reproduce("sources", single_item=True)] == ["sources"]
@@ -57,19 +57,19 @@ def of(*stages: str) -> set[str]:
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        # what the report says: titles, templates, charts, MLflow's projection
+        # content of the report: titles, templates, charts, and the copy in MLflow
         ("src/aelab/report/metrics.toml", {"report"}),
         ("src/aelab/report/templates/comparison.md.j2", {"report"}),
         ("src/aelab/report/charts.py", {"report"}),
         ("src/aelab/report/mlflow_writer.py", {"report"}),
-        # what no result depends on: the runner, the cluster, tools, tests, what development adds
+        # no result depends on these: runner, cluster, tools, tests, packages for development
         ("pipeline/runner/repro.py", set()),
         ("pipeline/runner/cluster/worker.py", set()),
         ("pipeline/tools/compare.py", set()),
         ("tests/conftest.py", set()),
         ("requirements-dev.lock", set()),
         ("docs/index.md", set()),
-        # how a metric is estimated
+        # the estimate of a metric
         ("src/aelab/evaluation/probes.py", {"report", *of("evaluate")}),
         # one variant
         ("src/aelab/variants/vae.py", {"sources", "train@vae", "evaluate@vae"}),
@@ -112,7 +112,7 @@ def test_a_clone_with_other_line_ends_has_the_same_bytes(project: Project, tmp_p
 
 
 def test_a_corruption_reruns_its_copies_alone(project: Project) -> None:
-    """And the entries that learn from them, once these have changed."""
+    """The entries that learn from them follow if the copies change."""
     params = project.params()
     changed = deepcopy(params)
     changed["corruption"]["train"]["masked"]["noise"] = {"masking": [0.6]}

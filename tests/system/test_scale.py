@@ -1,4 +1,4 @@
-"""What docs/scale.md calls measured stands in the benchmarks' results, and what it extrapolates follows from it."""
+"""Numbers in docs/scale.md: measured values are in the benchmarks' results, and extrapolations follow from them."""
 
 import json
 import re

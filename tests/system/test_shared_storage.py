@@ -1,4 +1,4 @@
-"""DVC's remote on a real S3 server: what two machines hand each other, and what they are told when it fails."""
+"""DVC's remote on a real S3 server: exchange between two machines, and messages after failures."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from tests.support.processes import started, wait_for
 from tests.support.s3 import S3, s3, use
 
 MIB = 2**20
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # of a package that DVC uses
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # from a package that DVC uses
 IMPATIENT = {"AWS_MAX_ATTEMPTS": "1"}
 
 
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Iterator[S3]:
 
 
 def repository(folder: Path, store: S3) -> Path:
-    """A DVC repository that has the store as its remote."""
+    """Make a DVC repository with the store as its remote."""
     folder.mkdir()
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     Repo.init(str(folder)).close()
@@ -48,7 +48,7 @@ def dvc(folder: Path, store: S3, *arguments: str, **more: str) -> subprocess.Com
 
 
 def written(folder: Path, name: str, size: int = MIB) -> bytes:
-    """A file of random bytes that DVC keeps."""
+    """Write a file of random bytes under DVC."""
     content = os.urandom(size)
     keep(folder, name, content)
     return content
@@ -66,7 +66,7 @@ def set_remote(folder: Path, **options: object) -> None:
 
 
 def shared(there: Path, here: Path, name: str) -> None:
-    """What git would carry."""
+    """Copy the files that git would transfer."""
     (there / f"{name}.dvc").write_text((here / f"{name}.dvc").read_text())
 
 
@@ -96,7 +96,7 @@ def test_wrong_credentials_are_refused(tmp_path: Path, store: S3) -> None:
         ({"AWS_ACCESS_KEY_ID": "nobody"}, "Forbidden"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_EC2_METADATA_DISABLED": "true"}, "Unable to locate credentials"),
     ):
-        done = dvc(here, store, "push", **wrong, HOME=str(tmp_path))  # where no keys of somebody's lie
+        done = dvc(here, store, "push", **wrong, HOME=str(tmp_path))  # a home without anyone's keys
         assert done.returncode != 0
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
@@ -104,12 +104,12 @@ def test_wrong_credentials_are_refused(tmp_path: Path, store: S3) -> None:
 
 
 def large(folder: Path, name: str) -> bytes:
-    """A file that takes a moment on its way."""
+    """Write a file that takes a moment to transfer."""
     return written(folder, name, 150 * MIB)
 
 
 def broken_off(folder: Path, store: S3, what: str, begun: Callable[[], object]) -> bool:
-    """Whether the server dies in the middle of a push or a pull: as soon as it has `begun`, and before it is over."""
+    """Kill the server once the transfer has `begun`; return whether the kill came before the transfer's end."""
     with started([sys.executable, "-m", "dvc", what, "--quiet"], cwd=folder, env=environment(store, **IMPATIENT)) as to:
         wait_for(lambda: begun() or to.poll() is not None)
         store.kill()
@@ -120,7 +120,7 @@ def broken_off(folder: Path, store: S3, what: str, begun: Callable[[], object]) 
 
 
 def files(folder: Path, larger_than: int) -> list[Path]:
-    with contextlib.suppress(OSError):  # one is renamed meanwhile
+    with contextlib.suppress(OSError):  # a file may be renamed meanwhile
         return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > larger_than]
     return []
 
@@ -129,7 +129,7 @@ def test_a_server_that_dies_in_an_upload_leaves_nothing_half(tmp_path: Path, sto
     here, there = (repository(tmp_path / name, store) for name in ("here", "there"))
 
     def upload_broken_off() -> bool:
-        large(here, "data")  # another one each time
+        large(here, "data")  # a new file each time
         kept = files(store.folder, 0)
         return broken_off(here, store, "push", lambda: len(files(store.folder, 0)) > len(kept))
 
@@ -175,7 +175,7 @@ def test_a_flipped_byte_is_found_where_downloads_are_verified(verify: bool, tmp_
     shared(there, here, "data")
     set_remote(there, verify=verify)
     pulled = dvc(there, store, "pull").returncode == 0
-    assert pulled is not verify  # the negative control: without it the flipped byte arrives
+    assert pulled is not verify  # negative control: without verification, the flipped byte arrives
 
 
 @pytest.mark.parametrize("of_the_whole", [False, True])
@@ -184,7 +184,7 @@ def test_an_object_that_is_read_in_parts_is_not_held_against_the_checksum_of_the
     tmp_path: Path,
     store: S3,
 ) -> None:
-    """From 50 to 100 MiB: written in one piece, read in two. With the default, the negative control, it is refused."""
+    """A file from 50 to 100 MiB is written in one piece and read in two; with the default setting it is refused."""
     here, there = (repository(tmp_path / name, store) for name in ("here", "there"))
     content = written(here, "data", 60 * MIB)
     assert dvc(here, store, "push").returncode == 0

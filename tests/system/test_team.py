@@ -1,4 +1,4 @@
-"""A team's MLflow as compose.yaml has it, with processes as its services: PostgreSQL, an S3 store, a server."""
+"""A team's MLflow as in compose.yaml, with processes as services: PostgreSQL, an S3 store, a server."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ from tests.support.s3 import S3, s3
 
 COMPOSE: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "compose.yaml")
 RUNS = 2
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of MLflow
 
 
 def test_the_services_have_the_lock_s_versions_and_no_secret() -> None:
@@ -36,7 +36,7 @@ def test_the_services_have_the_lock_s_versions_and_no_secret() -> None:
     rclone = re.search(r"rclone/rclone:([\d.]+)", text)
     assert rclone
     development = (REPOSITORY / "requirements-dev.lock").read_text(encoding="utf-8")
-    assert f"\nrclone-bin=={rclone[1]} " in development  # what the tests run with
+    assert f"\nrclone-bin=={rclone[1]} " in development  # the packages of the tests
     for name, service in COMPOSE["services"].items():
         for key, value in service["environment"].items():
             assert "$" in value or not re.search("SECRET|PASSWORD|AUTH", key), name
@@ -45,13 +45,13 @@ def test_the_services_have_the_lock_s_versions_and_no_secret() -> None:
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S3]]:
-    """The address of the server that compose.yaml starts, and its store."""
+    """Return the address of the server that compose.yaml starts, and its store."""
     if servers.postgresql_programs() is None:
         pytest.skip("needs PostgreSQL: Debian's package postgresql")
     place, port = tmp_path_factory.mktemp("team"), str(servers.free_port())
     services = COMPOSE["services"]
     with servers.postgresql(place / "database") as database, s3(place / "store") as store:
-        store.kill()  # it was begun as the other tests have it
+        store.kill()  # it was started with the other tests' settings
         address = {":8080": f"127.0.0.1:{store.port}", "/data": str(store.folder)}
         store.command = [address.get(word, word) for word in services["store"]["command"]]
         store.keys = services["store"]["environment"]["RCLONE_AUTH_KEY"].replace("${S3_SECRET}", store.secret)
@@ -86,12 +86,12 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S3]]:
 
 
 def _without_keys() -> dict[str, str]:
-    """This environment, as on a machine that knows nothing of a store."""
+    """Return this environment without keys for a store."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("AWS", "MLFLOW_S3"))}
 
 
 def machine(uri: str, folder: Path, names: list[str]) -> None:
-    """Write runs of these names from a folder of its own, as the report does: what fails is tried again."""
+    """Write runs with these names from another folder, as the report does, and try again after failures."""
     for key in os.environ.keys() - _without_keys().keys():
         del os.environ[key]
     folder.mkdir()
@@ -99,7 +99,7 @@ def machine(uri: str, folder: Path, names: list[str]) -> None:
     left = list(names)
 
     def written() -> bool:
-        with contextlib.suppress(MlflowException):  # several make the experiment's tags at once
+        with contextlib.suppress(MlflowException):  # several machines create the experiment's tags at once
             projector.open("columns")
             while left:
                 projector.project(replace(run, name=left[0], training=left[0]))

@@ -1,4 +1,4 @@
-"""The ways to run the pipeline: here, as an experiment, in an experiment's copy, in a worktree."""
+"""Ways to run the pipeline: in place, as an experiment, in an experiment's copy, in a worktree."""
 
 import shutil
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def here(*command: str) -> Callable[[Project], str]:
 
 
 def noted(project: Project) -> str:
-    """The dvc.lock of the only experiment."""
+    """Return the dvc.lock of the only experiment."""
     name = said(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/only").strip()
     return said(project, "git", "show", f"{name}:dvc.lock")
 
@@ -40,7 +40,7 @@ def in_a_copy(project: Project) -> str:
 
 def queued(project: Project) -> str:
     said(project, "dvc", "exp", "run", "--queue", "--name", "only", TARGET)
-    project.git("checkout", "--quiet", "src")  # the workspace goes on; what is queued stays what it was
+    project.git("checkout", "--quiet", "src")  # the workspace changes, the queued experiment does not
     said(project, "dvc", "exp", "run", "--run-all")
     return noted(project)
 
@@ -68,14 +68,14 @@ def model(lock: str) -> Any:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project of one small entry."""
+    """Make a project with one small entry."""
     project = Project(tmp_path_factory.mktemp("begun") / "project")
     params = project.params()
     params["variants"] = {"ae": params["variants"]["ae"]}
     params["variants"]["ae"]["network"]["width"] = 8
     params["seeds"], params["training"]["steps"] = [0], 4
     project.write_params(params)
-    dvc = YAML(typ="safe", pure=True).load(project.folder / "dvc.yaml")  # what a training needs, and no more
+    dvc = YAML(typ="safe", pure=True).load(project.folder / "dvc.yaml")  # only the stages that a training needs
     dvc["stages"] = {name: dvc["stages"][name] for name in ("download", "sources", "train")}
     YAML().dump({"stages": dvc["stages"]}, project.folder / "dvc.yaml")
     project.git("commit", "--quiet", "--all", "--message", "small")
@@ -83,7 +83,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def copied(begun: Project, folder: Path, *, edited: bool) -> Project:
-    """A copy, with the committed code or with code that gives other weights."""
+    """Make a copy, with the committed code or with code that gives other weights."""
     project = Project(shutil.copytree(begun.folder, folder / "project", symlinks=True))
     if edited:
         code = project.folder / "src/aelab/models/checkpoint.py"
@@ -95,7 +95,7 @@ def copied(begun: Project, folder: Path, *, edited: bool) -> Project:
 
 @pytest.fixture(scope="module")
 def models(begun: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Any]:
-    """By `dvc repro`: the models of the committed and of the edited code."""
+    """Return the models of the committed and of the edited code, trained by `dvc repro`."""
     found = {
         edited: model(WAYS["dvc repro"](copied(begun, tmp_path_factory.mktemp("repro"), edited=edited)))
         for edited in (False, True)
@@ -112,7 +112,7 @@ def test_each_way_runs_its_own_code_and_gives_the_same_bits(
 
 
 def test_an_experiment_runs_again_where_no_output_of_the_commit_is(begun: Project, tmp_path: Path) -> None:
-    """Its dvc.lock names outputs that a new clone does not have, and the second time all comes from the run cache."""
+    """Its dvc.lock names outputs that a new clone lacks, and the second run comes entirely from the run cache."""
     project = copied(begun, tmp_path, edited=False)
     said(project, "dvc", "repro", "sources")
     project.git("add", "dvc.lock")
@@ -120,7 +120,7 @@ def test_an_experiment_runs_again_where_no_output_of_the_commit_is(begun: Projec
     for folder in ("sources", ".dvc/cache"):
         shutil.rmtree(project.folder / folder)
     params = project.params()
-    params["variants"]["twin"] = params["variants"]["ae"]  # other sources/ than those of the commit
+    params["variants"]["twin"] = params["variants"]["ae"]  # sources/ then differs from the commit
     project.write_params(params)
     first = in_a_copy(project)
     project.git("update-ref", "-d", said(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").split()[0])

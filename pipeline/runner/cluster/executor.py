@@ -1,8 +1,8 @@
-"""Stages on the workers of a Dask cluster: the executor that `repro` uses when it is given a scheduler.
+"""Stages on the workers of a Dask cluster: the executor that `repro` uses with `--scheduler`.
 
-The plan and `dvc.lock` stay here, with one writer. A worker is told the name of a stage and the hashes of what it
-reads; code, data and results travel through DVC's remote, and the stage's entry of `dvc.lock` comes back. Dask carries
-the message, and gives a stage to another worker when one dies: it may run more than once, its result is taken once.
+The plan and `dvc.lock` stay on this machine, which alone writes them. A worker receives the name of a stage and the
+hashes of its inputs. Code, data and results travel through DVC's remote, and the worker returns the stage's entry of
+`dvc.lock`. If a worker dies, Dask gives its stage to another: a stage may run twice, but its result is taken once.
 """
 
 import contextlib
@@ -26,20 +26,20 @@ from pipeline.runner.console import StageOutput, log_file
 from pipeline.runner.local import LocalExecutor
 from pipeline.runner.plan import Plan
 
-cloudpickle.register_pickle_by_value(worker)  # no worker has to be started where `pipeline` can be found
+cloudpickle.register_pickle_by_value(worker)  # workers need no `pipeline` on their path
 
-CONNECTS_WITHIN = 10.0  # seconds
-WORKERS_WITHIN = 60.0  # seconds in which there has to be a worker, at first and whenever the last has gone
+CONNECTS_WITHIN = 10.0  # seconds for the first connection.
+WORKERS_WITHIN = 60.0  # the run ends after so many seconds without a worker
 
 
 @contextmanager
 def on_cluster(
     address: str, plan: Plan, local: LocalExecutor, jobs: int | None, *, trusted: bool
 ) -> Iterator["ClusterExecutor"]:
-    """An executor for a plan on the workers of the scheduler at `address`.
+    """Yield an executor for a plan on the workers of the scheduler at `address`.
 
     Raises:
-        UserError: it is not to be trusted, is not there, or there is no remote that workers can use.
+        UserError: the address is not trusted, there is no scheduler, or no remote that workers can use.
     """
     client = connect(address, trusted=trusted)
     handover = Handover(local.dvc, plan)
@@ -57,29 +57,29 @@ def on_cluster(
 
 
 def connect(address: str, *, trusted: bool) -> distributed.Client:
-    """Dask's client of a scheduler.
+    """Return Dask's client of a scheduler.
 
     Raises:
-        UserError: anyone on the way can listen to it, or it does not answer, or not to us.
+        UserError: the connection is not encrypted, or the scheduler does not answer or rejects this machine.
     """
     url = urlsplit(address)
     private = trusted or url.hostname in {"localhost", "127.0.0.1", "::1"}
     if not url.hostname or not (url.scheme == "tls" or (url.scheme == "tcp" and private)):
         msg = (
             f"--scheduler {address}: it must be tls://HOST:PORT, or tcp://HOST:PORT on this machine or with "
-            "--trust-network, if the network is your own: who reaches a scheduler can run code on its workers"
+            "--trust-network, if you trust the network: anyone who reaches a scheduler can run code on its workers"
         )
         raise UserError(msg)
     for name in ("distributed", "distributed.client"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said below
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the error below says what matters
     try:
         certificate = distributed.security.Security().get_connection_args("client").get("ssl_context")
         if url.scheme == "tls" and certificate is None:
-            msg = f"{address} asks for certificates: distributed.comm.tls of Dask's configuration has to name them"
+            msg = f"{address} needs certificates: name them in distributed.comm.tls of Dask's configuration"
             raise UserError(msg)
         return distributed.Client(address, timeout=CONNECTS_WITHIN, set_as_default=False)
     except (OSError, ValueError) as error:
-        msg = f"there is no scheduler at {address}, or none that takes our certificates: {error}"
+        msg = f"there is no scheduler at {address}, or it rejects our certificates: {error}"
         raise UserError(msg) from None
 
 
@@ -91,19 +91,19 @@ def _done() -> Future[bool]:
 
 @dataclass
 class Task:
-    """A stage that has been given to Dask."""
+    """A stage that runs on the cluster."""
 
     output: StageOutput
     on_gpu: bool
-    ended: Future[bool] = field(default_factory=Future)  # whether well
+    ended: Future[bool] = field(default_factory=Future)  # whether it succeeded
     announced: bool = False
     began: float = field(default_factory=time.monotonic)
-    entry: dict[str, Any] | None = None  # in dvc.lock, if it ended well
+    entry: dict[str, Any] | None = None  # entry in dvc.lock, if it succeeded
     log: str = ""
 
 
 class ClusterExecutor:
-    """Hands stages to workers that are free; what cannot travel runs here, and what the remote knows does not run."""
+    """Gives stages to free workers. Stages that cannot travel run here; cached results come from the remote."""
 
     def __init__(
         self, address: str, client: distributed.Client, handover: Handover, local: LocalExecutor, jobs: int | None
@@ -112,14 +112,14 @@ class ClusterExecutor:
         self.console = local.console
         self.topic = f"aelab-{uuid.uuid4().hex}"
         self.tasks: dict[str, Task] = {}
-        self.unknown = set[str]()  # stages that the remote's run cache has been asked for in vain
-        self.seen = time.monotonic()  # a worker
+        self.unknown = set[str]()  # stages that the remote's run cache does not have
+        self.seen = time.monotonic()  # when a worker was last seen
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
-        """Begin stages.
+        """Start stages.
 
         Raises:
-            UserError: the scheduler is gone, or there is no worker that can run them.
+            UserError: the scheduler is gone, or no worker can run them.
         """
         begun = self.local.begin([name for name in names if name in self.handover.at_home])
         room, gpus, gpu_room = self._room()
@@ -136,7 +136,7 @@ class ClusterExecutor:
         return begun
 
     def end(self, name: str) -> None:
-        """Take the result of a stage that is over."""
+        """Take the result of an ended stage."""
         if name not in self.tasks:
             self.local.end(name)
             return
@@ -147,12 +147,12 @@ class ClusterExecutor:
         self.console.say("done" if task.entry else "failed", name, f"{time.monotonic() - task.began:.1f} s")
 
     def hear(self, event: tuple[float, dict[str, str]]) -> None:
-        """Show what a worker tells of its stage: that it begins, or a line of its output."""
+        """Show a worker's message: its stage starts, or wrote a line."""
         _, told = event
         name = told["stage"]
         task = self.tasks.get(name)
         if task is None:
-            return  # told by a worker that was taken for dead
+            return  # from a worker that Dask believed dead
         if "line" in told:
             task.output.read(told["line"])
             return
@@ -164,15 +164,15 @@ class ClusterExecutor:
         task = self.tasks[name] = Task(StageOutput(name), on_gpu)
         work = worker.work
         asked = self.client.submit(
-            lambda request, topic: work(request, topic),  # noqa: PLW0108 - Dask sends a lambda's code, others by name
-            self.handover.request(name), self.topic, key=f"{name}-{uuid.uuid4().hex}",  # it remembers results by key
+            lambda request, topic: work(request, topic),  # noqa: PLW0108 - Dask sends a lambda's code, but other functions by name
+            self.handover.request(name), self.topic, key=f"{name}-{uuid.uuid4().hex}",  # Dask keeps results by key
             resources={"GPU": 1.0} if on_gpu else {}, pure=False,
         )  # fmt: skip
         asked.add_done_callback(lambda asked: self._take(task, asked))
         return task.ended
 
     def _take(self, task: Task, asked: Any) -> None:
-        """Take what Dask says of a task that is over; in a thread of Dask's."""
+        """Take Dask's result of an ended task. Runs in a thread of Dask."""
         if task.ended.cancelled():
             return
         if asked.status == "cancelled":
@@ -184,11 +184,11 @@ class ClusterExecutor:
         else:
             task.log = f"{type(problem).__name__}: {problem}\n"
             if isinstance(problem, distributed.scheduler.KilledWorker):
-                task.log = f"every worker that ran it died, {problem.allowed_failures + 1} in all: too little memory?\n"
+                task.log = f"all {problem.allowed_failures + 1} workers that ran it died: too little memory?\n"
         task.ended.set_result(task.entry is not None)
 
     def _room(self) -> tuple[int, int, int]:
-        """How many more stages the workers can take, how many workers have a GPU, how many of these are free."""
+        """Return how many more stages fit, how many workers have a GPU, and how many of these are free."""
         if self.client.status != "running":
             raise self._gone()
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
@@ -199,14 +199,14 @@ class ClusterExecutor:
             self.seen = time.monotonic()
         elif time.monotonic() - self.seen > WORKERS_WITHIN:
             msg = (
-                f"there has been no worker at {self.address} for {WORKERS_WITHIN:.0f} s: start some with "
-                f"`dask worker {self.address} --nthreads 1`; what has finished is kept"
+                f"there has been no worker at {self.address} for {WORKERS_WITHIN:.0f} s: start workers with "
+                f"`dask worker {self.address} --nthreads 1`; finished stages are kept"
             )
             raise UserError(msg)
         gpus = sum(bool(each["resources"].get("GPU")) for each in workers)
-        # Where there is none yet, one stage waits for it: a cluster that grows on demand begins to.
+        # Without a worker, one stage waits for it: then a cluster that grows on demand starts a worker.
         room = min(max(1, len(workers)), self.jobs or len(workers) + 1) - len(self.tasks)
         return room, gpus, gpus - sum(task.on_gpu for task in self.tasks.values())
 
     def _gone(self) -> UserError:
-        return UserError(f"the scheduler at {self.address} is gone; what has finished is kept, the next run goes on")
+        return UserError(f"the scheduler at {self.address} is gone; the next run continues, finished stages are kept")

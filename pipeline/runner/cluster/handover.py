@@ -1,4 +1,4 @@
-"""What a caller and its cluster hand each other through DVC's remote: the code, and the results of stages."""
+"""Exchange between a caller and its cluster through DVC's remote: the code, and the results of stages."""
 
 import os
 import shutil
@@ -23,38 +23,38 @@ from pipeline.runner.cluster.worker_stage import patiently
 from pipeline.runner.dvc_stages import DvcStages, Entry
 from pipeline.runner.plan import Plan
 
-SECRET = ("secret", "password", "token", "key", "connection", "credential")  # in the names of what stays here
+SECRET = ("secret", "password", "token", "key", "connection", "credential")  # parts of names of settings
 
 
 class Handover:
-    """What workers are told of stages, and what the remote has of them."""
+    """The messages for workers, and the exchange of results with the remote."""
 
     def __init__(self, dvc: DvcStages, plan: Plan) -> None:
         self.dvc, self.stages, self.upstream = dvc, dvc.stages, dvc.upstream
         self.at_home = stages_at_home(self.stages)
         remote = shared_remote(dvc.repo.config)
         read = set[str]().union(*(plan.upstream[name] for name in plan.waiting)) - plan.waiting
-        self._offer(sorted(read))  # it may have run here, and workers read it
+        self._offer(sorted(read))  # workers need outputs that may exist only here
         self.checkout = publish(remote)
 
     def inputs(self, name: str) -> list[str]:
-        """The outputs of other stages that a stage reads."""
+        """Return the outputs of other stages that a stage reads."""
         deps = [dep.fs_path for dep in self.stages[name].deps]
         outs = [out for on in sorted(self.upstream[name]) for out in self.stages[on].outs]
         return [out.def_path for out in outs if any(localfs.overlaps(out.fs_path, dep) for dep in deps)]
 
     def uses_gpu(self, name: str) -> bool:
-        """Whether a stage uses a GPU where there is one."""
+        """Whether a stage would use a GPU."""
         used = {key for dep in self.stages[name].deps for key in getattr(dep, "params", ())}
         return bool(used & {"training", "training.device"})
 
     def request(self, name: str) -> StageRequest:
-        """All that a worker has to be told to run a stage."""
+        """Return the message with which a worker can run a stage."""
         lock = {on: to_single_stage_lockfile(self.stages[on]) for on in self.upstream[name]}
         return {"stage": name, "inputs": self.inputs(name), "lock": lock, "checkout": self.checkout}
 
     def restore(self, name: str) -> bool:
-        """Take what DVC's run cache in the remote has of a stage, if all its outputs are there; nothing moves."""
+        """Take a stage's result from the remote's run cache, if the remote has all its outputs; copies no file."""
         stage = self.stages[name]
         made = {out.def_path: out for on in self.upstream[name] for out in self.stages[on].outs}
         away = [out for on in self.upstream[name] - self.at_home for out in self.stages[on].outs]
@@ -64,10 +64,10 @@ class Handover:
                     if dep.def_path in made:
                         dep.hash_info, dep.meta = made[dep.def_path].hash_info, made[dep.def_path].meta
                     elif any(localfs.overlaps(dep.fs_path, out.fs_path) for out in away):
-                        return False  # a folder of several outputs, or a file in one, which is not here as it should be
+                        return False  # only a part of an output, or a folder around several, may be here
                     else:
                         dep.save()
-            except DvcException:  # it reads what is not there: the stage will say it
+            except DvcException:  # an input is missing: the stage will report it
                 return False
         key = str(_get_cache_hash(to_single_stage_lockfile(stage), key=True))
         entry = patiently(lambda: self._find(key))
@@ -76,10 +76,10 @@ class Handover:
         return entry is not None
 
     def _find(self, key: str) -> Entry | None:
-        """An entry of the run cache whose outputs the remote has: it gets a folder's list after the files in it."""
+        """Return an entry of the run cache whose outputs are in the remote. Pushes write a folder's list last."""
         odb = self.dvc.repo.cloud.get_remote_odb(hash_name="md5")
         runs = self.dvc.repo.cloud.get_remote_odb(hash_name="md5-dos2unix")
-        runs.fs.fs.invalidate_cache()  # others write there
+        runs.fs.fs.invalidate_cache()  # other machines write to the remote
         folder = runs.fs.join(runs.path, "runs", key[:2], key)
         for path in sorted(runs.fs.find(folder)) if runs.fs.exists(folder) else []:
             entry: Entry = parse_yaml(runs.fs.cat_file(path), path)
@@ -89,8 +89,8 @@ class Handover:
 
     @contextmanager
     def around(self, name: str) -> Iterator[None]:
-        """Before a stage runs here, fetch what it reads; afterwards, others get what it has written."""
-        self.dvc.write_lock()  # which says what is fetched
+        """Fetch a stage's inputs before it runs here, and push its outputs afterwards."""
+        self.dvc.write_lock()  # the pull reads dvc.lock
         if inputs := self.inputs(name):
             with Repo(_wait_for_lock=True) as repo:
                 patiently(lambda: repo.pull(inputs, force=True))
@@ -98,7 +98,7 @@ class Handover:
         self._offer([name])
 
     def _offer(self, names: list[str]) -> None:
-        """Have the remote hold what stages have written, as far as it is here."""
+        """Push those outputs of stages that this machine has."""
         with self.dvc.alone:
             outs = [out for name in names for out in self.stages[name].outs]
             here = [out.def_path for out in outs if out.use_cache and out.hash_info and not out.changed_cache()]
@@ -109,9 +109,11 @@ class Handover:
 
 
 def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
-    """The stages that run here: a worker cannot have all that they read, or hand over all that they write; or another
-    stage reads a file in a folder that they write, for which their entry in dvc.lock has no hash. A stage that always
-    runs reads what DVC does not know, and so does what reads its outputs.
+    """Return the stages that must run on this machine.
+
+    - A stage whose inputs or outputs cannot travel through DVC's remote.
+    - A stage with an output folder of which another stage reads a single file: dvc.lock has no hash of the file.
+    - A stage that always runs, and the readers of its outputs.
     """
     looks = {out.def_path for stage in stages.values() if stage.always_changed for out in stage.outs}
     made = {out.def_path for stage in stages.values() for out in stage.outs}
@@ -119,7 +121,7 @@ def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
     around = {
         path: {str(parent) for parent in PurePath(path).parents} & made for path in set[str]().union(*deps.values())
     }
-    parted = set[str]().union(*around.values())  # outputs of which others read a part
+    parted = set[str]().union(*around.values())  # outputs of which a stage reads a part
     own = {name: {path for path in read - made if not around[path]} for name, read in deps.items()}
     read = sorted(set[str]().union(*own.values()))
     list_ignored = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *read, ":!*.pyc")
@@ -136,26 +138,26 @@ def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
 
 
 def shared_remote(config: Mapping[str, Any]) -> dict[str, Any]:
-    """How the default remote is configured, without what is secret.
+    """Return the configuration of the default remote, without secrets.
 
     Raises:
-        UserError: there is none, or DVC's run cache is not made for its kind.
+        UserError: there is no default remote, or it is of a kind that DVC's run cache does not support.
     """
     name = config["core"].get("remote")
     if name is None:
-        msg = "a cluster needs a place that all its workers reach: `dvc remote add --default NAME s3://BUCKET/FOLDER`"
+        msg = "a cluster needs a remote that all workers can reach: `dvc remote add --default NAME s3://BUCKET/FOLDER`"
         raise UserError(msg)
     if config["remote"][name].get("version_aware") or config["remote"][name].get("worktree"):
-        msg = f"the remote {name} keeps versions, which DVC's run cache is not made for: a cluster needs another one"
+        msg = f"the remote {name} keeps versions, which DVC's run cache does not support: choose another default remote"
         raise UserError(msg)
     return {key: value for key, value in config["remote"][name].items() if not any(word in key for word in SECRET)}
 
 
 def publish(remote: dict[str, Any]) -> Checkout:
-    """Put what is checked out here, changed files included, into the remote.
+    """Push the checked-out code to the remote, with uncommitted changes.
 
     Raises:
-        UserError: the remote does not take it.
+        UserError: the remote does not accept it.
     """
     head = _git("rev-parse", "HEAD")
     with tempfile.TemporaryDirectory() as folder:
@@ -169,19 +171,19 @@ def publish(remote: dict[str, Any]) -> Checkout:
             target = files.join(path, "code", name)
             if not files.exists(target):
                 me = ("-c", "user.name=cluster", "-c", "user.email=cluster")
-                code = _git(*me, "commit-tree", tree, "-p", head, "-m", "What is checked out")
+                code = _git(*me, "commit-tree", tree, "-p", head, "-m", "Checked-out files")
                 _git("update-ref", worker.CODE, code)
                 _git("bundle", "create", "--quiet", str(bundle), worker.CODE)
                 _git("update-ref", "-d", worker.CODE)
                 files.put_file(str(bundle), target)
-        except Exception as error:  # noqa: BLE001 - every file system has its own
-            msg = f"the remote {remote['url']} does not take what workers need: {error}"
+        except Exception as error:  # noqa: BLE001 - every file system has errors of its own
+            msg = f"the remote {remote['url']} does not accept the code for the workers: {error}"
             raise UserError(msg) from None
     return {"bundle": name, "head": head, "remote": remote, "environment": _mlflow()}
 
 
 def _mlflow() -> dict[str, str]:
-    """What a worker needs to know of a server of MLflow; a database of this machine is none of a worker's."""
+    """Return the settings that a worker needs for a server of MLflow. A local database is not shared."""
     names = mlflow_store.VARIABLES if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else ()
     return {name: os.environ[name] for name in names if name in os.environ}
 

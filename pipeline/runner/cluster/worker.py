@@ -1,7 +1,7 @@
-"""What Dask calls on a worker: a stage, in a clone of the worker's own.
+"""The code that Dask runs on a worker: it runs a stage in the worker's own clone of the repository.
 
-A worker needs nothing but git, this repository's environment and DVC's remote: the caller says what to run, and the
-code comes from the remote, too. Dask hands over this file itself, so it uses nothing else of `pipeline`.
+A worker needs only git, this repository's environment and DVC's remote, from which the code comes too. Dask sends this
+file by value, so this file must not import other modules of `pipeline`.
 """
 
 import json
@@ -16,34 +16,34 @@ from typing import Any, TypedDict
 
 from pipeline import RUNNER
 
-CODE = "refs/aelab/code"  # what a bundle of the code calls the commit in it
-PATIENCE = 10.0  # seconds in which a stage that nobody wants any more is to leave in order
-RESULT = "\x1eresult "  # begins the line that ends a stage, and none of its output
+CODE = "refs/aelab/code"  # the reference of the commit in a bundle
+PATIENCE = 10.0  # seconds for an unwanted stage to end in order
+RESULT = "\x1eresult "  # starts the last line of a stage, and no line of its output
 
 
 class Checkout(TypedDict):
-    """The code that a stage runs on, and where it is."""
+    """The code of a stage, and its place in the remote."""
 
-    bundle: str  # of git, in the remote's folder `code`
-    head: str  # the commit that it is based on, which provenance names
-    remote: dict[str, Any]  # as in DVC's configuration
+    bundle: str  # file name of a git bundle in the remote's folder `code`
+    head: str  # the caller's commit, for the provenance
+    remote: dict[str, Any]  # the remote's section in DVC's configuration
     environment: dict[str, str]
 
 
 class StageRequest(TypedDict):
-    """What a worker is asked to do; nothing in it is secret."""
+    """The message with a worker's task, without secrets."""
 
     stage: str
-    inputs: list[str]  # the outputs of other stages that it reads
-    lock: dict[str, dict[str, Any]]  # the entries of these stages in dvc.lock
+    inputs: list[str]  # outputs of other stages that the stage reads
+    lock: dict[str, dict[str, Any]]  # entries of these other stages in dvc.lock
     checkout: Checkout
 
 
 def work(request: StageRequest, topic: str) -> tuple[dict[str, Any] | None, str]:
-    """Run a stage in this worker's clone; its entry in dvc.lock, None if it failed, and its output. Dask passes each
-    line on under `topic`, too.
+    """Run a stage in this worker's clone. Return its entry in dvc.lock, or None if it failed, and its output.
 
-    It waits for a process and computes nothing itself: a worker that is silent is taken for dead.
+    Dask also sends each line of output under `topic`. This function computes nothing itself, but waits for a process,
+    because Dask takes a silent worker for dead.
     """
     from distributed import get_worker  # noqa: PLC0415
 
@@ -65,32 +65,32 @@ def work(request: StageRequest, topic: str) -> tuple[dict[str, Any] | None, str]
     tell()
     entry = None
     try:
-        # Kept with the worker: this module comes with every stage anew.
+        # The clone is stored on the worker, because this module is loaded again for every stage.
         clone = worker.extensions.get("aelab") or Clone(Path(worker.local_directory) / "clone")
         worker.extensions["aelab"] = clone
         clone.update(request["checkout"])
         entry = clone.run(request, show, wanted)
-    except Exception as error:  # noqa: BLE001 - the caller gets it, whatever it is
+    except Exception as error:  # noqa: BLE001 - the caller gets every error
         show(f"on {worker.name}: {type(error).__name__}: {error}\n")
     return entry, "".join(log)
 
 
 class Clone:
-    """A clone that nobody else works in; DVC's locks know the processes of one machine alone."""
+    """The worker's own clone. No other worker uses the clone, since DVC's locks work only on one machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checkout: Checkout | None = None
-        self.process: subprocess.Popen[str] | None = None  # `worker_stage`, at work or waiting for it
+        self.process: subprocess.Popen[str] | None = None  # the process of `worker_stage`
         folder.mkdir(parents=True, exist_ok=True)
         git("init", "--quiet", folder=folder)
 
     def update(self, checkout: Checkout) -> None:
-        """Have the code as the caller has it: their commit, and on top of it what they have changed."""
+        """Check out the caller's commit, and apply the caller's uncommitted changes."""
         if self.checkout == checkout:
             return
         if self.process:
-            self.process.kill()  # it knows other code, or another remote
+            self.process.kill()  # it has loaded other code, or another remote
             self.process = None
         self.checkout, remote = None, checkout["remote"]
         bundle = self.folder / ".git/code.bundle"
@@ -101,7 +101,7 @@ class Clone:
             ("checkout", "--quiet", "--force", "--detach", checkout["head"]),
             ("clean", "--quiet", "--force", "-d"),
             ("checkout", "--quiet", "--force", "--no-overlay", CODE, "--", "."),
-            ("reset", "--quiet"),  # what has changed since the commit is a change here, too
+            ("reset", "--quiet"),  # uncommitted changes stay uncommitted
         ):
             git(*command, folder=self.folder)
         lines = [f"    {key} = {value}" for key, value in remote.items()]
@@ -112,7 +112,7 @@ class Clone:
     def run(
         self, request: StageRequest, show: Callable[[str], object], wanted: Callable[[], bool]
     ) -> dict[str, Any] | None:
-        """Run a stage for as long as it is `wanted`; its entry in dvc.lock, None if it failed."""
+        """Run a stage while it is `wanted`. Return its entry in dvc.lock, or None if it failed."""
         if self.process is None or self.process.poll() is not None:
             path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
             own = {"PATH": path, RUNNER: str(os.getpid())} | request["checkout"]["environment"]
@@ -138,10 +138,10 @@ class Clone:
 
 
 def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
-    """What git says.
+    """Return git's output.
 
     Raises:
-        RuntimeError: it fails.
+        RuntimeError: git fails.
     """
     done = subprocess.run(  # noqa: S603
         ["git", *arguments], cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
@@ -153,7 +153,7 @@ def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
 
 
 def storage(remote: dict[str, Any]) -> tuple[Any, str]:
-    """The file system of a DVC remote, given its configuration, and the remote's folder there."""
+    """Return the file system of a DVC remote with this configuration, and the remote's folder in it."""
     from dvc.fs import get_cloud_fs  # noqa: PLC0415
 
     kind, config, path = get_cloud_fs({"core": {}, "remote": {"cluster": remote}}, name="cluster")
@@ -161,7 +161,7 @@ def storage(remote: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _watch(process: subprocess.Popen[str], wanted: Callable[[], bool], over: threading.Event) -> None:
-    """End a stage that nobody waits for any more: the caller has gone, or has been interrupted."""
+    """End a stage once its caller is gone or interrupted."""
     while wanted():
         if over.wait(1):
             return
