@@ -30,11 +30,12 @@ check: .venv/ready-dev  ## run the unit tests, without stages, servers, browsers
 test: .venv/ready-dev  ## run all tests, one file per core
 	$(PYTEST)
 
-lint: .venv/ready-dev  ## check style, types, and imports between packages
+lint: .venv/ready-dev  ## check style, types, imports between packages, and prose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pipeline.tools.prose
 
 docs: .venv/ready-dev  ## build the documentation offline: docs/_build/index.html
 	$(BIN)/python -m pipeline.tools.reference

@@ -1,7 +1,7 @@
 """(j) One training by two processes on two cores, compared with one process on one core at the same batch size.
 
-Both train the same model on the same images to the same losses; they only divide the rows differently. The time is that
-of the running loop, without the start of the processes. The upper limit is two independent trainings, each with half
+Both variants train the same model on the same images to the same losses, but divide the rows differently. The time
+begins with the loop, after the start of the processes. The upper limit is two independent trainings, each with half
 the batch.
 """
 

@@ -19,11 +19,11 @@ author = "the authors of aelab"
 html_title = project
 html_theme = "furo"
 html_show_sphinx = html_show_copyright = False
-html_show_search_summary = False  # it would be fetched, which a browser refuses to a page from a file
+html_show_search_summary = False  # a browser does not fetch text for a page from a file
 html_copy_source = html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-exclude_patterns = ["_build", "jupyter_execute"]  # the latter holds notebooks as they ran
+exclude_patterns = ["_build", "jupyter_execute"]  # jupyter_execute holds the executed notebooks
 extensions = [
     "myst_nb",  # Markdown, and notebooks, which are run
     "sphinx.ext.autodoc",
@@ -34,7 +34,7 @@ extensions = [
 ]
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600  # seconds for a cell
-nb_ipywidgets_js: dict[str, str] = {}  # it would be fetched; sliders work where a kernel runs
+nb_ipywidgets_js: dict[str, str] = {}  # not fetched; sliders work where a kernel runs
 # The notebook of a finished run needs one. An old run, whose models do not load, must not cost the site:
 # the notebook itself says execution_allow_errors.
 RUNS = (REPOSITORY, REPOSITORY / "taste")
@@ -50,7 +50,7 @@ default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"exclude-members": "model_config"}
 autodoc_mock_imports = ["mlflow"]  # seconds to import, and nothing of its own is shown
-autodoc_typehints = "none"  # they are in the source, one click away, and in the docstrings as shapes
+autodoc_typehints = "none"  # types are in the source, one click away, and in the docstrings as shapes
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -105,8 +105,8 @@ def _relinked(text: str, base: Path, homes: dict[str | None, str]) -> str:
 
 
 def _escaped(*event: Any) -> None:
-    """Docstrings are plain text: equations in paragraphs of their own that are set in, names in backticks, and no other
-    markup, whatever stars and bars they hold.
+    """Escape docstrings, which are plain text: equations are indented paragraphs, names have backticks, and stars and
+    bars are no markup.
     """
     lines: list[str] = event[-1]
     done: list[str] = []

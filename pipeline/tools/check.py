@@ -2,7 +2,7 @@
 
     python -m pipeline.tools.check
 
-The command changes nothing. It prints every problem, and the command that repairs it.
+The command changes nothing. Each printed problem names the command that repairs the damage.
 """
 
 import sys

@@ -38,7 +38,7 @@ DAYS = 30  # age of an unused folder at which the next training deletes it
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """The folder of one training, that is of one seed of an entry."""
+    """The folder of one training: one seed of one entry."""
 
     folder: Path
 

@@ -39,7 +39,7 @@ class Model(Section):
 def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], seed: int | None = None) -> Autoencoder:
     """Build a new model with random weights.
 
-    The model's methods `encode`, `decode` and `reconstruct` check their arguments. They raise a `UserError` for images
+    The model's methods `encode`, `decode` and `reconstruct` check their arguments, and raise a `UserError` for images
     or codes of another type, shape or range.
 
     Args:

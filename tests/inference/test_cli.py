@@ -230,7 +230,7 @@ def test_what_can_be_mended_is_one_sentence(arguments: tuple[str, ...], problem:
 
 
 def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What the command says in a process of its own that ends with 3 if it has imported torch."""
+    """Run the command in a process of its own, which ends with 3 if it has imported torch."""
     script = (
         "import sys; from aelab.inference import cli\ntry: cli.main()\nfinally: 'torch' in sys.modules and sys.exit(3)"
     )
@@ -249,7 +249,7 @@ def test_help_teaches_by_example(command: str, call: Call) -> None:
 
 
 def test_help_is_quick() -> None:
-    """That of no command imports torch."""
+    """No command imports torch for its help."""
     script = """
 import contextlib, sys
 from aelab.inference import cli

@@ -278,7 +278,7 @@ class Scheduled(Recorder):
 
 
 class Spiky(Recorder):
-    """A module with one step whose gradient is a million times that of the others, up the hill."""
+    """A module with one step whose gradient is a million times larger than all others, and points uphill."""
 
     def loss(self, batch: Batch) -> Losses:
         slope = torch.where(batch.step == 2, -1e6, 1.0)

@@ -198,7 +198,7 @@ def _hint(value: object) -> str:
         number = float(value) if isinstance(value, str) else None
     except ValueError:
         return ""
-    return "" if number is None else "; it was read as text, so write the number without quotes, as in 0.001"
+    return "" if number is None else "; YAML reads it as text, so write the number without quotes, as in 0.001"
 
 
 def _known_keys(annotation: Any, location: tuple[int | str, ...]) -> list[str]:

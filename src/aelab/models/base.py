@@ -45,7 +45,7 @@ class Batch:
 
     Attributes:
         inputs: images or codes that the module sees, (B, …).
-        targets: images or codes that the module must reproduce, (B, …). They equal `inputs` unless these are corrupted.
+        targets: images or codes that the module must reproduce, (B, …); equal to `inputs` without a corruption.
         generator: the source of all randomness, on the same device.
         step: optimiser steps before this one, () int64. In validation it equals `steps`.
         steps: optimiser steps of the whole training.

@@ -1,7 +1,7 @@
 """Base classes of the quantisers whose codes are vectors: the nearest vector is the code, and dead codes restart.
 
-Only a code in use moves towards the encoder's outputs, so without restarts most codes are never used again. A dead code
-is a code that is (almost) unused. It restarts at one of the encoder's current outputs.
+Only a code in use moves towards the encoder's outputs, so without restarts most codes are never used again. A dead
+code, which is (almost) unused, restarts at one of the encoder's current outputs.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """The training loop: one function for every variant and every phase.
 
-The seed and the number of the epoch determine the order of the data. They also seed the generator of all other
-randomness, so an epoch does not depend on how many random numbers earlier epochs have drawn.
+The seed and the number of the epoch determine the order of the data and all other randomness. Therefore an epoch does
+not depend on how many random numbers earlier epochs have drawn.
 """
 
 import math
