@@ -153,20 +153,30 @@ OPTION = re.compile(r"^\* `-.*\n", re.MULTILINE)
 
 
 def commands() -> str:
-    """Return docs/commands.md, made with typer's generator; options of several commands are listed once."""
+    """Return docs/commands.md, made with typer's generator.
+
+    Options of several commands are listed once. A program without options has a row in a table.
+    """
     targets = re.findall(r"^([a-z-]+):.*?## +(.*)$", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    texts = [_described(words, found) for words, found in programs().items()]
+    plain = {words: summary for words, found in programs().items() if (summary := _plain(found))}
+    texts = [_described(words, found) for words, found in programs().items() if words not in plain]
     shared = [option for option, times in Counter(OPTION.findall("".join(texts))).items() if times > 1]
     texts = [OPTION.sub(lambda option: "" if option[0] in shared else option[0], text) for text in texts]
     texts = [re.sub(r"\*\*Options\*\*:\n\n(?!\* )", "", text) for text in texts]
     texts = [re.sub(r"\*\*Usage\*\*:\n\n```console\n\$ (.+)\n```\n", r"Usage: `\1`\n", text) for text in texts]
     texts = [re.sub(r"\n{3,}", "\n\n", text) for text in texts]
-    return template("commands.md.j2").render(targets=targets, programs=texts, shared=shared)
+    return template("commands.md.j2").render(targets=targets, programs=texts, shared=shared, plain=plain)
+
+
+def _plain(found: Any) -> str:
+    """Return the first sentence of a program without options, or ""."""
+    if isinstance(found, str):
+        return found
+    optional = any(each.param_type_name == "option" for each in found.params)
+    return "" if optional else str(found.help).partition("\n\n")[0]
 
 
 def _described(words: str, found: Any) -> str:
-    if isinstance(found, str):
-        return f"### `{words}`\n\n{found}"
     context = found.context_class(found, info_name=words, **found.context_settings)
     text = get_docs_for_click(obj=found, ctx=context, indent=2, name=words)
     return EXAMPLES.sub(lambda lines: f"\n```sh\n{textwrap.dedent(lines[0])}```\n", text)
