@@ -7,7 +7,6 @@ import errno
 import gc
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import pipeline
 from aelab.core.disk import write_json
 from aelab.core.errors import UserError
 from pipeline import PARENT
-from pipeline.common import params, resources
+from pipeline.common import git, params, resources
 from pipeline.common.signals import LISTENER
 
 Provenance: TypeAlias = dict[str, Any]
@@ -105,8 +104,8 @@ def check_code() -> None:
 
 
 def _provenance() -> Provenance:
-    commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=all", "--", *CODE)
+    commit = (git.output("rev-parse", "HEAD") or "").strip()
+    changed = (git.output("status", "--porcelain", "--untracked-files=all", "--", *CODE) or "").rstrip("\n")
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit or "unknown",
@@ -115,14 +114,6 @@ def _provenance() -> Provenance:
         "python": ".".join(map(str, sys.version_info[:3])),
         "packages": {name: version(name) for name in PACKAGES},
     }
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)  # noqa: S603, S607
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.rstrip("\n")
 
 
 def what_to_mend(error: BaseException) -> str | None:

@@ -7,14 +7,13 @@ cache. So the runner prints the changes after the report, and writes them to `re
 import csv
 import io
 import math
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from aelab.report.intervals import Interval, holm, interval
 from aelab.report.metrics import HEADLINE, METRICS, OVERVIEW
-from pipeline.common import paths
+from pipeline.common import git, paths
 
 TABLE, PAGE = paths.REPORTS / "comparison.csv", paths.REPORTS / "changes.md"
 COMPARED = tuple(dict.fromkeys((*OVERVIEW, *HEADLINE)))
@@ -55,7 +54,8 @@ class Change:
 def tell() -> None:
     """Print what changed since HEAD, if the data are the same, and write all changes to a page."""
     PAGE.unlink(missing_ok=True)
-    committed, commit = _git("show", f"HEAD:./{TABLE.as_posix()}"), _git("rev-parse", "--short", "HEAD").strip()
+    committed = git.output("show", f"HEAD:./{TABLE.as_posix()}") or ""
+    commit = (git.output("rev-parse", "--short", "HEAD") or "").strip()
     if not committed or not TABLE.exists():
         return
     before, now = _read(committed), _read(TABLE.read_text(encoding="utf-8"))
@@ -117,12 +117,3 @@ def _values(rows: Rows, entry: str, name: str) -> dict[str, float]:
 
 def _read(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
-
-
-def _git(*arguments: str) -> str:
-    """Return git's output; "" without git, a commit or the file."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=True)  # noqa: S603, S607
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout

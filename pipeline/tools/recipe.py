@@ -33,7 +33,7 @@ from aelab.report.claims import TABLE as CLAIMS
 from aelab.report.intervals import interval
 from aelab.report.metrics import METRICS, Metric
 from pipeline import RUNNER
-from pipeline.common import params, paths, stage
+from pipeline.common import git, params, paths, stage
 from pipeline.common.params import PARAMS, one_of
 from pipeline.tools.templates import template
 
@@ -263,7 +263,7 @@ def shortened(section: Any, limits: Mapping[str, int]) -> Any:
 
 def committed(revision: str = "HEAD") -> dict[str, Any]:
     """Return the unchecked parameters of a commit."""
-    text = _git("show", f"{revision}:./{PARAMS}")
+    text = git.output("show", f"{revision}:./{PARAMS}")
     if text is None:
         msg = f"git has no {PARAMS} at {revision}: commit the file, since the run starts from a commit"
         raise UserError(msg)
@@ -276,7 +276,7 @@ def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
 
     An earlier experiment of the same name on this commit is replaced. Finished trainings are not repeated.
     """
-    _git("update-ref", "-d", _reference(name))
+    git.output("update-ref", "-d", _reference(name))
     changes = [word for each in overrides(params.read(PARAMS), wanted) for word in ("--set-param", each)]
     environment = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
@@ -313,18 +313,13 @@ def _kept(name: str, file: str) -> str:
 
 def _reference(name: str) -> str:
     """Return git's reference of an experiment on this commit."""
-    head = (_git("rev-parse", "HEAD") or "").strip()
+    head = (git.output("rev-parse", "HEAD") or "").strip()
     return f"refs/exps/{head[:2]}/{head[2:]}/{name}"
 
 
 def _reported(name: str, file: str) -> str | None:
     """Return a file of the experiment's report; None if it does not exist."""
-    return _git("show", f"{_reference(name)}:./{paths.REPORTS}/{file}")
-
-
-def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", check=False)  # noqa: S603, S607
-    return None if done.returncode else done.stdout
+    return git.output("show", f"{_reference(name)}:./{paths.REPORTS}/{file}")
 
 
 def overrides(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

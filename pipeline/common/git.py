@@ -1,0 +1,12 @@
+"""Questions to git about this repository."""
+
+import subprocess
+
+
+def output(*arguments: str) -> str | None:
+    """Return the output of a git command; None without git, or if the command fails."""
+    try:
+        command = ["git", *arguments]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
