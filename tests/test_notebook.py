@@ -123,7 +123,7 @@ def test_pairs_have_an_input_for_each_target(count: int) -> None:
 
 
 def test_copies_are_given_by_name() -> None:
-    with pytest.raises(UserError, match=r"by name.*what came is an array of uint8 \(64, 1, 8, 8\)"):
+    with pytest.raises(UserError, match=r"must map names to corrupted copies.*got an array of uint8 \(64, 1, 8, 8\)"):
         aelab.evaluate(model(), IMAGES, IMAGES)  # type: ignore[arg-type]
 
 

@@ -120,8 +120,8 @@ def _lead(entries: Sequence[ReportEntry]) -> str:
     seeds = f"means over {len(params.seeds)} seeds" if len(params.seeds) > 1 else "from one seed"
     trained = [entry for entry in entries if not entry.floor]
     below = [entry.name for entry in entries if entry.floor]
-    return f"{len(trained)} entries of params.yaml; numbers are {seeds}, trained on {training['hardware']}." + (
-        f" Floors, in which nothing is trained: {tables.listed(below)}." if below else ""
+    return f"Entries of params.yaml: {len(trained)}, trained on {training['hardware']}. Numbers are {seeds}." + (
+        f" Floors, without a training: {tables.listed(below)}." if below else ""
     )
 
 
@@ -138,11 +138,11 @@ def _problems(entries: Sequence[ReportEntry]) -> Iterator[str]:
     """Yield a warning for each problem that a reader should know first; seeds with the same problem share one."""
     download = paths.PROVENANCE / "download.json"
     if left_out := disk.read_json(download).get("left_out"):
-        yield f"{len(left_out)} files were left out; {download} lists them with the reasons"
+        yield f"files left out: {len(left_out)}; {download} lists them with the reasons"
     for entry in entries:
         found: dict[str, list[int]] = {}
         for result in entry.results:
-            stopped = [f"{result.status}; no number below includes it"] if result.status != "finished" else []
+            stopped = [f"{result.status}; no number below includes this seed"] if result.status != "finished" else []
             for text in (*result.symptoms, *stopped):
                 found.setdefault(text, []).append(result.seed)
         for text, seeds in found.items():
@@ -167,7 +167,7 @@ def _contrast(contrast: summary.Contrast, entries: Sequence[ReportEntry]) -> dic
         ],
         "links": links,
         "readings": readings,
-        "table": Table("", "", ["", "is", "by", before.name, after.name], told) if told else None,
+        "table": Table("", "", ["", "result", "change", before.name, after.name], told) if told else None,
         "tied": [metric(change.name).title for change in contrast.tied],
     }
 
@@ -207,7 +207,7 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
         "Reconstruction and denoising", note, evidence, (*RECONSTRUCTION, "denoising_mse", "copying_mse")
     )
     for pixels, comparable in tables.comparable(evidence, "neg_elbo"):
-        note = "Per image: −ELBO = rate + distortion. Likelihoods in other tables are not comparable with these. "
+        note = "Per image: −ELBO = rate + distortion. Do not compare likelihoods across tables.  "
         note += floors.note(classified.get("floors", {}), str(pixels))
         yield from tables.tables(f"Likelihood: {pixels}", note, evidence.of(comparable), LIKELIHOOD, say_pixels=False)
     restored = (
@@ -216,7 +216,7 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
     )
     noise = noise_levels(evidence.results).items()
     for title, note, names in (
-        ("Codes", "Over the whole test split.", CODES),
+        ("Codes", "Use of the codes over the whole test split.", CODES),
         ("Representation", "Prediction of the images' classes from the codes.", (*REPRESENTATION, *CLASSIFIED)),
         ("Geometry", "Interpolations between the codes of test images.", GEOMETRY),
         ("Known factors", "How well single dimensions of the code predict the factors of the images.", FACTORS),
@@ -236,7 +236,7 @@ def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
     if not (chosen := params.dataset.anomalies):
         return
     what = chosen if isinstance(chosen, str) else f"the held-out class {tables.listed(chosen)}"
-    note = f"Anomalies: {what}, against test images. –: the model defines no such score. identity scores raw pixels."
+    note = f"Anomalies: {what}, against test images. A dash: there is no such score. identity: scores of raw pixels."
     for title, measure in zip(("Anomalies", "Anomalies, average precision"), MEASURES, strict=True):
         names = [name for name in ANOMALIES if name.startswith(f"{measure}_")]
         if parts := tables.tables("", "", evidence, names):
@@ -250,9 +250,8 @@ def _features(measured: Mapping[str, float]) -> str:
     if not measured:
         return "There is no classifier, so there are no features."
     return (
-        f"In the features of a classifier with {measured['classifier_accuracy']:.2f} % accuracy on the test images. "
-        f"The Fréchet distance between as many training images and the test images is "
-        f"{measured['frechet_floor']:.2f}."
+        f"A classifier with {measured['classifier_accuracy']:.2f} % accuracy on the test images gives the features. "
+        f"With training images in place of samples, the Fréchet distance is {measured['frechet_floor']:.2f}."
     )
 
 
@@ -292,13 +291,13 @@ def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
             "uncommitted changes": ", ".join(training["uncommitted_changes"]) or "none",
             "steps": _steps(entry),
             "trained at": training["started"],
-            "on": f"{training['hardware']}, {training['precision']}, {training['mode']}",
-            "with": f"Python {training['python']}, torch {training['packages']['torch']}",
+            "hardware": f"{training['hardware']}, {training['precision']}, {training['mode']}",
+            "software": f"Python {training['python']}, torch {training['packages']['torch']}",
             "data": f"{entry.params.dataset.name}; training split {result.data_digest}, the other splits: see dvc.lock",
             "parameters": f"digest {results.parameters_digest(result)}",
-            "weights": f"{paths.MODELS / result.entry}/seed{result.seed}.safetensors, and so on",
-            "every metric": f"{paths.EVALUATION / result.entry}/metrics.json",
-            "again": f"git checkout {commit[:12]} && dvc repro --force evaluate@{result.entry}",
+            "weights": f"{paths.MODELS / result.entry}/seed{result.seed}.safetensors, a file for each seed",
+            "all metrics": f"{paths.EVALUATION / result.entry}/metrics.json",
+            "command to repeat": f"git checkout {commit[:12]} && dvc repro --force evaluate@{result.entry}",
         },
         "parameters": parameters.getvalue(),
     }

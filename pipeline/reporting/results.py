@@ -50,7 +50,7 @@ class Result:
         folder: The folder of the figures.
         weights: The file of the weights.
         curve: Phase, step, time and losses of every point.
-        floor: Whether nothing is trained: one seed, no rank.
+        floor: Whether the entry is a floor, which has one seed and no rank.
         code: An image's code: its `numbers`, or its `codes`, each one `of` K.
         training_images: Their number.
     """
@@ -114,7 +114,7 @@ class ReportEntry:
         return examples.read(path) if path and path.exists() else None
 
     def entry(self) -> Entry:
-        """Return the entry in the form that judges the claims."""
+        """Return the entry as the claims' tests need it."""
         return Entry(
             self.name,
             pixels=next((result.pixels for result in self.finished), None),

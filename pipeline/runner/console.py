@@ -31,7 +31,7 @@ class ConsoleLog:
 
     def sum_up(self, remark: str) -> None:
         """Print the total time of a run, and a remark."""
-        show(f"{self._time()}  in all  ({remark})\n")
+        show(f"{self._time()}    total  ({remark})\n")
 
     def _time(self) -> str:
         seconds = int(time.monotonic() - self.started)

@@ -1,4 +1,4 @@
-"""classify: train the classifier whose features the comparison of samples with images needs.
+"""classify: train the classifier whose features serve the Fréchet distance.
 
 The metrics file also says why a metric is undefined, and holds the floors that need no model: the size of the images as
 lossless files.

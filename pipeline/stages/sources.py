@@ -1,4 +1,4 @@
-"""sources: write the hashes of the part files from which each entry's model is built.
+"""sources: write the hashes of the source files from which each entry's model is built.
 
 The files are what the model's file imports, directly or not, and the network that the entry names. The training of an
 entry depends only on the entry's own hashes, so a new quantiser reruns only the entries whose model has a quantiser.

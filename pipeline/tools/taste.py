@@ -33,7 +33,7 @@ def main(
         typer.Option(metavar="REVISION", help="Run this revision too, and compare the last commit with it."),
     ] = None,
 ) -> None:
-    """Run the pipeline on the digits with few steps: one seed of the last commit, or three with REVISION."""
+    """Run the last commit's pipeline on the digits with few steps and one seed; with --base, compare three seeds."""
     try:
         if base is None:
             _run("HEAD", SEEDS)

@@ -55,7 +55,7 @@ def check_gpus(checked: params.Params) -> None:
     Raises:
         UserError: this machine has too few GPUs.
     """
-    import torch  # noqa: PLC0415 - torchrun itself needs it later
+    import torch  # noqa: PLC0415 - slow to import
 
     from aelab.core import devices  # noqa: PLC0415
 
@@ -67,7 +67,7 @@ def check_gpus(checked: params.Params) -> None:
 
 
 def run(command: Sequence[str], processes: int, threads: int) -> None:
-    """Run a module's `command` as the `processes` of one training, and wait until all have finished.
+    """Start `command`, a module with its arguments, in `processes` processes that train one model, and wait for all.
 
     Raises:
         UserError: a process met a problem that the user can correct, or the processes died too often.
@@ -76,10 +76,10 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
     more = shlex.split(os.environ.get(TORCHRUN, "")) or ["--standalone"]
     arguments = [f"--nproc-per-node={here(processes)}", f"--max-restarts={RESTARTS}", *more, "-m", *command]
     with tempfile.TemporaryDirectory() as problems:
-        # This process restores DVC's outputs, so its children must not.
+        # With DVC_STAGE, a process restores DVC's outputs after a failure. Only this process may do so.
         environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
         environment |= {PROBLEMS: problems, "OMP_NUM_THREADS": str(threads)}
-        # Without this, restarted processes would find the entries of dead processes in the store and wait for them.
+        # Without this, restarted processes would wait for dead processes, whose entries are still in torchrun's store.
         environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with _torchrun(arguments, environment) as process:
             announced = False
@@ -94,7 +94,7 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
         raise Stopped
     if process.returncode != 0:
         msg = (
-            f"a process of the training was killed or failed {RESTARTS + 1} times, or another machine is unreachable; "
+            "processes of the training were killed or failed too often, or another machine is unreachable; "
             "the next run continues from the last checkpoint"
         )
         raise UserError(msg)
@@ -130,9 +130,9 @@ def _gone_is_fine() -> Iterator[None]:
 def take_part(work: Callable[[params.Params], None]) -> None:
     """Do `work` as one of the processes that torchrun started.
 
-    The process ends in order when it is asked to, when torchrun is gone, or when another process of the training is.
+    The process shuts down cleanly on request, and when torchrun or another process of the training has ended.
     """
-    from aelab.core import devices, process_group  # noqa: PLC0415 - torch; torchrun itself needs it later
+    from aelab.core import devices, process_group  # noqa: PLC0415 - slow to import
 
     try:
         signals.LISTENER.listen(polls=True)

@@ -1,4 +1,4 @@
-"""The command as it is called: what it writes, what it says, how it ends."""
+"""The command line `aelab`: files, messages and exit codes."""
 
 import io
 import os
@@ -62,7 +62,7 @@ def test_what_is_no_image_beside_images_is_told_and_harms_nothing(call: Call, he
     (here / "digits/more").symlink_to("..")
     code, _, err = call("reconstruct", "digits", "out", "-m", "models/ae")
     assert code == 0
-    for name in ("labels.csv is", "README is", "digits.json is", "more is a link to a folder that contains it"):
+    for name in ("labels.csv is", "README is", "digits.json is", "more is a link to a folder"):
         assert name in err
     assert "Thumbs.db" not in err
     assert "left out" not in err
@@ -111,7 +111,7 @@ def test_nothing_is_replaced_without_force(call: Call, here: Path) -> None:
         ("interpolate", "digits/0.png", "digits/1.png", "a.png", "-m", "models/vae"),
     ):
         code, _, err = call(*arguments)
-        assert (code, "--force does so" in err) == (1, True)
+        assert (code, "use --force to allow this" in err) == (1, True)
         assert (here / "a.png").read_text() == "mine"
     assert call("sample", "a.png", "-m", "models/vae", "--force")[0] == 0
     assert pixels("a.png").shape == (32, 32)
@@ -128,7 +128,7 @@ def test_another_size_is_brought_to_the_models(call: Call, here: Path) -> None:
 
 def test_denoising_with_a_model_that_knows_no_noise_is_warned_of(call: Call) -> None:
     code, _, err = call("denoise", "digits/0.png", "a.png", "-m", "models/ae")
-    assert (code, "warning: a model of this kind has seen clean images only" in err) == (0, True)
+    assert (code, "warning: models of this kind learn from clean images only" in err) == (0, True)
     code, _, err = call("denoise", "digits/0.png", "b.png", "-m", "models/dae")
     assert (code, "warning" in err) == (0, False)
 
@@ -175,7 +175,7 @@ def test_export(call: Call) -> None:
 
 
 def test_pipes(here: Path, models: Path) -> None:
-    """In a process of its own, as it is installed."""
+    """A new process reads an image from a pipe, and writes the reconstruction to a pipe."""
     command = [sys.executable, "-m", "aelab.inference.cli", "reconstruct", "-", "-", "-m", "models/ae", "-q"]
     image = (here / "digits/0.png").read_bytes()
     done = subprocess.run(command, input=image, capture_output=True, check=True)
@@ -196,7 +196,7 @@ def test_what_comes_through_a_pipe_may_be_damaged(call: Call, here: Path, monkey
     [
         (("reconstruct", "digits/0.png"), "Missing argument 'OUT'"),
         (("reconstruct", "digits/0.png", "a.png"), "Missing option '--model'"),
-        (("reconstruct", "digits", "-", "-m", "models/ae"), "a folder becomes a folder"),
+        (("reconstruct", "digits", "-", "-m", "models/ae"), "name a folder"),
         (("encode", "digits", "codes.txt", "-m", "models/ae"), "codes.txt ends in neither"),
         (("sample", "a.png", "-m", "models/vae", "-n", "0"), "greater than or equal to 1"),
         (("interpolate", "a", "b", "c.png", "-m", "models/vae", "--steps", "1"), "greater than or equal to 2"),
@@ -230,7 +230,7 @@ def test_what_can_be_mended_is_one_sentence(arguments: tuple[str, ...], problem:
 
 
 def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, which ends with 3 if it has imported torch."""
+    """Run the command in a new process, which exits with 3 if the command imported torch."""
     script = (
         "import sys; from aelab.inference import cli\ntry: cli.main()\nfinally: 'torch' in sys.modules and sys.exit(3)"
     )
@@ -249,7 +249,7 @@ def test_help_teaches_by_example(command: str, call: Call) -> None:
 
 
 def test_help_is_quick() -> None:
-    """No command imports torch for its help."""
+    """The help of no command imports torch."""
     script = """
 import contextlib, sys
 from aelab.inference import cli
@@ -278,7 +278,7 @@ def test_completion(shell: str) -> None:
 def test_a_card_is_made_in_the_folder_of_a_project_and_replaces_nothing(call: Call, here: Path) -> None:
     code, out, err = call("card", "--model", "vae")
     assert (code, out) == (1, "")
-    assert "aelab: a card is made of a project's results: go to the folder that has its params.yaml" in err
+    assert "aelab: a card needs the results of a project: run the command in the folder that has params.yaml" in err
     (here / "card.md").write_text("mine")
     assert call("card", "--model", "vae", "card.md")[0] == 1
     assert (here / "card.md").read_text() == "mine"

@@ -111,7 +111,7 @@ def test_what_there_is_not_is_told_and_not_made(
     with pytest.raises(SystemExit, match=r"is deleted: .* mlflow experiments restore"):
         ui.main()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "htp://server")
-    with pytest.raises(SystemExit, match="no address of an MLflow"):
+    with pytest.raises(SystemExit, match="is not an MLflow address"):
         ui.main()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{servers.free_port()}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

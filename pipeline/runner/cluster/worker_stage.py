@@ -1,6 +1,6 @@
-"""The process of a worker that runs one stage after the other, since Python's imports take longer than DVC's own work.
+"""The process of a cluster's worker. One process runs all stages, so Python's imports happen once.
 
-It pulls a stage's inputs from DVC's remote into the worker's clone, and pushes the outputs.
+The process pulls a stage's inputs from DVC's remote into the worker's clone, and pushes the outputs.
 """
 
 import json

@@ -41,7 +41,7 @@ def _share(quota: str, period: str) -> float | None:
 
 
 def _read(controller: str, file: str) -> Iterator[list[str]]:
-    """Words of `file` in this process's control group and in its parent groups, as far as a container shows them."""
+    """Words of `file` in this process's control group and in its parent groups, if a container shows them."""
     try:
         lines = [line.split(":", 2) for line in OWN.read_text(encoding="utf-8").splitlines()]
     except OSError:  # not on Linux

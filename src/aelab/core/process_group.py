@@ -29,11 +29,11 @@ from torch.distributed.rendezvous import rendezvous
 from aelab.core.errors import UserError
 
 MEETS_WITHIN = timedelta(minutes=2)  # Timeout for joining the group. Connections of gloo may take five times as long.
-PATIENCE = timedelta(days=1)  # Timeout for a process that does not answer. The end of a process is noticed at once.
-LAG = 8  # Steps until the host reads a vote from its GPU. By then, the vote is ready, and the host does not wait.
+PATIENCE = timedelta(days=1)  # Timeout for a process that does not answer. Gloo notices the end of a process at once.
+LAG = 8  # Steps until the host reads a vote to stop (`StopVotes`) from its GPU. By then, the vote is ready.
 
 
-class ProcessLost(Exception):  # noqa: N818 - named after the state of the group
+class ProcessLost(Exception):  # noqa: N818 - not an error of the caller
     """Another process of the group has ended."""
 
 
@@ -44,7 +44,7 @@ class Share:
     Attributes:
         start: First row of this process.
         stop: Row after its last row.
-        total: Rows of the whole batch. The value 1 marks a process that has the whole batch, of any size.
+        total: Rows of the whole batch. The value 1 says that this process computes the whole batch, of any size.
         weight: Weight of this process's mean in the mean over all processes.
     """
 

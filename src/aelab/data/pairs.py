@@ -50,19 +50,21 @@ class Pairs(NamedTuple):
             versions: Whether several inputs for each target are allowed, the same number for all targets.
 
         Raises:
-            UserError: An array has another type or shape, or the number of inputs is wrong.
+            UserError: An array has not the expected type or shape, or the number of inputs is wrong.
         """
         check_stored(self.targets, image, what)
         if self.inputs is not self.targets:
             check_stored(self.inputs, image, f"inputs of {what}")
             count, wanted = len(self.inputs), len(self.targets)
             if count != wanted and not (versions and count % wanted == 0):
-                msg = f"{what} have {count} inputs for {wanted} targets; each target needs one input"
+                msg = (
+                    f"{what} have {count} inputs for {wanted} targets; each target needs as many inputs as every other"
+                )
                 raise UserError(msg)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of inputs and targets. An array that is both counts once."""
+        """Bytes of inputs and targets. If both are one array, its bytes count once."""
         return self.targets.nbytes + (0 if self.inputs is self.targets else self.inputs.nbytes)
 
     def thinned(self, count: int) -> "Pairs":

@@ -22,7 +22,7 @@ LARGEST = 8  # side of the largest grid that a fully connected layer takes as it
 
 
 class Pointwise(nn.Linear):
-    """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), as a matrix product. Channels last needs no copy."""
+    """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), as a matrix product; `channels_last` needs no copy."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, F, h, w) → (B, G, h, w)."""

@@ -18,7 +18,11 @@ from aelab.models.network import Decoder, Grid, Network
 class ConvNetwork(Network):
     """Strided convolutions and residual blocks with `width` feature maps.
 
-    Each place of the grid covers `downsampling`² pixels. There are `residual` blocks, with `hidden` feature maps each.
+    Each place of the grid covers `downsampling`² pixels. The number of residual blocks is `residual`; each has `hidden`
+    feature maps.
+
+    Dimensions: B batch, C image channels, (H, W) image, (h, w) grid, F `width`, P `channels`, the likelihood's
+    parameters for each pixel.
     """
 
     def __init__(

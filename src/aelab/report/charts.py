@@ -241,7 +241,7 @@ def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Pat
 
     Args:
         curves: the points of the phase, for each seed. The upper axis has the seconds of the first seed.
-        best: the step whose weights validation picked, for each seed; a large dot marks this step.
+        best: the step whose weights were picked on the validation split, for each seed; a large dot marks this step.
         style: number of the entry's colour and marker.
         path: the SVG file.
     """

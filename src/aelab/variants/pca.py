@@ -34,7 +34,7 @@ class PCA(Floor):
 
     @property
     def start_images(self) -> int:
-        """Number of training images for the fit: all, up to 2²⁶ numbers."""
+        """Number of training images for the fit: as many as have at most 2²⁶ pixel values together."""
         return max(1, NUMBERS // math.prod(self.image))
 
     @torch.no_grad()

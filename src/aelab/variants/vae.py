@@ -5,8 +5,8 @@
     reparameterised   z = μ + σ·ε,  ε ~ N(0, I)
     loss              −E_q[log p_θ(x|z)] + β·KL(q_φ(z|x) ‖ p(z))
 
-Kingma & Welling 2014, equations 4 and 10. With β = 1 the loss is the bound −log p(x) ≤ loss. Another β gives the β-VAE
-of Higgins et al. 2017. log p(x) itself is intractable: loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)).
+Kingma & Welling 2014, equations 4 and 10. With β = 1, loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)) ≥ −log p(x); both
+terms are intractable. Another β gives the β-VAE of Higgins et al. 2017.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""VQ-VAE: an autoencoder whose code is a grid of entries of a codebook, with a learned prior over the grid.
+"""VQ-VAE: an autoencoder whose code is a grid of codebook vectors, with a learned prior over the grid.
 
     posterior      one-hot at k = argmin_j ‖z_e(x) − e_j‖
     decoder input  z_q(x) = e_k, whose gradient is copied straight through to z_e(x)
