@@ -163,7 +163,6 @@ def commands() -> str:
     shared = [option for option, times in Counter(OPTION.findall("".join(texts))).items() if times > 1]
     texts = [OPTION.sub(lambda option: "" if option[0] in shared else option[0], text) for text in texts]
     texts = [re.sub(r"\*\*Options\*\*:\n\n(?!\* )", "", text) for text in texts]
-    texts = [re.sub(r"\*\*Usage\*\*:\n\n```console\n\$ (.+)\n```\n", r"Usage: `\1`\n", text) for text in texts]
     texts = [re.sub(r"\n{3,}", "\n\n", text) for text in texts]
     return template("commands.md.j2").render(targets=targets, programs=texts, shared=shared, plain=plain)
 

@@ -347,7 +347,8 @@ def test_the_table_of_the_readme_is_that_of_its_pictures() -> None:
             mean = means.get_group(entry)[name].mean()
             assert cell == ("–" if math.isnan(mean) else f"{mean:.{metric(name).digits}f}"), (entry, name)
     assert f"\nMNIST, {means.size().max()} seeds" in readme
-    pictured = {Path(target).name for target in PICTURE.findall(readme)}
+    pages = [readme, (REPOSITORY / "docs/dvc-and-mlflow.md").read_text(encoding="utf-8")]
+    pictured = {Path(target).name for page in pages for target in PICTURE.findall(page)}
     assert {path.name for path in published.iterdir()} == {"comparison.csv", "claims.json", "glance.txt"} | pictured
 
 
