@@ -57,7 +57,7 @@ napoleon_use_ivar = True
 toc_object_entries = False
 viewcode_line_numbers = True
 # Types of other libraries lead nowhere without a network.
-nitpick_ignore_regex = [("py:.*", r"(?!aelab\.).*")]
+nitpick_ignore_regex = [("py:.*", r"(?!aelab\.).*|.*\.T")]  # T is a type variable, without a page
 
 TEXT_OF = re.compile(r"^<!-- text of (\S+) -->$", re.MULTILINE)
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")

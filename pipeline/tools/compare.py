@@ -93,8 +93,7 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
     print(f"\nValidation split, which selects settings. All metrics: {page}, {table}")
 
 
-# --- which entries are compared
-# ------------------------------------------------------------------------------------------
+# --- which entries are compared ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def test_two_revisions_stand_side_by_side(changed: Project, monkeypatch: pytest.
     assert "<code>beta</code>: 1.0 → 4.0" in html
     assert 'id="entry-vae-beta=4"' in html
     assert html.count('id="entry-vqvae') == 1  # equal in both, so it appears once
-    assert "mean is of workspace" in html
+    assert "mean is from workspace" in html
     rows = pd.read_csv(beside)
     assert list(rows[rows["entry"] == "vae"]["beta"]) == [1, 4]
     assert list(rows["entry"]) == ["dae", "vae", "vae", "vqvae", "vae-mlp", "mean", "wild", "pca"]
@@ -180,7 +180,7 @@ def test_a_diverged_run_says_so_and_does_not_rank(changed: Project) -> None:
     assert row["mse"] == "n/a"
     text = (changed.folder / "reports/comparison.md").read_text()
     assert re.search(
-        r"\*\*wild, seeds 0 and 1: autoencoder diverged at step 1: .*; no number below includes it\*\*", text
+        r"\*\*wild, seeds 0 and 1: autoencoder diverged at step 1: .*; no number below includes this seed\*\*", text
     )
     glance = text.split("## At a glance")[1].split("\n## ")[0]
     (line,) = re.findall(r"^\| wild \|.*$", glance, re.MULTILINE)

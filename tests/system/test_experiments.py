@@ -123,4 +123,4 @@ def test_what_the_readme_shows_is_copied_by_one_command(finished: Project, tmp_p
     (tmp_path / "docs/published").mkdir(parents=True)
     subprocess.run(["bash", "-ec", line], cwd=tmp_path, check=True)
     copied = {path.name for path in (tmp_path / "docs/published").iterdir()}
-    assert copied | {"report.png"} == {path.name for path in (REPOSITORY / "docs/published").iterdir()}
+    assert copied | {"report.png", "mlflow.png"} == {path.name for path in (REPOSITORY / "docs/published").iterdir()}

@@ -150,7 +150,7 @@ def test_the_server_does_every_task(server: Serving) -> None:
         (np.zeros((2, 3, 8, 8)), {}, "Shape of input (2, 3, 8, 8) does not match expected shape (-1, 1, 8, 8)"),
         (np.zeros((8, 8)), {}, "Shape of input (8, 8) does not match"),
         (np.full((1, *IMAGE), "a"), {}, "could not convert string to float"),
-        (np.full((1, *IMAGE), 255), {}, "images have values from 0 to 1"),
+        (np.full((1, *IMAGE), 255), {}, "images must have values from 0 to 1"),
         (
             X,
             {"task": "paint"},
