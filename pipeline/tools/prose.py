@@ -2,13 +2,12 @@
 
     python -m pipeline.tools.prose [FILE…]
 
-proselint checks for clichés, needless words and typing errors. `prose.toml` adds the project's own rules, the lengths
-of sentences, and the exceptions, each with its reason.
+proselint checks for clichés, needless words and typing errors. `prose.toml` adds the project's own rules and the
+longest sentence of each kind of text. There are no exceptions: a false alarm means another wording.
 """
 
 import ast
 import re
-import subprocess
 import sys
 import tomllib
 from bisect import bisect
@@ -23,6 +22,8 @@ from markdown_it import MarkdownIt
 from proselint.checks import __register__ as CHECKS
 from proselint.registry import CheckRegistry
 from proselint.tools import LintFile
+
+from pipeline.common import git
 
 RULES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 WORDS = [(re.compile(each["find"], re.MULTILINE), each["say"], each.get("where", "")) for each in RULES["words"]]
@@ -49,22 +50,19 @@ def main(
     files: Annotated[list[Path] | None, typer.Argument(help="the files to check; without any, all of them")] = None,
 ) -> None:
     """Check the prose of the repository, and name each passage that breaks a rule."""
-    used: set[int] = set()
     found = [
         f"{passage.path}:{passage.line}: {problem}"
         for path in files or tracked()
-        for passage, problem in problems(list(passages(path)), used)
+        for passage, problem in problems(list(passages(path)))
     ]
-    idle = [RULES["exceptions"][each]["text"] for each in range(len(RULES["exceptions"])) if each not in used]
-    if not files:
-        found += [f"prose.toml: the exception {text!r} is not needed: delete it" for text in idle]
-    print("\n".join([*found, f"{len(found)} findings, {len(RULES['exceptions'])} exceptions"]))
+    print("\n".join([*found, f"{len(found)} findings"]))
     sys.exit(bool(found))
 
 
 def tracked() -> Iterator[Path]:
     """The files of the repository that hold prose, without those that `prose.toml` skips."""
-    listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, check=True, text=True).stdout  # noqa: S607
+    if not (listed := git.output("ls-files", "-z")):
+        sys.exit("git lists no files here: run the command in a clone of the repository")
     for path in map(Path, listed.split("\0")[:-1]):
         if path.suffix in TEXT_SUFFIXES and path.exists() and not any(path.match(each) for each in RULES["skip"]):
             yield path
@@ -80,20 +78,12 @@ def passages(path: Path) -> Iterator[Passage]:
         yield Passage(path, line, kind, re.sub(r"(?s)``.+?``|`[^`]+`", CODE, words))
 
 
-def problems(passages: Sequence[Passage], used: set[int] | None = None) -> Iterator[tuple[Passage, str]]:
-    """Yield the problems in the passages of a file, and add the numbers of the exceptions that applied to `used`."""
-    texts = []
+def problems(passages: Sequence[Passage]) -> Iterator[tuple[Passage, str]]:
+    """Yield the problems in the passages of a file."""
     for passage in passages:
-        text = passage.text
-        for number, each in enumerate(RULES["exceptions"]):
-            if each["text"] in text:
-                text = text.replace(each["text"], CODE)
-                if used is not None:
-                    used.add(number)
-        yield from ((passage, problem) for problem in _own(text, passage.kind))
-        texts.append(text)
-    starts = list(accumulate((len(each) + 2 for each in texts), initial=0))
-    whole = "\n\n".join(texts)
+        yield from ((passage, problem) for problem in _own(passage.text, passage.kind))
+    starts = list(accumulate((len(each.text) + 2 for each in passages), initial=0))
+    whole = "\n\n".join(each.text for each in passages)
     found = LintFile("", whole).lint({"max_errors": 1000, "checks": RULES["proselint"]}) if whole else []
     for result in found:
         check = result.check_result

@@ -158,8 +158,9 @@ def commands() -> str:
     Options of several commands are listed once. A program without options has a row in a table.
     """
     targets = re.findall(r"^([a-z-]+):.*?## +(.*)$", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    plain = {words: summary for words, found in programs().items() if (summary := _plain(found))}
-    texts = [_described(words, found) for words, found in programs().items() if words not in plain]
+    found = programs()
+    plain = {words: summary for words, each in found.items() if (summary := _plain(each))}
+    texts = [_described(words, each) for words, each in found.items() if words not in plain]
     shared = [option for option, times in Counter(OPTION.findall("".join(texts))).items() if times > 1]
     texts = [OPTION.sub(lambda option: "" if option[0] in shared else option[0], text) for text in texts]
     texts = [re.sub(r"\*\*Options\*\*:\n\n(?!\* )", "", text) for text in texts]

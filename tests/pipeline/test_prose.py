@@ -46,9 +46,3 @@ def test_code_is_no_prose(tmp_path: Path) -> None:
     assert not _found(tmp_path, "a.md", sentence)
     assert not _found(tmp_path, "c.py", sentence)
     assert not _found(tmp_path, "a.md", "```\nThe folder is made anew.\n```")
-
-
-def test_an_exception_applies_to_its_text_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(prose.RULES, "exceptions", [{"text": "is to be", "why": "a line of Shakespeare"}])
-    assert not _found(tmp_path, "a.md", "The question is to be or not.")
-    assert _found(tmp_path, "a.md", "The question is to ask.")
