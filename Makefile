@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
-PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # In some containers the user has no name, but DVC needs one.
 export USER := $(or $(USER),$(shell id -u))
