@@ -150,6 +150,7 @@ def _target(section: Json) -> str:
 
 EXAMPLES = re.compile(r"^(?:  \S.*\n)+", re.MULTILINE)  # lines with an indentation of two
 OPTION = re.compile(r"^\* `(?:-|IN ).*\n", re.MULTILINE)  # or the argument IN, which is the same in all commands
+COMPLETION = re.compile(r"^\* `--(?:install|show)-completion.*\n", re.MULTILINE)  # options that typer adds
 STAGES = "python -m pipeline.stages."  # DVC runs them
 
 
@@ -175,6 +176,7 @@ def _has_options(found: Any) -> bool:
 def _described(words: str, found: Any) -> str:
     context = found.context_class(found, info_name=words, **found.context_settings)
     text = get_docs_for_click(obj=found, ctx=context, indent=2, name=words)
+    text = COMPLETION.sub("", text)
     return EXAMPLES.sub(lambda lines: f"\n```sh\n{textwrap.dedent(lines[0])}```\n", text)
 
 
