@@ -132,7 +132,7 @@ def _allowed(section: Json, definitions: Json) -> str:
         choices, part = inner.get("anyOf", []), _target(section)
         names = [_allowed(each, definitions) for each in choices if "type" in each]
         if not choices or len(names) < len(choices):
-            names.append(f"a [{part}](#{part}s): its `name` and its keys")
+            names.append(f"a [{part}](#{part}s) with its keys")
         return " or ".join(names)
     if values := inner.get("enum", [inner["const"]] if "const" in inner else []):
         return ", ".join(f"`{each}`" for each in values)

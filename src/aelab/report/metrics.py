@@ -80,11 +80,11 @@ def page() -> str:
     scores = [(f"`{name}`", each["title"], each["definition"]) for name, each in _SCORES.items()]
     return "\n".join([
         "# Metrics", "",
-        "The report and MLflow show these definitions. ↓: lower is better; ↑: higher is better; no arrow: no value is best.",
-        "", *_table("name", "title", "unit", "definition", "source", rows=metrics), "",
+        "The report and MLflow show these definitions. ↓: lower is better; ↑: higher is better.", "",
+        *_table("name", "title", "unit", "definition", "source", rows=metrics), "",
         "## Anomaly detection", "",
-        "A metric's name joins a measure and a score, as in `auroc_mse`. Higher is better. `dataset.anomalies` chooses the",
-        "anomalies.", "",
+        "A name joins a measure and a score, as in `auroc_mse`. Higher is better. `dataset.anomalies` sets the anomalies.",
+        "",
         *_table("measure", "title", "definition", "source", rows=measures), "",
         *_table("score", "title", "definition", rows=scores), "",
         "`python -m aelab.report.metrics` generates this page from `src/aelab/report/metrics.toml`.", "",
