@@ -83,7 +83,7 @@ def page() -> str:
         "The report and MLflow show these definitions. ↓: lower is better; ↑: higher is better.", "",
         *_table("name", "title", "unit", "definition", "source", rows=metrics), "",
         "## Anomaly detection", "",
-        "A name joins a measure and a score, as in `auroc_mse`. Higher is better. `dataset.anomalies` sets the anomalies.",
+        "A name joins a measure and a score: `auroc_mse`. Higher is better. `dataset.anomalies` sets the anomalies.",
         "",
         *_table("measure", "title", "definition", "source", rows=measures), "",
         *_table("score", "title", "definition", rows=scores), "",
