@@ -29,7 +29,7 @@ class Examples:
     statistics: dict[str, Array]
 
     def write(self, path: Path) -> None:
-        """Write all of it to `path`. The images must be floats, and are stored as uint8."""
+        """Write the images and statistics to `path`. The images must be floats, and are stored as uint8."""
         rows = {
             f"{figure}/{i:02d}/{label}": images
             for figure, rows in self.figures.items()
