@@ -56,7 +56,7 @@ OPTIONS = (  # params of a served model: the task, and the fields of `tasks.Opti
     ParamSpec("codes", DataType.double, [], (-1,)),
     ParamSpec("by", DataType.string, ""),
 )
-OURS = {"written_by": "aelab"}  # Tag of registered models.
+OURS = {"written_by": "aelab"}  # Tag of the registered models that this module wrote.
 LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # Metrics of every run.
 WAIT = 30.0  # Seconds to wait for another process that writes.
 SOURCE = CodeDatasetSource({"mlflow.source.name": "dvc stage download"})  # Source of the images.

@@ -37,8 +37,8 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
     """Return tables of means with 95 % intervals. Bold marks the best entry of a column and the entries that tie.
 
     A likelihood has a column for each kind of pixels, since likelihoods of different kinds are not comparable. Metrics
-    of the same entries share a table, so that no cell is empty; the tables with most entries come first. Floors are in
-    the last rows of a table and are not ranked. Each table's note says what its intervals cover.
+    that the same entries define share a table, so that no cell is empty. The tables with most entries come first.
+    Floors are in the last rows of a table and are not ranked. Each table's note says what its intervals cover.
 
     Args:
         title: title of the first table, which the other tables continue.
