@@ -116,7 +116,7 @@ def _marked(names: Iterable[str], marked: Collection[str]) -> list[str]:
 
 @contextmanager
 def _rows(path: Path, names: Sequence[str], xlabel: str, above: float = 0.0) -> Iterator[Axes]:
-    """Yield the axes of a new chart: a row for each name, the first on top, below space for `above` further rows."""
+    """Yield axes with a row for each name, the first on top. Over the first is space for `above` further rows."""
     with _chart(path, 0.6 + ROW * (len(names) + above)) as axes:
         axes.set(xlabel=_broken(xlabel, BELOW_ROWS), ylim=(len(names) - 0.3, -0.6 - above))
         axes.set_yticks(range(len(names)), [_broken(name) for name in names])

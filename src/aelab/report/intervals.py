@@ -82,7 +82,7 @@ def _quantile(degrees: float, comparisons: int = 1) -> float:
 
 
 def interval(values: Iterable[float]) -> Interval:
-    """Return the mean and interval of independent values. NaN are left out."""
+    """Return the mean and interval of independent values. NaN values are left out."""
     sample = np.asarray([value for value in values if not math.isnan(value)], np.float64)
     degrees = len(sample) - 1
     if degrees < 1:  # a single value has no spread

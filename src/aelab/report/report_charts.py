@@ -123,7 +123,7 @@ def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
 
 
 def _rate_distortion(evidence: Evidence, entry: Entry, others: Sequence[Entry]) -> RateDistortion:
-    """Return an entry's rate and distortion. The entry has a family if several `others` have equal parameters but β."""
+    """Return an entry's rate and distortion, with its family if another entry differs from it only in β."""
     seeds = pd.DataFrame({name: evidence.values(entry, name) for name in ("rate", "distortion", "rate_uniform")})
     rate, distortion, uniform = (seeds[name].to_numpy(float) for name in seeds)
     discrete = seeds["rate_uniform"].notna()
