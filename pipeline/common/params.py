@@ -370,7 +370,7 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
 
 
 def _uncompared(content: object, place: str = "") -> Iterator[str]:
-    """Yield a problem for each key that DVC's run cache ignores. After a change of its value, DVC would restore old results."""
+    """Yield a problem for each key that DVC's run cache ignores. After its change, DVC would restore old results."""
     pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in pairs:
         where = f"{place}{key}"
