@@ -1,4 +1,4 @@
-"""(l) Cost of the design as it grows: MLflow's runs, bytes of data, entries in DVC's files, tasks of an engine.
+"""(l) Growth of costs with the number of runs in MLflow, bytes of data, entries in DVC's files, and Dask's tasks.
 
 A slope is the slope of the time in a double-logarithmic plot between two rows, as in (e). Times are CPU seconds for
 computations, and seconds for waits for a disk.
@@ -31,7 +31,7 @@ METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # estimated sizes of a run
 
 
 def run() -> list[Table]:
-    """Four axes."""
+    """Return a table for each of the four costs."""
     with tempfile.TemporaryDirectory() as folder:
         return [_tracking(Path(folder)), _data(Path(folder)), _planning(Path(folder)), _engine()]
 
@@ -92,6 +92,7 @@ def _tracking(folder: Path) -> Table:
 
 
 def _fill(database: Path, experiment: str, first: int, end: int) -> None:
+    """Write the artificial runs from number `first` up to, but without, `end` to MLflow's database."""
     connection, names = sqlite3.connect(database), range(first, end)
     connection.executemany(
         "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, "

@@ -66,7 +66,7 @@ def tell() -> None:
         for each in found[:MOST]:
             entry, metric, old, new, verdict = each.cells
             print(f"  {entry}: {metric} {old} → {new} ({verdict})")
-        more = f"{len(found) - MOST} more; all of them" if len(found) > MOST else "the same"
+        more = f"{len(found) - MOST} more; all changes" if len(found) > MOST else "the same changes"
         print(f"{more}: {PAGE}")
 
 
@@ -106,7 +106,7 @@ def markdown(found: Iterable[Change]) -> str:
         "Test split, means over the seeds in both tables. A verdict follows from the 95 % interval of the differences, "
         "paired by seed (Holm)."
     )
-    return f"| entry | metric | before | now | is |\n|---|---|---:|---:|---|\n{rows}\n\n{note}\n"
+    return f"| entry | metric | before | now | verdict |\n|---|---|---:|---:|---|\n{rows}\n\n{note}\n"
 
 
 def _values(rows: Rows, entry: str, name: str) -> dict[str, float]:

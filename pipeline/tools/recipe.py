@@ -4,9 +4,9 @@
     python -m pipeline.tools.recipe iwae-short            # the result goes to recipes/results/iwae-short.json
     python -m pipeline.tools.recipe iwae-short --quick    # try the command in a minute
 
-A recipe's `params` change params.yaml mapping by mapping; `variants` and `seeds` are replaced as a whole. The
-experiment runs in a copy of the repository: params.yaml, dvc.lock and the reports stay unchanged. A recipe starts from
-the last commit, so uncommitted changes of params.yaml have no effect.
+A recipe's `params` change single keys of params.yaml; only `variants` and `seeds` are replaced as a whole. The
+experiment runs in a copy of the repository, so params.yaml, dvc.lock and the reports stay unchanged. A recipe starts
+from the last commit, so uncommitted changes of params.yaml have no effect.
 """
 
 import csv
@@ -52,6 +52,7 @@ TRIAL_PARAMS = {
     "dataset": {"name": "digits"},
     "training": {"precision": "float32", "validations": 2, "validation_images": 64},
 }
+# Columns of the report's table that become keys of a recipe's result.
 SAME = ("started", "commit", "data", "device", "hardware", "precision", "mode", "python", *stage.PACKAGES)
 
 
@@ -178,7 +179,7 @@ class Recipe(Section):
 
 
 def settings(name: str, recipe: Recipe, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the parameters of a recipe's experiments, by name: one, or one for each value of a `sweep`."""
+    """Return the parameters of each experiment, by its name: one experiment, or one for each value of a `sweep`."""
     found = {name: dict(wanted)}
     for key, values in recipe.sweep.items():
         found = {f"{name}-{i}": merged(wanted, nested(key, value)) for i, value in enumerate(values)}
@@ -357,7 +358,7 @@ def outcome(name: str, recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence
         **recipe.model_dump(include={"title", "paper", "table", *(["sweep"] if recipe.sweep else [])}),
         "figures": figures(recipe, wanted, rows),
         **{key: rows[0][key] for key in SAME},
-        "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],  # all in "parameters"
+        "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],  # see "parameters"
         "parameters": dict(wanted),
     }
 

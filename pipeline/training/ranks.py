@@ -62,7 +62,10 @@ def check_gpus(checked: params.Params) -> None:
     options = checked.training
     needed, there = here(options.processes), torch.cuda.device_count()
     if there < needed and devices.prepare(options.device, options.threads).type == "cuda":
-        msg = f"training.processes wants {needed} GPUs of this machine, which has {there}: lower it or use the cpu"
+        msg = (
+            f"training.processes needs {needed} GPUs on this machine, which has {there}: lower training.processes, or "
+            "set training.device to cpu"
+        )
         raise UserError(msg)
 
 

@@ -86,25 +86,25 @@ KNOWN = {
     "width": 8,
     "layers": 2,
     "channels": 2,
-}  # values of keys for all parts, where any value that the annotation allows would be too large or make no sense
+}  # values for keys of these names, for which the first allowed value of `ANY` would be too large or make no sense
 OTHERS: dict[str, dict[str, Any]] = {"tcvae": {"beta": 4.0}, "wae": {"penalty": 10.0}, "vqvae": {"beta": 0.25}}
 PARAMETERS = {
     name: toy_keys(VARIANTS.find(name), KNOWN | OTHERS.get(name, {})) for name in VARIANTS.available()
-}  # of every variant
-LEARNING = [name for name in VARIANTS.available() if not VARIANTS.find(name).floor]  # with a training of their own
-SECTIONS = {  # of every quantiser, for vectors of 3 numbers
+}  # toy parameters of every variant
+LEARNING = [name for name in VARIANTS.available() if not VARIANTS.find(name).floor]  # variants that are trained
+SECTIONS = {  # toy keys of every quantiser, for vectors of 3 numbers
     name: toy_keys(
         QUANTIZERS.find(name), KNOWN | {"codes": 7, "dimensions": 3, "depth": 4, "levels": [8, 5, 4], "bits": 3}
     )
     for name in QUANTIZERS.available()
 }
-NETWORK_KEYS = {  # of every network
+NETWORK_KEYS = {  # toy keys of every network
     name: toy_keys(NETWORKS.find(name), KNOWN | {"hidden": [12, 10]}) for name in NETWORKS.available()
 }
-LIKELIHOOD_SECTIONS = {  # of every likelihood
+LIKELIHOOD_SECTIONS = {  # toy section of every likelihood
     name: {"name": name} | toy_keys(LIKELIHOODS.find(name), KNOWN) for name in LIKELIHOODS.available()
 }
-PRIOR_SECTIONS = {  # of every prior
+PRIOR_SECTIONS = {  # toy section of every prior
     name: {"name": name} | toy_keys(PRIORS.find(name), KNOWN | {"code": 3, "hidden": [8], "components": 5})
     for name in PRIORS.available()
 }
