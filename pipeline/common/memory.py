@@ -19,7 +19,7 @@ def check_all(params: Params) -> None:
     """Check that this machine can train every entry, with as many seeds at once as `train` runs.
 
     Raises:
-        UserError: a phase of a training (autoencoder, prior) does not fit. Each phase gets one sentence.
+        UserError: one sentence for each phase of a training (autoencoder, prior) that does not fit.
     """
     device = devices.prepare(params.training.device, params.training.threads)
     side_by_side = seeds.side_by_side(params, device, resources.cpus()) if params.training.processes == 1 else 1
@@ -38,7 +38,7 @@ def check(params: Params, names: Iterable[str], device: torch.device, room: int,
         count: number of training images, if known; limits the size of a batch.
 
     Raises:
-        UserError: a phase of a training (autoencoder, prior) does not fit. Each phase gets one sentence.
+        UserError: one sentence for each phase of a training (autoencoder, prior) that does not fit.
     """
     problems = []
     for name in names:

@@ -331,7 +331,7 @@ def read(path: Path, *, aliases: bool = True) -> Any:
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
         raise UserError(msg) from error
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: 2024-13-01 is no date, or no UTF-8
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date, or no UTF-8
         msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
         raise UserError(msg) from error
 

@@ -66,7 +66,7 @@ def run(
         LISTENER.check(wanted=os.getppid() == PARENT)
         check_code()
         checked = params.load(variants=variants)  # imports the variants, which import torch
-        gc.freeze()  # no collection visits the imported modules, which took half a second at exit
+        gc.freeze()  # garbage collections skip the modules; the one at exit took half a second
         provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
         started = time.perf_counter()
         work(checked, provenance)

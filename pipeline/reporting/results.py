@@ -51,7 +51,7 @@ class Result:
         weights: File with the weights.
         curve: Learning curve. Each point has the phase, step, time and losses.
         floor: Whether the entry is a floor: a baseline that needs no training and has no rank.
-        code: Size of an image's code. The key is `numbers`, or the keys are `codes` and `of`, the codebook's size.
+        code: Size of an image's code: {"numbers": 32}, or {"codes": 49, "of": 512} for 49 indices of 512 codes.
         training_images: Number of training images.
     """
 

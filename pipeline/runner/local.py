@@ -43,14 +43,15 @@ class CpuShares:
 
     def __init__(self, cpus: int, threads: int, jobs: int, seeds: int) -> None:
         self.free, self.threads, self.jobs = max(cpus, jobs * threads), threads, jobs
-        self.all_seeds = threads * (seeds if jobs * threads <= cpus else 1)  # for one seed, if there are no spare CPUs
+        # CPUs for all seeds of a training at once; for one seed, if the jobs alone need more CPUs than there are.
+        self.all_seeds = threads * (seeds if jobs * threads <= cpus else 1)
         self.taken: dict[str, int] = {}
 
     def take(self, names: list[str]) -> dict[str, int]:
         """Assign CPUs to the first of these stages, as many stages as there is room for.
 
-        The stages share the CPUs evenly. If more are free, a training gets enough for all its seeds, since the whole
-        run may wait for it.
+        The stages share the CPUs evenly. But a training gets CPUs for all its seeds, if so many are free, since the
+        whole run may wait for the training.
         """
         names, begun = names[: self.jobs - len(self.taken)], dict[str, int]()
         for at, name in enumerate(names):

@@ -110,8 +110,8 @@ class ComparedEntry:
 def side_by_side(revisions: Revisions) -> tuple[list[ComparedEntry], list[tuple[str, str]]]:
     """Return all entries, and the pairs of names to compare.
 
-    Entries with the same name in `params.yaml` follow each other, and the first of them is compared with each other.
-    Floors come last, and equal results appear once. An entry's new name states the parameters that differ, or the
+    Entries with the same name in `params.yaml` follow each other, and the first of them is compared with each of the
+    rest. Floors come last, and equal results appear once. An entry's new name states the parameters that differ, or the
     revision if several entries have these parameters.
     """
     shown, pairs = list[ComparedEntry](), list[tuple[str, str]]()

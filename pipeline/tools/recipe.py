@@ -358,7 +358,8 @@ def outcome(name: str, recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence
         **recipe.model_dump(include={"title", "paper", "table", *(["sweep"] if recipe.sweep else [])}),
         "figures": figures(recipe, wanted, rows),
         **{key: rows[0][key] for key in SAME},
-        "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],  # see "parameters"
+        # The content of params.yaml is under "parameters".
+        "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],
         "parameters": dict(wanted),
     }
 
