@@ -22,9 +22,8 @@ from pipeline.common import params
 IMAGE = (1, 28, 28)
 STEPS = 60  # steps of each turn
 TURNS = 7
-HOW = TrainingOptions(
-    points=4, validations=1, mode="eager"
-)  # as many curve points as the default parameters give in these steps
+# About as many steps between curve points as in the default parameters.
+HOW = TrainingOptions(points=4, validations=1, mode="eager")
 
 
 def noise(count: int, image: Shape = IMAGE) -> Bytes:

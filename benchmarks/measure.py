@@ -75,7 +75,7 @@ def flops(work: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Discard printed output."""
+    """Discard the output that the block prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 

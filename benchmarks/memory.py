@@ -170,7 +170,7 @@ def part(folder: Path) -> Bytes:
 
 
 def timed(count: int, work: Callable[[], object]) -> Result:
-    """Time `work` on `count` images."""
+    """Call `work` on `count` images; return the number of images and the seconds."""
     started = time.perf_counter()
     work()
     return {"images": count, "seconds": time.perf_counter() - started}

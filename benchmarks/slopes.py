@@ -166,7 +166,7 @@ def _planning(folder: Path) -> Table:
     whole = yaml.CSafeLoader((REPOSITORY / "dvc.lock").read_text(encoding="utf-8")).get_single_data()
     for count in ENTRIES:
         clone.change(variants={f"e{i}": vae | {"beta": 1 + i / 1000} for i in range(count)})
-        made = {
+        made = {  # copies, since YAML would write a repeated object as an alias
             f"{kind}@e{i}": copy.deepcopy(whole["stages"][f"{kind}@vae"])
             for kind in ("train", "evaluate")
             for i in range(count)
@@ -183,10 +183,7 @@ def _planning(folder: Path) -> Table:
                 content["stages"]["train@e0"]["cmd"] += " "
 
         times.setdefault("index and graph, no dvc.lock", []).append(cpu(plan))
-        content = {
-            "schema": "2.0",
-            "stages": made,
-        }  # copies, since YAML would write a repeated object as an alias
+        content = {"schema": "2.0", "stages": made}
         lock.write_text(yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False), encoding="utf-8")
         times.setdefault("params.yaml read, once a stage's status", []).append(
             cpu(lambda: load_yaml(str(clone.folder / "params.yaml")))

@@ -22,12 +22,8 @@ from tests.support.project import Project
 
 EVERY = "0.1"  # seconds between checkpoints; many checkpoints, so that many kills hit a write
 LEAVES_WITHIN = 5.0  # seconds for a training to end
-PROVENANCE = {
-    "started",
-    "train_seconds",
-    "images_per_second",
-    "peak_memory_mib",
-}  # columns of the report's table that differ between equal runs
+# Columns of the report's table that differ between equal runs.
+PROVENANCE = {"started", "train_seconds", "images_per_second", "peak_memory_mib"}
 ENTRIES = ("ae", "dae", "vae", "vqvae")
 
 

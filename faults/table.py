@@ -1,4 +1,4 @@
-"""Counts of kept promises."""
+"""Rows of the fault suite's table, which count kept promises."""
 
 from dataclasses import dataclass, field
 

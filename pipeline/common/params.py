@@ -99,10 +99,8 @@ def local_path(value: str) -> str:
     return value
 
 
-UNCOMPARED = {
-    "size",
-    "nfiles",
-}  # DVC's run cache ignores keys of these names at any depth when it compares parameters
+# DVC's run cache ignores keys with these names, at any depth, when it compares parameters.
+UNCOMPARED = {"size", "nfiles"}
 CLEAN = "clean"  # the `inputs` of an entry that trains on clean images
 TAKEN = (CLEAN, "noisy", "raw")  # names of the other folders in `data`
 EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
@@ -119,7 +117,7 @@ Noise: TypeAlias = Annotated[dict[CorruptionKind, Annotated[list[Level], Field(m
 
 
 class FolderParams(Section):
-    """An entry of `dataset.folders`."""
+    """An entry of `dataset.folders`: a folder of the user's own images."""
 
     path: Annotated[str, Field(min_length=1), AfterValidator(local_path)] = Field(
         description="folder with PNG, JPEG, WebP, BMP or TIFF files; its subfolders are the classes"
@@ -140,7 +138,7 @@ class FolderParams(Section):
 
 
 class DatasetParams(Section):
-    """The section `dataset`."""
+    """The section `dataset`: which images to use, and how to split them."""
 
     name: str = Field(description=f"{', '.join(DATASETS)}, or one of `folders`; digits and shapes need no download")
     validation: Share = Field(description="share of the training images in the validation split")
@@ -186,7 +184,7 @@ class DatasetParams(Section):
 
 
 class ReferenceCorruption(Section):
-    """The section `corruption.reference`."""
+    """The section `corruption.reference`: the corruption of the "denoising MSE"."""
 
     kind: CorruptionKind = Field(description="kind of noise")
     level: Level = Field(description="level of the noise")
@@ -198,7 +196,7 @@ class ReferenceCorruption(Section):
 
 
 class TrainCorruption(Section):
-    """An entry of `corruption.train`."""
+    """An entry of `corruption.train`: a corruption of training images."""
 
     noise: Noise = Field(description="levels for each kind; each image gets one kind and level, all equally likely")
     copies: int = Field(ge=1, le=100, description="copies of each training image; each epoch uses the next one")
@@ -210,7 +208,7 @@ class TrainCorruption(Section):
 
 
 class CorruptionParams(Section):
-    """The section `corruption`."""
+    """The section `corruption`: noise for training and for tests."""
 
     seed: Seed = Field(description="random seed of all noise")
     reference: ReferenceCorruption = Field(description='the corruption of the test images for the "denoising MSE"')
@@ -240,14 +238,14 @@ class TrainingParams(TrainingOptions, Budget):
 
 
 class ImportanceParams(Section):
-    """The section `evaluation.importance`."""
+    """The section `evaluation.importance`: samples and images of the importance-weighted bound."""
 
     samples: int = Field(ge=1, le=1_000_000, description="samples of q(z|x) for each image")
     images: int = Field(ge=2, description="number of test images, evenly spread")
 
 
 class EvaluationParams(Section):
-    """The section `evaluation`."""
+    """The section `evaluation`: numbers of images and samples on which the metrics are measured."""
 
     batch_size: int = Field(
         gt=0, description="images per batch; a GPU takes ten times as many. Small batches stay in the CPU's cache"

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 CLEAN = Path("data/clean")  # one folder for each split: train, validation, test
-ANOMALIES = CLEAN / "test/anomalies.npy"  # only with dataset.anomalies
+ANOMALIES = CLEAN / "test/anomalies.npy"  # exists only with `dataset.anomalies`
 NOISY = Path("data/noisy")  # corrupted copies of validation and test images
 MODELS = Path("models")
 CLASSIFIER = Path("classifier")  # weights, features of the test images, metrics

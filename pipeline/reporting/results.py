@@ -93,7 +93,7 @@ class ReportEntry:
 
     @property
     def section(self) -> Mapping[str, Any]:
-        """The entry's section of `variants`."""
+        """The entry's keys and values in the section `variants`."""
         section: Mapping[str, Any] = self.params.variants[self.results[0].entry]
         return section
 
@@ -104,7 +104,7 @@ class ReportEntry:
 
     @property
     def finished(self) -> list[Result]:
-        """The finished seeds; figures show the first."""
+        """Results of the finished seeds. The report's figures show the first of them."""
         return [result for result in self.results if result.status == "finished"]
 
     @property

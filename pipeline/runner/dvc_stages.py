@@ -123,7 +123,7 @@ class DvcStages:
                 self._let_go(name)
 
     def abandon(self, name: str, log: TextIO) -> None:
-        """Give up a stage whose command failed."""
+        """Release the files of a stage whose command failed."""
         with self.turn(log):
             self._let_go(name)
 

@@ -29,7 +29,7 @@ FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
 
 
 class Executor(Protocol):
-    """Runs stages somewhere."""
+    """Interface of the objects that run stages, on this machine or on a cluster."""
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
         """Start as many of the stages `names` as there is room for; each future says whether its stage succeeded."""

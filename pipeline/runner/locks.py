@@ -121,9 +121,8 @@ def mend() -> None:
         BUSY.unlink(missing_ok=True)
         print(f"removed {BUSY}, which a killed DVC command had left unfinished", flush=True)
     elif not all(map(_alive, _notes(listed))):
-        with _edit_rwlock(
-            str(BUSY.parent), localfs, hardlink=False
-        ) as held:  # with DVC's lock: other commands may add notes
+        # Take DVC's lock, because other commands may add notes meanwhile.
+        with _edit_rwlock(str(BUSY.parent), localfs, hardlink=False) as held:
             held["write"] = {path: each for path, each in held["write"].items() if _alive(each)}
             held["read"] = {path: alive for path, each in held["read"].items() if (alive := [*filter(_alive, each)])}
         print(f"removed the entries of a killed DVC command from {BUSY}", flush=True)

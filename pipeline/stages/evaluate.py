@@ -112,7 +112,7 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Imag
             "test": _test(params, model, undefined, len(validation)),
         }
         if "generalisation" not in undefined:
-            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # of clean images
+            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # both of clean images
             measured["test"]["generalisation"] = unseen / learned if learned else math.nan
         with part("scores of validation images"):
             known = measured["validation"].images

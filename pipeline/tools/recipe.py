@@ -115,7 +115,7 @@ def known(metric: str) -> str:
 
 
 class Expected(Section):
-    """A published figure."""
+    """A published figure that the recipe should reach."""
 
     entry: str
     metric: Annotated[str, AfterValidator(known)]
@@ -131,7 +131,7 @@ class Expected(Section):
 
     @property
     def direction(self) -> Literal["lower", "higher"] | None:
-        """The better direction."""
+        """Whether a lower or a higher value is better."""
         return self.better or KNOWN[self.metric].better
 
     @property
@@ -173,7 +173,7 @@ class Recipe(Section):
 
     @property
     def time(self) -> str:
-        """The approximate duration."""
+        """Approximate duration of the recipe, as text."""
         times = [f"{minutes / 60:.1f} hours on a {where.upper()}" for where, minutes in self.minutes.items()]
         return ", ".join(times) or "time not measured"
 

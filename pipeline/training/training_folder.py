@@ -67,7 +67,7 @@ class TrainingFolder:
 
     @property
     def name(self) -> str:
-        """The entry and the seed."""
+        """Name of the training, such as vae-seed0."""
         return self.folder.name.rpartition("-")[0]
 
     @property

@@ -140,7 +140,7 @@ class ClusterExecutor:
         return begun
 
     def end(self, name: str) -> None:
-        """Take the result of an ended stage."""
+        """Record the result of a stage that has ended, and print the outcome."""
         if name not in self.tasks:
             self.local.end(name)
             return
@@ -156,7 +156,7 @@ class ClusterExecutor:
         name = told["stage"]
         task = self.tasks.get(name)
         if task is None:
-            return  # from a worker that Dask believed dead
+            return  # the message is from a worker that Dask has declared dead
         if "line" in told:
             task.output.read(told["line"])
             return

@@ -31,7 +31,7 @@ class Checkout(TypedDict):
 
 
 class StageRequest(TypedDict):
-    """The message with a worker's task, without secrets."""
+    """The message that tells a worker which stage to run. Secrets are not part of the message."""
 
     stage: str
     inputs: list[str]  # outputs of other stages that the stage reads
@@ -90,7 +90,7 @@ class Clone:
         if self.checkout == checkout:
             return
         if self.process:
-            self.process.kill()  # it has loaded other code, or another remote
+            self.process.kill()  # this process has loaded other code, or another remote
             self.process = None
         self.checkout, remote = None, checkout["remote"]
         bundle = self.folder / ".git/code.bundle"
@@ -138,7 +138,7 @@ class Clone:
 
 
 def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
-    """Return git's output.
+    """Run a git command in `folder`, and return its output.
 
     Raises:
         RuntimeError: git fails.
