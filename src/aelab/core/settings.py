@@ -15,8 +15,8 @@ LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1, description="peak l
 Schedule: TypeAlias = Annotated[
     Literal["one_cycle", "stairs", "constant"],
     Field(
-        description="learning-rate schedule; stairs: 8 stages, each 3 times as long as the one before, "
-        "with the learning rate divided by 10^(1/7)"
+        description="learning-rate schedule; stairs: 8 stages, each 3 times as long as the stage before, "
+        "with that stage's learning rate divided by 10^(1/7)"
     ),
 ]
 Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=1, description="ε of Adam")]

@@ -17,7 +17,7 @@ from aelab.core.errors import UserError, did_you_mean
 from aelab.data.checks import check_stored
 from aelab.data.datasets import Bytes
 
-DRAWS = 2**16
+DRAWS = 2**16  # number of values of the random integers
 
 
 def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
