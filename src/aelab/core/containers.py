@@ -30,7 +30,7 @@ def free_memory() -> int | None:
             _read(version, limit), _read(version, used), _read(version, "memory.stat"), strict=False
         ):
             if most.isdigit():
-                mapped = (f"{prefix}inactive_file", f"{prefix}active_file")  # includes memory-mapped images
+                mapped = (f"{prefix}inactive_file", f"{prefix}active_file")  # cached files, such as mapped images
                 files = sum(int(stat[stat.index(each) + 1]) for each in mapped if each in stat)
                 left.append(max(0, int(most) - int(now) + files))
     return min(left, default=None)

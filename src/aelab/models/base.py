@@ -256,7 +256,7 @@ class Autoencoder(Learner):
             generator: the source of the draws, on the model's device.
 
         Returns:
-            Values by metric. The base class has none.
+            The value of each metric, by name; empty in the base class.
         """
         return {}
 

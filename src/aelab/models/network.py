@@ -1,7 +1,7 @@
 """Base class of networks, which make the encoders and decoders of the variants.
 
 Dimensions: B batch, C image channels, (H, W) image size, d size of a code, (h, w) latent grid, P decoder outputs
-for each value of an image. Outputs are float32, also where the arithmetic inside is bfloat16.
+for each value of an image. Encoders and decoders return float32, even if they compute in bfloat16.
 """
 
 from abc import ABC, abstractmethod
