@@ -6,8 +6,8 @@ The results equal the results of a single process up to rounding. With B samples
     gradient   ∂/∂θ 1/B Σ_i ℓ_i = Σ_r B_r/B · ∂/∂θ (1/B_r Σ_{i of r} ℓ_i): each rank's gradient, weighted by B_r/B
     noise      every rank draws the noise of the whole batch and uses the part for its own samples
 
-If a batch has fewer samples than processes, each process computes the whole batch. A tensor has one or more rows for
-each sample: a grid of h·w vectors, for example, is h·w rows.
+If a batch has fewer samples than processes, each process computes the whole batch. A tensor may have several rows for
+each sample. For example, a latent grid of h×w places has h·w rows, one vector each.
 
 All processes have the same weights and optimiser state, to the bit, because every process gets the same bits of each
 sum. The number of processes changes the order of the additions, and thus the last bits.
@@ -48,7 +48,7 @@ class Share:
         start: First sample of this process.
         stop: The sample after the last sample of this process.
         total: Samples of the whole batch; 1 if this process computes the whole batch, of any size.
-        weight: Weight of this process's mean in the mean over the whole batch. All weights together are 1.
+        weight: Weight of this process's mean in the mean over the whole batch. The weights of all processes sum to 1.
     """
 
     start: int = 0

@@ -24,7 +24,7 @@ Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
 CodeSize: TypeAlias = Annotated[int, Field(gt=0, description="numbers in the code z")]
 Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # A tuple for several stochastic layers.
 Losses: TypeAlias = dict[str, Tensor]  # Training minimises "loss". The other losses are only recorded.
-Capability: TypeAlias = Literal[  # Each metric needs a capability, which only some variants have.
+Capability: TypeAlias = Literal[  # Many metrics need a capability, which only some variants have.
     "bound",  # −ELBO, from q(z|x), p(z) and p(x|z).
     "importance",  # Weights p(x, z)/q(z|x) that differ between draws: `log_weights`.
     "units",  # Latent dimensions, each of which is active or not.
@@ -147,7 +147,11 @@ class Autoencoder(Learner):
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:
-        """Skip the checks of `encode` and `decode` in a `with` block, because the caller has checked the arguments."""
+        """Skip the checks of `encode` and `decode` in a `with` block, because the caller has checked the arguments.
+
+        Yields:
+            Nothing. After the block, the model checks its arguments again.
+        """
         shapes, self.code_shapes = self.code_shapes, None
         try:
             yield

@@ -14,7 +14,7 @@ from aelab.models.quantizer import GRADIENTS, Gradient, Quantized, Quantizer, ro
 DECAY = 0.99  # The moving average of each code's usage decays by this factor in a training step.
 DEAD = 0.01  # A code is dead if its usage is below this share of uniform use.
 REVIVED = 0.1  # Usage of a code after a restart. The code then has time to find outputs.
-UNBORN = -1.0  # Usage of a code that has no vector yet. The code gets one at the next restart, also without `restarts`.
+UNBORN = -1.0  # Usage of a code that has no vector yet. The code restarts even if restarts are switched off.
 
 
 class NearestVector(Quantizer):
@@ -55,7 +55,8 @@ class NearestVector(Quantizer):
 class VectorQuantizer(NearestVector):
     """Quantiser that counts how often each of its vectors is used, and restarts dead codes.
 
-    The vectors are a parameter or a buffer. Restarts in the first training batches give every vector its first value.
+    The vectors are a parameter or a buffer. Unless a subclass sets the initial values, restarts in the first training
+    batches do so.
     """
 
     usage: Tensor  # (K,), relative to uniform use

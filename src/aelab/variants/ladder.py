@@ -90,8 +90,8 @@ class Ladder(Variational):
     def shifts(self, x: Tensor) -> Tensor:
         """Compute (μ_q − μ_p)/σ_p of every layer, given the means of the layers above: (B, units).
 
-        μ_q alone would not do, because it varies with the layers above even in a layer whose posterior equals its
-        prior.
+        The shift is relative to the prior, because μ_q varies with the layers above even if the posterior of a layer
+        equals its prior.
         """
         _, found = self.infer(self.encoder(x), lambda q: q[0])
         return torch.cat([((q[0] - p[0]) * (-p[1] / 2).exp()).flatten(1) for _, q, p in found], 1)

@@ -52,8 +52,8 @@ class PCA(Floor):
             raise UserError(msg)
         mean = x.flatten(1).mean(0)
         centred = x.flatten(1) - mean
-        # If an image has more values than there are images, the products of the images are the smaller matrix. Its
-        # eigenvalues other than 0 are the same, and its eigenvectors lead to the components.
+        # If an image has more values than there are images, the inner products of the images are a smaller matrix than
+        # the covariance. The eigenvalues other than 0 are the same, up to a constant factor.
         wide = centred.shape[1] > count
         products = centred @ centred.T if wide else centred.T @ centred
         vectors = torch.linalg.eigh(products.cpu().double()).eigenvectors.flip(1)[:, :code].to(centred)
