@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # In some containers the user has no name, but DVC needs one.
 export USER := $(or $(USER),$(shell id -u))
-export PYTHONDONTWRITEBYTECODE :=  # modules are compiled once, at their first import
+export PYTHONDONTWRITEBYTECODE :=  # empty, so that Python keeps compiled modules
 
 .PHONY: help setup repro taste check test lint docs notebooks ui track check-results audit bench gpu faults lock recipe recipes
 .PHONY: release
@@ -27,7 +27,7 @@ taste: .venv/ready  ## run the whole pipeline on small images in a minute, in th
 check: .venv/ready-dev  ## run the unit tests, without stages, servers, browsers or builds
 	$(PYTEST) --ignore tests/system tests
 
-test: .venv/ready-dev  ## run all tests, one file per core
+test: .venv/ready-dev  ## run all tests; each core runs one test file at a time
 	$(PYTEST)
 
 lint: .venv/ready-dev  ## check style, types, imports between packages, and prose

@@ -1,1 +1,1 @@
-"""Speed, measured."""
+"""Measurements of speed and memory, which `make bench` runs."""

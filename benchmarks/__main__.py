@@ -2,7 +2,7 @@
 
     python -m benchmarks peer quality
 
-runs only these benchmarks and keeps the tables of the others.
+runs only the named benchmarks, and keeps the tables of all other benchmarks.
 """
 
 import json
@@ -49,7 +49,7 @@ def main(
 
 
 def _machine() -> dict[str, Any]:
-    """Return the machine and the versions."""
+    """Describe the processor, its speed, and the versions of the packages."""
     return {
         "processor": devices.describe(torch.device("cpu")),
         "matrix products, GFLOP/s": round(peak_flops() / 1e9),

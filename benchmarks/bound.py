@@ -1,7 +1,8 @@
 """(i) The importance-weighted bound: time and memory for 10,000 images at k = 5,000.
 
-The time is the time to decode images · k codes; the memory is that for one chunk of codes, independent of k. The
-networks are from Burda et al. 2016, the pipeline's VAE and the recipe ours-82, with random weights.
+The time is proportional to images · k, so a few images are enough to measure it. The memory does not depend on k,
+because the codes are decoded in chunks. The networks are the MLP of Burda et al. 2016, the network of the pipeline's
+VAE, and the network of the recipe ours-82, with random weights.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -29,12 +30,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 SAMPLES = (50, 5_000)
-DECODED = 200_000  # decoded codes for each measurement.
-ROWS = 200  # Codes in one chunk.
+DECODED = 200_000  # codes to decode for each measurement
+ROWS = 200  # codes in one chunk
 
 
 def run() -> Table:
-    """Measure every network at two k, each in its own process on one thread."""
+    """Measure every network at two values of k, each in its own process on one thread."""
     rows: list[list[Value]] = []
     for name in MODELS:
         row: list[Value] = [name]

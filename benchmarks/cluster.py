@@ -15,8 +15,8 @@ from tests.support.project import Project
 from tests.support.s3 import S3, s3, use
 
 STAGES = 64
-ASLEEP = 10  # duration of a stage in seconds.
-ENTRIES = 500  # Entries with two stages each.
+ASLEEP = 10  # duration of a stage in seconds
+ENTRIES = 500  # entries, with two stages each
 
 
 def run() -> list[Table]:
@@ -27,6 +27,7 @@ def run() -> list[Table]:
 
 
 def _workers(top: Path, store: S3) -> Table:
+    """Compare the duration of many sleeping stages with the shortest possible duration, for 2 and 4 workers."""
     rows: list[list[Value]] = []
     for workers in (2, 4):
         made = _sleeping(top / f"project{workers}", store, STAGES, ASLEEP)
@@ -40,6 +41,7 @@ def _workers(top: Path, store: S3) -> Table:
 
 
 def _one(top: Path, store: S3) -> Table:
+    """Measure how much longer an empty stage takes on a worker than on this machine."""
     here, there = (_sleeping(top / name, store, 2, 0) for name in ("here", "there"))
     with cluster(top / "one", there.folder, 1, store) as running:
         _call(there, running, stage="warm")
@@ -51,6 +53,7 @@ def _one(top: Path, store: S3) -> Table:
 
 
 def _many(top: Path, store: S3) -> Table:
+    """Measure the delay before the first stage in a project with many entries."""
     made = Project(top / "many")
     params = made.params()
     params["variants"] = {f"ae{number:03}": params["variants"]["ae"] for number in range(ENTRIES)}
@@ -93,7 +96,10 @@ def _sleeping(folder: Path, store: S3, stages: int, asleep: float) -> Project:
 
 
 def _call(made: Project, running: Cluster, stage: str = "") -> float:
-    """Return the seconds of a run on the cluster. Before it, one stage runs on each worker to warm it up."""
+    """Run the project's stages on the cluster, and return the seconds.
+
+    With a name `stage`, run only one new stage on each worker, which then has all its imports, and return 0.
+    """
     if stage:
         warm = {f"{stage}{number}": {"cmd": f"sleep 5 && echo {number} > w{number}.txt", "outs": [f"w{number}.txt"]}
                 for number in range(len(running.processes) - 1)}  # fmt: skip

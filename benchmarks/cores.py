@@ -1,7 +1,8 @@
-"""(p) Duration of a cold run on more cores, simulated.
+"""(p) Simulated duration of a cold run on more cores.
 
-The simulation plans and shares CPUs as `make repro` does. The durations of the stages come from the last run's
-`provenance/`. The simulation is most accurate after a run on one CPU (`AELAB_CPUS=1 make repro`) with no other load.
+The simulation plans the stages and divides the CPUs as `make repro` does. The durations of the stages come from the
+last run's `provenance/`. The simulation is most accurate after a run on one CPU (`AELAB_CPUS=1 make repro`) with no
+other load.
 """
 
 import json
@@ -22,12 +23,12 @@ CORES = (1, 2, 4, 8, 1000)
 class Work:
     """Work of a stage in seconds: first on one thread, then seed by seed."""
 
-    alone: float
-    seeds: list[float] = field(default_factory=list)
+    alone: float  # seconds on one thread, before the seeds
+    seeds: list[float] = field(default_factory=list)  # seconds of each seed
     behind: bool = False  # whether the seeds also use idle cores beyond the stage's share
 
     def begin(self, share: int, cores: int) -> None:
-        """Start with `share` CPUs; `left` becomes phases with a number of threads and seconds."""
+        """Start with `share` CPUs. `left` then has the two parts of the work: number of threads, and seconds."""
         workers = max(1, min(len(self.seeds), cores + (cores > 1) if self.behind else share))
         rounds = math.ceil(len(self.seeds) / workers)
         self.left = [[1.0, self.alone], [float(workers), rounds * max(self.seeds, default=0.0)]]
@@ -67,7 +68,7 @@ def run() -> list[Table]:
 
 
 def noted(name: str) -> Work:
-    """Return the work of a stage from its provenance; empty without provenance."""
+    """Return the work of a stage from its provenance; no work if the stage has no provenance."""
     kind, _, entry = name.partition("@")
     file = paths.training(entry) if kind == "train" else paths.PROVENANCE / f"{name.replace('@', '/')}.json"
     if not file.exists():

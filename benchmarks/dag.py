@@ -43,7 +43,7 @@ class Clone:
         YAML().dump(content, self.folder / "params.yaml")
 
     def keep_variants(self, names: list[str]) -> None:
-        """Remove all other variants from the parameters."""
+        """Remove all variants except `names` from the parameters."""
         variants = self.parameters()["variants"]
         self.change(variants={name: variants[name] for name in names})
 

@@ -23,17 +23,17 @@ from pipeline.common import params
 from pipeline.tools.recipe import committed, load
 
 TRAININGS = 12  # seeds × entries of the default parameters
-AT_ONCE = {"cuda": (1, 3, 12), "cpu": (1, 2)}
+AT_ONCE = {"cuda": (1, 3, 12), "cpu": (1, 2)}  # numbers of simultaneous trainings
 ENTRIES = "ae", "vqvae"
 TURNS = 3
 STEPS = {"cuda": 1500, "cpu": 20}  # steps of each training
-PAPER = "iwae-1-vae", "iwae-1-iwae50"
+PAPER = "iwae-1-vae", "iwae-1-iwae50"  # recipes
 PAPER_STEPS = {"cuda": 5000, "cpu": 500}
-PATIENCE = 300.0  # seconds
+PATIENCE = 300.0  # seconds to wait for all processes
 
 
 def run() -> list[Table]:
-    """Both tables."""
+    """Return both tables."""
     device = devices.prepare("auto", 1)
     paper = _paper(device)
     return [filled(device), paper]
@@ -60,7 +60,7 @@ def filled(device: torch.device, turns: int = TURNS) -> Table:
 def _seconds(at_once: int, name: str, device: str) -> float:
     """Return the seconds that `at_once` processes take for all trainings together."""
     context = get_context("spawn")
-    ready, over = (context.Barrier(at_once + 1, timeout=PATIENCE) for _ in range(2))  # a killed process does not report
+    ready, over = (context.Barrier(at_once + 1, timeout=PATIENCE) for _ in range(2))  # a killed process never comes
     share = TRAININGS // at_once
     running = [
         context.Process(target=_train, args=(ready, over, name, device, range(at * share, (at + 1) * share)))
@@ -99,12 +99,13 @@ def _train(ready: Any, over: Any, name: str, device: str, seeds: range) -> None:
             train(seed, STEPS[device])
         over.wait()
     except BaseException:
-        ready.abort()  # no process may wait for this one
+        ready.abort()  # otherwise the other processes would wait for this process
         over.abort()
         raise
 
 
 def _paper(device: torch.device) -> Table:
+    """Compare recorded steps with single operations, for the MLP of the IWAE paper."""
     rows: list[list[Value]] = []
     for recipe in PAPER:
         _, wanted = load(recipe, committed())

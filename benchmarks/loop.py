@@ -22,13 +22,12 @@ from pipeline.common import params
 IMAGE = (1, 28, 28)
 STEPS = 60  # steps of each turn
 TURNS = 7
-HOW = TrainingOptions(
-    points=4, validations=1, mode="eager"
-)  # as many curve points as the default parameters give in these steps
+# About as many steps between curve points as in the default parameters.
+HOW = TrainingOptions(points=4, validations=1, mode="eager")
 
 
 def noise(count: int, image: Shape = IMAGE) -> Bytes:
-    """Return `count` images of noise, which are good enough for timing."""
+    """Return `count` images of noise, uint8. The speed of a training does not depend on the content of the images."""
     return np.random.default_rng(0).integers(256, size=(count, *image), dtype=np.uint8)
 
 
@@ -56,7 +55,7 @@ def loop_steps(model: Learner, samples: arrays.Array, steps: int, batch_size: in
 
 
 def run() -> Table:
-    """Compare both for every training of the default parameters, with their number of threads."""
+    """Compare the loop with bare steps for every default training, on `training.threads` threads."""
     checked = params.load()
     torch.set_num_threads(checked.training.threads)
     peak = peak_flops()

@@ -67,7 +67,7 @@ def peak_flops(size: int = 2048, times: int = 5) -> float:
 
 
 def flops(work: Callable[[], object]) -> float:
-    """Return the multiplications and additions of `work`, in convolutions and matrix products."""
+    """Return the number of multiplications and additions in the convolutions and matrix products of `work`."""
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
@@ -75,7 +75,7 @@ def flops(work: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Discard printed output."""
+    """Discard the output that the block prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 

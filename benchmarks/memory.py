@@ -37,12 +37,12 @@ from benchmarks.measure import Table, Value, ratio
 
 LIMIT = 896 * 2**20  # bytes; the import of torch takes more than 500 MiB of them
 TIMES = 10
-PART = 1.1  # size relative to the limit of the part that is corrupted, evaluated and encoded; all would take minutes
+PART = 1.1  # size of the images to corrupt, evaluate and encode, relative to the limit; all images would take minutes
 IMAGE = (3, 64, 64)
 STEPS = 200  # steps of each turn
 TURNS = 3
-HELD_OUT = 200  # validation images.
-FEW = 1000  # Images for all metrics
+HELD_OUT = 200  # validation images
+FEW = 1000  # images on which all metrics are measured
 NETWORK = {"name": "patches", "width": 16, "downsampling": 8}  # small, so that the speed depends on reading
 PARAMETERS: dict[str, dict[str, Any]] = {
     "vae": {"network": NETWORK, "code": 16, "beta": 1.0, "likelihood": "bernoulli"},
@@ -55,13 +55,13 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
 }
 
-KEPT: dict[Path, Bytes] = {}  # kept in one process between turns
+KEPT: dict[Path, Bytes] = {}  # images that one process keeps in memory between turns
 
 Result = dict[str, Any]
 
 
 def noise(count: int) -> Iterator[Bytes]:
-    """Yield `count` images in pieces: the same random bytes, with other bits inverted each time."""
+    """Yield `count` images in pieces: the same random bytes, with different bits inverted in each piece."""
     base: Bytes | None = None
     for number, piece in enumerate(arrays.pieces(count, int(np.prod(IMAGE)))):
         if base is None:
@@ -96,7 +96,7 @@ def train(pairs: Pairs, room: int) -> Result:
 
 
 def streamed(folder: Path) -> Result:
-    """Training from disk."""
+    """Train from disk, with the limit on memory."""
     images = arrays.read(folder / "images.npy")
     limit()
     return train(Pairs(images, images), 0)
@@ -125,7 +125,7 @@ def denoising(folder: Path) -> Result:
 
 
 def corrupt(folder: Path) -> Result:
-    """A corrupted copy."""
+    """Write a corrupted copy of a part of the images."""
     images = part(folder)
     limit()
     copy = corruption.mixture(images, [("masking", 0.5)], seed=0, name="train")
@@ -133,7 +133,7 @@ def corrupt(folder: Path) -> Result:
 
 
 def evaluate(folder: Path) -> Result:
-    """Compute every metric of the VAE on a few images, then one on many, since SSIM is ten times slower."""
+    """Measure all metrics of the VAE on a few images, but time only the MSE on many, since SSIM is ten times slower."""
     images, vae = part(folder), model("vae").eval()
     limit()
     reconstruction.evaluate(vae, images[:FEW])
@@ -170,7 +170,7 @@ def part(folder: Path) -> Bytes:
 
 
 def timed(count: int, work: Callable[[], object]) -> Result:
-    """Time `work` on `count` images."""
+    """Call `work` on `count` images; return the number of images and the seconds."""
     started = time.perf_counter()
     work()
     return {"images": count, "seconds": time.perf_counter() - started}
@@ -242,6 +242,7 @@ def _row(what: str, turns: list[Result], beside: list[Result] | None = None) -> 
 
 
 def _process(folder: Path, what: str) -> Result:
+    """Run one measurement in a new process, and return its result."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.memory", str(folder), what]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     if done.returncode:
@@ -251,7 +252,7 @@ def _process(folder: Path, what: str) -> Result:
 
 
 def main(folder: Path, what: str) -> None:
-    """Run one measurement."""
+    """Run one measurement in this process, and print its result as JSON."""
     devices.prepare("cpu", 1)
     result = WORK[what](folder)
     print(json.dumps(result | {"peak": status("VmHWM")}))

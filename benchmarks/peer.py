@@ -1,6 +1,7 @@
-"""(b) The same networks, batch size and data in our loop, as bare steps, and in Pythae 0.1.2, in turns.
+"""(b) Speed of the same networks in our training loop, as bare steps, and in Pythae 0.1.2.
 
-Pythae runs in its own process with its own settings, because `devices.prepare` changes settings for a whole process.
+The three take turns, with the same batch size and data. Pythae runs in its own process with its own settings, because
+`devices.prepare` changes settings for a whole process.
 """
 
 import statistics
@@ -37,7 +38,7 @@ class PeerVAE(Learner):
         self.encoder, self.decoder = model.encoder, model.decoder
 
     def loss(self, batch: Batch) -> Losses:
-        """Pythae's VAE.loss_function."""
+        """Return the loss of Pythae's VAE.loss_function."""
         encoded = self.encoder(batch.inputs)
         mean, log_variance = encoded.embedding, encoded.log_covariance
         output = self.decoder(reparameterise(mean, log_variance, batch.generator)).reconstruction
@@ -54,7 +55,7 @@ class PeerVQVAE(Learner):
         self.codebook = Codebook(codes=model.model_config.num_embeddings, dimensions=model.model_config.embedding_dim)
 
     def loss(self, batch: Batch) -> Losses:
-        """Pythae's VQVAE.loss_function, with quantisation losses summed per image instead of averaged."""
+        """Return the loss of Pythae's VQVAE.loss_function, with quantisation losses summed per image, not averaged."""
         quantized = self.codebook(self.encoder(batch.inputs).embedding, batch.generator)
         output = self.decoder(quantized.z_q).reconstruction
         error = F.mse_loss(output, batch.targets, reduction="none").flatten(1).sum(1)

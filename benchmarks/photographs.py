@@ -10,11 +10,12 @@ out. The packages' copyright files state the licences:
 - mate-backgrounds: GPL 2 or later
 - plasma-workspace-wallpapers: GPL 2 or later
 
-Each photograph is scaled down as far as `count` squares in all allow, and cut into a grid of squares without overlap.
+Each photograph is scaled down and cut into a grid of squares without overlap. The photographs are as small as possible,
+as long as they give `count` squares in all.
 The same packages give the same pixels on every run.
 
 All crops are in one folder, without classes. The pipeline splits a folder by image, so crops of a photograph are both
-in the training split and in the test split. Scores do not tell how well a model does on new photographs.
+in the training split and in the test split. So the scores do not say how well a model does on new photographs.
 """
 
 import io
@@ -33,7 +34,7 @@ from PIL import Image, ImageOps
 
 from aelab.core.errors import UserError
 
-PHOTOGRAPHS = {  # package → its folder, and the names
+PHOTOGRAPHS = {  # package → path of a photograph in the package, and the photographs' names
     "lomiri-wallpapers-16.04": (
         "usr/share/backgrounds/{}.jpg",
         """Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Picture_0B_by_freespace Picture_1A_by_freespace

@@ -29,8 +29,8 @@ from pipeline.common import params, paths
 BUDGETS = (60.0, 180.0)  # seconds
 MEASURES = {"ae": "MSE", "vae": "−ELBO (nats)"}
 BATCH = 250
-TRIAL = 800  # steps of a trial, about an epoch.
-MARGIN = 0.95  # Share of the predicted time to use, to stay within the budget.
+TRIAL = 800  # steps of the training that measures the time of a step, about an epoch
+MARGIN = 0.95  # the predicted time of the training, relative to the budget
 
 
 def mnist() -> datasets.Data:
@@ -142,7 +142,7 @@ def _result(contestant: subprocess.Popen[str]) -> list[dict[str, float]]:
 
 
 def main(who: str, variant: str, budgets: list[float]) -> None:
-    """One contestant."""
+    """Train one contestant, and print its results as JSON."""
     torch.set_num_threads(1)
     print(json.dumps(pythae(variant, *budgets) if who == "pythae" else [ours(variant, each) for each in budgets]))
 

@@ -1,8 +1,8 @@
 """(j) One training by two processes on two cores, compared with one process on one core at the same batch size.
 
-Both variants train the same model on the same images to the same losses, but divide the rows differently. The time
-begins with the loop, after the start of the processes. The upper limit is two independent trainings, each with half
-the batch.
+One process and two processes train the same model on the same images to the same losses. The start of the processes
+does not count. For comparison, two processes train two models independently, each with half the batch. Their speed is
+the upper limit.
 """
 
 import json
@@ -30,7 +30,7 @@ from pipeline.common import params
 
 TURNS = 4
 SECONDS = 2.0  # approximate duration of a turn
-APART = "APART"
+APART = "APART"  # environment variable: if set, each process trains a model of its own
 SETTINGS = [("ae", 64), *((name, batch) for name in ("ae", "vae", "vqvae") for batch in (256, 1024))]
 
 
@@ -62,7 +62,7 @@ def run() -> Table:
 
 
 def _measured(size: int, name: str, batch: int, steps: int, *, apart: bool = False) -> Any:
-    """Return the first process's measurement of `size` processes, which share a training or have one each."""
+    """Start `size` processes, which share a training unless `apart`; return the first process's measurement."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("localhost", 0))
         place = {
@@ -86,7 +86,7 @@ def _measured(size: int, name: str, batch: int, steps: int, *, apart: bool = Fal
 
 
 def _part(found: Path, name: str, batch: int, steps: int) -> None:
-    """Run one of these processes."""
+    """Train in one process; if it is the first, write the measurement to `found`."""
     device = devices.prepare("cpu", 1)
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

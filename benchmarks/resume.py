@@ -30,7 +30,7 @@ TURNS = 3
 
 
 def run() -> Table:
-    """Measure all three in turns, for the AE of the default parameters."""
+    """Train the AE of the default parameters in the three ways, in turns."""
     checked = params.load()
     torch.set_num_threads(checked.training.threads)
     options = TrainingOptions(mode="eager", points=100, validations=10)

@@ -1,4 +1,4 @@
-"""(o) Cost of `make repro` beside the commands of its stages: CPU seconds, on digits with a few steps."""
+"""(o) CPU seconds that `make repro` needs in addition to its stages' commands, on the digits with a few steps."""
 
 import re
 import resource

@@ -1,4 +1,4 @@
-"""(e) Cost against work: how the time grows when one quantity doubles and the others keep their defaults.
+"""(e) Cost against work: how the time grows with one quantity, while all other quantities keep their defaults.
 
 A slope is the slope of the time in a double-logarithmic plot between two rows: 0 means no extra cost, 1 means
 proportional cost.

@@ -1,4 +1,4 @@
-"""(l) Cost of the design as it grows: MLflow's runs, bytes of data, entries in DVC's files, tasks of an engine.
+"""(l) Growth of costs with the number of runs in MLflow, bytes of data, entries in DVC's files, and Dask's tasks.
 
 A slope is the slope of the time in a double-logarithmic plot between two rows, as in (e). Times are CPU seconds for
 computations, and seconds for waits for a disk.
@@ -31,7 +31,7 @@ METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # estimated sizes of a run
 
 
 def run() -> list[Table]:
-    """Four axes."""
+    """Return a table for each of the four costs."""
     with tempfile.TemporaryDirectory() as folder:
         return [_tracking(Path(folder)), _data(Path(folder)), _planning(Path(folder)), _engine()]
 
@@ -92,6 +92,7 @@ def _tracking(folder: Path) -> Table:
 
 
 def _fill(database: Path, experiment: str, first: int, end: int) -> None:
+    """Write the artificial runs from number `first` up to, but without, `end` to MLflow's database."""
     connection, names = sqlite3.connect(database), range(first, end)
     connection.executemany(
         "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, "
@@ -165,7 +166,7 @@ def _planning(folder: Path) -> Table:
     whole = yaml.CSafeLoader((REPOSITORY / "dvc.lock").read_text(encoding="utf-8")).get_single_data()
     for count in ENTRIES:
         clone.change(variants={f"e{i}": vae | {"beta": 1 + i / 1000} for i in range(count)})
-        made = {
+        made = {  # copies, since YAML would write a repeated object as an alias
             f"{kind}@e{i}": copy.deepcopy(whole["stages"][f"{kind}@vae"])
             for kind in ("train", "evaluate")
             for i in range(count)
@@ -182,10 +183,7 @@ def _planning(folder: Path) -> Table:
                 content["stages"]["train@e0"]["cmd"] += " "
 
         times.setdefault("index and graph, no dvc.lock", []).append(cpu(plan))
-        content = {
-            "schema": "2.0",
-            "stages": made,
-        }  # copies, since YAML would write a repeated object as an alias
+        content = {"schema": "2.0", "stages": made}
         lock.write_text(yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False), encoding="utf-8")
         times.setdefault("params.yaml read, once a stage's status", []).append(
             cpu(lambda: load_yaml(str(clone.folder / "params.yaml")))

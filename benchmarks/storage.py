@@ -17,7 +17,7 @@ DVC = (sys.executable, "-m", "dvc")
 
 
 def run() -> Table:
-    """Return the seconds, also for a copy of the same files."""
+    """Time push and pull, and for comparison a copy of the same files."""
     asked = subprocess.run([*DVC, "cache", "dir"], cwd=REPOSITORY, capture_output=True, text=True, check=True)  # noqa: S603
     cache = REPOSITORY / asked.stdout.strip()
     if not (cache / "files").exists():

@@ -79,6 +79,7 @@ def damage(path: Path, rng: random.Random) -> str:
 
 
 def _raises(folder: Path) -> bool:
+    """Whether the check of a data folder finds the damage."""
     try:
         disk.check(folder)
     except DamagedFile:
@@ -87,6 +88,7 @@ def _raises(folder: Path) -> bool:
 
 
 def _refused(path: Path) -> bool:
+    """Whether the damaged model is refused."""
     try:
         checkpoint.load(path)
     except UserError:
@@ -157,7 +159,7 @@ def full_disk(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     promise = "one sentence, last checkpoint valid, continues to the same bits"
     counts = Counts("disk full during a training", promise, count)
     place = rig.project.folder / "checkpoints"
-    size = 4 * (rig.project.folder / "models/vae/seed0.safetensors").stat().st_size // 1024  # weights, best, moments
+    size = 4 * (rig.project.folder / "models/vae/seed0.safetensors").stat().st_size // 1024  # KiB of a checkpoint
     mounted = os.geteuid() == 0 and _mount(place, 100_000)
     counts.remark = "a tmpfs" if mounted else "a limit on file sizes"
     for _ in range(count):

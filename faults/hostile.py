@@ -1,4 +1,4 @@
-"""Hostile files and names: made to run code, to write elsewhere, or to exhaust the memory."""
+"""Hostile files and names, which try to run code, to write to other folders, or to exhaust the memory."""
 
 import gzip
 import io
@@ -33,7 +33,8 @@ from faults.parameters import DEFAULT
 from faults.table import Counts
 from pipeline.common import params
 
-RUNS = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"}  # names of audit events
+# Python raises these audit events when code runs.
+RUNS = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"}
 MEMORY, SECONDS = 2**31, 60.0  # upper limits for refusing a file, in bytes and seconds
 
 
@@ -54,7 +55,8 @@ class Ran(BaseException):
 def attacks(place: Path, seed: int, count: int, only: str = "a_") -> Iterator[Counts]:  # noqa: ARG001 - each once
     """Try every kind of attack once, or the kinds whose names begin with `only`.
 
-    An audit hook reports code that Python runs, and the files are compared before and after.
+    An audit hook notes each attempt to run code. A comparison of the files before and after an attack finds files that
+    the attack wrote outside of its folder.
     """
     kinds = [function for name, function in sorted(globals().items()) if name.startswith(only)]
     promise = "nothing executed, nothing written elsewhere; refused or escaped"

@@ -10,13 +10,17 @@ from typing import Any
 from faults.rig import ENTRIES, LEAVES_WITHIN, Rig, moments
 from faults.table import Counts
 
-EARLY, IMPORTS = 0.1, 2.0  # share of the kills before a training has begun, and how many seconds that takes
+EARLY, IMPORTS = 0.1, 2.0  # share of kills during a trainer's imports, and the seconds that the imports take
 LONGEST = {"ae": 1.5, "dae": 1.5, "vae": 1.5, "vqvae": 3.0}  # approximate seconds of 600 steps
 TRAINS = tuple(f"train@{entry}" for entry in ENTRIES)
 
 
 def trainers(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Kill the training of every model `count` times, all models in each round; then compare all bits after a run."""
+    """Kill the training of every model `count` times.
+
+    Each round kills the training of each model once, runs the pipeline, and compares all results with the undisturbed
+    run.
+    """
     rig = Rig(folder)
     rounds = moments((seed, "trainers"), 1.0)
     counts = {entry: Counts(f"SIGKILL of the trainer: {entry}", "same weights, metrics, report", count)
@@ -48,7 +52,15 @@ def _counted(
     arguments: tuple[Any, ...],
     again: tuple[str, ...] = ("dvc", "repro"),
 ) -> Counts:
-    """Kill once for each of `rounds` and run again; `arguments` go to `Rig.hit`, with the longest delay."""
+    """Kill a command once for each of `rounds`, run the command `again`, and compare the results.
+
+    Args:
+        rig: the finished project.
+        what: the end of the fault's name in the table.
+        rounds: delays of the kills, relative to the longest delay.
+        arguments: arguments of `Rig.hit`, with the longest delay in seconds as `delay`.
+        again: command that finishes the pipeline after a kill.
+    """
     counts = Counts(f"SIGKILL {what}", "same weights, metrics, report; no process survives", 0)
     command, forgotten, when, longest, whom = arguments
     for moment in rounds:

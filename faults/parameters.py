@@ -1,4 +1,4 @@
-"""Random parameters: refused with their key before any work, or accepted and able to train."""
+"""Random parameters, which must either be refused with a sentence that names the key, or train without an error."""
 
 import copy
 import re

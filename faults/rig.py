@@ -22,12 +22,8 @@ from tests.support.project import Project
 
 EVERY = "0.1"  # seconds between checkpoints; many checkpoints, so that many kills hit a write
 LEAVES_WITHIN = 5.0  # seconds for a training to end
-PROVENANCE = {
-    "started",
-    "train_seconds",
-    "images_per_second",
-    "peak_memory_mib",
-}  # columns that vary
+# Columns of the report's table that differ between equal runs.
+PROVENANCE = {"started", "train_seconds", "images_per_second", "peak_memory_mib"}
 ENTRIES = ("ae", "dae", "vae", "vqvae")
 
 
@@ -107,7 +103,7 @@ class Rig:
         return found
 
     def differs(self) -> list[str]:
-        """Return the differences from the finished project, with models hashed again; empty if there are none."""
+        """Return the names of the results that differ from the finished project."""
         now = self.digests()
         return sorted(name for name in self.whole.keys() | now.keys() if self.whole.get(name) != now.get(name))
 
@@ -185,7 +181,7 @@ class Rig:
         delay: float,
         whom: Callable[[], list[psutil.Process]],
     ) -> bool:
-        """Undo stages and interrupt the command; if the command had ended, try again with an earlier signal."""
+        """Undo stages and interrupt the command. If the command ends too early, try again with a shorter delay."""
         for attempt in range(12):
             self.forget(*forgotten)
             if self.break_off(command, when, delay * 0.7**attempt, whom):

@@ -1,4 +1,4 @@
-"""The fault suite, whole or in part: a table of promises, with the number of trials and of kept promises.
+"""Runs the fault suite or a part, and writes a table: for each fault, how often the pipeline kept its promise.
 
 python -m faults                     # everything: about 90 minutes on 2 cores
 python -m faults --share 0.1         # a tenth of every family
@@ -49,8 +49,8 @@ RESULTS = Path(__file__).parent / "results.json"
 
 def main(
     *,
-    seed: Annotated[int, typer.Option(help="Random seed of moments, bytes and parameters.")] = 0,
-    share: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the full size.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Random seed of the faults.")] = 0,
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the full number of trials.")] = 1.0,
     only: Annotated[list[str] | None, typer.Option(help=f"Families: {', '.join(FAMILIES)}.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Families at a time; the default is one per CPU.")] = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Counts of kept promises."""
+"""Rows of the fault suite's table, which count kept promises."""
 
 from dataclasses import dataclass, field
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 class Counts:
     """A row of the table: how often a promise was kept."""
 
-    fault: str
-    promise: str
+    fault: str  # the injected fault
+    promise: str  # the outcome that must follow
     full: int  # trials at full size
     kept: int = 0
     tried: int = 0
@@ -16,7 +16,7 @@ class Counts:
     remark: str = ""
 
     def add(self, kept: object, otherwise: str = "") -> None:
-        """Count one trial."""
+        """Count one trial; `otherwise` describes the outcome if the promise was not kept."""
         self.tried += 1
         self.kept += bool(kept)
         if not kept:

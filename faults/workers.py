@@ -80,7 +80,7 @@ def _project(folder: Path) -> Project:
 
 
 def _forget(made: Project, lock: str) -> None:
-    """Undo trainings and evaluations."""
+    """Remove trainings and evaluations from `dvc.lock`, so that the next run repeats them."""
     content = YAML(typ="safe", pure=True).load(lock)
     content["stages"] = {
         name: stage for name, stage in content["stages"].items() if "@" not in name or "corrupt" in name

@@ -1,4 +1,4 @@
-"""Questions to git about this repository."""
+"""Output of git commands in this repository."""
 
 import subprocess
 

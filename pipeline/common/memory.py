@@ -1,4 +1,4 @@
-"""Checks, before the first step, that the trainings fit into the memory."""
+"""Checks, before the first training step, that each training fits into memory."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -16,10 +16,10 @@ GIB = 2**30
 
 
 def check_all(params: Params) -> None:
-    """Check that this machine can train every entry, with as many seeds at once as would run.
+    """Check that this machine can train every entry, with as many seeds at once as `train` runs.
 
     Raises:
-        UserError: one sentence for each phase of an entry that does not fit.
+        UserError: one sentence for each phase of a training (autoencoder, prior) that does not fit.
     """
     device = devices.prepare(params.training.device, params.training.threads)
     side_by_side = seeds.side_by_side(params, device, resources.cpus()) if params.training.processes == 1 else 1
@@ -31,14 +31,14 @@ def check(params: Params, names: Iterable[str], device: torch.device, room: int,
     """Check that the training steps of the entries `names` fit into `room` bytes of `device`.
 
     Args:
-        params: the whole of `params.yaml`.
+        params: all parameters.
         names: entries of `variants`.
         device: the device to train on.
         room: free memory for each training, in bytes.
-        count: number of training images, if known; no batch is larger.
+        count: number of training images, if known; limits the size of a batch.
 
     Raises:
-        UserError: one sentence for each phase of an entry that does not fit.
+        UserError: one sentence for each phase of a training (autoencoder, prior) that does not fit.
     """
     problems = []
     for name in names:

@@ -1,8 +1,8 @@
 """Reads `params.yaml` and checks all of it before a stage begins its work.
 
 The constructors of models and parts check the entries of `variants`; the classes below check everything else. Each
-problem becomes one sentence: the key, the value, the allowed values. Only the entries need torch, so a stage that does
-not check them starts in a third of the time.
+problem becomes one sentence: the key, the value, the allowed values. Only the check of the entries needs torch, so a
+stage without this check starts in a third of the time.
 """
 
 import re
@@ -66,7 +66,10 @@ def folder_name(value: object) -> object:
 
 
 def anomalies(value: object) -> object:
-    """Check that the value is a list of classes, a data set's name or null; pydantic would report three problems."""
+    """Check that the value is a list of classes, a data set's name or null.
+
+    Without this function, pydantic would report one problem for each of the three types.
+    """
     classes = isinstance(value, list) and value
     if value is None or isinstance(value, str) or (classes and all(map(_is_class, classes))):
         return value
@@ -96,12 +99,10 @@ def local_path(value: str) -> str:
     return value
 
 
-UNCOMPARED = {
-    "size",
-    "nfiles",
-}  # DVC's run cache ignores keys of these names at any depth when it compares parameters
+# DVC's run cache ignores keys with these names, at any depth, when it compares parameters.
+UNCOMPARED = {"size", "nfiles"}
 CLEAN = "clean"  # the `inputs` of an entry that trains on clean images
-TAKEN = (CLEAN, "noisy", "raw")
+TAKEN = (CLEAN, "noisy", "raw")  # names of the other folders in `data`
 EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
 CorruptionName: TypeAlias = Annotated[str, BeforeValidator(corruption_name)]
 Anomalies: TypeAlias = Annotated[
@@ -116,7 +117,7 @@ Noise: TypeAlias = Annotated[dict[CorruptionKind, Annotated[list[Level], Field(m
 
 
 class FolderParams(Section):
-    """An entry of `dataset.folders`."""
+    """An entry of `dataset.folders`: a folder of the user's own images."""
 
     path: Annotated[str, Field(min_length=1), AfterValidator(local_path)] = Field(
         description="folder with PNG, JPEG, WebP, BMP or TIFF files; its subfolders are the classes"
@@ -137,7 +138,7 @@ class FolderParams(Section):
 
 
 class DatasetParams(Section):
-    """The section `dataset`."""
+    """The section `dataset`: which images to use, and how to split them."""
 
     name: str = Field(description=f"{', '.join(DATASETS)}, or one of `folders`; digits and shapes need no download")
     validation: Share = Field(description="share of the training images in the validation split")
@@ -147,8 +148,8 @@ class DatasetParams(Section):
     )
     anomalies: Anomalies = Field(
         default=None,
-        description="a list of classes (numbers, or names of subfolders) that no split keeps, or another data set. "
-        "The test measures how well each model detects these images. null: none",
+        description="a list of classes (numbers, or names of subfolders) to remove from all splits, or the name of "
+        "another data set. The evaluation measures how well each model detects these images. null: none",
     )
     binarize: Literal["none", "static", "dynamic"] = Field(
         description="makes each pixel black or white at random, white with probability equal to its value. `static`: "
@@ -165,7 +166,7 @@ class DatasetParams(Section):
 
     @property
     def binarisation(self) -> Literal["none", "static", "dynamic"]:
-        """How the images became black and white: by `binarize`, or already in the published data set."""
+        """How the images became black and white; `static` if the published data set is already binarised."""
         ready = self.name in DATASETS and DATASETS[self.name].binarised
         return "static" if ready else self.binarize
 
@@ -183,7 +184,7 @@ class DatasetParams(Section):
 
 
 class ReferenceCorruption(Section):
-    """The section `corruption.reference`."""
+    """The section `corruption.reference`: the corruption of the "denoising MSE"."""
 
     kind: CorruptionKind = Field(description="kind of noise")
     level: Level = Field(description="level of the noise")
@@ -195,7 +196,7 @@ class ReferenceCorruption(Section):
 
 
 class TrainCorruption(Section):
-    """An entry of `corruption.train`."""
+    """An entry of `corruption.train`: a corruption of training images."""
 
     noise: Noise = Field(description="levels for each kind; each image gets one kind and level, all equally likely")
     copies: int = Field(ge=1, le=100, description="copies of each training image; each epoch uses the next one")
@@ -207,7 +208,7 @@ class TrainCorruption(Section):
 
 
 class CorruptionParams(Section):
-    """The section `corruption`."""
+    """The section `corruption`: noise for training and for tests."""
 
     seed: Seed = Field(description="random seed of all noise")
     reference: ReferenceCorruption = Field(description='the corruption of the test images for the "denoising MSE"')
@@ -237,14 +238,14 @@ class TrainingParams(TrainingOptions, Budget):
 
 
 class ImportanceParams(Section):
-    """The section `evaluation.importance`."""
+    """The section `evaluation.importance`: samples and images of the importance-weighted bound."""
 
     samples: int = Field(ge=1, le=1_000_000, description="samples of q(z|x) for each image")
     images: int = Field(ge=2, description="number of test images, evenly spread")
 
 
 class EvaluationParams(Section):
-    """The section `evaluation`."""
+    """The section `evaluation`: numbers of images and samples on which the metrics are measured."""
 
     batch_size: int = Field(
         gt=0, description="images per batch; a GPU takes ten times as many. Small batches stay in the CPU's cache"
@@ -262,7 +263,7 @@ class EvaluationParams(Section):
 
 
 class Params(Section):
-    """The whole of `params.yaml`. Unknown sections are allowed: a user's own stages may need them."""
+    """The whole of `params.yaml`. Unknown sections are allowed, because a user's own stages may need them."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -284,7 +285,10 @@ class Params(Section):
         return cast("Entry", self.variants[name])
 
     def seeds_of(self, name: str) -> list[int]:
-        """Return the seeds that train the entry `name`. A floor has only the first: all would give the same."""
+        """Return the seeds with which the entry `name` is trained.
+
+        A floor, such as PCA, has only the first seed, because every seed would give the same result.
+        """
         from aelab.models.base import VARIANTS  # noqa: PLC0415 - imports torch
 
         return self.seeds[:1] if VARIANTS.find(self.entry(name).model).floor else self.seeds
@@ -303,7 +307,7 @@ def load(path: Path = PARAMS, *, variants: bool = True, aliases: bool = False) -
 
     Args:
         path: the file.
-        variants: whether to check the entries, which takes an import of torch.
+        variants: whether to check the entries, which needs the slow import of torch.
         aliases: whether YAML aliases are allowed.
 
     Raises:
@@ -325,7 +329,7 @@ def read(path: Path, *, aliases: bool = True) -> Any:
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
         raise UserError(msg) from error
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01, or no UTF-8
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date, or no UTF-8
         msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
         raise UserError(msg) from error
 
@@ -364,7 +368,7 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
 
 
 def _uncompared(content: object, place: str = "") -> Iterator[str]:
-    """Yield a problem for each key that DVC's run cache ignores: after its change, DVC would restore old results."""
+    """Yield a problem for each key that DVC's run cache ignores. After its change, DVC would restore old results."""
     pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in pairs:
         where = f"{place}{key}"
@@ -393,7 +397,7 @@ def _unknown_anomalies(params: Params) -> list[str]:
 
 
 def _unknown_inputs(params: Params) -> list[str]:
-    """Return a problem for each unchecked entry whose `inputs` no stage writes."""
+    """Return a problem for each entry whose `inputs` names no corruption. The entries are not checked yet."""
     known = [CLEAN, *params.corruption.train]
     inputs = {name: section.get("inputs") for name, section in params.variants.items() if isinstance(section, dict)}
     return [
@@ -405,7 +409,7 @@ def _unknown_inputs(params: Params) -> list[str]:
 
 
 def _contradictions(params: Params) -> list[str]:
-    """Return the problems that keys have only together or on this machine."""
+    """Return the problems of keys that are valid alone, but not together or not on this machine."""
     import torch  # noqa: PLC0415 - slow
 
     from aelab.core import devices  # noqa: PLC0415
@@ -443,10 +447,10 @@ def _contradictions(params: Params) -> list[str]:
 
 
 def _first(error: BaseException) -> str:
-    """Return the first line of an error of torch."""
+    """Return the first line of an error's message, because torch's messages are long."""
     return str(error).split("\n", 1)[0]
 
 
 def _printable(text: str) -> str:
-    """Return the text on one line, without control characters for the terminal."""
+    """Return the text with line breaks and control characters escaped, so that a terminal shows one line."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 CLEAN = Path("data/clean")  # one folder for each split: train, validation, test
-ANOMALIES = CLEAN / "test/anomalies.npy"  # only with dataset.anomalies
+ANOMALIES = CLEAN / "test/anomalies.npy"  # exists only with `dataset.anomalies`
 NOISY = Path("data/noisy")  # corrupted copies of validation and test images
 MODELS = Path("models")
 CLASSIFIER = Path("classifier")  # weights, features of the test images, metrics
@@ -22,7 +22,7 @@ WRITTEN = [
 
 
 def inputs(name: str) -> Path:
-    """Return the folder of the images that an entry with these `inputs` trains on: "clean" or a corruption's name."""
+    """Return the folder with the training images that `inputs` names: "clean" or a corruption."""
     return Path("data") / name
 
 
@@ -37,7 +37,7 @@ def labels(split: str) -> Path:
 
 
 def factors(split: str) -> Path:
-    """Return the file with the factors of a split, (N, K), from which its images were drawn, where they are known."""
+    """Return the file with the K known factors of each image in a split, (N, K). Only drawn data sets have factors."""
     return CLEAN / split / "factors.npy"
 
 
@@ -52,9 +52,9 @@ def root() -> Path:
 
 
 def own(path: str) -> Path:
-    """Return a user's path, relative to the repository's root or the home directory.
+    """Return the full path for a user's path, which may be relative to the repository's root or begin with ~.
 
-    An experiment reads the original folder: DVC does not copy the user's images.
+    An experiment reads the original folder, because DVC does not copy the user's images.
     """
     return root() / Path(path).expanduser()
 
@@ -67,7 +67,7 @@ def raw() -> Path:
 def checkpoints() -> Path:
     """Return the folder that holds a `TrainingFolder` for every training. No stage has it as an output.
 
-    Machines that share it through $AELAB_CHECKPOINTS continue each other's trainings.
+    Machines that share the folder through $AELAB_CHECKPOINTS continue each other's trainings.
     """
     return Path(os.environ.get("AELAB_CHECKPOINTS") or root() / "checkpoints").resolve()
 

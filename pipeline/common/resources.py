@@ -7,18 +7,18 @@ import sys
 from aelab.core import containers
 from aelab.core.environment import whole_number
 
-CPUS = "AELAB_CPUS"
-PER_GPU = "AELAB_PER_GPU"
+CPUS = "AELAB_CPUS"  # environment variable: number of CPUs that a process may use
+PER_GPU = "AELAB_PER_GPU"  # environment variable: number of trainings that may share a GPU
 BEHIND = 10  # niceness of processes whose time is not measured
 
 
 def cpus() -> int:
-    """Number of CPUs that this process may use: its share where stages run side by side, else all."""
+    """Number of CPUs that this process may use: $AELAB_CPUS if several stages run side by side, else all."""
     return whole_number(CPUS) or all_cpus()
 
 
 def all_cpus() -> int:
-    """Number of CPUs that this process and its siblings may use together; a container may limit it."""
+    """Number of CPUs that all stages together may use, within the limit of a container."""
     here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, min(here, int(containers.cpu_limit() or here)))
 

@@ -25,7 +25,7 @@ class Entry(Section):
 
 @cache
 def entries_type() -> Any:
-    """Return the type of `variants`: the key `model` selects the section that an entry must match."""
+    """Return the pydantic type of `variants`. An entry's key `model` decides which other keys are allowed."""
     from aelab.models.base import VARIANTS  # noqa: PLC0415 - imports torch
 
     entry = union_of(VARIANTS, "model", Entry)

@@ -1,7 +1,7 @@
-"""Ends a stage and its processes in an orderly way, after a signal or once the process that started the stage is gone.
+"""Ends a stage in an orderly way: after SIGINT or SIGTERM, or after the process that started the stage has died.
 
-A killed DVC or runner leaves its stages running, and a killed stage leaves its processes running. All of them must end:
-otherwise a second run would write to the same files at the same time.
+If DVC or the runner is killed, their stages keep running. If a stage is killed, the processes that train its seeds keep
+running. These processes must notice the death and end, because a second run would write to the same files.
 """
 
 import multiprocessing
@@ -14,12 +14,17 @@ import psutil
 
 from pipeline import RUNNER
 
-GRACE = 3.0  # seconds in which work that polls `asked_to_stop` may end by itself
-POLL = 1.0  # seconds
+GRACE = 3.0  # seconds after a signal in which a process that calls `asked_to_stop` can save its state and end
+POLL = 1.0  # seconds between two checks that the supervisors are alive
 
 
 class Interrupted(BaseException):
-    """Raised for SIGTERM, for Ctrl-C, and when the process that waits for this one is gone."""
+    """Raised after Ctrl-C or SIGTERM, and after the death of a process that waits for this process.
+
+    Attributes:
+        number: The signal; SIGTERM after such a death.
+        orphaned: Whether a process that waits for this process has died.
+    """
 
     def __init__(self, number: int, *, orphaned: bool = False) -> None:
         super().__init__(number)
@@ -27,16 +32,24 @@ class Interrupted(BaseException):
 
 
 class StopListener:
-    """Listens for SIGINT and SIGTERM, and watches the processes that wait for this one."""
+    """Handles SIGINT and SIGTERM in this process, and checks every second that its supervisors are alive.
+
+    The supervisors are the processes that wait for this process, such as DVC.
+    """
 
     def __init__(self) -> None:
-        self.asked: Interrupted | None = None
-        self.polls = False
-        self.patient_until = 0.0  # on the monotonic clock: when the grace period ends
+        self.asked: Interrupted | None = None  # the first request to stop
+        self.polls = False  # whether the work calls `asked_to_stop`
+        self.patient_until = 0.0  # end of the grace period on the monotonic clock
         self.supervisors: list[psutil.Process] = []
 
     def listen(self, *, polls: bool) -> None:
-        """Start listening, also in a forked process; `polls` says whether the work calls `asked_to_stop`."""
+        """Install the signal handlers and the timer. A forked process must call this method itself.
+
+        Args:
+            polls: whether the work calls `asked_to_stop`. If so, the work has `GRACE` seconds after a signal to end by
+                itself. Otherwise, a signal raises `Interrupted` at once.
+        """
         self.asked, self.polls = None, polls
         try:
             self.supervisors = _supervisors()
@@ -49,34 +62,36 @@ class StopListener:
             signal.setitimer(signal.ITIMER_REAL, POLL, POLL)
 
     def check(self, *, wanted: bool) -> None:
-        """Raise `Interrupted` at once if no process waits for this one."""
+        """Raise `Interrupted` unless this process is still `wanted`, which means that a process waits for it."""
         if not wanted:
             self.asked = Interrupted(signal.SIGTERM, orphaned=True)
             raise self.asked
 
     def disarm(self) -> None:
-        """Ignore signals from now on: the work is over, or is already being ended."""
+        """Ignore all further signals, because the work has ended or is already being stopped."""
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
     def _poll(self, *_: object) -> None:
+        """Handle the timer: ask to stop if a supervisor has died; stop by force after the grace period."""
         if self.asked is None:
             if not all(process.is_running() for process in self.supervisors):
                 self._ask(Interrupted(signal.SIGTERM, orphaned=True))
             return
-        if time.monotonic() < self.patient_until:  # a late alarm from before the request
+        if time.monotonic() < self.patient_until:  # the timer was set before the request to stop
             return
         for child in multiprocessing.active_children():
             child.kill()
-        raise self.asked  # the grace period of work that polls is over
+        raise self.asked  # the work did not end within the grace period
 
     def _ask(self, asked: Interrupted) -> None:
+        """Stop the child processes, and this process: at once, or after the grace period."""
         if self.asked is not None:
             return
         children = multiprocessing.active_children()
-        moment = GRACE + bool(children) if self.polls else 0.0
+        moment = GRACE + bool(children) if self.polls else 0.0  # one second more than the children have
         self.patient_until = time.monotonic() + moment
         self.asked = asked
         for child in children:
@@ -91,15 +106,17 @@ LISTENER = StopListener()
 
 
 def asked_to_stop() -> bool:
-    """Whether this process should save its state and end."""
+    """Whether this process should save its state and end, because of a signal or the death of a supervisor."""
     return LISTENER.asked is not None
 
 
 def _supervisors() -> list[psutil.Process]:
-    """Return the processes that wait for this one: its parent, or all ancestors up to DVC, and DVC's runner.
+    """Return the processes that wait for this process.
+
+    They are its parent, or all ancestors up to DVC in a stage that DVC runs, and the runner that started the stage.
 
     Raises:
-        psutil.NoSuchProcess: the runner is gone.
+        psutil.NoSuchProcess: the runner has died.
     """
     parents = psutil.Process().parents()
     dvc = [i for i, parent in enumerate(parents) if any(Path(word).stem == "dvc" for word in _command(parent)[:4])]

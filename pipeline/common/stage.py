@@ -1,6 +1,7 @@
-"""Code around the work of every stage: checks the parameters, records the provenance, and reports errors.
+"""Runs the work of every stage: checks the parameters, records the provenance, and reports errors.
 
-An error that the user can correct becomes one sentence, and the stage's earlier outputs are restored.
+The provenance is the time, the commit, the hardware and the versions of packages. After an error or an interruption,
+the stage's earlier outputs are restored. An error that the user can correct becomes one sentence without a traceback.
 """
 
 import errno
@@ -54,17 +55,18 @@ def run(
     """Do a stage's `work` on the checked parameters, and record its provenance.
 
     Args:
-        work: the function, which may add to the provenance.
-        provenance_file: where the provenance goes. No result holds it, since it differs between equal runs.
-        variants: whether to check the entries, which takes an import of torch.
-        polls: whether `work` calls `asked_to_stop`; if so, a signal gives it a few seconds to end by itself.
+        work: function of the checked parameters and the provenance, to which it may add keys.
+        provenance_file: file for the provenance; None to write none. Result files do not contain the provenance,
+            because it differs between runs with equal results.
+        variants: whether to check the entries, which needs the slow import of torch.
+        polls: whether `work` calls `asked_to_stop`. If so, `work` has a few seconds after a signal to end by itself.
     """
     try:
         LISTENER.listen(polls=polls)
         LISTENER.check(wanted=os.getppid() == PARENT)
         check_code()
         checked = params.load(variants=variants)  # imports the variants, which import torch
-        gc.freeze()  # imported modules stay: a last collection at exit took half a second for them
+        gc.freeze()  # garbage collections skip the modules; the one at exit took half a second
         provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
         started = time.perf_counter()
         work(checked, provenance)
@@ -135,9 +137,9 @@ def what_to_mend(error: BaseException) -> str | None:
 
 
 def _restore_outputs() -> None:
-    """Restore the stage's earlier outputs: DVC deletes them just before it runs the stage's command.
+    """Restore the stage's earlier outputs, which DVC deleted just before it ran the stage's command.
 
-    DVC's cache holds them under the hashes in `dvc.lock`, which changes only after a successful run.
+    DVC's cache still has them under the hashes in `dvc.lock`, which changes only after a successful run.
     """
     name = os.environ.get("DVC_STAGE")
     if name is None:

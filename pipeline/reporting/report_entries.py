@@ -49,10 +49,10 @@ def context(
     """Return the content for the templates.
 
     Args:
-        entries: the entries, in the order of the page; the parameters of the first are shown.
+        entries: the entries, in the order of the page. The first entry's parameters describe the whole page.
         rows: the table `results.rows` of these entries.
-        folder: the folder of the charts.
-        pairs: names of entries to compare, besides pairs that differ in one key.
+        folder: folder to which the charts are written.
+        pairs: names of entries to compare. If empty, the page compares the entries that differ in one key.
     """
     params = entries[0].params
     finished = rows[rows["status"] == "finished"]
@@ -99,7 +99,7 @@ def context(
 
 
 def _picked(entry: ReportEntry) -> dict[str, list[int]]:
-    """Return, for each phase, the step of every seed whose weights validation selected."""
+    """Return, for each phase of the training, the step of every seed with the lowest validation loss."""
     phases = dict.fromkeys(phase for result in entry.finished for phase in result.outcome)
     return {phase: [result.outcome[phase]["best_step"] for result in entry.finished] for phase in phases}
 
@@ -126,7 +126,7 @@ def _lead(entries: Sequence[ReportEntry]) -> str:
 
 
 def _steps(entry: ReportEntry) -> str:
-    """Return the number of steps of each phase, as far as the longest seed got."""
+    """Return the number of steps of each phase of the training, as the maximum over the seeds."""
     phases: dict[str, int] = {}
     for result in entry.results:
         for point in result.curve:
@@ -135,7 +135,7 @@ def _steps(entry: ReportEntry) -> str:
 
 
 def _problems(entries: Sequence[ReportEntry]) -> Iterator[str]:
-    """Yield a warning for each problem that a reader should know first; seeds with the same problem share one."""
+    """Yield the warnings at the top of the report. Seeds with the same problem share a warning."""
     download = paths.PROVENANCE / "download.json"
     if left_out := disk.read_json(download).get("left_out"):
         yield f"files left out: {len(left_out)}; {download} lists them with the reasons"
@@ -173,7 +173,7 @@ def _contrast(contrast: summary.Contrast, entries: Sequence[ReportEntry]) -> dic
 
 
 def _value(value: Any, key: str, entry: ReportEntry) -> str:
-    """Return a parameter's value; for `inputs` also the noise behind the name."""
+    """Return a parameter's value as text. For `inputs`, the text includes the kinds and levels of the noise."""
     if key != "inputs" or value == CLEAN:
         return "–" if value is None else str(value)
     noise = entry.params.corruption.train[value].noise
@@ -181,7 +181,10 @@ def _value(value: Any, key: str, entry: ReportEntry) -> str:
 
 
 def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
-    """Return the first table: a row for each entry with code size, looks and deciding metrics; floors come last."""
+    """Return the first table: a row for each entry, with floors at the end.
+
+    The columns are the code size, how often training saw each image, and the main metrics.
+    """
     reference = entries[0].params.corruption.reference
     measured = tables.joined(tables.tables("", "", evidence, OVERVIEW), OVERVIEW)
     cells = {row[0]: row[1:] for row in measured.rows}
@@ -232,7 +235,10 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
 
 
 def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
-    """Yield a table for each measure of how well a score separates anomalies from test images, with pixel floors."""
+    """Yield a table of AUROC and a table of average precision, with which scores separate anomalies from test images.
+
+    The scores of raw pixels are the floors.
+    """
     if not (chosen := params.dataset.anomalies):
         return
     what = chosen if isinstance(chosen, str) else f"the held-out class {tables.listed(chosen)}"
@@ -246,7 +252,7 @@ def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
 
 
 def _features(measured: Mapping[str, float]) -> str:
-    """Describe the classifier's features, in which samples are compared with images."""
+    """Return the note on the classifier whose features the Fréchet distance compares."""
     if not measured:
         return "There is no classifier, so there are no features."
     return (

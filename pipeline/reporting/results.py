@@ -32,27 +32,27 @@ class Result:
     """Result of one trained seed of one entry.
 
     Attributes:
-        entry: Its name in `variants`.
-        seed: The seed.
-        status: "finished", or the problem.
-        about: The model in one sentence.
-        pixels: How the model's likelihood treats a pixel; None without a likelihood.
-        metrics: Values by name for each split, "validation" and "test"; empty unless finished.
-        undefined: Why a metric or figure is undefined.
-        symptoms: Warnings about a finished model.
-        outcome: For each phase best_step and diverged_at_step.
-        training: Where and how the model was trained.
-        cost: This seed's started, ended, phases, peak_memory_mib.
-        parameters: The sections of `params.yaml` that `dvc.lock` records: dataset, corruption, training, …
+        entry: Name of the entry in `variants`.
+        seed: Random seed of the training.
+        status: "finished", or a sentence that says which phase diverged.
+        about: One sentence that describes the model.
+        pixels: Likelihood of a pixel, such as "Bernoulli, not binarised"; None if the model has no likelihood.
+        metrics: Metrics by name, for the splits "validation" and "test". Empty if the training diverged.
+        undefined: Reason why a metric or figure is undefined, by the name of the metric or figure.
+        symptoms: Warnings about the finished model.
+        outcome: For each phase of the training, its `best_step`, `diverged_at_step` and `cause` of the divergence.
+        training: Provenance of the entry's training: time, commit, hardware, versions.
+        cost: Cost of this seed's training: start, end, seconds of each phase, peak memory.
+        parameters: Sections of `params.yaml` on which the result depends, as `dvc.lock` records them.
         digests: DVC's hashes of the clean images, by split.
         fingerprint: Hash of code, data, parameters and results.
-        gave: Hash of the results alone: weights and metrics.
-        folder: The folder of the figures.
-        weights: The file of the weights.
-        curve: Phase, step, time and losses of every point.
-        floor: Whether the entry is a floor, which has one seed and no rank.
-        code: An image's code: its `numbers`, or its `codes`, each one `of` K.
-        training_images: Their number.
+        gave: Hash of the results only, which are weights and metrics.
+        folder: Folder with the figures.
+        weights: File with the weights.
+        curve: Learning curve. Each point has the phase, step, time and losses.
+        floor: Whether the entry is a floor: a baseline that needs no training and has no rank.
+        code: Size of an image's code: {"numbers": 32}, or {"codes": 49, "of": 512} for 49 indices of 512 codes.
+        training_images: Number of training images.
     """
 
     entry: str
@@ -93,7 +93,7 @@ class ReportEntry:
 
     @property
     def section(self) -> Mapping[str, Any]:
-        """The entry's section of `variants`."""
+        """The entry's keys and values in the section `variants`."""
         section: Mapping[str, Any] = self.params.variants[self.results[0].entry]
         return section
 
@@ -104,17 +104,17 @@ class ReportEntry:
 
     @property
     def finished(self) -> list[Result]:
-        """The finished seeds; figures show the first."""
+        """Results of the finished seeds. The report's figures show the first of them."""
         return [result for result in self.results if result.status == "finished"]
 
     @property
     def examples(self) -> Examples | None:
-        """Examples of the first finished seed, if it has any."""
+        """Example images and statistics of the first finished seed; None if its folder has no file of examples."""
         path = self.finished[0].folder / "examples.safetensors" if self.finished else None
         return examples.read(path) if path and path.exists() else None
 
     def entry(self) -> Entry:
-        """Return the entry as the claims' tests need it."""
+        """Return the entry in the form that the tests of the claims and the report's tables take."""
         return Entry(
             self.name,
             pixels=next((result.pixels for result in self.finished), None),
@@ -157,8 +157,9 @@ class ReportEntry:
 
 
 def _of_each(scores: Mapping[str, pd.DataFrame], others: int) -> dict[str, pd.DataFrame]:
-    """Return each image's contribution to the measures of how well a score separates the images after the first
-    `others` images from these.
+    """Return each image's contribution to AUROC and average precision, by measure and score; one row for each seed.
+
+    The first `others` images are test images. The images after them are anomalies, which the scores should separate.
     """
     found = dict[str, dict[Hashable, NDArray[np.float64]]]()
     for name, table in scores.items():
@@ -171,7 +172,7 @@ def _of_each(scores: Mapping[str, pd.DataFrame], others: int) -> dict[str, pd.Da
 
 
 def collect(params: Params) -> list[ReportEntry]:
-    """Return every entry of the parameters with all its seeds, in their order, floors last.
+    """Return every entry of the parameters with its results for all seeds. Floors come last.
 
     Raises:
         UserError: a result is missing.
@@ -189,7 +190,7 @@ def rows(entries: Sequence[ReportEntry]) -> pd.DataFrame:
 
 
 def _row(name: str, result: Result) -> dict[str, Any]:
-    """Return a row; metrics without a prefix are measured on the test split."""
+    """Return the row of one result. Names of metrics on the validation split begin with `validation_`."""
     training = result.training
     measured = dict.fromkeys(MEASURED, float("nan")) | result.metrics.get("test", {})
     measured |= {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
@@ -238,8 +239,9 @@ def parameters_digest(result: Result) -> str:
 
 
 def costs(result: Result) -> dict[str, float]:
-    """Return the cost of a training: seconds and CPU seconds of all phases, images per second of the first phase, and
-    peak memory. Empty for a floor.
+    """Return the cost of one seed's training; empty for a floor.
+
+    Seconds and CPU seconds are sums over the phases. Images per second are from the first phase.
     """
     phases = list(result.cost["phases"].values())
     if not phases:
@@ -280,7 +282,7 @@ def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
 
 
 def _params(stage_lock: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a stage's last run."""
+    """Return the parameters of a stage's last run, from its entry in `dvc.lock`."""
     return dict(stage_lock["params"]["params.yaml"])
 
 
@@ -289,5 +291,5 @@ def _digest(content: object) -> str:
 
 
 def _out(stage_lock: dict[str, Any], path: Path) -> str:
-    """Return DVC's hash of an output."""
+    """Return DVC's hash of the output `path`, from the entry in `dvc.lock` of the stage that writes it."""
     return str(next(out["md5"] for out in stage_lock["outs"] if out["path"] == str(path)))

@@ -1,4 +1,4 @@
-"""track: copy the results on disk to MLflow. A problem there is only a warning, since the disk holds everything.
+"""track: copy the results on disk to MLflow. If MLflow fails, this command only warns, since all results are on disk.
 
 python -m pipeline.reporting.track             # everything, once
 python -m pipeline.reporting.track --follow    # the curves of running trainings, until the process is ended
@@ -28,7 +28,7 @@ from pipeline.common.params import Params
 from pipeline.reporting import results
 
 POLL = 4.0  # seconds between updates of the curves
-GLANCE = (  # the columns of the report's first table
+GLANCE = (  # columns of MLflow's table of runs: the metrics of the report's first table
     *(f"test/{name}" for name in OVERVIEW), *(f"validation/{name}" for name in DECIDING), "cost/train_seconds",
 )  # fmt: skip
 PATIENCE = {"sqlite": 60.0, "other": 15.0}  # how many seconds to wait for a locked database or a server
@@ -54,7 +54,7 @@ PROGRESS = {
 def main(
     entries: Annotated[list[str] | None, typer.Argument(help="Entries to copy; the default is all.")] = None,
     *,
-    follow: Annotated[bool, typer.Option(help="Update the curves of running trainings until ended.")] = False,
+    follow: Annotated[bool, typer.Option(help="Update the curves of running trainings until interrupted.")] = False,
 ) -> None:
     """Copy the results on disk to MLflow: the server at $MLFLOW_TRACKING_URI, or mlflow.db."""
     work = partial(_follow, entries) if follow else _write
@@ -77,7 +77,7 @@ def _write(params: Params, _: stage.Provenance) -> None:
     for sentence in lacking:
         print(sentence)
     runs = [_result(result, params) for result in collected]
-    runs += [run for run in _trainings(params) if run.status != FINISHED]  # the others have a result, or soon will
+    runs += [run for run in _trainings(params) if run.status != FINISHED]  # the rest is in `collected`, or soon will be
     saved = max((result.cost["ended"] for result in collected), default=0.0)
     champions = _champions(collected)
     written, promoted = set[str](), set[str]()

@@ -26,7 +26,7 @@ def main(
         address = _address(uri, port)
     except UserError as error:
         sys.exit(f"\n{error}\n")
-    except Exception as error:  # noqa: BLE001 - from a database or a network
+    except Exception as error:  # noqa: BLE001 - databases and networks raise many classes of errors
         sys.exit(f"\nMLflow at {mlflow_store.public(uri)} does not answer: {mlflow_store.said(error)}\n")
     if uri.startswith("http"):
         print(f"The runs: {address} (on a server, so this command serves nothing)")
@@ -37,7 +37,7 @@ def main(
 
 
 def _address(uri: str, port: int) -> str:
-    """Return the address of the table of runs, after checks that it can be served."""
+    """Return the address of the table of runs. Check first that the database exists and the port is free."""
     file = mlflow_store.file_of(uri)
     if file is not None and not file.exists():
         msg = f"{file} does not exist: `make repro` writes it, or `make track` from the results on disk"

@@ -1,7 +1,7 @@
-"""Changes of a run: the report's numbers in git's HEAD and on disk, side by side.
+"""Compares the report's numbers on disk with the numbers in git's HEAD.
 
-The report itself cannot show them, because HEAD is no input of the stage, and DVC may restore the report from its
-cache. So the runner prints the changes after the report, and writes them to `reports/changes.md`, which git ignores.
+The report cannot show the changes: HEAD is no input of the stage, and DVC may restore the report from its cache. So the
+runner prints the changes after the report, and writes them to `reports/changes.md`, which git ignores.
 """
 
 import csv
@@ -17,7 +17,7 @@ from pipeline.common import git, paths
 
 TABLE, PAGE = paths.REPORTS / "comparison.csv", paths.REPORTS / "changes.md"
 COMPARED = tuple(dict.fromkeys((*OVERVIEW, *HEADLINE)))
-MOST = 8  # most changes that the terminal shows
+MOST = 8  # maximum number of changes that the terminal shows
 
 Rows: TypeAlias = Sequence[dict[str, str]]
 
@@ -35,7 +35,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """Better or worse, where the interval decides; else the reason why not."""
+        """Whether the change is better or worse; a reason for no verdict if the interval contains 0."""
         if not self.gap.known:
             return "one seed: may be chance"
         side = self.gap.side(0)
@@ -66,7 +66,7 @@ def tell() -> None:
         for each in found[:MOST]:
             entry, metric, old, new, verdict = each.cells
             print(f"  {entry}: {metric} {old} → {new} ({verdict})")
-        more = f"{len(found) - MOST} more; all of them" if len(found) > MOST else "the same"
+        more = f"{len(found) - MOST} more; all changes" if len(found) > MOST else "the same changes"
         print(f"{more}: {PAGE}")
 
 
@@ -79,7 +79,7 @@ def differ(before: Rows, now: Rows) -> bool:
 def changes(before: Rows, now: Rows) -> list[Change]:
     """Return every metric whose displayed mean has changed, over the seeds in both tables.
 
-    Significant changes come first, larger changes before smaller.
+    Significant changes come first. Both groups are sorted by the relative size of the change.
     """
     found = list[Change]()
     for entry in dict.fromkeys(row["entry"] for row in now):
@@ -106,11 +106,11 @@ def markdown(found: Iterable[Change]) -> str:
         "Test split, means over the seeds in both tables. A verdict follows from the 95 % interval of the differences, "
         "paired by seed (Holm)."
     )
-    return f"| entry | metric | before | now | is |\n|---|---|---:|---:|---|\n{rows}\n\n{note}\n"
+    return f"| entry | metric | before | now | verdict |\n|---|---|---:|---:|---|\n{rows}\n\n{note}\n"
 
 
 def _values(rows: Rows, entry: str, name: str) -> dict[str, float]:
-    """Return a metric by seed, where it is defined."""
+    """Return an entry's values of a metric by seed, without undefined values."""
     texts = {row["seed"]: row.get(name) or "n/a" for row in rows if row["entry"] == entry}
     return {seed: float(text) for seed, text in texts.items() if text != "n/a"}
 

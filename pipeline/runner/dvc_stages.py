@@ -1,4 +1,4 @@
-"""DVC's part of every stage, in this process: the work before and after a stage's command, and `dvc.lock`.
+"""Does DVC's work before and after each stage's command, and writes `dvc.lock`, all in this process.
 
 Separate `dvc repro` commands would import DVC, read `dvc.yaml` and write all of `dvc.lock` for each stage. With 100
 entries that took 10 CPU seconds per stage. Here, one write of `dvc.lock` covers several stages. If this process is
@@ -76,7 +76,8 @@ class DvcStages:
         """Prepare a stage: decide whether its command has to run, and if so remove its outputs.
 
         Returns:
-            The outcome; None if the command has to run, after which the caller calls `finish` or `abandon`.
+            "unchanged", "cached", or "done" for a stage without a command. None if the command has to run: the caller
+            then runs it, and calls `finish` or `abandon`.
         """
         stage = self.stages[name]
         with self.turn(log):
@@ -122,7 +123,7 @@ class DvcStages:
                 self._let_go(name)
 
     def abandon(self, name: str, log: TextIO) -> None:
-        """Give up a stage whose command failed."""
+        """Release the files of a stage whose command failed."""
         with self.turn(log):
             self._let_go(name)
 
@@ -139,6 +140,7 @@ class DvcStages:
             self._note(name, entry)
 
     def _note(self, name: str, entry: Entry) -> None:
+        """Keep a stage's new entry for dvc.lock, and write the file if the last write is long enough ago."""
         self.pending[name] = entry
         if time.monotonic() > self.writes_next:
             self.write_lock()

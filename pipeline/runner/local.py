@@ -29,7 +29,7 @@ FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
 
 
 class Executor(Protocol):
-    """Runs stages somewhere."""
+    """Interface of the objects that run stages, on this machine or on a cluster."""
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
         """Start as many of the stages `names` as there is room for; each future says whether its stage succeeded."""
@@ -43,14 +43,15 @@ class CpuShares:
 
     def __init__(self, cpus: int, threads: int, jobs: int, seeds: int) -> None:
         self.free, self.threads, self.jobs = max(cpus, jobs * threads), threads, jobs
-        self.all_seeds = threads * (seeds if jobs * threads <= cpus else 1)  # 1 if there are no spare CPUs
+        # CPUs for all seeds of a training at once; for one seed, if the jobs alone need more CPUs than there are.
+        self.all_seeds = threads * (seeds if jobs * threads <= cpus else 1)
         self.taken: dict[str, int] = {}
 
     def take(self, names: list[str]) -> dict[str, int]:
         """Assign CPUs to the first of these stages, as many stages as there is room for.
 
-        The stages share the CPUs evenly. If more are free, a training gets enough for all its seeds, since the whole
-        run may wait for it.
+        The stages share the CPUs evenly. But a training gets CPUs for all its seeds, if so many are free, since the
+        whole run may wait for the training.
         """
         names, begun = names[: self.jobs - len(self.taken)], dict[str, int]()
         for at, name in enumerate(names):
@@ -70,7 +71,8 @@ class CpuShares:
 class LocalExecutor:
     """Runs stages on this machine, `jobs` at a time, each inside the context manager `around`.
 
-    DVC's part runs in this process. A stage's command is a process, which inherits the open files `keeps`.
+    DVC's work runs in this process. A stage's command runs in another process, which inherits the file descriptors
+    `keeps`.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class LocalExecutor:
         else:
             entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # entries that share a GPU
         self.jobs = jobs or len(gpus) * entries or max(1, resources.cpus() // threads)
-        seeds = 1 if gpus else len(params.seeds)  # seeds that need a CPU each; on a GPU, CPUs are shared evenly
+        seeds = 1 if gpus else len(params.seeds)  # seeds with CPUs of their own; GPU trainings share them
         self.shares = CpuShares(resources.cpus(), threads, self.jobs, seeds)
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(self.jobs):
@@ -127,7 +129,7 @@ class LocalExecutor:
         with self.around(name), log_file(name).open("w", encoding="utf-8") as log:
             outcome = self._outcome(name, share, own, log)
         self.slots.put(gpu)
-        if outcome == "unchanged":  # an earlier stage, which always runs, wrote its old output
+        if outcome == "unchanged":  # an earlier stage, which always runs, has written the same output again
             return True
         self.console.say(outcome, name, f"{time.monotonic() - began:.1f} s")
         if outcome != "failed" and (seen := first_look(name)):
@@ -177,13 +179,13 @@ class ProcessGroups:
         self.ended = False
 
     def add(self, group: int) -> None:
-        """Add a group that has started; end it if all should end."""
+        """Add a group that has started; end the group if `end` was called before."""
         self.running.add(group)
         if self.ended:
             _signal(group, signal.SIGINT)
 
     def end(self) -> None:
-        """End all groups, and let none start."""
+        """End all groups, and each group that starts later."""
         self.ended = True
         for group in tuple(self.running):
             _signal(group, signal.SIGINT)
@@ -193,7 +195,7 @@ GROUPS = ProcessGroups()
 
 
 def _clean_up(process: subprocess.Popen[str]) -> None:
-    """Kill the remaining processes of an ended command: the runner would wait for their output."""
+    """Kill the remaining processes of an ended command, because the runner would wait for their output."""
     process.wait()
     GROUPS.running.discard(process.pid)
     _signal(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Lets runs take turns, and repairs the files that a DVC killed during a write leaves behind."""
+"""Lets runs take turns, and repairs the files that DVC leaves damaged if it is killed during a write."""
 
 import fcntl
 import json
@@ -42,10 +42,10 @@ BusyList: TypeAlias = dict[str, Any]  # notes by path: one for a written path, s
 
 @contextmanager
 def turn() -> Iterator[int]:
-    """Wait until no other run uses the repository: each would find the other's stages busy.
+    """Wait until no other run uses the repository, then lock it; yield the descriptor of the lock file.
 
-    The turn lasts while any process has its file open. Commands inherit the file, so that a run also waits for the
-    commands of a killed runner.
+    Two runs at once would find each other's stages busy. The lock lasts as long as a process has the lock file open.
+    The commands of stages inherit the open file, so a run also waits for the commands of a killed runner.
     """
     TURN.parent.mkdir(parents=True, exist_ok=True)
     with TURN.open("w", encoding="utf-8") as file:
@@ -58,7 +58,7 @@ def turn() -> Iterator[int]:
 
 
 def damage() -> Problem | None:
-    """Return the problem if `dvc.lock` exists and cannot be DVC's work."""
+    """Return the problem and its remedy if `dvc.lock` exists, but is not a whole file that DVC wrote."""
     try:
         text = DVC_LOCK.read_text(encoding="utf-8")
         if line := conflict(text):
@@ -90,7 +90,7 @@ def at_work() -> list[int]:
 
 
 def _alive(noted: Note) -> bool:
-    """Whether the process of a note is alive, and not a new process with the same number."""
+    """Whether the DVC process that left a note is alive. A new process may have the same number."""
     try:
         process = psutil.Process(noted["pid"])
         words, began = process.cmdline(), process.create_time()
@@ -105,7 +105,7 @@ def _alive(noted: Note) -> bool:
 
 
 def mend() -> None:
-    """Repair what can be repaired without a loss; stop with a message where the user must choose.
+    """Wait for running DVC commands, then repair DVC's files; exit with a message if a repair needs the user's choice.
 
     The caller must hold the `turn`.
     """
@@ -121,9 +121,8 @@ def mend() -> None:
         BUSY.unlink(missing_ok=True)
         print(f"removed {BUSY}, which a killed DVC command had left unfinished", flush=True)
     elif not all(map(_alive, _notes(listed))):
-        with _edit_rwlock(
-            str(BUSY.parent), localfs, hardlink=False
-        ) as held:  # with DVC's lock: other commands may add notes
+        # Take DVC's lock, because other commands may add notes meanwhile.
+        with _edit_rwlock(str(BUSY.parent), localfs, hardlink=False) as held:
             held["write"] = {path: each for path, each in held["write"].items() if _alive(each)}
             held["read"] = {path: alive for path, each in held["read"].items() if (alive := [*filter(_alive, each)])}
         print(f"removed the entries of a killed DVC command from {BUSY}", flush=True)

@@ -12,7 +12,7 @@ from pipeline.runner.dvc_stages import DvcStages
 
 EVALUATION = 0.125  # work of an evaluation, relative to its training
 PRIOR = 2.5  # work of a learned prior's step, relative to an autoencoder's step
-CLASSIFIER = 0.1  # the small classifier is trained once, an entry for each seed
+CLASSIFIER = 0.1  # work of a classifier's step, relative to a training step of all seeds of an entry
 
 
 @dataclass
@@ -47,7 +47,13 @@ class Plan:
 
 
 def plan_run(dvc: DvcStages, params: Params, *, elsewhere: bool) -> Plan:
-    """Plan the stages that DVC finds changed. With stages `elsewhere`, missing outputs count as unchanged."""
+    """Plan the stages that DVC finds changed.
+
+    Args:
+        dvc: the stages.
+        params: the parameters, from which the work of each stage is estimated.
+        elsewhere: whether stages run on other machines. If so, outputs that this machine lacks count as unchanged.
+    """
 
     def is_changed(name: str) -> bool:
         stage = dvc.stages[name]
@@ -76,7 +82,7 @@ def estimate_work(name: str, params: Params) -> float:
 
 
 def _steps(section: Any, cost: float = 1.0) -> float:
-    """Sum the training steps in an entry's unchecked section; the steps of its parts cost more."""
+    """Sum the training steps in an entry's unchecked section. A step of a part, such as the prior, costs more."""
     if not isinstance(section, dict):
         return 0.0
     return sum(

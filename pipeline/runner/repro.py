@@ -1,4 +1,4 @@
-"""`dvc repro` with several stages at a time: DVC's part runs in this process, the stages' commands run side by side.
+"""`dvc repro` with several stages at a time: DVC's work runs in this process, the stages' commands run side by side.
 
     python -m pipeline.runner.repro --jobs 2                           # processes of this machine
     python -m pipeline.runner.repro --scheduler tls://scheduler:8786   # the workers of a Dask cluster: see `cluster`
@@ -28,7 +28,7 @@ from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.local import Executor, LocalExecutor, end_stages_on_signals, following
 from pipeline.runner.plan import Plan, plan_run
 
-POLL = 1.0  # seconds
+POLL = 1.0  # seconds between two attempts to start more stages
 
 
 def main(
@@ -42,7 +42,7 @@ def main(
     ] = None,
     trust_network: Annotated[
         bool,
-        typer.Option(help="Allow a scheduler on another machine without TLS: who reaches it can run code."),
+        typer.Option(help="Allow a scheduler on another machine without TLS. Anyone who reaches it can run code."),
     ] = False,
 ) -> None:
     """Run every stage whose results are out of date, several at a time, and print the outcome of each."""
@@ -69,7 +69,7 @@ def main(
 
 
 def run(plan: Plan, executor: Executor) -> list[str]:
-    """Run all stages that can run; return the names of failed stages."""
+    """Run all stages of the plan whose inputs are ready; return the names of failed stages."""
     failed: list[str] = []
     running: dict[Future[bool], str] = {}
     while True:
@@ -94,7 +94,7 @@ def _use_this_python() -> None:
 
 
 def _plan(*, elsewhere: bool) -> tuple[Params, DvcStages, Plan]:
-    """Return the parameters with unchecked entries, since their check needs torch, the stages, and the plan."""
+    """Return the parameters, the stages and the plan. The entries stay unchecked, since their check needs torch."""
     try:
         checked, dvc = params.load(variants=False), DvcStages()
         gc.freeze()  # a last collection at exit took 0.2 s for DVC's objects

@@ -1,7 +1,7 @@
 """classify: train the classifier whose features serve the Fréchet distance.
 
-The metrics file also says why a metric is undefined, and holds the floors that need no model: the size of the images as
-lossless files.
+The file of metrics also contains the reason for each undefined metric, and reference values for likelihoods, such as
+the size of the test images as lossless files.
 """
 
 import numpy as np
@@ -76,7 +76,7 @@ def learn(
     options: TrainingOptions,
     device: torch.device,
 ) -> tuple[Classifier, PhaseResult]:
-    """Train a classifier; return it with the weights of least validation loss, and the result of the training.
+    """Train a classifier; return it with the weights of the lowest validation loss, and the training's result.
 
     Args:
         images: uint8 (N, C, H, W), each with its class from 0 to `classes` − 1, int64 (N,).

@@ -1,4 +1,4 @@
-"""corrupt@name: write the corrupted copies of the training and validation images for entries with these `inputs`."""
+"""corrupt@name: write corrupted copies of the training and validation images, for entries with `inputs: name`."""
 
 import typer
 
@@ -11,7 +11,10 @@ from pipeline.common.params import Params
 
 
 def main(name: str) -> None:
-    """Write the copies for NAME: an entry of `corruption.train` in params.yaml, or its stage, corrupt@NAME."""
+    """Write corrupted copies of the training and validation images.
+
+    NAME is a key of `corruption.train` in params.yaml, or the name of the stage, such as corrupt@masked.
+    """
     name = name.rpartition("@")[2]
 
     def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001

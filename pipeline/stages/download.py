@@ -22,7 +22,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
 
     try:
         memory.check_all(params)
-    except UserError as problem:  # only a warning: another machine may train. The stage `train` checks again
+    except UserError as problem:  # only a warning, since another machine may train; `train` checks again
         print("\n".join(f"warning: {line}" for line in str(problem).splitlines()), flush=True)
     wanted = params.dataset
     if wanted.folder is not None:

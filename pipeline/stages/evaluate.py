@@ -55,7 +55,10 @@ DRAWN = 3  # levels of each kind of corruption in the figure, at most
 
 
 def main(name: str) -> None:
-    """Evaluate NAME: an entry of `variants` in params.yaml, or its stage, evaluate@NAME."""
+    """Measure every seed of an entry on the validation and the test split, and draw its figures.
+
+    NAME is a key of `variants` in params.yaml, or the name of the stage, such as evaluate@vae.
+    """
     name = name.rpartition("@")[2]
 
     def work(params: Params, provenance: stage.Provenance) -> None:
@@ -79,9 +82,11 @@ def main(name: str) -> None:
 
 
 def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Images, Images]:
-    """Return metrics, the metrics of each test image, and the anomaly scores of one seed, and draw its figures.
+    """Evaluate one seed, and draw its figures.
 
-    A seed that diverged has no metrics, only a status that says so.
+    Returns:
+        The seed's content of metrics.json, the metrics of each test image, and the scores of test images and anomalies.
+        If the seed diverged, there are no metrics, and the status says at which step.
     """
     variant = VARIANTS.find(params.entry(name).model)
     about: dict[str, Any] = {"about": (variant.__doc__ or "").strip(), "floor": variant.floor}
@@ -107,7 +112,7 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Imag
             "test": _test(params, model, undefined, len(validation)),
         }
         if "generalisation" not in undefined:
-            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # with the same noise
+            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # both of clean images
             measured["test"]["generalisation"] = unseen / learned if learned else math.nan
         with part("scores of validation images"):
             known = measured["validation"].images
@@ -159,7 +164,7 @@ def _undefined(model: Autoencoder) -> dict[str, str]:
     if paths.ANOMALIES.exists():
         lacking = anomaly.undefined(model).items()
         of_model |= {f"{measure}_{score}": why for measure in MEASURES for score, why in lacking}
-    samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # these come first in the report
+    samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # these are first in the report
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 
 
@@ -175,9 +180,10 @@ def _reconstruction(
 
 
 def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str], unseen: int) -> Measured:
-    """Return all reported metrics.
+    """Return all metrics on the test split, and the error on training images.
 
-    The error on training images is measured on `unseen` of them: as many as the validation split, for comparison.
+    The error on training images is a mean over `unseen` images. The validation split has as many images, so the two
+    errors are comparable.
     """
     images, train = seen(params, "test"), seen(params, "train")
     settings, size = params.evaluation, params.evaluation.batch_size
@@ -294,7 +300,7 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
 def _examples(params: Params, model: Autoencoder, *, mapped: bool) -> Examples:
     """Return pictures and statistics of a model: test images of each class, also under each corruption.
 
-    If `mapped`, the result includes the codes in two dimensions.
+    If `mapped`, the statistics include a map of the codes in two dimensions (t-SNE).
     """
     device, test = device_of(model), arrays.read(paths.images(paths.CLEAN, "test"))
     shown = _of_each_class(arrays.read(paths.labels("test")), params.evaluation.images)

@@ -14,7 +14,10 @@ from pipeline.common.params import Params
 
 
 def main(name: str) -> None:
-    """List the files of NAME: a folder of dataset.folders in params.yaml, or its stage, images@NAME."""
+    """Write the list of the files in your image folder, with the SHA-256 of each file.
+
+    NAME is a key of `dataset.folders` in params.yaml, or the name of the stage, such as images@photos.
+    """
     name = name.rpartition("@")[2]
     stage.run(lambda params, _: work(params, name), None, variants=False)
 
@@ -31,7 +34,10 @@ def work(params: Params, name: str) -> None:
 
 
 def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
-    """Return the SHA-256 of each file; an unchanged size and time of change mean the hash noted before."""
+    """Return the SHA-256 of each file.
+
+    A file whose size and modification time are unchanged is not read again: its hash is in the notes of the last run.
+    """
     try:
         files, _ = image_folder.listed(root)
     except UserError as problem:

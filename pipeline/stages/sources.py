@@ -1,8 +1,8 @@
 """sources: write the hashes of the source files from which each entry's model is built.
 
-The files are what the model's file imports, directly or not, and the network that the entry names. The training of an
-entry depends only on the entry's own hashes, so a new quantiser reruns only the entries whose model has a quantiser.
-DVC's templates could not leave out a dependency for a single entry.
+These files are the parts that the model's file imports, directly or through other parts, and the entry's network. The
+training of an entry depends only on the entry's own hashes, so a new quantiser reruns only the entries whose model has
+a quantiser. The templates of `dvc.yaml` cannot do this, because they give every entry the same dependencies.
 """
 
 import ast

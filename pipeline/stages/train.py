@@ -20,7 +20,10 @@ from pipeline.training.training_folder import TrainingFolder
 
 
 def main(name: str, part: Annotated[int | None, typer.Option(hidden=True)] = None) -> None:
-    """Train NAME: an entry of `variants` in params.yaml, or its stage, train@NAME."""
+    """Train every seed of an entry, and write weights, curves and outcomes.
+
+    NAME is a key of `variants` in params.yaml, or the name of the stage, such as train@vae.
+    """
     name = name.rpartition("@")[2]
     if part is None:
         stage.run(lambda params, provenance: work(params, provenance, name), paths.training(name), polls=True)
@@ -57,7 +60,7 @@ def train_seed(params: Params, name: str, seed: int) -> None:
         if process_group.any_of(writes and _finished(folder), device):
             return
 
-        # load: temporary files of codes may exceed the memory, in which some systems keep /tmp
+        # load; temporary files go to the data's disk, since some systems keep /tmp in memory, which may be too small
         tempfile.tempdir = str(paths.CLEAN)
         images, validation = (pairs(params, split, entry.inputs) for split in ("train", "validation"))
 
@@ -105,7 +108,7 @@ def pairs(params: Params, split: str, inputs: str) -> Pairs:
 
 
 def _machine(params: Params) -> dict[str, str]:
-    """Return the part of the machine on which a training's bits depend."""
+    """Return the properties of the machine that can change the trained weights, at least in their rounding."""
     options = params.training
     device = devices.prepare(options.device, options.threads)
     mode = options.mode if device.type == "cuda" else "eager"

@@ -1,4 +1,4 @@
-"""card: the model card of an entry, from the evaluation, parameters, curves and provenance on disk.
+"""card: print the model card of an entry, from the evaluation, parameters, curves and provenance on disk.
 
     python -m pipeline.tools.card vae    # the same as `aelab card --model vae`
 
@@ -81,7 +81,7 @@ def _data(mine: ReportEntry) -> Iterator[str]:
     if inputs != CLEAN:
         yield f"trained under the corruption `{inputs}`: {', '.join(mine.params.learned(inputs).noise)}"
     for split, digest in result.digests.items():
-        yield f"{split} split: digest {digest}, by DVC"
+        yield f"{split} split: DVC's digest {digest}"
 
 
 def _procedure(mine: ReportEntry, looks: float) -> Iterator[str]:
@@ -91,7 +91,7 @@ def _procedure(mine: ReportEntry, looks: float) -> Iterator[str]:
         yield "no training: a floor has no steps"
     else:
         seeds = listed(each.seed for each in mine.results)
-        yield f"seeds: {seeds}; the weights with the least validation loss are kept"
+        yield f"seeds: {seeds}; the weights with the lowest validation loss are kept"
     for phase in dict.fromkeys(point["phase"] for point in result.curve):
         steps = max(point["step"] for point in result.curve if point["phase"] == phase)
         losses = [_losses(each.curve, phase) for each in mine.finished]

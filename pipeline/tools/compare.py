@@ -1,6 +1,7 @@
-"""compare: the report of one or more revisions or experiments on one page, with their differences and one table.
+"""compare: write one report on several revisions or experiments, with their differences and a table.
 
-No stage runs this command. DVC's cache must hold a revision's results; nothing is trained or checked out.
+No stage runs this command. The results of each revision must be in DVC's cache, because the command trains nothing. The
+files in the working folder stay as they are.
 """
 
 import json
@@ -98,7 +99,7 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
 
 @dataclass(frozen=True)
 class ComparedEntry:
-    """An entry with results of its own, under a name that states its differing parameters."""
+    """An entry whose results differ from all others, under a name that states its differing parameters."""
 
     entry: ReportEntry
     original: str  # its name in params.yaml
@@ -107,10 +108,11 @@ class ComparedEntry:
 
 
 def side_by_side(revisions: Revisions) -> tuple[list[ComparedEntry], list[tuple[str, str]]]:
-    """Return all entries, and the pairs of names to compare: the first entry of a name with each other one.
+    """Return all entries, and the pairs of names to compare.
 
-    Entries of the same name follow each other, floors come last, and equal results appear once. An entry's name states
-    the parameters that differ, or the revision if these are not enough.
+    Entries with the same name in `params.yaml` follow each other, and the first of them is compared with each of the
+    rest. Floors come last, and equal results appear once. An entry's new name states the parameters that differ, or the
+    revision if several entries have these parameters.
     """
     shown, pairs = list[ComparedEntry](), list[tuple[str, str]]()
     for name in dict.fromkeys(entry.name for entries in revisions.values() for entry in entries):
@@ -127,6 +129,7 @@ def side_by_side(revisions: Revisions) -> tuple[list[ComparedEntry], list[tuple[
 
 
 def _named(name: str, found: Sequence[tuple[ReportEntry, list[str]]]) -> Iterator[ComparedEntry]:
+    """Yield the entries called `name`, each under a new name that states its differing parameters."""
     values = [_parameters(entry) for entry, _ in found]
     keys = dict.fromkeys(key for each in values for key in each)
     differing = [key for key in keys if len({_text(each.get(key)) for each in values}) > 1]
@@ -152,14 +155,14 @@ def _parameters(entry: ReportEntry) -> dict[str, Any]:
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """Return the end of a dotted key that no other of `keys` has."""
+    """Return the shortest end of a dotted key that is unique among `keys`, such as steps for training.steps."""
     words = key.split(".")
     ends = (".".join(words[i:]) for i in reversed(range(len(words))))
     return next((end for end in ends if sum(f".{each}".endswith(f".{end}") for each in keys) == 1), key)
 
 
 def _text(value: Any) -> str:
-    """Return a value as text; 1.0 becomes 1, since both may mean the same."""
+    """Return a value as text. 1.0 becomes 1, because revisions may write the same number in both ways."""
     whole = isinstance(value, float) and value.is_integer()
     return "–" if value is None else str(int(value) if whole else value)
 
@@ -256,7 +259,10 @@ def _experiments() -> list[str]:
 
 
 def _found(wanted: Sequence[str], place: Path, needed: Sequence[str]) -> Iterator[tuple[str, list[ReportEntry]]]:
-    """Yield each revision's entries. Listed experiments without results are skipped, named revisions are required."""
+    """Yield each revision's entries.
+
+    Experiments without results are skipped. The revisions `needed`, which the user has named, must have results.
+    """
     there = False
     for i, revision in enumerate(wanted):
         try:
@@ -286,6 +292,7 @@ def _entries(revision: str, place: Path) -> list[ReportEntry]:
 
 
 def _take(revision: str, place: Path) -> None:
+    """Copy the parameters and results of a revision to the new folder `place`."""
     from dvc.api import DVCFileSystem  # noqa: PLC0415 - slow to import
     from dvc.exceptions import DvcException  # noqa: PLC0415
     from dvc_data.index import DataIndexDirError  # noqa: PLC0415

@@ -4,9 +4,9 @@
     python -m pipeline.tools.recipe iwae-short            # the result goes to recipes/results/iwae-short.json
     python -m pipeline.tools.recipe iwae-short --quick    # try the command in a minute
 
-A recipe's `params` change params.yaml mapping by mapping; `variants` and `seeds` are replaced as a whole. The
-experiment runs in a copy of the repository: params.yaml, dvc.lock and the reports stay unchanged. A recipe starts from
-the last commit, so uncommitted changes of params.yaml have no effect.
+A recipe's `params` change single keys of params.yaml; only `variants` and `seeds` are replaced as a whole. The
+experiment runs in a copy of the repository, so params.yaml, dvc.lock and the reports stay unchanged. A recipe starts
+from the last commit, so uncommitted changes of params.yaml have no effect.
 """
 
 import csv
@@ -52,6 +52,7 @@ TRIAL_PARAMS = {
     "dataset": {"name": "digits"},
     "training": {"precision": "float32", "validations": 2, "validation_images": 64},
 }
+# Columns of the report's table that become keys of a recipe's result.
 SAME = ("started", "commit", "data", "device", "hardware", "precision", "mode", "python", *stage.PACKAGES)
 
 
@@ -114,7 +115,7 @@ def known(metric: str) -> str:
 
 
 class Expected(Section):
-    """A published figure."""
+    """A published figure that the recipe should reach."""
 
     entry: str
     metric: Annotated[str, AfterValidator(known)]
@@ -130,7 +131,7 @@ class Expected(Section):
 
     @property
     def direction(self) -> Literal["lower", "higher"] | None:
-        """The better direction."""
+        """Whether a lower or a higher value is better."""
         return self.better or KNOWN[self.metric].better
 
     @property
@@ -172,13 +173,13 @@ class Recipe(Section):
 
     @property
     def time(self) -> str:
-        """The approximate duration."""
+        """Approximate duration of the recipe, as text."""
         times = [f"{minutes / 60:.1f} hours on a {where.upper()}" for where, minutes in self.minutes.items()]
         return ", ".join(times) or "time not measured"
 
 
 def settings(name: str, recipe: Recipe, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the parameters of a recipe's experiments, by name: one, or one for each value of a `sweep`."""
+    """Return the parameters of each experiment, by its name: one experiment, or one for each value of a `sweep`."""
     found = {name: dict(wanted)}
     for key, values in recipe.sweep.items():
         found = {f"{name}-{i}": merged(wanted, nested(key, value)) for i, value in enumerate(values)}
@@ -357,7 +358,8 @@ def outcome(name: str, recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence
         **recipe.model_dump(include={"title", "paper", "table", *(["sweep"] if recipe.sweep else [])}),
         "figures": figures(recipe, wanted, rows),
         **{key: rows[0][key] for key in SAME},
-        "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],  # all in "parameters"
+        # The content of params.yaml is under "parameters".
+        "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],
         "parameters": dict(wanted),
     }
 

@@ -112,13 +112,13 @@ def parameters() -> str:
 
 
 def _rows(section: Json, path: str, definitions: Json) -> Iterator[tuple[str, ...]]:
-    """Yield a row for a key and for each key below it: path, default, allowed values, meaning."""
-    default = f"`{json.dumps(section['default'])}`".replace('"', "") if "default" in section else ""
-    meaning = section["description"].replace("|", "∣")
-    yield f"`{path}`", default, _allowed(section, definitions), meaning
+    """Yield a row for a key with a meaning and for each key below it: path, default, allowed values, meaning."""
+    if "description" in section:
+        default = f"`{json.dumps(section['default'])}`".replace('"', "") if "default" in section else ""
+        yield f"`{path}`", default, _allowed(section, definitions), section["description"].replace("|", "∣")
     inner = {} if _target(section) in BUDGETS else definitions.get(_target(section), section)
     if "$ref" in (named := inner.get("additionalProperties") or {}):
-        inner = {"properties": {"*": named | {"description": "a name that you choose"}}}
+        inner = {"properties": {"*": named}}  # any name: no row of its own
     for key, each in inner.get("properties", {}).items():
         yield from _rows(each, f"{path}.{key}", definitions)
 
@@ -132,7 +132,7 @@ def _allowed(section: Json, definitions: Json) -> str:
         choices, part = inner.get("anyOf", []), _target(section)
         names = [_allowed(each, definitions) for each in choices if "type" in each]
         if not choices or len(names) < len(choices):
-            names.append(f"a [{part}](#{part}s): its `name` and its keys")
+            names.append(f"a [{part}](#{part}s) with its keys")
         return " or ".join(names)
     if values := inner.get("enum", [inner["const"]] if "const" in inner else []):
         return ", ".join(f"`{each}`" for each in values)
@@ -149,36 +149,34 @@ def _target(section: Json) -> str:
 # --- docs/commands.md ------------------------------------------------------------------------------------------------
 
 EXAMPLES = re.compile(r"^(?:  \S.*\n)+", re.MULTILINE)  # lines with an indentation of two
-OPTION = re.compile(r"^\* `-.*\n", re.MULTILINE)
+OPTION = re.compile(r"^\* `(?:-|IN ).*\n", re.MULTILINE)  # or the argument IN, which is the same in all commands
+COMPLETION = re.compile(r"^\* `--(?:install|show)-completion.*\n", re.MULTILINE)  # options that typer adds
+STAGES = "python -m pipeline.stages."  # DVC runs them
 
 
 def commands() -> str:
     """Return docs/commands.md, made with typer's generator.
 
-    Options of several commands are listed once. A program without options has a row in a table.
+    Options of several commands are listed once. Stages and programs without options have no section.
     """
     targets = re.findall(r"^([a-z-]+):.*?## +(.*)$", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    found = programs()
-    plain = {words: summary for words, each in found.items() if (summary := _plain(each))}
-    texts = [_described(words, each) for words, each in found.items() if words not in plain]
+    found = {words: each for words, each in programs().items() if not words.startswith(STAGES) and _has_options(each)}
+    texts = [_described(words, each) for words, each in found.items()]
     shared = [option for option, times in Counter(OPTION.findall("".join(texts))).items() if times > 1]
     texts = [OPTION.sub(lambda option: "" if option[0] in shared else option[0], text) for text in texts]
-    texts = [re.sub(r"\*\*Options\*\*:\n\n(?!\* )", "", text) for text in texts]
+    texts = [re.sub(r"\*\*(Arguments|Options)\*\*:\n\n(?!\* )", "", text) for text in texts]
     texts = [re.sub(r"\n{3,}", "\n\n", text) for text in texts]
-    return template("commands.md.j2").render(targets=targets, programs=texts, shared=shared, plain=plain)
+    return template("commands.md.j2").render(targets=targets, programs=texts, shared=shared)
 
 
-def _plain(found: Any) -> str:
-    """Return the first sentence of a program without options, or ""."""
-    if isinstance(found, str):
-        return found
-    optional = any(each.param_type_name == "option" for each in found.params)
-    return "" if optional else str(found.help).partition("\n\n")[0]
+def _has_options(found: Any) -> bool:
+    return not isinstance(found, str) and any(each.param_type_name == "option" for each in found.params)
 
 
 def _described(words: str, found: Any) -> str:
     context = found.context_class(found, info_name=words, **found.context_settings)
     text = get_docs_for_click(obj=found, ctx=context, indent=2, name=words)
+    text = COMPLETION.sub("", text)
     return EXAMPLES.sub(lambda lines: f"\n```sh\n{textwrap.dedent(lines[0])}```\n", text)
 
 

@@ -92,7 +92,7 @@ def _built(repository: Path, place: Path, epoch: str) -> Path:
 
 
 def bill(lock: Path, target: Path) -> None:
-    """Write the SBOM of the locked packages, as CycloneDX; the writing tool checks it against CycloneDX's schema."""
+    """Write the SBOM of the locked packages in the format CycloneDX, and validate it against the format's schema."""
     options = ["--pyproject", "pyproject.toml", "--mc-type", "library", "--output-reproducible", "--validate"]
     _output(sys.executable, "-m", "cyclonedx_py", "requirements", str(lock), *options, "--output-file", str(target))
 
@@ -113,7 +113,7 @@ def _licence(name: str) -> str:
 
 
 def _said(package: Distribution) -> Iterator[str]:
-    """Yield the names of a package's licence in its metadata, newest field first; a full text is no name."""
+    """Yield the licence's name from each field of the metadata, newest field first; "" if the field has no name."""
     metadata: Any = package.metadata
     yield metadata.get("License-Expression", "")
     classifiers = metadata.get_all("Classifier", [])

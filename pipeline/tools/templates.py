@@ -1,4 +1,4 @@
-"""Templates of the generated pages, in this folder."""
+"""Loads the templates of the generated pages, which are in this folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Trains one model with several processes. torchrun starts them on one or more machines, and restarts the dead."""
+"""Trains one model with several processes. torchrun starts the processes, and restarts all if one dies."""
 
 import argparse
 import logging
@@ -21,16 +21,16 @@ from aelab.training.state import Stopped
 from pipeline import PARENT
 from pipeline.common import params, signals, stage
 
-TORCHRUN = "AELAB_TORCHRUN"  # extra arguments for torchrun.
-PROBLEMS = "AELAB_PROBLEMS"  # folder in which a process writes why it stopped.
-RESTARTS = 3  # how often all processes restart after one dies, unless TORCHRUN says otherwise
+TORCHRUN = "AELAB_TORCHRUN"  # environment variable with more arguments for torchrun, such as --nnodes 2
+PROBLEMS = "AELAB_PROBLEMS"  # environment variable with the folder where a process writes the error that ended it
+RESTARTS = 3  # how often all processes restart after the death of one, unless TORCHRUN sets --max-restarts
 
 
 def here(processes: int) -> int:
-    """Number of a training's `processes` that run on this machine.
+    """Return how many of a training's `processes` run on this machine.
 
     Raises:
-        UserError: the number of machines in TORCHRUN does not divide `processes`, or is no number.
+        UserError: --nnodes in TORCHRUN, the number of machines, is no number or does not divide `processes`.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--nnodes", default="1")
@@ -62,12 +62,20 @@ def check_gpus(checked: params.Params) -> None:
     options = checked.training
     needed, there = here(options.processes), torch.cuda.device_count()
     if there < needed and devices.prepare(options.device, options.threads).type == "cuda":
-        msg = f"training.processes wants {needed} GPUs of this machine, which has {there}: lower it or use the cpu"
+        msg = (
+            f"training.processes needs {needed} GPUs on this machine, which has {there}: lower training.processes, or "
+            "set training.device to cpu"
+        )
         raise UserError(msg)
 
 
 def run(command: Sequence[str], processes: int, threads: int) -> None:
-    """Start `command`, a module with its arguments, in `processes` processes that train one model, and wait for all.
+    """Train one model with several processes, and wait until all have ended.
+
+    Args:
+        command: name of the module that each process runs, and the module's arguments.
+        processes: number of processes on all machines together.
+        threads: CPU threads of each process.
 
     Raises:
         UserError: a process met a problem that the user can correct, or the processes died too often.
@@ -76,10 +84,10 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
     more = shlex.split(os.environ.get(TORCHRUN, "")) or ["--standalone"]
     arguments = [f"--nproc-per-node={here(processes)}", f"--max-restarts={RESTARTS}", *more, "-m", *command]
     with tempfile.TemporaryDirectory() as problems:
-        # With DVC_STAGE, a process restores DVC's outputs after a failure. Only this process may do so.
+        # A process that has DVC_STAGE restores DVC's outputs after a failure. Only this process may restore them.
         environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
         environment |= {PROBLEMS: problems, "OMP_NUM_THREADS": str(threads)}
-        # Without this, restarted processes would wait for dead processes, whose entries are still in torchrun's store.
+        # In a shared store, dead processes would still have entries, for which the restarted processes would wait.
         environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with _torchrun(arguments, environment) as process:
             announced = False
@@ -102,9 +110,9 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
 
 @contextmanager
 def _torchrun(arguments: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start torchrun in its own session, so that only the stage receives Ctrl-C and passes it on.
+    """Start torchrun, and kill it with all its processes if it still runs on exit.
 
-    On exit, torchrun and all its processes are gone.
+    torchrun has its own session. So only the stage receives Ctrl-C, and then stops torchrun itself.
     """
     command = [sys.executable, "-c", "from pipeline.training import ranks; ranks.torchrun()", *arguments]
     with subprocess.Popen(command, env=environment, start_new_session=True) as torchrun:  # noqa: S603
@@ -121,6 +129,7 @@ def _torchrun(arguments: Sequence[str], environment: dict[str, str]) -> Iterator
 
 @contextmanager
 def _gone_is_fine() -> Iterator[None]:
+    """Ignore the error of a process that has already ended."""
     try:
         yield
     except psutil.NoSuchProcess:
@@ -128,9 +137,10 @@ def _gone_is_fine() -> Iterator[None]:
 
 
 def take_part(work: Callable[[params.Params], None]) -> None:
-    """Do `work` as one of the processes that torchrun started.
+    """Join the other processes of the training, and call `work` with the checked parameters.
 
-    The process shuts down cleanly on request, and when torchrun or another process of the training has ended.
+    Each process that torchrun starts calls this function. The process exits after a signal, after the death of torchrun
+    or of another process, and after an error, which it reports to the stage.
     """
     from aelab.core import devices, process_group  # noqa: PLC0415 - slow to import
 
@@ -155,12 +165,12 @@ def take_part(work: Callable[[params.Params], None]) -> None:
         if sentence is None:
             raise
         Path(os.environ[PROBLEMS], os.environ["RANK"]).write_text(sentence, encoding="utf-8")
-        os.kill(os.getppid(), signal.SIGTERM)  # else torchrun would restart the process
+        os.kill(os.getppid(), signal.SIGTERM)  # end torchrun, which would restart the process
         sys.exit(1)
 
 
 def torchrun() -> None:
-    """Run torchrun until the stage that started it is gone."""
+    """Run torchrun with the arguments of the command line, and end it when the stage that started it has died."""
 
     def watch() -> None:
         while os.getppid() == PARENT:

@@ -1,8 +1,8 @@
 """The folder of a training: snapshots while it runs, and its result when it has finished.
 
-The folder is no output of DVC, because DVC deletes outputs before it runs a stage. Its name contains a fingerprint of
-everything on which the training's bits depend. So an interrupted training continues, a finished one is not repeated,
-and no training finds the files of another.
+The folder is no output of DVC, because DVC deletes outputs before it runs a stage. Its name contains a fingerprint, a
+hash of everything on which the trained weights depend. So an interrupted training continues, a finished training is not
+repeated, and no training finds the files of another.
 """
 
 import hashlib
@@ -67,17 +67,17 @@ class TrainingFolder:
 
     @property
     def name(self) -> str:
-        """The entry and the seed."""
+        """Name of the training, such as vae-seed0."""
         return self.folder.name.rpartition("-")[0]
 
     @property
     def curve(self) -> Path:
-        """File of the curve, one JSON object per line; each point is added when it is reached."""
+        """File of the learning curve: one JSON object per line, added when the training reaches the point."""
         return self.folder / "curve.jsonl"
 
     @property
     def about(self) -> Path:
-        """File that describes the training."""
+        """File that describes the training: entry, seed, machine, parameters and times of the starts."""
         return self.folder / "about.json"
 
     @property
@@ -96,7 +96,11 @@ class TrainingFolder:
 
     @contextmanager
     def held(self, stop: Callable[[], bool]) -> Iterator[None]:
-        """Hold the training's lock. Waits while another process trains here, until `stop` returns true."""
+        """Hold the training's lock, after a wait for any other process that trains here.
+
+        Raises:
+            Stopped: `stop` returned true during the wait.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock, announced = self.lock(), False
         while not lock.is_locked:
@@ -115,7 +119,7 @@ class TrainingFolder:
 
     @contextmanager
     def session(self, about: Mapping[str, Any], stop: Callable[[], bool], *, writes: bool) -> Iterator[Session]:
-        """Record a training's curve and snapshots, continuing from the last snapshot.
+        """Yield the session that records the training's curve and snapshots, and starts from the last snapshot.
 
         Args:
             about: the entry, the seed and the machine.
@@ -161,7 +165,7 @@ class TrainingFolder:
         return None
 
     def finish(self, model: Autoencoder, results: Mapping[str, PhaseResult], cost: Mapping[str, Any]) -> None:
-        """Write the model, then how its training ended, and delete the snapshots."""
+        """Write the model, then the file `finished` with outcome and cost, and delete the snapshots."""
         checkpoint.save(model, self.model)
         Snapshots(self.folder).clear()
         outcome = {
@@ -190,8 +194,9 @@ class TrainingFolder:
 
 
 class CurveLog:
-    """A training's curve in a file that survives a kill. Points in the file keep the time when they were first reached.
+    """A training's learning curve in a file, which survives a kill of the process.
 
+    A training that continues from a snapshot reaches some points twice. The file keeps their first version.
     A validation point also records the process's use of CPU and memory, under MLflow's names.
     """
 
@@ -245,13 +250,14 @@ def raw_parameters(entry: str) -> dict[str, Any]:
 
 
 def _name(point: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return a point's phase, step and kinds of loss, which identify the point."""
     return point["phase"], point["step"], *sorted(key for key in point if key.endswith("loss"))
 
 
 def _deps(entry: str, section: Mapping[str, Any]) -> list[str]:
-    """Return the dependencies of the stage train@entry in `dvc.yaml`, without the lock file.
+    """Return the dependencies of the stage train@entry in `dvc.yaml`, without requirements.lock.
 
-    The fingerprint holds the versions that matter instead.
+    Instead of requirements.lock, the fingerprint covers the versions of Python, torch and NumPy.
     """
     architecture = YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text(encoding="utf-8"))
 
@@ -266,7 +272,7 @@ def _deps(entry: str, section: Mapping[str, Any]) -> list[str]:
 
 
 def _content(dep: str) -> object:
-    """Return the hash of a file, the hashes of a folder's Python files, or the hash of a sealed folder's list."""
+    """Return the hash of a file, of SHA256SUMS in a data folder, or of each Python file in a folder of code."""
     path = Path(dep)
     if not path.exists():
         msg = f"{path} does not exist: `make repro` writes it, or `dvc repro` of the stage that has it as output"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aelab.notebook import build, load, load_folder, show
     from aelab.training.loop import train
 
+# Module of each public name. After a colon: the name inside this module, if the public name differs.
 HOMES = {
     "Budget": "core.settings",
     "TrainingOptions": "core.settings",

@@ -31,7 +31,7 @@ SHOWN = 5  # maximum number of left-out files in a warning
 
 
 class Model(Section):
-    """Section with the key `model`, which `build` adds to the parameters."""
+    """Section with the key `model`. `build` adds this key to the parameters, and then checks all keys."""
 
     model: str = Field(description="a file in src/aelab/variants/")
 
@@ -160,7 +160,7 @@ def show(rows: Mapping[str, Images]) -> Image.Image:
         The picture, in RGB.
 
     Raises:
-        UserError: A row holds no images, or the rows differ in shape.
+        UserError: A row has no images, or the rows differ in shape.
     """
     if not isinstance(rows, Mapping) or not rows:
         msg = f"images to show must have labels, as in {{'original': x}}; got {next(described(rows))}"

@@ -66,7 +66,7 @@ def test_it_is_said_once_with_the_rest_on_a_page(
     TABLE.write_text(table("ae,0,0.4,30,9,d"))
     changes.tell()
     said = capsys.readouterr().out
-    assert "  ae: PSNR ↑ 20.00 → 30.00 (one seed: may be chance)\n1 more; all of them: reports/changes.md\n" in said
+    assert "  ae: PSNR ↑ 20.00 → 30.00 (one seed: may be chance)\n1 more; all changes: reports/changes.md\n" in said
     assert "| ae | MSE ↓ | 0.50000 | 0.40000 | one seed: may be chance |" in PAGE.read_text(encoding="utf-8")
     TABLE.write_text(table("ae,0,0.5,20,1,d"))
     changes.tell()

@@ -1,4 +1,4 @@
-"""Pages in headless Chromium: in the light and the dark theme, as wide as a phone or a desktop."""
+"""Opens pages in headless Chromium: in the light or the dark theme, as wide as a phone or a desktop."""
 
 import os
 import shutil
@@ -24,9 +24,9 @@ def opened(
     """Open a page, and collect its problems: errors of scripts, and requests to other places.
 
     Args:
-        url: of the page.
-        theme: that the reader prefers.
-        width: of the window, in pixels.
+        url: address of the page.
+        theme: colour theme that the page should have.
+        width: width of the window, in pixels.
         scripts: whether the browser runs JavaScript.
         local: whether the page may request more files from its own server.
     """

@@ -1,7 +1,8 @@
-"""A stage, and a parent process in the place of DVC. tests/pipeline/test_signals.py kills either of them.
+"""A stage, and a parent process in the place of DVC. tests/pipeline/test_signals.py kills one of the two.
 
-After a signal, work that polls has a grace period in which it may end by itself. Here the period is as long as
-`PATIENCE`, so that the slowest machine is in time. In cases with "brief" the period ends first.
+After a signal, work that calls `asked_to_stop` has a grace period in which it may end by itself. Here the grace period
+is `PATIENCE`, so that even the slowest machine ends in time. In cases with "brief" in their name, the grace period is
+too short.
 """
 
 import os
@@ -26,7 +27,7 @@ def wait_for_stage(how: str, place: Path) -> None:
 
 
 def turns() -> dict[int, int]:
-    """Turns of work that each worker of the stage in this folder has done, by process ID."""
+    """Number of turns of work that each process of the stage has done, by process ID."""
     return {int(path.name): path.stat().st_size for path in Path("pids").iterdir()}
 
 

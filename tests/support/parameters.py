@@ -48,7 +48,7 @@ def nested(depth: int) -> Any:
     return section
 
 
-BROKEN = [
+BROKEN = [  # invalid parameters, the start of the message, and a later part of the message
     (with_value("training.step", 5), "training.step is an unknown key; known here: steps,", "did you mean steps?"),
     (with_value("variants.vae.betta", 1), "variants.vae.betta is an unknown key; known here:", "did you mean beta?"),
     (

@@ -77,7 +77,7 @@ class Project:
         yaml.dump(params, self.folder / "params.yaml")
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Environment of commands, with one CPU per stage: a second process would import for longer than it works."""
+        """Environment of commands, with one CPU per stage, since imports in a second process would take too long."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         own = {"PATH": path, "DVC_NO_ANALYTICS": "true", resources.CPUS: "1"}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DVC"))}

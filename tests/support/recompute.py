@@ -24,8 +24,9 @@ def values(evaluation: Path, entry: str, metric: str) -> pd.DataFrame:
 
 
 def estimate(table: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean, standard error over seeds and images, and degrees of freedom; those over seeds alone, where the interval by
-    them is wider.
+    """Mean of a table, its standard error, and the degrees of freedom of the error.
+
+    The standard error covers seeds and images, or seeds alone if this makes the interval wider.
     """
     y = table.to_numpy(float)
     n, m = y.shape

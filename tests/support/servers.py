@@ -51,7 +51,7 @@ def answering(status: int, body: str) -> Iterator[str]:
 
 
 class Killable:
-    """Process in a session of its own."""
+    """Process in its own session, which tests can kill, freeze and continue."""
 
     process: subprocess.Popen[bytes] | None = None
 

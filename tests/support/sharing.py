@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # variant, its
         PARAMETERS["vqvae"] | {"quantizer": {"name": "bsq", "bits": 4, "entropy": 10.0}},
         {},
     ),
-    "vqvae fsq": (  # a normaliser cancels the last bias: its gradient is rounding alone, and Adam scales it up
+    "vqvae fsq": (  # with a normaliser, the last bias has only a rounding error as gradient, which Adam scales up
         "vqvae",
         PARAMETERS["vqvae"] | {"quantizer": {"name": "fsq", "levels": [8, 5, 4], "normalise": False}},
         {},

@@ -25,14 +25,8 @@ from aelab.training.state import PhaseResult
 
 IMAGE = (1, 8, 8)
 NETWORK = {"name": "patches", "width": 8}
-ANY: tuple[Any, ...] = (
-    4,
-    0.5,
-    [4],
-    "a",
-    True,
-    {},
-)  # candidates for keys that are not in KNOWN: the first that the annotation allows is used
+# Values for keys that are not in KNOWN. A key gets the first value that its annotation allows.
+ANY: tuple[Any, ...] = (4, 0.5, [4], "a", True, {})
 
 
 def toy_keys(part: type, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +69,7 @@ def named(schema: Mapping[str, Any]) -> Iterator[Any]:
         yield from named(choice)
 
 
+# Values for keys with these names, for which the first allowed value of ANY would be too large or make no sense.
 KNOWN = {
     "network": NETWORK,
     "likelihood": "bernoulli",
@@ -86,37 +81,38 @@ KNOWN = {
     "width": 8,
     "layers": 2,
     "channels": 2,
-}  # values of keys for all parts, where any value that the annotation allows would be too large or make no sense
+}
+# Values for single variants.
 OTHERS: dict[str, dict[str, Any]] = {"tcvae": {"beta": 4.0}, "wae": {"penalty": 10.0}, "vqvae": {"beta": 0.25}}
-PARAMETERS = {
+PARAMETERS = {  # toy parameters of every variant
     name: toy_keys(VARIANTS.find(name), KNOWN | OTHERS.get(name, {})) for name in VARIANTS.available()
-}  # of every variant
-LEARNING = [name for name in VARIANTS.available() if not VARIANTS.find(name).floor]  # with a training of their own
-SECTIONS = {  # of every quantiser, for vectors of 3 numbers
+}
+LEARNING = [name for name in VARIANTS.available() if not VARIANTS.find(name).floor]  # variants that are trained
+SECTIONS = {  # toy keys of every quantiser, for vectors of 3 numbers
     name: toy_keys(
         QUANTIZERS.find(name), KNOWN | {"codes": 7, "dimensions": 3, "depth": 4, "levels": [8, 5, 4], "bits": 3}
     )
     for name in QUANTIZERS.available()
 }
-NETWORK_KEYS = {  # of every network
+NETWORK_KEYS = {  # toy keys of every network
     name: toy_keys(NETWORKS.find(name), KNOWN | {"hidden": [12, 10]}) for name in NETWORKS.available()
 }
-LIKELIHOOD_SECTIONS = {  # of every likelihood
+LIKELIHOOD_SECTIONS = {  # toy section of every likelihood
     name: {"name": name} | toy_keys(LIKELIHOODS.find(name), KNOWN) for name in LIKELIHOODS.available()
 }
-PRIOR_SECTIONS = {  # of every prior
+PRIOR_SECTIONS = {  # toy section of every prior
     name: {"name": name} | toy_keys(PRIORS.find(name), KNOWN | {"code": 3, "hidden": [8], "components": 5})
     for name in PRIORS.available()
 }
 
-
+# Toy parameters of models that together contain every part. The first word of a name is the variant.
 CASES: dict[str, dict[str, Any]] = {
     **PARAMETERS,
     **{f"vqvae {name}": PARAMETERS["vqvae"] | {"quantizer": {"name": name} | keys} for name, keys in SECTIONS.items()},
     **{f"ae {name}": PARAMETERS["ae"] | {"network": {"name": name} | keys} for name, keys in NETWORK_KEYS.items()},
     **{f"vae {name}": PARAMETERS["vae"] | {"likelihood": section} for name, section in LIKELIHOOD_SECTIONS.items()},
     **{f"vae {name}": PARAMETERS["vae"] | {"prior": section} for name, section in PRIOR_SECTIONS.items()},
-}  # every part, by the variant that it is a part of
+}
 
 
 def batch(

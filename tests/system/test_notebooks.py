@@ -39,7 +39,7 @@ def executed(path: Path, scratch: Path) -> Any:
     """Run all cells of a notebook in its own folder, even after errors, and return the notebook."""
     target = scratch / "executed.ipynb"
     done = subprocess.run(
-        [Path(sys.executable).parent / "jupyter-execute", "--allow-errors", "--startup_timeout=600",
+        [Path(sys.executable).parent / "jupyter-execute", "--allow-errors", "--startup_timeout=600", "--timeout=600",
          f"--output={target}", path],
         env=os.environ | {"IPYTHONDIR": str(scratch), "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,

@@ -2,7 +2,7 @@
 
 The plan and `dvc.lock` stay on this machine, which alone writes them. A worker receives the name of a stage and the
 hashes of its inputs. Code, data and results travel through DVC's remote, and the worker returns the stage's entry of
-`dvc.lock`. If a worker dies, Dask gives its stage to another: a stage may run twice, but its result is taken once.
+`dvc.lock`. If a worker dies, Dask gives its stage to another worker. So a stage may run twice, but counts once.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def on_cluster(
     """Yield an executor for a plan on the workers of the scheduler at `address`.
 
     Raises:
-        UserError: the address is not trusted, there is no scheduler, or no remote that workers can use.
+        UserError: the address is not trusted, no scheduler answers, or DVC has no remote that workers can use.
     """
     client = connect(address, trusted=trusted)
     handover = Handover(local.dvc, plan)
@@ -95,7 +95,7 @@ class Task:
 
     output: StageOutput
     on_gpu: bool
-    ended: Future[bool] = field(default_factory=Future)  # whether it succeeded
+    ended: Future[bool] = field(default_factory=Future)  # set at the stage's end: whether it succeeded
     announced: bool = False
     began: float = field(default_factory=time.monotonic)
     entry: dict[str, Any] | None = None  # entry in dvc.lock, if it succeeded
@@ -103,7 +103,11 @@ class Task:
 
 
 class ClusterExecutor:
-    """Gives stages to free workers. Stages that cannot travel run here; cached results come from the remote."""
+    """Gives stages to free workers.
+
+    A stage whose files cannot travel through the remote runs on this machine. If the remote already has a stage's
+    result, no worker runs the stage.
+    """
 
     def __init__(
         self, address: str, client: distributed.Client, handover: Handover, local: LocalExecutor, jobs: int | None
@@ -136,7 +140,7 @@ class ClusterExecutor:
         return begun
 
     def end(self, name: str) -> None:
-        """Take the result of an ended stage."""
+        """Record the result of a stage that has ended, and print the outcome."""
         if name not in self.tasks:
             self.local.end(name)
             return
@@ -152,7 +156,7 @@ class ClusterExecutor:
         name = told["stage"]
         task = self.tasks.get(name)
         if task is None:
-            return  # from a worker that Dask believed dead
+            return  # the message is from a worker that Dask has declared dead
         if "line" in told:
             task.output.read(told["line"])
             return
@@ -204,7 +208,7 @@ class ClusterExecutor:
             )
             raise UserError(msg)
         gpus = sum(bool(each["resources"].get("GPU")) for each in workers)
-        # Without a worker, one stage waits for it: then a cluster that grows on demand starts a worker.
+        # Without a worker, one stage is submitted anyway, for which a cluster that grows on demand starts a worker.
         room = min(max(1, len(workers)), self.jobs or len(workers) + 1) - len(self.tasks)
         return room, gpus, gpus - sum(task.on_gpu for task in self.tasks.values())
 

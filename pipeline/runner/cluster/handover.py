@@ -1,4 +1,4 @@
-"""Exchange between a caller and its cluster through DVC's remote: the code, and the results of stages."""
+"""Exchanges code and results between this machine and the workers of a cluster, through DVC's remote."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from pipeline.runner.cluster.worker_stage import patiently
 from pipeline.runner.dvc_stages import DvcStages, Entry
 from pipeline.runner.plan import Plan
 
-SECRET = ("secret", "password", "token", "key", "connection", "credential")  # parts of names of settings
+SECRET = ("secret", "password", "token", "key", "connection", "credential")  # settings with these words stay here
 
 
 class Handover:
@@ -54,7 +54,11 @@ class Handover:
         return {"stage": name, "inputs": self.inputs(name), "lock": lock, "checkout": self.checkout}
 
     def restore(self, name: str) -> bool:
-        """Take a stage's result from the remote's run cache, if the remote has all its outputs; copies no file."""
+        """Record a stage's result from the remote's run cache, without a copy of any file.
+
+        Returns:
+            Whether the run cache has the result, and the remote has all its outputs.
+        """
         stage = self.stages[name]
         made = {out.def_path: out for on in self.upstream[name] for out in self.stages[on].outs}
         away = [out for on in self.upstream[name] - self.at_home for out in self.stages[on].outs]
@@ -64,7 +68,7 @@ class Handover:
                     if dep.def_path in made:
                         dep.hash_info, dep.meta = made[dep.def_path].hash_info, made[dep.def_path].meta
                     elif any(localfs.overlaps(dep.fs_path, out.fs_path) for out in away):
-                        return False  # only a part of an output, or a folder around several, may be here
+                        return False  # this machine may lack files of the dependency, so it has no hash
                     else:
                         dep.save()
             except DvcException:  # an input is missing: the stage will report it
@@ -76,7 +80,10 @@ class Handover:
         return entry is not None
 
     def _find(self, key: str) -> Entry | None:
-        """Return an entry of the run cache whose outputs are in the remote. Pushes write a folder's list last."""
+        """Return an entry of the run cache whose outputs are in the remote; None if there is none.
+
+        The check looks only for a folder's list of files, because a push writes the list after the files.
+        """
         odb = self.dvc.repo.cloud.get_remote_odb(hash_name="md5")
         runs = self.dvc.repo.cloud.get_remote_odb(hash_name="md5-dos2unix")
         runs.fs.fs.invalidate_cache()  # other machines write to the remote
@@ -98,7 +105,7 @@ class Handover:
         self._offer([name])
 
     def _offer(self, names: list[str]) -> None:
-        """Push those outputs of stages that this machine has."""
+        """Push the outputs of stages, as far as they are in this machine's cache."""
         with self.dvc.alone:
             outs = [out for name in names for out in self.stages[name].outs]
             here = [out.def_path for out in outs if out.use_cache and out.hash_info and not out.changed_cache()]

@@ -16,22 +16,22 @@ from typing import Any, TypedDict
 
 from pipeline import RUNNER
 
-CODE = "refs/aelab/code"  # the reference of the commit in a bundle
-PATIENCE = 10.0  # seconds for an unwanted stage to end in order
-RESULT = "\x1eresult "  # starts the last line of a stage, and no line of its output
+CODE = "refs/aelab/code"  # git's reference of the commit with the code, also inside a bundle
+PATIENCE = 10.0  # seconds in which a stage that nobody needs any more may end by itself
+RESULT = "\x1eresult "  # prefix of the line after a stage's output, which holds the stage's entry in dvc.lock
 
 
 class Checkout(TypedDict):
-    """The code of a stage, and its place in the remote."""
+    """Where a worker finds the code, and with which settings it runs the code."""
 
     bundle: str  # file name of a git bundle in the remote's folder `code`
     head: str  # the caller's commit, for the provenance
     remote: dict[str, Any]  # the remote's section in DVC's configuration
-    environment: dict[str, str]
+    environment: dict[str, str]  # variables for MLflow
 
 
 class StageRequest(TypedDict):
-    """The message with a worker's task, without secrets."""
+    """The message that tells a worker which stage to run. Secrets are not part of the message."""
 
     stage: str
     inputs: list[str]  # outputs of other stages that the stage reads
@@ -42,8 +42,8 @@ class StageRequest(TypedDict):
 def work(request: StageRequest, topic: str) -> tuple[dict[str, Any] | None, str]:
     """Run a stage in this worker's clone. Return its entry in dvc.lock, or None if it failed, and its output.
 
-    Dask also sends each line of output under `topic`. This function computes nothing itself, but waits for a process,
-    because Dask takes a silent worker for dead.
+    Dask also sends each line of output to the caller, under the name `topic`. Another process does the computation,
+    because Dask declares a worker dead if it does not answer.
     """
     from distributed import get_worker  # noqa: PLC0415
 
@@ -90,7 +90,7 @@ class Clone:
         if self.checkout == checkout:
             return
         if self.process:
-            self.process.kill()  # it has loaded other code, or another remote
+            self.process.kill()  # this process has loaded other code, or another remote
             self.process = None
         self.checkout, remote = None, checkout["remote"]
         bundle = self.folder / ".git/code.bundle"
@@ -138,7 +138,7 @@ class Clone:
 
 
 def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
-    """Return git's output.
+    """Run a git command in `folder`, and return its output.
 
     Raises:
         RuntimeError: git fails.

@@ -25,9 +25,9 @@ WAITS = (1, 2, 4, 8, 16)  # seconds between attempts to reach the remote
 
 
 def main() -> None:
-    """Run a stage for each line of standard input, a `StageRequest`.
+    """Read requests from standard input, one `StageRequest` in JSON per line, and run each request's stage.
 
-    After the stage's output, print a line with its entry in dvc.lock, or with null if it failed.
+    After the stage's output, print a line with its entry in dvc.lock, or with null if the stage failed.
     """
     with Repo(_wait_for_lock=True) as repo:
         for line in sys.stdin:
@@ -46,11 +46,11 @@ def _run(repo: Repo, request: StageRequest) -> dict[str, Any]:
     shutil.rmtree(repo.stage_cache.cache_dir, ignore_errors=True)  # entries of earlier stages are in the remote already
     if inputs:
         patiently(lambda: repo.pull(inputs, force=True))
-    # Only for a server of MLflow: files of the worker disappear with its clone.
+    # The curves go only to an MLflow server, because a database in the worker's clone would disappear with the clone.
     with following([name] if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else []):
         repo.reproduce(name, single_item=True, force=True)  # the caller has checked that no cache has the result
     patiently(lambda: repo.push(name))
-    patiently(lambda: repo.stage_cache.push(None))  # last, because a run must not name missing files
+    patiently(lambda: repo.stage_cache.push(None))  # last, so that the run cache names no missing file
     entry: dict[str, Any] = parse_yaml(Path("dvc.lock").read_text(encoding="utf-8"), "dvc.lock")["stages"][name]
     return entry
 

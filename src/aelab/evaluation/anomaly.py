@@ -1,10 +1,11 @@
 """Anomaly scores: how strange an image is to a model. A higher score means a stranger image.
 
-    mse                squared error of the reconstruction
-    neg_elbo, rate     −ELBO and its rate, for models with a bound; two z are drawn for each image
+    mse                mean squared error of the reconstruction
+    neg_elbo, rate     −ELBO and its rate term, for models that define −ELBO; two samples z are drawn for each image
     codebook_distance  ‖z_e − z_q‖², summed over the grid, for models with a codebook
 
-A score alone does not say whether it is high. Its percentile does: the share of validation images with a lower score.
+A score has no fixed scale. Its percentile says whether it is high: the percentage of validation images with a lower
+score.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,16 +25,16 @@ from aelab.evaluation.metric_names import ANOMALY
 from aelab.models.base import Autoencoder
 
 BOUND = {"neg_elbo", "rate"}
-KEPT = 1001  # quantiles of the validation images' scores in `reference`
+KEPT = 1001  # maximum number of values that `reference` keeps of each score
 
 
 def defined(model: Autoencoder) -> list[str]:
-    """Names of the scores that the model defines for a single image."""
+    """Names of the anomaly scores that the model defines."""
     return [name for name, capability in ANOMALY.items() if capability not in model.undefined]
 
 
 def undefined(model: Autoencoder) -> dict[str, str]:
-    """Reasons why the model lacks a score, by the name of each score that it does not define."""
+    """Names of the anomaly scores that the model does not define, each with the reason."""
     return {
         name: why for name, need in ANOMALY.items() for capability, why in model.undefined.items() if need == capability
     }
@@ -48,7 +49,7 @@ def scores(
     Args:
         model: in evaluation mode.
         x: images (B, C, H, W) on the model's device, floats in [0, 1], B ≥ 1.
-        generator: draws the z in the bound.
+        generator: random generator for the samples z that −ELBO and its rate need.
         wanted: names of the scores to compute; names that the model does not define are ignored.
 
     Returns:
@@ -82,7 +83,7 @@ def of_split(
         images: uint8 (N, C, H, W).
         known: scores that were computed before, by name, (N,) each.
         batch_size: images per batch.
-        seed: of the generator that draws the z in the bound.
+        seed: seed of the random generator for the samples z.
 
     Returns:
         All scores that the model defines, by name, (N,) each, on the CPU.
@@ -100,20 +101,20 @@ def of_split(
 
 
 def _bound(model: Autoencoder, lots: Iterable[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """−ELBO and its parts for each image of all batches, by name."""
+    """−ELBO, rate and distortion of every image in the batches `lots`, by name, (N,) each."""
     images: dict[str, Tensor] = getattr(model.measure(lots, generator), "images", {})
     return images
 
 
 def reference(found: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Table of the validation images' scores, from which `percentile` can be computed.
+    """Summarise the scores of the validation images. `percentile` compares new images with the summary.
 
     Args:
         found: scores of the validation images by name, (N,) each.
 
     Returns:
-        The number N of `images`, and the `scores`, at most `KEPT` evenly spread values of each, sorted. Scores with a
-        value that is not finite are left out.
+        "images" has the number N of validation images. "scores" has the sorted values of each score, thinned evenly to
+        at most `KEPT` values. A score with a value that is not finite is left out.
     """
     count = max(map(len, found.values()), default=0)
     order = {name: np.sort(values.numpy()) for name, values in found.items() if values.isfinite().all()}
@@ -125,11 +126,11 @@ def reference(found: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def percentile(values: Tensor, ordered: Sequence[float]) -> Tensor:
-    """Percentage of validation images with a lower score.
+    """Percentage of validation images with a lower score, for each image.
 
     Args:
         values: scores of images, (B,).
-        ordered: scores of validation images, sorted; see `reference`.
+        ordered: the same score of the validation images, sorted, as `reference` returns it.
 
     Returns:
         Percentages, (B,).

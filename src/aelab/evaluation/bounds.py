@@ -21,10 +21,10 @@ from aelab.models.base import Autoencoder
 class Bound:
     """Result of importance sampling for n images, in nats. Each tensor is float64 of shape (n,)."""
 
-    nll: Tensor  # The bound with k samples.
-    variance: Tensor  # Variance of `nll` by the delta method, too low where a few samples have nearly all the weight.
-    effective: Tensor  # Effective sample size (Σw)²/Σw², low where q(z|x) is far from the true posterior.
-    gap: Tensor  # The bound with one sample minus the bound with k samples.
+    nll: Tensor  # Importance-weighted bound with k samples.
+    variance: Tensor  # Monte Carlo variance of `nll` (delta method), too low if few samples have nearly all the weight.
+    effective: Tensor  # Effective sample size (Σw)²/Σw², low if q(z|x) is far from the true posterior.
+    gap: Tensor  # −ELBO, estimated from the same k samples, minus `nll`.
 
     @property
     def error(self) -> float:
@@ -34,8 +34,8 @@ class Bound:
     def of_all(self, neg_elbo: float, neg_elbo_error: float, count: int) -> tuple[float, float]:
         """Estimate the mean bound over `count` images from a sample of n of them.
 
-        −ELBO is known for all `count` images, so only the gap is estimated from the n images. The gap differs far less
-        between images than the likelihood does (a control variate with coefficient 1).
+        −ELBO is known for all `count` images. So only the gap between −ELBO and the bound is estimated from the n
+        images. The gap varies far less between images than the bound (a control variate with coefficient 1).
 
         Args:
             neg_elbo: mean −ELBO over all `count` images, in nats.
@@ -63,11 +63,12 @@ def importance_weighted(
         model: in evaluation mode, with the capability "importance".
         batches: images (B, C, H, W) on the model's device, floats in [0, 1].
         samples: k, the number of z for each image.
-        generator: draws the z.
-        rows: maximum number of pairs of an image and a z that are decoded at a time, so memory does not grow with k.
+        generator: random generator for the samples z.
+        rows: maximum number of samples z, over all images of a step, that are decoded together. This limit keeps the
+            memory independent of k.
     """
     together = [x for batch in batches for x in batch.split(max(1, rows // samples))]
-    turns = [(x, max(1, rows // len(x))) for x in together]
+    turns = [(x, max(1, rows // len(x))) for x in together]  # images, and the samples per image in each step
     steps = iter(counted(range(sum(math.ceil(samples / chunk) for _, chunk in turns))))
     parts = [_of(model, x, samples, generator, chunk, steps) for x, chunk in turns]
     return Bound(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -76,13 +77,16 @@ def importance_weighted(
 def _of(
     model: Autoencoder, x: Tensor, samples: int, generator: torch.Generator, chunk: int, steps: Iterator[int]
 ) -> tuple[Tensor, ...]:
-    """Fields of `Bound` for images x, from `chunk` samples in each of the `steps`."""
+    """Compute the fields of `Bound` for the images x. Each step draws at most `chunk` samples z for each image.
+
+    `steps` counts the steps for the progress bar.
+    """
     first = second = torch.full_like(in_float64(x.flatten(1)[:, 0]), -math.inf)
     total = torch.zeros_like(first)
     for done, _ in zip(range(0, samples, chunk), steps, strict=False):
         log_weights = in_float64(model.log_weights(x, x, min(chunk, samples - done), generator))
         first = torch.logaddexp(first, log_weights.logsumexp(1))  # log Σ w
-        second = torch.logaddexp(second, (2 * log_weights).logsumexp(1))  # the same of w²
+        second = torch.logaddexp(second, (2 * log_weights).logsumexp(1))  # log Σ w²
         total += log_weights.sum(1)
     nll = math.log(samples) - first
     variance = ((second - 2 * first).exp() - 1 / samples).clamp(min=0)  # Var(w̄)/w̄², the variance of log w̄

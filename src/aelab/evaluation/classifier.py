@@ -1,9 +1,9 @@
-"""Small convolutional classifier, whose features serve to compare samples with images.
+"""Small convolutional classifier. Its features are used to compare generated samples with real images.
 
     f(x) = ReLU(W₁·convolutions(x)),  p(y|x) = softmax(W₂·f(x)),  loss = −log p(y|x)
 
-The features f(x) are the input of the last layer. The classifier learns from the images and labels of the data set
-itself. So distances between features are comparable only if the data set and the classifier are the same.
+The features f(x) are the input of the last layer. Each data set has its own classifier, trained on its images and
+labels. Distances between features are therefore comparable only within one data set.
 """
 
 from collections.abc import Iterable
@@ -22,13 +22,13 @@ from aelab.models.base import Batch, Learner, Losses, Shape
 from aelab.models.layers import LARGEST
 from aelab.models.statistics import Mean
 
-FEATURES = 64  # Numbers in f(x).
+FEATURES = 64  # Dimension of the feature vector f(x).
 MAPS = 16  # Output channels of the first convolution. The other convolutions have twice as many.
 HALVINGS = 2  # Minimum number of convolutions. Each halves the sides of the image.
 
 
 class Classifier(Learner):
-    """5×5 convolutions of stride 2, a layer of features, and a layer of classes.
+    """Classifier of 5×5 convolutions with stride 2, a fully connected layer of features, and an output layer.
 
     Convolutions are added until the grid is small enough for a fully connected layer.
 
@@ -66,11 +66,11 @@ class Classifier(Learner):
 
 @torch.no_grad()
 def accuracy(model: Classifier, images: Pairs) -> float:
-    """Percentage of images whose most probable class is their own.
+    """Accuracy in percent: the share of images whose predicted class is their true class.
 
     Args:
         model: in evaluation mode, on any device.
-        images: uint8 (N, C, H, W) with their classes, int64 (N,).
+        images: uint8 (N, C, H, W) with their true classes, int64 (N,).
     """
     device, hits = device_of(model), Mean()
     for x, y in images.split(BATCH):
@@ -80,12 +80,12 @@ def accuracy(model: Classifier, images: Pairs) -> float:
 
 @torch.no_grad()
 def class_kept(model: Classifier, output: Tensor, image: Tensor) -> Tensor:
-    """Check whether a reconstruction has the same class as its image, according to the classifier.
+    """Check for each reconstruction whether the classifier predicts the same class as for the original image.
 
     Args:
         model: in evaluation mode.
         output: reconstructions (B, C, H, W), floats in [0, 1].
-        image: the images, of the same shape and range.
+        image: the original images, of the same shape and range.
 
     Returns:
         Percentages (B,), 100 where the two classes are equal, else 0.

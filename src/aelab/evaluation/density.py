@@ -1,10 +1,11 @@
-"""Codes from two densities that a model has not learned: a fitted mixture and a uniform distribution.
+"""Codes drawn from two densities other than the model's own prior: a fitted mixture and a uniform distribution.
 
     fitted   z ~ Σ_c π_c N(z; μ_c, Σ_c), a mixture fitted to the codes of training images after the training
     uniform  z ~ U({1 … K}^L): at each of the L places of the grid, all K codes of the codebook are equally likely
 
-The decoded images show how much a model's own prior contributes to its samples. With a fitted density, every
-autoencoder can generate images. The codes of a model may also follow a fitted density better than the model's prior.
+Images decoded from uniform codes show how much the model's own prior contributes to its samples. With a fitted
+density, an autoencoder without a prior can generate images, too. Even for a model with a prior, a fitted density may
+describe the codes better.
 
 Source: Ghosh et al. 2020, section 4, "ex-post density estimation".
 
@@ -24,8 +25,8 @@ from aelab.models.base import Autoencoder
 from aelab.models.discrete import DiscreteAutoencoder
 from aelab.models.latent import flatten
 
-COMPONENTS = 10  # With full covariances, as in Ghosh et al. 2020.
-ITERATIONS = 1000  # Maximum, far more than the fit needs.
+COMPONENTS = 10  # Gaussians with full covariances, as in Ghosh et al. 2020.
+ITERATIONS = 1000  # Maximum number of EM steps, far more than the fit needs.
 CODES = 5000  # Maximum number of training images for the fit, evenly spread.
 LARGEST = 512  # Maximum of d, because each covariance has d² numbers.
 
@@ -51,7 +52,7 @@ def fitted(model: Autoencoder, train: Images, count: int, *, seed: int, batch_si
         model: a model whose code is a vector, in evaluation mode, on any device.
         train: training images, uint8 (N, C, H, W).
         count: number of codes to draw.
-        seed: of the fit and of the draws.
+        seed: seed of the fit and of the draws.
         batch_size: images per batch.
 
     Returns:
@@ -77,7 +78,7 @@ def uniform(model: DiscreteAutoencoder, count: int, *, seed: int) -> Tensor:
     Args:
         model: a model with a codebook, in evaluation mode, on any device.
         count: number of grids to draw.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         Indices (count, h, w), int64, on the model's device.

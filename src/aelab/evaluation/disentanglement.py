@@ -1,10 +1,10 @@
 """Disentanglement: whether each dimension of a code describes one factor, on data sets whose factors are known.
 
-    MIG  1/K Σ_k 1/H(v_k) · (I(z_j; v_k) − max_{i≠j} I(z_i; v_k)),  j the dimension that tells most about v_k
+    MIG  1/K Σ_k 1/H(v_k) · (I(z_j; v_k) − max_{i≠j} I(z_i; v_k)),  j = argmax_i I(z_i; v_k)
     DCI  Σ_j ρ_j · (1 − H_K(P_j)),  P_jk = R_jk / Σ_k R_jk,  ρ_j = Σ_k R_jk / Σ_jk R_jk
 
-The v_k are factors, the z_j dimensions. R_jk is the importance of z_j to a random forest that predicts v_k. H_K is the
-entropy to the base K.
+v_k is the k-th factor, and z_j the j-th dimension of the code. I is the mutual information, and H the entropy. R_jk is
+the importance of z_j to a random forest that predicts v_k. H_K is the entropy to the base K.
 
 Both metrics are 1 if each factor has a dimension of its own. MIG is high if each factor is in a single dimension. DCI
 is high if each dimension describes a single factor. If two dimensions describe the same factor equally well, and no
@@ -12,12 +12,13 @@ other factor, MIG is 0 and DCI is 1. A random rotation of a code that equals the
 below 0.5.
 
 DCI uses a random forest because a linear regression misses a factor that first rises and then falls along a dimension.
-Most dimensions of PCA are like this. With a regression, PCA of the data set `shapes` would count as half disentangled.
+In PCA, most dimensions depend on factors in this way. A regression would miss these factors, and rate PCA of the data
+set `shapes` as half disentangled.
 
 I and H are estimated from histograms: each dimension is cut into `BINS` bins of equal width (Locatello et al. 2019).
 
-Source: MIG: Chen et al. 2018, equation 6. DCI: Eastwood & Williams 2018, section 2, there D. Random forest: the review
-by Carbonneau et al. 2022 recommends DCI in this form.
+Source: MIG: Chen et al. 2018, equation 6. DCI: Eastwood & Williams 2018, section 2, which calls the metric D. Random
+forest: the review by Carbonneau et al. 2022 recommends DCI in this form.
 
 Dimensions: N images, K factors, d numbers of a code.
 """
@@ -37,7 +38,8 @@ from aelab.models.latent import flatten
 IMAGES = 4000  # maximum number of images, evenly spread over the split
 BINS = 20
 TREES = {"n_estimators": 10, "min_samples_leaf": 5, "random_state": 0}
-SPLITS = 64  # maximum number of dimensions that a tree compares at a split; among fewer, all might be uninformative
+# Maximum number of code dimensions that a tree considers at a split. With fewer, all of them may be uninformative.
+SPLITS = 64
 TINY = np.finfo(np.float64).tiny
 
 

@@ -24,12 +24,12 @@ class Examples:
     """Images (n, C, H, W) and statistics of a model. The images are floats in [0, 1], or uint8 if read from a file."""
 
     images: dict[str, Array]  # "original", "reconstruction", "corrupted", "restored": n versions of the same images
-    figures: dict[str, Rows]
+    figures: dict[str, Rows]  # by the figure's name, such as "interpolation"
     # If the model defines them: "kl_per_dimension" (d,) in nats, "code_usage" counts (K,), "code_map" (n, 3) of `tsne`.
     statistics: dict[str, Array]
 
     def write(self, path: Path) -> None:
-        """Write all of it to `path`. The images must be floats, and are stored as uint8."""
+        """Write the images and statistics to `path`. The images must be floats, and are stored as uint8."""
         rows = {
             f"{figure}/{i:02d}/{label}": images
             for figure, rows in self.figures.items()

@@ -1,12 +1,13 @@
-"""Fidelity of samples: how much they resemble images. Samples and images are points in the features of a `Classifier`.
+"""Fidelity of samples: how much generated samples resemble real images.
 
-    Fréchet distance  d² = ‖μ − μ′‖² + tr(Σ + Σ′ − 2·(Σ Σ′)^½), of the Gaussians fitted to both sets
-    precision         share of the samples that are inside the ball of some image
-    recall            share of the images that are inside the ball of some sample
+    Fréchet distance  d² = ‖μ − μ′‖² + tr(Σ + Σ′ − 2·(Σ Σ′)^½), between Gaussians fitted to the samples and the images
+    precision         share of the samples that are inside the ball around at least one image
+    recall            share of the images that are inside the ball around at least one sample
 
-The radius of a point's ball is the distance to the k-th nearest point of the same set. Precision says whether the
-samples resemble images, recall whether each image has similar samples. The Fréchet distance mixes both. The distance
-shrinks as the number of points grows, so compare only sets of equal size.
+Each sample and each image is a point in the feature space of a `Classifier`. The radius of the ball around a point is
+the distance to the k-th nearest other point of the same set. Precision says whether the samples resemble images, and
+recall whether each image has similar samples. The Fréchet distance depends on both. The Fréchet distance also shrinks
+as the number of points grows, so compare only sets of equal size.
 
 Source: Fréchet distance: Dowson & Landau 1982; Heusel et al. 2017 apply it to samples, with the features of Inception.
 Precision and recall: Kynkäänniemi et al. 2019, equations 1 and 2.
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from aelab.evaluation.metric_names import SAMPLES
 
-NEAREST = 3  # The k of the balls, as in Kynkäänniemi et al. 2019.
-FEWEST = NEAREST + 1  # Minimum number of points in a set.
-ROWS = 500  # Rows of a matrix of distances that are in memory at a time.
+NEAREST = 3  # k, which defines the radius of a ball, as in Kynkäänniemi et al. 2019.
+FEWEST = NEAREST + 1  # Minimum number of samples, and of images.
+ROWS = 500  # Rows of a distance matrix that are in memory at a time.
 
 
 def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dict[str, float]:
@@ -30,7 +31,7 @@ def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dic
     Args:
         samples: features of the samples, (N, d).
         images: features of the images, (M, d).
-        reach: the `radii` of the images, (M,), if they were computed before.
+        reach: radii of the balls around the images, (M,), if `radii` has computed them before.
 
     Returns:
         The metrics by the names of `SAMPLES`; all NaN if a feature is not finite.
@@ -44,8 +45,8 @@ def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dic
 def frechet(a: Tensor, b: Tensor) -> float:
     """Squared Fréchet distance d² between the Gaussians fitted to the points a (N, d) and b (M, d).
 
-    The trace of (Σ·Σ′)^½ is the nuclear norm of Σ^½·Σ′^½, and tr Σ is the squared Frobenius norm of Σ^½. Computed in
-    this way, no number is complex.
+    The trace of (Σ·Σ′)^½ is the nuclear norm of Σ^½·Σ′^½, and tr Σ is the squared Frobenius norm of Σ^½. These norms
+    need no complex numbers.
     """
     root_a, root_b = root(torch.cov(a.double().T)), root(torch.cov(b.double().T))
     shift = (a.double().mean(0) - b.double().mean(0)).square().sum()
@@ -60,14 +61,14 @@ def root(covariance: Tensor) -> Tensor:
 
 
 def radii(points: Tensor) -> Tensor:
-    """Radius of each point's ball, the distance to its k-th nearest point: (N, d) → (N,)."""
-    return torch.cat([  # each point is its own nearest, at distance 0
+    """Radius of the ball around each point, the distance to the k-th nearest other point: (N, d) → (N,)."""
+    return torch.cat([  # the nearest point is the point itself, so one more is needed
         torch.cdist(rows, points).topk(NEAREST + 1, largest=False).values[:, -1] for rows in points.split(ROWS)
     ])  # fmt: skip
 
 
 def covered(samples: Tensor, images: Tensor, reach: Tensor) -> tuple[float, float]:
-    """Precision and recall of samples (N, d) and images (M, d); `reach` has the radii of the images' balls, (M,)."""
+    """Precision and recall of samples (N, d) and images (M, d). `reach` has the `radii` of the images, (M,)."""
     inside, found = list[Tensor](), torch.zeros(len(images), dtype=torch.bool)
     for rows, radius in zip(samples.split(ROWS), radii(samples).split(ROWS), strict=True):
         distances = torch.cdist(rows, images)

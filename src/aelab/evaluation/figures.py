@@ -47,7 +47,7 @@ def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> Non
 
 
 def code_usage(counts: NDArray[np.float32], path: Path) -> None:
-    """Draw how often each code of a codebook is used, most used first, beside uniform use; `counts` has shape (K,)."""
+    """Draw the share of positions that use each code of a codebook, most used first; `counts` has shape (K,)."""
     shares = np.sort(counts.astype(np.float64) / counts.sum(dtype=np.float64))[::-1]
     with _chart(path, "codes, most used first", "share of positions (%)") as axes:
         axes.fill_between(np.arange(1, len(shares) + 1), shares * 100, step="mid", color=ACCENT, alpha=0.8)
@@ -73,7 +73,7 @@ def code_map(points: NDArray[np.float32], path: Path) -> None:
 def scatter(axes: Axes, points: NDArray[np.float32], **legend: Any) -> None:
     """Draw points in the plane, with a colour and a marker for each class.
 
-    All points look alike if there are more classes than colours.
+    If there are more classes than colours, all points have the same colour and marker.
 
     Args:
         axes: where to draw.
@@ -97,7 +97,7 @@ def scatter(axes: Axes, points: NDArray[np.float32], **legend: Any) -> None:
 
 @contextmanager
 def _chart(path: Path, xlabel: str, ylabel: str, size: tuple[float, float] = (5.2, 2.8)) -> Iterator[Axes]:
-    """Give axes to draw on, and save the figure of `size` inches afterwards."""
+    """Yield the axes of a new figure of `size` inches, and save the figure to `path` afterwards."""
     with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=size, dpi=120, layout="constrained")
         axes = figure.subplots()
@@ -116,6 +116,6 @@ def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG, without the version of matplotlib, so that an upgrade leaves its bytes alone."""
+    """Write a figure as a PNG. The file omits matplotlib's version, so that an upgrade does not change its bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

@@ -4,8 +4,8 @@
     midpoint  mean of D(x′_½) ÷ mean of D(x′_0) and D(x′_1),  D(x) = min_n ‖x − x_n‖² over training images x_n
 
 For every variant, a code is the output of `encode`, and f is `decode`. For a VAE, z is the mean μ and f gives E[x|z].
-For a VQ-VAE, z is z_e before quantisation, and f quantises. So a line is straight in the space of the encoder's output,
-and its ends are the reconstructions.
+For a VQ-VAE, z is z_e before quantisation, and f quantises z. So a line is straight in the space of the encoder's
+output, and the images at its ends are the reconstructions of the two test images.
 
 Blur makes D smaller. If all images of a model are equally blurred, the effect cancels in the ratio. Extra blur in the
 midpoints lowers the ratio.
@@ -45,7 +45,7 @@ def measure(model: Autoencoder, images: Images, train: Images, batch_size: int) 
 
 
 def midpoint(model: Autoencoder, x: Tensor, data: Images, batch_size: int) -> Tensor:
-    """Midpoint distance, shape (), for the lines from each image in the first half of x to an image in the second."""
+    """Midpoint distance, shape (), for lines from each image in the first half of x to an image in the second half."""
     z, half = model.encode(x), len(x) // 2
     rows = torch.stack([model.decode(line(z, i, i + half, 3)) for i in counted(range(half))])
     middle, ends = nearest(rows[:, 1], data, batch_size), nearest(rows[:, ::2].flatten(0, 1), data, batch_size)

@@ -1,13 +1,13 @@
 """Reference values for likelihoods that need no model: the size of lossless files, and the entropy of binarisation.
 
-    file      8 · bytes · ln 2 nats for each image; ÷ (C·H·W · ln 2): bits/dim. The file's header counts, too.
-    entropy   Σ_i h(x_i),  h(x) = −x·ln x − (1 − x)·ln(1 − x), if gray values x are probabilities of white
+    file      8 · bytes · ln 2 nats for each image, with the file's header; nats ÷ (C·H·W · ln 2) are bits/dim
+    entropy   Σ_i h(x_i),  h(x) = −x·ln x − (1 − x)·ln(1 − x), if each gray value x is the probability of white
 
 The length of a lossless file is a negative log-likelihood (Shannon 1948). A model that needs as many nats as a PNG or
 WebP file is no better than a format for arbitrary pictures.
 
-If gray values are the targets of a Bernoulli likelihood, −ELBO cannot fall below the entropy: the loss
-−x·ln p − (1 − x)·ln(1 − p) is smallest at p = x.
+If gray values are the targets of a Bernoulli likelihood, −ELBO cannot fall below the entropy. The reason is that the
+loss −x·ln p − (1 − x)·ln(1 − p) is smallest at p = x.
 """
 
 import io
@@ -21,7 +21,7 @@ from aelab.core.tensors import as_float
 from aelab.data.datasets import Bytes
 from aelab.data.pairs import Pairs
 
-NUMBERS = 2**20  # maximum number of pixel values in all saved images: half a second
+NUMBERS = 2**20  # maximum number of pixel values in all saved images; saving them takes half a second
 FORMATS = {"png": {"optimize": True}, "webp": {"lossless": True}}
 BLACK_AND_WHITE = (0, 255)
 

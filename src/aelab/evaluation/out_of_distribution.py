@@ -4,10 +4,10 @@ Noise and photographs show whether an autoencoder is close to the identity funct
 image. An autoencoder that has learned the manifold of the data (Vincent et al. 2010, section 2.4) moves each image
 towards the data. The photographs are part of scikit-learn, so no download is needed.
 
-Anomalies are separated from test images by the scores of `anomaly.py`, and by three more scores:
+Besides the scores of `anomaly.py`, three more scores separate anomalies from test images:
 
     nearest         Euclidean distance from the code to the nearest code of a training image
-    intensity, png  floors that see only the pixels: their mean, and the bytes of a PNG file
+    intensity, png  baselines that need no model: the mean pixel value, and the bytes of the image as a PNG file
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,7 +42,7 @@ def photographs(count: int, image: Shape, *, seed: int) -> Bytes:
     Args:
         count: number of crops.
         image: shape (C, H, W) of a crop after resizing; with 1 channel, crops are gray.
-        seed: of the sizes and positions.
+        seed: seed of the random sizes and positions.
 
     Returns:
         uint8 (count, C, H, W).
@@ -87,7 +87,7 @@ def nearest(model: Autoencoder, train: Bytes, several: Iterable[Bytes], batch_si
 
 
 def pixels(images: Bytes) -> dict[str, Tensor]:
-    """Scores of stored images (N, C, H, W) that need no model: mean pixel and bytes of a PNG file, (N,) each."""
+    """Mean pixel value, and bytes as a PNG file, of images uint8 (N, C, H, W): two scores by name, (N,) each."""
     means = [as_float(torch.from_numpy(np.array(image))).mean() for image in images]
     sizes = [lossless.file_bytes(np.asarray(image), "png", binary=False) for image in images]
     return dict(zip(PIXELS, (torch.stack(means), torch.tensor(sizes, dtype=torch.float32)), strict=True))
@@ -105,17 +105,17 @@ def of_two(
 ) -> dict[str, Tensor]:
     """Scores of ordinary images, followed by the scores of anomalies.
 
-    For a model that returns its input, only the floors are computed: the scores of the pixels, and the distance to the
-    nearest training image.
+    A model that returns its input unchanged has no scores of its own. For this model, only the scores of the pixels and
+    the distance to the nearest training image are computed.
 
     Args:
         model: in evaluation mode, on any device.
         others: ordinary images, uint8 (N, C, H, W), such as the test split.
         strange: anomalies, uint8 (M, C, H, W).
         train: training images, uint8 (L, C, H, W).
-        known: scores of the ordinary images that were computed before, (N,) each, by name.
+        known: scores of the ordinary images that were computed before, by name, (N,) each.
         batch_size: images per batch.
-        seed: of the z in the bound.
+        seed: seed of the random generator for the samples z.
 
     Returns:
         All scores by name, (N + M,) each, on the CPU.

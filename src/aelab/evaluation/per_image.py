@@ -1,9 +1,10 @@
 """Metrics of each test image, in a Parquet file for each entry. The report computes intervals over images from them.
 
 The columns are `seed`, `image` (the index in the test split), and each metric that is a mean over images, in float32. A
-value that was not measured is null. `nll` and `nll_gap`, −ELBO minus −log p(x), are measured on evenly spread images:
+value that was not measured is null. The importance-weighted bound `nll` is slow to compute, so only some images, evenly
+spread, have `nll` and `nll_gap` = neg_elbo − nll. The mean over all images is estimated from them:
 
-    nll of the entry = mean of neg_elbo over all images − mean of nll_gap over the images that have one
+    nll of the entry = mean of neg_elbo over all images − mean of nll_gap over the images that have a value
 
 A second file has the anomaly scores: first the scores of the test images, then the scores of the anomalies.
 """

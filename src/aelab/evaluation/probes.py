@@ -29,11 +29,11 @@ from aelab.models.base import Autoencoder
 from aelab.models.latent import flatten
 from aelab.models.statistics import Mean, Measured
 
-Rule: TypeAlias = Callable[[Tensor], Tensor]  # from codes (B, d) to classes (B,)
+Rule: TypeAlias = Callable[[Tensor], Tensor]  # a classifier: codes (B, d) → classes (B,)
 
 NUMBERS = 2**24  # Maximum size of all training codes together, in numbers.
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)  # Candidates for the C of `logistic_regression`.
-SEARCH = {  # Scikit-learn uses the same values. The search ends where no derivative of the mean loss exceeds `gtol`.
+SEARCH = {  # Options of L-BFGS, as in scikit-learn. The search ends if no derivative of the mean loss exceeds `gtol`.
     "maxiter": 10_000,  # Standardised codes need far fewer.
     "maxls": 50,
     "gtol": 1e-4,
@@ -52,13 +52,13 @@ def accuracies(
         model: in evaluation mode, on any device.
         train: training images, uint8 (N, C, H, W), with their classes, int64 (N,). If codes are large, a part of the
             images, evenly spread, is used.
-        validation: validation images with their classes; the penalty of the probe is the best one on these images.
+        validation: validation images with their classes. The probe with the best accuracy on these images is tested.
         test: test images with their classes.
         batch_size: images per batch.
 
     Returns:
-        "probe_accuracy" and "knn_accuracy" in percent, with 0 or 100 for each image. NaN if a training code is not
-        finite, or if all training images have the same class.
+        "probe_accuracy" and "knn_accuracy" in percent; the value of a single image is 0 or 100. NaN if a training code
+        is not finite, or if all training images have the same class.
     """
     size = vectors(model, next(train.split(1))[0]).shape[1]
     train = train.thinned(max(1, NUMBERS // size))
@@ -127,9 +127,10 @@ def logistic_regression(x: Tensor, y: Tensor, weights: Tensor, inverse_penalty: 
 
 
 def nearest_neighbours(z: Tensor, y: Tensor) -> Rule:
-    """Rule that classifies a code by the vote of the nearest of the codes z (N, d), whose classes are y (N,).
+    """Return a classifier that gives a code the most frequent class among its nearest neighbours.
 
-    If several classes have the most votes, the first of them wins.
+    The neighbours are codes z (N, d), whose classes are y (N,). If several classes are equally frequent, the class with
+    the lowest number wins.
     """
     classes = y.unique()
 
@@ -141,7 +142,7 @@ def nearest_neighbours(z: Tensor, y: Tensor) -> Rule:
 
 
 def shares(model: Autoencoder, images: Pairs, rules: Mapping[str, Rule], batch_size: int) -> Measured:
-    """Accuracy of each rule on `images`, in percent, with 0 or 100 for each image."""
+    """Accuracy of each classifier on `images`, in percent. The value of a single image is 0 or 100."""
     right = {name: Mean() for name in rules}
     for x, y in images.split(batch_size):
         codes = vectors(model, x)

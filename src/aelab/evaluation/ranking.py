@@ -1,18 +1,19 @@
 """AUROC and average precision: how well an anomaly score separates n strange images from m ordinary images.
 
     AUROC = 1/nm · Σ_i Σ_j [s_j > s_i] + ½[s_j = s_i]      s the scores, i an ordinary image, j a strange image
-    AP    = 1/n · Σ_j P_j/(P_j + F_j)                      P_j strange, F_j ordinary images with a score of s_j or more
+    AP    = 1/n · Σ_j P_j/(P_j + F_j)                      P_j strange, F_j ordinary images have a score ≥ s_j
 
 AUROC is the probability that a strange image has a higher score than an ordinary image. A random score has an AUROC of
 0.5, and an AP (average precision) of n/N, where N = n + m.
 
 Neither measure is a mean over images, but intervals over images need a value for each image. The value of image k is
 the measure plus N times its derivative by the weight w_k of the image, at w = 1 (the infinitesimal jackknife, Efron
-1982). The numbers n and m count as fixed, so the derivatives of each kind of image sum to 0.
+1982). The derivatives treat n and m as fixed, so they sum to 0 over the strange images, and also over the
+ordinary images.
 
 For AUROC, these values are the structural components of DeLong, DeLong & Clarke-Pearson 1988, and their variance ÷ N is
 the variance of that paper. `report.intervals.crossed` therefore gives DeLong's interval, widened by the variation
-between seeds, and compares two entries in pairs, as the paper does.
+between seeds. The difference of two entries is computed image by image, as in the paper.
 """
 
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ def measures(scores: Mapping[str, Scores], strange: Strange) -> dict[str, float]
 
 
 def of_each(scores: Mapping[str, Scores], strange: Strange) -> dict[str, NDArray[np.float64]]:
-    """Values of each image for the same measures, (N,) each. The mean of the values is the measure."""
+    """Contributions of each image to AUROC and AP of each score, by name, (N,) each. Their mean is the measure."""
     of = dict(zip(MEASURES, (_auroc, _average_precision), strict=True))
     return {
         f"{measure}_{name}": function(np.asarray(each, np.float64), strange)
@@ -58,16 +59,17 @@ def _auroc(scores: Scores, strange: Strange) -> NDArray[np.float64]:
 
 
 def _below(among: Scores, scores: Scores) -> NDArray[np.float64]:
-    """Share of the sorted scores `among` that are lower than each score. Equal scores count half."""
+    """For each of the `scores`, the share of the sorted scores `among` that are lower. Equal scores count half."""
     return (np.searchsorted(among, scores) + np.searchsorted(among, scores, "right")) / (2 * len(among))
 
 
 def _average_precision(scores: Scores, strange: Strange) -> NDArray[np.float64]:
     levels, place = np.unique(scores, return_inverse=True)  # in ascending order
-    there = np.bincount(place[strange], minlength=len(levels))  # strange images at each level
+    there = np.bincount(place[strange], minlength=len(levels))  # number of strange images with each score
     above, all_above = (np.cumsum(each[::-1])[::-1] for each in (there, np.bincount(place)))
     precision = above / all_above
-    # One more strange image raises the precision at its level and below; one more ordinary image lowers the precision.
+    # One more strange image raises the precision at its own score and at all lower scores. One more ordinary image
+    # lowers the precision there.
     raised, lowered = (np.cumsum(there * each) for each in ((1 - precision) / all_above, -precision / all_above))
     slopes = np.where(strange, precision[place] + raised[place], lowered[place])
     mean = float(precision[place][strange].mean())
@@ -76,10 +78,14 @@ def _average_precision(scores: Scores, strange: Strange) -> NDArray[np.float64]:
 
 
 def _spread(values: NDArray[np.float64], mean: float, strange: Strange) -> NDArray[np.float64]:
-    """Scale deviations from `mean`, the mean of the values of each kind, by N ÷ the number of images of that kind."""
+    """Scale the deviations of the values from `mean`, by N ÷ the number of images of the same kind.
+
+    The kinds are strange and ordinary images. The values of each kind must have the mean `mean`.
+    """
     count = np.where(strange, strange.sum(), (~strange).sum())
     return mean + (values - mean) * len(values) / count
 
 
 def _means(values: NDArray[np.float64], strange: Strange) -> NDArray[np.float64]:
+    """Return for each image the mean value of all images of the same kind, strange or ordinary."""
     return np.where(strange, values[strange].mean(), values[~strange].mean())

@@ -34,13 +34,13 @@ Measure: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # output and target, bo
 LEFT = 5  # Images in the left half of a row.
 SAMPLE_ROWS = 6
 UNLIKE = 500  # Out-of-distribution images of each kind; fewer if images are large.
-VECTORS = 2  # Dimensions of a batch of codes that are vectors. A batch of grids has more.
+VECTORS = 2  # Axes of a batch of codes that are vectors, (B, d). A batch of grids has more axes.
 TRAVERSED = 8  # Dimensions of the code that a traversal shows.
 TRAVERSED_IMAGE = 4  # Index of the image whose code is traversed: on MNIST a 4, as the images are sorted by class.
 
 
 def undefined_metrics(model: Autoencoder) -> dict[str, str]:
-    """Metrics and figures that the model does not define: the reason for each, by name."""
+    """Names of the metrics and figures that the model does not define, each with the reason."""
     return {name: why for capability, why in model.undefined.items() for name in METRICS_OF[capability]}
 
 
@@ -49,8 +49,7 @@ def code_size(model: Autoencoder) -> dict[str, int]:
     """Size of one image's code.
 
     Returns:
-        The key "numbers" with d for a code of d numbers. The keys "codes" and "of" with L and K for L indices into a
-        codebook of K codes.
+        {"numbers": d} for a code of d numbers, {"codes": L, "of": K} for L indices into a codebook of K codes.
     """
     model.eval()
     x = torch.zeros(1, *model.image, device=device_of(model))
@@ -80,7 +79,7 @@ def evaluate(
         further: more metrics by name. Each is a function of the reconstructions and the images of a batch, both floats
             (B, C, H, W) in [0, 1], that returns a value for each image, (B,).
         batch_size: images per batch, at least 1.
-        seed: of the generator that draws the z in the bound.
+        seed: seed of the random generator for the samples z.
 
     Returns:
         The metrics by name, which are "mse", "psnr" (in dB), "ssim", the metrics of `noisy` and `further`, and the
@@ -134,14 +133,15 @@ def importance_weighted(
         images: uint8 (N, C, H, W).
         values: metrics of the same images from `evaluate`; "neg_elbo" and "neg_elbo_error" are used.
         samples: k, the number of z for each image.
-        count: maximum number of images on which the bound is measured, evenly spread. The mean over all N images is
-            estimated from them.
-        batch_size: samples that are decoded at a time.
-        seed: of the generator that draws the z.
+        count: maximum number of images for which the bound is computed, evenly spread. The mean over all N images is
+            estimated from these images.
+        batch_size: samples z that are decoded together.
+        seed: seed of the random generator for the samples z.
 
     Returns:
-        "nll" and its standard error "nll_error" in nats, and "effective_samples". The measured images also have "nll"
-        and "nll_gap", −ELBO minus the bound. The result is empty if the model does not define the bound.
+        "nll" and its standard error "nll_error" in nats, and "effective_samples", the median effective sample size.
+        Single images have "nll" and "nll_gap", which is −ELBO minus the bound. If the model does not define the bound,
+        the result is empty.
     """
     if "nll" in undefined_metrics(model):
         return statistics.Measured({})
@@ -168,7 +168,7 @@ def denoising(
         batch_size: images per batch.
 
     Returns:
-        "denoising_<name>" for each corruption, with the value of each image that was used.
+        "denoising_<name>" for each corruption, also for each of the images that were used.
     """
     values = statistics.Measured({})
     for name in counted(list(noisy)):
@@ -191,10 +191,10 @@ def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> d
     Args:
         model: in evaluation mode, on any device.
         batch_size: images per batch.
-        seed: of the images.
+        seed: seed of the noise, and of the crops of the photographs.
 
     Returns:
-        The metrics of `metric_names.IDENTITY`, which are correlations and MSEs of images and reconstructions.
+        The metrics of `metric_names.IDENTITY`: correlation and MSE between images and their reconstructions.
     """
     count = min(UNLIKE, max(2, arrays.CHUNK // math.prod(model.image)))
     values: dict[str, float] = {}
@@ -211,7 +211,11 @@ def _means(
     size: int,
     to_seen: Mapping[str, Measure] | None = None,
 ) -> statistics.Measured:
-    """Means of measures that compare the model's output with the clean image, or with the input it has seen."""
+    """Compute the mean of each measure over all images.
+
+    The measures `to_clean` compare the model's output with the clean image. The measures `to_seen` compare the output
+    with the model's input.
+    """
     means = defaultdict[str, statistics.Mean](statistics.Mean)
     device = device_of(model)
     for x, y in images.split(size):
@@ -236,12 +240,12 @@ def pictures(
         noisy: corrupted copies of x, by the name of the corruption in words.
         test: all test images, uint8 (N, C, H, W), from which the range of each dimension of the code is measured.
         batch_size: images per batch.
-        seed: of the samples.
+        seed: seed of the samples.
 
     Returns:
-        By figure, rows of a label and images (n, C, H, W) in [0, 1]. The figures are "reconstructions", with originals
-        in the left half and reconstructions in the right half of a row, "denoising", "interpolation" and, if the model
-        defines them, "traversal" and "samples".
+        The rows of each figure, by the figure's name. A row is a label with images (n, C, H, W) in [0, 1]. The figures
+        are "reconstructions", "denoising", "interpolation" and, if the model defines them, "traversal" and "samples". A
+        row of "reconstructions" has originals in its left half, and their reconstructions in its right half.
     """
     figures = {
         "reconstructions": _left_and_right(x, model.reconstruct(x)),
@@ -274,8 +278,8 @@ def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
 def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> Rows:
     """Latent traversal: each row changes one dimension of one image's code, and keeps the other dimensions.
 
-    The dimensions are the `TRAVERSED` that vary most over the test images. Each goes from −3 to +3 standard deviations
-    around its mean.
+    The rows show the `TRAVERSED` dimensions that vary most over the test images. Each dimension goes from −3 to +3
+    standard deviations around its mean.
     """
     codes = statistics.Variance()
     for batch in batches(test, batch_size, x.device):

@@ -1,7 +1,9 @@
 """t-SNE maps: codes in two dimensions, with the classes of their images.
 
-    t-SNE   finds points y_i in the plane with a small  Σ_ij p_ij·log(p_ij / q_ij):  p_ij is large if the codes z_i and
-            z_j are close together, q_ij ∝ 1/(1 + ‖y_i − y_j‖²) if their points are
+    t-SNE   finds points y_i in the plane with a small  Σ_ij p_ij·log(p_ij / q_ij),  q_ij ∝ 1/(1 + ‖y_i − y_j‖²)
+
+The probability p_ij is large if the codes z_i and z_j are close together. The probability q_ij is large if the points
+y_i and y_j are close together.
 
 The search starts from the first two principal components, so equal codes give an equal map. A map shows which codes are
 neighbours. The distance between two groups and the size of a group have no meaning.
@@ -20,7 +22,7 @@ from aelab.models.base import Autoencoder
 
 IMAGES = 500  # Maximum number of images in a map. On MNIST, a map takes 1 s on one core.
 DIMENSIONS = 50  # Principal components that are kept of larger codes, as in the paper.
-PERPLEXITY = 30  # Roughly the number of neighbours that count for each code.
+PERPLEXITY = 30  # Roughly the number of neighbours of each code that have a large p_ij.
 STEPS = 500
 
 

@@ -1,7 +1,8 @@
 """Codes as rows of numbers, which files and servers can store for every model.
 
-A code that is a vector is a row already. Grids become rows channel by channel, in raster order. The codes of several
-stochastic layers are joined. A code from a codebook becomes a row of indices, which are whole numbers and lose nothing.
+A code that is a vector is a row already. A grid becomes a row channel by channel, and each channel in raster order. The
+codes of several stochastic layers are joined. A code from a codebook becomes a row of indices, which represent the code
+without loss.
 
 Dimensions: B batch, d numbers of a row.
 """
@@ -24,7 +25,7 @@ class Codec:
 
     Attributes:
         integers: whether the rows are indices of a codebook.
-        width: d, the numbers in a row.
+        width: d, the number of numbers in a row.
     """
 
     def __init__(self, model: Autoencoder) -> None:
@@ -78,7 +79,7 @@ def table(names: Sequence[str], rows: Tensor, *, integers: bool) -> pd.DataFrame
     """Table of codes: a row for each image, with its name and its code.
 
     Args:
-        names: of the B images, for the column `image`.
+        names: names of the B images, for the column `image`.
         rows: codes (B, d), on the CPU.
         integers: whether the codes are indices. Their columns are k0, k1, …; the columns of other codes are z0, z1, …
     """

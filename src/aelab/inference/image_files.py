@@ -25,7 +25,7 @@ PNG, PIPE = ".png", "-"
 
 @dataclass(frozen=True)
 class Job:
-    """An image to read, and the file for the model's output."""
+    """An image to read, and the file to which the model's output is written."""
 
     name: str  # for messages and tables
     source: Path | bytes
@@ -37,8 +37,8 @@ def jobs(source: Path, out: Path | None) -> tuple[list[Job], list[LeftOut]]:
 
     Args:
         source: the folder of images.
-        out: a folder for a PNG of each image, under the same name. If `source` has a.jpg and a.png, the output of a.jpg
-            is a.jpg.png. None if the output is not files.
+        out: a folder for a PNG of each image, with the image's name. If `source` has a.jpg and a.png, the output of
+            a.jpg is a.jpg.png. None if the output is not a folder.
 
     Returns:
         A job for each file, and the files that are left out.

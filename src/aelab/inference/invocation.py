@@ -69,7 +69,7 @@ class Invocation:
         typer.echo(f"aelab: {text}", err=True)
 
     def leave_out(self, file: LeftOut) -> None:
-        """Report a file that is left out. A damaged image counts as a failure, and so does the only file."""
+        """Report a file that is left out. A damaged file counts as a failure, and so does the only input file."""
         if file.broken or self.total == 1:
             self.fail(f"{file.path} {file.reason}")
         else:
@@ -92,7 +92,7 @@ class Invocation:
 
     @property
     def validation(self) -> dict[str, Any]:
-        """Scores of the model's validation images, a table of `anomaly.reference`; empty if there is none."""
+        """Scores of the model's validation images, as `anomaly.reference` returns them; empty if there are none."""
         return self._loaded[1]
 
     @cached_property
@@ -118,7 +118,7 @@ class Invocation:
 
         Args:
             source: an image, a folder of images, or `PIPE`.
-            out: a file or a folder for the output. None or `PIPE`: the jobs have no target.
+            out: a file or a folder for the output. With None or `PIPE`, the jobs have no target.
         """
         target = None if out in {None, PIPE} else Path(str(out))
         if source == PIPE or not Path(source).is_dir():
@@ -186,10 +186,10 @@ class Invocation:
         self.end(f"written: {written[0]}{more}" if written else "")
 
     def targets(self, out: str, count: int) -> Sequence[Path | None]:
-        """Paths of the output of a command that makes `count` images.
+        """Paths to which a command writes its `count` images.
 
         Returns:
-            One file for all images, `count` files in a folder, or None alone for the standard output.
+            One .png file for all images, or `count` files in a folder. For the standard output, the list is [None].
         """
         if out == PIPE:
             return [None]

@@ -1,7 +1,7 @@
-"""Address of MLflow, which stores runs and models, and explanations of its lasting errors.
+"""Address of MLflow, which stores runs and models, and explanations of MLflow's errors.
 
-The user must correct a lasting error, such as a wrong address. So this error becomes a `UserError` with the remedy.
-Other errors, such as a lock or a server that is down, may go away by themselves.
+A lasting error, such as a wrong address, stays until the user corrects it. So it becomes a `UserError` with the remedy.
+Other errors, such as a locked database or a server that is down, may go away by themselves.
 """
 
 import errno
@@ -96,7 +96,7 @@ def said(error: Exception) -> str:
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Explain lasting errors of the block; see the module's docstring.
+    """Explain the lasting errors that the code of a `with` block raises; see the module's docstring.
 
     Args:
         uri: MLflow's address, which the explanation names without its password.
@@ -119,7 +119,7 @@ def explained(uri: str) -> Iterator[None]:
 
 
 def deleted(uri: str, number: str) -> UserError:
-    """Explanation for an experiment that is deleted.
+    """Return the error that explains that an experiment is deleted.
 
     Args:
         uri: MLflow's address.
@@ -129,6 +129,7 @@ def deleted(uri: str, number: str) -> UserError:
 
 
 def _told(sentence: str, uri: str, *named: str, said: str = "") -> UserError:
+    """Return an error with `sentence`, filled with the address, `named`, and the first sentence `said` of MLflow."""
     return UserError(sentence.format(*named, at=public(uri), typed=quote(public(uri)), said=said))
 
 
@@ -170,7 +171,7 @@ def check(uri: str) -> None:
 
 
 def _mismatch(uri: str) -> str:
-    """Return "foreign" for another program's database, "older" or "newer" for another MLflow's, or "" if it fits.
+    """Return "" if a database fits the installed MLflow, else "foreign" (another program wrote it), "older" or "newer".
 
     An older database without runs fits, because MLflow completes its tables. Such a database remains if a process is
     killed while MLflow creates the tables.

@@ -37,7 +37,7 @@ class Located(NamedTuple):
     scores: Path  # scores of the validation images; the file may not exist
 
     def validation(self) -> dict[str, Any]:
-        """Scores of the validation images, a table of `anomaly.reference`; empty if there is none for these weights."""
+        """Scores of the validation images, as `anomaly.reference` returns them; empty if these weights have none."""
         if not self.scores.exists():
             return {}
         found: dict[str, Any] = json.loads(self.scores.read_text(encoding="utf-8"))

@@ -25,8 +25,8 @@ from aelab.inference.codec import Codec
 from aelab.models.base import Autoencoder
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-BATCHES = (1, 2, 3, 17)
-TOLERANCE = 1e-4  # Largest difference that is allowed: absolute for images, relative to the largest number for means.
+BATCHES = (1, 2, 3, 17)  # Batch sizes at which the outputs are compared.
+TOLERANCE = 1e-4  # Largest allowed difference, relative to the largest number of the output if that is above 1.
 TIES = 0.01  # Largest share of the indices that may differ.
 
 
@@ -83,14 +83,14 @@ def export(model: Autoencoder, part: str, path: Path) -> str:
 
 
 def _example(model: Autoencoder, given: str, batch: int) -> Tensor:
-    """Images of noise, or their codes."""
+    """Example of the input `given`: images of uniform noise, or the codes of such images."""
     generator = torch.Generator().manual_seed(batch)
     images = torch.rand(batch, *model.image, generator=generator)
     return images if given == "images" else Codec(model).encode(images)
 
 
 def _onnx(module: nn.Module, example: Tensor, given: str, gives: str) -> bytes:
-    """Content of an ONNX file that includes the weights."""
+    """Convert a module to the content of an ONNX file, which includes the weights."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():  # the exporter warns about its own code
         warnings.simplefilter("ignore")

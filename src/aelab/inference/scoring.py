@@ -1,7 +1,7 @@
 """Command `aelab score`: a table of anomaly scores, maps of the error, and a page of the strangest images.
 
-The error of a pixel is the absolute difference from the reconstruction, as a mean over the channels. All maps have the
-same scale, from 0 to the largest error of any pixel of any image, and the same perceptually uniform colours.
+The error of a pixel is the absolute difference between image and reconstruction, as a mean over the channels. All maps
+have the same scale, from 0 to the largest error of a pixel in all images, and the same perceptually uniform colours.
 """
 
 import base64
@@ -34,7 +34,7 @@ class Wanted:
     """Options of the command: the order of the table, maps and the sheet."""
 
     by: str  # the score that decides the order; "" means the first that the model defines
-    maps: bool  # whether to write a map to the target of each job
+    maps: bool  # whether to write a map of the errors to the target of each job
     sheet: Path | None
     top: int  # images at each end of the sheet
 
@@ -44,7 +44,7 @@ def score(call: Invocation, jobs: list[Job], out: str, wanted: Wanted, reading: 
 
     Args:
         call: the call of the command, with the model.
-        jobs: the images, and the file of each image's map.
+        jobs: the images, each with the file for its map of errors.
         out: file of the table, or `PIPE`.
         wanted: the options of the command.
         reading: how to fit images of another size to the model, and the bits that 16-bit files use.
@@ -99,12 +99,12 @@ def _table(names: Sequence[str], scores: dict[str, Tensor], validation: dict[str
 
 
 def _errors(x: Tensor, y: Tensor) -> Tensor:
-    """Error of each pixel: two batches (B, C, H, W) → (B, H, W)."""
+    """Error of each pixel between images x and reconstructions y: (B, C, H, W) → (B, H, W)."""
     return (x - y.to(x.device)).abs().mean(1)
 
 
 def _strips(call: Invocation, x: Tensor, largest: float) -> Bytes:
-    """Strips of an image, its reconstruction and the map of its error, side by side: (B, C, H, W) → (B, 3, H, 3·W)."""
+    """Each image, its reconstruction and its map of errors, side by side: (B, C, H, W) → uint8 (B, 3, H, 3·W)."""
     y = tasks.perform(call.model, "reconstruct", x, tasks.Options()).cpu()
     pair = [tasks.as_bytes(each.expand(-1, 3, -1, -1)) for each in (x, y)]
     return np.concatenate([*pair, _coloured(_errors(x, y).numpy() / (largest or 1.0))], axis=3)

@@ -1,6 +1,6 @@
 """Tasks of a trained model, by name: reconstruct, encode, decode, sample, interpolate and score.
 
-MLflow's server and the command line perform them.
+The command line and MLflow's server call these tasks.
 
 Dimensions: B batch, C image channels, (H, W) image size, d numbers of a code as a row (`codec.py`).
 """
@@ -26,7 +26,7 @@ MOST = 10_000  # images that one request may make
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a task. Each task reads only its own."""
+    """Options of all tasks. Each task reads only the options that concern it."""
 
     seed: int = 0  # Seed of the samples.
     count: int = 1  # Number of samples.
@@ -74,7 +74,7 @@ def sample(model: Autoencoder, count: int, seed: int) -> Tensor:
     Args:
         model: in evaluation mode, on any device.
         count: number of images, from 1 to `MOST`.
-        seed: of the generator.
+        seed: seed of the random generator.
 
     Returns:
         Images (count, C, H, W), floats in [0, 1].

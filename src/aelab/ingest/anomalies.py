@@ -19,7 +19,7 @@ def set_apart(data: Data, classes: Sequence[int | str], names: Sequence[str], ke
         key: Name of the list in messages.
 
     Returns:
-        The data set without the classes, and the images (N, C, H, W) of the classes in its test split.
+        The data set without the classes, and the images (N, C, H, W) that were removed from its test split.
 
     Raises:
         UserError: A class is unknown, the test split has too few images of the classes, or a split would keep too few

@@ -184,7 +184,7 @@ def _unpacked(name: str, content: bytes) -> tuple[str, bytes]:
 
 
 def _torchvision(name: str) -> Source:
-    """Data set in MNIST's format, from torchvision's class `name`, which tries several mirrors."""
+    """Source of a data set in MNIST's format: torchvision's class `name`, which tries several mirrors."""
 
     def fetch(folder: Path) -> Files:
         from torchvision import datasets  # noqa: PLC0415 - 12 s of CPU, needed only where nothing is cached
@@ -196,7 +196,7 @@ def _torchvision(name: str) -> Source:
 
 
 def _site(url: str, *names: str) -> Source:
-    """Files `names` below a URL, or one archive that holds all files."""
+    """Source that downloads the files `names` below a URL. A single name may be an archive of all files."""
 
     def fetch(folder: Path) -> Files:
         from torchvision.datasets.utils import download_url  # noqa: PLC0415 - 12 s of CPU
@@ -250,7 +250,7 @@ def _command(arguments: list[str], folder: Path, stdout: io.BufferedWriter | int
 
 
 def _embedded_digits(_: Path) -> Files:
-    # A row has 64 pixels from 0 to 16, and the label. Importing scikit-learn would take a hundred times as long.
+    # Each row has 64 pixel values from 0 to 16, then the label. Importing scikit-learn would take 100 times as long.
     table = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     rows = np.loadtxt(str(table), delimiter=",", dtype=np.uint8)
     images = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8)

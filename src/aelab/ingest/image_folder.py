@@ -1,8 +1,8 @@
 """Folder of a user's images as a data set: uint8 images of one size, in the order of the files' paths.
 
-The first-level subfolders are the classes. A folder around all classes is not a class, and neither are folders with
-the names of splits, such as "train" and "test". Links are followed. A file that cannot be read is left out, and listed
-with the reason.
+The first-level subfolders are the classes. If one folder contains all class folders, it is not a class. Folders with
+the names of splits, such as "train" and "test", are not classes either. Links are followed. A file that cannot be read
+is left out, and listed with the reason.
 
 Transparent pixels become white. 16-bit values are scaled to 8 bits, and a setting says how many of the 16 bits the
 values fill. Of 16 bits per colour channel, Pillow reads only the upper 8. Pixels of 32 bits are not supported, because
@@ -53,13 +53,13 @@ SPARE = 2.0  # JPEG decoding and box filters shrink an image to no less than thi
 # Bytes of a PNG's text or colour profile when unpacked. Pillow's default of 1 MiB refuses valid images.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_METADATA = 16 * 2**20
 
-# A file with such a suffix counts as an image, even if its format is not supported.
+# A file with one of these suffixes counts as an image, even if its format is not supported.
 IMAGE = re.compile(
     r"\.(a?png|jpe?g|jpe|jfif|webp|bmp|dib|tiff?|gif|hei[cf]|avif|jp2|jxl|p[bgpn]m|tga|ico|svg|psd|exr|dcm|dng)",
     re.IGNORECASE,
 )
 SPLITS = re.compile(r"train(ing)?|val(id(ation)?)?|test(ing)?|images", re.IGNORECASE)
-MANY = 200  # classes; more classes are probably a mistake
+MANY = 200  # Classes. More classes are probably a mistake, which a note reports.
 
 EMPTY = "is empty"
 UNKNOWN = "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
@@ -68,7 +68,7 @@ LINK_LOOP = "is a link that leads back to itself"
 FOLDER_LOOP = "is a link to a folder that contains it"
 READ_ALREADY = "leads to a folder that was already read"
 SPECIAL = "is neither a file nor a folder"
-# Reasons that do not show whether the file was an image.
+# Reasons for leaving out a file that do not show whether the file was an image.
 NO_CONTENT = {EMPTY, UNKNOWN, DEAD_LINK, LINK_LOOP, FOLDER_LOOP, READ_ALREADY, SPECIAL}
 
 
@@ -92,7 +92,7 @@ class LeftOut:
 
 @dataclass
 class Depth:
-    """Bit depth of 16-bit images, and the brightest value (at most 65535) of each image read so far.
+    """Bit depth of 16-bit images, and the brightest value (at most 65535) of each 16-bit image that was read so far.
 
     Attributes:
         bits: Number of bits that the values fill, from 8 to 16. Values of 2^bits − 1 and above become white.
@@ -111,7 +111,7 @@ class Depth:
 
     @property
     def certainly(self) -> bool:
-        """Whether the values fill at most 14 bits. A 16-bit picture is hardly ever so dark."""
+        """Whether all values fill at most 14 bits, so that 16 is hardly the true number of bits."""
         return max([*self.grey, *self.channels], default=0) < 2**14
 
     def too_dark(self, where: str, key: str) -> str | None:
@@ -183,8 +183,8 @@ def read(
         The images with their classes, the files that were left out, and notes for the user.
 
     Raises:
-        UserError: `root` is not a folder, or holds no readable image. Or `bits` is 16, at least half of the images have
-            16 bits, and their values fill at most 14 bits.
+        UserError: `root` is not a folder or has no readable image. The error is also raised if `bits` is 16, at least
+            half of the images have 16 bits, and their values fill at most 14 bits.
     """
     files, left_out = listed(root)
     used: list[str] = []
@@ -220,7 +220,7 @@ def read(
 
 
 def _classes(files: list[str]) -> tuple[list[str], list[str]]:
-    """Class of each image, from its path, and notes about unusual folders."""
+    """Return the class of each image, taken from its path, and notes about unusual folders."""
     folders = [file.split("/")[:-1] for file in files]
     notes = []
     while True:
@@ -263,8 +263,8 @@ def _odd_depths(depth: Depth) -> Iterator[str]:
 def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
     """Return the relative paths of all files below `root`, sorted, and the entries that cannot be read.
 
-    Links are followed, also to places outside of `root`. Each folder is entered once, by its own path if that is below
-    `root`.
+    Links are followed, also to places outside of `root`. Each folder is read once. A folder that is below `root` keeps
+    its own path, even if a link leads to it, too.
 
     Raises:
         UserError: `root` is not a folder.
@@ -346,7 +346,7 @@ def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers:
 
 
 def _on_disk(rows: Iterator[Bytes], image: Shape, scratch: Path) -> Bytes:
-    """Rows as one array in a temporary file, since they may exceed the memory."""
+    """Write images to a temporary file, and return them as one array. The images may exceed the memory."""
     count = 0
     with tempfile.TemporaryFile(dir=scratch) as file:
         for count, row in enumerate(rows, start=1):  # noqa: B007 - the last value is used below

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from aelab.core import arrays
 from aelab.data.datasets import Bytes
 
+# Number of values of each factor.
 COUNTS = {"shape": 3, "size": 6, "angle": 10, "x": 16, "y": 16}
 SIDE = 28  # pixels
 FINER = 4  # points along each side of a pixel; its gray value is the share of points inside the shape
@@ -34,7 +35,7 @@ def render(factors: Bytes) -> Bytes:
 
 
 def _render(factors: NDArray[np.float64]) -> Bytes:
-    """(n, 5) → (n, SIDE, SIDE)."""
+    """Draw images without an axis for channels: factors (n, 5) → uint8 (n, SIDE, SIDE)."""
     shape, size, angle, x, y = factors.T[:, :, None, None]
     r, radians = 4 + size / 2, np.deg2rad(10 * angle - 45)
     cos, sin = (np.round(1024 * f(radians)) / 1024 for f in (np.cos, np.sin))

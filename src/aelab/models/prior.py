@@ -67,7 +67,7 @@ PRIORS: Registry[Prior] = Registry("aelab.priors", Prior, "prior")  # type: igno
 PriorSection: TypeAlias = Annotated[
     dict[str, Any],
     PRIORS,
-    Field(description="prior of the code: standard (N(0, I)), mixture (learned), or layer (a second stochastic layer)"),
+    Field(description="prior of the code: N(0, I), a learned mixture, or a second stochastic layer"),
 ]
 
 

@@ -17,7 +17,8 @@ from aelab.report.metrics import METRICS
 
 ALIAS = "champion"
 NAME = "AELAB_REGISTERED_MODEL"  # pattern for names of registered models, with {task} and optionally {dataset}
-TASKS = {"reconstruction": "mse", "denoising": "denoising_mse", "generation": "neg_elbo"}  # metrics, lower is better
+# The metric that decides each task. Lower is better for all three.
+TASKS = {"reconstruction": "mse", "denoising": "denoising_mse", "generation": "neg_elbo"}
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def elect(candidates: Iterable[Candidate]) -> list[Champion]:
 
     An entry is eligible if all of its seeds have the task's metric. A mean without a diverged seed would flatter the
     entry. Likelihoods of different kinds of pixels are not comparable. A task measured by a likelihood therefore
-    considers only entries with the first entry's kind of pixels. Entries with symptoms are eligible only if all have
-    some.
+    considers only entries with the first entry's kind of pixels. Entries with symptoms, such as a collapsed codebook,
+    are eligible only if every other entry has symptoms, too.
     """
     seeds = dict[str, dict[str, list[Candidate]]]()  # candidates by data set and entry
     for each in candidates:

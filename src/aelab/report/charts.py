@@ -25,15 +25,15 @@ from aelab.report.intervals import Interval
 # Entries of the same colour differ in their dashes. "--" is for reference lines.
 DASHES = ("-", "-.", ":")
 WIDTH, ROW = 3.5, 0.28  # Inches: width of a chart, height of an entry's row.
-BELOW = 0.3  # Rows between an entry's mean and its seeds.
-BESIDE, BELOW_ROWS = 24, 34  # Characters in a line: beside the rows, below the rows.
-LONG = 20  # Characters; a legend with longer names has two columns.
-CURVE = 10  # Points; a shorter curve shows all of its losses.
-ABOVE = 0.6  # Rows for the name of a floor.
+BELOW = 0.3  # Distance from an entry's mean down to the dots of its seeds, as a share of a row's height.
+BESIDE, BELOW_ROWS = 24, 34  # Characters in a line of an entry's name, and of the label of the x axis.
+LONG = 20  # Characters. The legend has two columns instead of three if a name is longer.
+CURVE = 10  # Points. A curve with fewer points is too short to leave out its start, or for an axis of seconds.
+ABOVE = 0.6  # Height of the name of a floor, as a share of a row's height.
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a chart to a file, without date and version, and with ids that no other chart of the page has."""
+    """Write a chart to an SVG file without date and version. Its ids are unique in a page with several charts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "/".join(path.parts[-2:])}):
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -54,11 +54,13 @@ def values(
     xlabel: str, digits: int, path: Path, floors: Mapping[str, float] = MappingProxyType({}),
     marked: Collection[str] = (),
 ) -> None:  # fmt: skip
-    """Draw a metric, a row for each entry: a dot for each seed, the mean with its interval, and the mean as a number.
+    """Draw the values of a metric, with a row for each entry.
+
+    Each row shows the mean with its interval, the mean as a number, and a small dot for each seed.
 
     Args:
-        seeds: the values of the seeds, by entry.
-        means: the mean and interval, by entry.
+        seeds: the metric's value for each seed, by entry.
+        means: the mean over the seeds, with its interval, by entry.
         styles: the number of each entry's colour and marker.
         xlabel: label of the axis.
         digits: digits after the decimal point.
@@ -79,7 +81,7 @@ def values(
 
 
 def _floors(axes: Axes, floors: Mapping[str, float]) -> None:
-    """Draw a dashed line for each floor; for a floor far outside the axes, the name with an arrow."""
+    """Draw each floor as a dashed line with its name. A floor far outside the axes has only its name, with an arrow."""
     (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     for place, (name, value) in enumerate(sorted(floors.items(), key=itemgetter(1))):
         y = -0.6 - ABOVE * (place + 0.5)
@@ -98,7 +100,10 @@ def _floors(axes: Axes, floors: Mapping[str, float]) -> None:
 def differences(
     gaps: Mapping[str, Interval], styles: Mapping[str, int], xlabel: str, path: Path, marked: Collection[str] = ()
 ) -> None:
-    """Draw differences with their intervals, a row for each entry. The mark is hollow if the interval contains 0."""
+    """Draw differences with their intervals, with a row for each entry.
+
+    A difference that may be chance, because its interval includes 0, has a hollow mark.
+    """
     with _rows(path, _marked(gaps, marked), xlabel) as axes:
         axes.axvline(0, color=INK, linewidth=1, linestyle="--", zorder=1)
         for row, (name, gap) in enumerate(gaps.items()):
@@ -111,7 +116,7 @@ def _marked(names: Iterable[str], marked: Collection[str]) -> list[str]:
 
 @contextmanager
 def _rows(path: Path, names: Sequence[str], xlabel: str, above: float = 0.0) -> Iterator[Axes]:
-    """Yield axes with a row for each name, the first on top, and space for `above` further rows."""
+    """Yield axes with a row for each name, the first on top. Over the first is space for `above` further rows."""
     with _chart(path, 0.6 + ROW * (len(names) + above)) as axes:
         axes.set(xlabel=_broken(xlabel, BELOW_ROWS), ylim=(len(names) - 0.3, -0.6 - above))
         axes.set_yticks(range(len(names)), [_broken(name) for name in names])
@@ -136,7 +141,7 @@ def _interval(axes: Axes, row: int, value: Interval, style: int, *, filled: bool
 
 
 def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
-    """Draw rate against distortion: a small dot for each seed, a large dot for each entry's mean."""
+    """Draw distortion against rate, with a small dot for each seed and a large dot for each entry's mean."""
     with _chart(path, 4.6, 5.6) as axes:
         axes.grid(visible=False)
         axes.set(xlabel="rate (nats)", ylabel="distortion (nats)")
@@ -159,7 +164,7 @@ def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
 def _dots(
     axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], style: int, label: str | None, *, filled: bool = True
 ) -> None:
-    """Draw small dots, and a large dot at their mean; hollow if not `filled`."""
+    """Draw small dots, and a large dot at their mean. The large dot is hollow unless `filled` is true."""
     colour, marker = _look(style)
     face = colour if filled else PAPER
     axes.scatter(x, y, s=9, color=colour, alpha=0.6, linewidths=0, zorder=3)
@@ -240,8 +245,8 @@ def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Pat
     """Draw the losses of one phase by step: training (thin) and validation.
 
     Args:
-        curves: the points of the phase, for each seed. The upper axis has the seconds of the first seed.
-        best: the step whose weights were picked on the validation split, for each seed; a large dot marks this step.
+        curves: the points of the phase, for each seed. The upper axis shows the time of the first seed in seconds.
+        best: the step with the lowest validation loss, for each seed. A large mark shows this step.
         style: number of the entry's colour and marker.
         path: the SVG file.
     """
@@ -297,7 +302,7 @@ def bars(
     heights: NDArray[np.float64], labels: tuple[str, str], style: int, path: Path,
     reference: tuple[str, float] | None = None,
 ) -> None:  # fmt: skip
-    """Draw heights (n,) as bars, largest first. `reference` is a labelled line; `labels` are for the x and y axes."""
+    """Draw heights (n,) as bars, largest first. `reference` is the label and height of a dashed horizontal line."""
     with _chart(path, 2.2) as axes:
         axes.fill_between(
             np.arange(len(heights) + 1) + 0.5, np.append(np.sort(heights)[::-1], 0), step="post",
@@ -310,11 +315,11 @@ def bars(
 
 
 def code_map(points: NDArray[np.float32], path: Path) -> None:
-    """Draw codes in two dimensions: points (n, 3), which are x, y and the class."""
+    """Draw codes in two dimensions. Each row of `points` (n, 3) has x, y and the class of an image."""
     with _chart(path, 3.9) as axes:
         scatter(axes, points, loc="outside lower center", ncols=6)
 
 
 def _look(style: int) -> tuple[str, str]:
-    """Return colour and marker. The first 12 styles share neither; the first 144 have different pairs."""
+    """Return colour and marker. No two of the first 12 styles share either, and no two of the first 144 share both."""
     return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(MARKERS)) % len(MARKERS)]

@@ -1,6 +1,6 @@
 """Evidence for the report: entries, their metrics by seed, and comparisons between entries.
 
-A question selects entries by their properties, such as their training images or their metrics, never by their names.
+The report selects entries by their properties, such as their training images or their metrics, never by their names.
 """
 
 import math
@@ -18,14 +18,14 @@ from aelab.report.intervals import Interval, crossed, holm, interval
 from aelab.report.metrics import COST, metric
 
 Curve: TypeAlias = Sequence[Mapping[str, Any]]  # points of a training: phase, step, time, losses
-Line: TypeAlias = Sequence[tuple[float, Interval]]  # x values, each with its measurement
+Line: TypeAlias = Sequence[tuple[float, Interval]]  # x values, each with a mean and its interval
 
 CLEAN = "clean"  # the `inputs` of an entry that learns from uncorrupted images
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """An entry of the report: everything except its metrics by seed.
+    """An entry of the report: its parameters, learning curves and values of single images. `Evidence` has its metrics.
 
     Attributes:
         name: name of the entry.
@@ -39,7 +39,7 @@ class Entry:
         code_bits: size of a discrete code in bits; None for a continuous code.
         dimensions: numbers in an image.
         learned: corruptions of the training images, by their names in metrics.
-        looks: how often the first phase saw each training image: steps · batch size ÷ images.
+        looks: how often the first phase of the training saw each training image: steps · batch size ÷ images.
     """
 
     name: str
@@ -80,7 +80,8 @@ class Entry:
 
 
 MANY = 100  # looks at each training image, enough to memorise
-TRAINED: dict[str, Callable[[Entry, bool], bool]] = {  # groups of entries; the second argument: has a codebook
+# Groups of trained entries. The second argument of each function says whether the entry has a codebook.
+TRAINED: dict[str, Callable[[Entry, bool], bool]] = {
     "entries": lambda *_: True,
     "plain autoencoders": lambda entry, _: entry.plain,
     "plain autoencoders with room for a copy": lambda entry, _: entry.plain and entry.room,
@@ -95,7 +96,7 @@ TRAINED: dict[str, Callable[[Entry, bool], bool]] = {  # groups of entries; the 
     "codebooks with a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta", 0) > 0,
     "codebooks without a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta") == 0,
 }
-WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {
+WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {  # groups that may include floors
     "floors": lambda entry: entry.floor,
     "PCA": lambda entry: entry.floor and entry.parameters.get("code", math.inf) < entry.dimensions,
     "entries that saw no noise": lambda entry: entry.clean,  # the identity is one of them
@@ -104,7 +105,7 @@ WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """Results of several entries.
+    """Results of several entries, and their comparisons.
 
     Attributes:
         entries: the entries, in the order of the report.
@@ -148,9 +149,10 @@ class Evidence:
         return {}
 
     def per_image(self, entry: Entry, name: str) -> pd.DataFrame | None:
-        """Return a metric of single test images, seeds × images; None if there are no values of single images.
+        """Return the values of a metric for single test images, seeds × images; None if the metric has no such values.
 
-        −log p(x) is estimated as −ELBO of all N images minus the mean gap ḡ of n of them. Image x_i contributes
+        The importance-weighted bound `nll` is known only for n of the N images, and −ELBO for all. The mean of `nll` is
+        estimated as the mean −ELBO minus ḡ, the mean of gap = −ELBO − nll over the n images. Image x_i contributes
 
             −ELBO(x_i) − ḡ − N/n·(gap(x_i) − ḡ),  the last term only if the gap of x_i was measured
 
@@ -172,16 +174,16 @@ class Evidence:
         return {}
 
     def term(self, entry: Entry, text: str) -> pd.Series:
-        """Return a term such as `100 * codes_used / codes` by seed, for the seeds that define all of its metrics.
+        """Return the value of a term, such as `100 * codes_used / codes`, for each seed that defines all its metrics.
 
         Args:
             entry: the entry.
-            text: a term of metrics, numbers and `codes`, the entry's number of codes.
+            text: arithmetic expression of metrics, numbers and `codes`, which is the entry's number of codes.
         """
         return _evaluated(text, self._terms(entry, text))
 
     def _terms(self, entry: Entry, text: str) -> dict[str, Any]:
-        """Return the values of all names in a term: by seed for a metric, one number for `codes`."""
+        """Return the value of each name in a term: values by seed for a metric, and one number for `codes`."""
         names = re.findall("[a-z_]+", text)
         return {name: (entry.codes or math.nan) if name == "codes" else self.values(entry, name) for name in names}
 
@@ -189,8 +191,8 @@ class Evidence:
         """Return the mean of a term, with its interval.
 
         If all metrics of the term have values of single images, the interval covers seeds and images. By the delta
-        method, an image contributes its part of each metric times the slope of the term. Otherwise the interval covers
-        only seeds.
+        method, each image contributes its deviation from the mean of each metric, times the derivative of the term by
+        this metric. Otherwise the interval covers only seeds.
         """
         values = self._terms(entry, text)
         measured = [name for name, each in values.items() if isinstance(each, pd.Series)]
@@ -225,7 +227,7 @@ class Evidence:
             ours: the first entry.
             theirs: the second entry. A floor is the same for every seed.
             name: the metric.
-            against: the metric of `theirs`, if it is another one.
+            against: the metric of `theirs`, if it differs from `name`.
         """
         first, second = self.per_image(ours, name), self.per_image(theirs, against or name)
         alike = first is not None and second is not None and first.columns.equals(second.columns)
@@ -293,16 +295,16 @@ class Evidence:
     def advantage(
         self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str, against: str = ""
     ) -> tuple[Entry, Entry, Interval]:
-        """Return the best entry of each side, and by how much our best is better.
+        """Return the best entry of each side, and by how much the best of `ours` is better.
 
-        The same numbers pick the two entries and compare them. The interval is therefore widened for all pairs of an
-        entry of `ours` and an entry of `theirs`.
+        The same numbers select the two entries and compare them. The interval is therefore widened as if each entry of
+        `ours` were compared with each entry of `theirs`.
 
         Args:
             ours: the first side.
             theirs: the second side.
             name: the metric.
-            against: the metric of `theirs`, if it is another one.
+            against: the metric of `theirs`, if it differs from `name`.
         """
         mine, other = self.best(ours, name), self.best(theirs, against or name)
         gain = self.difference(mine, other, name, against)
@@ -330,7 +332,7 @@ class RateDistortion:
         rate: rate of each seed.
         distortion: distortion of each seed.
         uniform: rate of each seed under the uniform prior; None if no prior was learned.
-        family: a line joins the entries of a family, in the order of `beta`.
+        family: key that is equal for entries that differ only in β. A line joins these entries in the order of β.
         beta: weight of the rate in the loss.
     """
 
@@ -355,7 +357,7 @@ def _kept(entry: Entry, name: str, seeds: pd.Index) -> pd.DataFrame:
 
 
 def _evaluated(text: str, values: Mapping[str, Any]) -> pd.Series:
-    """Return the value of a term by seed, without the seeds that lack a name."""
+    """Return the value of a term by seed, without the seeds that lack one of its metrics."""
     found: pd.Series = pd.eval(text, local_dict=dict(values), global_dict={})  # type: ignore[assignment]
     return found.dropna()
 

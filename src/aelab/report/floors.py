@@ -1,4 +1,4 @@
-"""Floors that belong to the data set, not to a model. The stage `classify` measures them."""
+"""Floors of metrics that need no model, only the data set. The stage `classify` measures these baselines."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ FILES = {"png": "PNG", "webp": "WebP"}
 def likelihood(measured: Mapping[str, float], pixels: str) -> dict[str, float]:
     """Return the floors of −ELBO, in nats, by name.
 
-    For gray values that stand for black and white pixels, the floor is the entropy of the binarisation: no −ELBO can be
+    If gray values are the probabilities of white pixels, the floor is the entropy of the binarisation. No −ELBO can be
     lower. For other discrete pixels, the floors are the sizes of lossless files. Continuous pixels have no floor.
 
     Args:
@@ -23,7 +23,7 @@ def likelihood(measured: Mapping[str, float], pixels: str) -> dict[str, float]:
 
 
 def of_data(classified: Mapping[str, Mapping[str, float]], name: str, pixels: str | None) -> dict[str, float]:
-    """Return the data set's floors of a metric, by name.
+    """Return the floors of a metric that need only the data set, by name.
 
     Args:
         classified: results of the stage `classify`: `metrics` and `floors`.

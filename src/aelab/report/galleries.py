@@ -13,12 +13,12 @@ from aelab.evaluation.examples import Array, Examples
 from aelab.report.pages import CAPTIONS, slug
 
 PHOTOGRAPH = 64  # pixels along a side; the page compresses images of this size or larger with loss
-GAP = 0.5  # gray between images, visible on white and on black
+GAP = 0.5  # gray level of the gaps between images, visible beside white and beside black
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Images in rows with a label.
+    """Rows of images that share a label, such as the reconstructions of one entry.
 
     Attributes:
         label: the entry, or "original" or "corrupted".
@@ -56,7 +56,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Strips of the same images one below the other, or sheets side by side."""
+    """Figure of strips: the same images one below the other, or the sheets of several entries side by side."""
 
     title: str
     caption: str
@@ -69,7 +69,7 @@ class Gallery:
 
 
 def reconstructions(examples: Mapping[str, Examples], reference: str) -> Iterator[Gallery]:
-    """Yield galleries of every entry's reconstructions: of clean images, and of images under each kind of noise.
+    """Yield galleries of every entry's reconstructions: one of clean images, and one for each kind of noise.
 
     Args:
         examples: the example images, by entry.
@@ -87,9 +87,9 @@ def reconstructions(examples: Mapping[str, Examples], reference: str) -> Iterato
 
 
 def _middle(examples: Mapping[str, Examples], reference: str) -> dict[str, dict[str, tuple[Array, Array]]]:
-    """Return corrupted and restored images by corruption and entry.
+    """Return corrupted and restored images by corruption and entry, at the middle level of each kind of noise.
 
-    Each kind of noise has its middle level. The kind of the reference corruption is left out.
+    The kind of the reference corruption is left out.
     """
     pairs: dict[str, dict[str, tuple[Array, Array]]] = {}
     for entry, each in examples.items():

@@ -2,7 +2,7 @@
 
     mean of n seeds             x̄ ± t·s/√n,  t the 97.5 % quantile of Student's distribution with n − 1 degrees
     mean of n seeds × m images  ȳ ± t·√v,  v = S²/n + B²/m − R²/(n·m)
-    difference of two entries   the same of d = x − y, over the seeds, or seeds and images, that both have
+    difference of two entries   the same formulas for d = x − y, with the seeds (and images) that both entries have
 
 S² is the variance of the seeds' means, B² is the variance of the images' means, and R² is the variance of the
 residuals (Student 1908). Seeds and images are crossed, since each seed's model sees every image. S²/n and B²/m both
@@ -14,8 +14,9 @@ An interval over seeds says what other seeds would give on the same images. An i
 other seeds would give on other images, and is never narrower.
 
 Both entries of a difference have the same images, and equal seeds draw equal batches, so differences vary less than
-values. An interval is meant for a single question: of twenty, one is expected to miss. `holm` widens the intervals of
-one question, so that in 95 % of all cases chance is not taken for any difference (Holm 1979).
+values. A 95 % interval is meant for a single comparison: of twenty intervals, one is expected to miss the true value.
+`holm` widens the intervals of several comparisons, so that with 95 % confidence none of them mistakes chance for a
+difference (Holm 1979).
 """
 
 import math
@@ -37,7 +38,7 @@ class Interval:
     Attributes:
         mean: the mean.
         half: half of the interval's width; NaN if fewer than two values give no interval.
-        over: what the interval covers, such as seeds.
+        over: sources of variation that the interval covers, such as seeds.
         degrees: degrees of freedom of Student's distribution.
         images: half of the width of the interval over test images alone, with the same weights.
     """
@@ -50,7 +51,7 @@ class Interval:
 
     @property
     def known(self) -> bool:
-        """Whether there is an interval."""
+        """Whether the mean has an interval."""
         return not math.isnan(self.half)
 
     def text(self, digits: int) -> str:
@@ -81,7 +82,7 @@ def _quantile(degrees: float, comparisons: int = 1) -> float:
 
 
 def interval(values: Iterable[float]) -> Interval:
-    """Return mean and interval of independent values, without NaN."""
+    """Return the mean and interval of independent values. NaN values are left out."""
     sample = np.asarray([value for value in values if not math.isnan(value)], np.float64)
     degrees = len(sample) - 1
     if degrees < 1:  # a single value has no spread
@@ -95,11 +96,11 @@ def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
 
     Args:
         values: a value for each seed and image, (seeds, images), no NaN.
-        floor: whether all seeds give the same values. Then the interval of one seed covers only images.
+        floor: whether all seeds give the same values. A floor with one seed gets an interval that covers only images.
     """
     y = np.asarray(values, np.float64)
     (n, m), mean = y.shape, float(y.mean())
-    if m < 2 or (n < 2 and not floor):  # noqa: PLR2004 - of a single value nobody knows the spread
+    if m < 2 or (n < 2 and not floor):  # noqa: PLR2004 - a single value has no spread
         return replace(interval(y.mean(1)), mean=mean)
     of_seeds, of_images = y.mean(1, keepdims=True), y.mean(0, keepdims=True)
     if n == 1:
@@ -118,10 +119,10 @@ def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
 
 
 def holm(intervals: Sequence[Interval], thresholds: Sequence[float] | None = None) -> list[Interval]:
-    """Return the intervals of one question, widened so that their comparison with the thresholds follows Holm.
+    """Widen the intervals of several comparisons, so that comparing each with its threshold is Holm's test.
 
-    In the order of the p-values, the k-th of m intervals has a confidence of 1 − 0.05/(m − k + 1). After the first
-    interval that contains its threshold, all later intervals contain theirs.
+    In the order of the p-values, the k-th of m intervals has a confidence of 1 − 0.05/(m − k + 1). Once an interval
+    includes its threshold, all later intervals include theirs.
 
     Args:
         intervals: the intervals. Unknown intervals stay as they are and do not count in m.

@@ -5,11 +5,12 @@ new title reruns neither.
 """
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aelab.evaluation.metric_names import RECONSTRUCTION, readable
+from aelab.evaluation.metric_names import ANOMALIES, RECONSTRUCTION, readable
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,31 @@ def metric(name: str) -> Metric:
 
 def page() -> str:
     """Return `docs/metrics.md` as Markdown."""
-    rows = [
-        f"| `{name}` | {each.title}{each.arrow} | {each.unit or '–'} | {each.definition.replace('|', '∣')} "
-        f"| {each.source or '–'} |"
+    metrics = [
+        (f"`{name}`", each.title + each.arrow, each.unit, each.definition, each.source)
         for name, each in METRICS.items()
+        if name not in ANOMALIES
     ]
-    head = ["| name | title | unit | definition | source |", "|---|---|---|---|---|"]
+    measures = [(f"`{name}`", each["title"], each["definition"], each["source"]) for name, each in _MEASURES.items()]
+    scores = [(f"`{name}`", each["title"], each["definition"]) for name, each in _SCORES.items()]
     return "\n".join([
         "# Metrics", "",
-        "`python -m aelab.report.metrics` makes this page from `src/aelab/report/metrics.toml`. The report and MLflow",
-        "show the same definitions. ↓ means that lower is better, ↑ that higher is better. Without an arrow, no value",
-        "is best.", "", *head, *rows, "",
+        "The report and MLflow show these definitions. ↓: lower is better; ↑: higher is better.", "",
+        *_table("name", "title", "unit", "definition", "source", rows=metrics), "",
+        "## Anomaly detection", "",
+        "A name joins a measure and a score: `auroc_mse`. Higher is better. `dataset.anomalies` sets the anomalies.",
+        "",
+        *_table("measure", "title", "definition", "source", rows=measures), "",
+        *_table("score", "title", "definition", rows=scores), "",
+        "`python -m aelab.report.metrics` generates this page from `src/aelab/report/metrics.toml`.", "",
     ])  # fmt: skip
+
+
+def _table(*head: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    shown = [[cell.replace("|", "∣") or "–" for cell in row] for row in rows]
+    first, *others = (f"| {' | '.join(row)} |" for row in (head, *shown))
+    return [first, "|---" * len(head) + "|", *others]
 
 
 if __name__ == "__main__":

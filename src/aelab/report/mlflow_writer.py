@@ -1,8 +1,8 @@
-"""Writer of MLflow runs. MLflow shows a projection of the results on disk, with one run for each training.
+"""Writer of MLflow runs. MLflow gets a copy of the results on disk, with one run for each training.
 
-A run is live during the training and complete after the evaluation. The fingerprint of the training identifies the run,
-so projecting the same results twice adds nothing. A lock file lets only one process of this machine write at a time.
-A run without the tag `complete` is unfinished; the next projection completes or replaces the run. Undefined and
+A run is updated during the training, and complete after the evaluation. The fingerprint of the training identifies the
+run, so writing the same results twice adds nothing. A lock file lets only one process of this machine write at a time.
+A run without the tag `complete` is unfinished, and the next write completes or replaces this run. Undefined and
 non-finite numbers are not logged.
 """
 
@@ -39,11 +39,11 @@ VIEW = "results"
 SAVED = f"mlflow.sharedViewState.{VIEW}"  # Tag of the experiment: the saved view.
 DATASET = "dataset.name"  # Parameter of every run.
 GROUP = "group"  # Tag of every run, equal for the seeds of an entry on a data set.
-MODEL_TAGS = (GROUP, "entry", "seed", "symptoms")  # Tags that a run's model gets, too.
+MODEL_TAGS = (GROUP, "entry", "seed", "symptoms")  # Tags of a run that its logged model gets, too.
 SHOWN = (DATASET, "seed")  # Parameters that the view shows already, as a column and in the run's name.
 PORT = 5000  # Default port of `mlflow ui`.
-HANDFUL = 5  # Parameters in the view, at most.
-RECENT = 500  # Runs that are searched for parameters that differ.
+HANDFUL = 5  # Maximum number of parameters in the view.
+RECENT = 500  # Maximum number of runs whose parameters are compared for the view.
 RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # Path on any server.
 LONGEST = 6000  # Characters of a parameter, MLflow's limit.
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # Packages that a logged model imports.
@@ -56,11 +56,11 @@ OPTIONS = (  # params of a served model: the task, and the fields of `tasks.Opti
     ParamSpec("codes", DataType.double, [], (-1,)),
     ParamSpec("by", DataType.string, ""),
 )
-OURS = {"written_by": "aelab"}  # Tag of registered models.
+OURS = {"written_by": "aelab"}  # Tag of the registered models that this module wrote.
 LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # Metrics of every run.
 WAIT = 30.0  # Seconds to wait for another process that writes.
 SOURCE = CodeDatasetSource({"mlflow.source.name": "dvc stage download"})  # Source of the images.
-RUNNING, KILLED, FINISHED, FAILED = "RUNNING", "KILLED", "FINISHED", "FAILED"  # MLflow's names.
+RUNNING, KILLED, FINISHED, FAILED = "RUNNING", "KILLED", "FINISHED", "FAILED"  # MLflow's names for the status of a run.
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Run:
         about: description in Markdown.
         training: fingerprint of the training's dependencies.
         status: RUNNING, KILLED, FINISHED or FAILED.
-        started: start of the training, in seconds since the epoch.
+        started: start of the training, in seconds since 1970.
         parameters: parameters of the run.
         tags: tags of the run.
-        history: points of the curve: phase, step, time in seconds since the epoch, and losses.
-        evaluated: results of the evaluation; None before.
+        history: points of the learning curve: phase, step, time in seconds since 1970, and losses.
+        evaluated: results of the evaluation; None before the evaluation.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Evaluated:
 
     Attributes:
         fingerprint: fingerprint of the training and of all results.
-        ended: end of the evaluation, in seconds since the epoch.
+        ended: end of the evaluation, in seconds since 1970.
         metrics: metrics by their names in MLflow, such as "test/mse".
         figures: image files.
         weights: file of the weights; None if the training diverged.
@@ -129,7 +129,7 @@ class Projector:
         local_artifacts: the folder of all artifacts, if there is no server.
         lock: a lock file. Of the projectors that share this file, one writes at a time.
         experiment_id: the id of the experiment, set by `open`.
-        logged: the number of points that MLflow has of each run, by run id.
+        logged: the number of points of the learning curve that MLflow has of each run, by run id.
     """
 
     uri: str
@@ -164,7 +164,7 @@ class Projector:
 
         Args:
             metrics: the metrics to show. Metrics that no run has are left out.
-            saved: time of the view, in seconds since the epoch.
+            saved: creation time of the view, in seconds since 1970.
         """
         with self._alone():
             client = MlflowClient()
@@ -305,7 +305,7 @@ class Projector:
         for figure in evaluated.figures:
             client.log_artifact(run_id, str(figure), "figures")
         for earlier in client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'"):
-            client.delete_logged_model(earlier.model_id)  # an interrupted projection left this model
+            client.delete_logged_model(earlier.model_id)  # an interrupted write left this model
         client.log_inputs(run_id, list(_inputs(evaluated)))
         with mlflow.start_run(run_id=run_id):
             model = None if evaluated.weights is None else _log_model(run, evaluated.weights, evaluated)
@@ -352,7 +352,7 @@ def _is_complete(found: Found) -> bool:
 
 
 def _is_of(found: Found, run: Run) -> bool:
-    """Whether an unfinished run can become `run`. MLflow can neither change a parameter nor delete a metric."""
+    """Whether the unfinished run `found` can become `run`. MLflow cannot change a parameter or delete a metric."""
     logged, fingerprint = found.data.params, found.data.tags.get("fingerprint")
     return (
         found.info.start_time == _milliseconds(run.started)
@@ -400,7 +400,7 @@ def _inputs(evaluated: Evaluated) -> Iterator[DatasetInput]:
 
 
 def _measured(evaluated: Evaluated, model: str | None) -> Iterator[Metric]:
-    """Yield the metrics. A metric "split/name" belongs to the model and to the images of the split; a cost does not."""
+    """Yield the metrics, linked to the model. A metric "split/name" is also linked to the data of the split."""
     for name, value in evaluated.metrics.items():
         digest = evaluated.digests.get(name.partition("/")[0])
         data = {"dataset_name": evaluated.data, "dataset_digest": digest} if digest else {}
@@ -409,7 +409,7 @@ def _measured(evaluated: Evaluated, model: str | None) -> Iterator[Metric]:
 
 
 def _points(history: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """Return the losses as metrics "phase/loss" at the step and time of their point; "system/…" has no phase."""
+    """Return the losses as metrics "phase/loss" at the step and time of their point. "system/…" gets no phase."""
     return [
         Metric(name if "/" in name else f"{point['phase']}/{name}", value, _milliseconds(point["time"]), point["step"])
         for point in history

@@ -15,7 +15,8 @@ from aelab.report.tables import Table
 
 CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
 
-DIGITS = re.compile(r"(\.\d\d)\d+")  # of a coordinate in a chart: smaller than a hundredth of a point is invisible
+# Digits of a chart's coordinates that `Figure.svg` removes. Less than a hundredth of a point is invisible.
+DIGITS = re.compile(r"(\.\d\d)\d+")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def render(name: str, context: Mapping[str, Any]) -> str:
 
 
 def slug(text: str) -> str:
-    """Return the text as part of an address: words joined by hyphens, in lower case."""
+    """Return the text as part of a URL: words joined by hyphens, in lower case."""
     return "-".join(re.findall(r"[\w.]+", text)).lower()
 
 

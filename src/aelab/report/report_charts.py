@@ -17,8 +17,8 @@ from aelab.report.metrics import METRICS, PLOTTED
 from aelab.report.pages import CAPTIONS, Figure
 from aelab.report.tables import comparable, heading
 
-SETTLED = 0.2  # Share of a training; earlier losses fall too fast to compare.
-LEAST = 0.1  # Per cent: the least remaining fall in the chart, as its caption says.
+SETTLED = 0.2  # The chart of loss ratios leaves out this share of a training, in which losses fall too fast to compare.
+LEAST = 0.1  # Per cent. Smaller values of the remaining fall are drawn as this value, as the caption says.
 
 
 def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, str | None, list[Entry]]]:
@@ -88,7 +88,7 @@ def progress(evidence: Evidence, folder: Path) -> Iterator[Figure]:
 
 
 def _way(entry: Entry) -> Line:
-    """Return seconds since the start, and the share of the validation loss's fall that is still to come, in %."""
+    """Return seconds since the start, each with the part of the validation loss's fall that remains, in %."""
     ways = []
     for curve in entry.curves:
         points = [point for point in curve if point["phase"] == "autoencoder"]
@@ -123,6 +123,7 @@ def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
 
 
 def _rate_distortion(evidence: Evidence, entry: Entry, others: Sequence[Entry]) -> RateDistortion:
+    """Return an entry's rate and distortion, with its family if another entry differs from it only in β."""
     seeds = pd.DataFrame({name: evidence.values(entry, name) for name in ("rate", "distortion", "rate_uniform")})
     rate, distortion, uniform = (seeds[name].to_numpy(float) for name in seeds)
     discrete = seeds["rate_uniform"].notna()
@@ -138,7 +139,7 @@ def _rate_distortion(evidence: Evidence, entry: Entry, others: Sequence[Entry]) 
 
 
 def _but_beta(entry: Entry) -> str:
-    """Return all parameters except β, as text."""
+    """Return all parameters of an entry except β, as text."""
     return repr(sorted((key, repr(value)) for key, value in entry.parameters.items() if key != "beta"))
 
 
@@ -149,6 +150,7 @@ def generalisation(evidence: Evidence, folder: Path) -> Iterator[Figure]:
 
 
 def _ratios(entry: Entry) -> Line:
+    """Return shares of the training, each with the mean loss ratio of the seeds. The first `SETTLED` is left out."""
     curves = [dict(loss_ratios(curve)) for curve in entry.curves]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     return [
@@ -157,7 +159,7 @@ def _ratios(entry: Entry) -> Line:
 
 
 def learning(evidence: Evidence, picked: Mapping[str, Mapping[str, Sequence[int]]], folder: Path) -> Iterator[Figure]:
-    """Draw the losses of each phase of each entry. `picked` has the best step of each seed, by entry and phase."""
+    """Draw the losses of each entry, by phase. `picked` has the step with the lowest validation loss of each seed."""
     for entry in evidence.entries:
         for phase, best in picked[entry.name].items():
             curves = [[point for point in curve if point["phase"] == phase] for curve in entry.curves]

@@ -23,9 +23,10 @@ class Sentence:
 
     Attributes:
         text: the sentence, with names in `backticks`.
-        certainty: "told", "tie" or "one seed"; empty if nothing is compared.
-        more: further sentences, whose certainty is not stated.
-        over: what the interval covers, such as seeds.
+        certainty: "told" if the best entry differs from all others, "tie" if it does not, "one seed" if intervals are
+            missing; empty if nothing is compared.
+        more: further sentences, without a certainty.
+        over: sources of variation that the intervals cover, such as seeds.
     """
 
     text: str
@@ -35,7 +36,7 @@ class Sentence:
 
     @property
     def badge(self) -> str:
-        """Certainty in words."""
+        """Certainty in words, for the reader."""
         words = {"told": f"at 95 %, over {self.over}", "tie": f"a tie at 95 %, over {self.over}"}
         return words.get(self.certainty, self.certainty)
 
@@ -74,7 +75,7 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
 
 
 def _best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) -> Sentence:
-    """Return a sentence about the best of `entries` by a metric, its lead over the next entry, and the certainty."""
+    """Return a sentence about the best of `entries` by a metric, with its lead over the next entry, and a certainty."""
     each = metric(name)
     order = sorted(entries, key=lambda entry: evidence.values(entry, name).mean(), reverse=each.better == "higher")
     first, *others = order
@@ -109,7 +110,7 @@ def _compared(first: Entry, second: Entry, text: str) -> str:
 
 
 def _with(entry: Entry) -> str:
-    """Return the size of an entry's code and its looks at each image, for a fair comparison."""
+    """Return the size of an entry's code, and how often its training saw each image, as the end of a phrase."""
     size, _, bits = entry.code_size.partition(": ")
     looks = "" if math.isnan(entry.looks) else f" at {entry.looks:.1f} looks per image"
     return f", with {size}{f' ({bits})' if bits else ''}{looks}" if size else ""
@@ -183,7 +184,7 @@ class Change:
 
     @property
     def reading(self) -> str:
-        """Kind of change: better, worse, higher, lower, tie, or the reason why it is not tested."""
+        """Kind of change: better, worse, higher, lower, tie, or the reason why the change is not tested."""
         if self.name in COST:
             return "not tested"
         if not self.gap.known:
@@ -210,12 +211,12 @@ class Contrast:
 
     @property
     def told(self) -> list[Change]:
-        """Changes that are no tie, with changes that cannot be tested."""
+        """Changes that are no tie, including changes that cannot be tested."""
         return [change for change in self.metrics if change.reading != "tie"]
 
     @property
     def tied(self) -> list[Change]:
-        """Changes that may be chance."""
+        """Ties: changes that may be chance."""
         return [change for change in self.metrics if change.reading == "tie"]
 
 

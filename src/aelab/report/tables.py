@@ -37,8 +37,8 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
     """Return tables of means with 95 % intervals. Bold marks the best entry of a column and the entries that tie.
 
     A likelihood has a column for each kind of pixels, since likelihoods of different kinds are not comparable. Metrics
-    of the same entries share a table, so that no cell is empty; the tables with most entries come first. Floors are in
-    the last rows of a table and are not ranked. Each table's note says what its intervals cover.
+    that the same entries define share a table, so that no cell is empty. The tables with most entries come first.
+    Floors are in the last rows of a table and are not ranked. Each table's note says what its intervals cover.
 
     Args:
         title: title of the first table, which the other tables continue.
@@ -64,7 +64,7 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
 
 
 def joined(parts: Sequence[Table], names: Sequence[str]) -> Table:
-    """Join tables to one, with columns in the order of `names`, and a dash if an entry does not define a metric."""
+    """Join tables into one, with columns in the order of `names`. A dash marks an undefined metric."""
     entries = dict.fromkeys(row[0] for part in parts for row in part.rows)
     columns = [
         (name, part.header[i], {row[0]: row[i] for row in part.rows})
@@ -135,12 +135,12 @@ def _metric(name: str) -> Metric:
 
 
 def heading(each: Metric, pixels: str | None = None) -> str:
-    """Return a metric's title with kind of pixels, unit and the arrow that says which way is better."""
+    """Return a metric's title with the kind of pixels, the unit, and an arrow: ↓ if lower is better, ↑ if higher is."""
     return each.title + (f", {pixels}" if pixels else "") + (f" ({each.unit})" if each.unit else "") + each.arrow
 
 
 def differences(sections: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Return a table of the parameters in which entries of one model differ, or None."""
+    """Return a table of the parameters in which entries of one model differ; None if there are none."""
     texts = {name: {key: str(value) for key, value in flattened(each)} for name, each in sections.items()}
     frame = pd.DataFrame.from_dict(texts, orient="index").fillna("–")
     families = [family for _, family in frame.groupby("model", sort=False)]

@@ -2,8 +2,8 @@
 
 The interval of a finding decides. The finding supports the claim if the whole interval is on the claimed side of the
 threshold, and contradicts the claim if it is on the other side. Otherwise the finding is undecided. All findings of a
-claim are compared at once, so Holm's method (1979) widens their intervals. PCA and the identity must fail every test:
-where they would pass a threshold, the claim has a duel with another entry instead.
+claim are compared at once, so Holm's method (1979) widens their intervals. No test may be so easy that PCA or the
+identity passes it. If they would pass a threshold, the claim compares two groups of entries instead, with a `Duel`.
 """
 
 import math
@@ -41,7 +41,7 @@ class Finding:
     A finding without a value is a note and decides nothing, such as the reason why a test is impossible.
 
     Attributes:
-        says: makes the sentence of the finding from a value.
+        says: function that returns the sentence of the finding for a value with its interval.
         value: the measured value with its interval.
         threshold: the limit that the value is compared with.
         side: the side of the threshold that the claim expects, `ABOVE` or `BELOW`.
@@ -56,7 +56,7 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """Sentence of the finding, with the interval that decides."""
+        """Sentence of the finding, with the interval that decides the verdict."""
         return self.says(self.value)
 
     def judged(self, value: Interval) -> "Finding":
@@ -156,7 +156,10 @@ class ToldApart:
     part: str
 
     def findings(self, evidence: Evidence) -> Iterator[Finding]:
-        """Yield a finding for each metric and each entry behind the highest, in the largest family of such entries."""
+        """Yield a finding for each metric, and for each entry behind the highest entry.
+
+        If several families of entries differ in the part only, the largest family is tested.
+        """
         families: dict[tuple[str, int], list[Entry]] = {}
         for entry in evidence.group(self.entries):
             rest = {key: value for key, value in entry.parameters.items() if not key.startswith(f"{self.part}.")}
@@ -232,5 +235,5 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def ended(text: str, value: Interval) -> str:
-    """Return the sentence of a finding; without an interval, with the reason."""
+    """Return the sentence of a finding. If the value has no interval, the sentence says why."""
     return text + ("." if value.known else "; an interval needs at least two seeds.")
