@@ -40,7 +40,7 @@ WRONG: dict[str, tuple[Any, str]] = {  # the wrong images, and the end of the me
     "floats in [0, 1]": (FLOATS, r"an array of float64 .*; \(255 \* images\)\.round\(\)\.astype\(np\.uint8\)"),
     "floats to 255": (IMAGES.astype(np.float32), "an array of float32"),
     "no numbers": (np.full((8, *IMAGE), np.nan), "an array of float64"),
-    "no image": (IMAGES[:0], r"an array of uint8 \(0, 1, 8, 8\); it holds no image"),
+    "no image": (IMAGES[:0], r"an array of uint8 \(0, 1, 8, 8\); it has no image"),
     "nothing at all": (np.array([]), r"an array of float64 \(0,\)"),
     "a list": (IMAGES.tolist(), r"a list; np\.array\(…\) converts images to one array"),
     "a list of arrays": (list(IMAGES), "a list; "),

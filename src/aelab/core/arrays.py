@@ -19,7 +19,7 @@ LARGE = 2**28  # bytes; `scratch` keeps larger arrays on disk
 
 
 def write(path: Path, shape: tuple[int, ...], pieces: Iterable[Array], dtype: DTypeLike = np.uint8) -> None:
-    """Write an array of `shape`. The `pieces` hold its rows in order."""
+    """Write an array with `shape` to the file `path`. The `pieces` are its rows, in order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
@@ -29,12 +29,15 @@ def write(path: Path, shape: tuple[int, ...], pieces: Iterable[Array], dtype: DT
 
 
 def read(path: Path) -> Array:
-    """Map the array in `path` into memory, read-only. For a writable map, the kernel would reserve memory."""
+    """Map the array in `path` into memory, read-only, because the kernel reserves memory for a writable map."""
     return np.load(path, mmap_mode="r")
 
 
 def pieces(count: int, row_bytes: int) -> Iterator[slice]:
-    """Slices of `count` rows, about `CHUNK` bytes each. All slices but the last have an even number of rows."""
+    """Yield slices that cover `count` rows of `row_bytes` bytes each. A slice has about `CHUNK` bytes.
+
+    All slices but the last have an even number of rows.
+    """
     rows = max(2, CHUNK // max(1, row_bytes) // 2 * 2)
     for start in range(0, count, rows):
         yield slice(start, min(start + rows, count))
@@ -59,7 +62,7 @@ def selected(array: Array, indices: NDArray[np.int64]) -> Array:
 
 
 def release(array: Array) -> None:
-    """Free the memory that holds pages of a mapped array. The kernel reads a page again when it is needed."""
+    """Free the memory that holds pages of a memory-mapped array. The kernel reads a page again at its next use."""
     if (mapped := _mapped(array)) is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -77,7 +80,7 @@ def expect(array: Array, rows: NDArray[np.int64]) -> None:
 
 
 def writable(array: Array) -> Array:
-    """Return `array`, or a copy in memory if torch rejects it for being read-only or for its negative strides."""
+    """Return `array`, or a copy in memory if `array` is read-only or has negative strides, which torch rejects."""
     return array if array.flags.writeable and min(array.strides, default=0) >= 0 else np.array(array, order="C")
 
 
@@ -87,7 +90,10 @@ def _mapped(array: Array) -> mmap.mmap | None:
 
 
 def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Return a new array to fill. A large array is a temporary file in `tempfile.tempdir`, deleted with the array."""
+    """Return a new array with undefined values.
+
+    An array of at least `LARGE` bytes is a temporary file in `tempfile.tempdir`, which is deleted with the array.
+    """
     if math.prod(shape) * np.dtype(dtype).itemsize < LARGE:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:

@@ -30,18 +30,19 @@ def free_memory() -> int | None:
             _read(version, limit), _read(version, used), _read(version, "memory.stat"), strict=False
         ):
             if most.isdigit():
-                mapped = (f"{prefix}inactive_file", f"{prefix}active_file")  # includes memory-mapped images
+                mapped = (f"{prefix}inactive_file", f"{prefix}active_file")  # cached files, such as mapped images
                 files = sum(int(stat[stat.index(each) + 1]) for each in mapped if each in stat)
                 left.append(max(0, int(most) - int(now) + files))
     return min(left, default=None)
 
 
 def _share(quota: str, period: str) -> float | None:
+    """Number of CPUs that `quota` µs of CPU time per `period` µs allow; None without a limit."""
     return int(quota) / int(period) if quota.isdigit() else None  # "max" or -1: no limit
 
 
 def _read(controller: str, file: str) -> Iterator[list[str]]:
-    """Words of `file` in this process's control group and in its parent groups, if a container shows them."""
+    """Yield the words of `file` from this process's control group, then from the parent groups that are visible."""
     try:
         lines = [line.split(":", 2) for line in OWN.read_text(encoding="utf-8").splitlines()]
     except OSError:  # not on Linux

@@ -20,10 +20,10 @@ from aelab.core.errors import UserError
 
 MEMORY = "AELAB_MEMORY"
 SHARED = "AELAB_SHARED"  # number of trainings on one GPU, set by the process that starts the trainings
-FREE = "AELAB_FREE"  # bytes of RAM for each training, measured before the first one starts
+FREE = "AELAB_FREE"  # bytes of RAM for each training, measured before the first training starts
 NONE = "this machine has no usable GPU of that kind"
 KINDS = ("auto", "cpu", "cuda", "mps")
-AHEAD = 32  # steps
+AHEAD = 32  # steps that the host may run ahead of a GPU (`Pace`)
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 
 
@@ -42,7 +42,7 @@ def prepare(name: str, threads: int) -> torch.device:
         The device.
 
     Raises:
-        UserError: `name` is not one of the four.
+        UserError: `name` is not one of these four.
     """
     if name not in KINDS:
         msg = f"there is no device {name!r}; there are {', '.join(KINDS)}"
@@ -54,7 +54,7 @@ def prepare(name: str, threads: int) -> torch.device:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # float32 without rounding to TF32
     torch.backends.cuda.matmul.allow_tf32 = False  # overrides TORCH_ALLOW_TF32_CUBLAS_OVERRIDE
-    # The project writes all memory before it reads it, so filling new memory would only cost time.
+    # The project writes every tensor before it reads the tensor, so filling new tensors would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)  # arithmetic on subnormal numbers is a hundred times slower on a CPU
     return torch.device(chosen() if name == "auto" else name)
@@ -138,14 +138,15 @@ def peak_memory(device: torch.device) -> float:
     """Peak memory of this process in MiB: of the GPU if `device` is an NVIDIA GPU, else of RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes there, KiB elsewhere
+    unit = 2**20 if platform.system() == "Darwin" else 2**10  # macOS counts bytes, other systems count KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def room(device: torch.device) -> int:
     """Bytes of images that a training may keep on `device`.
 
-    The environment variable `AELAB_MEMORY` sets the limit in MiB. Without it, the limit is a quarter of `share`.
+    The environment variable `AELAB_MEMORY` sets the limit in MiB. Without the variable, the limit is a quarter of the
+    memory that `share` returns.
     """
     if limit := whole_number(MEMORY):
         return limit * 2**20
@@ -153,9 +154,10 @@ def room(device: torch.device) -> int:
 
 
 def share(device: torch.device) -> int:
-    """Bytes of GPU memory, or of RAM, that this training may take while other trainings run beside it.
+    """Bytes of GPU memory, or of RAM, that this process may take while other trainings run on the machine.
 
-    Trainings on one GPU start at the same time, so the free memory alone does not show what each of them may take.
+    On a GPU, each training gets at most an equal part of the whole memory. Free memory alone would be too high a limit,
+    because trainings that start at the same time all see the same free memory.
     """
     if device.type == "cuda":
         free, all_of_it = torch.cuda.mem_get_info(device)
@@ -175,7 +177,7 @@ def free_memory() -> int:
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """Random generator that torch uses on `device` if a caller passes none, as in `nn.Dropout`."""
+    """Return torch's own random generator for `device`. Layers such as `nn.Dropout` draw from this generator."""
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index or 0]
     if device.type == "mps":
@@ -184,10 +186,10 @@ def default_generator(device: torch.device) -> torch.Generator:
 
 
 class Pace:
-    """Limit on how far the host runs ahead of a GPU: `AHEAD` steps.
+    """Limits how many steps the host runs ahead of a GPU, to `AHEAD`.
 
     The host sleeps until the GPU has finished the step that is `AHEAD` steps back. Without the limit, the host would
-    fill the launch queue and then spin. A request to stop would then wait for the whole queue.
+    fill the queue of kernel launches, and then wait at full CPU load. A request to stop would wait for the whole queue.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -195,7 +197,7 @@ class Pace:
         self.steps: deque[torch.cuda.Event] = deque()
 
     def __call__(self) -> None:
-        """Wait if the host is `AHEAD` steps ahead. The training loop calls this after each step."""
+        """Wait if the host is `AHEAD` steps ahead. Call the object after each step."""
         if not self.gpu:
             return
         event = self.steps.popleft() if len(self.steps) == AHEAD else torch.cuda.Event(blocking=True)
@@ -205,7 +207,7 @@ class Pace:
 
 
 class Stopwatch:
-    """Time that a device spends on the work inside `with` blocks. Only `seconds` waits for the device."""
+    """Measures the time that a device spends on the work in `with` blocks. Only `seconds` waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.gpu = device.type == "cuda"

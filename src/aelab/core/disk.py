@@ -19,7 +19,7 @@ LITTER = re.compile(
 
 
 def seal(folder: Path) -> None:
-    """Write the SHA-256 of every file in `folder` to `SHA256SUMS`, for `check`."""
+    """Seal `folder`: write the SHA-256 of each of its files to `SHA256SUMS`, so that `check` can find changes."""
     lines = [f"{digest(folder / name)}  {name}\n" for name in sorted(_content(folder))]
     write_atomically(folder / SUMS, "".join(lines).encode())
 
@@ -46,11 +46,12 @@ def check(folder: Path) -> None:
 
 
 def _content(folder: Path) -> set[str]:
+    """Names of the files in `folder`, without `SHA256SUMS` and without files that other programs create."""
     return {path.name for path in folder.iterdir() if not LITTER.fullmatch(path.name)} - {SUMS}
 
 
 def conflict(text: str) -> int | None:
-    """Line number of git's first conflict marker, from 1; None without a conflict."""
+    """Number of the first line of `text` with a conflict marker of git, counted from 1; None without a conflict."""
     found = re.search(r"^<{7} ", text, re.MULTILINE)
     return text.count("\n", 0, found.start()) + 1 if found else None
 
@@ -87,7 +88,10 @@ def sync(folder: Path) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """Read the objects of a JSON-lines file, except an unfinished last line: another process may be writing it."""
+    """Read the objects of a JSON-lines file.
+
+    An unfinished last line is left out, because another process may be writing this line.
+    """
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]
 

@@ -16,6 +16,6 @@ class DamagedFile(UserError):  # noqa: N818 - named after the state of the file
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Ending of a message about an unknown name: "; did you mean …?" with the closest known name, or nothing."""
+    """Ending of a message about an unknown name: "; did you mean …?", or an empty string if no known name is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -2,15 +2,18 @@
 
 The results equal the results of a single process up to rounding. With B samples per batch and P processes:
 
-    rows       rank r computes rows ⌊B·r/P⌋ to ⌊B·(r + 1)/P⌋ of the batch, B_r rows in all
+    samples    rank r computes the B_r samples from ⌊B·r/P⌋ to before ⌊B·(r + 1)/P⌋ of the batch
     gradient   ∂/∂θ 1/B Σ_i ℓ_i = Σ_r B_r/B · ∂/∂θ (1/B_r Σ_{i of r} ℓ_i): each rank's gradient, weighted by B_r/B
-    noise      every rank draws the noise of the whole batch and takes its own rows
+    noise      every rank draws the noise of the whole batch and uses the part for its own samples
 
-All processes hold the same state, to the bit, because all receive the same sums. Another number of processes adds in
-another order, so the last bits differ. If a batch has fewer samples than processes, each process computes all of it.
+If a batch has fewer samples than processes, each process computes the whole batch. A tensor may have several rows for
+each sample. For example, a latent grid of h×w places has h·w rows, one vector each.
+
+All processes have the same weights and optimiser state, to the bit, because every process gets the same bits of each
+sum. The number of processes changes the order of the additions, and thus the last bits.
 
 The processes form the default group of `torch.distributed`, which uses gloo on CPUs and NCCL on GPUs. Without a group,
-and outside of `split`, the functions treat the rows that they get as the whole batch.
+or outside of a `split` block, the functions treat the rows of this process as the whole batch.
 """
 
 import hashlib
@@ -30,22 +33,22 @@ from aelab.core.errors import UserError
 
 MEETS_WITHIN = timedelta(minutes=2)  # Timeout for joining the group. Connections of gloo may take five times as long.
 PATIENCE = timedelta(days=1)  # Timeout for a process that does not answer. Gloo notices the end of a process at once.
-LAG = 8  # Steps until the host reads a vote to stop (`StopVotes`) from its GPU. By then, the vote is ready.
+LAG = 8  # Steps until the host reads the result of a vote (`StopVotes`) from its GPU. By then, the result is ready.
 
 
 class ProcessLost(Exception):  # noqa: N818 - not an error of the caller
-    """Another process of the group has ended."""
+    """Raised when another process of the group has ended or does not answer."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Part of a batch that this process computes: the rows from `start` to `stop` of `total`.
+    """Part of a batch that this process computes: the samples from `start` to before `stop`, of `total` samples.
 
     Attributes:
-        start: First row of this process.
-        stop: Row after its last row.
-        total: Rows of the whole batch. The value 1 says that this process computes the whole batch, of any size.
-        weight: Weight of this process's mean in the mean over all processes.
+        start: First sample of this process.
+        stop: The sample after the last sample of this process.
+        total: Samples of the whole batch; 1 if this process computes the whole batch, of any size.
+        weight: Weight of this process's mean in the mean over the whole batch. The weights of all processes sum to 1.
     """
 
     start: int = 0
@@ -54,11 +57,11 @@ class Share:
     weight: float = 1.0
 
     def whole(self, count: int) -> int:
-        """Number of rows in all processes, if this process has `count` rows. One sample may have several rows."""
+        """Number of rows of the whole batch, if this process has `count` rows."""
         return count // (self.stop - self.start) * self.total
 
     def rows(self, count: int) -> slice:
-        """Slice of this process's `count` rows within the rows of all processes."""
+        """Position of this process's `count` rows among the rows of the whole batch, as a slice."""
         each = count // (self.stop - self.start)
         return slice(each * self.start, each * self.stop)
 
@@ -71,7 +74,7 @@ class Share:
         return cls(start, stop, total, (stop - start) / total) if size() > 1 else cls()
 
 
-_share = Share()  # of the current batch
+_share = Share()  # this process's part of the current batch
 _asked: Callable[[], bool] = lambda: False  # noqa: E731 - whether this process was asked to stop
 _stopping = False  # whether any process of the group was asked to stop
 
@@ -127,19 +130,22 @@ def first() -> bool:
 
 
 def stopping() -> bool:
-    """Whether any process was asked to stop. All processes learn this after the same step."""
+    """Whether any process was asked to stop. The answer becomes true in all processes after the same step."""
     return _stopping
 
 
 def rows(total: int) -> slice:
-    """Slice of this process's rows in a batch of `total` samples."""
+    """Samples that this process computes, as a slice of a batch of `total` samples."""
     share = Share.of(total)
     return slice(0, total) if share.total == 1 else slice(share.start, share.stop)
 
 
 @contextmanager
 def split(total: int) -> Iterator[Share]:
-    """Context in which this process computes its share of a batch of `total` samples."""
+    """Context in which this process computes its share of a batch of `total` samples.
+
+    Inside the `with` block, the functions `draw`, `whole`, `mean`, `gather` and `pick` refer to this batch.
+    """
     global _share  # noqa: PLW0603
     before, _share = _share, Share.of(total)
     try:
@@ -149,11 +155,11 @@ def split(total: int) -> Iterator[Share]:
 
 
 def draw(function: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Draw random numbers for the whole batch, and return the rows of this process: (B_r, …).
+    """Draw random numbers for the whole batch, and return the numbers for this process's rows.
 
     Args:
         function: Function that draws, such as `torch.randn`.
-        shape: Shape of the result.
+        shape: Shape of the result. Its first dimension is the number of rows of this process.
         generator: Generator with the same state in all processes.
     """
     drawn = function((_share.whole(shape[0]), *shape[1:]), generator=generator, device=generator.device)
@@ -161,17 +167,17 @@ def draw(function: Callable[..., Tensor], shape: Sequence[int], generator: torch
 
 
 def whole(count: int) -> int:
-    """Number of rows in the whole batch, if this process has `count` rows."""
+    """Number of rows of the whole current batch, if this process has `count` rows."""
     return _share.whole(count)
 
 
 def mean(x: Tensor) -> Tensor:
-    """Mean over the whole batch, from the mean `x` over this process's share; without gradients."""
+    """Mean over the whole batch, from each process's mean `x` over its own samples; without gradients."""
     return x if _share.total == 1 else _sum(x.detach() * _share.weight)
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of the whole batch in order, from the rows `x` of this process, with gradients: (B_r, …) → (B, …)."""
+    """Concatenate the rows `x` of all processes in the order of the batch, with gradients: (B_r, …) → (B, …)."""
     return x if _share.total == 1 else _Gather.apply(x, _share)
 
 
@@ -195,13 +201,13 @@ def reduce(
 ) -> dict[str, Tensor]:
     """Sum each parameter's gradient over all processes in place, and return the losses of the whole batch.
 
-    One transfer carries the gradients, the losses and the votes to stop.
+    A single sum over the processes carries the gradients, the losses and the votes on stopping.
 
     Args:
         parameters: Parameters of the model. Their gradients come from the loss times `share.weight`.
-        losses: Unweighted means over this process's share, by name.
+        losses: Means over this process's samples by name, not yet multiplied by `share.weight`.
         share: This process's share of the batch.
-        stop_votes: Votes to stop, updated in place.
+        stop_votes: Votes on stopping. The function writes the sum of all votes to `stop_votes.all`.
     """
     if size() == 1:
         return losses
@@ -231,7 +237,7 @@ def agree(what: str, device: torch.device) -> bool:
     """Whether the text `what` is the same in all processes. The call waits for all processes."""
     if size() == 1:
         return True
-    digest = int.from_bytes(hashlib.sha256(what.encode()).digest()[:6], "big")  # a float64 holds it
+    digest = int.from_bytes(hashlib.sha256(what.encode()).digest()[:6], "big")  # float64 is exact up to 53 bits
     found = torch.zeros(size(), dtype=torch.float64, device=device)
     found[rank()] = digest
     return bool((_sum(found) == digest).all())
@@ -249,10 +255,15 @@ def check_same(fingerprint: str, device: torch.device) -> None:
 
 
 class StopVotes:
-    """Votes on whether to stop. All processes learn the result after the same step.
+    """Agreement between the processes to stop the training after the same step.
 
-    Each vote is one number that travels with the gradients. On a GPU, the host reads the result `LAG` steps later, when
-    the result is ready.
+    In each step, every process votes 1 if it was asked to stop, else 0. `reduce` adds up the votes together with the
+    gradients. If the sum is above 0, all processes stop. On a GPU, the host reads the sum `LAG` steps later, so that it
+    does not wait for the GPU.
+
+    Attributes:
+        mine: Vote of this process in the next step, (1,).
+        all: Sum of the votes of all processes in the last step, (1,).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -261,7 +272,10 @@ class StopVotes:
         self.coming: deque[tuple[Tensor, Any]] = deque()
 
     def sync(self) -> None:
-        """Read the result of the votes, and cast the next vote. Call this after each step, outside of a CUDA graph."""
+        """Update the answer of `stopping` from a sum of votes, and set this process's vote for the next step.
+
+        Call the method after each step, outside of a CUDA graph.
+        """
         global _stopping  # noqa: PLW0603
         if size() == 1:
             return
@@ -280,12 +294,15 @@ class StopVotes:
 
 
 def _laid_out(gradient: Tensor) -> Tensor:
-    """Gradient as a vector in the order of memory, which is also the order of its parameter."""
+    """View of a gradient as a vector in its order in memory, which is also its parameter's order in memory."""
     return gradient.as_strided((gradient.numel(),), (1,))
 
 
 class _Gather(torch.autograd.Function):
-    """Each process's loss may depend on all rows, so the gradient of a row is a sum over all processes."""
+    """Concatenates the rows of all processes, and sums the gradient of each row over all processes.
+
+    The sum is needed because the loss of each process may depend on the rows of all processes.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: Share) -> Tensor:
@@ -308,7 +325,7 @@ def _sum(x: Tensor) -> Tensor:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Raise `ProcessLost` if an operation of the whole group fails."""
+    """Context for an operation of the whole group. If the operation fails, the context raises `ProcessLost`."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -322,7 +339,7 @@ def check(processes: int) -> None:
     """Check that the group has as many processes as the parameters say.
 
     Raises:
-        UserError: The group has more or fewer.
+        UserError: The group has more or fewer processes.
     """
     if size() != processes:
         msg = f"training.processes is {processes}, but torchrun started {size()}: make the two numbers equal"

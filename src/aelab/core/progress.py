@@ -1,4 +1,4 @@
-"""Progress of long work: lines with the share that is done and the time that is left."""
+"""Progress of long work: printed lines with the percentage that is done and the time that is left."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -21,7 +21,7 @@ def part(label: str, cheaper: str = "") -> Iterator[None]:
 
     Args:
         label: Name of the work.
-        cheaper: Key in `params.yaml` that shortens the work if its value is smaller; empty if there is none.
+        cheaper: Key in `params.yaml` whose smaller values shorten the work; empty if there is no such key.
     """
     outer = LABEL.get()
     tokens = LABEL.set(f"{outer}: {label}" if outer else label), CHEAPER.set(cheaper)
@@ -33,7 +33,7 @@ def part(label: str, cheaper: str = "") -> Iterator[None]:
 
 
 def counted(items: Iterable[T], total: int | None = None, size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
-    """Yield the items one by one, and print progress lines within a `part`.
+    """Yield the items one by one, and print progress lines if the call is inside a `part` block.
 
     A line every 10 seconds shows the time left. If the part names a `cheaper` key, one more line estimates the total
     time after the first second, unless the total is less than 30 seconds.

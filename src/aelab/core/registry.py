@@ -1,8 +1,8 @@
-"""Registries of the models and parts that `params.yaml` names. A registry is a package; each part is one of its files.
+"""Registries of the models that `params.yaml` names, and of their parts: networks, likelihoods, priors and quantisers.
 
-The file's name is the part's name. The file defines one subclass of the registry's base class: the part. The keyword
-arguments of its constructor are the part's keys in `params.yaml`. Files whose names begin with `_` hold code that
-several parts share.
+A registry is a package. Each of its files defines one part (or one model) and has the part's name. The part is the only
+subclass of the registry's base class in the file. The keyword arguments of its constructor are the part's keys in
+`params.yaml`. Files whose names begin with `_` hold code that several parts share.
 """
 
 import importlib
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Registry(Generic[T]):
-    """The parts of one package.
+    """The parts of one package, which can be listed, found and built by their names.
 
-    The annotation `Annotated[dict[str, Any], registry]` marks a key whose value selects a part of the registry: by the
-    part's name, or by a mapping of `name` and the part's own keys.
+    The annotation `Annotated[dict[str, Any], registry]` marks a key of `params.yaml` that selects a part of the
+    registry. The key's value is the part's name, or a mapping with `name` and the part's own keys.
 
     Attributes:
         package: Name of the package, such as "aelab.networks".
@@ -76,5 +76,5 @@ def keys_of(part: type) -> Iterator[inspect.Parameter]:
 
 
 def registry_of(annotation: Any) -> Registry[Any] | None:
-    """Registry in an annotation, or None if the value of the key is not a part."""
+    """Registry that a key's annotation contains; None if the key does not select a part."""
     return next((mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Registry)), None)

@@ -27,13 +27,13 @@ from typing_extensions import TypeAliasType
 from aelab.core.errors import did_you_mean
 from aelab.core.registry import Registry, keys_of, registry_of
 
-DEEPEST = 12  # levels of parts within parts
+DEEPEST = 12  # largest number of levels of parts within parts, such as the prior of a prior
 SHORT = reprlib.Repr()  # shortens values in messages
 SHORT.maxother, SHORT.maxlevel = 60, 3
 
 
 class Section(BaseModel):
-    """Mapping in `params.yaml` without unknown keys, conversions and NaN."""
+    """Mapping in `params.yaml`. Unknown keys, values of another type, and NaN are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -71,7 +71,8 @@ def union_of(registry: Registry[Any], key: str, base: type[Section]) -> Any:
 class Choice:
     """Choice among the parts of a registry: one section class for each part.
 
-    Sections refer to other choices by the names of base classes, because a part may contain a part of its own registry.
+    A section class refers to the choice of an inner part by the name of that part's base class. A reference to the
+    choice itself is impossible, because a part may contain a part of its own registry.
     """
 
     def __init__(self, registry: Registry[Any], key: str, base: type[Section]) -> None:
@@ -87,7 +88,7 @@ class Choice:
                 self.broken[name] = f"src/{registry.package.replace('.', '/')}/{name}.py cannot be used: {error}"
 
     def _section(self, name: str, part: type, base: type[Section]) -> type[Section]:
-        """Section class with the keyword arguments of a constructor."""
+        """Section class of the part `name`, with the keyword arguments of its constructor as keys."""
         named = Field(description=base.model_fields[self.key].description)
         fields: dict[str, Any] = {self.key: (Literal[name], named)}
         if (seen := getattr(part, "inputs", None)) and "inputs" in base.model_fields:
@@ -100,7 +101,7 @@ class Choice:
         return create_model(f"{self.registry.title}-{name}", __base__=base, __doc__=part.__doc__, **fields)
 
     def _field(self, key: inspect.Parameter, document: str) -> tuple[Any, Any]:
-        """Type and default of a key. Its description is beside its type, or is the docstring of its class."""
+        """Type and default of a key. Its description is in its annotation, or else is the docstring of the part."""
         if key.annotation is key.empty:
             msg = f"give the constructor's argument {key.name} a type"
             raise TypeError(msg)
@@ -119,13 +120,16 @@ class Choice:
         if len(self.sections) > 1:
             union = Annotated[union, Field(discriminator=self.key)]
         required = {name: [each.is_required() for each in s.model_fields.values()] for name, s in self.sections.items()}
-        bare = [name for name, each in required.items() if sum(each) == 1]  # requires only its name
+        bare = [name for name, each in required.items() if sum(each) == 1]  # parts that require only their name
         shown: Any = Union[Literal[tuple(bare)], union] if bare and self.takes_names else union  # noqa: UP007
         validator = WrapValidator(self._choose, json_schema_input_type=shown)
         return TypeAliasType(self.registry.title, Annotated[union, validator])
 
     def _choose(self, value: Any, _: Any, info: ValidationInfo) -> Section:
-        """Check the section that `value` names. pydantic's own choice would add the name to each error's location."""
+        """Check `value` as a section of the part that it names.
+
+        pydantic's own choice would add the part's name to the location of each error.
+        """
         title, depth = self.registry.title, (info.context or 0) + 1
         there = f"there are {', '.join(self.registry.available())}"
         section = {self.key: value} if isinstance(value, str) and self.takes_names else value
@@ -181,11 +185,13 @@ def in_sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[o
 
 
 def _allowed(problem: typing.Mapping[str, Any]) -> str:
+    """Allowed values in the words of pydantic, such as "must be a valid integer"."""
     message: str = problem["msg"].removeprefix("Value error, ")
     return re.sub(r" or instance of \w+| after validation", "", message.replace("Input should be", "must be"))
 
 
 def _shown(value: object) -> str:
+    """Short text of a value, for a message."""
     if isinstance(value, dict | list):
         return SHORT.repr(value)  # a few lines of YAML with aliases can expand to more than memory holds
     text = f'"{value}"' if isinstance(value, str) else str(value)
@@ -204,12 +210,13 @@ def _hint(value: object) -> str:
 def _known_keys(annotation: Any, location: tuple[int | str, ...]) -> list[str]:
     """Keys that are allowed at `location` inside a class or a mapping."""
     for part in location:
-        values = typing.get_args(annotation)[1:]  # of a mapping
+        values = typing.get_args(annotation)[1:]  # type of the values of a mapping; empty for a class
         annotation = values[0] if values else _fields(annotation).get(str(part), Any)
     return list(_fields(annotation))
 
 
 def _fields(annotation: Any) -> dict[str, Any]:
+    """Types of the keys of a pydantic class or a `TypedDict`, by name; empty for other types."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {name: field.annotation for name, field in annotation.model_fields.items()}
     return typing.get_type_hints(annotation) if isinstance(annotation, type) else {}

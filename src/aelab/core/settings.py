@@ -15,8 +15,8 @@ LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1, description="peak l
 Schedule: TypeAlias = Annotated[
     Literal["one_cycle", "stairs", "constant"],
     Field(
-        description="learning-rate schedule; stairs: 8 stages, each 3 times as long as the one before, "
-        "with the learning rate divided by 10^(1/7)"
+        description="learning-rate schedule; stairs: 8 stages, each 3 times as long as the stage before, "
+        "with that stage's learning rate divided by 10^(1/7)"
     ),
 ]
 Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=1, description="ε of Adam")]
@@ -92,7 +92,8 @@ class TrainingOptions(BaseModel):
         precision: Number format of the arithmetic: "float32" or "bfloat16".
         mode: Execution on a GPU: "graph" records a step once and replays it, "eager" runs each operation.
         points: Minimum number of points on the curve of the training loss.
-        validations: Number of validations during the training. The weights with the lowest loss are kept.
+        validations: Number of validations during the training. The model ends with the weights of the lowest
+            validation loss.
         validation_images: Images in each validation, evenly spread over the split.
     """
 
@@ -102,6 +103,6 @@ class TrainingOptions(BaseModel):
     mode: Mode = "graph"
     points: Annotated[int, Field(ge=1, le=10_000, description="minimum number of points on each loss curve")] = 100
     validations: Annotated[
-        int, Field(ge=1, le=10_000, description="validations during each training; the best weights are kept")
+        int, Field(ge=1, le=10_000, description="validations during each training, to find the best weights")
     ] = 10
     validation_images: Annotated[int, Field(gt=0, description="images in each validation, evenly spread")] = 2000

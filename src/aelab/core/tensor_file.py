@@ -1,8 +1,8 @@
 """Tensors in safetensors files that contain their own SHA-256, so that any change of the file is detected.
 
-The header has one entry, in JSON: a description of the tensors and the digest. The digest is computed over the whole
-file, with zeros in place of the digest. Reading a file runs no code from it, and checks each stated size against the
-number of bytes.
+The header has one entry, a JSON object with a description of the tensors and the SHA-256. The SHA-256 is computed over
+the whole file, with zeros in its own place. Reading a file runs no code from the file. The reader compares each size in
+the header with the number of bytes in the file.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from aelab.core.disk import write_atomically
 from aelab.core.errors import DamagedFile
 
 ENTRY = "autoencoder"  # name of the entry in the header
-BLANK = "0" * 64
-UNREADABLE = (
+BLANK = "0" * 64  # in place of the SHA-256 while it is computed
+UNREADABLE = (  # errors that a damaged file may raise
     OSError,
     safetensors.SafetensorError,
     LookupError,

@@ -12,7 +12,7 @@ from aelab.core import arrays, process_group
 from aelab.core.errors import UserError
 
 BATCH = 100  # Samples per batch outside of training. Small batches need little memory and stay in a CPU's cache.
-ON_GPU = 10  # Factor for the batch on a GPU. With small batches, a GPU mostly waits for kernel launches.
+ON_GPU = 10  # A batch on a GPU is this many times larger, because small batches mostly wait for kernel launches.
 
 
 def as_float(stored: Tensor | arrays.Array) -> Tensor:
@@ -46,7 +46,7 @@ def as_float(stored: Tensor | arrays.Array) -> Tensor:
 def binarise(generator: torch.Generator, *images: Tensor) -> tuple[Tensor, ...]:
     """Binarise images (B, C, H, W) at random: a value p in [0, 1] becomes 1 with probability p, else 0.
 
-    All `images` share one random threshold per value, so a corrupted copy is binarised like the clean image.
+    All `images` are compared with the same random thresholds, so a corrupted copy is binarised like the clean image.
     """
     thresholds = process_group.draw(torch.rand, images[0].shape, generator)
     return tuple((thresholds < x).float() for x in images)

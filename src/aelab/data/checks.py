@@ -86,4 +86,4 @@ def described(came: Any) -> Iterator[str]:
     elif shape is not None and channels_last(shape):
         yield "images.transpose(0, 3, 1, 2) puts the channels first"
     if shape is not None and 0 in shape:
-        yield "it holds no image"
+        yield "it has no image"

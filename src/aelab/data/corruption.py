@@ -3,7 +3,7 @@
 Each kind of noise draws one 16-bit integer per input dimension, and compares the integer with a threshold or looks it
 up in a table. The same parameters therefore give the same bytes on every machine.
 
-A mixture draws one of the corruptions C_1 … C_K for each image, at equal odds: C(x̃|x) = 1/K · Σ C_k(x̃|x).
+A mixture draws one of the corruptions C_1 … C_K for each image, with equal probability: C(x̃|x) = 1/K · Σ C_k(x̃|x).
 """
 
 import zlib
@@ -17,7 +17,7 @@ from aelab.core.errors import UserError, did_you_mean
 from aelab.data.checks import check_stored
 from aelab.data.datasets import Bytes
 
-DRAWS = 2**16
+DRAWS = 2**16  # number of values of the random integers
 
 
 def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
@@ -51,7 +51,7 @@ def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> 
 
 
 def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: int, name: str) -> Iterator[Bytes]:
-    """Yield a corrupted copy of `images` in pieces. Each image gets one of the `corruptions`, drawn at equal odds.
+    """Yield a corrupted copy of `images` in pieces. Each image gets one of the `corruptions`, with equal probability.
 
     Args:
         images: Clean images, uint8 (N, …), left unchanged.
@@ -90,7 +90,7 @@ def gaussian(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
 
 
 def salt_and_pepper(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
-    """Set each input dimension to black or white with probability `level`, at equal odds."""
+    """Replace each input dimension with probability `level`, by black or white with equal probability."""
     half = round(level / 2 * DRAWS)
     return np.where(draws < half, np.uint8(0), np.where(draws >= DRAWS - half, np.uint8(255), images))
 

@@ -22,7 +22,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 Labels: TypeAlias = NDArray[np.unsignedinteger]  # (N,)
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W)
 
-FEWEST = 2  # images in a split: interpolation and variance need two
+FEWEST = 2  # smallest number of images in a split, because interpolation and variance need two images
 
 
 class Split(NamedTuple):
@@ -31,7 +31,7 @@ class Split(NamedTuple):
     Attributes:
         images: uint8 (N, C, H, W).
         labels: Class of each image, (N,).
-        factors: Index of the value of each of K factors, (N, K).
+        factors: For each image and each of K factors, the index of the factor's value, (N, K).
     """
 
     images: Bytes
@@ -41,11 +41,11 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with its splits. A split is a list of rows, so that splitting a data set reads no images from disk.
+    """A data set with its splits. A split is a list of indices, so that dividing a data set reads no images from disk.
 
     Attributes:
         image: Shape (C, H, W) of an image.
-        splits: By name of the split: an array of images, and the rows of the array that belong to the split.
+        splits: For each name of a split, images with labels, and the indices of the images that belong to the split.
         source: Origin of the images, for messages.
         binarised: Names of the splits that `save` writes in black and white.
         seed: Seed of the binarisation.
@@ -83,7 +83,7 @@ class Data:
 
         Args:
             count: Training images to keep, at least `FEWEST`.
-            key: Name of the count in the message.
+            key: Name of the argument `count` in the error message.
 
         Raises:
             UserError: The training split has fewer images, or `count` is less than `FEWEST`.
@@ -161,7 +161,7 @@ def binarise(pieces: Iterable[Bytes], seed: int, split: str) -> Iterator[Bytes]:
     """
     rng = np.random.default_rng([seed, zlib.crc32(f"binarise/{split}".encode())])
     for gray in pieces:
-        drawn = rng.integers(0, 255, gray.shape, dtype=np.uint8)  # 0 … 254: 0 is never white, 255 always
+        drawn = rng.integers(0, 255, gray.shape, dtype=np.uint8)  # at most 254, so that 255 is always white
         yield np.where(drawn < gray, np.uint8(255), np.uint8(0))
 
 
@@ -173,7 +173,8 @@ class Dataset:
         image: Shape (C, H, W) of an image.
         files: SHA-256 of the unpacked content of each file, by file name.
         binarised: Whether the published images are black and white.
-        validation: Size of the published validation split, the last images of the training split; 0 if it has none.
+        validation: Number of images in the published validation split; 0 without a published split. These images are
+            the last of the training images.
     """
 
     image: Shape

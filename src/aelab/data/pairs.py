@@ -21,8 +21,8 @@ class Pairs(NamedTuple):
     `Pairs(noisy, clean)` trains a denoising autoencoder on any corruption.
 
     Attributes:
-        inputs: Images as uint8 (N, C, H, W), or codes as integers. For training, (R·N, …) holds R versions of each
-            input: first version 1 of all inputs, then version 2, and so on.
+        inputs: Images as uint8 (N, C, H, W), or codes as integers. For training, each input may have R versions, such
+            as several corruptions of one image: (R·N, …) with version 1 of all inputs, then version 2, and so on.
         targets: Images or codes, (N, …), in the order of the inputs.
     """
 
@@ -50,7 +50,7 @@ class Pairs(NamedTuple):
             versions: Whether several inputs for each target are allowed, the same number for all targets.
 
         Raises:
-            UserError: An array has not the expected type or shape, or the number of inputs is wrong.
+            UserError: An array does not have the expected type or shape, or the number of inputs is wrong.
         """
         check_stored(self.targets, image, what)
         if self.inputs is not self.targets:
@@ -58,7 +58,7 @@ class Pairs(NamedTuple):
             count, wanted = len(self.inputs), len(self.targets)
             if count != wanted and not (versions and count % wanted == 0):
                 msg = (
-                    f"{what} have {count} inputs for {wanted} targets; each target needs as many inputs as every other"
+                    f"{what} have {count} inputs for {wanted} targets; every target must have the same number of inputs"
                 )
                 raise UserError(msg)
 

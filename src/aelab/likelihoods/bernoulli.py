@@ -1,7 +1,7 @@
 """Bernoulli: each pixel is black or white.
 
-For a gray pixel, minus the cross-entropy is the expected log-likelihood of its stochastic binarisation. The bound on
-gray images is therefore a bound on dynamically binarised images.
+For a gray pixel, the negative cross-entropy is the expected log-likelihood of its stochastic binarisation. The ELBO of
+gray images is therefore also a bound for dynamically binarised images.
 """
 
 import torch

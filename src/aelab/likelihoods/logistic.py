@@ -40,8 +40,8 @@ class Logistic(Likelihood):
     def mean(self, output: Tensor) -> Tensor:
         """Compute E[x|z] before the rounding to 256 values, with the shape of `output`.
 
-        The tails count as black and white, so the mean differs from the location μ. The mean is the integral of
-        P(x > t) over t from 0 to 1, which equals s·(softplus(μ/s) − softplus((μ − 1)/s)).
+        The mean differs from the location μ, because the lower tail counts as black and the upper tail as white. The
+        mean is the integral of P(x > t) over t from 0 to 1, which equals s·(softplus(μ/s) − softplus((μ − 1)/s)).
         """
         location, scale = output.float().sigmoid(), self.scale
         return scale * (F.softplus(location / scale) - F.softplus((location - 1) / scale))

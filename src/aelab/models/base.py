@@ -23,15 +23,15 @@ from aelab.models import doors
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
 CodeSize: TypeAlias = Annotated[int, Field(gt=0, description="numbers in the code z")]
 Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # A tuple for several stochastic layers.
-Losses: TypeAlias = dict[str, Tensor]  # Training minimises "loss". The rest are its parts.
-Capability: TypeAlias = Literal[  # Only some variants define them.
+Losses: TypeAlias = dict[str, Tensor]  # Training minimises "loss". The other losses are only recorded.
+Capability: TypeAlias = Literal[  # Many metrics need a capability, which only some variants have.
     "bound",  # −ELBO, from q(z|x), p(z) and p(x|z).
     "importance",  # Weights p(x, z)/q(z|x) that differ between draws: `log_weights`.
-    "units",  # Latent dimensions that are active or not.
+    "units",  # Latent dimensions, each of which is active or not.
     "kl_per_dimension",
     "samples",  # Images from a prior: `sample`.
     "codebook",  # Codes that can be counted: `code_counts`.
-    "reconstruction",  # Images that differ from the input.
+    "reconstruction",  # Reconstructions that differ from the input.
     "direction",  # Numbers of the code that can be varied one at a time.
     "bits_per_dim",  # Probabilities of pixels, not densities.
 ]
@@ -41,13 +41,14 @@ Capability: TypeAlias = Literal[  # Only some variants define them.
 class Batch:
     """A mini-batch and the position in the training: all that a loss may depend on.
 
-    All tensors are on the device of the training. A CUDA graph would freeze a number that a loss reads on the host.
+    All tensors are on the device of the training. A loss must not read a number that changes on the host, because a
+    CUDA graph would always use the first value of that number.
 
     Attributes:
         inputs: images or codes that the module sees, (B, …).
         targets: images or codes that the module must reproduce, (B, …); equal to `inputs` without a corruption.
         generator: the source of all randomness, on the same device.
-        step: optimiser steps before this one, () int64. In validation it equals `steps`.
+        step: number of optimiser steps before this step, () int64. In validation the number equals `steps`.
         steps: optimiser steps of the whole training.
         samples: N, the number of training samples, also in validation.
     """
@@ -63,7 +64,7 @@ class Batch:
         """Return a weight that grows linearly to 1 over the first part of the training and then stays 1.
 
         Args:
-            share: the part of the training, from 0 to 1. With 0 the weight is 1 from the first step on.
+            share: the length of the first part as a share of the training, from 0 to 1. With 0 the weight is always 1.
 
         Returns:
             The weight of this step, shape ().
@@ -93,7 +94,7 @@ class Phase:
     Attributes:
         name: the phase's name in results and progress lines.
         module: the module to train.
-        represent: maps images (B, C, H, W) to the integer codes that the module learns. None: it learns the images.
+        represent: maps images (B, C, H, W) to the integer codes that the module learns; None if it learns the images.
         training: overrides of the entry's training parameters.
     """
 
@@ -113,16 +114,16 @@ class Autoencoder(Learner):
         image: (C, H, W) of the images.
 
     Attributes:
-        inputs: the images that the variant must see in training, "clean" or "corrupted". None: the parameters decide.
+        inputs: the images that the variant must see in training, "clean" or "corrupted"; None if it may see either.
         undefined: the capabilities that the variant lacks, each with the reason. `metric_names.METRICS_OF` lists the
             metrics and figures that need each capability.
         floor: whether the variant is a baseline without training and without randomness. A floor is the same for every
             seed and is never ranked. Floors show how much the other models gain by training.
         pixels: the likelihood's kind of pixel, "Bernoulli", "8-bit" or "continuous". Bounds for different kinds of
-            pixels cannot be compared. None: there is no likelihood.
+            pixels cannot be compared. None if there is no likelihood.
         configuration: the arguments of `checkpoint.build` that made the model.
-        code_shapes: the shapes of the tensors of one image's code. Notebooks set them, and then `encode` and `decode`
-            check their argument. None: no checks, because a check of values would wait for a GPU.
+        code_shapes: the shapes of the tensors of one image's code. If `aelab.notebook` has set the shapes, `encode` and
+            `decode` check their argument. With None they do not check, because a check would wait for a GPU.
     """
 
     inputs: ClassVar[str | None] = None
@@ -146,10 +147,10 @@ class Autoencoder(Learner):
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:
-        """Skip the checks of `encode` and `decode` in a `with` block, where the caller has checked the arguments.
+        """Skip the checks of `encode` and `decode` in a `with` block, because the caller has checked the arguments.
 
         Yields:
-            Nothing; the checks return at the end of the block.
+            Nothing. After the block, the model checks its arguments again.
         """
         shapes, self.code_shapes = self.code_shapes, None
         try:
@@ -198,7 +199,7 @@ class Autoencoder(Learner):
         """
 
     def code_of(self, x: Tensor) -> Latent:
-        """Return the decoder's input for each image, without noise. Probes predict the class of an image from it.
+        """Return the decoder's input for each image, without noise. The linear probe uses this code.
 
         Args:
             x: images (B, C, H, W) with values in [0, 1].
@@ -259,7 +260,7 @@ class Autoencoder(Learner):
             generator: the source of the draws, on the model's device.
 
         Returns:
-            Values by metric. The base class has none.
+            The value of each metric, by name; empty in the base class.
         """
         return {}
 

@@ -16,7 +16,7 @@ def save(model: Autoencoder, path: Path | str) -> None:
 
     Args:
         model: a model from `build` or `load`.
-        path: the file to write. An older file is replaced in one step.
+        path: the file to write. An older file is replaced atomically.
 
     Raises:
         UserError: the model has no `configuration`, or the folder cannot be written to.
@@ -63,7 +63,7 @@ def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], see
         The model, in training mode.
 
     Raises:
-        LookupError: there is no such variant, or no part of a name in `parameters`.
+        LookupError: the variant, or a part that `parameters` name, is unknown.
         TypeError, ValueError: the parameters do not fit the constructor or the images.
     """
     if seed is not None:

@@ -1,4 +1,4 @@
-"""Base class of the models whose code is a grid of indices into a codebook. Files and servers store the indices.
+"""Base class of the models whose code is a grid of indices into a codebook. Compressed files store these indices.
 
 Dimensions: B batch, C image channels, (H, W) image size, (h, w) grid of the indices.
 """
@@ -14,13 +14,12 @@ from aelab.models.quantizer import Quantizer
 class DiscreteAutoencoder(Autoencoder):
     """Base class of autoencoders whose code is a grid of indices, each from 0 to K − 1.
 
-    A protocol would not work here. Since Python 3.12 `isinstance` of a protocol looks attributes up statically and
-    misses the submodules of an `nn.Module`.
-
     Attributes:
         quantizer: maps the encoder's output to indices; K is `quantizer.codes`.
     """
 
+    # This class cannot be a `Protocol`: since Python 3.12, `isinstance` with a protocol does not find the submodules of
+    # an `nn.Module`.
     quantizer: Quantizer
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Checks of the arguments of `encode` and `decode`, for notebooks. A model checks only if `code_shapes` is set."""
+"""Checks of the arguments of `encode` and `decode`, for notebooks. Only models with `code_shapes` check them."""
 
 import functools
 import inspect

@@ -28,7 +28,7 @@ def unflatten(vectors: Tensor, like: Latent) -> Latent:
 
 
 def line(z: Latent, start: int, end: int, count: int) -> Latent:
-    """Interpolate linearly between the latents number `start` and `end` of a batch: `count` latents, ends included."""
+    """Return `count` latents on the line between the latents number `start` and `end` of a batch, both included."""
 
     def of_part(part: Tensor) -> Tensor:
         t = torch.linspace(0, 1, count, device=part.device).view(-1, *[1] * (part.ndim - 1))

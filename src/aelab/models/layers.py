@@ -1,7 +1,7 @@
-"""Layers that the networks share. Their feature maps have torch's memory format channels last.
+"""Layers that the networks share. The layers return feature maps in torch's memory format `channels_last`.
 
-Dimensions: B batch, C image channels, (H, W) image size, p pixels along each side of a patch, (h, w) grid, F and G
-feature maps.
+Dimensions: B batch, C image channels, (H, W) image size, p pixels along each side of a patch. (h, w) is the size of
+feature maps, F the number of maps that enter a layer, G the number that leave the layer.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Width: TypeAlias = Annotated[int, Field(ge=2, description="number of feature maps")]  # residual blocks halve it
+Width: TypeAlias = Annotated[int, Field(ge=2, description="number of feature maps")]  # residual blocks use half of them
 Activation: TypeAlias = Annotated[
     Literal["relu", "tanh", "elu", "gelu"], Field(description="activation function after each layer")
 ]
@@ -22,7 +22,10 @@ LARGEST = 8  # side of the largest grid that a fully connected layer takes as it
 
 
 class Pointwise(nn.Linear):
-    """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), as a matrix product; `channels_last` needs no copy."""
+    """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), computed as a matrix product.
+
+    With the memory format `channels_last`, the product needs no copy of the feature maps.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, F, h, w) → (B, G, h, w)."""
@@ -30,7 +33,7 @@ class Pointwise(nn.Linear):
 
 
 class Convolution(nn.Conv2d):
-    """A 3×3 convolution that keeps the size of the grid, (B, F, h, w) → (B, G, h, w)."""
+    """A 3×3 convolution that keeps the size of the feature maps, (B, F, h, w) → (B, G, h, w)."""
 
     def __init__(self, features: int, outputs: int) -> None:
         super().__init__(features, outputs, 3, padding=1)
@@ -40,9 +43,9 @@ class Convolution(nn.Conv2d):
         _, _, height, width = x.shape
         if max(height, width) > 2:  # noqa: PLR2004
             return super().forward(x)
-        # On so small a grid every place sees every other place, so the convolution is one matrix product. Libraries are
-        # several times slower here, because their convolutions are made for large grids.
-        kernel = self.weight.permute(0, 2, 3, 1)  # (G, 3, 3, F), as channels last lays it out
+        # If the maps have at most 2×2 places, each output depends on all places, and the convolution is one matrix
+        # product. This product is several times faster than the convolutions of libraries, which suit larger maps.
+        kernel = self.weight.permute(0, 2, 3, 1)  # (G, 3, 3, F), the order in memory
         seen = [
             kernel[:, 1 - row : 1 - row + height, 1 - column : 1 - column + width]
             for row in range(height)
@@ -67,7 +70,7 @@ class Residual(nn.Module):
 
 
 class Patches(nn.Module):
-    """The p×p patches of images, like `nn.PixelUnshuffle`, but with the memory format channels last."""
+    """Splits images into p×p patches, like `nn.PixelUnshuffle`, but returns the memory format `channels_last`."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -80,18 +83,18 @@ class Patches(nn.Module):
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """View of the same memory with the channels as second dimension, (B, h, w, F) → (B, F, h, w)."""
+    """View of `x` with the channels as second dimension, (B, h, w, F) → (B, F, h, w). Nothing moves in memory."""
     return x.permute(0, 3, 1, 2)
 
 
 def perceptron(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
-    """Fully connected layers with activations in between, (…, first of `sizes`) → (…, last of `sizes`)."""
+    """Make fully connected layers with activations between them, (…, `sizes[0]`) → (…, `sizes[-1]`)."""
     pairs = itertools.pairwise(sizes)
     return nn.Sequential(*(layer for pair in pairs for layer in (nn.Linear(*pair), activation())))[:-1]
 
 
 def halvings(grid: tuple[int, int]) -> int:
-    """Return how often a grid must be halved until its sides are at most 8; an odd side ends the halving."""
+    """Return how often both sides of `grid` are halved: until they are at most `LARGEST`, or one of them is odd."""
     count = 0
     while max(grid) > LARGEST and not any(side % 2 for side in grid):
         grid = grid[0] // 2, grid[1] // 2

@@ -94,7 +94,7 @@ def bits_per_dim(nats: float, image: Shape) -> float:
 
 
 def bound_by_image(distortion: Tensor, rate: Tensor, image: Shape) -> dict[str, Tensor]:
-    """Compute the metrics of a bound for each image from its two parts in nats: (N,) each."""
+    """Compute −ELBO and its metrics for each image from its two parts, distortion and rate, in nats: (N,) each."""
     neg_elbo = distortion + rate
     bits = neg_elbo / (math.prod(image) * math.log(2))
     return {"neg_elbo": neg_elbo, "rate": rate, "distortion": distortion, "bits_per_dim": bits}

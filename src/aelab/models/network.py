@@ -1,7 +1,7 @@
 """Base class of networks, which make the encoders and decoders of the variants.
 
 Dimensions: B batch, C image channels, (H, W) image size, d size of a code, (h, w) latent grid, P decoder outputs
-for each value of an image. Outputs are float32, also where the arithmetic inside is bfloat16.
+for each value of an image. Encoders and decoders return float32, even if they compute in bfloat16.
 """
 
 from abc import ABC, abstractmethod
@@ -17,22 +17,22 @@ Grid: TypeAlias = tuple[int, int]
 
 
 class Decoder(nn.Module, ABC):
-    """A module that maps codes to the parameters of pixels, (B, d) or (B, D, h, w) → (B, C·P, H, W)."""
+    """A module that maps codes to the parameters of p(x|z), (B, d) or (B, D, h, w) → (B, C·P, H, W)."""
 
     @abstractmethod
     def start_at(self, output: Tensor) -> None:
         """Set the last layer's bias so that the untrained decoder returns about `output` for every pixel.
 
-        Without this start, on mostly dark images, the first steps all push the bias in the same direction. At a high
-        learning rate the sigmoid then saturates, and learning stops.
+        Without this bias, the first training steps on mostly dark images all push the bias in the same direction. At a
+        high learning rate the sigmoid then saturates, and learning stops.
 
         Args:
-            output: the parameters of a pixel, (C·P,).
+            output: the decoder's output at one pixel, (C·P,).
         """
 
 
 class Network(ABC):
-    """Factory of encoders and decoders for images of one shape. Each has its own weights.
+    """Factory of encoders and decoders for images of one shape. Each of these modules has its own weights.
 
     The keyword arguments of the constructor are the network's keys in `params.yaml`.
 

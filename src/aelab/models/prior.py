@@ -19,7 +19,7 @@ class Prior(nn.Module, ABC):
     """Distribution p(z) over vectors with d dimensions.
 
     Attributes:
-        independent: whether the dimensions of z are independent. Only then does each dimension have its own KL.
+        independent: whether the dimensions of z are independent, so that the KL divergence is a sum over dimensions.
     """
 
     independent: ClassVar[bool] = False
@@ -30,7 +30,7 @@ class Prior(nn.Module, ABC):
 
         Args:
             z: codes (…, d).
-            generator: the source of the draws of an estimate, on the same device.
+            generator: the source of the draws for the estimate, on the device of `z`.
 
         Returns:
             log p(z) in nats, (…).
@@ -49,7 +49,7 @@ class Prior(nn.Module, ABC):
         """
 
     def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Compute KL(N(μ, diag σ²) ‖ p). The base class estimates it at one z.
+        """Compute KL(N(μ, diag σ²) ‖ p). The base class estimates the divergence from one draw z.
 
         Args:
             mean: μ, (B, d).

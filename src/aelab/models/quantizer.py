@@ -1,7 +1,7 @@
-"""Base class of quantisers, which map an encoder's output on a grid to codes, each one of K.
+"""Base class of quantisers. A quantiser maps each vector on the encoder's grid to one of K codes.
 
-The code e is piecewise constant in the encoder's output z_e, so its true gradient is 0. `GRADIENTS` has two functions
-that return e exactly, but replace its gradient:
+The vector e of the code is piecewise constant in the encoder's output z_e, so its true gradient is 0. `GRADIENTS` has
+two functions that return exactly e, with another gradient:
 
     straight-through   ∂z_q/∂z_e = 1 (Bengio et al. 2013; van den Oord et al. 2017, section 3.2)
     rotation           ∂z_q/∂z_e = λR, held constant, with the rotation R and the scale λ for which e = λR z_e
@@ -34,13 +34,14 @@ TINY = 1e-12  # lower limit of norms in denominators
 
 @dataclass(frozen=True)
 class Quantized:
-    """A mini-batch of encoder outputs after quantisation. Both losses are sums per image, averaged over the batch.
+    """A mini-batch of encoder outputs after quantisation. Both losses are sums over an image, averaged over the batch.
 
     Attributes:
         z_q: the vectors of the codes, with a gradient of `GRADIENTS`, (B, D, h, w).
         indices: the indices of the codes, on the grid that `Quantizer.grid` returns.
-        codebook_loss: ‖sg[z_e] − e‖², or another loss that brings the codes into use. 0 for quantisers without one.
-        commitment_loss: ‖z_e − sg[e]‖². 0 for quantisers whose codes keep z_e close by themselves.
+        codebook_loss: ‖sg[z_e] − e‖², where sg stops the gradient, or another loss that brings the codes into use; 0
+            for quantisers without a codebook loss.
+        commitment_loss: ‖z_e − sg[e]‖²; 0 for quantisers whose function `bound` keeps z_e near the codes.
     """
 
     z_q: Tensor

@@ -10,7 +10,11 @@ from aelab.core.tensors import in_float64
 
 
 def perplexity(counts: Tensor) -> float:
-    """Perplexity of the use of the codes, exp(entropy), from 1 to K. `counts` (K,) are uses over a whole data set."""
+    """Perplexity of the codes, from 1 to K: exp(entropy of their relative frequencies).
+
+    Args:
+        counts: how often each code occurs in a whole data set, (K,).
+    """
     counts = in_float64(counts)
     p = counts / counts.sum()
     return torch.special.entr(p).sum().exp().item()
@@ -42,10 +46,10 @@ class Mean:
 
 
 class Measured(dict[str, float]):
-    """Metrics by name, with the values of single images where a metric is a mean over images.
+    """Metrics by name. For a metric that is a mean over images, the object also has the value of each image.
 
     Attributes:
-        images: the values of the images by metric, (N,). Where a metric uses only some images, these are evenly
+        images: the value of each image, (N,), by metric. If a metric uses only some of the images, they are evenly
             spread (`data.datasets.evenly`).
     """
 
@@ -61,7 +65,7 @@ class Measured(dict[str, float]):
         )
 
     def __ior__(self, other: Mapping[str, float]) -> Self:  # type: ignore[override, misc]
-        """Add further metrics."""
+        """Add the metrics of `other`, with their values of single images."""
         self.update(other)
         self.images |= getattr(other, "images", {})
         return self

@@ -3,6 +3,9 @@
 The encoder has 4×4 convolutions with stride 2 down to the grid, then residual blocks. The decoder has residual blocks,
 then transposed convolutions back to the image. For a code that is a vector, further convolutions halve a large grid
 before the fully connected layer.
+
+Dimensions: B batch, C image channels, (H, W) image size, (h, w) grid, F `width`, P decoder outputs for each value of an
+image.
 """
 
 from typing import Annotated
@@ -20,9 +23,6 @@ class ConvNetwork(Network):
 
     Each place of the grid covers `downsampling`² pixels. The number of residual blocks is `residual`; each has `hidden`
     feature maps.
-
-    Dimensions: B batch, C image channels, (H, W) image, (h, w) grid, F `width`, P `channels`, the likelihood's
-    parameters for each pixel.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class VectorEncoder(nn.Module):
 
 
 class VectorStem(nn.Module):
-    """First layers of a decoder of vectors: a fully connected layer, then steps up to the grid."""
+    """First layers of a decoder of vectors: a fully connected layer, then transposed convolutions up to the grid."""
 
     def __init__(self, network: ConvNetwork, code: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class VectorStem(nn.Module):
 
 
 class ConvDecoder(Decoder):
-    """Decoder: a stem returns feature maps on the grid, and further layers turn them into the parameters of pixels."""
+    """Decoder: `stem` maps codes to feature maps on the grid, and further layers map these to the output."""
 
     def __init__(self, network: ConvNetwork, channels: int, stem: nn.Module) -> None:
         super().__init__()
@@ -143,8 +143,10 @@ class Float(nn.Module):
 
 
 def _halve(features: int, outputs: int) -> nn.Conv2d:
+    """Make a convolution that halves the height and width of feature maps."""
     return nn.Conv2d(features, outputs, 4, stride=2, padding=1)
 
 
 def _double(features: int, outputs: int) -> nn.ConvTranspose2d:
+    """Make a transposed convolution that doubles the height and width of feature maps."""
     return nn.ConvTranspose2d(features, outputs, 4, stride=2, padding=1)

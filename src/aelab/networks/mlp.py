@@ -50,7 +50,7 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(Decoder):
-    """Decoder of vectors into the parameters of pixels."""
+    """Decoder of vectors into the parameters of p(x|z)."""
 
     def __init__(self, code: int, hidden: Sequence[int], output: Shape, activation: type[nn.Module]) -> None:
         super().__init__()

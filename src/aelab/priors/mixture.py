@@ -1,7 +1,7 @@
 """Mixture of Gaussians as prior, learned together with the model: p(z) = Σ_k π_k · N(z; μ_k, diag σ_k²).
 
-Dilokthanakul et al. 2016. Tomczak & Welling 2018 compare their VampPrior with this "mixture of Gaussians prior". The
-components of a VampPrior are posteriors of learned pseudo-inputs.
+Dilokthanakul et al. 2016. Tomczak & Welling 2018 compare this "mixture of Gaussians prior" with their VampPrior, whose
+components are the posteriors of learned pseudo-inputs.
 """
 
 import math

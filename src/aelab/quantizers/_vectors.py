@@ -14,7 +14,7 @@ from aelab.models.quantizer import GRADIENTS, Gradient, Quantized, Quantizer, ro
 DECAY = 0.99  # The moving average of each code's usage decays by this factor in a training step.
 DEAD = 0.01  # A code is dead if its usage is below this share of uniform use.
 REVIVED = 0.1  # Usage of a code after a restart. The code then has time to find outputs.
-UNBORN = -1.0  # Usage of a code without a vector. The code restarts in any case.
+UNBORN = -1.0  # Usage of a code that has no vector yet. The code restarts even if restarts are switched off.
 
 
 class NearestVector(Quantizer):
@@ -53,7 +53,11 @@ class NearestVector(Quantizer):
 
 
 class VectorQuantizer(NearestVector):
-    """Vectors that are a parameter or a buffer, each with its own usage. All restart in the first training batches."""
+    """Quantiser that counts how often each of its vectors is used, and restarts dead codes.
+
+    The vectors are a parameter or a buffer. Unless a subclass sets the initial values, restarts in the first training
+    batches do so.
+    """
 
     usage: Tensor  # (K,), relative to uniform use
     decay = DECAY
@@ -74,7 +78,10 @@ class VectorQuantizer(NearestVector):
 
     @torch.no_grad()
     def restart(self, z_e: Tensor, generator: torch.Generator) -> None:
-        """Restart each dead code at a different output. Surplus dead codes wait for the next batch."""
+        """Restart each dead code at a different output.
+
+        If there are more dead codes than outputs, the remaining codes restart in a later batch.
+        """
         outputs = rows(z_e)
         count = process_group.whole(len(outputs))
         drawn = torch.rand(count, generator=generator, device=outputs.device).argsort()
@@ -86,7 +93,7 @@ class VectorQuantizer(NearestVector):
         self.usage.masked_fill_(restarted, REVIVED)
 
     def place(self, which: Tensor, vectors: Tensor) -> None:
-        """Set the codes marked in `which`, (K, 1), to their rows of `vectors`, (K, D)."""
+        """Set each code that is marked in `which`, (K, 1), to its row of `vectors`, (K, D)."""
         self.vectors.copy_(torch.where(which, vectors, self.vectors))
 
     @torch.no_grad()

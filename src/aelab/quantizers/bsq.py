@@ -6,9 +6,10 @@
                                      bits are independent
     codebook loss = γ Σ_places Σ_d (E[H(q_d)] − H(E[q_d]))
 
-The codebook loss makes each choice clear and brings both values of each bit into use: it is −γ times a mutual
-information. The sum over bits needs D entropies instead of an entropy of 2^D probabilities. For the first term the sum
-is exact, for the second a bound. The distance between u and e is bounded, so there is no commitment loss.
+The codebook loss is −γ times a mutual information. Its first term makes each choice more certain, and its second term
+brings both values of each bit into use. The sums over bits need D entropies of one bit, instead of one entropy over 2^D
+codes. The sum over bits is exact in the first term, and a bound in the second term. The distance between u and e is
+bounded, so there is no commitment loss.
 """
 
 import math
@@ -40,7 +41,7 @@ class BinarySpherical(Quantizer):
         super().__init__()
         self.codes, self.dimensions, self.entropy, self.sharpness = 2**bits, bits, entropy, sharpness
         values = torch.tensor([2**bit for bit in range(bits)]).view(-1, 1, 1)
-        self.register_buffer("value", values, persistent=False)  # 2^d of bit d
+        self.register_buffer("value", values, persistent=False)  # 2^d, the value of bit d in an index
 
     def bound(self, z: Tensor) -> Tensor:
         """Compute u = z/‖z‖, (B, D, h, w) both."""

@@ -1,11 +1,12 @@
-"""Codebook of moving averages of the encoder outputs with the same code (van den Oord et al. 2017, appendix A.1).
+"""Codebook whose vectors are moving averages of the encoder outputs with their code (van den Oord et al. 2017).
 
     N_k ← γ N_k + (1 − γ) n_k                  n_k outputs of the batch have the code k
     m_k ← γ m_k + (1 − γ) Σ z_e                over these n_k outputs
     e_k = m_k / N_k
 
-N and m are relative to uniform use, so N is the usage that identifies dead codes. Laplace smoothing keeps the
-denominator above 0: (N_k + ε) / (Σ N + Kε) · Σ N. There is no codebook loss.
+The equations are in appendix A.1. Here N and m are divided by the number of outputs that a code would have under
+uniform use, so that N is also the usage that identifies dead codes. Laplace smoothing keeps the denominator above 0:
+(N_k + ε) / (Σ N + Kε) · Σ N. There is no codebook loss.
 """
 
 from dataclasses import replace
@@ -58,7 +59,8 @@ class MovingAverages(VectorQuantizer):
         """Update the moving averages, and from them the vectors."""
         super().learn(z_e, indices)
         with torch.autocast(z_e.device.type, enabled=False):
-            # Sums (K, D) as the gradient of a look-up. On a GPU, index_add_ would add in a different order each time.
+            # The sums (K, D) are the gradient of a look-up. On a GPU, index_add_ would add in a different order each
+            # time.
             sums = torch.ops.aten.embedding_dense_backward(rows(z_e), indices.flatten(), self.codes, -1, False)
         self.sums.lerp_(process_group.mean(sums / self.uniform(indices)), 1 - self.decay)
         total = self.usage.sum()

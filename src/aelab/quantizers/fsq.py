@@ -9,11 +9,11 @@ restart, and every output is near a code. As in the paper, z_e and the codes are
 
     z ← S·(z − E[z])/√Var[z]   before f, with the moments of each number over the batch (Ioffe & Szegedy 2015). Without
                                them, an encoder whose outputs fall on a few steps keeps to these steps.
-    L = 2                      no shift: f(0) = 0 would be an end of the range, where f′ = 0.001
+    L = 2                      no shift: with a shift, f(0) = 0 is an end of the range, where f is flat (f′ = 0.001)
 
-The gradient passes through the moments, because with constant moments a quarter of the codes stayed unused. As a
-consequence, the gradient of the encoder's last bias is only rounding error. Adam turns the error into steps, so the
-bias drifts, and the moving averages follow the drift.
+The gradient passes through the moments, because a quarter of the codes stayed unused if the moments were constants. The
+normalisation cancels the bias of the encoder's last layer, so the gradient of this bias is only rounding error. Adam
+scales the error up to whole steps. The bias therefore drifts, and the moving averages follow the drift.
 """
 
 import math
@@ -28,8 +28,8 @@ from aelab.models.quantizer import Quantized, Quantizer, straight_through
 
 DECAY = 0.9  # The moving averages of the moments decay by this factor in a training step.
 SPREAD = 1.5  # S. With 1, codes at the corners of the grid may stay unused if the numbers are correlated.
-TINY = 1e-5  # Batch normalisation adds the same constant to the variance.
-MARGIN = 1e-3  # The outermost steps are this much inside the range. Without the margin no z would reach them.
+TINY = 1e-5  # This constant is added to the variance, as in batch normalisation.
+MARGIN = 1e-3  # The range exceeds the outermost steps by this share. Without the margin, no z would reach these steps.
 
 
 class FiniteScalar(Quantizer):
@@ -67,7 +67,7 @@ class FiniteScalar(Quantizer):
             z = self.normalised(z)
         range_ = (self.levels - 1) * (1 + MARGIN) / 2
         lower = 0.5 * (1 - self.levels % 2)
-        shift = (lower / range_).atanh() * (self.unit > 1)  # for 2 levels, 0 is the border, where f is steepest
+        shift = (lower / range_).atanh() * (self.unit > 1)  # no shift for 2 levels: see the module's docstring
         return ((z + shift).tanh() * range_ - lower) / self.unit
 
     def normalised(self, z: Tensor) -> Tensor:

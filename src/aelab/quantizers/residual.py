@@ -2,8 +2,9 @@
 
     r_1 = z_e,   e_d = the nearest code of level d to r_d,   r_{d+1} = r_d − e_d,   e = Σ_d e_d
 
-The losses are sums over the levels. Since ‖r_d − e_d‖² = ‖z_e − Σ_{j≤d} e_j‖², they commit z_e to every partial sum
-(Lee et al. 2022, equation 8). A place has one index for each level. These indices are neighbours in raster order.
+The losses are sums over the levels. Since ‖r_d − e_d‖² = ‖z_e − Σ_{j≤d} e_j‖², they pull z_e towards every partial sum
+(Lee et al. 2022, equation 8). Each place of the grid has one index for each level. These indices are side by side in
+the grid of indices.
 """
 
 from typing import Annotated, cast
@@ -74,8 +75,8 @@ class Residual(Quantizer):
     def counts(self, indices: Tensor) -> Tensor:
         """Count the codes of each level, one level after the other: (K·depth,).
 
-        All levels occur equally often, so the perplexity of the counts is depth times the geometric mean of the levels'
-        perplexities.
+        All levels have the same number of indices. Therefore the perplexity of the counts is depth times the geometric
+        mean of the levels' perplexities.
         """
         level = torch.arange(self.depth, device=indices.device)
         return super().counts(indices.unflatten(2, (-1, self.depth)) + level * self.codes)

@@ -1,6 +1,6 @@
 """SimVQ: a frozen random codebook times one learned matrix (Zhu et al. 2024, section 4).
 
-    e_k = c_k W        c_k ~ N(0, I/D), drawn once and held; W (D, D) learned on the codebook loss ‖sg[z_e] − c_k W‖²
+    e_k = c_k W        c_k ~ N(0, I/D), drawn once and then fixed; W (D, D), learned by the loss ‖sg[z_e] − c_k W‖²
 
 A gradient step on W moves all codes, including codes far from every output. No code dies, so restarts are not needed.
 """

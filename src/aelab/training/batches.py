@@ -17,11 +17,11 @@ from aelab.core import arrays, process_group
 from aelab.data.pairs import Pairs
 
 AHEAD = 2  # batches to read in advance
-AT_ONCE = 16  # rows to read before their pages are released; a row may map 2 MiB of the page cache
+AT_ONCE = 16  # samples to read before the memory of their file pages is freed; one sample may map 2 MiB of pages
 
 
 class Source(Protocol):
-    """The mini-batches of an epoch, as stored. Each process gets only its own rows of every batch.
+    """Source of the mini-batches of each epoch, in the stored type. Each process gets only its own samples of a batch.
 
     Attributes:
         batch: samples in a batch, over all processes.
@@ -35,14 +35,14 @@ class Source(Protocol):
         Args:
             epoch: number of the epoch, which selects the version of each input.
             order: order of the samples, (N,).
-            done: batches of this epoch that were used before a snapshot.
+            done: batches of this epoch to skip, because they were used before a snapshot.
         """
 
     def fetch(self) -> None:
-        """Prepare the next batch. The call is outside the CUDA graph."""
+        """Prepare the next batch. The training loop calls this method outside of the CUDA graph."""
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of the next batch, on the device. The call is inside the CUDA graph."""
+        """Return inputs and targets of the prepared batch, on the device. The CUDA graph includes this call."""
 
 
 def source(pairs: Pairs, batch: int, device: torch.device, room: int) -> Source:
@@ -73,7 +73,7 @@ class Resident:
         self.batches = torch.zeros(
             per_epoch, own, dtype=torch.int64, device=device
         )  # indices of the samples in each batch of this epoch
-        self.seen = torch.zeros_like(self.batches)  # the same for the versions of the inputs
+        self.seen = torch.zeros_like(self.batches)  # indices of the inputs of these samples, in this epoch's versions
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
 
     def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
@@ -121,7 +121,7 @@ class Streamed:
             self._ask()
 
     def fetch(self) -> None:
-        """Copy the oldest batch that was read to the device, and start to read a further batch."""
+        """Copy the next batch to the device, and start to read a further batch from disk."""
         buffers = self.coming.popleft().result()
         self.y.copy_(buffers.tensors[1], non_blocking=True)
         if not self.one:
@@ -136,6 +136,7 @@ class Streamed:
         return (self.y if self.one else self.x), self.y
 
     def _ask(self) -> None:
+        """Make the thread read the next batch of the epoch, if there is one."""
         if (rows := next(self.todo, None)) is not None:
             buffers = self.free.popleft()
             if buffers.moved is not None:
@@ -143,6 +144,7 @@ class Streamed:
             self.coming.append(self.reader.submit(self._fill, buffers, *rows))
 
     def _fill(self, buffers: "Buffers", chosen: NDArray[np.int64], seen: NDArray[np.int64]) -> "Buffers":
+        """Read the targets at the indices `chosen` and the inputs at the indices `seen` from disk into `buffers`."""
         wanted = list(zip(buffers.tensors, self.pairs, (seen, chosen), strict=True))[self.one :]
         for _, array, rows in wanted:
             arrays.expect(array, rows)
@@ -154,6 +156,7 @@ class Streamed:
         return buffers
 
     def _buffers(self, device: torch.device) -> "Buffers":
+        """Allocate memory on the host for this process's samples of one batch."""
         gpu = device.type == "cuda"
         own = self.rows.stop - self.rows.start
         like = [torch.from_numpy(np.empty((own, *each.shape[1:]), each.dtype)) for each in self.pairs]
@@ -166,7 +169,7 @@ class Buffers(NamedTuple):
 
     Attributes:
         tensors: inputs and targets.
-        moved: event after the copy to the GPU; None on a CPU.
+        moved: event that the GPU reaches after the copy from this memory; None on a CPU.
     """
 
     tensors: tuple[Tensor, ...]
@@ -174,12 +177,12 @@ class Buffers(NamedTuple):
 
 
 def batches_of(order: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
-    """Split `order`, (N,), into full batches, (batches, batch). The rest is dropped."""
+    """Split `order`, (N,), into full batches, (batches, batch). Samples that fill no batch are dropped."""
     return order[: len(order) // batch * batch].reshape(-1, batch)
 
 
 def version(chosen: NDArray[np.int64], epoch: int, count: int, rows: int) -> NDArray[np.int64]:
-    """Find the rows of the inputs for the samples `chosen` in an epoch.
+    """Find the inputs of the samples `chosen` in an epoch. The epoch selects the version of each input.
 
     Args:
         chosen: indices of samples, of any shape.

@@ -24,16 +24,16 @@ class Curve:
     """The points of a training curve, each with the time of its arrival.
 
     `put` starts the transfer of losses from the device. `collect` takes the losses that have arrived, in order, and
-    passes them to `follow`. The first point that is not finite ends the curve.
+    passes them to `follow`. The first loss that is not finite ends the curve.
 
     Args:
-        progress: the display.
+        progress: the progress display.
         device: the device of the training.
-        follow: called with each new point.
+        follow: function that receives each new point.
 
     Attributes:
         points: the points so far.
-        diverged: the step at which a loss was not finite; 0 if there is none.
+        diverged: the step at which a loss was not finite; 0 if all losses were finite.
         cause: the probable cause of the divergence, in a sentence.
     """
 
@@ -46,7 +46,7 @@ class Curve:
         self.cause = ""
 
     def go_on(self, points: list[Point]) -> None:
-        """Continue a curve after `points` of a snapshot; `follow` has seen them already."""
+        """Continue a curve after the `points` of a snapshot, which are not passed to `follow` again."""
         self.points = points
         self.progress.go_on(points[-1]["step"] if points else 0)
 
@@ -79,7 +79,7 @@ class Curve:
         return bool(self.diverged)
 
     def _cause(self, split: str, losses: Mapping[str, float]) -> str:
-        """Explain losses that are not finite from the losses before them."""
+        """Explain why `losses` are not finite, by the course of the earlier losses."""
         which = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
         before = [point[f"{split}_loss"] for point in self.points if f"{split}_loss" in point]
         if not before:
@@ -96,7 +96,7 @@ class Progress:
     """Progress of a training, with throughput and time left.
 
     A terminal or a notebook shows a bar. Without a terminal, or if several processes share it, the class prints a
-    plain line at each validation and at the first point after every 10 seconds.
+    plain line at each validation, and at the first point after 10 seconds without a line.
 
     Args:
         label: name in front of each line.
@@ -120,7 +120,7 @@ class Progress:
         self.bar.update(step * self.batch)
 
     def reached(self, step: int, split: str, loss: float) -> None:
-        """Show that `step` steps are done, with this loss of a split."""
+        """Show that `step` steps are done, and the newest `loss` of a split."""
         self.losses[split] = loss
         self.bar.set_postfix_str(", ".join(f"{name} {value:.5g}" for name, value in self.losses.items()), refresh=False)
         self.bar.update(step * self.batch - self.bar.n)

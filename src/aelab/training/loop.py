@@ -29,12 +29,12 @@ from aelab.training.validation import Validation
 
 @dataclass(frozen=True)
 class Session:
-    """The surroundings of a training, none of which changes its numbers.
+    """Options that do not change the result of a training: progress display, snapshots and a memory limit.
 
     Attributes:
         label: name in front of the progress lines.
-        follow: called with the phase's name and each new point of its curve. A resumed training passes only the points
-            after its snapshot.
+        follow: function that receives the phase's name and each new point of its curve. In a resumed training, the
+            function receives only the points after the snapshot.
         store: store of snapshots. The training resumes from the latest snapshot, if there is one.
         room: most bytes of samples to keep on the device; by default `devices.room` decides. Larger data is read from
             disk during training.
@@ -70,15 +70,16 @@ def train(
         seed: seed of the order of the data and of the noise.
         options: precision, mode and number of validations; None takes the defaults.
         dynamic: whether each step draws the pixels of the training images black or white, with the gray value as the
-            probability of white. A phase on codes learns from one such draw. Validation images stay as they are.
-        session: progress display, follower of the curve and store of snapshots; None takes the defaults.
+            probability of white. A phase that learns codes uses the codes of a single draw. Validation images are not
+            binarised.
+        session: options that do not change the result; None takes the defaults.
 
     Returns:
         The result of each phase by name. The training ends after a phase that diverges.
 
     Raises:
-        UserError: the images do not fit the model, the budget is no `Budget`, a GPU cannot record a training step, or
-            the processes of the training find different snapshots.
+        UserError: the images do not fit the model, the budget is not a `Budget`, a GPU cannot record a training step,
+            or the processes of the training find different snapshots.
         Stopped: the session's store asked the training to stop.
     """
     options, session = options or TrainingOptions(), session or Session()
@@ -131,9 +132,9 @@ def fit(
 ) -> PhaseResult:
     """Train a module through one phase. The module ends with the weights of the lowest validation loss.
 
-    The learning rate follows its schedule over the whole budget. Every batch is full. The host stays some steps ahead
-    of the device and never waits for a step. The host reads losses when they arrive. The device itself compares the
-    validation losses and keeps the best weights.
+    The learning rate follows its schedule over the whole budget. Every batch is full. The host runs some steps ahead of
+    the device, and reads each loss some steps later. The device itself compares the validation losses and keeps the
+    best weights.
 
     Args:
         module: the module, on the device to train on.
@@ -144,7 +145,7 @@ def fit(
         options: precision, mode, number of points of the curve and number of validations.
         dynamic: whether each step draws the pixels of the training samples black or white.
         phase: name of the phase.
-        session: progress display, follower of the curve, store of snapshots and memory limit.
+        session: options that do not change the result; None takes the defaults.
         state: state of the training that contains this phase. None: the phase is the whole training.
 
     Returns:
@@ -161,13 +162,13 @@ def fit(
 
     # ---- All data of a step is on the device, so the host can run ahead.
     batch = min(budget.batch_size, count)
-    per_epoch = count // batch  # steps; the remaining samples have their turn in another epoch
+    per_epoch = count // batch  # steps in an epoch; samples that fill no batch may have their turn in another epoch
     room = devices.room(device) if session.room is None else session.room
     batches = source(train, batch, device, room)
     step = Step(module, batches, budget, options.precision, samples=count, dynamic=dynamic)
     run_step = GraphedStep(step) if options.mode == "graph" and device.type == "cuda" else step
 
-    # ---- Measurements: `points` means of the training loss, and `validations` of the validation loss.
+    # ---- Measurements: `points` means of the training loss, and `validations` means of the validation loss.
     validate = Validation(module, validation, steps, options.precision, room=room, samples=count)
     every = max(1, steps // options.points)
     turns = range(1, options.validations + 1)
@@ -233,8 +234,8 @@ def represent(phase: Phase, images: Pairs, *, binarised: bool = False) -> Pairs:
 
     Args:
         phase: the phase, with its function `represent`.
-        images: inputs and targets. Codes are made of the targets.
-        binarised: whether to make the codes of one random binarisation of the images.
+        images: inputs and targets. Codes are computed from the targets.
+        binarised: whether to binarise the images at random, once, before their codes are computed.
 
     Returns:
         `images`, or codes as inputs and targets. Large arrays of codes are on disk.

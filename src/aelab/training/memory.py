@@ -11,10 +11,10 @@ from aelab.models.base import Autoencoder, Batch, Phase
 from aelab.training.step import losses_of
 
 PROBED = 2  # images; a batch of one image has no variance
-# Ratio of a step's peak memory to the tensors kept for the backward pass. On a CPU the ratio was 1.9 to 2.7 (AE, VAE,
-# VQ-VAE and its prior; sides of 64 and 128 pixels). The rest is gradients, scratch memory of convolutions and memory
-# that malloc keeps. For a GPU the estimate is only the certain part, because a GPU reports at once when its memory is
-# full.
+# Ratio of a step's peak memory to the tensors that it keeps for the backward pass. On a CPU the ratio was 1.9 to 2.7
+# (AE, VAE, VQ-VAE and its prior; images of 64×64 and 128×128 pixels). The other memory is gradients, scratch memory of
+# convolutions, and memory that malloc keeps. On a GPU the ratio is 1: an estimate that is too low does no harm, because
+# a GPU reports at once when its memory is full.
 OVERHEAD = {"cpu": 2.25}
 
 
@@ -35,7 +35,7 @@ class Need:
     per_image: int
 
     def bytes(self, images: int) -> int:
-        """Return the bytes that a step with so many images needs."""
+        """Return the bytes that a step on `images` images needs."""
         return self.fixed + images * self.per_image
 
     def fitting(self, room: int) -> int:
@@ -60,6 +60,7 @@ def needs(model: Autoencoder, budget: Budget, precision: Precision, device: str 
 
 
 def _need(phase: Phase, model: Autoencoder, budget: Budget, precision: Precision, device: str) -> Need:
+    """Estimate the need of one phase from the tensors that its loss on two images keeps for the backward pass."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(PROBED, *model.image, generator=generator)
     with torch.no_grad():
@@ -81,6 +82,7 @@ def _need(phase: Phase, model: Autoencoder, budget: Budget, precision: Precision
 
 
 def _storage(tensor: Tensor) -> int:
+    """Number that identifies the memory of a tensor."""
     return tensor.untyped_storage()._cdata  # noqa: SLF001 - empty storages have no distinct address
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules. Each returns a tensor with the rate of every step, for use in a CUDA graph."""
+"""Learning-rate schedules. Each function returns a tensor with the rate of every step, for use in a CUDA graph."""
 
 import math
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WARM_UP = 0.15  # share of the steps
-START, END = 1 / 25, 1 / 250_000  # of the peak
-STAIRS = 8
+WARM_UP = 0.15  # share of the steps in which the rate of `one_cycle` rises
+START, END = 1 / 25, 1 / 250_000  # first and last rate of `one_cycle`, relative to the peak
+STAIRS = 8  # stages of `stairs`
 
 
 def one_cycle(steps: int, peak: float) -> Tensor:
@@ -31,9 +31,11 @@ def one_cycle(steps: int, peak: float) -> Tensor:
 
 
 def stairs(steps: int, peak: float) -> Tensor:
-    """Compute a rate in eight stages i = 0 … 7, (steps,): 3^i shares of the steps at the rate peak·10^(−i/7).
+    """Compute a rate that falls in eight stages i = 0 … 7, (steps,).
 
-    Source: Burda et al. 2016, section 5. The 3,280 epochs there are 3^0 + … + 3^7.
+    In stage i the rate is peak·10^(−i/7), and the number of steps is proportional to 3^i.
+
+    Source: Burda et al. 2016, section 5. The paper trains for 3^0 + … + 3^7 = 3,280 epochs.
     """
     ends = torch.tensor([float(3**i) for i in range(STAIRS)], dtype=torch.float64).cumsum(0)
     share = torch.arange(steps, dtype=torch.float64) / steps

@@ -1,4 +1,4 @@
-"""Snapshots of a training on disk: two sealed files in a folder, of which one is always whole.
+"""Snapshots of a training on disk: two files with checksums in a folder. At least one of them is always complete.
 
 A new snapshot is first written to a third file. Then the last snapshot becomes the previous snapshot, and the new file
 becomes the last snapshot.
@@ -16,7 +16,7 @@ from aelab.training.state import Snapshot, Stopped
 
 INTERVAL = "AELAB_CHECKPOINT"
 SECONDS = 5.0  # between two snapshots, unless the environment variable AELAB_CHECKPOINT is set
-SHARE = 0.01  # largest share of the time for writing: slow disks and large models get fewer snapshots
+SHARE = 0.01  # largest share of the time for writing, so that slow disks and large models get fewer snapshots
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
 
@@ -25,10 +25,11 @@ class Snapshots:
     """A `CheckpointStore` that keeps the snapshots in a folder.
 
     Attributes:
-        folder: the folder.
-        every: seconds between two snapshots. None: the environment variable AELAB_CHECKPOINT, or an automatic interval.
-        stop: whether the training should stop after the next snapshot.
-        writes: whether this process writes. Only one process of a training writes.
+        folder: the folder of the two files.
+        every: seconds between two snapshots. None takes the value of the environment variable AELAB_CHECKPOINT, or an
+            automatic interval if the variable is not set.
+        stop: function that returns whether the training should stop after the next snapshot.
+        writes: whether this process writes the snapshots. Only one process of a training writes them.
     """
 
     folder: Path
@@ -42,7 +43,7 @@ class Snapshots:
         self.next = time.monotonic() + (SECONDS if self.every is None else self.every)
 
     def latest(self) -> Snapshot | None:
-        """Return the last snapshot, or the previous snapshot if the last is damaged; None if no snapshot is whole."""
+        """Return the last snapshot, or the previous snapshot if the last is damaged; None if neither can be read."""
         for path in (self.folder / LAST, self.folder / PREVIOUS):
             if path.exists():
                 try:

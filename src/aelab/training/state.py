@@ -1,6 +1,7 @@
-"""State of a training at one moment, which can be saved and loaded.
+"""State of a training between two steps, which can be saved to a snapshot and loaded from the snapshot.
 
-A `Snapshot` is complete: another process can resume the training from it and ends with the same bits.
+A `Snapshot` contains the whole state. Therefore another process can resume the training from the snapshot, and the
+result has the same bits as without an interruption.
 """
 
 import time
@@ -21,18 +22,17 @@ from aelab.training.validation import Validation
 
 @dataclass
 class PhaseResult:
-    """Result of one phase: its curve, and how the training ended.
+    """Result of one phase: its curve, its best step, its cause of divergence if it diverged, and its duration.
 
     Attributes:
         curve: the points of the curve.
         best_step: the step with the lowest validation loss.
-        diverged_at_step: the step at which a loss was not finite; 0 if there is none.
+        diverged_at_step: the step at which a loss was not finite; 0 if all losses were finite.
         cause: the probable cause of a divergence, in a sentence.
         images: images seen in training, counted with repetition.
         seconds: duration of the training without validation.
         validation_seconds: duration of the validations.
-        cpu_seconds: CPU time of this process for training and validation. Other work on the machine does not add to
-            it.
+        cpu_seconds: CPU time of this process for training and validation. The time of other processes does not count.
     """
 
     curve: list[Point] = field(default_factory=list)
@@ -47,11 +47,11 @@ class PhaseResult:
 
 @dataclass
 class Snapshot:
-    """The complete state of a training at one moment.
+    """The whole state of a training after one of its steps, or between two phases.
 
     Attributes:
-        tensors: all tensors by name.
-        values: all other state, as JSON values.
+        tensors: all tensors of the state by name, such as weights, moments of Adam and states of random generators.
+        values: the rest of the state in types that JSON has, such as the step, the curve and results of earlier phases.
     """
 
     tensors: dict[str, Tensor]
@@ -77,24 +77,24 @@ class CheckpointStore(Protocol):
         """Store a snapshot; raise `Stopped` if the training should stop."""
 
 
-class Stopped(Exception):  # noqa: N818 - no error: the user asked for it
+class Stopped(Exception):  # noqa: N818 - not an error, because the user asked the training to stop
     """Raised when a training stops on request, after its snapshot was stored."""
 
 
 class TrainingState:
-    """Everything that changes during a training.
+    """State of a training: the model's weights, the results of finished phases, and the state of the current phase.
 
-    This state is the model's weights and the results of finished phases. Within a phase, it also has the optimiser, the
-    noise, the sums of losses, the best weights and the curve.
+    The state of a phase is the moments of Adam, the random generators, the best weights, the curve, and the sums of
+    losses since the curve's last point.
 
     Args:
         model: the model with the weights of all phases.
-        store: store of snapshots. The training resumes from its latest snapshot.
+        store: store of snapshots. The training resumes from the store's latest snapshot, if there is one.
 
     Attributes:
         results: results of the finished phases by name.
         phase: name of the current phase.
-        done: steps done in the current phase.
+        done: number of steps done in the current phase.
 
     Raises:
         UserError: the processes of the training find different snapshots.
@@ -126,7 +126,10 @@ class TrainingState:
         self.results[self.phase] = result
 
     def seconds(self) -> tuple[float, float, float]:
-        """Return seconds of training, of validation, and CPU seconds of both, with the time before the snapshot."""
+        """Return the seconds of training, the seconds of validation, and the CPU seconds of both together.
+
+        All three include the time before the snapshot from which the phase was resumed.
+        """
         validation = self.validation.watch.seconds()
         wall, cpu = time.perf_counter() - self.started[0], time.process_time() - self.started[1]
         before = self.seconds_before
@@ -153,12 +156,14 @@ class TrainingState:
         self._keep(next_phase, {}, {})
 
     def _keep(self, phase: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Store a snapshot of the weights, the finished phases, and the `tensors` and `values` of the phase `phase`."""
         if self.store:
             weights = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
             ended = {name: asdict(result) for name, result in self.results.items()}
             self.store.keep(Snapshot(weights | dict(tensors), {"phase": phase, "results": ended, **values}))
 
     def _load(self, snapshot: Snapshot) -> None:
+        """Restore the state of the current phase from a snapshot."""
         tensors, values, step = snapshot.tensors, snapshot.values, self.step
         for name, tensor in self._fixed_tensors().items():
             tensor.copy_(tensors[name])
@@ -173,7 +178,7 @@ class TrainingState:
         return devices.default_generator(device_of(self.model))
 
     def _fixed_tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that keep their memory during the phase. A CUDA graph refers to this memory."""
+        """Return the tensors that stay at one address in memory during a phase. A CUDA graph uses these addresses."""
         validation, moments = self.validation, self.step.optimiser.moments
         return {
             **{f"adam.{i}.{name}": each for name, tensors in moments.items() for i, each in enumerate(tensors)},
@@ -185,7 +190,7 @@ class TrainingState:
 
 
 def _moment(snapshot: Snapshot | None) -> str:
-    """Return a text that identifies the moment of a snapshot within its training."""
+    """Return the phase and the step of a snapshot as a text; an empty text without a snapshot."""
     return f"{snapshot.values['phase']} {snapshot.values.get('step')}" if snapshot else ""
 
 

@@ -34,9 +34,9 @@ class Step:
         dynamic: whether each step draws the pixels of the samples black or white.
 
     Raises:
-        UserError: The module keeps a number outside of tensors that changes between steps. Or an operation has no
-            deterministic kernel. Or several processes draw from torch's default generator, whose state would differ
-            between them.
+        UserError: The module has a number outside of its tensors that changes between steps. Or an operation has no
+            deterministic kernel. Or the module draws from torch's default generator, which several processes cannot
+            share.
     """
 
     def __init__(
@@ -97,7 +97,10 @@ class Step:
         self.position += 1
 
     def _forbid_counting(self) -> None:
-        """Check that no number on the host changes in the third step. Earlier steps may initialise such numbers."""
+        """Check that the third step changes no number of the module outside of tensors.
+
+        The first two steps may still initialise such numbers.
+        """
         self.calls += 1
         if self.calls == EAGER_STEPS - 1:
             self.host = host_numbers(self.module)
@@ -160,7 +163,7 @@ class GraphedStep:
 class Adam:
     """Adam (Kingma & Ba 2015, algorithm 1), through torch's function `adam`.
 
-    The class `torch.optim.Adam` imports torch's compiler, which takes 1.2 s of CPU time in each process.
+    `torch.optim.Adam` would import torch's compiler, which takes 1.2 s of CPU time in each process.
 
     Args:
         parameters: the parameters to change.
@@ -225,7 +228,7 @@ def host_numbers(module: nn.Module) -> dict[str, Any]:
 
 
 class Means:
-    """Weighted means of named losses, summed in place on the device. Only a read waits for the device."""
+    """Weighted means of named losses. The sums stay on the device, so that no step waits for them."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}

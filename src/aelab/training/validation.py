@@ -29,9 +29,9 @@ class Validation:
         samples: N, the number of training samples.
 
     Attributes:
-        best: the best weights so far.
-        best_loss: their validation loss, ().
-        best_step: their step, ().
+        best: the weights with the lowest validation loss so far.
+        best_loss: the validation loss of these weights, ().
+        best_step: the number of steps after which the module had these weights, ().
         alive: whether all losses of the training were finite so far, ().
     """
 
@@ -71,7 +71,7 @@ class Validation:
         return losses
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Iterate over this process's inputs and targets on the device, and the sample count of the whole batch."""
+        """Yield each batch: this process's inputs and targets on the device, and the samples in the whole batch."""
         for x, y in self.pairs.split(BATCH):
             rows = process_group.rows(len(y))
             target = y[rows].to(self.device)

@@ -45,7 +45,7 @@ class CausalPrior(Learner):
     def nll(self, indices: Tensor) -> Tensor:
         """Compute −log p(k) in nats per image: (B, h, w) → (B,)."""
         codes = indices.flatten(1)
-        # A row per position, not (B, K, L): a softmax over contiguous memory is several times faster.
+        # The logits are (B·L, K) and not (B, K, L), because a softmax over contiguous memory is several times faster.
         return F.cross_entropy(self(codes).flatten(0, 1), codes.flatten(), reduction="none").view_as(codes).sum(1)
 
     def loss(self, batch: Batch) -> Losses:
@@ -114,6 +114,6 @@ class Block(nn.Module):
         return qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def _add(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Apply both residual connections: x (B, L, d), attention output (B, heads, L, d/heads) → (B, L, d)."""
+        """Add the attention's output, (B, heads, L, d/heads), and then the perceptron's output to x, (B, L, d)."""
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(x)

@@ -37,6 +37,6 @@ class Deterministic(Autoencoder):
 
 
 def squared_error(x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Compute 1/n · Σ ‖x_i − y_i‖² as "loss" and its mean per value of an image as "mse": (B, C, H, W) both → ()."""
+    """Compute 1/n · Σ ‖x_i − y_i‖² as "loss", and the mean over all values as "mse": (B, C, H, W) both → ()."""
     error = (x - y).square().flatten(1)
     return {"loss": error.sum(1).mean(), "mse": error.mean()}

@@ -1,4 +1,4 @@
-"""Base class of the variants whose code is a distribution: the bound, its measurement and posterior collapse."""
+"""Base class of the variants whose code is a distribution: their loss −ELBO, its measurement, posterior collapse."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -12,8 +12,8 @@ from aelab.models.base import Autoencoder, Batch, Capability, Losses, Shape
 from aelab.models.likelihood import Likelihood, bits_per_dim, bound_by_image
 from aelab.models.statistics import Mean, Measured, Variance
 
-ACTIVE = 0.01  # A latent dimension is active if the variance of its shift over x exceeds this.
-COLLAPSED = 0.1  # The posterior has collapsed if the share of active dimensions is below this.
+ACTIVE = 0.01  # A latent dimension is active if the variance of its shift (`shifts`) over all images exceeds this.
+COLLAPSED = 0.1  # The posterior has collapsed if the share of active dimensions is below this value.
 
 Beta: TypeAlias = Annotated[float, Field(ge=0, description="weight of KL(q‖p); 1 gives the bound on log p(x)")]
 WarmUp: TypeAlias = Annotated[
@@ -24,7 +24,8 @@ WarmUp: TypeAlias = Annotated[
 class Variational(Autoencoder):
     """An autoencoder with q(z|x), p(z) and p(x|z), trained on −ELBO with the rate weighted by β.
 
-    β grows from 0 over the share `warm_up` of the steps. All stochastic layers together have `units` dimensions.
+    `warm_up` is the share of the training, from its start, in which β grows from 0. `units` is the number of dimensions
+    of all stochastic layers together.
     """
 
     def __init__(self, image: Shape, likelihood: Likelihood, units: int, beta: float, warm_up: float) -> None:
@@ -37,9 +38,9 @@ class Variational(Autoencoder):
 
     @abstractmethod
     def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Compute the two parts of the bound at one z ~ q(z|inputs), in nats per image, (B,) each.
+        """Compute the two parts of −ELBO at one z ~ q(z|inputs), in nats per image, (B,) each.
 
-        The first is the distortion −log p(targets|z), the second the rate KL(q ‖ p).
+        The first part is the distortion −log p(targets|z), the second part the rate KL(q ‖ p).
         """
 
     def kl_terms(self, x: Tensor) -> Tensor:
@@ -55,7 +56,10 @@ class Variational(Autoencoder):
 
     @abstractmethod
     def shifts(self, x: Tensor) -> Tensor:
-        """Compute the shift of each latent dimension: the distance of its mean from the prior's, (B, units)."""
+        """Compute how far the image x shifts the mean of each latent dimension away from the prior, (B, units).
+
+        A dimension whose shift is (almost) the same for all images has no information about the image.
+        """
 
     def loss(self, batch: Batch) -> Losses:
         """Compute −ELBO in nats per image, with the rate weighted by β."""
@@ -64,9 +68,9 @@ class Variational(Autoencoder):
         return {"loss": distortion + beta * rate, "distortion": distortion, "rate": rate}
 
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> Measured:
-        """Measure active units, and −ELBO and its parts in nats per image, at two draws of z for each image.
+        """Measure the number of active units, and −ELBO and its two parts in nats per image.
 
-        The measurement always uses β = 1.
+        The estimate of −ELBO takes two draws of z for each image, and always uses β = 1.
         """
         distortion, rate, spread, means = Mean(), Mean(), Mean(), Variance()
         again = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 1)
@@ -74,7 +78,7 @@ class Variational(Autoencoder):
             first, second = self.bound(x, x, generator), self.bound(x, x, again)
             distortion.add((first[0] + second[0]) / 2)
             rate.add((first[1] + second[1]) / 2)
-            # The squared half of the difference between two draws estimates the variance of their mean.
+            # The square of half the difference between two draws estimates the variance of their mean.
             spread.add((first[0] + first[1] - second[0] - second[1]).square() / 4)
             means.add(self.shifts(x))
         neg_elbo = distortion.value + rate.value

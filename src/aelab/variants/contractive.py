@@ -2,14 +2,15 @@
 
     z = g_φ(x),  x′ = f_θ(z),  loss = 1/n · Σ (‖x_i − f_θ(z_i)‖² + λ·‖J_g(x_i)‖²_F),  J_g = ∂g_φ/∂x
 
-Rifai et al. 2011, equation 5. A deep encoder has no closed form of ‖J‖²_F. The whole of J takes a backward pass for
-each number of the code, and with 32 numbers a step takes nine times as long. Therefore the loss uses an unbiased
-estimate of the norm along a random direction of the code (Hutchinson 1990):
+Rifai et al. 2011, equation 5. A deep encoder has no closed form of ‖J‖²_F. To compute the whole of J, each number of
+the code needs a backward pass: with 32 numbers, a training step takes nine times as long. Therefore the loss uses an
+unbiased estimate of ‖J‖²_F along a random direction v of the code (Hutchinson 1990):
 
     ‖J‖²_F = tr JJᵀ = E‖vᵀJ‖²  with  E[vvᵀ] = I;  signs v ∈ {−1, 1}ᵈ have the least variance
 
-The paper ties the decoder's weights to the encoder's weights, so that a smaller code costs accuracy. Here the weights
-are independent: a smaller code and a steeper decoder avoid part of the penalty, but not all of it.
+The paper ties the decoder's weights to the encoder's weights, so the model cannot scale its code down without losing
+accuracy. Here the weights are independent. A model can avoid part of the penalty, but not all of it, by a code with
+smaller numbers and a steeper decoder.
 """
 
 from functools import partial
@@ -25,7 +26,7 @@ from aelab.variants._deterministic import Deterministic, squared_error
 
 
 class ContractiveAE(Deterministic):
-    """An autoencoder with a penalty on the slope of its encoder; `penalty` is its weight λ."""
+    """An autoencoder with a penalty on the slope of its encoder; `penalty` is the weight λ of this penalty."""
 
     def __init__(self, image: Shape, *, network: NetworkSection, code: CodeSize, penalty: NonNegativeFloat) -> None:
         super().__init__(image, network=network, code=code)

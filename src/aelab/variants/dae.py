@@ -3,7 +3,7 @@
     x̃ ~ C(x̃|x),  z = g_φ(x̃),  x′ = f_θ(z),  loss = 1/n · Σ ‖x_i − f_θ(g_φ(x̃_i))‖²
 
 Vincent et al. 2008. The stage `corrupt` applies the corruption C before training. An entry's `inputs` in `params.yaml`
-names the corruption. A copy of the input no longer minimises the loss.
+names the corruption. Copying the input does not minimise this loss.
 """
 
 from aelab.models.base import Batch, Losses

@@ -2,7 +2,8 @@
 
     z = x,  x′ = z
 
-The probe and the nearest neighbours use raw pixels. The denoising error is the error of the noise itself.
+The linear probe and the nearest neighbours therefore use raw pixels here, and the denoising error is the error of the
+noise itself.
 """
 
 import torch
@@ -23,7 +24,7 @@ class Identity(Floor):
 
     def __init__(self, image: Shape) -> None:
         super().__init__(image)
-        self.nothing = nn.Parameter(torch.empty(0))  # shows the device of the model
+        self.nothing = nn.Parameter(torch.empty(0))  # tells `device_of` the device of the model
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the pixels as a vector, (B, C·H·W)."""

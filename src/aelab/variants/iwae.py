@@ -33,7 +33,7 @@ class IWAE(VAE):
         self.samples = samples
 
     def loss(self, batch: Batch) -> Losses:
-        """Compute the bound from k samples as "loss" and the bound from one sample as "neg_elbo", in nats per image."""
+        """Compute minus the bound from k samples as "loss", and −ELBO as "neg_elbo", in nats per image."""
         weights = self.log_weights(batch.inputs, batch.targets, self.samples, batch.generator)
         bound = weights.logsumexp(1) - math.log(self.samples)
         return {"loss": -bound.mean(), "neg_elbo": -weights.mean()}

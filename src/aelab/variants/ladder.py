@@ -63,7 +63,7 @@ class Ladder(Variational):
 
         Args:
             e: the encoder's output, (B, F, h, w).
-            choose: returns a code for a posterior: its mean or a draw.
+            choose: function that returns the code for a posterior, either the posterior's mean or a draw.
 
         Returns:
             The feature maps h after the last layer, (B, F, h, w), and the code and distributions of every layer.
@@ -90,7 +90,8 @@ class Ladder(Variational):
     def shifts(self, x: Tensor) -> Tensor:
         """Compute (μ_q − μ_p)/σ_p of every layer, given the means of the layers above: (B, units).
 
-        The difference matters, because μ_q alone varies with the layers above even in a layer that equals its prior.
+        The shift is relative to the prior, because μ_q varies with the layers above even if the posterior of a layer
+        equals its prior.
         """
         _, found = self.infer(self.encoder(x), lambda q: q[0])
         return torch.cat([((q[0] - p[0]) * (-p[1] / 2).exp()).flatten(1) for _, q, p in found], 1)
@@ -110,7 +111,10 @@ class Ladder(Variational):
         return self.likelihood.mean(self.decoder(h))
 
     def bound(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Compute distortion and rate at one z ~ q(z|inputs) in nats per image, (B,) each. Each layer's KL is exact."""
+        """Compute distortion and rate at one z ~ q(z|inputs) in nats per image, (B,) each.
+
+        The KL divergence of each layer is exact, given the codes of the layers above.
+        """
         h, found = self.infer(self.encoder(inputs), lambda q: reparameterise(*q, generator))
         rate = torch.stack([kl(each.q, each.p) for each in found]).sum(0)
         return -self.likelihood.log_prob(self.decoder(h), targets), rate

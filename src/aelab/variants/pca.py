@@ -1,9 +1,9 @@
 """PCA: the linear code with the least squared error, in closed form.
 
-    z = Wᵀ(x − μ),  x′ = μ + W z,  W the first `code` eigenvectors of the training images' covariance, μ their mean
+    z = Wᵀ(x − μ),  x′ = μ + W z,  μ the mean training image, W the first `code` eigenvectors of the images' covariance
 
-Pearson 1901. A fully trained linear autoencoder finds no better code (Baldi & Hornik 1989). An autoencoder with a code
-of the same size must beat PCA, or its network and its training have gained nothing.
+Pearson 1901. A fully trained linear autoencoder finds no better code (Baldi & Hornik 1989). If an autoencoder with a
+code of the same size has a larger error than PCA, its network and its training have gained nothing.
 """
 
 import math
@@ -16,7 +16,7 @@ from aelab.core.errors import UserError
 from aelab.models.base import CodeSize, Shape
 from aelab.variants._floor import Floor
 
-NUMBERS = 2**26  # limit for the images of the fit; each number takes 8 bytes of memory
+NUMBERS = 2**26  # largest number of pixel values in the fit, which needs 8 bytes of memory for each of them
 
 
 class PCA(Floor):
@@ -29,17 +29,17 @@ class PCA(Floor):
             msg = f"code is {code}: must be at most {numbers}, the number of components that PCA has for these images"
             raise ValueError(msg)
         self.mean = nn.Parameter(torch.zeros(numbers))
-        self.components = nn.Parameter(torch.zeros(numbers, code))  # W; single pixels before the fit
+        self.components = nn.Parameter(torch.zeros(numbers, code))  # W; before the fit, z is the first pixels of x
         self.components.detach().fill_diagonal_(1)
 
     @property
     def start_images(self) -> int:
-        """Number of training images for the fit: as many as have at most 2²⁶ pixel values together."""
+        """Largest number of training images for the fit. Together they have at most 2²⁶ pixel values."""
         return max(1, NUMBERS // math.prod(self.image))
 
     @torch.no_grad()
     def start_from(self, x: Tensor) -> None:
-        """Fit the components to images x (N, C, H, W). Each run gives the same bits.
+        """Compute the mean and the principal components of images x (N, C, H, W). Each run gives the same bits.
 
         Raises:
             UserError: the code has more than N − 1 numbers.
@@ -52,16 +52,19 @@ class PCA(Floor):
             raise UserError(msg)
         mean = x.flatten(1).mean(0)
         centred = x.flatten(1) - mean
-        wide = centred.shape[1] > count  # the matrix of the images' products is smaller and has the same eigenvalues
+        # If an image has more values than there are images, the inner products of the images are a smaller matrix than
+        # the covariance. The eigenvalues other than 0 are the same, up to a constant factor.
+        wide = centred.shape[1] > count
         products = centred @ centred.T if wide else centred.T @ centred
         vectors = torch.linalg.eigh(products.cpu().double()).eigenvectors.flip(1)[:, :code].to(centred)
         components = F.normalize(centred.T @ vectors, dim=0) if wide else vectors
-        largest = components.gather(0, components.abs().argmax(0, keepdim=True))  # fixes the sign, which is arbitrary
+        # The sign of an eigenvector is arbitrary. Here the largest number of each component is positive.
+        largest = components.gather(0, components.abs().argmax(0, keepdim=True))
         self.mean.copy_(mean)
         self.components.copy_(components * largest.sign())
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return z, (B, code), the component with the largest variance first."""
+        """Return z, (B, code). The numbers are in the order of decreasing variance over the training images."""
         return (x.flatten(1) - self.mean) @ self.components
 
     def decode(self, z: Tensor) -> Tensor:

@@ -5,8 +5,10 @@
     reparameterised   z = μ + σ·ε,  ε ~ N(0, I)
     loss              −E_q[log p_θ(x|z)] + β·KL(q_φ(z|x) ‖ p(z))
 
-Kingma & Welling 2014, equations 4 and 10. With β = 1, loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)) ≥ −log p(x); both
-terms are intractable. Another β gives the β-VAE of Higgins et al. 2017.
+Kingma & Welling 2014. With β = 1, the loss is −ELBO, that is, minus the bound of equation 3. Training estimates the
+loss from one z for each image, as in equation 10. The loss is an upper bound on −log p(x), because
+loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)) ≥ −log p(x). Neither term of this sum is tractable, but the loss is. Another
+β gives the β-VAE of Higgins et al. 2017.
 """
 
 import torch
@@ -60,7 +62,7 @@ class VAE(Variational):
         return kl_terms(*self.posterior(x))
 
     def shifts(self, x: Tensor) -> Tensor:
-        """Return μ, as in the definition of active units by Burda et al. 2016: (B, code)."""
+        """Return μ of q(z|x), (B, code). A dimension is active if its μ varies over x (Burda et al. 2016)."""
         return self.encode(x)
 
     def decode(self, z: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from aelab.models.quantizer import QUANTIZERS, QuantizerSection
 from aelab.models.statistics import Mean, Measured, perplexity
 from aelab.variants._code_transformer import CausalPrior
 
-COLLAPSED = 0.05  # the codebook has collapsed if perplexity / number of codes is below this
+COLLAPSED = 0.05  # the codebook has collapsed if its perplexity is below this share of the number of codes
 
 
 class PriorParams(TypedDict):
@@ -150,7 +150,7 @@ class VQVAE(DiscreteAutoencoder):
         rate_uniform = math.prod(self.prior.grid) * math.log(self.quantizer.codes)
         values = {
             "neg_elbo": neg_elbo,
-            "neg_elbo_error": 0.0,  # nothing is sampled
+            "neg_elbo_error": 0.0,  # the posterior is deterministic, so −ELBO is exact
             "rate": rate.value,
             "distortion": distortion.value,
             "bits_per_dim": bits_per_dim(neg_elbo, self.image),

@@ -5,8 +5,8 @@
     k     Σ_s C_s/(C_s + ‖a − b‖²) with C_s = 2·d·s, d the size of the code
 
 Tolstikhin et al. 2018, algorithm 2 and section 4: inverse multiquadratic kernels, with the scales s of the authors'
-code. The estimate is unbiased and may be negative. A VAE pulls each q(z|x) towards p(z). A WAE pulls only their mean
-q(z).
+code. The estimate is unbiased and may be negative. A VAE pulls each q(z|x) towards p(z). A WAE pulls only their mean,
+q(z), towards p(z).
 """
 
 import torch
