@@ -19,7 +19,7 @@ COMMAND = (sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--workers", "1
 def main(
     *, port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server; `make ui PORT=…` sets it.")] = PORT
 ) -> None:
-    """Serve the MLflow at $MLFLOW_TRACKING_URI or in mlflow.db, and print the address of its runs."""
+    """Print the address of the runs in MLflow, and serve them, unless $MLFLOW_TRACKING_URI is a server already."""
     uri = mlflow_store.address(paths.root())
     try:
         mlflow_store.prepare()
@@ -61,7 +61,7 @@ def _problem(port: int) -> str:
     try:
         socket.create_server((HOST, port)).close()
     except OSError as error:
-        return f"cannot be served at ({error.strerror})"
+        return f"cannot be opened ({error.strerror})"
     return ""
 
 

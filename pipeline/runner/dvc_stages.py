@@ -28,14 +28,14 @@ from pipeline.runner.locks import DVC_LOCK
 
 Entry: TypeAlias = dict[str, Any]  # a stage's entry in dvc.lock
 
-WRITING = 0.05  # share of the time for writes of dvc.lock, which are slow if it is long
+WRITING = 0.05  # largest share of the run time spent on writing dvc.lock; a write is slow if the file is long
 
 
 class DvcStages:
     """The stages with their hashes. Only this object writes `dvc.lock`.
 
     Raises:
-        UserError: DVC cannot read `dvc.yaml` with these parameters.
+        UserError: DVC cannot read `dvc.yaml` with the values in `params.yaml`.
     """
 
     def __init__(self) -> None:
@@ -46,8 +46,8 @@ class DvcStages:
         self.busy = ExitStack()  # this process's entries in DVC's list of busy files
         self.running: dict[str, Any] = {}
         self.pending: dict[str, Entry] = {}  # entries that are not in dvc.lock yet
-        self.lock_text: str | None = None  # dvc.lock after this process's last write, as text and parsed
-        self.lock: Any = None
+        self.lock_text: str | None = None  # text of dvc.lock after this process's last write
+        self.lock: Any = None  # the same, parsed
         self.writes_next = 0.0
         with self.turn():
             try:
@@ -76,8 +76,8 @@ class DvcStages:
         """Prepare a stage: decide whether its command has to run, and if so remove its outputs.
 
         Returns:
-            "unchanged", "cached", or "done" for a stage without a command. None if the command has to run: the caller
-            then runs it, and calls `finish` or `abandon`.
+            "unchanged"; "cached"; or "done", for a stage that is frozen or has no command. None if the command has to
+            run: the caller then runs it, and calls `finish` or `abandon`.
         """
         stage = self.stages[name]
         with self.turn(log):
@@ -97,7 +97,7 @@ class DvcStages:
     def _prepare(self, stage: Any) -> str | None:
         if not stage.changed():
             return "unchanged"
-        if stage.frozen or not stage.cmd:  # no command, such as `dvc import`
+        if stage.frozen or not stage.cmd:  # a stage of `dvc import` has no command
             self.repo.reproduce(stage.addressing, single_item=True)
             return "done"
         stage.remove_outs()
@@ -176,7 +176,7 @@ class DvcStages:
         self._list()
 
     def _list(self) -> None:
-        """List the files of all running stages as busy. Threads of this process wait for the lock meanwhile."""
+        """List the files of all running stages as busy. The caller holds DVC's lock (see `turn`)."""
         self.busy.close()
         if not self.running:
             return

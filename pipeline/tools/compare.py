@@ -91,7 +91,9 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
     page.write_text(text, encoding="utf-8")
     numbers(shown, context["evidence"]).to_csv(table, index=False, na_rep="n/a")
     print(markdown(shown, context["evidence"]))
-    print(f"\nValidation split, which selects settings. All metrics: {page}, {table}")
+    print(
+        f"\nThe numbers are from the validation split, which selects settings. All metrics: {page}; this table: {table}"
+    )
 
 
 # --- which entries are compared ---------------------------------------------------------------------------------------
@@ -111,8 +113,8 @@ def side_by_side(revisions: Revisions) -> tuple[list[ComparedEntry], list[tuple[
     """Return all entries, and the pairs of names to compare.
 
     Entries with the same name in `params.yaml` follow each other, and the first of them is compared with each of the
-    rest. Floors come last, and equal results appear once. An entry's new name states the parameters that differ, or the
-    revision if several entries have these parameters.
+    rest. Floors come last, and equal results appear once. An entry's new name states the parameters that differ. If
+    this text is too long, or if several entries have the same values, the name states the revision.
     """
     shown, pairs = list[ComparedEntry](), list[tuple[str, str]]()
     for name in dict.fromkeys(entry.name for entries in revisions.values() for entry in entries):
@@ -174,7 +176,10 @@ def _rank(value: Any) -> tuple[bool, float, str]:
 
 
 def title(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
-    """Return the differing parameters, as in "vae: beta = 0.5, 1, 4"; the revisions if there are none or too many."""
+    """Return the differing parameters, as in "vae: beta = 0.5, 1, 4".
+
+    If no parameter differs, or if the text is too long, return the revisions.
+    """
     swept: dict[str, list[str]] = {}
     for name in dict.fromkeys(each.original for each in shown):
         family = [each.differs for each in shown if each.original == name]

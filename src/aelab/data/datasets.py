@@ -41,11 +41,11 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with its splits. A split is a list of indices, so that dividing a data set reads no images from disk.
+    """A data set with its splits, stored as indices. So dividing a data set reads no images from disk.
 
     Attributes:
         image: Shape (C, H, W) of an image.
-        splits: For each name of a split, images with labels, and the indices of the images that belong to the split.
+        splits: By the name of a split: a `Split` with images, and the indices of the images that belong to the split.
         source: Origin of the images, for messages.
         binarised: Names of the splits that `save` writes in black and white.
         seed: Seed of the binarisation.
@@ -115,8 +115,8 @@ def divide(everything: Split, source: str, *, validation: float, test: float, se
     Args:
         everything: All images.
         source: Origin of the images, for messages.
-        validation: Share of the images outside of the test split that becomes the validation split.
-        test: Share of all images that becomes the test split. Both shares are from 0 to less than 1.
+        validation: Share for the validation split, of the images that are not in the test split.
+        test: Share for the test split, of all images. Both shares are from 0 to less than 1.
         seed: Seed of the split.
 
     Raises:

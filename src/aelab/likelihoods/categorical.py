@@ -1,4 +1,4 @@
-"""Categorical: a softmax over the 256 values of a pixel (van den Oord et al. 2016, section 3.2).
+"""Categorical: a softmax over the 256 values of a pixel (van den Oord, Kalchbrenner & Kavukcuoglu 2016, section 2.2).
 
 The distribution ignores the order of the values. Its bits per dimension are comparable with published figures.
 """

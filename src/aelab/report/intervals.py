@@ -6,12 +6,12 @@
 
 S² is the variance of the seeds' means, B² is the variance of the images' means, and R² is the variance of the
 residuals (Student 1908). Seeds and images are crossed, since each seed's model sees every image. S²/n and B²/m both
-contain R²/(n·m), so v subtracts this term once (Cameron, Gelbach & Miller 2011; Owen 2007). v is at least the larger of
-S²/n and B²/m. The degrees of freedom are v² ÷ Σ term²/degrees, and the three terms have n − 1, m − 1 and
-(n − 1)(m − 1) degrees (Satterthwaite 1946).
+contain R²/(n·m), so v subtracts this term once (Cameron, Gelbach & Miller 2011; Owen 2007). If the formula gives less
+than S²/n or B²/m, v is the larger of the two. The degrees of freedom are v² ÷ Σ(term² ÷ d), with d = n − 1, m − 1 and
+(n − 1)(m − 1) for the three terms (Satterthwaite 1946).
 
 An interval over seeds says what other seeds would give on the same images. An interval over seeds and images says what
-other seeds would give on other images, and is never narrower.
+other seeds would give on other images. If the interval over seeds is wider, the code takes the interval over seeds.
 
 Both entries of a difference have the same images, and equal seeds draw equal batches, so differences vary less than
 values. A 95 % interval is meant for a single comparison: of twenty intervals, one is expected to miss the true value.
@@ -37,10 +37,10 @@ class Interval:
 
     Attributes:
         mean: the mean.
-        half: half of the interval's width; NaN if fewer than two values give no interval.
+        half: half of the interval's width; NaN if there are fewer than two values.
         over: sources of variation that the interval covers, such as seeds.
         degrees: degrees of freedom of Student's distribution.
-        images: half of the width of the interval over test images alone, with the same weights.
+        images: half of the width of the interval over test images alone, for the same trained models.
     """
 
     mean: float
@@ -122,7 +122,7 @@ def holm(intervals: Sequence[Interval], thresholds: Sequence[float] | None = Non
     """Widen the intervals of several comparisons, so that comparing each with its threshold is Holm's test.
 
     In the order of the p-values, the k-th of m intervals has a confidence of 1 − 0.05/(m − k + 1). Once an interval
-    includes its threshold, all later intervals include theirs.
+    includes its threshold, all later intervals keep the same confidence, and include theirs.
 
     Args:
         intervals: the intervals. Unknown intervals stay as they are and do not count in m.

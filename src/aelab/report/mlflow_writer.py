@@ -39,7 +39,7 @@ VIEW = "results"
 SAVED = f"mlflow.sharedViewState.{VIEW}"  # Tag of the experiment: the saved view.
 DATASET = "dataset.name"  # Parameter of every run.
 GROUP = "group"  # Tag of every run, equal for the seeds of an entry on a data set.
-MODEL_TAGS = (GROUP, "entry", "seed", "symptoms")  # Tags of a run that its logged model gets, too.
+MODEL_TAGS = (GROUP, "entry", "seed", "symptoms")  # The logged model of a run gets these tags of the run, too.
 SHOWN = (DATASET, "seed")  # Parameters that the view shows already, as a column and in the run's name.
 PORT = 5000  # Default port of `mlflow ui`.
 HANDFUL = 5  # Maximum number of parameters in the view.
@@ -103,7 +103,7 @@ class Evaluated:
         data: name of the data set.
         digests: digest of each split: "train", "validation", "test".
         image: shape of an image, (C, H, W).
-        scores: file with the scores of validation images, which `aelab score` compares with; None without scores.
+        scores: file with the scores of validation images, with which `aelab score` compares new images, or None.
     """
 
     fingerprint: str
@@ -121,8 +121,8 @@ class Evaluated:
 class Projector:
     """Writer of runs to the MLflow at `uri`.
 
-    A method raises a `UserError` if waiting does not help; the message names the remedy. Any other exception may come
-    from MLflow, the network or a database, and the call may be repeated later, also by another projector.
+    A method raises a `UserError` if it meets a problem that only the user can solve; the message names the remedy. Any
+    other exception comes from MLflow, the network or a database. A later call may succeed, also of another projector.
 
     Args:
         uri: the address of a server, or "sqlite:///" and a path.
@@ -362,7 +362,7 @@ def _is_of(found: Found, run: Run) -> bool:
 
 
 def _differing(runs: Sequence[Found]) -> list[str]:
-    """Return the parameters that differ between runs of one model; parameters that differ in most models come first."""
+    """Return the parameters that differ between runs of one model, in the order of how many models they differ in."""
     values = dict[str, dict[str, set[str]]]()  # values by parameter and model
     for run in runs:
         for key, value in run.data.params.items():
@@ -440,7 +440,7 @@ def _log_model(run: Run, weights: Path, evaluated: Evaluated) -> str:
 
 
 def _requirements() -> list[str]:
-    """Return the required packages. Versions are public: a local build such as 2.15.0+cpu may be missing elsewhere."""
+    """Return the required packages. Their versions have no local suffix: an index may lack 2.15.0+cpu."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 

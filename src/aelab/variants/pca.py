@@ -58,7 +58,7 @@ class PCA(Floor):
         products = centred @ centred.T if wide else centred.T @ centred
         vectors = torch.linalg.eigh(products.cpu().double()).eigenvectors.flip(1)[:, :code].to(centred)
         components = F.normalize(centred.T @ vectors, dim=0) if wide else vectors
-        # The sign of an eigenvector is arbitrary. Here the largest number of each component is positive.
+        # The sign of an eigenvector is arbitrary. Here the number with the largest absolute value is positive.
         largest = components.gather(0, components.abs().argmax(0, keepdim=True))
         self.mean.copy_(mean)
         self.components.copy_(components * largest.sign())
