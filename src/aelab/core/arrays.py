@@ -15,7 +15,7 @@ from aelab.core.progress import counted
 Array: TypeAlias = NDArray[Any]
 
 CHUNK = 2**24  # bytes per piece
-LARGE = 2**28  # bytes; `scratch` keeps larger arrays on disk
+LARGE = 2**28  # bytes; `scratch` keeps arrays of at least this size on disk
 
 
 def write(path: Path, shape: tuple[int, ...], pieces: Iterable[Array], dtype: DTypeLike = np.uint8) -> None:
@@ -29,7 +29,7 @@ def write(path: Path, shape: tuple[int, ...], pieces: Iterable[Array], dtype: DT
 
 
 def read(path: Path) -> Array:
-    """Map the array in `path` into memory, read-only, because the kernel reserves memory for a writable map."""
+    """Map the array in `path` into memory, read-only. For a writable map, the kernel would reserve memory."""
     return np.load(path, mmap_mode="r")
 
 
@@ -51,7 +51,7 @@ def select(array: Array, indices: NDArray[np.int64]) -> Iterator[Array]:
 
 
 def selected(array: Array, indices: NDArray[np.int64]) -> Array:
-    """Return the rows of `array` at `indices` as one array, on disk if the array is large."""
+    """Return the rows of `array` at `indices` as a new array from `scratch`, which keeps large arrays on disk."""
     found = scratch((len(indices), *array.shape[1:]), array.dtype)
     start = 0
     for piece in select(array, indices):
@@ -92,7 +92,8 @@ def _mapped(array: Array) -> mmap.mmap | None:
 def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Return a new array with undefined values.
 
-    An array of at least `LARGE` bytes is a temporary file in `tempfile.tempdir`, which is deleted with the array.
+    An array of at least `LARGE` bytes is in a temporary file, which is deleted with the array. The file's folder is
+    `tempfile.tempdir`.
     """
     if math.prod(shape) * np.dtype(dtype).itemsize < LARGE:
         return np.empty(shape, dtype)

@@ -20,7 +20,7 @@ from aelab.core.errors import UserError
 
 MEMORY = "AELAB_MEMORY"
 SHARED = "AELAB_SHARED"  # number of trainings on one GPU, set by the process that starts the trainings
-FREE = "AELAB_FREE"  # bytes of RAM for each training, measured before the first training starts
+FREE = "AELAB_FREE"  # bytes of RAM for each training: an equal part of the RAM that was free before the first training
 NONE = "this machine has no usable GPU of that kind"
 KINDS = ("auto", "cpu", "cuda", "mps")
 AHEAD = 32  # steps that the host may run ahead of a GPU (`Pace`)
@@ -76,7 +76,7 @@ def chosen() -> str:
 
 
 def unusable(name: str) -> str:
-    """Return the reason why the device `name` cannot be used, or an empty string if it can.
+    """Return the reason why the device `name` cannot be used; an empty string for a usable device.
 
     A device cannot be used if the machine lacks it, or if this version of torch has no kernels for it.
     """
@@ -119,7 +119,7 @@ def fast_at_bfloat16(name: str) -> bool:
 
 
 def describe(device: torch.device) -> str:
-    """Name of the hardware behind `device`; for a CPU with the number of threads."""
+    """Name of the hardware behind `device`. For a CPU, the number of threads follows."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
@@ -135,7 +135,7 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak memory of this process in MiB: of the GPU if `device` is an NVIDIA GPU, else of RAM."""
+    """Peak memory of this process in MiB: GPU memory if `device` is an NVIDIA GPU, else RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if platform.system() == "Darwin" else 2**10  # macOS counts bytes, other systems count KiB
@@ -154,7 +154,7 @@ def room(device: torch.device) -> int:
 
 
 def share(device: torch.device) -> int:
-    """Bytes of GPU memory, or of RAM, that this process may take while other trainings run on the machine.
+    """Bytes of GPU memory, or of RAM, that this process may use while other trainings run on the machine.
 
     On a GPU, each training gets at most an equal part of the whole memory. Free memory alone would be too high a limit,
     because trainings that start at the same time all see the same free memory.
@@ -189,7 +189,8 @@ class Pace:
     """Limits how many steps the host runs ahead of a GPU, to `AHEAD`.
 
     The host sleeps until the GPU has finished the step that is `AHEAD` steps back. Without the limit, the host would
-    fill the queue of kernel launches, and then wait at full CPU load. A request to stop would wait for the whole queue.
+    fill the queue of kernel launches, and then wait at full CPU load. A request to stop would have to wait until the
+    GPU has emptied the queue.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -78,7 +78,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Write the directory entries of `folder` to disk, which POSIX systems may otherwise delay."""
+    """Write the directory entries of `folder` to disk now. POSIX systems may otherwise delay this write."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

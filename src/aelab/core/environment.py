@@ -1,4 +1,4 @@
-"""Environment variables that limit how much of a machine a process takes. No result depends on these limits."""
+"""Environment variables that limit how much of a machine a process uses. No result depends on these limits."""
 
 import os
 from collections.abc import Callable

@@ -9,8 +9,8 @@ The results equal the results of a single process up to rounding. With B samples
 If a batch has fewer samples than processes, each process computes the whole batch. A tensor may have several rows for
 each sample. For example, a latent grid of h×w places has h·w rows, one vector each.
 
-All processes have the same weights and optimiser state, to the bit, because every process gets the same bits of each
-sum. The number of processes changes the order of the additions, and thus the last bits.
+All processes have the same weights and optimiser state, to the bit, because each sum over the processes has the same
+bits in every process. The number of processes changes the order of the additions, and thus the last bits of results.
 
 The processes form the default group of `torch.distributed`, which uses gloo on CPUs and NCCL on GPUs. Without a group,
 or outside of a `split` block, the functions treat the rows of this process as the whole batch.
@@ -83,7 +83,7 @@ def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> No
     """Join the group of processes that `torchrun` has started.
 
     Args:
-        device: Device of the training. On "cuda", the process takes the GPU with the number `LOCAL_RANK`.
+        device: Device of the training. On "cuda", the process uses the GPU with the number `LOCAL_RANK`.
         asked: Function that returns whether this process was asked to stop.
 
     Raises:
@@ -294,7 +294,7 @@ class StopVotes:
 
 
 def _laid_out(gradient: Tensor) -> Tensor:
-    """View of a gradient as a vector in its order in memory, which is also its parameter's order in memory."""
+    """View of a gradient as a vector, in the order in memory. The parameter has the same order in memory."""
     return gradient.as_strided((gradient.numel(),), (1,))
 
 

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 EVERY = 10.0  # seconds between two lines
 MEASURED = 1.0  # seconds of work before the first estimate of the total time
-LONG = 30.0  # seconds; a shorter estimate is not printed
+LONG = 30.0  # seconds; an estimate below this time is not printed
 LABEL: ContextVar[str] = ContextVar("LABEL", default="")
 CHEAPER: ContextVar[str] = ContextVar("CHEAPER", default="")
 
@@ -35,8 +35,8 @@ def part(label: str, cheaper: str = "") -> Iterator[None]:
 def counted(items: Iterable[T], total: int | None = None, size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
     """Yield the items one by one, and print progress lines if the call is inside a `part` block.
 
-    A line every 10 seconds shows the time left. If the part names a `cheaper` key, one more line estimates the total
-    time after the first second, unless the total is less than 30 seconds.
+    A line every 10 seconds shows the time left. If the `part` block has a `cheaper` key, one more line, printed after
+    the first second, shows the estimated total time, unless this estimate is below 30 seconds.
 
     Args:
         items: Collection or iterator.

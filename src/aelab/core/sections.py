@@ -33,7 +33,7 @@ SHORT.maxother, SHORT.maxlevel = 60, 3
 
 
 class Section(BaseModel):
-    """Mapping in `params.yaml`. Unknown keys, values of another type, and NaN are errors."""
+    """Mapping in `params.yaml`. Unknown keys, values of a wrong type, NaN and infinity are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -48,7 +48,7 @@ class Part(Section):
 
 
 def union_of(registry: Registry[Any], key: str, base: type[Section]) -> Any:
-    """Return the type of a section that names a part of `registry`. Its other keys are the part's arguments.
+    """Return the type of a section that names a part of `registry`. The section's other keys are the part's arguments.
 
     Args:
         registry: Registry of the parts.
@@ -71,8 +71,8 @@ def union_of(registry: Registry[Any], key: str, base: type[Section]) -> Any:
 class Choice:
     """Choice among the parts of a registry: one section class for each part.
 
-    A section class refers to the choice of an inner part by the name of that part's base class. A reference to the
-    choice itself is impossible, because a part may contain a part of its own registry.
+    For an inner part, a section class has a forward reference: the name of the inner registry's base class. A direct
+    reference is impossible, because a part may contain a part of its own registry.
     """
 
     def __init__(self, registry: Registry[Any], key: str, base: type[Section]) -> None:
@@ -101,7 +101,7 @@ class Choice:
         return create_model(f"{self.registry.title}-{name}", __base__=base, __doc__=part.__doc__, **fields)
 
     def _field(self, key: inspect.Parameter, document: str) -> tuple[Any, Any]:
-        """Type and default of a key. Its description is in its annotation, or else is the docstring of the part."""
+        """Type and default of a key. The description comes from the annotation, or else from the part's docstring."""
         if key.annotation is key.empty:
             msg = f"give the constructor's argument {key.name} a type"
             raise TypeError(msg)
@@ -115,7 +115,7 @@ class Choice:
         return annotation, field
 
     def as_type(self) -> Any:
-        """Discriminated union of the sections. Its JSON Schema also allows the bare name of a part without keys."""
+        """Discriminated union of the sections. The JSON Schema also allows a bare name if no other key is required."""
         union: Any = Union[tuple(self.sections.values()) or (Part,)]  # noqa: UP007
         if len(self.sections) > 1:
             union = Annotated[union, Field(discriminator=self.key)]

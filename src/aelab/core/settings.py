@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-COPIES = 5  # arrays as large as the weights: current weights, best weights, gradients, two moments of Adam
+COPIES = 5  # number of arrays as large as the weights: current weights, best weights, gradients, two moments of Adam
 
 # Memory holds a learning rate for each step, so the number of steps has a limit.
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=100_000_000, description="optimiser steps")]
@@ -34,7 +34,7 @@ Mode: TypeAlias = Annotated[
 
 
 class Budget(BaseModel):
-    """Length and learning rate of a training. Entries may override these keys of `training`.
+    """Length and learning rate of a training. In `params.yaml`, an entry may override each value.
 
     Attributes:
         steps: Number of optimiser steps, from 1 to 100,000,000.
@@ -91,7 +91,8 @@ class TrainingOptions(BaseModel):
     Attributes:
         precision: Number format of the arithmetic: "float32" or "bfloat16".
         mode: Execution on a GPU: "graph" records a step once and replays it, "eager" runs each operation.
-        points: Minimum number of points on the curve of the training loss.
+        points: Minimum number of points on the curve of the training loss. A training with fewer steps has a point for
+            each step.
         validations: Number of validations during the training. The model ends with the weights of the lowest
             validation loss.
         validation_images: Images in each validation, evenly spread over the split.

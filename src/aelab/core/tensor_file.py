@@ -1,8 +1,8 @@
 """Tensors in safetensors files that contain their own SHA-256, so that any change of the file is detected.
 
 The header has one entry, a JSON object with a description of the tensors and the SHA-256. The SHA-256 is computed over
-the whole file, with zeros in its own place. Reading a file runs no code from the file. The reader compares each size in
-the header with the number of bytes in the file.
+the whole file, with zeros in place of the SHA-256. Reading a file runs no code from the file. The reader compares each
+size in the header with the number of bytes in the file.
 """
 
 import hashlib

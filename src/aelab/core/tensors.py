@@ -16,7 +16,7 @@ ON_GPU = 10  # A batch on a GPU is this many times larger, because small batches
 
 
 def as_float(stored: Tensor | arrays.Array) -> Tensor:
-    """Convert stored images, or stored codes, to the tensor that a model takes.
+    """Convert stored images, or stored codes, to the input of a model.
 
     Args:
         stored: Images (N, C, H, W) as uint8 from 0 to 255, or codes of any shape as other integers.

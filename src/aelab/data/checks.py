@@ -46,7 +46,7 @@ def seen(x: object, image: Sequence[int]) -> "Tensor":
     Raises:
         UserError: `x` is not a float tensor (B, C, H, W), or has values outside of [0, 1].
     """
-    from torch import Tensor  # noqa: PLC0415 - stages without a model check the parameters, and do not need torch
+    from torch import Tensor  # noqa: PLC0415 - this module is also imported where torch is not needed
 
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[1:] != tuple(image) or x.ndim != DIMENSIONS:
         came = next(described(x))

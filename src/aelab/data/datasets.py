@@ -41,11 +41,12 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with its splits, stored as indices. So dividing a data set reads no images from disk.
+    """A data set with its splits. A split is stored as indices, so that dividing a data set reads no images from disk.
 
     Attributes:
         image: Shape (C, H, W) of an image.
-        splits: By the name of a split: a `Split` with images, and the indices of the images that belong to the split.
+        splits: For each split, by name: a `Split`, which may have further images, and the indices of the images that
+            belong to the split.
         source: Origin of the images, for messages.
         binarised: Names of the splits that `save` writes in black and white.
         seed: Seed of the binarisation.
@@ -173,8 +174,8 @@ class Dataset:
         image: Shape (C, H, W) of an image.
         files: SHA-256 of the unpacked content of each file, by file name.
         binarised: Whether the published images are black and white.
-        validation: Number of images in the published validation split; 0 without a published split. These images are
-            the last of the training images.
+        validation: Number of images in the published validation split, which come after the training images; 0 without
+            a published validation split.
     """
 
     image: Shape

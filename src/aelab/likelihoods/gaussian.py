@@ -1,7 +1,7 @@
 """Gaussian with a learned variance: a density over real pixel values (Rybkin et al. 2021, σ-VAE).
 
-A density may exceed 1. Its nats cannot be compared with likelihoods of discrete pixels, and bits per dimension are not
-defined.
+A density may exceed 1. A log-density cannot be compared with a log-likelihood of discrete pixels, and bits per
+dimension are not defined.
 """
 
 import math

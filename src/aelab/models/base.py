@@ -47,7 +47,7 @@ class Batch:
     Attributes:
         inputs: images or codes that the module sees, (B, …).
         targets: images or codes that the module must reproduce, (B, …); equal to `inputs` without a corruption.
-        generator: the source of all randomness, on the same device.
+        generator: the source of all randomness.
         step: number of optimiser steps before this step, () int64. In validation the number equals `steps`.
         steps: optimiser steps of the whole training.
         samples: N, the number of training samples, also in validation.
@@ -95,7 +95,7 @@ class Phase:
         name: the phase's name in results and progress lines.
         module: the module to train.
         represent: maps images (B, C, H, W) to the integer codes that the module learns; None if it learns the images.
-        training: overrides of the entry's training parameters.
+        training: values that replace the entry's training parameters in this phase.
     """
 
     name: str
@@ -107,8 +107,8 @@ class Phase:
 class Autoencoder(Learner):
     """Base class of all variants: an encoder and a decoder of images x, (B, C, H, W), with values in [0, 1].
 
-    A variant is one file in `aelab.variants` with one subclass. The keyword arguments of its constructor are
-    its keys in `params.yaml`. Their annotations say which values are allowed.
+    A variant is one file in `aelab.variants` with one subclass. The keyword arguments of its constructor are the
+    variant's keys in `params.yaml`. The annotations of the arguments say which values are allowed.
 
     Args:
         image: (C, H, W) of the images.
@@ -123,7 +123,7 @@ class Autoencoder(Learner):
             pixels cannot be compared. None if there is no likelihood.
         configuration: the arguments of `checkpoint.build` that made the model.
         code_shapes: the shapes of the tensors of one image's code. If `aelab.notebook` has set the shapes, `encode` and
-            `decode` check their argument. With None they do not check, because a check would wait for a GPU.
+            `decode` check their argument. None switches the checks off, because a check would wait for a GPU.
     """
 
     inputs: ClassVar[str | None] = None
@@ -150,7 +150,7 @@ class Autoencoder(Learner):
         """Skip the checks of `encode` and `decode` in a `with` block, because the caller has checked the arguments.
 
         Yields:
-            Nothing. After the block, the model checks its arguments again.
+            Nothing. After the block, `code_shapes` has its old value again.
         """
         shapes, self.code_shapes = self.code_shapes, None
         try:

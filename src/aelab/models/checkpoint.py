@@ -1,4 +1,4 @@
-"""Checkpoints of models: one sealed file holds the weights and the configuration that rebuilds the model."""
+"""Checkpoints of models: one file with the weights, the configuration for `build`, and a checksum."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
         device: the device for the weights.
 
     Returns:
-        The model in evaluation mode, without checks of its arguments.
+        The model in evaluation mode. `encode` and `decode` do not check their arguments.
 
     Raises:
         UserError: the file is not a model of this package, or it has changed since `save` wrote it.
@@ -54,7 +54,7 @@ def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], see
     """Build a new, untrained model on the CPU.
 
     Args:
-        variant: the name of its file in `aelab.variants`.
+        variant: the name of the variant's file in `aelab.variants`, without `.py`.
         image: (C, H, W) of the images.
         parameters: the keyword arguments of the variant's constructor.
         seed: seed of torch's global generator, which draws the initial weights. None leaves the generator as it is.

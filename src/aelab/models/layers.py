@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Width: TypeAlias = Annotated[int, Field(ge=2, description="number of feature maps")]  # residual blocks use half of them
+# At least 2, because a residual block has half as many feature maps inside.
+Width: TypeAlias = Annotated[int, Field(ge=2, description="number of feature maps")]
 Activation: TypeAlias = Annotated[
     Literal["relu", "tanh", "elu", "gelu"], Field(description="activation function after each layer")
 ]

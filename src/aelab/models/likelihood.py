@@ -21,8 +21,8 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         channels: P, the number of decoder outputs for each value of an image.
-        pixels: the kind of pixel, "Bernoulli", "8-bit" or "continuous". Likelihoods of different kinds cannot be
-            compared.
+        pixels: the kind of pixel, "Bernoulli", "8-bit" or "continuous". Likelihoods for different kinds of pixels
+            cannot be compared.
         undefined: the capabilities that have no meaning under this likelihood, each with the reason.
     """
 
@@ -59,7 +59,7 @@ class Likelihood(nn.Module, ABC):
 
         Args:
             output: the decoder's output, (B, C·P, H, W).
-            generator: the source of the draws, on the same device.
+            generator: the source of the draws, on the device of `output`.
 
         Returns:
             Images (B, C, H, W).
@@ -94,7 +94,7 @@ def bits_per_dim(nats: float, image: Shape) -> float:
 
 
 def bound_by_image(distortion: Tensor, rate: Tensor, image: Shape) -> dict[str, Tensor]:
-    """Compute −ELBO and its metrics for each image from its two parts, distortion and rate, in nats: (N,) each."""
+    """Compute the four metrics of −ELBO for each image from distortion and rate in nats: (N,) each."""
     neg_elbo = distortion + rate
     bits = neg_elbo / (math.prod(image) * math.log(2))
     return {"neg_elbo": neg_elbo, "rate": rate, "distortion": distortion, "bits_per_dim": bits}

@@ -32,7 +32,7 @@ class Decoder(nn.Module, ABC):
 
 
 class Network(ABC):
-    """Factory of encoders and decoders for images of one shape. Each of these modules has its own weights.
+    """Factory of encoders and decoders for images of one shape. Each encoder and each decoder has its own weights.
 
     The keyword arguments of the constructor are the network's keys in `params.yaml`.
 

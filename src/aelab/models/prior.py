@@ -55,7 +55,7 @@ class Prior(nn.Module, ABC):
             mean: μ, (B, d).
             log_variance: log σ², (B, d).
             z: draws from N(μ, diag σ²), (B, d).
-            generator: the source of further draws, on the same device.
+            generator: the source of further draws, on the device of `z`.
 
         Returns:
             The KL divergence in nats, (B,).

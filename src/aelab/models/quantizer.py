@@ -1,11 +1,12 @@
 """Base class of quantisers. A quantiser maps each vector on the encoder's grid to one of K codes.
 
-The vector e of the code is piecewise constant in the encoder's output z_e, so its true gradient is 0. `GRADIENTS` has
-two functions that return exactly e, with another gradient:
+The vector e of the code is piecewise constant in the encoder's output z_e, so the true gradient of e is 0. `GRADIENTS`
+has two functions that return exactly e, with another gradient:
 
     straight-through   ∂z_q/∂z_e = 1 (Bengio et al. 2013; van den Oord et al. 2017, section 3.2)
     rotation           ∂z_q/∂z_e = λR, held constant, with the rotation R and the scale λ for which e = λR z_e
-                       (Fifty et al. 2024, section 4); it keeps the angle between a vector and its gradient
+                       (Fifty et al. 2024, section 4). The angle between e and its gradient is then the angle between
+                       z_e and its gradient.
 
 Dimensions: B batch, (h, w) latent grid, D size of a code vector, K codes.
 """
@@ -116,7 +117,7 @@ class Quantizer(nn.Module, ABC):
 
         Args:
             z_e: the output of `bound`, (B, D, h, w).
-            generator: the source of all draws, on the same device.
+            generator: the source of all draws, on the device of `z_e`.
 
         Returns:
             The quantised vectors, their indices and the two losses.
@@ -157,7 +158,8 @@ def straight_through(z_e: Tensor, e: Tensor) -> Tensor:
 def rotation(z_e: Tensor, e: Tensor) -> Tensor:
     """Return e with the gradient of λR z_e; all (B, D, h, w).
 
-    λ = ‖e‖/‖z_e‖, or 1 where z_e = 0. R = 1 − 2rrᵀ + 2 ê ẑᵀ with r ∝ ê + ẑ is two reflections.
+    λ = ‖e‖/‖z_e‖, or 1 where z_e = 0. R = 1 − 2rrᵀ + 2 ê ẑᵀ is two reflections. ê and ẑ are the unit vectors of e and
+    z_e, and r ∝ ê + ẑ is a unit vector.
 
     Source: Fifty et al. 2024, section 4.2.
     """

@@ -112,7 +112,7 @@ class VectorStem(nn.Module):
 
 
 class ConvDecoder(Decoder):
-    """Decoder: `stem` maps codes to feature maps on the grid, and further layers map these to the output."""
+    """Decoder: `stem` maps codes to feature maps on the grid, and further layers map the feature maps to the output."""
 
     def __init__(self, network: ConvNetwork, channels: int, stem: nn.Module) -> None:
         super().__init__()

@@ -30,19 +30,19 @@ class PatchNetwork(Network):
         return self.image[1] // self.downsampling, self.image[2] // self.downsampling
 
     def encoder(self, features: int) -> nn.Module:
-        """Make an encoder of one convolution over the patches and a fully connected layer."""
+        """Make an encoder: one convolution over the patches, then a fully connected layer."""
         return VectorEncoder(self, features)
 
     def decoder(self, code: int, channels: int = 1) -> Decoder:
-        """Make a decoder of a fully connected layer and residual blocks on the grid."""
+        """Make a decoder: a fully connected layer, then residual blocks on the grid."""
         return VectorDecoder(self, code, channels)
 
     def grid_encoder(self, features: int) -> nn.Module:
-        """Make an encoder of one convolution over the patches and a perceptron at every place."""
+        """Make an encoder: one convolution over the patches, then a perceptron at every place."""
         return GridEncoder(self, features)
 
     def grid_decoder(self, features: int, channels: int = 1) -> Decoder:
-        """Make a decoder of residual blocks on the grid."""
+        """Make a decoder: residual blocks on the grid."""
         return GridDecoder(self, features, channels)
 
 
@@ -115,9 +115,10 @@ class VectorDecoder(PatchDecoder):
 class GridEncoder(nn.Module):
     """Encoder of images into one vector per patch.
 
-    Each vector depends only on a patch, its neighbours and a learned embedding of its position. A learned prior
-    predicts these codes more easily than codes with a wide receptive field. On MNIST, the codes cost about 150 nats per
-    image, and the codes of a residual encoder with a wide receptive field cost 200 nats.
+    Each vector depends only on a patch, the neighbours of the patch and a learned embedding of the patch's position. A
+    learned prior predicts these vectors more easily than vectors with a wide receptive field. On MNIST, the rate under
+    this prior is about 150 nats per image. With a residual encoder, which has a wide receptive field, the rate is 200
+    nats.
     """
 
     def __init__(self, network: PatchNetwork, features: int) -> None:

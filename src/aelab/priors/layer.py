@@ -3,8 +3,8 @@
     p(z|u) = N(μ_θ(u), diag σ_θ²(u)),  p(u) the prior of the upper layer,  q(u|z) = N(μ_φ(z), diag σ_φ²(z))
 
 The integral is intractable. At one u ~ q(u|z), the ratio p(z|u) p(u) / q(u|z) is an unbiased estimate of the integral.
-Training a VAE with this prior therefore maximises the ELBO of a model with two stochastic layers. The VAE's importance
-weights are also the weights of that model.
+Training a VAE with this prior therefore maximises the ELBO of a model with two stochastic layers. The importance
+weights of this VAE are also the importance weights of the model with two layers.
 """
 
 from typing import Annotated

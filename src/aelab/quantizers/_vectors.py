@@ -1,6 +1,6 @@
 """Base classes of the quantisers whose codes are vectors: the nearest vector is the code, and dead codes restart.
 
-Only a code in use moves towards the encoder's outputs, so without restarts most codes are never used again. A dead
+Only a code in use moves towards the encoder's outputs, so without restarts most codes would stay unused. A dead
 code, which is (almost) unused, restarts at one of the encoder's current outputs.
 """
 
@@ -55,8 +55,8 @@ class NearestVector(Quantizer):
 class VectorQuantizer(NearestVector):
     """Quantiser that counts how often each of its vectors is used, and restarts dead codes.
 
-    The vectors are a parameter or a buffer. Unless a subclass sets the initial values, restarts in the first training
-    batches do so.
+    The vectors are a parameter or a buffer. Restarts in the first training batches set their initial values, unless a
+    subclass sets these values.
     """
 
     usage: Tensor  # (K,), relative to uniform use

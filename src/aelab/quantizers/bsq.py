@@ -2,8 +2,8 @@
 
     u   = z/‖z‖                      D numbers on the unit sphere
     e   = sign(u)/√D                 one of K = 2^D corners, on the sphere as well: ‖u − e‖² ≤ 2 − 2/√D
-    q_d = σ(2τ u_d/√D)               probability of bit d in a soft choice q(c|u) ∝ exp(τ c·u) among the corners, whose
-                                     bits are independent
+    q_d = σ(2τ u_d/√D)               probability that bit d is 1 in a soft choice q(c|u) ∝ exp(τ c·u) among the corners;
+                                     the bits are independent
     codebook loss = γ Σ_places Σ_d (E[H(q_d)] − H(E[q_d]))
 
 The codebook loss is −γ times a mutual information. Its first term makes each choice more certain, and its second term

@@ -1,19 +1,19 @@
 """Finite scalar quantisation: rounds every number separately to a few steps (Mentzer et al. 2023).
 
-    z_e = f(z)        into the range of L steps: tanh(z + shift)·(L − 1)/2, for an even L half a step lower
+    z_e = f(z)        into the range of L steps: tanh(z + shift)·(L − 1)/2, minus ½ for an even L
     k   = round(z_e)  one of L whole numbers, including 0
 
-The codes are all combinations of steps. Since the codes are fixed, there is no codebook loss, no commitment loss and no
-restart, and every output is near a code. As in the paper, z_e and the codes are in units of ⌊L/2⌋ steps, that is, in
-[−1, 1]. Two details differ from the paper:
+The codes are all combinations of steps. The codes are fixed, so there is no codebook loss and no restart. Every output
+is near a code, so there is no commitment loss. As in the paper, z_e and the codes are in units of ⌊L/2⌋ steps, that is,
+in [−1, 1]. Two details differ from the paper:
 
     z ← S·(z − E[z])/√Var[z]   before f, with the moments of each number over the batch (Ioffe & Szegedy 2015). Without
-                               them, an encoder whose outputs fall on a few steps keeps to these steps.
+                               this normalisation, an encoder whose outputs fall on a few steps keeps to these steps.
     L = 2                      no shift: with a shift, f(0) = 0 is an end of the range, where f is flat (f′ = 0.001)
 
 The gradient passes through the moments, because a quarter of the codes stayed unused if the moments were constants. The
 normalisation cancels the bias of the encoder's last layer, so the gradient of this bias is only rounding error. Adam
-scales the error up to whole steps. The bias therefore drifts, and the moving averages follow the drift.
+scales this error up to full updates. The bias therefore drifts, and the moving averages follow the drift.
 """
 
 import math

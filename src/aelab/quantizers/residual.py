@@ -2,9 +2,9 @@
 
     r_1 = z_e,   e_d = the nearest code of level d to r_d,   r_{d+1} = r_d − e_d,   e = Σ_d e_d
 
-The losses are sums over the levels. Since ‖r_d − e_d‖² = ‖z_e − Σ_{j≤d} e_j‖², they pull z_e towards every partial sum
-(Lee et al. 2022, equation 8). Each place of the grid has one index for each level. These indices are side by side in
-the grid of indices.
+The losses are sums over the levels. Since ‖r_d − e_d‖² = ‖z_e − Σ_{j≤d} e_j‖², the losses pull z_e towards every
+partial sum (Lee et al. 2022, equation 8). Each place of the grid has one index for each level. These indices are side
+by side in the grid of indices.
 """
 
 from typing import Annotated, cast

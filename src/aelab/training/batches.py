@@ -21,7 +21,7 @@ AT_ONCE = 16  # samples to read before the memory of their file pages is freed; 
 
 
 class Source(Protocol):
-    """Source of the mini-batches of each epoch, in the stored type. Each process gets only its own samples of a batch.
+    """Source of the mini-batches of each epoch. Each process gets only its own samples of a batch, in the stored type.
 
     Attributes:
         batch: samples in a batch, over all processes.
@@ -151,7 +151,7 @@ class Streamed:
         for tensor, array, rows in wanted:
             out = tensor.numpy()
             for part in (slice(start, start + AT_ONCE) for start in range(0, len(rows), AT_ONCE)):
-                np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # "raise" would make another copy
+                np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # mode "raise" would make another copy
                 arrays.release(array)
         return buffers
 

@@ -60,7 +60,7 @@ class Curve:
         self.coming.append((split, step, list(losses), values, event))
 
     def collect(self, *, wait: bool = False) -> bool:
-        """Take the losses that have arrived, or wait for all. Return whether the training has diverged."""
+        """Take the losses that have arrived, or with `wait` all losses. Return whether the training has diverged."""
         while self.coming and not self.diverged:
             split, step, names, values, event = self.coming[0]
             if event is not None and wait:
@@ -79,7 +79,7 @@ class Curve:
         return bool(self.diverged)
 
     def _cause(self, split: str, losses: Mapping[str, float]) -> str:
-        """Explain why `losses` are not finite, by the course of the earlier losses."""
+        """Explain why `losses` are not finite, from the course of the earlier losses."""
         which = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
         before = [point[f"{split}_loss"] for point in self.points if f"{split}_loss" in point]
         if not before:
@@ -95,8 +95,8 @@ class Curve:
 class Progress:
     """Progress of a training, with throughput and time left.
 
-    A terminal or a notebook shows a bar. Without a terminal, or if several processes share it, the class prints a
-    plain line at each validation, and at the first point after 10 seconds without a line.
+    A terminal or a notebook shows a bar. Elsewhere, and in a child process that shares the terminal, the class
+    prints plain lines. A line appears at each validation, and at the first point after 10 seconds without a line.
 
     Args:
         label: name in front of each line.

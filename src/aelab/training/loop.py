@@ -68,11 +68,11 @@ def train(
         validation: validation images, uint8 (N, C, H, W), or `Pairs`.
         budget: steps, batch size and learning rate of every phase that does not override them.
         seed: seed of the order of the data and of the noise.
-        options: precision, mode and number of validations; None takes the defaults.
+        options: precision, mode and number of validations; by default `TrainingOptions()`.
         dynamic: whether each step draws the pixels of the training images black or white, with the gray value as the
-            probability of white. A phase that learns codes uses the codes of a single draw. Validation images are not
-            binarised.
-        session: options that do not change the result; None takes the defaults.
+            probability of white. For a phase that learns codes, the pixels are drawn only once, before the codes are
+            computed. Validation images are not binarised.
+        session: options that do not change the result; by default `Session()`.
 
     Returns:
         The result of each phase by name. The training ends after a phase that diverges.
@@ -139,13 +139,13 @@ def fit(
     Args:
         module: the module, on the device to train on.
         train: targets (N, …), and inputs (R·N, …) in R versions. Epoch t uses version (i + t) mod R of sample i.
-        validation: targets (N, …) and inputs (N, …).
+        validation: targets, and one input for each target.
         budget: steps, batch size, peak learning rate and schedule.
         seed: seed of the order of the data and of the noise.
         options: precision, mode, number of points of the curve and number of validations.
         dynamic: whether each step draws the pixels of the training samples black or white.
         phase: name of the phase.
-        session: options that do not change the result; None takes the defaults.
+        session: options that do not change the result; by default `Session()`.
         state: state of the training that contains this phase. None: the phase is the whole training.
 
     Returns:

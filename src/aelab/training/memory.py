@@ -11,10 +11,10 @@ from aelab.models.base import Autoencoder, Batch, Phase
 from aelab.training.step import losses_of
 
 PROBED = 2  # images; a batch of one image has no variance
-# Ratio of a step's peak memory to the tensors that it keeps for the backward pass. On a CPU the ratio was 1.9 to 2.7
-# (AE, VAE, VQ-VAE and its prior; images of 64×64 and 128×128 pixels). The other memory is gradients, scratch memory of
-# convolutions, and memory that malloc keeps. On a GPU the ratio is 1: an estimate that is too low does no harm, because
-# a GPU reports at once when its memory is full.
+# Peak memory of a step, divided by the memory of the tensors that the step keeps for the backward pass. On a CPU, the
+# measured ratio was 1.9 to 2.7 (AE, VAE, VQ-VAE and its prior; images of 64×64 and 128×128 pixels). The rest of the
+# peak is gradients, scratch memory of convolutions, and memory that malloc keeps. For a GPU, the estimate uses the
+# ratio 1. A low estimate does no harm there, because a GPU reports at once when its memory is full.
 OVERHEAD = {"cpu": 2.25}
 
 
@@ -47,7 +47,7 @@ def needs(model: Autoencoder, budget: Budget, precision: Precision, device: str 
     """Estimate the memory need of each phase of a training, without the data set.
 
     Args:
-        model: a model on the CPU. Do not train it afterwards, because a loss may change its state.
+        model: a model on the CPU. Do not train the model afterwards, because the estimate may change its state.
         budget: budget of every phase that does not override it.
         precision: precision of the arithmetic.
         device: kind of the device of the training, such as "cpu" or "cuda".

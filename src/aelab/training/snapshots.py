@@ -15,8 +15,8 @@ from aelab.core.errors import DamagedFile
 from aelab.training.state import Snapshot, Stopped
 
 INTERVAL = "AELAB_CHECKPOINT"
-SECONDS = 5.0  # between two snapshots, unless the environment variable AELAB_CHECKPOINT is set
-SHARE = 0.01  # largest share of the time for writing, so that slow disks and large models get fewer snapshots
+SECONDS = 5.0  # shortest time between two snapshots, unless the environment variable AELAB_CHECKPOINT sets the time
+SHARE = 0.01  # largest share of the time for writing snapshots; slow disks and large models get fewer snapshots
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
 
@@ -26,8 +26,8 @@ class Snapshots:
 
     Attributes:
         folder: the folder of the two files.
-        every: seconds between two snapshots. None takes the value of the environment variable AELAB_CHECKPOINT, or an
-            automatic interval if the variable is not set.
+        every: seconds between two snapshots. With None, the environment variable AELAB_CHECKPOINT sets the seconds. If
+            the variable is not set either, the interval is automatic.
         stop: function that returns whether the training should stop after the next snapshot.
         writes: whether this process writes the snapshots. Only one process of a training writes them.
     """

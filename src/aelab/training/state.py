@@ -32,7 +32,7 @@ class PhaseResult:
         images: images seen in training, counted with repetition.
         seconds: duration of the training without validation.
         validation_seconds: duration of the validations.
-        cpu_seconds: CPU time of this process for training and validation. The time of other processes does not count.
+        cpu_seconds: CPU time of training and validation in this process, without the time of other processes.
     """
 
     curve: list[Point] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Snapshot:
 
     Attributes:
         tensors: all tensors of the state by name, such as weights, moments of Adam and states of random generators.
-        values: the rest of the state in types that JSON has, such as the step, the curve and results of earlier phases.
+        values: the rest of the state, such as the step, the curve and results of earlier phases, in JSON's types.
     """
 
     tensors: dict[str, Tensor]

@@ -22,8 +22,8 @@ EAGER_STEPS = 3  # eager steps before the recording: libraries initialise, and `
 class Step:
     """One training step on the next mini-batch.
 
-    The batches, the learning rates, the position and the sums of the losses are tensors on the device, at fixed
-    addresses. Therefore a step never waits for the device, and a CUDA graph can replay it.
+    The batches, the learning rates, the number of the step and the sums of the losses are tensors on the device, at
+    fixed addresses. Therefore a step never waits for the device, and a CUDA graph can replay it.
 
     Args:
         module: the module to train.
@@ -97,9 +97,9 @@ class Step:
         self.position += 1
 
     def _forbid_counting(self) -> None:
-        """Check that the third step changes no number of the module outside of tensors.
+        """Check that the third step changes no number that the module keeps outside of tensors.
 
-        The first two steps may still initialise such numbers.
+        The first two steps may still initialise these numbers.
         """
         self.calls += 1
         if self.calls == EAGER_STEPS - 1:
@@ -148,7 +148,7 @@ class GraphedStep:
             with torch.cuda.graph(self.graph):
                 self.step()
         except torch.OutOfMemoryError:
-            raise  # a smaller batch helps here, not another mode
+            raise  # a smaller batch would help, the mode "eager" would not
         except RuntimeError as error:
             first: BaseException = error
             while first.__context__ is not None:  # the end of the recording raises a further error
@@ -241,7 +241,7 @@ class Means:
             self.sums[name].add_(value.detach(), alpha=weight)
 
     def take(self, weight: int) -> Losses:
-        """Return the sums divided by `weight`, the total weight, and reset them to 0."""
+        """Return the sums divided by the total `weight`, and reset the sums to 0."""
         means = {name: value / weight for name, value in self.sums.items()}
         for value in self.sums.values():
             value.zero_()

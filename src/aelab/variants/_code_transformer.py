@@ -102,7 +102,7 @@ class Block(nn.Module):
         return self.out.weight.new_zeros(2, batch, self.heads, length, width // self.heads)
 
     def next(self, x: Tensor, memory: Tensor, i: int) -> Tensor:
-        """Map position i alone, (B, 1, d) → (B, 1, d). `memory` holds the earlier positions and gains this position."""
+        """Map position i alone, (B, 1, d) → (B, 1, d). The method adds the position's key and value to `memory`."""
         query, key, value = self._query_key_value(x)
         memory[0, :, :, i], memory[1, :, :, i] = key[:, :, 0], value[:, :, 0]
         keys, values = memory[:, :, :, : i + 1]

@@ -70,7 +70,7 @@ class Variational(Autoencoder):
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> Measured:
         """Measure the number of active units, and −ELBO and its two parts in nats per image.
 
-        The estimate of −ELBO takes two draws of z for each image, and always uses β = 1.
+        The estimate of −ELBO uses two draws of z for each image, and always β = 1.
         """
         distortion, rate, spread, means = Mean(), Mean(), Mean(), Variance()
         again = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 1)
@@ -78,7 +78,7 @@ class Variational(Autoencoder):
             first, second = self.bound(x, x, generator), self.bound(x, x, again)
             distortion.add((first[0] + second[0]) / 2)
             rate.add((first[1] + second[1]) / 2)
-            # The square of half the difference between two draws estimates the variance of their mean.
+            # The square of half the difference between two values of −ELBO estimates the variance of their mean.
             spread.add((first[0] + first[1] - second[0] - second[1]).square() / 4)
             means.add(self.shifts(x))
         neg_elbo = distortion.value + rate.value

@@ -24,7 +24,7 @@ class Identity(Floor):
 
     def __init__(self, image: Shape) -> None:
         super().__init__(image)
-        self.nothing = nn.Parameter(torch.empty(0))  # tells `device_of` the device of the model
+        self.nothing = nn.Parameter(torch.empty(0))  # `device_of` reads the model's device from this parameter
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the pixels as a vector, (B, C·H·W)."""

@@ -16,7 +16,7 @@ from aelab.core.errors import UserError
 from aelab.models.base import CodeSize, Shape
 from aelab.variants._floor import Floor
 
-NUMBERS = 2**26  # largest number of pixel values in the fit, which needs 8 bytes of memory for each of them
+NUMBERS = 2**26  # largest number of pixel values in the fit; each value needs 8 bytes of memory
 
 
 class PCA(Floor):

@@ -1,4 +1,4 @@
-"""Sparse AE: an autoencoder with a penalty on each number of the code that is not zero.
+"""Sparse AE: an autoencoder with a penalty on every nonzero number of the code.
 
     z = g_φ(x),  x′ = f_θ(z),  loss = 1/n · Σ (‖x_i − f_θ(z_i)‖² + λ·Σ_j |z_ij|/r_j),  r_j² = 1/n · Σ_i z_ij²
 

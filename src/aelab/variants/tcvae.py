@@ -7,8 +7,8 @@
 
 Chen et al. 2018, equations 2 and 4. α = β = γ = 1 is the VAE. q(z) = 1/N · Σ_n q(z|x_n) is the mean over all N training
 images. For z_i ~ q(z|x_i), a batch of B images gives an unbiased estimate of q(z_i). The estimate is the minibatch
-stratified sampling of appendix C.2 with one change. There, the other images of the batch have unequal weights. Here,
-each of them has the mean of these weights:
+stratified sampling of appendix C.2 with one change. In the paper, the other images of the batch have unequal weights.
+Here, each of these images has the mean weight:
 
     q(z_i) ≈ 1/N · q(z_i|x_i) + (N − 1)/(N·(B − 1)) · Σ_{k≠i} q(z_i|x_k)
 

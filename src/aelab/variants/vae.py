@@ -7,8 +7,8 @@
 
 Kingma & Welling 2014. With β = 1, the loss is −ELBO, that is, minus the bound of equation 3. Training estimates the
 loss from one z for each image, as in equation 10. The loss is an upper bound on −log p(x), because
-loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)) ≥ −log p(x). Neither term of this sum is tractable, but the loss is. Another
-β gives the β-VAE of Higgins et al. 2017.
+loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)) ≥ −log p(x). The loss is tractable, but neither term of this sum is.
+Another β gives the β-VAE of Higgins et al. 2017.
 """
 
 import torch

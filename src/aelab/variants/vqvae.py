@@ -120,7 +120,7 @@ class VQVAE(DiscreteAutoencoder):
         return self.decode_indices(self.prior.sample(count, generator))
 
     def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
-        """Count how often each code is used, (K,), or (K·levels,) for several codebooks."""
+        """Count how often each code is used, (K,), or (K·depth,) for the `depth` codebooks of `residual`."""
         counts = torch.zeros(self.quantizer.entries, device=self.prior.position.device)
         for x in batches:
             counts += self.quantizer.counts(self.indices(x))
