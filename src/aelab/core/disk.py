@@ -40,8 +40,10 @@ def check(folder: Path) -> None:
         raise DamagedFile(msg) from error
     for name in sorted(there | set(expected)):
         if name not in there or name not in expected or digest(folder / name) != expected[name]:
-            what = "is missing" if name not in there else "does not have the SHA-256 that it was written with"
-            msg = f"{folder / name} {what}"
+            changed = (
+                f"is not in {SUMS}" if name not in expected else "does not have the SHA-256 that it was written with"
+            )
+            msg = f"{folder / name} {'is missing' if name not in there else changed}"
             raise DamagedFile(msg)
 
 
