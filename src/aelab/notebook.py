@@ -71,7 +71,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
     The methods of the model check their arguments, as after `build`.
 
     Args:
-        path: File that `save` has written.
+        path: File that `checkpoint.save` has written.
         device: Device for the model.
 
     Returns:

@@ -50,7 +50,7 @@ def scores(
         model: in evaluation mode.
         x: images (B, C, H, W) on the model's device, floats in [0, 1], B ≥ 1.
         generator: random generator for the samples z that −ELBO and its rate need.
-        wanted: names of the scores to compute; names that the model does not define are ignored.
+        wanted: names of the scores to compute; scores that the model does not define are left out.
 
     Returns:
         The scores by name, (B,) each.
@@ -130,7 +130,7 @@ def percentile(values: Tensor, ordered: Sequence[float]) -> Tensor:
 
     Args:
         values: scores of images, (B,).
-        ordered: the same score of the validation images, sorted, as `reference` returns it.
+        ordered: values of the same score for validation images, in ascending order, as `reference` returns them.
 
     Returns:
         Percentages, (B,).

@@ -35,7 +35,7 @@ class Bound:
         """Estimate the mean bound over `count` images from a sample of n of them.
 
         −ELBO is known for all `count` images. So only the gap between −ELBO and the bound is estimated from the n
-        images. The gap varies far less between images than the bound (a control variate with coefficient 1).
+        images. The gap varies far less between images than the bound does (a control variate with coefficient 1).
 
         Args:
             neg_elbo: mean −ELBO over all `count` images, in nats.

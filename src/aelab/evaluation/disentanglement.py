@@ -11,9 +11,9 @@ is high if each dimension describes a single factor. If two dimensions describe 
 other factor, MIG is 0 and DCI is 1. A random rotation of a code that equals the factors lowers MIG below 0.25 and DCI
 below 0.5.
 
-DCI uses a random forest because a linear regression misses a factor that first rises and then falls along a dimension.
-In PCA, most dimensions depend on factors in this way. A regression would miss these factors, and rate PCA of the data
-set `shapes` as half disentangled.
+DCI uses a random forest, because a linear regression misses a factor if a dimension first rises and then falls as the
+factor grows. Most dimensions of PCA rise and fall in this way. With a regression, DCI would rate PCA of the data set
+`shapes` as half disentangled.
 
 I and H are estimated from histograms: each dimension is cut into `BINS` bins of equal width (Locatello et al. 2019).
 

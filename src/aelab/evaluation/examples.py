@@ -1,7 +1,7 @@
 """Examples of a trained model: the images and statistics that the report draws.
 
-The stage `evaluate` writes them as a safetensors file, and the report reads the file. The images of a figure have the
-key "figure/row/label"; all other arrays have their own names.
+The stage `evaluate` writes them as a safetensors file, and the report reads the file. Each row of a figure has
+the key "figure/row/label". The key of any other array is its name in `Examples`.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,10 @@ STATISTICS = ("kl_per_dimension", "code_usage", "code_map")
 class Examples:
     """Images (n, C, H, W) and statistics of a model. The images are floats in [0, 1], or uint8 if read from a file."""
 
-    images: dict[str, Array]  # "original", "reconstruction", "corrupted", "restored": n versions of the same images
-    figures: dict[str, Rows]  # by the figure's name, such as "interpolation"
-    # If the model defines them: "kl_per_dimension" (d,) in nats, "code_usage" counts (K,), "code_map" (n, 3) of `tsne`.
+    images: dict[str, Array]  # "original", "reconstruction", "corrupted", "restored": four versions of n images
+    figures: dict[str, Rows]  # the rows of each figure, by its name, such as "interpolation"
+    # If the model defines them: "kl_per_dimension" (d,) in nats, "code_usage" (K,) with the count of each code, and
+    # "code_map" (n, 3) from `tsne.code_map`.
     statistics: dict[str, Array]
 
     def write(self, path: Path) -> None:

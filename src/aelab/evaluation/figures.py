@@ -116,6 +116,6 @@ def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG. The file omits matplotlib's version, so that an upgrade does not change its bytes."""
+    """Write a figure as a PNG file, without the version of matplotlib, which would change the bytes at each upgrade."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

@@ -3,12 +3,12 @@
     line      x′_t = f((1 − t)·z_a + t·z_b) between the codes of two test images
     midpoint  mean of D(x′_½) ÷ mean of D(x′_0) and D(x′_1),  D(x) = min_n ‖x − x_n‖² over training images x_n
 
-For every variant, a code is the output of `encode`, and f is `decode`. For a VAE, z is the mean μ and f gives E[x|z].
+For every variant, a code is the output of `encode`, and f is `decode`. For a VAE, z is the mean μ, and f(z) is E[x|z].
 For a VQ-VAE, z is z_e before quantisation, and f quantises z. So a line is straight in the space of the encoder's
 output, and the images at its ends are the reconstructions of the two test images.
 
-Blur makes D smaller. If all images of a model are equally blurred, the effect cancels in the ratio. Extra blur in the
-midpoints lowers the ratio.
+Blur makes D smaller. If all decoded images of a model are equally blurred, the effect cancels in the ratio. Extra blur
+in the midpoints lowers the ratio.
 """
 
 import math
@@ -38,7 +38,7 @@ def measure(model: Autoencoder, images: Images, train: Images, batch_size: int) 
         batch_size: training images per batch.
 
     Returns:
-        "midpoint", without unit; NaN if the model reconstructs training images without any error.
+        "midpoint", without unit; infinite or NaN if every reconstruction equals a training image.
     """
     (x,) = batches(Pairs.of(images).thinned(2 * PAIRS).targets, 2 * PAIRS, device_of(model))
     return {"midpoint": midpoint(model, x, Pairs.of(train).thinned(NEIGHBOURS).targets, batch_size).item()}

@@ -4,11 +4,11 @@ Training and evaluation import only the names, so a new title reruns the report 
 """
 
 RECONSTRUCTION = ("mse", "psnr", "ssim")
-PROBABILISTIC = (  # need q(z|x) and p(z)
+PROBABILISTIC = (  # Need a model with q(z|x) and p(z).
     "neg_elbo", "neg_elbo_error", "nll", "nll_error", "effective_samples", "rate", "distortion", "bits_per_dim",
     "active_units", "latent_units",
 )  # fmt: skip
-CODEBOOK = ("neg_elbo_uniform", "rate_uniform", "perplexity", "codes_used", "code_distance")  # need a codebook
+CODEBOOK = ("neg_elbo_uniform", "rate_uniform", "perplexity", "codes_used", "code_distance")  # Need a codebook.
 IDENTITY = ("identity_noise", "identity_photographs", "unlike_noise_mse", "unlike_photographs_mse")
 GEOMETRY = ("midpoint",)
 FACTORS = ("mig", "dci")  # Need a data set whose factors are known.
@@ -17,8 +17,8 @@ SAMPLES = ("frechet", "sample_precision", "sample_recall")  # Need a model that 
 CLASSIFIED = ("class_kept",)  # Needs the classifier.
 FITTED = ("frechet_fitted", "precision_fitted", "recall_fitted")  # Need a code that is a vector, and the classifier.
 UNIFORM = ("frechet_uniform", "precision_uniform", "recall_uniform")  # Need a codebook, and the classifier.
-CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # Belong to the data set, so all entries have the same values.
-ANOMALY = {  # Anomaly scores, each with the capability that a model needs for it.
+CLASSIFIER = ("classifier_accuracy", "frechet_floor")  # Metrics of the data set, equal for all entries.
+ANOMALY = {  # Anomaly scores, each with the capability of a model that the score needs.
     "mse": "reconstruction", "neg_elbo": "bound", "rate": "bound", "codebook_distance": "codebook",
 }  # fmt: skip
 NEAREST = "nearest"  # An anomaly score that needs training images.
@@ -29,7 +29,7 @@ CHANGED = (  # Undefined if the model returns each image unchanged.
     "psnr", "ssim", "train_mse", "generalisation", *CLASSIFIED, "reconstructions", "denoising", "interpolation",
 )  # fmt: skip
 
-METRICS_OF: dict[str, tuple[str, ...]] = {  # Metrics and figures, by the capability of a model that they need.
+METRICS_OF: dict[str, tuple[str, ...]] = {  # Metrics and figures, by the capability that a model needs to define them.
     "bound": PROBABILISTIC,
     "importance": ("nll", "nll_error", "effective_samples"),
     "units": ("active_units", "latent_units"),

@@ -6,7 +6,7 @@ towards the data. The photographs are part of scikit-learn, so no download is ne
 
 Besides the scores of `anomaly.py`, three more scores separate anomalies from test images:
 
-    nearest         Euclidean distance from the code to the nearest code of a training image
+    nearest         Euclidean distance from the image's code to the nearest code of a training image
     intensity, png  baselines that need no model: the mean pixel value, and the bytes of the image as a PNG file
 """
 

@@ -7,5 +7,5 @@ COLOURS = (
     "#0732a9", "#c56c48", "#34a07f", "#8104fc", "#ac3148", "#029cc4",
     "#805d00", "#780575", "#709b01", "#0669b2", "#712a07", "#6976fc",
 )  # fmt: skip
-MARKERS = "osD^vPX<p>*h"  # distinguish entries without colours, too
+MARKERS = "osD^vPX<p>*h"  # distinguish entries also for readers who see no colours
 THEMED = {INK: "ink", FAINT: "soft", GRID: "line", PAPER: "paper"} | {c: f"c{i}" for i, c in enumerate(COLOURS)}

@@ -1,8 +1,8 @@
-"""Metrics of each test image, in a Parquet file for each entry. The report computes intervals over images from them.
+"""Metrics of each test image, in one Parquet file per entry. The report uses the values for intervals over images.
 
 The columns are `seed`, `image` (the index in the test split), and each metric that is a mean over images, in float32. A
 value that was not measured is null. The importance-weighted bound `nll` is slow to compute, so only some images, evenly
-spread, have `nll` and `nll_gap` = neg_elbo − nll. The mean over all images is estimated from them:
+spread, have `nll` and `nll_gap` = neg_elbo − nll. From these images, the mean of `nll` over all images is estimated:
 
     nll of the entry = mean of neg_elbo over all images − mean of nll_gap over the images that have a value
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE, SCORES = "images.parquet", "scores.parquet"
-VALIDATION = "scores.json"  # in the folder of each seed's figures: quantiles of the validation images' scores
+VALIDATION = "scores.json"  # file in the folder of each seed's figures: quantiles of the scores of validation images
 
 
 def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], count: int) -> None:
@@ -32,8 +32,8 @@ def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], co
 
     Args:
         path: the file to write.
-        seeds: by seed and metric, values (N,). If N < `count`, they belong to N evenly spread images. A value that is
-            not finite becomes null.
+        seeds: values (N,) by seed and metric. If N < `count`, the values belong to N evenly spread images. A value
+            that is not finite becomes null.
         count: number of images.
     """
     names = dict.fromkeys(name for each in seeds.values() for name in each)

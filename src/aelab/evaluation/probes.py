@@ -1,7 +1,7 @@
 """Probes: classifiers on frozen codes. Their accuracy shows how much a code says about the classes of images.
 
     linear probe        p(y|z) = softmax(W·(z − μ)/σ + b), learned from the codes of training images
-    nearest neighbours  the class that most of the k nearest codes of training images have
+    nearest neighbours  the most frequent class among the k nearest codes of training images
 
 The autoencoder has not seen the classes, and does not change. The linear probe is accurate if hyperplanes separate the
 classes. The nearest neighbours are accurate if codes of the same class are close together.
@@ -34,7 +34,7 @@ Rule: TypeAlias = Callable[[Tensor], Tensor]  # a classifier: codes (B, d) → c
 NUMBERS = 2**24  # Maximum size of all training codes together, in numbers.
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)  # Candidates for the C of `logistic_regression`.
 SEARCH = {  # Options of L-BFGS, as in scikit-learn. The search ends if no derivative of the mean loss exceeds `gtol`.
-    "maxiter": 10_000,  # Standardised codes need far fewer.
+    "maxiter": 10_000,  # Standardised codes need far fewer steps.
     "maxls": 50,
     "gtol": 1e-4,
     "ftol": 64 * float(np.finfo(np.float64).eps),
@@ -127,7 +127,7 @@ def logistic_regression(x: Tensor, y: Tensor, weights: Tensor, inverse_penalty: 
 
 
 def nearest_neighbours(z: Tensor, y: Tensor) -> Rule:
-    """Return a classifier that gives a code the most frequent class among its nearest neighbours.
+    """Return a classifier that assigns to a code the most frequent class among the code's nearest neighbours.
 
     The neighbours are codes z (N, d), whose classes are y (N,). If several classes are equally frequent, the class with
     the lowest number wins.

@@ -1,18 +1,18 @@
 """AUROC and average precision: how well an anomaly score separates n strange images from m ordinary images.
 
     AUROC = 1/nm · Σ_i Σ_j [s_j > s_i] + ½[s_j = s_i]      s the scores, i an ordinary image, j a strange image
-    AP    = 1/n · Σ_j P_j/(P_j + F_j)                      P_j strange, F_j ordinary images have a score ≥ s_j
+    AP    = 1/n · Σ_j P_j/(P_j + F_j)                      P_j strange and F_j ordinary images have a score ≥ s_j
 
 AUROC is the probability that a strange image has a higher score than an ordinary image. A random score has an AUROC of
 0.5, and an AP (average precision) of n/N, where N = n + m.
 
 Neither measure is a mean over images, but intervals over images need a value for each image. The value of image k is
-the measure plus N times its derivative by the weight w_k of the image, at w = 1 (the infinitesimal jackknife, Efron
-1982). The derivatives treat n and m as fixed, so they sum to 0 over the strange images, and also over the
+the measure plus N times the derivative of the measure by the image's weight w_k, at w = 1 (the infinitesimal jackknife,
+Efron 1982). The derivatives treat n and m as fixed, so they sum to 0 over the strange images, and also over the
 ordinary images.
 
 For AUROC, these values are the structural components of DeLong, DeLong & Clarke-Pearson 1988, and their variance ÷ N is
-the variance of that paper. `report.intervals.crossed` therefore gives DeLong's interval, widened by the variation
+the variance in that paper. `report.intervals.crossed` therefore returns DeLong's interval, widened by the variation
 between seeds. The difference of two entries is computed image by image, as in the paper.
 """
 
@@ -41,7 +41,7 @@ def measures(scores: Mapping[str, Scores], strange: Strange) -> dict[str, float]
 
 
 def of_each(scores: Mapping[str, Scores], strange: Strange) -> dict[str, NDArray[np.float64]]:
-    """Contributions of each image to AUROC and AP of each score, by name, (N,) each. Their mean is the measure."""
+    """Contribution of each image to AUROC and AP of each score, by name, (N,) each. The mean of all is the measure."""
     of = dict(zip(MEASURES, (_auroc, _average_precision), strict=True))
     return {
         f"{measure}_{name}": function(np.asarray(each, np.float64), strange)
@@ -69,7 +69,7 @@ def _average_precision(scores: Scores, strange: Strange) -> NDArray[np.float64]:
     above, all_above = (np.cumsum(each[::-1])[::-1] for each in (there, np.bincount(place)))
     precision = above / all_above
     # One more strange image raises the precision at its own score and at all lower scores. One more ordinary image
-    # lowers the precision there.
+    # lowers the precision at its own score and at all lower scores.
     raised, lowered = (np.cumsum(there * each) for each in ((1 - precision) / all_above, -precision / all_above))
     slopes = np.where(strange, precision[place] + raised[place], lowered[place])
     mean = float(precision[place][strange].mean())
@@ -78,7 +78,7 @@ def _average_precision(scores: Scores, strange: Strange) -> NDArray[np.float64]:
 
 
 def _spread(values: NDArray[np.float64], mean: float, strange: Strange) -> NDArray[np.float64]:
-    """Scale the deviations of the values from `mean`, by N ÷ the number of images of the same kind.
+    """Multiply the deviation of each value from `mean` by N ÷ the number of images of the same kind.
 
     The kinds are strange and ordinary images. The values of each kind must have the mean `mean`.
     """

@@ -68,7 +68,7 @@ def evaluate(
     batch_size: int = BATCH,
     seed: int = 0,
 ) -> statistics.Measured:
-    """Evaluate a model on a split: reconstruction, denoising, and the metrics of its variant.
+    """Evaluate a model on a split: reconstruction, denoising, and the metrics of the model's variant.
 
     Args:
         model: in evaluation mode, on any device.
@@ -83,9 +83,9 @@ def evaluate(
 
     Returns:
         The metrics by name, which are "mse", "psnr" (in dB), "ssim", the metrics of `noisy` and `further`, and the
-        metrics that the variant defines, such as "neg_elbo" (in nats). Undefined metrics of a model are left out.
-        `aelab.report.metrics.METRICS` describes each metric. The attribute `images` has the value of each image,
-        float32 (N,), for each metric that is a mean over images.
+        metrics that the variant defines, such as "neg_elbo" (in nats). Metrics that the model does not define are
+        left out. `aelab.report.metrics.METRICS` describes each metric. The attribute `images` has the value of each
+        image, float32 (N,), for each metric that is a mean over images.
 
     Raises:
         UserError: `model` is no autoencoder of this project. `images` are not uint8 (N, C, H, W) of the model's image
@@ -168,7 +168,7 @@ def denoising(
         batch_size: images per batch.
 
     Returns:
-        "denoising_<name>" for each corruption, also for each of the images that were used.
+        "denoising_<name>" for each corruption: the mean, and the value of each image that was used.
     """
     values = statistics.Measured({})
     for name in counted(list(noisy)):
@@ -186,7 +186,8 @@ def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = B
 def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> dict[str, float]:
     """Measure how well the model reconstructs noise and photographs, which are unlike the data.
 
-    The identity function reconstructs them without error. A model that has learned only the data does not.
+    The identity function reconstructs noise and photographs without error. A model that has learned only the data
+    cannot do this.
 
     Args:
         model: in evaluation mode, on any device.

@@ -21,7 +21,7 @@ from aelab.evaluation.probes import vectors
 from aelab.models.base import Autoencoder
 
 IMAGES = 300  # Maximum number of images in a map. On MNIST, a map takes 1 s on one core.
-DIMENSIONS = 50  # Principal components that are kept of larger codes, as in the paper.
+DIMENSIONS = 50  # A larger code is reduced to this number of principal components, as in the paper.
 PERPLEXITY = 30  # Roughly the number of neighbours of each code that have a large p_ij.
 STEPS = 500
 

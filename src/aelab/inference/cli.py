@@ -86,7 +86,8 @@ def command(work: Callable[..., None]) -> None:
     """Register a command. Its options are its own parameters and the constructor arguments of `Invocation`.
 
     Args:
-        work: takes an `Invocation`, then the command's own parameters. Its name and docstring become the command's.
+        work: function of an `Invocation` and the command's own parameters. The function's name and docstring become
+            the name and the help of the command.
     """
     shared = inspect.signature(Invocation).parameters.values()
 

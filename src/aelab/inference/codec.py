@@ -46,7 +46,7 @@ class Codec:
         return self.model.decode(codes)
 
     def checked(self, rows: Tensor) -> Tensor:
-        """Check rows and convert them to the type that `decode` takes.
+        """Check rows and convert them to the type that `decode` needs.
 
         Args:
             rows: (B, d), of any type.

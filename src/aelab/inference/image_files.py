@@ -44,7 +44,8 @@ def jobs(source: Path, out: Path | None) -> tuple[list[Job], list[LeftOut]]:
         A job for each file, and the files that are left out.
 
     Raises:
-        UserError: `source` is empty, `out` is a file, or `out` is inside `source`, where the next call would read it.
+        UserError: `source` is empty, `out` is a file, or `out` is inside `source`, so the next call would read the
+            output.
     """
     names, left_out = image_folder.listed(source)
     if not names:
@@ -69,7 +70,7 @@ def job(source: str, out: Path | None = None) -> Job:
     """Job for a single image.
 
     Args:
-        source: the image's path, or `PIPE` for the standard input, which is read at once.
+        source: the image's path, or `PIPE` for the standard input, which this function reads.
         out: a .png file, or an existing folder for a PNG with the image's name. None if the output is not a file.
 
     Raises:

@@ -49,7 +49,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")
 class Invocation:
     """Options of one call, and the number of images that failed.
 
-    `cli.command` makes an option of each constructor argument, for every command.
+    `cli.command` turns each constructor argument into an option of every command.
     """
 
     location: Model
@@ -69,7 +69,7 @@ class Invocation:
         typer.echo(f"aelab: {text}", err=True)
 
     def leave_out(self, file: LeftOut) -> None:
-        """Report a file that is left out. A damaged file counts as a failure, and so does the only input file."""
+        """Report a file that is left out. The call fails if the file is damaged, or is the only input."""
         if file.broken or self.total == 1:
             self.fail(f"{file.path} {file.reason}")
         else:
@@ -137,7 +137,7 @@ class Invocation:
     def batches(
         self, jobs: list[Job], fit: Fit, bits: int, *, again: bool = False
     ) -> "Iterator[tuple[list[Job], Tensor]]":
-        """Read images as the model takes them. An image that cannot be read is reported and left out.
+        """Read images and convert them to the model's shape. An image that cannot be read is reported and left out.
 
         Args:
             jobs: the images to read.

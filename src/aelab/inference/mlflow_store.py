@@ -1,7 +1,7 @@
 """Address of MLflow, which stores runs and models, and explanations of MLflow's errors.
 
-A lasting error, such as a wrong address, stays until the user corrects it. So it becomes a `UserError` with the remedy.
-Other errors, such as a locked database or a server that is down, may go away by themselves.
+A lasting error, such as a wrong address, remains until the user removes its cause. A lasting error therefore becomes a
+`UserError` with the remedy. Other errors, such as a locked database or a server that is down, may disappear later.
 """
 
 import errno
@@ -35,7 +35,7 @@ REFUSED = (
     "MLflow at {at} refuses the credentials ({said}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
     "MLFLOW_TRACKING_TOKEN, for a user with the necessary rights; databases and artifact stores have other credentials"
 )
-LASTING = {  # from a pattern in the error of MLflow, a database or a server to the explanation
+LASTING = {  # patterns in the errors of MLflow, databases and servers, each with its explanation
     "unsupported URI|Unity Catalog tracking URI|filesystem tracking backend": NO_ADDRESS,
     "ArgumentError|NoSuchModule|No module named|InvalidUrl": NO_ADDRESS,
     r"The experiment (\S+) must be in the 'active' state": DELETED,
@@ -61,7 +61,7 @@ NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM
 
 def prepare() -> None:
     """Silence MLflow's own output, and make MLflow wait only seconds for a server that is down."""
-    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are exceptions, too
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # MLflow also raises its errors as exceptions
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # the printed addresses are wrong
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -136,7 +136,7 @@ def _told(sentence: str, uri: str, *named: str, said: str = "") -> UserError:
 def check(uri: str) -> None:
     """Check that a database fits the installed MLflow.
 
-    Without this check, MLflow would retry for minutes, or upgrade the database without a copy.
+    Without this check, MLflow would retry for minutes, or upgrade the database without keeping a copy.
 
     Args:
         uri: MLflow's address. Servers, and files that do not exist yet, are not checked.

@@ -47,7 +47,7 @@ class Located(NamedTuple):
 
 @contextmanager
 def located(model: str) -> Iterator[Located]:
-    """Find a model and give its files, which exist until the end of the block.
+    """Find a model and yield its files, which exist until the end of the `with` block.
 
     Args:
         model: a location, in one of the forms that the module's docstring lists.

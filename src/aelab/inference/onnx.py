@@ -5,8 +5,9 @@
     decode        rows → images
 
 The functions are deterministic: a code that is a distribution is replaced by its mean. Before the file is written, its
-outputs are compared with torch's. The comparison covers several batch sizes, because the exporter may turn a batch size
-into a constant. Programs round differently, so an index may differ if two codes are equally near.
+outputs are compared with the outputs of torch. The comparison covers several batch sizes, because the exporter may turn
+a batch size into a constant. Programs round differently, so an index may differ if two codes of the codebook are
+equally near.
 """
 
 import importlib.util
@@ -26,7 +27,7 @@ from aelab.models.base import Autoencoder
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BATCHES = (1, 2, 3, 17)  # Batch sizes at which the outputs are compared.
-TOLERANCE = 1e-4  # Largest allowed difference, relative to the largest number of the output if that is above 1.
+TOLERANCE = 1e-4  # Largest allowed difference, relative to the largest absolute output if this is above 1.
 TIES = 0.01  # Largest share of the indices that may differ.
 
 
@@ -62,10 +63,10 @@ def export(model: Autoencoder, part: str, path: Path) -> str:
         path: the file to write.
 
     Returns:
-        A sentence with the largest difference between the outputs and torch's.
+        A sentence with the largest difference from the outputs of torch, or with the share of indices that differ.
 
     Raises:
-        UserError: the outputs differ from torch's, there is no such function, or packages are missing.
+        UserError: the outputs differ from the outputs of torch, there is no such function, or packages are missing.
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         msg = f"the export needs {', '.join(missing)}: in a clone, `pip install '.[onnx]'` installs them"
@@ -99,7 +100,7 @@ def _onnx(module: nn.Module, example: Tensor, given: str, gives: str) -> bytes:
             (example,),
             input_names=[given],
             output_names=[gives],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),  # AUTO would accept a constant without a warning
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),  # AUTO would accept a constant batch size silently
             verbose=False,
         )
     if program is None:
@@ -109,7 +110,7 @@ def _onnx(module: nn.Module, example: Tensor, given: str, gives: str) -> bytes:
 
 
 def _compared(content: bytes, function: Callable[[Tensor], Tensor], examples: Sequence[Tensor]) -> str:
-    """Compare the outputs of the file with torch's, and state the largest difference in a sentence.
+    """Compare the outputs of the file with the outputs of torch, and state the largest difference in a sentence.
 
     Raises:
         UserError: the outputs differ.

@@ -31,7 +31,7 @@ TITLES = {"mse": "MSE", "neg_elbo": "−ELBO (nats)", "rate": "rate (nats)", "co
 
 @dataclass(frozen=True)
 class Wanted:
-    """Options of the command: the order of the table, maps and the sheet."""
+    """Options of the command, for the order of the table, for the maps, and for the sheet."""
 
     by: str  # the score that decides the order; "" means the first that the model defines
     maps: bool  # whether to write a map of the errors to the target of each job

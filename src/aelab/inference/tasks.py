@@ -103,7 +103,7 @@ def interpolate(model: Autoencoder, images: Tensor, steps: int) -> Tensor:
         Images (steps, C, H, W), floats in [0, 1].
 
     Raises:
-        UserError: there are not two images, or `steps` is out of range.
+        UserError: the number of images is not 2, or `steps` is out of range.
     """
     if len(images) != 2:  # noqa: PLR2004 - a line has two ends
         msg = f"an interpolation needs 2 images; got {len(images)}"

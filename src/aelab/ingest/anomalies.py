@@ -16,7 +16,7 @@ def set_apart(data: Data, classes: Sequence[int | str], names: Sequence[str], ke
         data: Data set with all classes.
         classes: Numbers or names of the classes to remove.
         names: Names of all classes, in the order of their numbers; empty if the classes have no names.
-        key: Name of the list in messages.
+        key: Name of the setting `classes` in messages.
 
     Returns:
         The data set without the classes, and the images (N, C, H, W) that were removed from its test split.

@@ -70,7 +70,7 @@ def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, 
 
     Args:
         name: Name of the data set, such as "mnist": a key of `DATASETS`.
-        cache: Folder for the files. Each data set has its own folder in it.
+        cache: Folder for the files, with a subfolder for each data set.
         validation: Share of the training images that is held out for validation, from 0 to less than 1. A data set
             with a published validation split ignores this argument.
         seed: Seed of the random choice of held-out images.
@@ -298,7 +298,7 @@ def _parse_larochelle(files: Files) -> tuple[Split, Split]:
 
 
 def _parse_digits(files: Files) -> tuple[Split, Split]:
-    """The last 360 of the 1797 digits are the test split. As in MNIST, other people wrote the test digits."""
+    """The last 360 of the 1797 digits are the test split. As in MNIST, no writer is in both splits."""
     labels = np.frombuffer(files["labels"], np.uint8)
     images = np.frombuffer(files["images"], np.uint8).reshape(-1, 1, 8, 8)
     return Split(images[:-360], labels[:-360]), Split(images[-360:], labels[-360:])
@@ -328,7 +328,7 @@ DOWNLOADS = {
         ],
         _parse_idx,
     ),
-    # The binary edition holds the same images as the Python edition, which is a set of pickles.
+    # The binary edition contains the same images as the Python edition, which is a set of pickles.
     "cifar10": Download([_site("https://www.cs.toronto.edu/~kriz", "cifar-10-binary.tar.gz")], _parse_cifar10),
     "binarized-mnist": Download([_site(LAROCHELLE, *DATASETS["binarized-mnist"].files)], _parse_larochelle),
     "digits": Download([Source("scikit-learn's embedded digits", _embedded_digits)], _parse_digits),

@@ -1,6 +1,6 @@
 """Folder of a user's images as a data set: uint8 images of one size, in the order of the files' paths.
 
-The first-level subfolders are the classes. If one folder contains all class folders, it is not a class. Folders with
+The first-level subfolders are the classes. A folder that contains all class folders is not a class. Folders with
 the names of splits, such as "train" and "test", are not classes either. Links are followed. A file that cannot be read
 is left out, and listed with the reason.
 
@@ -48,7 +48,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 # Decoding an image takes up to 17 bytes of memory per pixel. Pillow's own limit is 179 million pixels.
 MAX_PIXELS = 100_000_000
 AHEAD = 16  # Finished images per worker that may wait for an earlier, slower image.
-BYTE, FULL = 8, 16  # Bits.
+BYTE, FULL = 8, 16  # Bits of a value in the data set, and of a value in a 16-bit file.
 SPARE = 2.0  # JPEG decoding and box filters shrink an image to no less than this multiple of the final size.
 # Bytes of a PNG's text or colour profile when unpacked. Pillow's default of 1 MiB refuses valid images.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_METADATA = 16 * 2**20
@@ -140,8 +140,8 @@ class Folder:
     """Images of a folder, and the files that were left out.
 
     Attributes:
-        images: uint8 (N, C, H, W), in the order of the files' paths. A temporary file, deleted with the array, holds
-            the images.
+        images: uint8 (N, C, H, W), in the order of the files' paths. The images are in a temporary file, which is
+            deleted with the array.
         labels: Class of each image as an index into `classes`, (N,).
         classes: Sorted names of the first-level subfolders with images. "" is the class of images in no subfolder.
         counts: Number of images by class, in the order of `classes`.
@@ -166,8 +166,8 @@ def read(
 ) -> Folder:
     """Read all images below `root`, and convert them to one shape.
 
-    The suffix of a file does not matter. The number of workers does not change the result. Memory holds at most
-    `workers` images of the original size.
+    The suffix of a file does not matter. The number of workers does not change the result. At most
+    `workers` images of the original size are in memory at a time.
 
     Args:
         root: Folder of the images.
@@ -365,7 +365,7 @@ def decoded(image: Path | bytes, shape: Shape, fit: Fit, depth: Depth) -> Bytes 
         image: Path or content of the file.
         shape: Shape (C, H, W) of the result.
         fit: Treatment of an image of another size or aspect ratio.
-        depth: Bit depth of 16-bit images. The brightest value of such an image is added to it.
+        depth: Bit depth of 16-bit images. The brightest value of a 16-bit image is added to `depth`.
 
     Returns:
         The image, uint8 (C, H, W), or the reason why the file cannot be used.
@@ -452,9 +452,9 @@ def _eight_bits(image: Image.Image, depth: Depth) -> Image.Image:
 def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
     """Resize the image to `size`, (width, height), in mode L or RGB.
 
-    Pillow's `ImageOps.fit` and `ImageOps.pad` have no `reducing_gap`. Without that option, shrinking 12 megapixels
-    takes eight times as long. Both functions also give other pixels: `fit` differs by up to 9 of 255, and `pad` may
-    shift the image by one pixel.
+    Pillow's `ImageOps.fit` and `ImageOps.pad` have no `reducing_gap`. Without `reducing_gap`, shrinking 12
+    megapixels takes eight times as long. The results differ, too: `ImageOps.fit` changes pixels by up to 9 of 255, and
+    `ImageOps.pad` may shift the image by one pixel.
     """
     factors = size[0] / image.width, size[1] / image.height
     if fit == "pad":

@@ -18,7 +18,7 @@ from aelab.data.datasets import Bytes
 # Number of values of each factor.
 COUNTS = {"shape": 3, "size": 6, "angle": 10, "x": 16, "y": 16}
 SIDE = 28  # pixels
-FINER = 4  # points along each side of a pixel; its gray value is the share of points inside the shape
+FINER = 4  # points along each side of a pixel; the pixel's gray value is the share of points inside the shape
 
 
 def draw(count: int) -> Bytes:

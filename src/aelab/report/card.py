@@ -1,7 +1,7 @@
 """Model card of a trained entry, as Markdown: the model, its data, its training and its test results.
 
 Hugging Face reads the front matter: licence, tags, data sets, metrics, and the results in `model-index`. If an entry
-does not define a metric, the table says "n/a", the text gives the reason, and the index leaves the metric out.
+does not define a metric, the table says "n/a", the text states the reason, and `model-index` lacks the metric.
 """
 
 import io

@@ -1,7 +1,7 @@
 """Election of the models that get the alias `champion` in MLflow's registry.
 
-For each data set and task, the entry with the best mean over its seeds wins, and its best seed becomes the champion.
-Only the validation split counts, so the champion's test results stay unbiased.
+For each data set and task, the entry with the best mean of the task's metric over its seeds wins. The entry's best seed
+becomes the champion. All values are from the validation split, so the champion's test results stay unbiased.
 """
 
 import os
@@ -63,7 +63,7 @@ class Champion:
         """Name of the model in MLflow's registry, from the pattern in `$AELAB_REGISTERED_MODEL`.
 
         Raises:
-            UserError: the pattern has no `{task}`, or gives a name that MLflow refuses.
+            UserError: the pattern has no `{task}`, or produces a name that MLflow refuses.
         """
         pattern = os.environ.get(NAME) or "{dataset}-{task}"
         dataset = re.sub(r"[^A-Za-z0-9_-]+", "-", self.candidate.dataset)
@@ -81,9 +81,9 @@ def elect(candidates: Iterable[Candidate]) -> list[Champion]:
     """Return the champion of each data set and task that has an eligible entry. The first of equal entries wins.
 
     An entry is eligible if all of its seeds have the task's metric. A mean without a diverged seed would flatter the
-    entry. Likelihoods of different kinds of pixels are not comparable. A task measured by a likelihood therefore
-    considers only entries with the first entry's kind of pixels. Entries with symptoms, such as a collapsed codebook,
-    are eligible only if every other entry has symptoms, too.
+    entry. Likelihoods of different kinds of pixels are not comparable. For a task whose metric is a
+    likelihood, only entries with the same kind of pixels as the first eligible entry are compared. Entries with
+    symptoms, such as a collapsed codebook, are eligible only if every other entry has symptoms, too.
     """
     seeds = dict[str, dict[str, list[Candidate]]]()  # candidates by data set and entry
     for each in candidates:
@@ -109,7 +109,7 @@ def rule(champion: Champion) -> str:
         f"`models:/{champion.name}@{ALIAS}` is the best model for {champion.task}. On the **validation** split of "
         f"{champion.candidate.dataset}, the entry of `params.yaml` with the lowest mean {metric.title} over its seeds "
         f"wins, and its seed with the lowest {metric.title} is the champion. "
-        f"Entries with a diverged seed or a collapsed model do not compete.{kind} "
-        f"DVC experiments do not compete either.\n\n"
+        f"Entries with a diverged seed do not compete; collapsed models compete only if all models collapsed.{kind} "
+        f"DVC experiments do not compete.\n\n"
         f"{metric.title}: {metric.definition}."
     )

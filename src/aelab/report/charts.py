@@ -33,7 +33,7 @@ ABOVE = 0.6  # Height of the name of a floor, as a share of a row's height.
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a chart to an SVG file without date and version. Its ids are unique in a page with several charts."""
+    """Write a chart to an SVG file without date and version. Its ids differ from the ids of other charts in a page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "/".join(path.parts[-2:])}):
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -61,7 +61,7 @@ def values(
     Args:
         seeds: the metric's value for each seed, by entry.
         means: the mean over the seeds, with its interval, by entry.
-        styles: the number of each entry's colour and marker.
+        styles: for each entry, the index of its colour and marker.
         xlabel: label of the axis.
         digits: digits after the decimal point.
         path: the SVG file.
@@ -116,7 +116,7 @@ def _marked(names: Iterable[str], marked: Collection[str]) -> list[str]:
 
 @contextmanager
 def _rows(path: Path, names: Sequence[str], xlabel: str, above: float = 0.0) -> Iterator[Axes]:
-    """Yield axes with a row for each name, the first on top. Over the first is space for `above` further rows."""
+    """Yield axes with a row for each name, the first on top. Above the first row is space for `above` further rows."""
     with _chart(path, 0.6 + ROW * (len(names) + above)) as axes:
         axes.set(xlabel=_broken(xlabel, BELOW_ROWS), ylim=(len(names) - 0.3, -0.6 - above))
         axes.set_yticks(range(len(names)), [_broken(name) for name in names])
@@ -193,7 +193,7 @@ def lines(
 
     Args:
         drawn: the lines, by entry.
-        styles: the number of each entry's colour and marker.
+        styles: for each entry, the index of its colour and marker.
         path: the SVG file.
         xlabel: label of the x axis.
         ylabel: label of the y axis.
@@ -247,7 +247,7 @@ def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Pat
     Args:
         curves: the points of the phase, for each seed. The upper axis shows the time of the first seed in seconds.
         best: the step with the lowest validation loss, for each seed. A large mark shows this step.
-        style: number of the entry's colour and marker.
+        style: index of the entry's colour and marker.
         path: the SVG file.
     """
     colour, marker = _look(style)
@@ -284,9 +284,9 @@ def _seconds_above(axes: Axes, points: Curve) -> None:
     """Add an upper axis: seconds from the first point to each step."""
     steps = np.array([point["step"] for point in points], np.float64)
     seconds = np.array([point["time"] for point in points], np.float64) - points[0]["time"]
-    if len(points) < CURVE or seconds[-1] <= 0 or (np.diff(seconds) < 0).any():  # the clock was set back
+    if len(points) < CURVE or seconds[-1] <= 0 or (np.diff(seconds) < 0).any():  # falling: the clock was set back
         return
-    seconds += np.arange(len(seconds)) * 1e-9  # strictly rising, for the inverse function
+    seconds += np.arange(len(seconds)) * 1e-9  # strictly rising, as the inverse function needs
     above = axes.secondary_xaxis(
         "top",
         functions=(
@@ -321,5 +321,5 @@ def code_map(points: NDArray[np.float32], path: Path) -> None:
 
 
 def _look(style: int) -> tuple[str, str]:
-    """Return colour and marker. No two of the first 12 styles share either, and no two of the first 144 share both."""
+    """Return colour and marker. Any two of the first 12 styles differ in both, of the first 144 in at least one."""
     return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(MARKERS)) % len(MARKERS)]

@@ -32,7 +32,7 @@ class Entry:
         pixels: how the likelihood models a pixel; None without a likelihood.
         parameters: the entry's section of `params.yaml`, by dotted keys.
         curves: learning curves, one for each finished seed.
-        symptoms: faults of the models of all seeds, such as a collapsed codebook.
+        symptoms: faults of the model of any seed, such as a collapsed codebook.
         floor: True for a baseline, such as PCA, which is the same for every seed and never ranked.
         images: for each metric the values of single images, seeds × test images; NaN if not measured.
         code_size: size of the code of an image in words: "32 numbers", "49 codes of 512: 441 bits".
@@ -79,7 +79,7 @@ class Entry:
         return int(self.parameters.get("quantizer.codes", 0)) * int(self.parameters.get("quantizer.depth", 1))
 
 
-MANY = 100  # looks at each training image, enough to memorise
+MANY = 100  # number of looks at each training image that suffices to memorise the images
 # Groups of trained entries. The second argument of each function says whether the entry has a codebook.
 TRAINED: dict[str, Callable[[Entry, bool], bool]] = {
     "entries": lambda *_: True,
@@ -99,7 +99,7 @@ TRAINED: dict[str, Callable[[Entry, bool], bool]] = {
 WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {  # groups that may include floors
     "floors": lambda entry: entry.floor,
     "PCA": lambda entry: entry.floor and entry.parameters.get("code", math.inf) < entry.dimensions,
-    "entries that saw no noise": lambda entry: entry.clean,  # the identity is one of them
+    "entries that saw no noise": lambda entry: entry.clean,  # the identity belongs to this group
 }
 
 
@@ -174,7 +174,7 @@ class Evidence:
         return {}
 
     def term(self, entry: Entry, text: str) -> pd.Series:
-        """Return the value of a term, such as `100 * codes_used / codes`, for each seed that defines all its metrics.
+        """Return a term, such as `100 * codes_used / codes`, for each seed that defines all metrics of the term.
 
         Args:
             entry: the entry.
@@ -238,7 +238,7 @@ class Evidence:
         return crossed(gaps, floor=ours.floor and theirs.floor) if len(gaps) else Interval(math.nan, math.nan)
 
     def having(self, *names: str) -> list[Entry]:
-        """Return the entries that define all of these metrics."""
+        """Return the entries that define all metrics in `names`."""
         return [entry for entry in self.entries if all(len(self.values(entry, name)) for name in names)]
 
     def to_beat(self, name: str) -> dict[Entry, Interval]:
@@ -280,7 +280,7 @@ class Evidence:
     def leaders(self, name: str, entries: Iterable[Entry] | None = None) -> set[str]:
         """Return the names of the best entry and of the entries that tie with the best.
 
-        A tie counts only with the best entry itself, not with another tied entry.
+        An entry that ties with another tied entry, but not with the best entry, is left out.
 
         Args:
             name: the metric.
@@ -318,7 +318,7 @@ class Evidence:
 
     @property
     def styles(self) -> dict[str, int]:
-        """Number of each entry, which gives the entry the same colour and marker in all charts."""
+        """Index of each entry, which selects the same colour and marker in all charts."""
         return {entry.name: i for i, entry in enumerate(self.entries)}
 
 
@@ -328,7 +328,7 @@ class RateDistortion:
 
     Attributes:
         label: name of the entry.
-        style: number of the entry's colour and marker.
+        style: index of the entry's colour and marker.
         rate: rate of each seed.
         distortion: distortion of each seed.
         uniform: rate of each seed under the uniform prior; None if no prior was learned.
@@ -351,7 +351,7 @@ class RateDistortion:
 
 
 def _kept(entry: Entry, name: str, seeds: pd.Index) -> pd.DataFrame:
-    """Return the values of single images for these seeds, without images that any of the seeds lacks."""
+    """Return the values of single images for these seeds, without images that have no value for some seed."""
     kept = entry.images.get(name, pd.DataFrame())
     return kept.loc[kept.index.intersection(seeds)].dropna(axis="columns")
 

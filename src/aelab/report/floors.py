@@ -1,4 +1,4 @@
-"""Floors of metrics that need no model, only the data set. The stage `classify` measures these baselines."""
+"""Floors of metrics: baselines that need no model, only the data set. The stage `classify` measures them."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ def likelihood(measured: Mapping[str, float], pixels: str) -> dict[str, float]:
 
 
 def of_data(classified: Mapping[str, Mapping[str, float]], name: str, pixels: str | None) -> dict[str, float]:
-    """Return the floors of a metric that need only the data set, by name.
+    """Return, by name, those floors of a metric that need no model, only the data set.
 
     Args:
         classified: results of the stage `classify`: `metrics` and `floors`.

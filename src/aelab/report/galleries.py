@@ -12,7 +12,7 @@ from PIL import Image
 from aelab.evaluation.examples import Array, Examples
 from aelab.report.pages import CAPTIONS, slug
 
-PHOTOGRAPH = 64  # pixels along a side; the page compresses images of this size or larger with loss
+PHOTOGRAPH = 64  # pixels; the page compresses images of at least this height with loss
 GAP = 0.5  # gray level of the gaps between images, visible beside white and beside black
 
 

@@ -1,6 +1,6 @@
 """Means over a few seeds and many test images: their 95 % intervals, and tests of differences.
 
-    mean of n seeds             x̄ ± t·s/√n,  t the 97.5 % quantile of Student's distribution with n − 1 degrees
+    mean of n seeds             x̄ ± t·s/√n,  t the 97.5 % quantile of Student's t, n − 1 degrees of freedom
     mean of n seeds × m images  ȳ ± t·√v,  v = S²/n + B²/m − R²/(n·m)
     difference of two entries   the same formulas for d = x − y, with the seeds (and images) that both entries have
 
@@ -10,8 +10,8 @@ contain R²/(n·m), so v subtracts this term once (Cameron, Gelbach & Miller 201
 than S²/n or B²/m, v is the larger of the two. The degrees of freedom are v² ÷ Σ(term² ÷ d), with d = n − 1, m − 1 and
 (n − 1)(m − 1) for the three terms (Satterthwaite 1946).
 
-An interval over seeds says what other seeds would give on the same images. An interval over seeds and images says what
-other seeds would give on other images. If the interval over seeds is wider, the code takes the interval over seeds.
+An interval over seeds is about the mean of other seeds on the same images. An interval over seeds and images is about
+the mean of other seeds on other images. `crossed` returns the wider of the two intervals.
 
 Both entries of a difference have the same images, and equal seeds draw equal batches, so differences vary less than
 values. A 95 % interval is meant for a single comparison: of twenty intervals, one is expected to miss the true value.
@@ -96,7 +96,7 @@ def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
 
     Args:
         values: a value for each seed and image, (seeds, images), no NaN.
-        floor: whether all seeds give the same values. A floor with one seed gets an interval that covers only images.
+        floor: whether all seeds have the same values. A floor with one seed gets an interval that covers only images.
     """
     y = np.asarray(values, np.float64)
     (n, m), mean = y.shape, float(y.mean())
@@ -122,7 +122,7 @@ def holm(intervals: Sequence[Interval], thresholds: Sequence[float] | None = Non
     """Widen the intervals of several comparisons, so that comparing each with its threshold is Holm's test.
 
     In the order of the p-values, the k-th of m intervals has a confidence of 1 − 0.05/(m − k + 1). Once an interval
-    includes its threshold, all later intervals keep the same confidence, and include theirs.
+    includes its threshold, all later intervals keep the same confidence, and therefore include their thresholds.
 
     Args:
         intervals: the intervals. Unknown intervals stay as they are and do not count in m.

@@ -19,8 +19,9 @@ import numpy as np
 from aelab.report.evidence import Curve, Entry
 from aelab.report.tables import listed
 
-LAST, FALL = 0.1, 0.5  # share of the steps; least fall of the loss over these steps, in %
-RISE = 2.0  # last validation loss ÷ lowest
+# A loss is still falling if its fall over the last `LAST` of the steps (a share) is more than `FALL` (in %).
+LAST, FALL = 0.1, 0.5
+RISE = 2.0  # A training blew up if its last validation loss ÷ its lowest is at least this number.
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def still_falling(entries: Sequence[Entry]) -> str:
 
 
 def blown_up(entries: Sequence[Entry]) -> str:
-    """Return a sentence about the entries whose validation loss rose by the end; empty if there are none."""
+    """Return a sentence about the entries whose training blew up; empty if there are none."""
     found = [entry.name for entry in entries if rises(entry.curves)]
     if not found:
         return ""
@@ -87,7 +88,7 @@ def blown_up(entries: Sequence[Entry]) -> str:
 
 
 def falls(curves: Sequence[Curve]) -> Mapping[str, float]:
-    """Return the fall over the last tenth of the steps in %, mean over the seeds, for each phase still falling.
+    """Return how far each still falling loss fell over the last tenth of the steps: mean over the seeds in %, by phase.
 
     Args:
         curves: curves of one entry, one for each seed.

@@ -39,7 +39,7 @@ class Metric:
 
 TABLE = Path(__file__).with_suffix(".toml")
 _FOUND = tomllib.loads(TABLE.read_text(encoding="utf-8"))
-_MEASURES, _SCORES = _FOUND.pop("measures"), _FOUND.pop("scores")  # each pair is a metric
+_MEASURES, _SCORES = _FOUND.pop("measures"), _FOUND.pop("scores")  # each pair of a measure and a score is a metric
 METRICS = {name: Metric(**each) for name, each in _FOUND.items()} | {
     f"{measure}_{score}": Metric(
         f"{each['title']}, {of['title']}", f"{each['definition']}. Score: {of['definition']}",

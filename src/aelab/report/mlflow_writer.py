@@ -1,8 +1,8 @@
-"""Writer of MLflow runs. MLflow gets a copy of the results on disk, with one run for each training.
+"""Writer of MLflow runs. The results stay on disk, and MLflow gets a copy of them, with one run for each training.
 
-A run is updated during the training, and complete after the evaluation. The fingerprint of the training identifies the
-run, so writing the same results twice adds nothing. A lock file lets only one process of this machine write at a time.
-A run without the tag `complete` is unfinished, and the next write completes or replaces this run. Undefined and
+A run is updated during the training, and is complete after the evaluation. The fingerprint of the training identifies
+the run, so writing the same results twice adds nothing. A lock file lets only one process of this machine write at a
+time. A run without the tag `complete` is unfinished, and the next write completes or replaces this run. Undefined and
 non-finite numbers are not logged.
 """
 
@@ -122,12 +122,13 @@ class Projector:
     """Writer of runs to the MLflow at `uri`.
 
     A method raises a `UserError` if it meets a problem that only the user can solve; the message names the remedy. Any
-    other exception comes from MLflow, the network or a database. A later call may succeed, also of another projector.
+    other exception comes from MLflow, the network or a database. The same call may succeed later, with this projector
+    or another one.
 
     Args:
         uri: the address of a server, or "sqlite:///" and a path.
         local_artifacts: the folder of all artifacts, if there is no server.
-        lock: a lock file. Of the projectors that share this file, one writes at a time.
+        lock: a lock file. Of all projectors with the same lock file, only one writes at a time.
         experiment_id: the id of the experiment, set by `open`.
         logged: the number of points of the learning curve that MLflow has of each run, by run id.
     """
@@ -154,7 +155,7 @@ class Projector:
                 client.create_experiment(name, self.local_artifacts.as_uri())
             experiment = mlflow.set_experiment(name)
             self.experiment_id = str(experiment.experiment_id)
-            link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # MLflow folds a description to the first line
+            link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # first, as MLflow shows only the first line
             self._tag(experiment, NOTE, f"{link}\n\n{description}")
             if SAVED not in experiment.tags:  # without a saved view the link fails
                 self._tag(experiment, SAVED, _view([], LOSSES, 0.0))
@@ -227,8 +228,8 @@ class Projector:
     def promote(self, champion: Champion) -> str:
         """Give the alias `ALIAS` in MLflow's registry to a champion. Return a message, or "" if nothing changed.
 
-        Before the champion's run is complete, nothing changes. A run gets at most one version. A registered model that
-        aelab did not write stays unchanged.
+        Before the champion's run is complete, nothing changes. A run becomes at most one version of the model. A
+        registered model that aelab did not write stays unchanged.
         """
         with self._alone():
             client, name = MlflowClient(), champion.name
@@ -316,7 +317,7 @@ class Projector:
 
 
 def page(uri: str, port: int = PORT) -> str:
-    """Return the address of the table of runs. For a database, this is an address of `make ui`.
+    """Return the address of the table of runs. For a database, the address is on the server of `make ui`.
 
     In MLflow 3.17 a click on an experiment may open the GenAI view instead of this table.
 
@@ -362,7 +363,7 @@ def _is_of(found: Found, run: Run) -> bool:
 
 
 def _differing(runs: Sequence[Found]) -> list[str]:
-    """Return the parameters that differ between runs of one model, in the order of how many models they differ in."""
+    """Return the parameters that differ between runs of one model. Parameters that differ in most models come first."""
     values = dict[str, dict[str, set[str]]]()  # values by parameter and model
     for run in runs:
         for key, value in run.data.params.items():
@@ -409,7 +410,7 @@ def _measured(evaluated: Evaluated, model: str | None) -> Iterator[Metric]:
 
 
 def _points(history: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """Return the losses as metrics "phase/loss" at the step and time of their point. "system/…" gets no phase."""
+    """Return the losses as metrics "phase/loss" at the step and time of their point. A name with "/" stays."""
     return [
         Metric(name if "/" in name else f"{point['phase']}/{name}", value, _milliseconds(point["time"]), point["step"])
         for point in history

@@ -110,5 +110,5 @@ def _coded(text: str, entries: Sequence[str] = ()) -> Markup:
 
 
 def _no_html(value: Any) -> Any:
-    """Escape HTML, which Markdown would pass on."""
+    """Escape the tags of HTML in a text, because Markdown would keep them."""
     return value.replace("<", "&lt;") if isinstance(value, str) and not isinstance(value, Markup) else value

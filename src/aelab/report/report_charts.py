@@ -17,7 +17,7 @@ from aelab.report.metrics import METRICS, PLOTTED
 from aelab.report.pages import CAPTIONS, Figure
 from aelab.report.tables import comparable, heading
 
-SETTLED = 0.2  # The chart of loss ratios leaves out this share of a training, in which losses fall too fast to compare.
+SETTLED = 0.2  # Share of a training. The chart of loss ratios leaves out this start, in which losses fall too fast.
 LEAST = 0.1  # Per cent. Smaller values of the remaining fall are drawn as this value, as the caption says.
 
 

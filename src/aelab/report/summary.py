@@ -1,4 +1,4 @@
-"""Summary of the results in a few sentences, and the effect of each setting. Everything follows from the data."""
+"""Summary of the results in a few sentences, and the effect of each setting. All is computed from the results."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,8 +23,8 @@ class Sentence:
 
     Attributes:
         text: the sentence, with names in `backticks`.
-        certainty: "told" if the best entry differs from all others, "tie" if it does not, "one seed" if intervals are
-            missing; empty if nothing is compared.
+        certainty: "told" if the best entry differs from all others; "tie" if another entry may be as good; "one seed"
+            if intervals are missing; empty if nothing is compared.
         more: further sentences, without a certainty.
         over: sources of variation that the intervals cover, such as seeds.
     """
@@ -198,7 +198,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Comparison of two entries: their parameters and metrics that differ."""
+    """Comparison of two entries: the parameters that differ, and the changes of the metrics."""
 
     before: Entry
     after: Entry
@@ -211,7 +211,7 @@ class Contrast:
 
     @property
     def told(self) -> list[Change]:
-        """Changes that are no tie, including changes that cannot be tested."""
+        """All changes except ties. Changes that cannot be tested are included."""
         return [change for change in self.metrics if change.reading != "tie"]
 
     @property
@@ -223,7 +223,7 @@ class Contrast:
 def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[Contrast]:
     """Compare the entries of each pair, with the denoising error at the middle level of each kind of noise.
 
-    The metrics of a pair are compared at once, so `holm` widens the intervals of their differences.
+    All metrics of a pair are tested together, so `holm` widens the intervals of their differences.
     """
     middle = [levels[len(levels) // 2][1] for levels in noise_levels(evidence.results).values()]
     found = []
@@ -244,7 +244,7 @@ def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[
 
 
 def siblings(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
-    """Yield each entry with the first earlier entry from which it differs in one key only."""
+    """Yield pairs (before, after): `before` is the first earlier entry that differs in one top-level key only."""
     for i, after in enumerate(entries):
         for before in entries[:i]:
             keys = {key.partition(".")[0] for key, *_ in changed(before.parameters, after.parameters)}

@@ -140,7 +140,7 @@ def heading(each: Metric, pixels: str | None = None) -> str:
 
 
 def differences(sections: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Return a table of the parameters in which entries of one model differ; None if there are none."""
+    """Return a table of the parameters in which entries of one model differ; None if no parameter differs."""
     texts = {name: {key: str(value) for key, value in flattened(each)} for name, each in sections.items()}
     frame = pd.DataFrame.from_dict(texts, orient="index").fillna("–")
     families = [family for _, family in frame.groupby("model", sort=False)]
@@ -180,5 +180,5 @@ def listed(names: Iterable[object]) -> str:
 
 
 def spreadsheet(value: Any) -> Any:
-    """Return a CSV cell that no spreadsheet takes for a formula."""
+    """Return a CSV cell that no spreadsheet program reads as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -2,8 +2,8 @@
 
 The interval of a finding decides. The finding supports the claim if the whole interval is on the claimed side of the
 threshold, and contradicts the claim if it is on the other side. Otherwise the finding is undecided. All findings of a
-claim are compared at once, so Holm's method (1979) widens their intervals. No test may be so easy that PCA or the
-identity passes it. If they would pass a threshold, the claim compares two groups of entries instead, with a `Duel`.
+claim are tested together, so Holm's method (1979) widens their intervals. A threshold that PCA or the identity would
+pass is too easy. In this case, the claim has a `Duel` instead, which compares two groups of entries.
 """
 
 import math
@@ -38,14 +38,14 @@ class Verdict(StrEnum):
 class Finding:
     """One measurement for a claim: a value with its threshold and the claimed side.
 
-    A finding without a value is a note and decides nothing, such as the reason why a test is impossible.
+    A finding without a value is a note, such as the reason why a test is impossible. A note decides nothing.
 
     Attributes:
         says: function that returns the sentence of the finding for a value with its interval.
         value: the measured value with its interval.
         threshold: the limit that the value is compared with.
         side: the side of the threshold that the claim expects, `ABOVE` or `BELOW`.
-        verdict: None for a note, and before `judged`.
+        verdict: None for a note, and before `judged` sets the verdict.
     """
 
     says: Callable[[Interval], str]
@@ -108,10 +108,10 @@ class Threshold:
 class Duel:
     """Test of two groups: by each metric, the best entry of `ours` must beat the best entry of `theirs`."""
 
-    metrics: Sequence[str]  # empty: the denoising errors under the corruptions that `ours` learned from
+    metrics: Sequence[str]  # if empty: denoising errors under the corruptions that `ours` learned from
     ours: str
     theirs: str
-    against: Sequence[str] = ()  # the metrics of `theirs`, if they differ
+    against: Sequence[str] = ()  # the metrics of `theirs`, if not `metrics`
     each: bool = False
     worse: bool = False
     margin: float = 0.0
@@ -149,7 +149,7 @@ class Duel:
 
 @dataclass(frozen=True)
 class ToldApart:
-    """Test of entries that differ in one part only: by each metric, the highest must beat every other by a margin."""
+    """Test of entries that differ in one part only: by each metric, the highest must exceed all others by a margin."""
 
     margins: Mapping[str, float]
     entries: str
@@ -158,7 +158,7 @@ class ToldApart:
     def findings(self, evidence: Evidence) -> Iterator[Finding]:
         """Yield a finding for each metric, and for each entry behind the highest entry.
 
-        If several families of entries differ in the part only, the largest family is tested.
+        The entries of a family differ only in the part. If there are several families, the largest is tested.
         """
         families: dict[tuple[str, int], list[Entry]] = {}
         for entry in evidence.group(self.entries):
