@@ -28,7 +28,7 @@ PARAMETERS = {"network": {"name": "patches", "width": 8}, "code": 4}
 
 
 def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Flip a byte or cut off the end in every kind of file; the damage must be found before the file is used."""
+    """Flip a byte or cut off the end in every kind of file. The pipeline must find the damage before any use."""
     rng = random.Random(f"{seed} flips")
     raw = folder / "raw"
     downloads.fetch("digits", raw)
