@@ -9,7 +9,7 @@ class Counts:
 
     fault: str  # the injected fault
     promise: str  # the outcome that must follow
-    full: int  # number of trials with --share 1
+    full: int  # planned number of trials
     kept: int = 0
     tried: int = 0
     broken: list[str] = field(default_factory=list)  # descriptions of the other outcomes

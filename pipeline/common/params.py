@@ -431,7 +431,7 @@ def _contradictions(params: Params) -> list[str]:
     for name in params.variants:
         entry = params.entry(name)
         try:
-            # Only shapes are needed. Arithmetic on real tensors would start threads, which a later fork must not find.
+            # Only shapes are needed. Arithmetic on real tensors would start threads, which forbid a later fork.
             with torch.device("meta"), Uninitialised():
                 model = build(entry.model, image, entry.arguments())
         except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, MemoryError) as error:

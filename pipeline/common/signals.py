@@ -1,7 +1,7 @@
 """Ends a stage in an orderly way: after SIGINT or SIGTERM, or after the process that started the stage has died.
 
 If DVC or the runner is killed, their stages keep running. If a stage is killed, the processes that train its seeds keep
-running. All of these must notice the death and end, because a second run would write to the same files.
+running. Every process left behind must notice the death and end, because a second run would write to the same files.
 """
 
 import multiprocessing
@@ -91,7 +91,7 @@ class StopListener:
         if self.asked is not None:
             return
         children = multiprocessing.active_children()
-        moment = GRACE + bool(children) if self.polls else 0.0  # with children, one second longer
+        moment = GRACE + bool(children) if self.polls else 0.0  # with children, one second more than the children get
         self.patient_until = time.monotonic() + moment
         self.asked = asked
         for child in children:

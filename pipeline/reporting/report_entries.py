@@ -237,7 +237,7 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
 def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
     """Yield two tables of how well each score separates anomalies from test images: AUROC, and average precision.
 
-    The rows of the floors use scores of raw pixels.
+    The row of the floor `identity` shows the scores of raw pixels.
     """
     if not (chosen := params.dataset.anomalies):
         return

@@ -35,7 +35,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """Whether the metric is better or worse now; why this is open if the interval contains 0 or is unknown."""
+        """Whether the metric is better or worse now; the reason for doubt if the interval contains 0 or is unknown."""
         if not self.gap.known:
             return "one seed: may be chance"
         side = self.gap.side(0)
