@@ -60,7 +60,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
-    """Return the version of a package; None if it is not installed, since only one benchmark needs Pythae."""
+    """Return the version of a package; None if the package is not installed. Most benchmarks run without Pythae."""
     try:
         return version(name)
     except PackageNotFoundError:

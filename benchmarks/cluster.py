@@ -98,7 +98,7 @@ def _sleeping(folder: Path, store: S3, stages: int, asleep: float) -> Project:
 def _call(made: Project, running: Cluster, stage: str = "") -> float:
     """Run the project's stages on the cluster, and return the seconds.
 
-    With a name `stage`, run only one new stage on each worker, which then has all its imports, and return 0.
+    If `stage` is given, run only one new stage of this name on each worker, to do the worker's imports; return 0.
     """
     if stage:
         warm = {f"{stage}{number}": {"cmd": f"sleep 5 && echo {number} > w{number}.txt", "outs": [f"w{number}.txt"]}

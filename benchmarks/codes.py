@@ -1,7 +1,7 @@
 """(h) Use of the codebook: every quantiser with about 256 codes on Fashion-MNIST, 1,000 steps, three seeds.
 
 The README of vector-quantize-pytorch publishes figures for 1,000 steps of a smaller network with as many codes. With
-a plain straight-through gradient, about a quarter of the codes is active; with the rotation trick, all are.
+a plain straight-through gradient, about a quarter of the codes is active; with the rotation trick, all codes.
 """
 
 import statistics

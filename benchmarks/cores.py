@@ -21,14 +21,14 @@ CORES = (1, 2, 4, 8, 1000)
 
 @dataclass
 class Work:
-    """Work of a stage in seconds: first on one thread, then seed by seed."""
+    """Work of a stage in seconds: a first part on one thread, then the work of each seed."""
 
     alone: float  # seconds on one thread, before the seeds
     seeds: list[float] = field(default_factory=list)  # seconds of each seed
     behind: bool = False  # whether the seeds also use idle cores beyond the stage's share
 
     def begin(self, share: int, cores: int) -> None:
-        """Start with `share` CPUs. `left` then has the two parts of the work: number of threads, and seconds."""
+        """Start with `share` CPUs. `left` then has two parts of work, each with number of threads and seconds."""
         workers = max(1, min(len(self.seeds), cores + (cores > 1) if self.behind else share))
         rounds = math.ceil(len(self.seeds) / workers)
         self.left = [[1.0, self.alone], [float(workers), rounds * max(self.seeds, default=0.0)]]

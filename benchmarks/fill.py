@@ -1,6 +1,6 @@
-"""(n) Small trainings that share one device: several at once, each in its own process, or one after another.
+"""(n) Small trainings on one device: several at once, each in its own process, compared with one after another.
 
-A second table has the speed of many small steps, with the MLP of the IWAE paper. The benchmark uses the GPU if there is
+A second table has the speed of small steps: the MLP of the IWAE paper. The benchmark uses the GPU if there is
 one; without it, measurements that need a GPU are n/a.
 """
 

@@ -41,7 +41,7 @@ from benchmarks.measure import Table, Value, quiet
 from pipeline.common import params
 from pipeline.common.params import Params
 
-MINUTES = 7.0  # no part starts later
+MINUTES = 7.0  # no part starts after so many minutes
 TESTS_WITHIN = 240.0  # seconds for the tests
 STEPS = {"cuda": 1000, "cpu": 10}  # steps of a timed training
 IMAGES = 4096

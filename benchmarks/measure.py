@@ -16,7 +16,7 @@ Value = str | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """A table of measurements; `columns` gives the displayed digits after the decimal point."""
+    """A table of measurements; `columns` states how many digits after the decimal point a column shows."""
 
     title: str
     note: str
@@ -39,9 +39,9 @@ def _shown(value: Value, digits: int) -> str:
 
 
 def take_turns(contestants: Sequence[Callable[[], float]], turns: int) -> list[list[float]]:
-    """Return the measurements of every contestant, in turns, so that a slow moment of the machine affects all.
+    """Return the measurements of every contestant, taken in turns, so that a slow moment affects all contestants.
 
-    The first turn of each contestant warms up and does not count.
+    The first turn of each contestant is a warm-up, whose measurement is dropped.
     """
     figures = [[contestant() for contestant in contestants] for _ in range(turns + 1)]
     return [list(each) for each in zip(*figures[1:], strict=True)]

@@ -1,8 +1,8 @@
 """(f) Peak memory with a data set ten times larger than a limit, and the cost of reading from disk.
 
 Each measurement is a process: `python -m benchmarks.memory FOLDER streamed` prints its result as JSON. A process fails
-if it allocates more than the limit leaves after its imports. Pages of mapped files do not count towards the limit,
-since the kernel can take them back, but they count in the peak, the kernel's VmHWM.
+if its imports and its data together need more memory than the limit. The limit excludes pages of mapped files, since
+the kernel can take them back. The peak, which is the kernel's VmHWM, includes these pages.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from aelab.models.base import Autoencoder
 from aelab.training.loop import Session, fit, represent
 from benchmarks.measure import Table, Value, ratio
 
-LIMIT = 896 * 2**20  # bytes; the import of torch takes more than 500 MiB of them
+LIMIT = 896 * 2**20  # bytes, of which the import of torch needs more than 500 MiB
 TIMES = 10
 PART = 1.1  # size of the images to corrupt, evaluate and encode, relative to the limit; all images would take minutes
 IMAGE = (3, 64, 64)
@@ -47,7 +47,7 @@ NETWORK = {"name": "patches", "width": 16, "downsampling": 8}  # small, so that 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "vae": {"network": NETWORK, "code": 16, "beta": 1.0, "likelihood": "bernoulli"},
     "vqvae": {
-        "network": NETWORK | {"width": 8, "downsampling": 2},  # a fine grid, so that the codes exceed the memory too
+        "network": NETWORK | {"width": 8, "downsampling": 2},  # a fine grid, so that the codes also exceed the limit
         "quantizer": {"name": "codebook", "codes": 16, "dimensions": 4},
         "beta": 0.25,
         "likelihood": "bernoulli",
@@ -133,7 +133,7 @@ def corrupt(folder: Path) -> Result:
 
 
 def evaluate(folder: Path) -> Result:
-    """Measure all metrics of the VAE on a few images, but time only the MSE on many, since SSIM is ten times slower."""
+    """Measure all metrics of the VAE on a few images. Time only the MSE on many images: SSIM is ten times slower."""
     images, vae = part(folder), model("vae").eval()
     limit()
     reconstruction.evaluate(vae, images[:FEW])

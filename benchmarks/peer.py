@@ -1,7 +1,7 @@
 """(b) Speed of the same networks in our training loop, as bare steps, and in Pythae 0.1.2.
 
-The three take turns, with the same batch size and data. Pythae runs in its own process with its own settings, because
-`devices.prepare` changes settings for a whole process.
+The three measurements take turns, with the same batch size and data. Pythae runs in its own process with its own
+settings, because `devices.prepare` changes settings for a whole process.
 """
 
 import statistics

@@ -124,7 +124,7 @@ def photographs() -> Iterator[tuple[str, bytes]]:
 
 
 def _content(package: str, folder: Path) -> Path:
-    """Return the package's files as a .tar in the empty `folder`; needs no root."""
+    """Return the package's files as a .tar in the empty `folder`. No root rights are needed."""
     try:
         _command(["apt-get", "download", package], folder)
     except subprocess.CalledProcessError:

@@ -30,7 +30,7 @@ BUDGETS = (60.0, 180.0)  # seconds
 MEASURES = {"ae": "MSE", "vae": "−ELBO (nats)"}
 BATCH = 250
 TRIAL = 800  # steps of the training that measures the time of a step, about an epoch
-MARGIN = 0.95  # the predicted time of the training, relative to the budget
+MARGIN = 0.95  # predicted time of the training, relative to the time budget
 
 
 def mnist() -> datasets.Data:
@@ -55,7 +55,7 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
         return model, time.process_time() - started
 
     fit(options.validations)
-    fixed = fit(options.validations)[1]  # the time for validations, equal in any training
+    fixed = fit(options.validations)[1]  # the time for validations, which is the same for any number of steps
     a_step = (fit(options.validations + TRIAL)[1] - fixed) / TRIAL
     model, took = fit(int((seconds * MARGIN - fixed) / a_step))
     generator = torch.Generator().manual_seed(0)

@@ -1,8 +1,8 @@
 """(j) One training by two processes on two cores, compared with one process on one core at the same batch size.
 
-One process and two processes train the same model on the same images to the same losses. The start of the processes
-does not count. For comparison, two processes train two models independently, each with half the batch. Their speed is
-the upper limit.
+One process and two processes train the same model on the same images to the same losses. The times exclude the start
+of the processes. For comparison, two processes train two models independently, each with half the batch. The speed of
+two independent trainings is the upper limit.
 """
 
 import json

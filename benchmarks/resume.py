@@ -1,5 +1,5 @@
-"""(g) Cost of checkpoints: the same training without checkpoints and curve files, with both at the default interval,
-and with a second process that shows the curve in MLflow.
+"""(g) Cost of checkpoints: one training without checkpoints and curve file, one with both at the default interval, and
+one that a second process also shows in MLflow.
 """
 
 import contextlib

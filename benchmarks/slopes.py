@@ -1,7 +1,7 @@
 """(l) Growth of costs with the number of runs in MLflow, bytes of data, entries in DVC's files, and Dask's tasks.
 
-A slope is the slope of the time in a double-logarithmic plot between two rows, as in (e). Times are CPU seconds for
-computations, and seconds for waits for a disk.
+A slope is the slope of the time in a double-logarithmic plot between two rows, as in (e). Times of computations are
+CPU seconds; times that include waits for a disk are seconds.
 """
 
 import copy
@@ -27,7 +27,7 @@ from benchmarks.measure import Table, Value, seconds
 
 RUNS, MEBIBYTES, ENTRIES, TASKS = (100, 1000, 10_000), (64, 128, 256, 512), (10, 30, 100), 1000
 IMAGE_BYTES = 3 * 128 * 128
-METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # estimated sizes of a run
+METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # numbers of each in a run, estimated
 
 
 def run() -> list[Table]:

@@ -28,7 +28,7 @@ PARAMETERS = {"network": {"name": "patches", "width": 8}, "code": 4}
 
 
 def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Flip a byte or cut off the end in every kind of file; the damage must be found before the file is used."""
+    """Flip a byte or cut off the end in every kind of file. The pipeline must find the damage before any use."""
     rng = random.Random(f"{seed} flips")
     raw = folder / "raw"
     downloads.fetch("digits", raw)
@@ -184,7 +184,7 @@ def full_disk(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def _mount(place: Path, kibibytes: int, *, again: bool = False) -> bool:
-    """Mount a file system of this size at `place`; return whether that is allowed here."""
+    """Mount a file system of this size at `place`; return whether this user may mount file systems."""
     place.mkdir(exist_ok=True)
     options = f"size={kibibytes}k" + (",remount" if again else "")
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]

@@ -35,7 +35,7 @@ from pipeline.common import params
 
 # Python raises these audit events when code runs.
 RUNS = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"}
-MEMORY, SECONDS = 2**31, 60.0  # upper limits for refusing a file, in bytes and seconds
+MEMORY, SECONDS = 2**31, 60.0  # a file must be refused within so many bytes of memory and so many seconds
 
 
 class Attack:
@@ -95,7 +95,7 @@ def _files(place: Path) -> set[Path]:
     return {path for path in place.rglob("*") if not path.is_dir()}
 
 
-Handle = Callable[[], bool]  # passes the attack to the project; true if the attack failed
+Handle = Callable[[], bool]  # gives the file of the attack to the project; true if the attack failed
 
 
 def _pickle(mark: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 from faults.rig import ENTRIES, LEAVES_WITHIN, Rig, moments
 from faults.table import Counts
 
-EARLY, IMPORTS = 0.1, 2.0  # share of kills during a trainer's imports, and the seconds that the imports take
+EARLY, IMPORTS = 0.1, 2.0  # share of kills during a training's imports; seconds of the imports
 LONGEST = {"ae": 1.5, "dae": 1.5, "vae": 1.5, "vqvae": 3.0}  # approximate seconds of 600 steps
 TRAINS = tuple(f"train@{entry}" for entry in ENTRIES)
 
@@ -37,7 +37,7 @@ def trainers(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def _kill_training(rig: Rig, entry: str, moment: float) -> bool:
-    """Kill the training of an entry: one time in ten during its imports, else later."""
+    """Kill the training of an entry: one time in ten during the imports, otherwise later."""
     stage = f"train@{entry}"
     command, early = ("dvc", "repro", "--single-item", stage), moment < EARLY
     delay = moment / EARLY * IMPORTS if early else moment * LONGEST[entry]
@@ -52,7 +52,7 @@ def _counted(
     arguments: tuple[Any, ...],
     again: tuple[str, ...] = ("dvc", "repro"),
 ) -> Counts:
-    """Kill a command once for each of `rounds`, run the command `again`, and compare the results.
+    """Kill a command once for each delay in `rounds`, run the command `again`, and compare the results.
 
     Args:
         rig: the finished project.

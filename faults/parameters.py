@@ -33,7 +33,7 @@ ODD: tuple[Any, ...] = (
 
 
 def places(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the places in nested mappings and lists where a value can change."""
+    """Yield the path of each value in nested mappings and lists."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in items:
         yield (*at, key)

@@ -20,9 +20,9 @@ from ruamel.yaml import YAML
 from tests.support.processes import PATIENCE
 from tests.support.project import Project
 
-EVERY = "0.1"  # seconds between checkpoints; many checkpoints, so that many kills hit a write
-LEAVES_WITHIN = 5.0  # seconds for a training to end
-# Columns of the report's table that differ between equal runs.
+EVERY = "0.1"  # seconds between checkpoints; so short that many kills hit a write
+LEAVES_WITHIN = 5.0  # maximum seconds from a signal to the end of a training
+# Columns of the report's table that differ between runs with equal results.
 PROVENANCE = {"started", "train_seconds", "images_per_second", "peak_memory_mib"}
 ENTRIES = ("ae", "dae", "vae", "vqvae")
 

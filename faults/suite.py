@@ -1,4 +1,4 @@
-"""Runs the fault suite or a part, and writes a table: for each fault, how often the pipeline kept its promise.
+"""Runs the fault suite or a part, and writes a table: for each fault, how often the outcome was the promised one.
 
 python -m faults                     # everything: about 90 minutes on 2 cores
 python -m faults --share 0.1         # a tenth of every family
@@ -29,7 +29,7 @@ from faults.table import Counts
 from pipeline.common import resources
 
 Family = Callable[[Path, int, int], Iterator[Counts]]
-FAMILIES: dict[str, tuple[Family, int, int]] = {  # number of trials at full size, and number of parts
+FAMILIES: dict[str, tuple[Family, int, int]] = {  # number of trials with --share 1, and number of parts
     "trainers": (kills.trainers, 50, 2),
     "stages": (kills.stages, 10, 2),
     "runners": (kills.runners, 10, 1),
@@ -54,7 +54,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help=f"Families: {', '.join(FAMILIES)}.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Families at a time; the default is one per CPU.")] = None,
 ) -> None:
-    """Inject every kind of fault that must do no harm, and count the kept promises."""
+    """Inject every kind of fault, and count how often the outcome was the promised one."""
     wanted = list(dict.fromkeys(only or FAMILIES))
     if unknown := set(wanted) - set(FAMILIES):
         sys.exit(f"there is no family {', '.join(sorted(unknown))}; there are {', '.join(FAMILIES)}")

@@ -1,4 +1,4 @@
-"""Rows of the fault suite's table, which count kept promises."""
+"""Rows of the fault suite's table. A promise is the outcome that the pipeline must have after a fault."""
 
 from dataclasses import dataclass, field
 
@@ -9,10 +9,10 @@ class Counts:
 
     fault: str  # the injected fault
     promise: str  # the outcome that must follow
-    full: int  # trials at full size
+    full: int  # planned number of trials
     kept: int = 0
     tried: int = 0
-    broken: list[str] = field(default_factory=list)  # outcomes that broke the promise
+    broken: list[str] = field(default_factory=list)  # descriptions of the other outcomes
     remark: str = ""
 
     def add(self, kept: object, otherwise: str = "") -> None:

@@ -22,7 +22,7 @@ Family = Callable[[Path, int, int], Iterator[Counts]]
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ignore how many seconds it takes to refuse a file; the full suite measures that."""
+    """Ignore how many seconds the refusal of a file takes; only the full suite limits the time."""
     monkeypatch.setattr(hostile, "SECONDS", PATIENCE)
 
 
@@ -46,7 +46,7 @@ def test_without_hashes_changed_data_goes_unnoticed(tmp_path: Path, monkeypatch:
 def test_with_one_checkpoint_written_in_place_a_kill_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check the promise of `writes` when a file is truncated as a kill would do it."""
+    """Check that `writes` reports a loss if the only checkpoint is truncated, as a kill during a write would do."""
     monkeypatch.setattr("aelab.core.tensor_file.write_atomically", lambda path, content: path.write_bytes(content[:-9]))
     keeper = snapshots.Snapshots(tmp_path)
     tmp_path.mkdir(exist_ok=True)

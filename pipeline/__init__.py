@@ -13,7 +13,8 @@ from pathlib import Path
 SRC = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SRC))
 
-gc.set_threshold(100_000)  # new objects between collections; with the default of 700, a fifth of the import time
+# Collect garbage only after 100,000 new objects: with the default of 700, collections take a fifth of the import time.
+gc.set_threshold(100_000)
 
-PARENT = os.getppid()  # process number; read before the slow imports, during which the parent may end
+PARENT = os.getppid()  # the parent's process number; read before the slow imports, during which the parent may end
 RUNNER = "AELAB_RUNNER"  # process number of the `pipeline.runner.repro` that started a stage

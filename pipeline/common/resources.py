@@ -29,7 +29,7 @@ def per_gpu() -> int | None:
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs that NVIDIA's driver finds, in the form that CUDA_VISIBLE_DEVICES takes."""
+    """Names of the GPUs that NVIDIA's driver finds, in the form that CUDA_VISIBLE_DEVICES accepts."""
     names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     count = _cuda_devices()
     return names[:count] if names else [str(number) for number in range(count)]

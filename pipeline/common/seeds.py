@@ -22,19 +22,19 @@ def for_each_seed(
     """Call `work(parameters, entry, seed)` for every seed, several at once, and return the results by seed.
 
     Several seeds run at once because small models leave a GPU idle, and a training on a CPU uses few cores. If a seed
-    fails, the error is raised after the seeds that are running have ended.
+    in a process of its own fails, the error is raised after all other seeds have ended.
 
     Args:
         work: function of the parameters, an entry's name and a seed.
         checked: the checked parameters.
         entry: name of the entry.
         timed: whether the results include the time that `work` takes. Otherwise, `work` has low priority and uses all
-            cores, with one more process than fits, so that no core is idle while the last seeds end.
+            cores. On CPUs, one extra process keeps the cores busy while another process waits.
     """
     device, its_seeds = devices.prepare(checked.training.device, checked.training.threads), checked.seeds_of(entry)
     on_gpu = device.type != "cpu"
     at_once = side_by_side(checked, device, resources.cpus() if timed else resources.all_cpus())
-    behind = not timed and not on_gpu and at_once > 1  # one more process, which computes while another waits
+    behind = not timed and not on_gpu and at_once > 1  # one extra process, which computes while another waits
     workers = min(len(its_seeds), at_once + behind)
     os.environ[devices.SHARED] = str(resources.per_gpu() or max(1, workers))
     os.environ[devices.FREE] = str(max(1, devices.free_memory() // max(1, workers)))
@@ -43,8 +43,8 @@ def for_each_seed(
     if workers <= 1:
         return {seed: work(checked, entry, seed) for seed in its_seeds}
     # A fork saves a second import of torch. A fork is safe only while torch has started no thread, so the check of the
-    # parameters builds the models on the meta device. Processes are spawned on a GPU, which a forked process cannot use
-    # once its parent has, and on macOS, whose libraries start threads.
+    # parameters builds the models on the meta device. On a GPU, processes are spawned, because a forked process
+    # cannot use a GPU that its parent has used; on macOS, because macOS's libraries start threads.
     forks = sys.platform == "linux" and not on_gpu and not torch.cuda.is_initialized()
     context = get_context("fork" if forks else "spawn")
     with ProcessPoolExecutor(workers, context, _begin, (LISTENER.polls,)) as pool:

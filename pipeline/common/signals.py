@@ -1,7 +1,7 @@
 """Ends a stage in an orderly way: after SIGINT or SIGTERM, or after the process that started the stage has died.
 
 If DVC or the runner is killed, their stages keep running. If a stage is killed, the processes that train its seeds keep
-running. These processes must notice the death and end, because a second run would write to the same files.
+running. Every process left behind must notice the death and end, because a second run would write to the same files.
 """
 
 import multiprocessing
@@ -47,8 +47,8 @@ class StopListener:
         """Install the signal handlers and the timer. A forked process must call this method itself.
 
         Args:
-            polls: whether the work calls `asked_to_stop`. If so, the work has `GRACE` seconds after a signal to end by
-                itself. Otherwise, a signal raises `Interrupted` at once.
+            polls: whether the work calls `asked_to_stop`. If so, the work has `GRACE` seconds after a signal to
+                return. Otherwise, a signal raises `Interrupted` at once.
         """
         self.asked, self.polls = None, polls
         try:
@@ -62,7 +62,7 @@ class StopListener:
             signal.setitimer(signal.ITIMER_REAL, POLL, POLL)
 
     def check(self, *, wanted: bool) -> None:
-        """Raise `Interrupted` unless this process is still `wanted`, which means that a process waits for it."""
+        """Raise `Interrupted` unless this process is `wanted`: another process still waits for this one."""
         if not wanted:
             self.asked = Interrupted(signal.SIGTERM, orphaned=True)
             raise self.asked
@@ -80,7 +80,7 @@ class StopListener:
             if not all(process.is_running() for process in self.supervisors):
                 self._ask(Interrupted(signal.SIGTERM, orphaned=True))
             return
-        if time.monotonic() < self.patient_until:  # the timer was set before the request to stop
+        if time.monotonic() < self.patient_until:  # a regular tick, before the grace period ends
             return
         for child in multiprocessing.active_children():
             child.kill()
@@ -91,7 +91,7 @@ class StopListener:
         if self.asked is not None:
             return
         children = multiprocessing.active_children()
-        moment = GRACE + bool(children) if self.polls else 0.0  # one second more than the children have
+        moment = GRACE + bool(children) if self.polls else 0.0  # with children, one second more than the children get
         self.patient_until = time.monotonic() + moment
         self.asked = asked
         for child in children:
@@ -113,7 +113,8 @@ def asked_to_stop() -> bool:
 def _supervisors() -> list[psutil.Process]:
     """Return the processes that wait for this process.
 
-    They are its parent, or all ancestors up to DVC in a stage that DVC runs, and the runner that started the stage.
+    In a stage that DVC runs, these are all ancestors up to DVC; otherwise, the parent. If the runner started the stage,
+    the list includes the runner.
 
     Raises:
         psutil.NoSuchProcess: the runner has died.

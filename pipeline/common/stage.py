@@ -55,18 +55,18 @@ def run(
     """Do a stage's `work` on the checked parameters, and record its provenance.
 
     Args:
-        work: function of the checked parameters and the provenance, to which it may add keys.
+        work: function of the checked parameters and the provenance. The function may add keys to the provenance.
         provenance_file: file for the provenance; None to write none. Result files do not contain the provenance,
             because it differs between runs with equal results.
         variants: whether to check the entries, which needs the slow import of torch.
-        polls: whether `work` calls `asked_to_stop`. If so, `work` has a few seconds after a signal to end by itself.
+        polls: whether `work` calls `asked_to_stop`. If so, `work` has a few seconds after a signal to return.
     """
     try:
         LISTENER.listen(polls=polls)
         LISTENER.check(wanted=os.getppid() == PARENT)
         check_code()
         checked = params.load(variants=variants)  # imports the variants, which import torch
-        gc.freeze()  # garbage collections skip the modules; the one at exit took half a second
+        gc.freeze()  # garbage collections skip the modules; the collection at exit took half a second
         provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
         started = time.perf_counter()
         work(checked, provenance)
@@ -123,7 +123,7 @@ def what_to_mend(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, RuntimeError):
-        said = f"{type(error).__name__}: {error}"  # matched by name: importing torch for its classes is slow
+        said = f"{type(error).__name__}: {error}"  # the class's name, because importing torch for the class is slow
         if found := [sentence for words, sentence in GPU_PROBLEMS.items() if re.search(words, said)]:
             return found[0]
     if isinstance(error, BrokenProcessPool):

@@ -99,7 +99,7 @@ def context(
 
 
 def _picked(entry: ReportEntry) -> dict[str, list[int]]:
-    """Return, for each phase of the training, the step of every seed with the lowest validation loss."""
+    """Return, for each phase of the training and every seed, the step with the lowest validation loss."""
     phases = dict.fromkeys(phase for result in entry.finished for phase in result.outcome)
     return {phase: [result.outcome[phase]["best_step"] for result in entry.finished] for phase in phases}
 
@@ -235,14 +235,14 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
 
 
 def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
-    """Yield a table of AUROC and a table of average precision, with which scores separate anomalies from test images.
+    """Yield two tables of how well each score separates anomalies from test images: AUROC, and average precision.
 
-    The scores of raw pixels are the floors.
+    The row of the floor `identity` shows the scores of raw pixels.
     """
     if not (chosen := params.dataset.anomalies):
         return
     what = chosen if isinstance(chosen, str) else f"the held-out class {tables.listed(chosen)}"
-    note = f"Anomalies: {what}, against test images. A dash: there is no such score. identity: scores of raw pixels."
+    note = f"Anomalies: {what}, against test images. A dash: the model lacks the score. identity: scores of raw pixels."
     for title, measure in zip(("Anomalies", "Anomalies, average precision"), MEASURES, strict=True):
         names = [name for name in ANOMALIES if name.startswith(f"{measure}_")]
         if parts := tables.tables("", "", evidence, names):

@@ -104,7 +104,7 @@ class ReportEntry:
 
     @property
     def finished(self) -> list[Result]:
-        """Results of the finished seeds. The report's figures show the first of them."""
+        """Results of the finished seeds. The report's figures show the first finished seed."""
         return [result for result in self.results if result.status == "finished"]
 
     @property
@@ -114,7 +114,7 @@ class ReportEntry:
         return examples.read(path) if path and path.exists() else None
 
     def entry(self) -> Entry:
-        """Return the entry in the form that the tests of the claims and the report's tables take."""
+        """Return the entry in the form that the report's tables and the tests of its claims need."""
         return Entry(
             self.name,
             pixels=next((result.pixels for result in self.finished), None),
@@ -133,7 +133,7 @@ class ReportEntry:
         return [f"{kind}-{level}" for kind, level in self.params.learned(inputs).mixed] if inputs != CLEAN else []
 
     def _images(self) -> dict[str, Any]:
-        """Return the metrics of each test image; empty if an older evaluation did not write them."""
+        """Return the metrics of each test image; empty if an older version, which wrote none, evaluated the entry."""
         folder = self.finished[0].folder.parent
         images, scores = (
             per_image.read(path) if (path := folder / name).exists() else {}
@@ -220,7 +220,7 @@ def available(params: Params) -> tuple[list[Result], list[str]]:
     path = Path("dvc.lock")
     if not path.exists():
         return [], ["dvc.lock is missing: `dvc repro` writes it"]
-    lock = YAML(typ="safe", pure=True).load(path)["stages"]  # up to date when the report begins
+    lock = YAML(typ="safe", pure=True).load(path)["stages"]  # the runner has updated the file before the report begins
     for entry in params.variants:
         for seed in params.seeds:
             try:
@@ -291,5 +291,5 @@ def _digest(content: object) -> str:
 
 
 def _out(stage_lock: dict[str, Any], path: Path) -> str:
-    """Return DVC's hash of the output `path`, from the entry in `dvc.lock` of the stage that writes it."""
+    """Return DVC's hash of the output `path`, from the entry in `dvc.lock` of the stage that writes this output."""
     return str(next(out["md5"] for out in stage_lock["outs"] if out["path"] == str(path)))

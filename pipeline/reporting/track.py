@@ -77,7 +77,8 @@ def _write(params: Params, _: stage.Provenance) -> None:
     for sentence in lacking:
         print(sentence)
     runs = [_result(result, params) for result in collected]
-    runs += [run for run in _trainings(params) if run.status != FINISHED]  # the rest is in `collected`, or soon will be
+    # A finished training is in `collected`, or will be after its evaluation.
+    runs += [run for run in _trainings(params) if run.status != FINISHED]
     saved = max((result.cost["ended"] for result in collected), default=0.0)
     champions = _champions(collected)
     written, promoted = set[str](), set[str]()
@@ -189,7 +190,7 @@ def _locked(lock: FileLock) -> bool:
 
 
 def _dataset(sections: dict[str, Any]) -> str:
-    """Return the name of a training's data set, which may differ from the one in params.yaml now."""
+    """Return the name of a training's data set; params.yaml may name another data set by now."""
     return str(sections["dataset"]["name"])
 
 

@@ -30,12 +30,12 @@ class Change:
     metric: str
     before: str
     now: str
-    gap: Interval  # interval of the difference, paired by seed, widened for all comparisons
+    gap: Interval  # interval of the difference, paired by seed, widened for the number of comparisons
     share: float  # size of the change, relative to the mean before
 
     @property
     def verdict(self) -> str:
-        """Whether the change is better or worse; a reason for no verdict if the interval contains 0."""
+        """Whether the metric is better or worse now; the reason for doubt if the interval contains 0 or is unknown."""
         if not self.gap.known:
             return "one seed: may be chance"
         side = self.gap.side(0)
@@ -79,7 +79,7 @@ def differ(before: Rows, now: Rows) -> bool:
 def changes(before: Rows, now: Rows) -> list[Change]:
     """Return every metric whose displayed mean has changed, over the seeds in both tables.
 
-    Significant changes come first. Both groups are sorted by the relative size of the change.
+    Significant changes come first, then all others; each group is sorted by the relative size of the change.
     """
     found = list[Change]()
     for entry in dict.fromkeys(row["entry"] for row in now):

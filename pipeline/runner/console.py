@@ -40,14 +40,14 @@ class ConsoleLog:
 
 @dataclass
 class StageOutput:
-    """Prints the output of a stage's command, and reads the stage's outcome from DVC's lines around it."""
+    """Prints the output of a stage's command, and reads the stage's outcome from DVC's own lines."""
 
     name: str
     outcome: str = "unchanged"  # unchanged, cached, done
-    running: bool = False  # whether the next lines are the command's
+    running: bool = False  # whether the command writes the next lines
 
     def read(self, line: str) -> None:
-        """Read a line, and print it if it is the command's."""
+        """Read a line, and print the line if the command wrote it."""
         if line.startswith("Running stage"):
             self.outcome, self.running = "done", True
         elif "is cached - skipping run" in line:

@@ -1,7 +1,7 @@
 """Does DVC's work before and after each stage's command, and writes `dvc.lock`, all in this process.
 
 Separate `dvc repro` commands would import DVC, read `dvc.yaml` and write all of `dvc.lock` for each stage. With 100
-entries that took 10 CPU seconds per stage. Here, one write of `dvc.lock` covers several stages. If this process is
+entries, one such command took 10 CPU seconds. Here, one write of `dvc.lock` covers several stages. If this process is
 killed before the write, DVC's run cache restores the finished stages.
 """
 
@@ -47,7 +47,7 @@ class DvcStages:
         self.running: dict[str, Any] = {}
         self.pending: dict[str, Entry] = {}  # entries that are not in dvc.lock yet
         self.lock_text: str | None = None  # text of dvc.lock after this process's last write
-        self.lock: Any = None  # the same, parsed
+        self.lock: Any = None  # `lock_text`, parsed
         self.writes_next = 0.0
         with self.turn():
             try:

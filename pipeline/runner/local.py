@@ -24,7 +24,7 @@ from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.first_look import first_look
 
 SOON = 60.0  # seconds until MLflow shows the curves of trainings
-LEAVES_WITHIN = 5.0  # seconds for the process that shows the curves to end
+LEAVES_WITHIN = 5.0  # seconds after which the process that shows the curves is killed, if it has not ended
 FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
 
 
@@ -43,15 +43,15 @@ class CpuShares:
 
     def __init__(self, cpus: int, threads: int, jobs: int, seeds: int) -> None:
         self.free, self.threads, self.jobs = max(cpus, jobs * threads), threads, jobs
-        # CPUs for all seeds of a training at once; for one seed, if the jobs alone need more CPUs than there are.
+        # CPUs for all seeds of a training at once; for one seed, if there are too few CPUs for one seed per job.
         self.all_seeds = threads * (seeds if jobs * threads <= cpus else 1)
         self.taken: dict[str, int] = {}
 
     def take(self, names: list[str]) -> dict[str, int]:
-        """Assign CPUs to the first of these stages, as many stages as there is room for.
+        """Assign CPUs to the first stages of `names`, until the jobs or the CPUs are used up.
 
-        The stages share the CPUs evenly. But a training gets CPUs for all its seeds, if so many are free, since the
-        whole run may wait for the training.
+        The stages share the CPUs evenly. But a training gets CPUs for all its seeds, if enough are free, because
+        the whole run may wait for the training.
         """
         names, begun = names[: self.jobs - len(self.taken)], dict[str, int]()
         for at, name in enumerate(names):
@@ -94,7 +94,7 @@ class LocalExecutor:
         else:
             entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # entries that share a GPU
         self.jobs = jobs or len(gpus) * entries or max(1, resources.cpus() // threads)
-        seeds = 1 if gpus else len(params.seeds)  # seeds with CPUs of their own; GPU trainings share them
+        seeds = 1 if gpus else len(params.seeds)  # seeds with CPUs of their own; on a GPU, seeds share CPUs
         self.shares = CpuShares(resources.cpus(), threads, self.jobs, seeds)
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(self.jobs):
@@ -129,7 +129,7 @@ class LocalExecutor:
         with self.around(name), log_file(name).open("w", encoding="utf-8") as log:
             outcome = self._outcome(name, share, own, log)
         self.slots.put(gpu)
-        if outcome == "unchanged":  # an earlier stage, which always runs, has written the same output again
+        if outcome == "unchanged":  # planned only because an earlier stage always runs, whose output is the same again
             return True
         self.console.say(outcome, name, f"{time.monotonic() - began:.1f} s")
         if outcome != "failed" and (seen := first_look(name)):

@@ -121,7 +121,7 @@ def mend() -> None:
         BUSY.unlink(missing_ok=True)
         print(f"removed {BUSY}, which a killed DVC command had left unfinished", flush=True)
     elif not all(map(_alive, _notes(listed))):
-        # Take DVC's lock, because other commands may add notes meanwhile.
+        # Take DVC's lock, because another command may add a note at any moment.
         with _edit_rwlock(str(BUSY.parent), localfs, hardlink=False) as held:
             held["write"] = {path: each for path, each in held["write"].items() if _alive(each)}
             held["read"] = {path: alive for path, each in held["read"].items() if (alive := [*filter(_alive, each)])}

@@ -20,7 +20,7 @@ class Plan:
     """The stages that may have to run, and the stages that can run now."""
 
     upstream: Mapping[str, set[str]]  # stage → the stages that it depends on
-    remaining_work: Mapping[str, float]  # work of a stage and of the longest path from it to the end
+    remaining_work: Mapping[str, float]  # work of a stage plus the work on the longest path from the stage to the end
     waiting: set[str]  # stages that have not started
     unfinished: set[str]
 
@@ -28,7 +28,7 @@ class Plan:
     def of(
         cls, upstream: Mapping[str, set[str]], is_changed: Callable[[str], bool], work: Callable[[str], float]
     ) -> Self:
-        """Plan every changed stage and all stages that depend on one."""
+        """Plan every changed stage and all stages that depend on a changed stage."""
         order = list(TopologicalSorter(upstream).static_order())
         waiting = set[str]()
         for name in order:
@@ -52,7 +52,7 @@ def plan_run(dvc: DvcStages, params: Params, *, elsewhere: bool) -> Plan:
     Args:
         dvc: the stages.
         params: the parameters, from which the work of each stage is estimated.
-        elsewhere: whether stages run on other machines. If so, outputs that this machine lacks count as unchanged.
+        elsewhere: whether stages run on other machines. If so, outputs that this machine lacks are taken as unchanged.
     """
 
     def is_changed(name: str) -> bool:
@@ -60,7 +60,7 @@ def plan_run(dvc: DvcStages, params: Params, *, elsewhere: bool) -> Plan:
         try:
             if not elsewhere:
                 return bool(stage.changed())
-            # With allow_missing, DVC calls even a stage unchanged that has never run.
+            # With allow_missing, DVC reports a stage as unchanged even if the stage has never run.
             new = not all(each.hash_info for each in (*stage.deps, *stage.outs))
             return new or bool(
                 stage.changed(allow_missing=True, upstream=[dvc.stages[on] for on in dvc.upstream[name]])

@@ -97,7 +97,7 @@ def _plan(*, elsewhere: bool) -> tuple[Params, DvcStages, Plan]:
     """Return the parameters, the stages and the plan. The entries stay unchecked, since their check needs torch."""
     try:
         checked, dvc = params.load(variants=False), DvcStages()
-        gc.freeze()  # a last collection at exit took 0.2 s for DVC's objects
+        gc.freeze()  # the garbage collection at exit took 0.2 s for DVC's objects
     except UserError:
         params.load()  # problems of the entries are the likely cause: report all of them
         raise

@@ -1,4 +1,4 @@
-"""classify: train the classifier whose features serve the Fréchet distance.
+"""classify: train the classifier whose features the Fréchet distance compares.
 
 The file of metrics also contains the reason for each undefined metric, and reference values for likelihoods, such as
 the size of the test images as lossless files.

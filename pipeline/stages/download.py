@@ -41,7 +41,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
     print(f"{wanted.name}: from {loaded.source}; images: {sizes}")
-    paths.ANOMALIES.unlink(missing_ok=True)  # left by a run without DVC, which would have deleted it
+    paths.ANOMALIES.unlink(missing_ok=True)  # may be left from a run without DVC; DVC deletes old outputs
     with part("writing"):
         loaded.save(paths.CLEAN)
         if strange is not None:

@@ -51,7 +51,7 @@ from pipeline.common.params import Params
 
 BINARISATION = {"none": "not binarised", "static": "static binarisation", "dynamic": "dynamic binarisation"}
 Images: TypeAlias = dict[str, NDArray[np.float32]]  # the value of each image, by metric or score
-DRAWN = 3  # levels of each kind of corruption in the figure, at most
+DRAWN = 3  # maximum number of levels of each kind of corruption in the figure
 
 
 def main(name: str) -> None:
@@ -85,7 +85,7 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Imag
     """Evaluate one seed, and draw its figures.
 
     Returns:
-        The seed's content of metrics.json, the metrics of each test image, and the scores of test images and anomalies.
+        The seed's part of metrics.json, the metrics of each test image, and the scores of test images and anomalies.
         If the seed diverged, there are no metrics, and the status says at which step.
     """
     variant = VARIANTS.find(params.entry(name).model)
@@ -107,12 +107,12 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Imag
     undefined, scores = _undefined(model), dict[str, Tensor]()
     validation = arrays.read(paths.images(paths.CLEAN, "validation"))
     with part(f"{name}-seed{seed}"):
-        measured = {  # validation selects settings, test is reported
+        measured = {  # the validation metrics select settings, the report shows the test metrics
             "validation": _reconstruction(params, model, validation, "validation", {}),
             "test": _test(params, model, undefined, len(validation)),
         }
         if "generalisation" not in undefined:
-            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # both of clean images
+            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # errors of clean images
             measured["test"]["generalisation"] = unseen / learned if learned else math.nan
         with part("scores of validation images"):
             known = measured["validation"].images
@@ -224,7 +224,7 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str], unse
 def _samples(
     params: Params, model: Autoencoder, train: reconstruction.Images, undefined: Mapping[str, str]
 ) -> dict[str, float]:
-    """Compare samples with as many test images in the classifier's features.
+    """Compare samples with as many test images, by the classifier's features.
 
     The samples come from the model's prior, from a density fitted to its codes, and from uniformly drawn codes.
     """

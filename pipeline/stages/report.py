@@ -26,7 +26,7 @@ from pipeline.reporting.results import ReportEntry
 
 
 def work(params: Params, _: stage.Provenance) -> None:
-    """Write the reports. A second process writes MLflow's runs meanwhile, since MLflow is slow to import."""
+    """Write the reports. At the same time, another process writes MLflow's runs, because MLflow is slow to import."""
     with subprocess.Popen([sys.executable, "-m", "pipeline.reporting.track"]) as track:
         write(params)
     if track.returncode:

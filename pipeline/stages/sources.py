@@ -2,7 +2,7 @@
 
 These files are the parts that the model's file imports, directly or through other parts, and the entry's network. The
 training of an entry depends only on the entry's own hashes, so a new quantiser reruns only the entries whose model has
-a quantiser. The templates of `dvc.yaml` cannot do this, because they give every entry the same dependencies.
+a quantiser. `dvc.yaml` alone cannot do so, because its templates give every entry the same dependencies.
 """
 
 import ast

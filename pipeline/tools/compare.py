@@ -28,7 +28,7 @@ from pipeline.reporting.results import ReportEntry
 
 WORKSPACE = "workspace"  # the results on disk
 NEEDED = ("params.yaml", "dvc.lock", "models", "evaluation", "provenance", "classifier")
-LONGEST = 40  # characters of a name in charts and in a folder's name
+LONGEST = 40  # maximum number of characters of a name in charts and in a folder's name
 LONGEST_TITLE = 160
 
 Revisions: TypeAlias = Mapping[str, Sequence[ReportEntry]]
@@ -101,10 +101,10 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
 
 @dataclass(frozen=True)
 class ComparedEntry:
-    """An entry whose results differ from all others, under a name that states its differing parameters."""
+    """An entry whose results no other entry has, under a name that states its differing parameters."""
 
     entry: ReportEntry
-    original: str  # its name in params.yaml
+    original: str  # the entry's name in params.yaml
     revisions: list[str]  # revisions with these results
     differs: dict[str, Any]  # parameters by dotted key
 
@@ -142,7 +142,7 @@ def _named(name: str, found: Sequence[tuple[ReportEntry, list[str]]]) -> Iterato
     for (entry, revisions), each, label in zip(found, values, labels, strict=True):
         stem = label if len(label) <= LONGEST else name
         own = stem if stem == label and labels.count(label) == 1 else f"{stem}@{revisions[0]}"
-        own = own.replace("/", "∕")  # the name is also a folder's
+        own = own.replace("/", "∕")  # the name is also the name of a folder
         yield ComparedEntry(replace(entry, name=own), name, revisions, {key: each.get(key) for key in differing})
 
 
@@ -164,7 +164,7 @@ def _short(key: str, keys: Sequence[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text. 1.0 becomes 1, because revisions may write the same number in both ways."""
+    """Return a value as text. 1.0 becomes 1, because one revision may write 1 and another 1.0."""
     whole = isinstance(value, float) and value.is_integer()
     return "–" if value is None else str(int(value) if whole else value)
 

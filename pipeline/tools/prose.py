@@ -28,7 +28,7 @@ from pipeline.common import git
 RULES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 WORDS = [(re.compile(each["find"], re.MULTILINE), each["say"], each.get("where", "")) for each in RULES["words"]]
 SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”)]*\s+(?=[A-Z`\"“(§−])|\n\s*\n|\n\s*[-*] |\n\s*\w+: ")
-FRAGMENT = 4  # words; shorter strings are names and labels
+FRAGMENT = 4  # words; a string with so few words is a name or a label
 CODE = "`code`"  # stands for code, a path or a link, which are one word and no prose
 TEXT_SUFFIXES = {".md", ".py", ".toml", ".yaml", ".yml", ".j2"}
 MARKDOWN = MarkdownIt().enable("table")
@@ -74,7 +74,7 @@ def passages(path: Path) -> Iterator[Passage]:
     readers = {".md": _markdown, ".py": _python, ".toml": _toml, ".j2": _template}
     for line, kind, words in readers.get(path.suffix, _comments)(text):
         if kind == "message" and path.parts[0] in {"tests", "faults"}:
-            continue  # strings are data there
+            continue  # in these folders, strings are data
         yield Passage(path, line, kind, re.sub(r"(?s)``.+?``|`[^`]+`", CODE, words))
 
 
@@ -87,7 +87,7 @@ def problems(passages: Sequence[Passage]) -> Iterator[tuple[Passage, str]]:
     found = LintFile("", whole).lint({"max_errors": 1000, "checks": RULES["proselint"]}) if whole else []
     for result in found:
         check = result.check_result
-        start, end = (each - 1 for each in check.span)  # the linter puts a line break in front
+        start, end = (each - 1 for each in check.span)  # the linter puts a line break in front of the text
         if "\n\n" not in (words := whole[start:end]):
             yield passages[bisect(starts, start) - 1], f"{words!r}: {check.message} ({check.check_path})"
 

@@ -43,7 +43,7 @@ TABLE = RECIPES / "results.md"
 PAGE = Path("docs/quantisers.md")
 STUDY = ("codebook-mnist", "codebook-fashion", "codebook-photographs")
 SHARE, MEAN_PSNR = "codes_active", "psnr_of_mse"
-KNOWN = METRICS | {  # and metrics that only recipes have
+KNOWN = METRICS | {  # the report's metrics, and metrics that only recipes have
     SHARE: Metric("codes active", "codes used, in percent of the codebook", 1, "higher", unit="%"),
     MEAN_PSNR: Metric("PSNR of the mean MSE", "−10·log₁₀ of the MSE over all images", 2, "higher", unit="dB"),
 }
@@ -120,7 +120,7 @@ class Expected(Section):
     entry: str
     metric: Annotated[str, AfterValidator(known)]
     value: float
-    better: Literal["lower", "higher"] | None = None  # required if the metric has no better direction
+    better: Literal["lower", "higher"] | None = None  # required if neither direction of the metric is better in general
 
     @model_validator(mode="after")
     def _direction(self) -> "Expected":
@@ -143,14 +143,14 @@ class Expected(Section):
 class Recipe(Section):
     """A recipe: the content of a file in `recipes/`."""
 
-    extends: str | None = None  # a recipe whose keys this recipe changes, mapping by mapping
+    extends: str | None = None  # name of a recipe that this recipe repeats with changed keys
     title: str
     paper: str
     table: str  # table and row of the paper, or another source
     setting: str
     expected: list[Expected] = []
     shown: list[Annotated[str, AfterValidator(known)]] = []  # Metrics of all entries, without a published figure.
-    claims: list[Annotated[str, one_of(CLAIMS)]] = []  # Claims of docs/report.md that these entries test.
+    claims: list[Annotated[str, one_of(CLAIMS)]] = []  # Claims of docs/report.md that the recipe's entries test.
     kept: list[str] = []  # Files of the report to keep, such as figures/rate_distortion.svg
     sweep: dict[str, Annotated[list[Any], Field(min_length=2)]] = {}  # A parameter and its values.
     minutes: dict[Literal["cpu", "gpu"], PositiveFloat]  # Estimate for all seeds in sequence; empty if not measured.
@@ -288,7 +288,7 @@ def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
     with subprocess.Popen(command, env=os.environ | environment) as process:  # noqa: S603
         try:
             process.wait()
-        except KeyboardInterrupt:  # DVC and the stages receive it too
+        except KeyboardInterrupt:  # DVC and the stages receive Ctrl-C too
             process.wait()
             sys.exit(130)
     text = _reported(name, "comparison.csv")
@@ -448,7 +448,7 @@ def study() -> str:
             _mean(each) for each in figures if (each["entry"], each["metric"], each["value"]) == (entry, metric, None)
         )
 
-    complete = found.keys() >= set(STUDY[:2])  # without both, the page omits the figures
+    complete = found.keys() >= set(STUDY[:2])  # without the results of both recipes, the page omits the findings
     return _template("quantisers.md.j2").render(results=found.values(), both=both, complete=complete)
 
 

@@ -118,7 +118,7 @@ def _rows(section: Json, path: str, definitions: Json) -> Iterator[tuple[str, ..
         yield f"`{path}`", default, _allowed(section, definitions), section["description"].replace("|", "∣")
     inner = {} if _target(section) in BUDGETS else definitions.get(_target(section), section)
     if "$ref" in (named := inner.get("additionalProperties") or {}):
-        inner = {"properties": {"*": named}}  # any name: no row of its own
+        inner = {"properties": {"*": named}}  # `*` stands for any name, and has no row of its own
     for key, each in inner.get("properties", {}).items():
         yield from _rows(each, f"{path}.{key}", definitions)
 
@@ -128,7 +128,7 @@ def _allowed(section: Json, definitions: Json) -> str:
     if _target(section) in BUDGETS:
         return "the first six keys of [`training`](#training)"
     inner = definitions.get(_target(section), section)
-    if "type" not in inner:  # a choice; by name alone if it needs no keys
+    if "type" not in inner:  # a choice between models or parts; the name is enough if no key is required
         choices, part = inner.get("anyOf", []), _target(section)
         names = [_allowed(each, definitions) for each in choices if "type" in each]
         if not choices or len(names) < len(choices):
@@ -149,9 +149,9 @@ def _target(section: Json) -> str:
 # --- docs/commands.md ------------------------------------------------------------------------------------------------
 
 EXAMPLES = re.compile(r"^(?:  \S.*\n)+", re.MULTILINE)  # lines with an indentation of two
-OPTION = re.compile(r"^\* `(?:-|IN ).*\n", re.MULTILINE)  # or the argument IN, which is the same in all commands
+OPTION = re.compile(r"^\* `(?:-|IN ).*\n", re.MULTILINE)  # options, and IN, an argument that several commands share
 COMPLETION = re.compile(r"^\* `--(?:install|show)-completion.*\n", re.MULTILINE)  # options that typer adds
-STAGES = "python -m pipeline.stages."  # DVC runs them
+STAGES = "python -m pipeline.stages."  # prefix of the stages, which DVC runs
 
 
 def commands() -> str:
@@ -181,7 +181,7 @@ def _described(words: str, found: Any) -> str:
 
 
 def programs() -> dict[str, Any]:
-    """Return the parser of each command line; for a command without arguments, the first words of its module.
+    """Return the parser of each command line; for a command without arguments, the first sentence of its docstring.
 
     Each call builds new parsers, since a parser that has parsed a line keeps that line's settings in its help.
     """

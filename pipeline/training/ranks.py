@@ -22,15 +22,15 @@ from pipeline import PARENT
 from pipeline.common import params, signals, stage
 
 TORCHRUN = "AELAB_TORCHRUN"  # environment variable with more arguments for torchrun, such as --nnodes 2
-PROBLEMS = "AELAB_PROBLEMS"  # environment variable with the folder where a process writes the error that ended it
-RESTARTS = 3  # how often all processes restart after the death of one, unless TORCHRUN sets --max-restarts
+PROBLEMS = "AELAB_PROBLEMS"  # environment variable: folder in which a process writes why it ended
+RESTARTS = 3  # maximum number of restarts after the death of a process; TORCHRUN can set --max-restarts
 
 
 def here(processes: int) -> int:
     """Return how many of a training's `processes` run on this machine.
 
     Raises:
-        UserError: --nnodes in TORCHRUN, the number of machines, is no number or does not divide `processes`.
+        UserError: in TORCHRUN, --nnodes or --nproc-per-node is no number, or --nnodes does not divide `processes`.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--nnodes", default="1")
@@ -84,7 +84,7 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
     more = shlex.split(os.environ.get(TORCHRUN, "")) or ["--standalone"]
     arguments = [f"--nproc-per-node={here(processes)}", f"--max-restarts={RESTARTS}", *more, "-m", *command]
     with tempfile.TemporaryDirectory() as problems:
-        # A process that has DVC_STAGE restores DVC's outputs after a failure. Only this process may restore them.
+        # A process with the variable DVC_STAGE restores DVC's outputs after a failure. Only this process may do so.
         environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
         environment |= {PROBLEMS: problems, "OMP_NUM_THREADS": str(threads)}
         # In a shared store, dead processes would still have entries, for which the restarted processes would wait.
@@ -112,7 +112,7 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
 def _torchrun(arguments: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Start torchrun, and kill it with all its processes if it still runs on exit.
 
-    torchrun has its own session. So only the stage receives Ctrl-C, and then stops torchrun itself.
+    torchrun has its own session, so Ctrl-C reaches only the stage, which then stops torchrun.
     """
     command = [sys.executable, "-c", "from pipeline.training import ranks; ranks.torchrun()", *arguments]
     with subprocess.Popen(command, env=environment, start_new_session=True) as torchrun:  # noqa: S603

@@ -1,8 +1,8 @@
-"""The folder of a training: snapshots while it runs, and its result when it has finished.
+"""The folder of a training: snapshots while the training runs, and the result of the finished training.
 
-The folder is no output of DVC, because DVC deletes outputs before it runs a stage. Its name contains a fingerprint, a
-hash of everything on which the trained weights depend. So an interrupted training continues, a finished training is not
-repeated, and no training finds the files of another.
+The folder is no output of DVC, because DVC deletes outputs before it runs a stage. The folder's name contains a
+fingerprint, a hash of everything on which the trained weights depend. So an interrupted training continues, a finished
+training is not repeated, and no training finds the files of another training.
 """
 
 import hashlib
@@ -96,7 +96,7 @@ class TrainingFolder:
 
     @contextmanager
     def held(self, stop: Callable[[], bool]) -> Iterator[None]:
-        """Hold the training's lock, after a wait for any other process that trains here.
+        """Wait until no other process trains in this folder, and then hold the training's lock.
 
         Raises:
             Stopped: `stop` returned true during the wait.
@@ -123,7 +123,7 @@ class TrainingFolder:
 
         Args:
             about: the entry, the seed and the machine.
-            stop: tells whether the training should end after the next snapshot.
+            stop: function that returns whether the training should end after the next snapshot.
             writes: whether this process writes the files; only one of several processes does.
         """
         snapshots = Snapshots(self.folder, stop=stop, writes=writes)

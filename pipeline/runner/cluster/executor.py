@@ -1,8 +1,9 @@
 """Stages on the workers of a Dask cluster: the executor that `repro` uses with `--scheduler`.
 
-The plan and `dvc.lock` stay on this machine, which alone writes them. A worker receives the name of a stage and the
+The plan and `dvc.lock` stay on this machine; no worker writes them. A worker receives the name of a stage and the
 hashes of its inputs. Code, data and results travel through DVC's remote, and the worker returns the stage's entry of
-`dvc.lock`. If a worker dies, Dask gives its stage to another worker. So a stage may run twice, but counts once.
+`dvc.lock`. If a worker dies, Dask gives its stage to another worker. So a stage may run twice, but only one result is
+recorded.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ WORKERS_WITHIN = 60.0  # the run ends after so many seconds without a worker
 def on_cluster(
     address: str, plan: Plan, local: LocalExecutor, jobs: int | None, *, trusted: bool
 ) -> Iterator["ClusterExecutor"]:
-    """Yield an executor for a plan on the workers of the scheduler at `address`.
+    """Yield an executor, which runs the plan's stages on the workers of the scheduler at `address`.
 
     Raises:
         UserError: the address is not trusted, no scheduler answers, or DVC has no remote that workers can use.
@@ -95,10 +96,10 @@ class Task:
 
     output: StageOutput
     on_gpu: bool
-    ended: Future[bool] = field(default_factory=Future)  # set at the stage's end: whether it succeeded
+    ended: Future[bool] = field(default_factory=Future)  # set at the stage's end: whether the stage succeeded
     announced: bool = False
     began: float = field(default_factory=time.monotonic)
-    entry: dict[str, Any] | None = None  # entry in dvc.lock, if it succeeded
+    entry: dict[str, Any] | None = None  # entry in dvc.lock, if the stage succeeded
     log: str = ""
 
 
@@ -123,7 +124,7 @@ class ClusterExecutor:
         """Start stages.
 
         Raises:
-            UserError: the scheduler is gone, or no worker can run them.
+            UserError: the scheduler is gone, or no worker can run the stages.
         """
         begun = self.local.begin([name for name in names if name in self.handover.at_home])
         room, gpus, gpu_room = self._room()
@@ -151,7 +152,7 @@ class ClusterExecutor:
         self.console.say("done" if task.entry else "failed", name, f"{time.monotonic() - task.began:.1f} s")
 
     def hear(self, event: tuple[float, dict[str, str]]) -> None:
-        """Show a worker's message: its stage starts, or wrote a line."""
+        """Show a worker's message: a stage starts, or its command wrote a line."""
         _, told = event
         name = told["stage"]
         task = self.tasks.get(name)
@@ -176,7 +177,7 @@ class ClusterExecutor:
         return task.ended
 
     def _take(self, task: Task, asked: Any) -> None:
-        """Take Dask's result of an ended task. Runs in a thread of Dask."""
+        """Take Dask's result of an ended task. Dask calls this method in one of Dask's threads."""
         if task.ended.cancelled():
             return
         if asked.status == "cancelled":
@@ -192,7 +193,7 @@ class ClusterExecutor:
         task.ended.set_result(task.entry is not None)
 
     def _room(self) -> tuple[int, int, int]:
-        """Return how many more stages fit, how many workers have a GPU, and how many of these are free."""
+        """Return how many more stages fit, how many workers have a GPU, and how many workers with a GPU are free."""
         if self.client.status != "running":
             raise self._gone()
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()

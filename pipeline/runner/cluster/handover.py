@@ -23,7 +23,8 @@ from pipeline.runner.cluster.worker_stage import patiently
 from pipeline.runner.dvc_stages import DvcStages, Entry
 from pipeline.runner.plan import Plan
 
-SECRET = ("secret", "password", "token", "key", "connection", "credential")  # settings with these words stay here
+# A setting whose name contains one of these words is not sent to workers.
+SECRET = ("secret", "password", "token", "key", "connection", "credential")
 
 
 class Handover:
@@ -54,7 +55,7 @@ class Handover:
         return {"stage": name, "inputs": self.inputs(name), "lock": lock, "checkout": self.checkout}
 
     def restore(self, name: str) -> bool:
-        """Record a stage's result from the remote's run cache, without a copy of any file.
+        """Record a stage's result from the remote's run cache, without copying any file.
 
         Returns:
             Whether the run cache has the result, and the remote has all its outputs.
@@ -68,7 +69,7 @@ class Handover:
                     if dep.def_path in made:
                         dep.hash_info, dep.meta = made[dep.def_path].hash_info, made[dep.def_path].meta
                     elif any(localfs.overlaps(dep.fs_path, out.fs_path) for out in away):
-                        return False  # this machine may lack files of the dependency, so it has no hash
+                        return False  # this machine may lack files of the dependency, so the hash is unknown
                     else:
                         dep.save()
             except DvcException:  # an input is missing: the stage will report it
@@ -120,7 +121,7 @@ def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
 
     - A stage whose inputs or outputs cannot travel through DVC's remote.
     - A stage with an output folder of which another stage reads a single file: dvc.lock has no hash of the file.
-    - A stage that always runs, and the readers of its outputs.
+    - A stage that always runs, and each stage that reads its outputs.
     """
     looks = {out.def_path for stage in stages.values() if stage.always_changed for out in stage.outs}
     made = {out.def_path for stage in stages.values() for out in stage.outs}
@@ -164,7 +165,7 @@ def publish(remote: dict[str, Any]) -> Checkout:
     """Push the checked-out code to the remote, with uncommitted changes.
 
     Raises:
-        UserError: the remote does not accept it.
+        UserError: the remote does not accept the code.
     """
     head = _git("rev-parse", "HEAD")
     with tempfile.TemporaryDirectory() as folder:

@@ -17,8 +17,8 @@ from typing import Any, TypedDict
 from pipeline import RUNNER
 
 CODE = "refs/aelab/code"  # git's reference of the commit with the code, also inside a bundle
-PATIENCE = 10.0  # seconds in which a stage that nobody needs any more may end by itself
-RESULT = "\x1eresult "  # prefix of the line after a stage's output, which holds the stage's entry in dvc.lock
+PATIENCE = 10.0  # seconds between SIGINT and SIGKILL for a stage that nobody needs any more
+RESULT = "\x1eresult "  # prefix of the line that follows a stage's output and holds the stage's entry in dvc.lock
 
 
 class Checkout(TypedDict):
@@ -35,15 +35,15 @@ class StageRequest(TypedDict):
 
     stage: str
     inputs: list[str]  # outputs of other stages that the stage reads
-    lock: dict[str, dict[str, Any]]  # entries of these other stages in dvc.lock
+    lock: dict[str, dict[str, Any]]  # entries in dvc.lock of all stages on which the stage depends directly
     checkout: Checkout
 
 
 def work(request: StageRequest, topic: str) -> tuple[dict[str, Any] | None, str]:
-    """Run a stage in this worker's clone. Return its entry in dvc.lock, or None if it failed, and its output.
+    """Run a stage in this worker's clone. Return the stage's entry in dvc.lock, None if it failed, and its output.
 
-    Dask also sends each line of output to the caller, under the name `topic`. Another process does the computation,
-    because Dask declares a worker dead if it does not answer.
+    Dask also sends each line of output to the caller, under the name `topic`. Another process runs the stage, so that
+    the worker can answer Dask, which declares silent workers dead.
     """
     from distributed import get_worker  # noqa: PLC0415
 
@@ -112,7 +112,7 @@ class Clone:
     def run(
         self, request: StageRequest, show: Callable[[str], object], wanted: Callable[[], bool]
     ) -> dict[str, Any] | None:
-        """Run a stage while it is `wanted`. Return its entry in dvc.lock, or None if it failed."""
+        """Run a stage while its result is `wanted`. Return the stage's entry in dvc.lock; None if the stage failed."""
         if self.process is None or self.process.poll() is not None:
             path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
             own = {"PATH": path, RUNNER: str(os.getpid())} | request["checkout"]["environment"]
@@ -153,7 +153,7 @@ def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
 
 
 def storage(remote: dict[str, Any]) -> tuple[Any, str]:
-    """Return the file system of a DVC remote with this configuration, and the remote's folder in it."""
+    """Return the file system of a DVC remote with this configuration, and the remote's folder in that file system."""
     from dvc.fs import get_cloud_fs  # noqa: PLC0415
 
     kind, config, path = get_cloud_fs({"core": {}, "remote": {"cluster": remote}}, name="cluster")

@@ -27,7 +27,7 @@ WAITS = (1, 2, 4, 8, 16)  # seconds between attempts to reach the remote
 def main() -> None:
     """Read requests from standard input, one `StageRequest` in JSON per line, and run each request's stage.
 
-    After the stage's output, print a line with its entry in dvc.lock, or with null if the stage failed.
+    After the stage's output, print a line with the stage's entry in dvc.lock, or with null if the stage failed.
     """
     with Repo(_wait_for_lock=True) as repo:
         for line in sys.stdin:
