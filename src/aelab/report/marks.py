@@ -82,7 +82,7 @@ def blown_up(entries: Sequence[Entry]) -> str:
         return ""
     its = "its" if len(found) == 1 else "their"
     return (
-        f"The validation loss of {listed(f'`{name}`' for name in found)} rose to more than {RISE:g} times {its} lowest "
+        f"The validation loss of {listed(f'`{name}`' for name in found)} rose to at least {RISE:g} times {its} lowest "
         "value, whose weights are used. A lower learning rate or more images may help."
     )
 
