@@ -29,7 +29,8 @@ def for_each_seed(
         checked: the checked parameters.
         entry: name of the entry.
         timed: whether the results include the time that `work` takes. Otherwise, `work` has low priority and uses all
-            cores. On CPUs, one extra process keeps the cores busy while another process waits.
+            cores. If the work is not `timed`, one extra process keeps the cores of a CPU busy while another process
+            waits.
     """
     device, its_seeds = devices.prepare(checked.training.device, checked.training.threads), checked.seeds_of(entry)
     on_gpu = device.type != "cpu"
@@ -42,9 +43,10 @@ def for_each_seed(
         os.nice(resources.BEHIND)
     if workers <= 1:
         return {seed: work(checked, entry, seed) for seed in its_seeds}
-    # A fork saves a second import of torch. A fork is safe only while torch has started no thread, so the check of the
-    # parameters builds the models on the meta device. On a GPU, processes are spawned, because a forked process
-    # cannot use a GPU that its parent has used; on macOS, because macOS's libraries start threads.
+    # A fork saves a second import of torch. A fork is safe only while torch has started no thread. Therefore the
+    # earlier check of the parameters builds the models on the meta device, which computes nothing. On a GPU, processes
+    # are spawned, because a forked process cannot use a GPU that its parent has used; on macOS, because macOS's
+    # libraries start threads.
     forks = sys.platform == "linux" and not on_gpu and not torch.cuda.is_initialized()
     context = get_context("fork" if forks else "spawn")
     with ProcessPoolExecutor(workers, context, _begin, (LISTENER.polls,)) as pool:

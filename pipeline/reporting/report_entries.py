@@ -1,4 +1,4 @@
-"""The content of the report's pages, for one run of the pipeline or for the comparison of two revisions."""
+"""The content of the report's pages, for one run of the pipeline or for a comparison of revisions."""
 
 import io
 import math
@@ -215,7 +215,7 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
         yield from tables.tables(f"Likelihood: {pixels}", note, evidence.of(comparable), LIKELIHOOD, say_pixels=False)
     restored = (
         f"MSE between {params.evaluation.noisy_images:,} clean images and the reconstructions of their corrupted "
-        "versions. The first row is without noise, over all images."
+        "versions. The column MSE is without noise, over all images."
     )
     noise = noise_levels(evidence.results).items()
     for title, note, names in (

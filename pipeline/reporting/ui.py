@@ -19,7 +19,7 @@ COMMAND = (sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--workers", "1
 def main(
     *, port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server; `make ui PORT=…` sets it.")] = PORT
 ) -> None:
-    """Print the address of the runs in MLflow, and serve the runs, unless $MLFLOW_TRACKING_URI names a server."""
+    """Print the address of the runs in MLflow, and serve mlflow.db if $MLFLOW_TRACKING_URI names no server."""
     uri = mlflow_store.address(paths.root())
     try:
         mlflow_store.prepare()

@@ -33,7 +33,7 @@ def main(
         typer.Option(metavar="REVISION", help="Run this revision too, and compare the last commit with it."),
     ] = None,
 ) -> None:
-    """Run the last commit's pipeline on the digits with few steps and one seed; with --base, compare three seeds."""
+    """Run the last commit's pipeline on the digits with few steps. With --base, compare it with that revision."""
     try:
         if base is None:
             _run("HEAD", SEEDS)

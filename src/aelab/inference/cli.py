@@ -47,7 +47,7 @@ TableOut = Annotated[
 Outs = Annotated[
     str,
     typer.Argument(
-        metavar="OUT", help="A .png file with all images, a folder for a file each, or - for the standard output."
+        metavar="OUT", help="A .png file with all images, a folder (a file for each), or - for the standard output."
     ),
 ]
 Fit = Annotated[
@@ -264,7 +264,7 @@ def export(
 @app.command(epilog=_examples("card"))
 def card(
     entry: Annotated[
-        str, typer.Option("--model", "-m", metavar="ENTRY", help="An entry of params.yaml in the current folder.")
+        str, typer.Option("--model", "-m", metavar="ENTRY", help="An entry of params.yaml here, or its folder.")
     ],
     out: Annotated[str, typer.Argument(metavar="[OUT]", help="A .md file, or - for the standard output.")] = PIPE,
     *,

@@ -95,7 +95,7 @@ def perceptron(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequenti
 
 
 def halvings(grid: tuple[int, int]) -> int:
-    """Return how often both sides of `grid` are halved: until they are at most `LARGEST`, or one of them is odd."""
+    """Return how many times `grid` can be halved, until both sides are at most `LARGEST` or one side is odd."""
     count = 0
     while max(grid) > LARGEST and not any(side % 2 for side in grid):
         grid = grid[0] // 2, grid[1] // 2

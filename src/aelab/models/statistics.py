@@ -10,7 +10,7 @@ from aelab.core.tensors import in_float64
 
 
 def perplexity(counts: Tensor) -> float:
-    """Perplexity of the codes, from 1 to K: exp(entropy of their relative frequencies).
+    """Perplexity of the codes: exp(entropy of their relative frequencies), a value from 1 to K.
 
     Args:
         counts: how often each code occurs in a whole data set, (K,).

@@ -151,8 +151,9 @@ class Evidence:
     def per_image(self, entry: Entry, name: str) -> pd.DataFrame | None:
         """Return the values of a metric for single test images, seeds × images; None if the metric has no such values.
 
-        The importance-weighted bound `nll` is known only for n of the N images, and −ELBO for all. The mean of `nll` is
-        estimated as the mean −ELBO minus ḡ, the mean of gap = −ELBO − nll over the n images. Image x_i contributes
+        The importance-weighted bound `nll` is known only for n of the N images, and −ELBO for all. Let gap = −ELBO −
+        nll, and ḡ its mean over the n images. The estimate of the mean `nll` is the mean −ELBO minus ḡ. Image x_i
+        contributes
 
             −ELBO(x_i) − ḡ − N/n·(gap(x_i) − ḡ),  the last term only if the gap of x_i was measured
 
@@ -191,8 +192,8 @@ class Evidence:
         """Return the mean of a term, with its interval.
 
         If all metrics of the term have values of single images, the interval covers seeds and images. By the delta
-        method, each image contributes its deviation from the mean of each metric, times the derivative of the term by
-        this metric. Otherwise the interval covers only seeds.
+        method, an image contributes a sum over the metrics: its deviation from the mean of the metric, times the
+        derivative of the term by the metric. Otherwise the interval covers only seeds.
         """
         values = self._terms(entry, text)
         measured = [name for name, each in values.items() if isinstance(each, pd.Series)]
@@ -210,9 +211,10 @@ class Evidence:
         return crossed(total.dropna(), floor=entry.floor)
 
     def mean(self, entry: Entry, name: str) -> Interval:
-        """Return the mean of a metric over the seeds. The interval covers seeds and, for a mean over images, images.
+        """Return the mean of a metric over the seeds.
 
-        Costs have no interval, since they depend on the other work of the machine.
+        The interval covers seeds. For a mean over images, the interval also covers images. Costs have no interval,
+        since they depend on the other work of the machine.
         """
         values = self.values(entry, name)
         if name in COST:
@@ -351,7 +353,7 @@ class RateDistortion:
 
 
 def _kept(entry: Entry, name: str, seeds: pd.Index) -> pd.DataFrame:
-    """Return the values of single images for these seeds, without images that have no value for some seed."""
+    """Return the values of single images for these seeds, only of images that have a value for every seed."""
     kept = entry.images.get(name, pd.DataFrame())
     return kept.loc[kept.index.intersection(seeds)].dropna(axis="columns")
 
@@ -394,7 +396,7 @@ def noise_metrics(results: pd.DataFrame) -> list[str]:
 
 
 def loss_ratios(curve: Curve, phase: str = "autoencoder") -> list[tuple[int, float]]:
-    """Return each step with a validation, and validation loss ÷ mean training loss since the previous validation."""
+    """For each validation, return its step, and its loss ÷ the mean training loss since the previous validation."""
     ratios, losses = list[tuple[int, float]](), list[float]()
     for point in curve:
         if point["phase"] != phase:

@@ -3,9 +3,9 @@
     p(z) = p(z_0) Π_l p(z_l | z_<l),  q(z|x) = q(z_0|x) Π_l q(z_l | z_<l, x)
     loss = −E_q[log p(x|z)] + β · Σ_l E_q[KL(q(z_l|z_<l, x) ‖ p(z_l|z_<l))]
 
-Sønderby et al. 2016, Kingma et al. 2016 (section 5.1), Child 2021. Each posterior starts from the feature maps that
-generation computes from the layers above, and corrects the prior with the image. z_0 is a vector. The layers below are
-maps on the network's grid.
+Sønderby et al. 2016, Kingma et al. 2016 (section 5.1), Child 2021. The decoder computes feature maps from the layers
+above. From these maps and the image, each posterior corrects the prior. z_0 is a vector. The layers below are maps on
+the network's grid.
 
 Dimensions: F `width`, (h, w) grid, D `channels` of a layer.
 """
@@ -90,8 +90,8 @@ class Ladder(Variational):
     def shifts(self, x: Tensor) -> Tensor:
         """Compute (μ_q − μ_p)/σ_p of every layer, given the means of the layers above: (B, units).
 
-        The shift is relative to the prior, because μ_q varies with the layers above even if the posterior of a layer
-        equals its prior.
+        The shift is relative to the prior. A layer without information has a posterior that equals its
+        prior, but μ_q still varies with the layers above.
         """
         _, found = self.infer(self.encoder(x), lambda q: q[0])
         return torch.cat([((q[0] - p[0]) * (-p[1] / 2).exp()).flatten(1) for _, q, p in found], 1)
