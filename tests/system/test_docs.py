@@ -364,6 +364,20 @@ def test_the_verdicts_of_the_readme_are_those_of_its_run_and_of_the_recipes() ->
         assert re.split("[:,]", verdict)[0] == verdicts[title], title
 
 
+def test_the_figures_on_the_page_about_anomalies_are_the_recipes() -> None:
+    page = (REPOSITORY / "docs/anomalies.md").read_text(encoding="utf-8")
+    table = page[page.index("| score | AUROC") :].partition("\n\n")[0]
+    measured = disk.read_json(REPOSITORY / "recipes/results/anomaly-digits.json")["figures"]
+    known = {
+        f"{each['mean']:.3f}" + (f" ± {each['interval']:.3f}" if each["interval"] else "")
+        for each in measured
+        if each["metric"].startswith("auroc") and each["mean"]
+    }
+    quoted = re.findall(r"0\.\d{3}(?: ± 0\.\d{3})?", table)
+    assert len(quoted) == 7
+    assert set(quoted) <= known
+
+
 def test_every_page_is_on_the_site() -> None:
     index = (REPOSITORY / "docs/index.md").read_text(encoding="utf-8")
     pages = index + (REPOSITORY / "docs/library.md").read_text(encoding="utf-8")
