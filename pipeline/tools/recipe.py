@@ -440,16 +440,18 @@ def study() -> str:
     """Return the page about quantisers, as Markdown, from the results of the recipes in `STUDY`."""
     found = {name: disk.read_json(path) for name in STUDY if (path := RESULTS / f"{name}.json").exists()}
 
-    figures = [each for name in STUDY[:2] if name in found for each in found[name]["figures"]]
+    means = [
+        {(each["metric"], each["entry"]): each["mean"] for each in result["figures"] if each["value"] is None}
+        for result in found.values()
+    ]
 
-    def both(entry: str, metric: str) -> str:
-        """Return the means of an entry on MNIST and on Fashion-MNIST."""
-        return " and ".join(
-            _mean(each) for each in figures if (each["entry"], each["metric"], each["value"]) == (entry, metric, None)
-        )
+    def span(metric: str, entry: str, other: str | None = None) -> str:
+        """Return the range of an entry's means over the data sets, or of its differences to another entry."""
+        values = sorted(each[metric, entry] - (each[metric, other] if other else 0) for each in means)
+        return f"{values[0]:.1f} to {values[-1]:.1f}"
 
-    complete = found.keys() >= set(STUDY[:2])  # without the results of both recipes, the page omits the findings
-    return _template("quantisers.md.j2").render(results=found.values(), both=both, complete=complete)
+    complete = len(found) == len(STUDY)  # without all, the page omits the findings
+    return _template("quantisers.md.j2").render(results=found.values(), span=span, complete=complete)
 
 
 def _template(name: str = "recipe_results.md.j2") -> Template:

@@ -539,6 +539,7 @@ def test_a_run_that_two_write_at_once_is_there_once_thanks_to_the_lock(
 
 
 def _write_ten(uri: str, folder: Path) -> None:
+    mlflow_writer.WAIT = PATIENCE
     projector = Projector(uri, folder / "mlruns", folder / "lock")
     projector.open("columns")
     for i in range(10):
