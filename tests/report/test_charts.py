@@ -119,6 +119,17 @@ def test_a_curve_of_one_point_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "curve.svg").stat().st_size > 0
 
 
+@pytest.mark.parametrize(("loss", "high"), [("train_loss", 3.0), ("validation_loss", 1e25)])
+def test_a_spike_of_the_training_loss_leaves_the_curve_readable(
+    loss: str, high: float, tmp_path: Path, drawn: list[Plot]
+) -> None:
+    """A validation loss that blows up is shown."""
+    curve = [{"step": i, "time": float(i), "train_loss": 2 - i / 100, "validation_loss": 2.5} for i in range(100)]
+    curve[50][loss] = 1e25
+    charts.learning([curve], [99], 0, tmp_path / "curve.svg")
+    assert high / 2 < drawn[0].axes[0].get_ylim()[1] < high * 2
+
+
 def test_names_and_numbers_lie_beside_all_dots(tmp_path: Path, drawn: list[Plot]) -> None:
     """Names are below the axes; sums are at the upper ends of their lines, above the axes or left of all dots."""
     charts.rate_distortion(POINTS, tmp_path / "rate.svg")

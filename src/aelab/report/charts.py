@@ -261,23 +261,27 @@ def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Pat
             axes.plot(*train.T, color=FAINT, linewidth=0.6, label=labels[0])
             axes.plot(*validation.T, color=colour, linewidth=1.2, marker=marker, markersize=3, label=labels[1])
             axes.plot(*validation[validation[:, 0] == picked].T, marker, color=colour, markersize=7)
-        limits = [_without_the_start(curve) for curve in curves]
+        limits = [_limits(curve) for curve in curves]
         axes.set(xlabel="step", ylabel="loss", ylim=(min(low for low, _ in limits), max(high for _, high in limits)))
         _seconds_above(axes, curves[0])
         axes.legend()
 
 
-def _without_the_start(points: Curve) -> tuple[float, float]:
-    """Return y limits without the first 5 % of the training, whose high losses would flatten the rest."""
-    last = points[-1]["step"]
-    losses = [
-        value
-        for point in points
-        for name, value in point.items()
-        if name in {"train_loss", "validation_loss"} and (point["step"] > last / 20 or len(points) < CURVE)
-    ]
-    margin = 0.05 * (max(losses) - min(losses)) or 1.0
-    return min(losses) - margin, max(losses) + margin
+def _limits(points: Curve) -> tuple[float, float]:
+    """Return y limits for the validation losses and 98 % of the training losses, after the first 5 % of the steps.
+
+    The high losses at the start, or a spike in one step, would flatten the rest.
+    """
+    short, last = len(points) < CURVE, points[-1]["step"]
+    training, validation = (
+        [point[loss] for point in points if loss in point and (short or point["step"] > last / 20)]
+        for loss in ("train_loss", "validation_loss")
+    )
+    low, highest = min([*training, *validation]), validation
+    if training:
+        highest = [*validation, float(np.quantile(training, 1.0 if short else 0.98, method="lower"))]
+    margin = 0.05 * (max(highest) - low) or 1.0
+    return low - margin, max(highest) + margin
 
 
 def _seconds_above(axes: Axes, points: Curve) -> None:
