@@ -33,7 +33,6 @@ def test_what_is_measured_stands_in_the_results() -> None:
         ("dvc.lock updated by DVC, once a stage", 100, 5 / 1000, "53 s"),
         ("dvc.lock updated by DVC, once a stage", 100, 5 / 2 / 3600, "7.4 hours"),
         ("dvc.lock updated by DVC, once a stage", 100, 20 / 60_000, "3.5"),
-        ("dvc.lock updated by DVC, once a stage", 100, 5 * 20 / 60_000, "18 minutes"),
     ],
 )
 def test_what_is_extrapolated_follows(what: str, size: float, factor: float, shown: str) -> None:
