@@ -17,6 +17,8 @@ CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(enc
 
 # Digits of a chart's coordinates that `Figure.svg` removes. Less than a hundredth of a point is invisible.
 DIGITS = re.compile(r"(\.\d\d)\d+")
+# Text of matplotlib's SVG that `Figure.svg` removes, because it changes nothing. report.css has the font.
+IDLE = re.compile(r"(?<=\n)[ \t]+| transform=\"rotate\(-0 [^\"]*\"| font-family: [^;\"]*;|(?<= )xlink:(?=href)")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Figure:
         """The chart as SVG for the page, with a name for screen readers and the colours of the page."""
         text = self.path.read_text(encoding="utf-8")
         text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style .*?</style>", "", text, flags=re.DOTALL)
-        text = re.sub(r'<g id="[^"]*"', "<g", text)
+        text = IDLE.sub("", re.sub(r'<g id="[^"]*"', "<g", text))
         text = re.sub(r' (?:x|y|d)="[^"]*"', lambda place: DIGITS.sub(r"\1", place[0]), text)
         for colour, name in THEMED.items():
             text = text.replace(colour, f"var(--{name})")
