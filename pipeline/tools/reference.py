@@ -25,6 +25,7 @@ from typer.cli import get_docs_for_click
 
 import pipeline
 from aelab.core.settings import Budget, BudgetOverrides
+from pipeline import stages
 from pipeline.common.params import Params
 from pipeline.common.sections import Entry, entries_type
 from pipeline.tools import recipe
@@ -151,7 +152,6 @@ def _target(section: Json) -> str:
 EXAMPLES = re.compile(r"^(?:  \S.*\n)+", re.MULTILINE)  # lines with an indentation of two
 OPTION = re.compile(r"^\* `(?:-|IN ).*\n", re.MULTILINE)  # options, and IN, an argument that several commands share
 COMPLETION = re.compile(r"^\* `--(?:install|show)-completion.*\n", re.MULTILINE)  # options that typer adds
-STAGES = "python -m pipeline.stages."  # prefix of the stages, which DVC runs
 
 
 def commands() -> str:
@@ -160,28 +160,22 @@ def commands() -> str:
     Options of several commands are listed once. Stages and programs without options have no section.
     """
     targets = re.findall(r"^([a-z-]+):.*?## +(.*)$", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    found = {words: each for words, each in programs().items() if not words.startswith(STAGES) and _has_options(each)}
-    texts = [_described(words, each) for words, each in found.items()]
+    texts = [_described(words, each) for words, each in programs().items()]
     shared = [option for option, times in Counter(OPTION.findall("".join(texts))).items() if times > 1]
     texts = [OPTION.sub(lambda option: "" if option[0] in shared else option[0], text) for text in texts]
-    texts = [re.sub(r"\*\*(Arguments|Options)\*\*:\n\n(?!\* )", "", text) for text in texts]
+    texts = [re.sub(r"\*\*Options\*\*:\n\n(?!\* )", "", text) for text in texts]
     texts = [re.sub(r"\n{3,}", "\n\n", text) for text in texts]
     return template("commands.md.j2").render(targets=targets, programs=texts, shared=shared)
 
 
-def _has_options(found: Any) -> bool:
-    return not isinstance(found, str) and any(each.param_type_name == "option" for each in found.params)
-
-
 def _described(words: str, found: Any) -> str:
     context = found.context_class(found, info_name=words, **found.context_settings)
-    text = get_docs_for_click(obj=found, ctx=context, indent=2, name=words)
-    text = COMPLETION.sub("", text)
+    text = COMPLETION.sub("", get_docs_for_click(obj=found, ctx=context, indent=2, name=words))
     return EXAMPLES.sub(lambda lines: f"\n```sh\n{textwrap.dedent(lines[0])}```\n", text)
 
 
 def programs() -> dict[str, Any]:
-    """Return the parser of each command line; for a command without arguments, the first sentence of its docstring.
+    """Return the parser of each command line with options, without the stages, which DVC runs.
 
     Each call builds new parsers, since a parser that has parsed a line keeps that line's settings in its help.
     """
@@ -194,13 +188,10 @@ def programs() -> dict[str, Any]:
     for each in pkgutil.walk_packages(pipeline.__path__, "pipeline."):
         module = importlib.import_module(each.name)
         text = Path(module.__file__).read_text(encoding="utf-8")
-        if "typer.run(main)" in text:
+        if "typer.run(main)" in text and "typer.Option(" in text and not each.name.startswith(stages.__name__):
             app = typer.Typer(add_completion=False)
             app.command()(module.main)
             found[f"python -m {each.name}"] = typer.main.get_command(app)
-        elif '__name__ == "__main__"' in text:
-            document = " ".join(module.__doc__.split("\n\n")[0].split(": ", 1)[-1].split())
-            found[f"python -m {each.name}"] = f"{document[:1].upper()}{document[1:]}"
     return found
 
 

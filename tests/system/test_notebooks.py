@@ -14,6 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
+from tests.support.processes import PATIENCE
 from tests.support.project import REPOSITORY, Project
 
 NOTEBOOKS = sorted((REPOSITORY / "docs").glob("*.ipynb"))
@@ -39,8 +40,8 @@ def executed(path: Path, scratch: Path) -> Any:
     """Run all cells of a notebook in its own folder, even after errors, and return the notebook."""
     target = scratch / "executed.ipynb"
     done = subprocess.run(
-        [Path(sys.executable).parent / "jupyter-execute", "--allow-errors", "--startup_timeout=600", "--timeout=600",
-         f"--output={target}", path],
+        [Path(sys.executable).parent / "jupyter-execute", "--allow-errors",
+         f"--startup_timeout={PATIENCE:.0f}", f"--timeout={PATIENCE:.0f}", f"--output={target}", path],
         env=os.environ | {"IPYTHONDIR": str(scratch), "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -277,11 +277,10 @@ def _limits(points: Curve) -> tuple[float, float]:
         [point[loss] for point in points if loss in point and (short or point["step"] > last / 20)]
         for loss in ("train_loss", "validation_loss")
     )
-    low, highest = min([*training, *validation]), validation
-    if training:
-        highest = [*validation, float(np.quantile(training, 1.0 if short else 0.98, method="lower"))]
-    margin = 0.05 * (max(highest) - low) or 1.0
-    return low - margin, max(highest) + margin
+    kept = len(training) if short else int(0.98 * (len(training) - 1)) + 1
+    losses = [*validation, *sorted(training)[:kept]]
+    margin = 0.05 * (max(losses) - min(losses)) or 1.0
+    return min(losses) - margin, max(losses) + margin
 
 
 def _seconds_above(axes: Axes, points: Curve) -> None:
