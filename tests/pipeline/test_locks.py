@@ -102,8 +102,17 @@ def until_said(sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     wait_for(has_said)
 
 
+@contextmanager
+def waiting(*words: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a process with these words in its command, which waits until its input ends."""
+    with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as process:
+        wait_for(psutil.Process(process.pid).cmdline)  # Linux shows no command for a moment after the start
+        yield process
+        process.kill()
+
+
 def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as at_work:
+    with waiting() as at_work:
         cmd = f"{sys.executable} -c input()"
         writers = {"models/ae": {"pid": at_work.pid, "cmd": cmd}, "models/vae": {"pid": 4194304, "cmd": "dvc"}}
         (folder / locks.BUSY).write_text(json.dumps({"write": writers, "read": {}}))
@@ -116,14 +125,6 @@ def test_a_dvc_at_work_is_waited_for(folder: Path, capsys: pytest.CaptureFixture
         waits.join()
 
 
-@contextmanager
-def waiting(*words: str) -> Iterator[int]:
-    """Start a waiting process with these words in its command."""
-    with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as process:
-        yield process.pid
-        process.communicate(b"\n")
-
-
 @pytest.mark.parametrize("how", ["write", "read"])
 @pytest.mark.parametrize("whose", ["another program", "a later DVC", "this process", "nobody"])
 def test_a_number_that_another_process_has_by_now_is_not_waited_for(
@@ -131,10 +132,9 @@ def test_a_number_that_another_process_has_by_now_is_not_waited_for(
 ) -> None:
     """In a container, process numbers start at the same value each time, often with the same commands."""
     with waiting("notes") as other, waiting("dvc", "repro") as reader:
-        number = {"another program": other, "a later DVC": reader, "this process": os.getpid(), "nobody": 4194304}[
-            whose
-        ]
-        stale, note = {"pid": number, "cmd": "/usr/bin/dvc repro"}, {"pid": reader, "cmd": "dvc repro"}
+        numbers = {"another program": other.pid, "a later DVC": reader.pid, "this process": os.getpid()}
+        stale = {"pid": numbers.get(whose, 4194304), "cmd": "/usr/bin/dvc repro"}
+        note = {"pid": reader.pid, "cmd": "dvc repro"}
         reads = {} if whose == "a later DVC" else {"params.yaml": [note]}
         listed = {"write": {"a": stale}, "read": reads} if how == "write" else {"read": reads | {"a": [stale]}}
         (folder / locks.BUSY).write_text(json.dumps(listed))
