@@ -124,10 +124,10 @@ class ReportEntry:
             **(self._images() | self._size() if self.finished else {}),
             floor=self.floor,
             dimensions=math.prod(self.params.dataset.image),
-            learned=self._learned(),
+            learned=self._training_corruptions(),
         )
 
-    def _learned(self) -> list[str]:
+    def _training_corruptions(self) -> list[str]:
         """Return the corruptions of the training images."""
         inputs = self.section["inputs"]
         return [f"{kind}-{level}" for kind, level in self.params.learned(inputs).mixed] if inputs != CLEAN else []

@@ -51,7 +51,7 @@ class Change:
         return [self.entry, each.title + each.arrow, self.before, self.now, self.verdict]
 
 
-def tell() -> None:
+def print_changes() -> None:
     """Print what changed since HEAD, if the data are the same, and write all changes to a page."""
     PAGE.unlink(missing_ok=True)
     committed = git.output("show", f"HEAD:./{TABLE.as_posix()}") or ""

@@ -62,7 +62,7 @@ def main(
             with _executor(plan, local, jobs, scheduler, trusted=trust_network) as executor:
                 failed = run(plan, executor)
             if reports and not failed:
-                changes.tell()
+                changes.print_changes()
     except UserError as problem:
         sys.exit(f"\n{problem}\n")
     _report(failed, plan.waiting)

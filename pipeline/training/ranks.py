@@ -26,7 +26,7 @@ PROBLEMS = "AELAB_PROBLEMS"  # environment variable: folder in which a process w
 RESTARTS = 3  # maximum number of restarts after the death of a process; TORCHRUN can set --max-restarts
 
 
-def here(processes: int) -> int:
+def processes_here(processes: int) -> int:
     """Return how many of a training's `processes` run on this machine.
 
     Raises:
@@ -60,7 +60,7 @@ def check_gpus(checked: params.Params) -> None:
     from aelab.core import devices  # noqa: PLC0415
 
     options = checked.training
-    needed, there = here(options.processes), torch.cuda.device_count()
+    needed, there = processes_here(options.processes), torch.cuda.device_count()
     if there < needed and devices.prepare(options.device, options.threads).type == "cuda":
         msg = (
             f"training.processes needs {needed} GPUs on this machine, which has {there}: lower training.processes, or "
@@ -82,7 +82,7 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
         Stopped: this process was asked to stop, and the processes of the training have ended.
     """
     more = shlex.split(os.environ.get(TORCHRUN, "")) or ["--standalone"]
-    arguments = [f"--nproc-per-node={here(processes)}", f"--max-restarts={RESTARTS}", *more, "-m", *command]
+    arguments = [f"--nproc-per-node={processes_here(processes)}", f"--max-restarts={RESTARTS}", *more, "-m", *command]
     with tempfile.TemporaryDirectory() as problems:
         # A process with the variable DVC_STAGE restores DVC's outputs after a failure. Only this process may do so.
         environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}

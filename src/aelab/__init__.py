@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aelab.training.loop import train
 
 # Module of each public name. After a colon: the name inside this module, if the public name differs.
-HOMES = {
+EXPORTS = {
     "Budget": "core.settings",
     "TrainingOptions": "core.settings",
     "Pairs": "data.pairs",
@@ -36,7 +36,7 @@ HOMES = {
     "show": "notebook",
     "train": "training.loop",
 }
-__all__ = [  # the keys of HOMES, written out for type checkers
+__all__ = [  # the keys of EXPORTS, written out for type checkers
     "Budget",
     "Pairs",
     "TrainingOptions",
@@ -55,8 +55,8 @@ __all__ = [  # the keys of HOMES, written out for type checkers
 
 
 def __getattr__(name: str) -> Any:
-    if name not in HOMES:
-        msg = f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(HOMES)}"
+    if name not in EXPORTS:
+        msg = f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(EXPORTS)}"
         raise AttributeError(msg)
-    home, _, renamed = HOMES[name].partition(":")
+    home, _, renamed = EXPORTS[name].partition(":")
     return getattr(importlib.import_module(f"{__name__}.{home}"), renamed or name)

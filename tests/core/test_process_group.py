@@ -130,7 +130,7 @@ def test_one_that_nobody_comes_to_does_not_wait_for_ever(monkeypatch: pytest.Mon
 def test_without_a_group_everything_is_given_back(x: torch.Tensor, generator: torch.Generator) -> None:
     assert process_group.gather(x) is x
     assert process_group.mean(x) is x
-    assert process_group.rows(7) == slice(0, 7)
+    assert process_group.own_samples(7) == slice(0, 7)
     drawn = process_group.draw(torch.randn, (3, 2), generator)
     assert torch.equal(drawn, torch.randn(3, 2, generator=torch.Generator().manual_seed(0)))
 
@@ -142,7 +142,7 @@ def test_every_row_is_somebodys(total: int, size: int, monkeypatch: pytest.Monke
     shares = []
     for rank in range(size):
         monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
-        shares.append((process_group.rows(total), process_group.Share.of(total).weight))
+        shares.append((process_group.own_samples(total), process_group.Share.of(total).weight))
     assert sum(weight for _, weight in shares) == pytest.approx(1)
     rows = [row for each, _ in shares for row in range(each.start, each.stop)]
     assert rows == (list(range(total)) if total >= size else list(range(total)) * size)

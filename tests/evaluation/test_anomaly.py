@@ -14,14 +14,14 @@ from aelab.evaluation import anomaly, out_of_distribution, reconstruction
 from aelab.evaluation.metric_names import ANOMALY, NEAREST, PIXELS
 from aelab.models.base import VARIANTS
 from aelab.models.latent import flatten
-from tests.support.toys import IMAGE, quadrants, trained
+from tests.support.toys import IMAGE, quadrants, toy_model
 
 Pixels = NDArray[np.uint8]
 
 
 @pytest.mark.parametrize("variant", VARIANTS.available())
 def test_every_variant_has_the_scores_that_it_defines(variant: str, pixels: Pixels) -> None:
-    model = trained(variant)
+    model = toy_model(variant)
     found = anomaly.of_split(model, pixels, batch_size=10)
     assert list(found) == [name for name, need in ANOMALY.items() if need not in model.undefined]
     assert all(each.shape == (len(pixels),) and each.isfinite().all() for each in found.values())
@@ -32,7 +32,7 @@ def test_every_variant_has_the_scores_that_it_defines(variant: str, pixels: Pixe
 
 
 def test_the_distance_to_the_codebook_is_squared_and_summed(x: Tensor) -> None:
-    model = trained("vqvae")
+    model = toy_model("vqvae")
     (found,) = anomaly.scores(model, x[:5], torch.Generator(), ["codebook_distance"]).values()
     with torch.no_grad():
         z_e, z_q = model.encode(x[:5]), model.code_of(x[:5])
@@ -41,7 +41,7 @@ def test_the_distance_to_the_codebook_is_squared_and_summed(x: Tensor) -> None:
 
 
 def test_what_is_known_is_not_computed_again(pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, known = trained("vae"), {name: torch.zeros(64) for name in ("mse", "neg_elbo", "rate")}
+    model, known = toy_model("vae"), {name: torch.zeros(64) for name in ("mse", "neg_elbo", "rate")}
     monkeypatch.setattr(type(model), "reconstruct", None)
     assert all(not each.any() for each in anomaly.of_split(model, pixels, known).values())
 
@@ -58,7 +58,7 @@ def test_a_percentile_is_the_share_that_is_lower() -> None:
 
 
 def test_the_nearest_code_is_the_nearest(pixels: Pixels) -> None:
-    model, train, few = trained("ae"), pixels[:40], pixels[40:50]
+    model, train, few = toy_model("ae"), pixels[:40], pixels[40:50]
     (found,) = out_of_distribution.nearest(model, train, [few], batch_size=7)
     with torch.no_grad():
         learned, asked = (flatten(model.encode(as_float(each))) for each in (train, few))
@@ -69,7 +69,7 @@ def test_the_nearest_code_is_the_nearest(pixels: Pixels) -> None:
 def test_of_raw_pixels_there_are_the_floors_alone(pixels: Pixels) -> None:
     """The identity has no reconstruction error, so an MSE of 0 would be meaningless."""
     strange = np.random.default_rng(0).integers(0, 256, (9, *IMAGE), np.uint8)
-    found = out_of_distribution.of_two(trained("identity"), pixels[:20], strange, pixels[20:], known={})
+    found = out_of_distribution.of_two(toy_model("identity"), pixels[:20], strange, pixels[20:], known={})
     assert set(found) == {*PIXELS, NEAREST}
     assert all(each.shape == (29,) for each in found.values())
     images = np.concatenate([pixels[:20], strange])
@@ -83,7 +83,7 @@ def test_noise_is_told_from_what_was_learned() -> None:
     """Noise is separated from images of quadrants, but other images of quadrants are not."""
     images, again = quadrants(120, 0).inputs, quadrants(60, 1).inputs
     noise = np.random.default_rng(0).integers(0, 256, (60, *IMAGE), np.uint8)
-    model = trained("pca")
+    model = toy_model("pca")
     model.start_from(as_float(images))
     for strange, told in ((noise, True), (again, False)):
         found = out_of_distribution.of_two(model, images[:60], strange, images[60:], known={})

@@ -9,7 +9,7 @@ from torch import Tensor
 from aelab.evaluation import density
 from aelab.models.base import VARIANTS, Autoencoder, Batch, Losses
 from aelab.models.discrete import DiscreteAutoencoder
-from tests.support.toys import CASES, IMAGE, SECTIONS, trained
+from tests.support.toys import CASES, IMAGE, SECTIONS, toy_model
 
 
 class Corners(Autoencoder):
@@ -72,7 +72,7 @@ def test_codes_that_are_not_finite_are_no_numbers(scale: float) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_a_density_is_fitted_or_there_is_a_reason(case: str, pixels: NDArray[np.uint8]) -> None:
     name = case.split(maxsplit=1)[0]
-    model = trained(name, **CASES[case])
+    model = toy_model(name, **CASES[case])
     with torch.no_grad():
         z = model.encode(torch.zeros(2, *IMAGE))
     vector = isinstance(z, Tensor) and z.ndim == 2
@@ -91,7 +91,7 @@ def test_a_large_code_is_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("quantizer", SECTIONS)
 def test_uniform_codes_are_all_equally_likely(quantizer: str) -> None:
-    model = trained("vqvae", quantizer={"name": quantizer, **SECTIONS[quantizer]})
+    model = toy_model("vqvae", quantizer={"name": quantizer, **SECTIONS[quantizer]})
     assert isinstance(model, DiscreteAutoencoder)
     indices = density.uniform(model, 500, seed=0)
     assert indices.shape[1:] == model.indices(torch.zeros(1, *IMAGE)).shape[1:]
@@ -106,5 +106,5 @@ def test_uniform_codes_are_all_equally_likely(quantizer: str) -> None:
 def test_every_variant_with_indices_has_a_uniform_prior() -> None:
     """The stage decides by the class and the report by the capability; both must agree."""
     for name in VARIANTS.available():
-        model = trained(name)
+        model = toy_model(name)
         assert isinstance(model, DiscreteAutoencoder) == ("codebook" not in model.undefined)

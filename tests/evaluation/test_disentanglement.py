@@ -12,7 +12,7 @@ from aelab.evaluation.metric_names import FACTORS
 from aelab.evaluation.reconstruction import undefined_metrics
 from aelab.ingest import shapes
 from aelab.models.base import VARIANTS, Autoencoder, Batch, Losses
-from tests.support.toys import IMAGE, trained
+from tests.support.toys import IMAGE, toy_model
 
 Code = NDArray[np.float64]
 FACTOR_VALUES = shapes.draw(2000)
@@ -125,7 +125,7 @@ def test_codes_that_are_not_finite_give_no_number() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS.available())
 def test_every_variant_with_directions_is_measured(name: str, pixels: NDArray[np.uint8]) -> None:
-    model = trained(name)
+    model = toy_model(name)
     assert ("mig" in undefined_metrics(model)) == ("direction" in model.undefined)
     values = disentanglement.measure(model, pixels, FACTOR_VALUES[: len(pixels)], 20)
     assert all(0 <= value <= 1 for value in values.values())

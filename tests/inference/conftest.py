@@ -13,7 +13,7 @@ from aelab.core import devices
 from aelab.inference import cli
 from aelab.inference.image_files import png
 from aelab.models import checkpoint
-from tests.support.toys import squares, trained
+from tests.support.toys import squares, toy_model
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -22,7 +22,7 @@ Call: TypeAlias = Callable[..., tuple[int, str, str]]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     for variant in ("ae", "dae", "vae", "vqvae"):
-        checkpoint.save(trained(variant), root / variant / "seed0.safetensors")
+        checkpoint.save(toy_model(variant), root / variant / "seed0.safetensors")
     return root
 
 

@@ -10,13 +10,13 @@ from aelab.inference import codec as codecs
 from aelab.inference.codec import Codec
 from aelab.models.base import VARIANTS
 from aelab.models.discrete import DiscreteAutoencoder
-from tests.support.toys import IMAGE, SECTIONS, trained
+from tests.support.toys import IMAGE, SECTIONS, toy_model
 
 
 @pytest.mark.parametrize("variant", VARIANTS.available())
 @torch.no_grad()
 def test_rows_hold_all_that_decoding_needs(variant: str, x: Tensor) -> None:
-    model = trained(variant)
+    model = toy_model(variant)
     codec = Codec(model)
     rows = codec.encode(x)
     assert rows.shape == (len(x), codec.width)
@@ -28,7 +28,7 @@ def test_rows_hold_all_that_decoding_needs(variant: str, x: Tensor) -> None:
 @pytest.mark.parametrize("quantizer", SECTIONS)
 @torch.no_grad()
 def test_rows_of_every_quantiser(quantizer: str, x: Tensor) -> None:
-    model = trained("vqvae", quantizer={"name": quantizer, **SECTIONS[quantizer]})
+    model = toy_model("vqvae", quantizer={"name": quantizer, **SECTIONS[quantizer]})
     codec = Codec(model)
     rows = codec.encode(x)
     assert codec.integers
@@ -44,14 +44,14 @@ def test_rows_of_every_quantiser(quantizer: str, x: Tensor) -> None:
     ("variant", "columns"), [("vqvae", ["k0", "k1"]), ("vae", ["z0", "z1"]), ("ladder", ["z0", "z1"])]
 )
 def test_only_codes_of_a_codebook_are_indices(variant: str, columns: list[str]) -> None:
-    codec = Codec(trained(variant))
+    codec = Codec(toy_model(variant))
     assert list(codecs.table(["a"], torch.zeros(1, 2), integers=codec.integers).columns[1:]) == columns
 
 
 @torch.no_grad()
 def test_no_images_have_no_rows() -> None:
     for variant in ("ae", "ladder", "vqvae"):
-        codec = Codec(trained(variant))
+        codec = Codec(toy_model(variant))
         rows = codec.encode(torch.zeros(0, *IMAGE))
         assert rows.shape == (0, codec.width)
         assert codec.decode(rows).shape == (0, *IMAGE)
@@ -69,7 +69,7 @@ def test_no_images_have_no_rows() -> None:
     ],
 )
 def test_what_is_no_code_is_refused(variant: str, rows: Tensor, problem: str) -> None:
-    codec = Codec(trained(variant))
+    codec = Codec(toy_model(variant))
     assert codec.width == 4
     with pytest.raises(UserError, match=problem):
         codec.checked(rows)
@@ -78,7 +78,7 @@ def test_what_is_no_code_is_refused(variant: str, rows: Tensor, problem: str) ->
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize("variant", ["vae", "vqvae"])
 def test_a_table_is_read_back_to_the_bit(variant: str, suffix: str, x: Tensor, tmp_path: Path) -> None:
-    codec = Codec(trained(variant))
+    codec = Codec(toy_model(variant))
     with torch.no_grad():
         rows = codec.encode(x[:3])
     path = tmp_path / f"codes{suffix}"

@@ -8,7 +8,7 @@ import torch
 from aelab.core.errors import UserError
 from aelab.inference import onnx
 from aelab.inference.onnx import export
-from tests.support.toys import IMAGE, SECTIONS, trained
+from tests.support.toys import IMAGE, SECTIONS, toy_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -28,7 +28,7 @@ MODELS = {  # a point, a distribution, and indices of several codebooks
 
 @pytest.mark.parametrize("variant", MODELS)
 def test_a_model_reconstructs_the_same_elsewhere_whatever_the_batch(variant: str, tmp_path: Path) -> None:
-    path, model = tmp_path / "model.onnx", trained(variant, **MODELS[variant])
+    path, model = tmp_path / "model.onnx", toy_model(variant, **MODELS[variant])
     sentence = export(model, "reconstruct", path)
     assert difference(sentence) < 1e-5
     assert "at batches of 1, 2, 3, 17" in sentence
@@ -40,7 +40,7 @@ def test_a_model_reconstructs_the_same_elsewhere_whatever_the_batch(variant: str
 
 @pytest.mark.parametrize(("variant", "part"), [("vae", "encode"), ("vqvae", "encode"), ("vqvae", "decode")])
 def test_parts(variant: str, part: str, tmp_path: Path) -> None:
-    assert difference(export(trained(variant), part, tmp_path / "model.onnx")) < 1e-5
+    assert difference(export(toy_model(variant), part, tmp_path / "model.onnx")) < 1e-5
 
 
 class Frozen(torch.nn.Module):
@@ -54,18 +54,18 @@ def test_a_model_that_gives_something_else_is_not_written(tmp_path: Path, monkey
     monkeypatch.setattr(onnx, "Part", lambda *_: Frozen())
     path = tmp_path / "model.onnx"
     with pytest.raises(UserError, match=r"are wrong, so no file is written: .* the largest difference is"):
-        export(trained("ae"), "reconstruct", path)
+        export(toy_model("ae"), "reconstruct", path)
     monkeypatch.setattr(onnx, "TOLERANCE", 1.0)
-    export(trained("ae"), "reconstruct", path)  # a file is written if the tolerance is larger
+    export(toy_model("ae"), "reconstruct", path)  # a file is written if the tolerance is larger
     assert path.exists()
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(UserError, match=r"needs onnxscript: in a clone, `pip install '\.\[onnx\]'`"):
-        export(trained("ae"), "reconstruct", tmp_path / "model.onnx")
+        export(toy_model("ae"), "reconstruct", tmp_path / "model.onnx")
 
 
 def test_no_such_part(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must be one of reconstruct, encode, decode"):
-        export(trained("ae"), "sample", tmp_path / "model.onnx")
+        export(toy_model("ae"), "sample", tmp_path / "model.onnx")

@@ -22,7 +22,7 @@ from aelab.inference.image_files import png
 from aelab.inference.tasks import Options, perform
 from aelab.models.base import VARIANTS
 from tests.inference.conftest import Call, pixels
-from tests.support.toys import IMAGE, squares, trained
+from tests.support.toys import IMAGE, squares, toy_model
 
 SCORES = {
     "ae": ["mse"],
@@ -41,7 +41,7 @@ def strange(folder: Path) -> None:
 def evaluated(folder: Path, variant: str) -> None:
     """Write the scores that the stage evaluate writes for a model."""
     weights = folder / f"models/{variant}/seed0.safetensors"
-    found = anomaly.of_split(trained(variant), squares())
+    found = anomaly.of_split(toy_model(variant), squares())
     place = folder / f"evaluation/{variant}/seed0" / per_image.VALIDATION
     disk.write_json(place, {"weights": disk.digest(weights)} | anomaly.reference(found))
 
@@ -59,7 +59,7 @@ def test_the_strangest_come_first(variant: str, call: Call, here: Path) -> None:
     assert table["mse"].is_monotonic_decreasing
     x = as_float(np.stack([pixels(f"digits/{name}")[None] for name in table["image"]]))
     with torch.no_grad():
-        expected = mse(trained(variant).reconstruct(x), x)
+        expected = mse(toy_model(variant).reconstruct(x), x)
     np.testing.assert_allclose(table["mse"], expected, rtol=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_a_score_stands_among_those_of_validation_images(call: Call, here: Path,
     assert (code, err) == (0, "")
     table = pd.read_csv(io.StringIO(out))
     assert list(table) == ["image", *(f"{name}{end}" for name in SCORES["vae"] for end in ("", PERCENT))]
-    validation = anomaly.of_split(trained("vae"), squares())["mse"].numpy()
+    validation = anomaly.of_split(toy_model("vae"), squares())["mse"].numpy()
     lower = [100 * float(np.mean(validation < value * (1 - 1e-4))) for value in table["mse"]]
     np.testing.assert_allclose(table[f"mse{PERCENT}"], lower, atol=100 / 64 + 0.1)
     assert all(re.fullmatch(r"\d+\.\d", cell) for cell in pd.read_csv(io.StringIO(out), dtype="str")[f"mse{PERCENT}"])
@@ -98,7 +98,7 @@ def test_all_maps_share_a_scale(call: Call, here: Path) -> None:
 
     strange(here)
     assert call("score", "digits", "scores.csv", "-m", "models/ae", "--maps", "maps")[0] == 0
-    model, errors, seen = trained("ae"), {}, {}
+    model, errors, seen = toy_model("ae"), {}, {}
     for name in ("0.png", "noise.png"):
         x = as_float(pixels(f"digits/{name}")[None, None])
         with torch.no_grad():
@@ -165,7 +165,7 @@ def test_what_is_there_is_not_replaced_and_what_is_broken_is_named(call: Call, h
 
 @pytest.mark.parametrize("variant", VARIANTS.available())
 def test_the_task_gives_one_number_an_image(variant: str, x: torch.Tensor) -> None:
-    model = trained(variant)
+    model = toy_model(variant)
     names = anomaly.defined(model)
     for name in names:
         found = perform(model, "score", x[:5], Options(by=name))

@@ -10,14 +10,14 @@ from aelab.inference.codec import Codec
 from aelab.inference.tasks import TASKS, Options, perform
 from aelab.models.base import VARIANTS
 from aelab.report import mlflow_writer
-from tests.support.toys import IMAGE, trained
+from tests.support.toys import IMAGE, toy_model
 
 EMPTY = torch.zeros(0, *IMAGE)
 
 
 @pytest.mark.parametrize("variant", VARIANTS.available())
 def test_every_task_of_every_variant(variant: str, x: Tensor) -> None:
-    model = trained(variant)
+    model = toy_model(variant)
     width = Codec(model).width
     assert torch.equal(perform(model, "reconstruct", x[:5], Options()), model.reconstruct(x[:5]).detach())
     rows = perform(model, "encode", x[:5], Options())
@@ -32,7 +32,7 @@ def test_every_task_of_every_variant(variant: str, x: Tensor) -> None:
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_one_others() -> None:
-    model = trained("vae")
+    model = toy_model("vae")
     first, again, other = (perform(model, "sample", EMPTY, Options(seed=seed, count=120)) for seed in (1, 1, 2))
     assert first.shape == (120, *IMAGE)
     assert torch.equal(first, again)
@@ -42,12 +42,12 @@ def test_the_same_seed_gives_the_same_samples_and_another_one_others() -> None:
 @pytest.mark.parametrize("task", ["reconstruct", "encode"])
 def test_nothing_is_made_of_no_images(task: str) -> None:
     for variant in ("ae", "vae", "ladder", "vqvae"):
-        assert len(perform(trained(variant), task, EMPTY, Options())) == 0
+        assert len(perform(toy_model(variant), task, EMPTY, Options())) == 0
 
 
 def test_many_are_done_a_few_at_a_time(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "BATCH", 7)
-    model = trained("vae")
+    model = toy_model("vae")
     torch.testing.assert_close(perform(model, "reconstruct", x, Options()), model.reconstruct(x).detach())
     assert len(perform(model, "sample", EMPTY, Options(count=15))) == 15
 
@@ -69,12 +69,12 @@ def test_many_are_done_a_few_at_a_time(x: Tensor, monkeypatch: pytest.MonkeyPatc
 )
 def test_what_cannot_be_done_is_told(task: str, images: Tensor, options: Options, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
-        perform(trained("vae"), task, images, options)
+        perform(toy_model("vae"), task, images, options)
 
 
 def test_a_model_without_a_prior_says_why_it_cannot_sample() -> None:
     with pytest.raises(UserError, match="cannot sample: the code is a point"):
-        perform(trained("ae"), "sample", EMPTY, Options())
+        perform(toy_model("ae"), "sample", EMPTY, Options())
 
 
 def test_mlflow_is_told_of_every_option() -> None:

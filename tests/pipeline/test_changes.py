@@ -64,12 +64,12 @@ def test_it_is_said_once_with_the_rest_on_a_page(
 ) -> None:
     monkeypatch.setattr(changes, "MOST", 1)
     TABLE.write_text(table("ae,0,0.4,30,9,d"))
-    changes.tell()
+    changes.print_changes()
     said = capsys.readouterr().out
     assert "  ae: PSNR ↑ 20.00 → 30.00 (one seed: may be chance)\n1 more; all changes: reports/changes.md\n" in said
     assert "| ae | MSE ↓ | 0.50000 | 0.40000 | one seed: may be chance |" in PAGE.read_text(encoding="utf-8")
     TABLE.write_text(table("ae,0,0.5,20,1,d"))
-    changes.tell()
+    changes.print_changes()
     assert not PAGE.exists()
     assert capsys.readouterr().out == ""
 
@@ -78,7 +78,7 @@ def test_it_is_said_once_with_the_rest_on_a_page(
 def test_numbers_of_other_data_or_entries_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
     for row in ("ae,0,0.4,30,9,e", "vae,0,0.4,30,9,d"):
         TABLE.write_text(table(row))
-        changes.tell()
+        changes.print_changes()
         assert capsys.readouterr().out == ""
         assert not PAGE.exists()
 
@@ -89,8 +89,8 @@ def test_without_git_or_an_earlier_table_nothing_is_said(
     TABLE.write_text(table("ae,0,0.4,30,9,d"))
     with monkeypatch.context() as patch:
         patch.setenv("PATH", "")
-        changes.tell()
+        changes.print_changes()
     with monkeypatch.context() as patch:
         patch.setenv("GIT_DIR", str(committed / "nowhere"))
-        changes.tell()
+        changes.print_changes()
     assert capsys.readouterr().out == ""

@@ -97,7 +97,7 @@ def normalised(gather: Any = None) -> dict[str, Any]:
     with process_group.split(16) as share, pytest.MonkeyPatch.context() as patch:
         if gather:
             patch.setattr(process_group, "gather", gather)
-        mine = process_group.rows(16)
+        mine = process_group.own_samples(16)
         x = z[mine].clone().requires_grad_()
         bounded = quantizer.bound(x)
         (share.weight * (bounded * weights[mine]).sum((1, 2, 3)).mean()).backward()

@@ -132,7 +132,7 @@ def squares() -> NDArray[np.uint8]:
     return images
 
 
-def trained(variant: str, **changes: object) -> Autoencoder:
+def toy_model(variant: str, **changes: object) -> Autoencoder:
     model = checkpoint.build(variant, IMAGE, PARAMETERS[variant] | changes, seed=0).eval()
     model.start_from(torch.rand(8, *IMAGE))
     return model

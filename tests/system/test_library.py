@@ -9,7 +9,7 @@ import aelab
 
 
 def test_every_name_is_there_and_no_other() -> None:
-    assert set(aelab.__all__) == set(aelab.HOMES)
+    assert set(aelab.__all__) == set(aelab.EXPORTS)
     assert all(callable(getattr(aelab, name)) for name in aelab.__all__)
     with pytest.raises(AttributeError, match="it offers Budget"):
         _ = aelab.fit

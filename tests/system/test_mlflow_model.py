@@ -21,7 +21,7 @@ from aelab.report.champions import ALIAS, Candidate, Champion
 from aelab.report.mlflow_writer import FINISHED, Evaluated, Projector, Run
 from tests.support import servers
 from tests.support.processes import PATIENCE, started, wait_for
-from tests.support.toys import IMAGE, squares, trained
+from tests.support.toys import IMAGE, squares, toy_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of MLflow about its packages
 
@@ -31,7 +31,7 @@ def served(tmp_path: Path) -> Any:
     with warnings.catch_warnings(record=True):  # MLflow warns at each import
         from aelab.report.mlflow_model import Served  # noqa: PLC0415
 
-    checkpoint.save(trained("vae"), tmp_path / "seed0.safetensors")
+    checkpoint.save(toy_model("vae"), tmp_path / "seed0.safetensors")
     served = Served()
 
     class Context:
@@ -95,7 +95,7 @@ class Serving:
 def project(tmp_path: Path, uri: str) -> None:
     """Write a run to MLflow whose model is the champion of generation."""
     weights = tmp_path / "seed0.safetensors"
-    checkpoint.save(trained("vae"), weights)
+    checkpoint.save(toy_model("vae"), weights)
     result = Evaluated("f", 2.0, {"validation/neg_elbo": 1.0}, [], weights, "toy", {"train": "0" * 32}, IMAGE)
     projector = Projector(uri, tmp_path / "mlruns", tmp_path / "lock")
     projector.open("")
@@ -124,7 +124,7 @@ X = squares()[:3].astype(np.float32) / 255
 
 
 def test_the_server_does_every_task(server: Serving) -> None:
-    model = trained("vae")
+    model = toy_model("vae")
     with torch.no_grad():
         expected = model.reconstruct(torch.from_numpy(X)).numpy()
     status, y = server.ask(X.tolist())

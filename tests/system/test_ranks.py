@@ -193,7 +193,7 @@ def test_the_processes_are_shared_out_over_the_machines(
     processes: int, told: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ranks.TORCHRUN, told)
-    assert ranks.here(processes) == count
+    assert ranks.processes_here(processes) == count
 
 
 @pytest.mark.parametrize(
@@ -211,5 +211,5 @@ def test_machines_that_do_not_go_with_it_are_one_sentence(
 ) -> None:
     monkeypatch.setenv(ranks.TORCHRUN, told)
     with pytest.raises(UserError) as found:
-        ranks.here(3)
+        ranks.processes_here(3)
     assert str(found.value) == sentence

@@ -134,7 +134,7 @@ def stopping() -> bool:
     return _stopping
 
 
-def rows(total: int) -> slice:
+def own_samples(total: int) -> slice:
     """Samples that this process computes, as a slice of a batch of `total` samples."""
     share = Share.of(total)
     return slice(0, total) if share.total == 1 else slice(share.start, share.stop)

@@ -68,7 +68,7 @@ class Resident:
         self.inputs = self.targets
         if pairs.inputs is not pairs.targets:
             self.inputs = torch.from_numpy(arrays.writable(pairs.inputs)).to(device)
-        self.batch, self.rows = batch, process_group.rows(batch)
+        self.batch, self.rows = batch, process_group.own_samples(batch)
         per_epoch, own = len(pairs.targets) // batch, self.rows.stop - self.rows.start
         self.batches = torch.zeros(
             per_epoch, own, dtype=torch.int64, device=device
@@ -102,7 +102,7 @@ class Streamed:
     """Source that reads the next batches from disk in a thread, while the training uses the current batch."""
 
     def __init__(self, pairs: Pairs, batch: int, device: torch.device) -> None:
-        self.pairs, self.batch, self.rows = pairs, batch, process_group.rows(batch)
+        self.pairs, self.batch, self.rows = pairs, batch, process_group.own_samples(batch)
         self.one = pairs.inputs is pairs.targets
         self.reader = ThreadPoolExecutor(1, "reader")
         self.free = deque(self._buffers(device) for _ in range(AHEAD + 1))

@@ -73,6 +73,6 @@ class Validation:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield each batch: this process's inputs and targets on the device, and the samples in the whole batch."""
         for x, y in self.pairs.split(BATCH):
-            rows = process_group.rows(len(y))
+            rows = process_group.own_samples(len(y))
             target = y[rows].to(self.device)
             yield (target if self.pairs.inputs is self.pairs.targets else x[rows].to(self.device)), target, len(y)
