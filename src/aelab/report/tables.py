@@ -1,4 +1,7 @@
-"""Tables of the report: means over the seeds, parameters that differ between entries, and the format of numbers."""
+"""Tables of the report: means of metrics over the seeds, and the parameters in which entries differ.
+
+An entry is a model configuration in `params.yaml`. A floor is an entry without training, such as PCA.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -14,15 +17,15 @@ from aelab.report.metrics import Metric, metric
 
 @dataclass(frozen=True)
 class Table:
-    """Table of text with a row for each entry and a column for each metric.
+    """Table of the report. All cells are text. Usually each row shows an entry, and each column a metric.
 
     Attributes:
-        title: title; empty if the table continues the previous table.
+        title: title of the table; empty if the table continues the table before it.
         note: explanation above the table.
         header: headings of all columns.
-        rows: cells of all rows. A best value is between asterisks, as Markdown's bold.
-        names: names of the metrics of all columns except the first.
-        floors: entries that are not ranked, in the last rows.
+        rows: cells of all rows. The best values of a column are bold in Markdown, as in `**0.1**`.
+        names: name of the metric in each column after the first; an empty text for a column without a metric.
+        floors: names of the floors, which are in the last rows.
     """
 
     title: str
@@ -34,18 +37,19 @@ class Table:
 
 
 def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, say_pixels: bool = True) -> list[Table]:
-    """Return tables of means with 95 % intervals. Bold marks the best entry of a column and the entries that tie.
+    """Return tables of means with 95 % intervals. The best mean of a column, and the means that tie with it, are bold.
 
-    A likelihood has a column for each kind of pixels, since likelihoods of different kinds are not comparable. Metrics
-    that the same entries define share a table, so that no cell is empty. The tables with most entries come first.
-    Floors are in the last rows of a table and are not ranked. Each table's note says what its intervals cover.
+    Metrics that the same trained entries define share a table, so that only floors can have empty cells. A metric of
+    the likelihood, such as −ELBO, has a column for each kind of pixels ("Bernoulli", "8-bit", "continuous"), because
+    its values are comparable only within a kind. Tables with more entries come first. Floors are not ranked. Each
+    table's note says whether its intervals cover seeds, test images or both.
 
     Args:
         title: title of the first table, which the other tables continue.
         note: explanation above the first table.
         evidence: the entries and their results.
-        names: the metrics to show.
-        say_pixels: whether the heading of a likelihood names the kind of pixels.
+        names: names of the metrics to show.
+        say_pixels: whether the headings of metrics of the likelihood name the kind of pixels.
     """
     floors = [entry.name for entry in evidence.entries if entry.floor]
     defining: dict[tuple[str, ...], list[Column]] = {}
@@ -64,7 +68,10 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
 
 
 def joined(parts: Sequence[Table], names: Sequence[str]) -> Table:
-    """Join tables into one, with columns in the order of `names`. A dash marks an undefined metric."""
+    """Join tables into one table. Its columns have the order of the metrics in `names`.
+
+    A dash means that the entry does not define the metric.
+    """
     entries = dict.fromkeys(row[0] for part in parts for row in part.rows)
     columns = [
         (name, part.header[i], {row[0]: row[i] for row in part.rows})
@@ -79,7 +86,10 @@ def joined(parts: Sequence[Table], names: Sequence[str]) -> Table:
 
 @dataclass(frozen=True)
 class Column:
-    """Column of a table: the means of a metric by entry, and the leading entries."""
+    """Column of a table: a metric's mean for each entry.
+
+    `leaders` has the names of the best entry and of the entries that tie with the best.
+    """
 
     name: str
     heading: str
@@ -94,12 +104,12 @@ class Column:
 
     @property
     def over(self) -> str:
-        """Sources of variation that the intervals cover, such as seeds; empty without intervals."""
+        """Sources of variation that the intervals cover, such as "seeds"; empty if no mean has an interval."""
         return next((mean.over for mean in self.means.values() if mean.known and mean.half), "")
 
 
 def _columns(evidence: Evidence, name: str, say_pixels: bool) -> Iterator[Column]:  # noqa: FBT001
-    """Yield the columns of a metric: for a likelihood, one for each kind of pixels."""
+    """Yield the column of a metric. A metric of the likelihood has a column for each kind of pixels."""
     for kind, entries in comparable(evidence, name):
         means = {entry.name: evidence.mean(entry, name) for entry in entries}
         head = heading(_metric(name), kind if say_pixels else None)
@@ -107,12 +117,12 @@ def _columns(evidence: Evidence, name: str, say_pixels: bool) -> Iterator[Column
 
 
 def coverage(evidence: Evidence, names: Iterable[str]) -> str:
-    """Return a sentence that says what the intervals of these metrics cover; empty without intervals."""
+    """Return a sentence such as "±: 95 % interval over seeds."; empty if no metric has an interval."""
     return _coverage([column for name in names for column in _columns(evidence, name, say_pixels=False)])
 
 
 def _coverage(columns: Sequence[Column]) -> str:
-    """Return a sentence that says what the intervals of these columns cover; empty without intervals."""
+    """Return a sentence such as "±: 95 % interval over seeds."; empty if no column has an interval."""
     titles: dict[str, list[str]] = {}
     for column in columns:
         if column.over:
@@ -123,7 +133,10 @@ def _coverage(columns: Sequence[Column]) -> str:
 
 
 def comparable(evidence: Evidence, name: str) -> Iterator[tuple[str | None, list[Entry]]]:
-    """Yield each kind of pixels with its entries. For a metric that is no likelihood, yield None with all entries."""
+    """Yield groups of entries whose values of a metric are comparable, each group with its kind of pixels.
+
+    A metric of the likelihood has a group for each kind of pixels. Any other metric has one group, of the kind None.
+    """
     kinds: dict[str | None, list[Entry]] = {}
     for entry in evidence.having(name):
         kinds.setdefault(entry.pixels if _metric(name).likelihood else None, []).append(entry)
@@ -135,12 +148,12 @@ def _metric(name: str) -> Metric:
 
 
 def heading(each: Metric, pixels: str | None = None) -> str:
-    """Return a metric's title with the kind of pixels, the unit, and an arrow: ↓ if lower is better, ↑ if higher is."""
+    """Return a metric's title, kind of pixels, unit and arrow, as in "−ELBO, Bernoulli (nats) ↓"."""
     return each.title + (f", {pixels}" if pixels else "") + (f" ({each.unit})" if each.unit else "") + each.arrow
 
 
 def differences(sections: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Return a table of the parameters in which entries of one model differ; None if no parameter differs."""
+    """Return a table of the parameters in which entries of the same model differ; None if no parameter differs."""
     texts = {name: {key: str(value) for key, value in flattened(each)} for name, each in sections.items()}
     frame = pd.DataFrame.from_dict(texts, orient="index").fillna("–")
     families = [family for _, family in frame.groupby("model", sort=False)]
@@ -153,7 +166,7 @@ def differences(sections: Mapping[str, Mapping[str, Any]]) -> Table | None:
 
 
 def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings with dotted keys."""
+    """Yield each value of nested mappings with its dotted key, such as `training.steps`."""
     for key, value in section.items():
         if isinstance(value, Mapping):
             yield from flattened(value, f"{prefix}{key}.")
@@ -162,13 +175,13 @@ def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def cell(value: Interval, digits: int, *, bold: bool = False) -> str:
-    """Return a mean with its interval, optionally in bold."""
+    """Return a mean with its interval as text. With `bold`, the text is bold in Markdown."""
     text = value.text(digits)
     return f"**{text}**" if bold else text
 
 
 def shown(value: Interval, name: str) -> str:
-    """Return a metric's value with its unit, in the format of the tables."""
+    """Return a value of the metric `name` as text, with the metric's number of digits and unit."""
     each = metric(name)
     return f"{cell(value, each.digits)} {each.unit}".rstrip()
 

@@ -1,9 +1,14 @@
-"""Tests of claims, their findings and their verdicts. `claims.toml` has the claims and explains the fields.
+"""Verdicts on claims about autoencoders. `claims.toml` has the claims and explains their fields.
 
-The interval of a finding decides. The finding supports the claim if the whole interval is on the claimed side of the
-threshold, and contradicts the claim if it is on the other side. Otherwise the finding is undecided. All findings of a
-claim are tested together, so Holm's method (1979) widens their intervals. A threshold that PCA or the identity would
-pass is too easy. In this case, the claim has a `Duel` instead, which compares two groups of entries.
+An entry is a model configuration in `params.yaml`. A claim has tests, which compare results of entries and yield
+findings. A finding compares a measured value with a threshold, and the value's 95 % interval decides:
+
+    supported      the whole interval is on the side of the threshold that the claim expects
+    contradicted   the whole interval is on the other side
+    undecided      the interval includes the threshold
+
+If a claim has several findings, Holm's method (1979) widens their intervals. If even PCA or the identity would pass a
+threshold, the threshold is too easy. The claim then has a `Duel`, which compares two groups of entries.
 """
 
 import math
@@ -20,32 +25,33 @@ from aelab.report.metrics import metric
 from aelab.report.tables import cell, listed, shown
 
 ABOVE, BELOW = 1, -1  # the side of the threshold on which the claim expects the value
-QUANTILE = 1.96  # normal distribution, 95 %: a Monte Carlo error is a mean of many samples
+QUANTILE = 1.96  # of the normal distribution, for a 95 % interval of a mean of many Monte Carlo samples
 
 
 class Verdict(StrEnum):
     """Verdict on a claim or on one of its findings."""
 
     SUPPORTED = "supported"
-    IN_PART = "supported in part"  # some findings are undecided
+    IN_PART = "supported in part"  # some findings support the claim, and the rest are undecided
     CONTRADICTED = "contradicted"
     UNDECIDED = "undecided"
-    MIXED = "mixed"  # findings contradict each other
-    UNTESTED = "not tested here"
+    MIXED = "mixed"  # some findings support the claim, and some contradict it
+    UNTESTED = "not tested here"  # the report's entries cannot test the claim
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One measurement for a claim: a value with its threshold and the claimed side.
+    """Finding of a test: a measured value, and the side of a threshold on which the claim expects the value.
 
-    A finding without a value is a note, such as the reason why a test is impossible. A note decides nothing.
+    A finding without a value is a note, such as the reason why a test is impossible. A note does not change the claim's
+    verdict.
 
     Attributes:
-        says: function that returns the sentence of the finding for a value with its interval.
+        says: function that returns the finding's sentence for a value with its interval.
         value: the measured value with its interval.
         threshold: the limit that the value is compared with.
         side: the side of the threshold that the claim expects, `ABOVE` or `BELOW`.
-        verdict: None for a note, and before `judged` sets the verdict.
+        verdict: the verdict on this finding alone; None for a note and for a finding that `judged` has not judged.
     """
 
     says: Callable[[Interval], str]
@@ -60,7 +66,7 @@ class Finding:
         return self.says(self.value)
 
     def judged(self, value: Interval) -> "Finding":
-        """Return the finding with `value`, whose interval may be wider than before, and the verdict on this value."""
+        """Return a copy of the finding with `value`, whose interval may be wider than before, and with the verdict."""
         side = value.side(self.threshold)
         verdict = {0: Verdict.UNDECIDED, self.side: Verdict.SUPPORTED, -self.side: Verdict.CONTRADICTED}[side]
         return replace(self, value=value, verdict=verdict)
@@ -79,7 +85,7 @@ class Threshold:
     errors: Sequence[str] = ()
 
     def findings(self, evidence: Evidence) -> Iterator[Finding]:
-        """Yield a finding for each entry of the group that has the value."""
+        """Yield a finding for each entry of the group `entries` that has all metrics of the expression `value`."""
         threshold, side = (self.below, BELOW) if self.above is None else (self.above, ABOVE)
         for entry in evidence.group(self.entries):
             if len(evidence.term(entry, self.value)):
@@ -87,9 +93,10 @@ class Threshold:
                 yield Finding(partial(self._text, evidence, entry), value, threshold, side)
 
     def _widened(self, value: Interval, evidence: Evidence, entry: Entry) -> Interval:
-        """Return `value` widened by the Monte Carlo error of one seed, as if all seeds shared the same error.
+        """Return `value` with its interval widened by the Monte Carlo error of the metrics in `errors`.
 
-        An interval over images already contains this error, since the samples drawn for an image are part of its value.
+        The error of one seed is added in full, as if the errors of all seeds were equal. An interval that covers test
+        images is not widened, because the values of the images already contain the error.
         """
         if value.over != SEEDS:
             return value
@@ -111,13 +118,13 @@ class Duel:
     metrics: Sequence[str]  # if empty: denoising errors under the corruptions that `ours` learned from
     ours: str
     theirs: str
-    against: Sequence[str] = ()  # the metrics of `theirs`, if not `metrics`
+    against: Sequence[str] = ()  # the metrics of `theirs`, if they differ from `metrics`
     each: bool = False
     worse: bool = False
     margin: float = 0.0
 
     def findings(self, evidence: Evidence) -> Iterator[Finding]:
-        """Yield a finding for each metric and, if `each`, for each entry of `ours`."""
+        """Yield a finding for each metric. With `each`, every entry of `ours` has its own finding for each metric."""
         ours, theirs = evidence.group(self.ours), evidence.group(self.theirs)
         names = self.metrics or evidence.learned_noise(ours)
         for side in [[entry] for entry in ours] if self.each else [ours]:
@@ -149,16 +156,21 @@ class Duel:
 
 @dataclass(frozen=True)
 class ToldApart:
-    """Test of entries that differ in one part only: by each metric, the highest must exceed all others by a margin."""
+    """Test whether a part of the model, such as the quantiser, makes a difference between entries.
+
+    The entries differ only in this part. For each metric in `margins`, the entry with the highest mean must exceed
+    every other entry by the margin.
+    """
 
     margins: Mapping[str, float]
     entries: str
     part: str
 
     def findings(self, evidence: Evidence) -> Iterator[Finding]:
-        """Yield a finding for each metric, and for each entry behind the highest entry.
+        """Yield a finding for each metric and for each entry, except the entry with the highest mean.
 
-        The entries of a family differ only in the part. If there are several families, the largest is tested.
+        A family is a set of entries with equally many codes that differ only in the part. Only the largest family is
+        tested.
         """
         families: dict[tuple[str, int], list[Entry]] = {}
         for entry in evidence.group(self.entries):
@@ -205,7 +217,10 @@ class Judgement:
 
 
 def judge(claim: Claim, evidence: Evidence) -> Judgement:
-    """Test a claim. Without any finding, or if the premise does not hold, the claim is not tested."""
+    """Test a claim, and return its findings and verdict.
+
+    The verdict is "not tested here" if no test yields a finding, or if the claim has a premise that no entry passes.
+    """
     premises = [each.judged(each.value) for each in claim.premise.findings(evidence)] if claim.premise else []
     notes = [replace(each, verdict=None) for each in premises]
     met = claim.premise is None or any(each.verdict is Verdict.SUPPORTED for each in premises)
@@ -220,9 +235,9 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the verdict of several findings together.
+    """Combine the verdicts on a claim's findings into the verdict on the claim.
 
-    Undecided findings weaken "supported" to "supported in part", but leave "contradicted" as it is.
+    Undecided findings weaken "supported" to "supported in part", but do not change "contradicted".
     """
     found = set(verdicts)
     if {Verdict.SUPPORTED, Verdict.CONTRADICTED} <= found:
@@ -235,5 +250,5 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def ended(text: str, value: Interval) -> str:
-    """Return the sentence of a finding. If the value has no interval, the sentence says why."""
+    """Return `text` as a whole sentence. If the value has no interval, the end of the sentence says why."""
     return text + ("." if value.known else "; an interval needs at least two seeds.")

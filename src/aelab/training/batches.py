@@ -1,6 +1,9 @@
-"""Sources of mini-batches: from the device's memory, or from disk if the images do not fit on the device.
+"""Sources of mini-batches. A source keeps all data in the device's memory, or reads data from disk during the training.
 
-Both sources return the same batches, and a CUDA graph can use either.
+Both kinds of source return the same batches, and a CUDA graph can include their calls.
+
+A sample is a target, such as an image, and R versions of its input, such as R corruptions of the image. In epoch t, the
+model sees version (i + t) mod R of sample i.
 """
 
 from collections import deque
@@ -16,15 +19,17 @@ from torch import Tensor
 from aelab.core import arrays, process_group
 from aelab.data.pairs import Pairs
 
-AHEAD = 2  # batches to read in advance
-AT_ONCE = 16  # samples to read before the memory of their file pages is freed; one sample may map 2 MiB of pages
+AHEAD = 2  # batches to read from disk in advance
+AT_ONCE = 16  # samples to read before the memory of their file pages is freed; a sample may occupy 2 MiB of pages
 
 
 class Source(Protocol):
-    """Source of the mini-batches of each epoch. Each process gets only its own samples of a batch, in the stored type.
+    """Source of the mini-batches of each epoch. The samples have the type in which they are stored, such as uint8.
+
+    If several processes train one model, each process gets only its own samples of a batch.
 
     Attributes:
-        batch: samples in a batch, over all processes.
+        batch: number of samples in a batch, of all processes together.
     """
 
     batch: int
@@ -34,8 +39,8 @@ class Source(Protocol):
 
         Args:
             epoch: number of the epoch, which selects the version of each input.
-            order: order of the samples, (N,).
-            done: batches of this epoch to skip, because they were used before a snapshot.
+            order: indices of all samples in the order of this epoch, (N,).
+            done: number of batches to skip at the start of the epoch. A resumed training has already used them.
         """
 
     def fetch(self) -> None:
@@ -49,13 +54,13 @@ def source(pairs: Pairs, batch: int, device: torch.device, room: int) -> Source:
     """Make a source of batches.
 
     Args:
-        pairs: targets (N, …), and inputs (R·N, …) in R versions. Epoch t uses version (i + t) mod R of sample i.
-        batch: samples in a batch, over all processes.
+        pairs: targets (N, …), and R versions of the inputs, (R·N, …).
+        batch: number of samples in a batch, of all processes together.
         device: the device of the training.
-        room: most bytes of pairs to keep on the device. Larger data is read from disk during training.
+        room: largest size of `pairs`, in bytes, that may be kept on the device.
 
     Returns:
-        A `Resident` source if all pairs fit into `room`, otherwise a `Streamed` source.
+        A `Resident` source if `pairs` has at most `room` bytes, otherwise a `Streamed` source.
     """
     return (Resident if pairs.nbytes <= room else Streamed)(pairs, batch, device)
 
@@ -72,8 +77,8 @@ class Resident:
         per_epoch, own = len(pairs.targets) // batch, self.rows.stop - self.rows.start
         self.batches = torch.zeros(
             per_epoch, own, dtype=torch.int64, device=device
-        )  # indices of the samples in each batch of this epoch
-        self.seen = torch.zeros_like(self.batches)  # indices of the inputs of these samples, in this epoch's versions
+        )  # indices of the targets in each batch of this epoch
+        self.seen = torch.zeros_like(self.batches)  # indices of the inputs in each batch of this epoch
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
 
     def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
@@ -112,7 +117,7 @@ class Streamed:
 
     def start(self, epoch: int, order: NDArray[np.int64], done: int = 0) -> None:
         """Begin an epoch, or continue after `done` batches."""
-        while self.coming:  # batches of an interrupted epoch
+        while self.coming:  # batches that the thread has read, but that the training has not used
             self.free.append(self.coming.popleft().result())
         chosen = batches_of(order, self.batch)[:, self.rows]
         seen = version(chosen, epoch, len(self.pairs.targets), len(self.pairs.inputs))
@@ -136,7 +141,7 @@ class Streamed:
         return (self.y if self.one else self.x), self.y
 
     def _ask(self) -> None:
-        """Make the thread read the next batch of the epoch, if there is one."""
+        """Make the thread read the next batch, unless it has read the last batch of the epoch."""
         if (rows := next(self.todo, None)) is not None:
             buffers = self.free.popleft()
             if buffers.moved is not None:
@@ -151,7 +156,7 @@ class Streamed:
         for tensor, array, rows in wanted:
             out = tensor.numpy()
             for part in (slice(start, start + AT_ONCE) for start in range(0, len(rows), AT_ONCE)):
-                np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # mode "raise" would make another copy
+                np.take(array, rows[part], axis=0, out=out[part], mode="clip")  # mode "raise" would copy twice
                 arrays.release(array)
         return buffers
 
@@ -169,7 +174,7 @@ class Buffers(NamedTuple):
 
     Attributes:
         tensors: inputs and targets.
-        moved: event that the GPU reaches after the copy from this memory; None on a CPU.
+        moved: event that the GPU reaches after it has copied the tensors; None on a CPU.
     """
 
     tensors: tuple[Tensor, ...]
@@ -177,18 +182,20 @@ class Buffers(NamedTuple):
 
 
 def batches_of(order: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
-    """Split `order`, (N,), into full batches, (batches, batch). Samples that fill no batch are dropped."""
+    """Split the indices `order`, (N,), into full batches, (⌊N/batch⌋, batch). The remaining indices are left out."""
     return order[: len(order) // batch * batch].reshape(-1, batch)
 
 
 def version(chosen: NDArray[np.int64], epoch: int, count: int, rows: int) -> NDArray[np.int64]:
-    """Find the inputs of the samples `chosen` in an epoch. The epoch selects the version of each input.
+    """Return the indices of the inputs of the samples `chosen` in an epoch.
+
+    The inputs have R versions. The array of inputs has version 0 of all N inputs, then version 1, and so on.
 
     Args:
-        chosen: indices of samples, of any shape.
-        epoch: number of the epoch.
+        chosen: indices of samples, in an array of any shape.
+        epoch: number t of the epoch, in which sample i has the version (i + t) mod R.
         count: N, the number of samples.
-        rows: R·N, the number of inputs in all versions.
+        rows: R·N, the number of rows in the array of inputs.
 
     Returns:
         Indices of inputs, with the shape of `chosen`.

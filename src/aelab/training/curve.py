@@ -1,4 +1,8 @@
-"""Training curve, with losses that arrive late from a GPU, and the progress display in a terminal."""
+"""Training curve (the losses of a training by step) and progress display of a training.
+
+While a GPU still computes the losses of a step, the host already starts later steps. The host reads the losses when
+they are ready.
+"""
 
 import math
 import sys
@@ -16,15 +20,15 @@ from aelab.core import process_group
 from aelab.core.progress import EVERY
 from aelab.models.base import Losses
 
-Point: TypeAlias = dict[str, Any]  # "step", "time" and the losses, "train_…" or "validation_…"
-RISE = 1.5  # the loss was rising before a divergence if it was above this multiple of its minimum
+Point: TypeAlias = dict[str, Any]  # keys: "step", "time", and the losses as "train_…" or "validation_…"
+RISE = 1.5  # before a divergence, the loss was rising if the last value was above this multiple of the lowest value
 
 
 class Curve:
-    """The points of a training curve, each with the time of its arrival.
+    """A training curve. Each point has a step, its losses, and the time at which the losses reached the host.
 
-    `put` starts the transfer of losses from the device. `collect` takes the losses that have arrived, in order, and
-    passes them to `follow`. The first loss that is not finite ends the curve.
+    `put` starts to copy losses from the device to the host. `collect` makes a point of each finished copy, in the order
+    of the calls of `put`, and passes the point to `follow`. The first loss that is not finite ends the curve.
 
     Args:
         progress: the progress display.
@@ -46,12 +50,12 @@ class Curve:
         self.cause = ""
 
     def go_on(self, points: list[Point]) -> None:
-        """Continue a curve after the `points` of a snapshot, which are not passed to `follow` again."""
+        """Continue the curve of a resumed training, without passing the `points` of the snapshot to `follow` again."""
         self.points = points
         self.progress.go_on(points[-1]["step"] if points else 0)
 
     def put(self, split: str, step: int, losses: Losses) -> None:
-        """Start the transfer of the losses of a split ("train" or "validation") at `step`."""
+        """Start to copy the losses of a split ("train" or "validation") at `step` to the host."""
         values, event = torch.stack(list(losses.values())), None
         if self.gpu:
             event = torch.cuda.Event()
@@ -60,7 +64,10 @@ class Curve:
         self.coming.append((split, step, list(losses), values, event))
 
     def collect(self, *, wait: bool = False) -> bool:
-        """Take the losses that have arrived, or with `wait` all losses. Return whether the training has diverged."""
+        """Add the losses that have reached the host to the curve. Return whether the training has diverged.
+
+        With `wait`, the call first waits for all losses.
+        """
         while self.coming and not self.diverged:
             split, step, names, values, event = self.coming[0]
             if event is not None and wait:
@@ -79,7 +86,7 @@ class Curve:
         return bool(self.diverged)
 
     def _cause(self, split: str, losses: Mapping[str, float]) -> str:
-        """Explain why `losses` are not finite, from the course of the earlier losses."""
+        """Name the probable cause of `losses` that are not finite. The earlier losses show whether the loss rose."""
         which = ", ".join(f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value))
         before = [point[f"{split}_loss"] for point in self.points if f"{split}_loss" in point]
         if not before:
@@ -93,15 +100,15 @@ class Curve:
 
 
 class Progress:
-    """Progress of a training, with throughput and time left.
+    """Progress display of a training, with the losses, the images per second and the time left.
 
-    A terminal or a notebook shows a bar. Elsewhere, and in a child process that shares the terminal, the class
-    prints plain lines. A line appears at each validation, and at the first point after 10 seconds without a line.
+    In a terminal or a notebook, the display is a progress bar. Without a terminal, or in a child process, the display
+    prints lines. A line follows each validation, and the first point of the curve after 10 seconds without a line.
 
     Args:
-        label: name in front of each line.
-        steps: steps of the training.
-        batch: images in a step.
+        label: name in front of the bar and of each line.
+        steps: number of steps of the training.
+        batch: number of images in a step.
     """
 
     def __init__(self, label: str, steps: int, batch: int) -> None:
@@ -115,12 +122,12 @@ class Progress:
         self.started, self.said, self.before = time.perf_counter(), 0.0, 0
 
     def go_on(self, step: int) -> None:
-        """Continue after the first `step` steps, which an earlier process has done."""
+        """Continue the display of a resumed training. An earlier process has done the first `step` steps."""
         self.before = step
         self.bar.update(step * self.batch)
 
     def reached(self, step: int, split: str, loss: float) -> None:
-        """Show that `step` steps are done, and the newest `loss` of a split."""
+        """Show that the training has done `step` steps, and show the newest `loss` of a split."""
         self.losses[split] = loss
         self.bar.set_postfix_str(", ".join(f"{name} {value:.5g}" for name, value in self.losses.items()), refresh=False)
         self.bar.update(step * self.batch - self.bar.n)

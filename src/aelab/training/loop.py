@@ -1,7 +1,8 @@
-"""The training loop: one function for every variant and every phase.
+"""The training of a model: `train` runs all phases, and `fit` is the training loop of one phase.
 
-The seed and the number of the epoch determine the order of the data and all other randomness. Therefore an epoch does
-not depend on how many random numbers earlier epochs have drawn.
+A phase is the training of one module, such as an autoencoder or the prior over its codes. The seed and the number of
+the epoch determine the order of the data and all other randomness in the epoch. Therefore an epoch does not depend on
+how many random numbers earlier epochs have drawn.
 """
 
 import math
@@ -33,11 +34,11 @@ class Session:
 
     Attributes:
         label: name in front of the progress lines.
-        follow: function that receives the phase's name and each new point of its curve. In a resumed training, the
-            function receives only the points after the snapshot.
+        follow: function that receives the name of a phase and each new point of the phase's training curve. In a
+            resumed training, the function receives only the points after the snapshot.
         store: store of snapshots. The training resumes from the latest snapshot, if there is one.
-        room: most bytes of samples to keep on the device; by default `devices.room` decides. Larger data is read from
-            disk during training.
+        room: largest size of the data, in bytes, that may be kept on the device; by default the result of
+            `devices.room`. Larger data is read from disk during the training.
     """
 
     label: str = ""
@@ -57,20 +58,21 @@ def train(
     dynamic: bool = False,
     session: Session | None = None,
 ) -> dict[str, PhaseResult]:
-    """Train a model through all its phases.
+    """Train a model, phase by phase.
 
-    The training changes the model in place and ends with the weights of the lowest validation loss, in evaluation mode.
+    The function changes the model in place. Afterwards, the module of each phase has the weights with the lowest
+    validation loss, and the model is in evaluation mode.
 
     Args:
         model: a new model with its initial weights, on the device to train on.
-        images: training images, uint8 (N, C, H, W), or `Pairs` of inputs and targets. The inputs of a pair may have
-            several versions, as in `fit`.
+        images: training images, uint8 (N, C, H, W), or `Pairs` of inputs and targets. There may be several versions of
+            the inputs, as in `fit`.
         validation: validation images, uint8 (N, C, H, W), or `Pairs`.
         budget: steps, batch size and learning rate of every phase that does not override them.
         seed: seed of the order of the data and of the noise.
-        options: precision, mode and number of validations; by default `TrainingOptions()`.
-        dynamic: whether each step draws the pixels of the training images black or white, with the gray value as the
-            probability of white. For a phase that learns codes, the pixels are drawn only once, before the codes are
+        options: precision, execution mode, and number of validations; by default `TrainingOptions()`.
+        dynamic: whether each step binarises the training images at random, with a pixel's gray value as the probability
+            of white. For a phase that learns codes, the images are binarised only once, before their codes are
             computed. Validation images are not binarised.
         session: options that do not change the result; by default `Session()`.
 
@@ -78,9 +80,9 @@ def train(
         The result of each phase by name. The training ends after a phase that diverges.
 
     Raises:
-        UserError: the images do not fit the model, the budget is not a `Budget`, a GPU cannot record a training step,
-            or the processes of the training find different snapshots.
-        Stopped: the session's store asked the training to stop.
+        UserError: the images do not fit the model, the budget is not a `Budget`, `Step` or `GraphedStep` rejects the
+            model, or the processes of the training find different snapshots.
+        Stopped: `session.store` asked the training to stop.
     """
     options, session = options or TrainingOptions(), session or Session()
     images, validation = Pairs.of(images), Pairs.of(validation)
@@ -130,45 +132,47 @@ def fit(
     session: Session | None = None,
     state: TrainingState | None = None,
 ) -> PhaseResult:
-    """Train a module through one phase. The module ends with the weights of the lowest validation loss.
+    """Train a module in one phase. The module ends with the weights that had the lowest validation loss.
 
-    The learning rate follows its schedule over the whole budget. Every batch is full. The host runs some steps ahead of
-    the device, and reads each loss some steps later. The device itself compares the validation losses and keeps the
-    best weights.
+    Every batch is full. With a GPU, the host starts the next steps before a step is finished, and reads the losses of
+    the step later. Therefore the GPU itself compares the validation losses and keeps the best weights.
 
     Args:
         module: the module, on the device to train on.
-        train: targets (N, …), and inputs (R·N, …) in R versions. Epoch t uses version (i + t) mod R of sample i.
+        train: targets (N, …), and R versions of the inputs, (R·N, …). In epoch t, sample i has the version
+            (i + t) mod R.
         validation: targets, and one input for each target.
         budget: steps, batch size, peak learning rate and schedule.
         seed: seed of the order of the data and of the noise.
-        options: precision, mode, number of points of the curve and number of validations.
-        dynamic: whether each step draws the pixels of the training samples black or white.
+        options: precision, execution mode, number of points of the curve, and number of validations.
+        dynamic: whether each step binarises the training samples at random.
         phase: name of the phase.
         session: options that do not change the result; by default `Session()`.
-        state: state of the training that contains this phase. None: the phase is the whole training.
+        state: state of the whole training; None if this phase is the whole training.
 
     Returns:
         The curve of the phase, and how the phase ended.
 
     Raises:
-        UserError: a GPU cannot record a training step, or the processes of the training find different snapshots.
-        Stopped: the session's store asked the training to stop.
+        UserError: `Step` or `GraphedStep` rejects the module, or the processes of the training find different
+            snapshots.
+        Stopped: `session.store` asked the training to stop.
     """
-    # The function has over 60 lines, because the loop reads best in one piece.
+    # The function is longer than 60 lines, because the loop is easier to read in one piece.
     session = session or Session()
     state = state or TrainingState(module, session.store)
     device, count, steps = device_of(module), len(train.targets), budget.steps
 
-    # ---- All data of a step is on the device, so the host can run ahead.
+    # ---- All data of a step is on the device, so the host does not wait for the device.
     batch = min(budget.batch_size, count)
-    per_epoch = count // batch  # steps in an epoch; samples that fill no batch may have their turn in another epoch
+    per_epoch = count // batch  # steps in an epoch; each epoch leaves out the samples that would not fill a batch
     room = devices.room(device) if session.room is None else session.room
     batches = source(train, batch, device, room)
     step = Step(module, batches, budget, options.precision, samples=count, dynamic=dynamic)
     run_step = GraphedStep(step) if options.mode == "graph" and device.type == "cuda" else step
 
-    # ---- Measurements: `points` means of the training loss, and `validations` means of the validation loss.
+    # ---- Losses to measure: a mean training loss for each group of `every` steps, and a validation loss after each
+    # step in `validated`.
     validate = Validation(module, validation, steps, options.precision, room=room, samples=count)
     every = max(1, steps // options.points)
     turns = range(1, options.validations + 1)
@@ -177,7 +181,7 @@ def fit(
     curve = Curve(progress, device, lambda point: session.follow(phase, point))
     keep_pace = devices.Pace(device)
 
-    # ---- The loop. `state.done` counts the steps on the host, `step.position` on the device.
+    # ---- The loop. The host has started `state.done` steps, and the device has finished `step.position` steps.
     state.begin(phase, step, validate, curve)
     first = state.done + 1
     for number in range(first, steps + 1):
@@ -191,20 +195,20 @@ def fit(
         step.stop_votes.sync()
         if number % every == 0 or number == steps:
             means = step.means.take((number - 1) % every + 1)
-            validate.alive &= means["loss"].isfinite()  # weights after a divergence must not become the best
+            validate.alive &= means["loss"].isfinite()  # weights after a divergence must not become the best weights
             curve.put("train", number, means)
         if number in validated:
             curve.put("validation", number, validate(number))
-        if curve.collect(wait=process_group.size() > 1):  # so all processes see a divergence at the same step
+        if curve.collect(wait=process_group.size() > 1):  # waiting lets all processes stop after the same step
             break
         if number < steps and state.due():
-            if curve.collect(wait=True):  # a snapshot needs all losses, which may show a divergence
+            if curve.collect(wait=True):  # a snapshot needs all losses so far, and one may be NaN
                 break
             state.save()
     curve.collect(wait=True)
     curve.progress.close()
 
-    # ---- The module gets the best weights.
+    # ---- The module gets the weights with the lowest validation loss.
     seconds = state.seconds()
     module.eval().load_state_dict(validate.best)
     result = PhaseResult(
@@ -217,9 +221,10 @@ def fit(
 def _begin_epoch(
     seed: int, epoch: int, batches_done: int, batches: Source, generator: torch.Generator, count: int
 ) -> None:
-    """Set the order of the samples and seed the noise. In the middle of an epoch, the noise is not seeded again.
+    """Set the order of the samples in an epoch, and seed the random generators at the start of the epoch.
 
-    The device's default generator is seeded too, because layers such as `nn.Dropout` draw from this generator.
+    If a training resumes in the middle of an epoch, the snapshot has set the state of the generators. The device's
+    default generator is seeded too, because layers such as `nn.Dropout` draw from this generator.
     """
     rng = np.random.default_rng([seed, epoch])
     batches.start(epoch, rng.permutation(count), batches_done)
@@ -230,15 +235,15 @@ def _begin_epoch(
 
 @torch.no_grad()
 def represent(phase: Phase, images: Pairs, *, binarised: bool = False) -> Pairs:
-    """Return the data of a phase: the images, or the codes of the clean images.
+    """Return the data that a phase learns: images, or codes of images.
 
     Args:
-        phase: the phase, with its function `represent`.
+        phase: the phase. Its attribute `represent` is a function that computes codes, or None for images.
         images: inputs and targets. Codes are computed from the targets.
         binarised: whether to binarise the images at random, once, before their codes are computed.
 
     Returns:
-        `images`, or codes as inputs and targets. Large arrays of codes are on disk.
+        `images`, or pairs whose inputs and targets are both the codes. Large arrays of codes are on disk.
     """
     if phase.represent is None:
         return images

@@ -10,21 +10,21 @@ from aelab.core.settings import COPIES, Budget, Precision
 from aelab.models.base import Autoencoder, Batch, Phase
 from aelab.training.step import losses_of
 
-PROBED = 2  # images; a batch of one image has no variance
+PROBED = 2  # number of images in the estimate; with one image, a variance over the batch would be undefined
 # Peak memory of a step, divided by the memory of the tensors that the step keeps for the backward pass. On a CPU, the
 # measured ratio was 1.9 to 2.7 (AE, VAE, VQ-VAE and its prior; images of 64×64 and 128×128 pixels). The rest of the
 # peak is gradients, scratch memory of convolutions, and memory that malloc keeps. For a GPU, the estimate uses the
-# ratio 1. A low estimate does no harm there, because a GPU reports at once when its memory is full.
+# ratio 1. On a GPU, a low estimate does no harm, because a GPU reports at once when its memory is full.
 OVERHEAD = {"cpu": 2.25}
 
 
 @dataclass(frozen=True)
 class Need:
-    """Memory need of one phase of a training.
+    """Memory need of one phase of a training. A phase trains one module of the model.
 
     Attributes:
         phase: name of the phase.
-        batch: images in a step, over all processes.
+        batch: number of images in a step, of all processes together.
         fixed: bytes that do not depend on the number of images.
         per_image: further bytes for each image of a step.
     """
@@ -35,7 +35,7 @@ class Need:
     per_image: int
 
     def bytes(self, images: int) -> int:
-        """Return the bytes that a step on `images` images needs."""
+        """Return the memory need of a step on `images` images, in bytes."""
         return self.fixed + images * self.per_image
 
     def fitting(self, room: int) -> int:
@@ -44,11 +44,11 @@ class Need:
 
 
 def needs(model: Autoencoder, budget: Budget, precision: Precision, device: str = "cpu") -> list[Need]:
-    """Estimate the memory need of each phase of a training, without the data set.
+    """Estimate the memory need of each phase of a model's training. The estimate uses random images, not the data set.
 
     Args:
         model: a model on the CPU. Do not train the model afterwards, because the estimate may change its state.
-        budget: budget of every phase that does not override it.
+        budget: steps and batch size of every phase that does not override them.
         precision: precision of the arithmetic.
         device: kind of the device of the training, such as "cpu" or "cuda".
 
@@ -60,14 +60,18 @@ def needs(model: Autoencoder, budget: Budget, precision: Precision, device: str 
 
 
 def _need(phase: Phase, model: Autoencoder, budget: Budget, precision: Precision, device: str) -> Need:
-    """Estimate the need of one phase from the tensors that its loss on two images keeps for the backward pass."""
+    """Estimate the memory need of one phase.
+
+    The function computes the phase's loss on two random images, and measures the tensors that torch keeps for the
+    backward pass.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(PROBED, *model.image, generator=generator)
     with torch.no_grad():
         learned = x if phase.represent is None else phase.represent(x).long()
     batch = Batch(learned, learned, generator, torch.zeros((), dtype=torch.int64), budget.steps, PROBED)
     own = {_storage(each) for each in phase.module.state_dict(keep_vars=True).values()}
-    kept = dict[int, Tensor]()  # by storage, because tensors may share their storage
+    kept = dict[int, Tensor]()  # by storage, so that a storage counts only once if several tensors share it
 
     def keep(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in own:
@@ -83,7 +87,7 @@ def _need(phase: Phase, model: Autoencoder, budget: Budget, precision: Precision
 
 def _storage(tensor: Tensor) -> int:
     """Number that identifies the memory of a tensor."""
-    return tensor.untyped_storage()._cdata  # noqa: SLF001 - empty storages have no distinct address
+    return tensor.untyped_storage()._cdata  # noqa: SLF001 - the addresses of empty storages are equal
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -8,14 +8,14 @@ from torch import Tensor
 
 WARM_UP = 0.15  # share of the steps in which the rate of `one_cycle` rises
 START, END = 1 / 25, 1 / 250_000  # first and last rate of `one_cycle`, relative to the peak
-STAIRS = 8  # stages of `stairs`
+STAIRS = 8  # number of stages of `stairs`
 
 
 def one_cycle(steps: int, peak: float) -> Tensor:
-    """Compute a rate that rises from peak/25 to `peak`, then falls to almost 0, along cosines, (steps,).
+    """Compute rates that rise from peak/25 to `peak` and then fall to almost 0, (steps,).
 
-    The schedule follows `torch.optim.lr_scheduler.OneCycleLR` with two differences. The rise takes 15 % of the steps
-    instead of 30 %, and Adam's momentum is constant.
+    The rise and the fall each follow half a period of a cosine. The schedule is `torch.optim.lr_scheduler.OneCycleLR`
+    with two changes: the rise takes 15 % of the steps instead of 30 %, and Adam's momentum is constant.
 
     Source: Smith & Topin 2019.
     """
@@ -31,11 +31,11 @@ def one_cycle(steps: int, peak: float) -> Tensor:
 
 
 def stairs(steps: int, peak: float) -> Tensor:
-    """Compute a rate that falls in eight stages i = 0 … 7, (steps,).
+    """Compute rates that fall in eight stages i = 0 … 7, (steps,).
 
-    In stage i the rate is peak·10^(−i/7), and the number of steps is proportional to 3^i.
+    In stage i, the rate is peak·10^(−i/7), and the number of steps is proportional to 3^i.
 
-    Source: Burda et al. 2016, section 5. The paper trains for 3^0 + … + 3^7 = 3,280 epochs.
+    Source: Burda et al. 2016, section 5. In the paper, stage i lasts 3^i epochs, 3,280 epochs in all.
     """
     ends = torch.tensor([float(3**i) for i in range(STAIRS)], dtype=torch.float64).cumsum(0)
     share = torch.arange(steps, dtype=torch.float64) / steps

@@ -1,7 +1,8 @@
-"""Snapshots of a training on disk: two files with checksums in a folder. At least one of them is always complete.
+"""Snapshots of a training in a folder. A snapshot is the state of a training, from which another process can resume.
 
-A new snapshot is first written to a third file. Then the last snapshot becomes the previous snapshot, and the new file
-becomes the last snapshot.
+A new snapshot is first written to `new.safetensors`. Then `last.safetensors` is renamed to `previous.safetensors`, and
+`new.safetensors` to `last.safetensors`. So if a process dies while it writes, a complete snapshot remains. The files
+have checksums.
 """
 
 import time
@@ -16,7 +17,7 @@ from aelab.training.state import Snapshot, Stopped
 
 INTERVAL = "AELAB_CHECKPOINT"
 SECONDS = 5.0  # shortest time between two snapshots, unless the environment variable AELAB_CHECKPOINT sets the time
-SHARE = 0.01  # largest share of the time for writing snapshots; slow disks and large models get fewer snapshots
+SHARE = 0.01  # largest share of the training's time for writing; if writing takes long, snapshots become rarer
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
 
@@ -26,8 +27,8 @@ class Snapshots:
 
     Attributes:
         folder: the folder of the two files.
-        every: seconds between two snapshots. With None, the environment variable AELAB_CHECKPOINT sets the seconds. If
-            the variable is not set either, the interval is automatic.
+        every: seconds between two snapshots. If `every` is None, the environment variable AELAB_CHECKPOINT sets the
+            seconds. Without the variable, the interval is `SECONDS`, or longer if writing takes long (`SHARE`).
         stop: function that returns whether the training should stop after the next snapshot.
         writes: whether this process writes the snapshots. Only one process of a training writes them.
     """
@@ -53,11 +54,11 @@ class Snapshots:
         return None
 
     def due(self) -> bool:
-        """Whether it is time for a snapshot, or the training should stop."""
+        """Whether the training should store a snapshot now, because the interval has passed or the training stops."""
         return (self.writes and time.monotonic() >= self.next) or self.stop()
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Write a snapshot; raise `Stopped` if the training should stop."""
+        """Write a snapshot. If the training should stop, raise `Stopped` afterwards."""
         if self.writes:
             self._write(snapshot)
         if self.stop():

@@ -1,7 +1,8 @@
-"""State of a training between two steps, which can be saved to a snapshot and loaded from the snapshot.
+"""State of a training between two steps, and snapshots of the state.
 
 A `Snapshot` contains the whole state. Therefore another process can resume the training from the snapshot, and the
-result has the same bits as without an interruption.
+result has the same bits as without an interruption. A training has one or more phases. Each phase trains one module,
+such as an autoencoder or the prior over its codes.
 """
 
 import time
@@ -22,17 +23,17 @@ from aelab.training.validation import Validation
 
 @dataclass
 class PhaseResult:
-    """Result of one phase: its curve, its best step, its cause of divergence if it diverged, and its duration.
+    """Result of one phase of a training.
 
     Attributes:
-        curve: the points of the curve.
+        curve: the points of the training curve.
         best_step: the step with the lowest validation loss.
         diverged_at_step: the step at which a loss was not finite; 0 if all losses were finite.
         cause: the probable cause of a divergence, in a sentence.
-        images: images seen in training, counted with repetition.
-        seconds: duration of the training without validation.
-        validation_seconds: duration of the validations.
-        cpu_seconds: CPU time of training and validation in this process, without the time of other processes.
+        images: number of images in all training steps. An image counts again in each epoch.
+        seconds: duration of the phase without its validations, in seconds.
+        validation_seconds: duration of the validations, in seconds.
+        cpu_seconds: CPU time of training and validation in seconds, for this process only.
     """
 
     curve: list[Point] = field(default_factory=list)
@@ -71,10 +72,10 @@ class CheckpointStore(Protocol):
         """Return the snapshot to resume from; None if there is none."""
 
     def due(self) -> bool:
-        """Whether it is time for a snapshot. The training asks after every step."""
+        """Whether it is time for a snapshot. The training loop calls the method between two steps."""
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Store a snapshot; raise `Stopped` if the training should stop."""
+        """Store a snapshot. If the training should stop, raise `Stopped` afterwards."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error, because the user asked the training to stop
@@ -84,8 +85,8 @@ class Stopped(Exception):  # noqa: N818 - not an error, because the user asked t
 class TrainingState:
     """State of a training: the model's weights, the results of finished phases, and the state of the current phase.
 
-    The state of a phase is the moments of Adam, the random generators, the best weights, the curve, and the sums of
-    losses since the curve's last point.
+    The state of a phase contains Adam's moments, the random generators, the best weights, the curve, and the sums of
+    the losses since the curve's last point.
 
     Args:
         model: the model with the weights of all phases.
@@ -94,7 +95,7 @@ class TrainingState:
     Attributes:
         results: results of the finished phases by name.
         phase: name of the current phase.
-        done: number of steps done in the current phase.
+        done: number of steps of the current phase so far.
 
     Raises:
         UserError: the processes of the training find different snapshots.
@@ -113,7 +114,7 @@ class TrainingState:
             model.load_state_dict(_under("model", self.found.tensors))
 
     def begin(self, phase: str, step: Step, validation: Validation, curve: Curve) -> None:
-        """Begin a phase, or resume it if the snapshot is from the middle of this phase."""
+        """Begin a phase. If the store has a snapshot from the middle of the phase, resume from this snapshot."""
         self.phase, self.done = phase, 0
         self.step, self.validation, self.curve = step, validation, curve
         self.seconds_before, self.started = (0.0, 0.0, 0.0), (time.perf_counter(), time.process_time())
@@ -128,7 +129,7 @@ class TrainingState:
     def seconds(self) -> tuple[float, float, float]:
         """Return the seconds of training, the seconds of validation, and the CPU seconds of both together.
 
-        All three include the time before the snapshot from which the phase was resumed.
+        If the phase was resumed from a snapshot, the numbers include the time before this snapshot.
         """
         validation = self.validation.watch.seconds()
         wall, cpu = time.perf_counter() - self.started[0], time.process_time() - self.started[1]
@@ -152,11 +153,11 @@ class TrainingState:
         self._keep(self.phase, tensors, values)
 
     def save_between(self, next_phase: str) -> None:
-        """Store a snapshot between two phases."""
+        """Store a snapshot at the end of a phase. A resumed training begins with the phase `next_phase`."""
         self._keep(next_phase, {}, {})
 
     def _keep(self, phase: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Store a snapshot of the weights, the finished phases, and the `tensors` and `values` of the phase `phase`."""
+        """Store a snapshot: weights, results of finished phases, and `tensors` and `values` of the phase `phase`."""
         if self.store:
             weights = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
             ended = {name: asdict(result) for name, result in self.results.items()}
@@ -190,10 +191,10 @@ class TrainingState:
 
 
 def _moment(snapshot: Snapshot | None) -> str:
-    """Return the phase and the step of a snapshot as a text; an empty text without a snapshot."""
+    """Return the phase and step of a snapshot as text; an empty text if there is no snapshot."""
     return f"{snapshot.values['phase']} {snapshot.values.get('step')}" if snapshot else ""
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Select the tensors with names `prefix.…`, and remove the prefix from their names."""
+    """Return the tensors whose names begin with `prefix` and a dot, under names without this beginning."""
     return {name.removeprefix(f"{prefix}."): each for name, each in tensors.items() if name.startswith(f"{prefix}.")}

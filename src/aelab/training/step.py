@@ -1,4 +1,4 @@
-"""Training step, on any device, eager or as a CUDA graph."""
+"""One training step on any device. On an NVIDIA GPU, the step can be recorded as a CUDA graph and replayed."""
 
 import re
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ from aelab.models.base import Batch, Learner, Losses
 from aelab.training.batches import Source
 from aelab.training.schedules import SCHEDULES
 
-EAGER_STEPS = 3  # eager steps before the recording: libraries initialise, and `_forbid_counting` checks the module
+EAGER_STEPS = 3  # steps without a graph before the recording, in which libraries initialise themselves
 
 
 class Step:
     """One training step on the next mini-batch.
 
     The batches, the learning rates, the number of the step and the sums of the losses are tensors on the device, at
-    fixed addresses. Therefore a step never waits for the device, and a CUDA graph can replay it.
+    fixed addresses. Therefore the host does not wait for the device in a step, and a CUDA graph can replay the step.
 
     Args:
         module: the module to train.
@@ -31,12 +31,13 @@ class Step:
         budget: steps, learning rate and schedule.
         precision: precision of the arithmetic.
         samples: N, the number of training samples.
-        dynamic: whether each step draws the pixels of the samples black or white.
+        dynamic: whether each step binarises the samples at random, with a pixel's gray value as the probability of
+            white.
 
     Raises:
-        UserError: The module has a number outside of its tensors that changes between steps. Or an operation has no
-            deterministic kernel. Or the module draws from torch's default generator, which several processes cannot
-            share.
+        UserError: in a call of the step, the module changes a number that it keeps outside of tensors, or uses an
+            operation without a deterministic kernel. If several processes train the module, it must also not draw from
+            torch's default generator.
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class Step:
     def _forbid_counting(self) -> None:
         """Check that the third step changes no number that the module keeps outside of tensors.
 
-        The first two steps may still initialise these numbers.
+        A CUDA graph would always use the number's value at the recording. The first two steps may still initialise the
+        number.
         """
         self.calls += 1
         if self.calls == EAGER_STEPS - 1:
@@ -115,13 +117,13 @@ class Step:
 
 
 class GraphedStep:
-    """A `Step` recorded as a CUDA graph. A replay needs one kernel launch instead of hundreds.
+    """A `Step` recorded as a CUDA graph. To replay the step, the host needs one launch instead of hundreds.
 
     Args:
         step: the step to record.
 
     Raises:
-        UserError: the step waits for the device, so it cannot be recorded.
+        UserError: the step cannot be recorded, for example because it waits for the device.
     """
 
     def __init__(self, step: Step) -> None:
@@ -131,7 +133,7 @@ class GraphedStep:
         self.stream = torch.cuda.Stream()
 
     def __call__(self) -> None:
-        """Run the step. The first steps run eagerly, so that libraries can initialise."""
+        """Run the step. The first `EAGER_STEPS` steps run without a graph, so that libraries can initialise."""
         if self.ran < EAGER_STEPS:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
@@ -148,10 +150,10 @@ class GraphedStep:
             with torch.cuda.graph(self.graph):
                 self.step()
         except torch.OutOfMemoryError:
-            raise  # a smaller batch would help, the mode "eager" would not
+            raise  # only a smaller batch would help, not the mode "eager"
         except RuntimeError as error:
             first: BaseException = error
-            while first.__context__ is not None:  # the end of the recording raises a further error
+            while first.__context__ is not None:  # the last error comes from the end of the recording
                 first = first.__context__
             if isinstance(first, torch.OutOfMemoryError):
                 raise first from error
@@ -166,13 +168,13 @@ class Adam:
     `torch.optim.Adam` would import torch's compiler, which takes 1.2 s of CPU time in each process.
 
     Args:
-        parameters: the parameters to change.
+        parameters: the parameters to train.
         epsilon: ε of Adam.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], epsilon: float) -> None:
         self.parameters, self.epsilon = list(parameters), epsilon
-        self.moments = {  # the fused kernel needs the memory layout of the parameters
+        self.moments = {  # in the memory layout of the parameters, because the fused kernel needs equal layouts
             "exp_avg": [torch.zeros_like(each) for each in self.parameters],
             "exp_avg_sq": [torch.zeros_like(each) for each in self.parameters],
             "step": [torch.zeros((), device=each.device) for each in self.parameters],
@@ -197,7 +199,7 @@ def losses_of(module: Learner, batch: Batch, precision: Precision) -> Losses:
 
 
 def undetermined(module: nn.Module, error: str) -> str:
-    """Explain torch's error about an operation without a deterministic kernel, and name the layers that may use it.
+    """Explain torch's error about an operation without a deterministic kernel, and name the layers that may cause it.
 
     Returns:
         A sentence, or an empty text if `error` is about something else.
@@ -218,7 +220,7 @@ def undetermined(module: nn.Module, error: str) -> str:
 
 
 def host_numbers(module: nn.Module) -> dict[str, Any]:
-    """Return the numbers that a module and its parts keep outside of tensors, by dotted name."""
+    """Return the numbers that a module and its submodules keep outside of tensors, by names such as `encoder.count`."""
     return {
         f"{name}.{key}".lstrip("."): value
         for name, part in module.named_modules()
@@ -228,20 +230,20 @@ def host_numbers(module: nn.Module) -> dict[str, Any]:
 
 
 class Means:
-    """Weighted means of named losses. The sums stay on the device, so that no step waits for them."""
+    """Weighted means of named losses. The sums stay on the device, so that the host does not wait for the device."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, losses: Losses, weight: float = 1) -> None:
-        """Add `losses` with a weight."""
+        """Add `losses`, each multiplied by `weight`, to the sums."""
         for name, value in losses.items():
             if name not in self.sums:
                 self.sums[name] = torch.zeros_like(value, dtype=torch.float32)
             self.sums[name].add_(value.detach(), alpha=weight)
 
     def take(self, weight: int) -> Losses:
-        """Return the sums divided by the total `weight`, and reset the sums to 0."""
+        """Return the sums divided by `weight`, the total of all weights, and reset the sums to 0."""
         means = {name: value / weight for name, value in self.sums.items()}
         for value in self.sums.values():
             value.zero_()

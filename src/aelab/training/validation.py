@@ -17,22 +17,22 @@ from aelab.training.step import Means, losses_of
 class Validation:
     """Computes the losses over a validation split, and keeps the weights with the lowest loss.
 
-    Every validation uses the same noise, and schedules such as `Batch.ramp` have their final value. All work is on the
-    device and does not change the state of the training.
+    Every validation draws the same random numbers. A weight that grows during the training (`Batch.ramp`) has its final
+    value. A validation does not change the state of the training, and the host does not wait for the device.
 
     Args:
         module: the module in training.
         pairs: inputs and targets of the validation split.
         steps: steps of the whole training.
         precision: precision of the arithmetic.
-        room: most bytes of pairs to keep on the device.
+        room: largest size of `pairs`, in bytes, that may be kept on the device.
         samples: N, the number of training samples.
 
     Attributes:
         best: the weights with the lowest validation loss so far.
-        best_loss: the validation loss of these weights, ().
-        best_step: the number of steps after which the module had these weights, ().
-        alive: whether all losses of the training were finite so far, ().
+        best_loss: the validation loss of the weights in `best`, ().
+        best_step: the number of training steps after which the module had the weights in `best`, ().
+        alive: whether all training losses were finite so far, (). If not, later weights cannot become the best.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, step: int) -> Losses:
-        """Compute the mean losses after `step` steps, and update the best weights."""
+        """Compute the mean validation losses after `step` training steps, and update the best weights."""
         with self.watch:
             self.module.eval()
             self.generator.manual_seed(0)
@@ -71,7 +71,7 @@ class Validation:
         return losses
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield each batch: this process's inputs and targets on the device, and the samples in the whole batch."""
+        """Yield this process's inputs and targets of each batch, on the device, and the size of the whole batch."""
         for x, y in self.pairs.split(BATCH):
             rows = process_group.own_samples(len(y))
             target = y[rows].to(self.device)

@@ -1,7 +1,7 @@
 """Learned prior over the codes of a VQ-VAE: p(k) = Π_i p(k_i | k_1 … k_{i−1}) in raster order.
 
-After the training of the autoencoder, this prior replaces the uniform prior (van den Oord et al. 2017, section 3.3).
-The paper uses a PixelCNN. Here the prior is a causal transformer with pre-norm (Vaswani et al. 2017).
+The prior is trained after the autoencoder and then replaces the uniform prior (van den Oord et al. 2017, section 3.3).
+The paper uses a PixelCNN. Here the prior is a causal transformer (Vaswani et al. 2017) with pre-norm.
 
 Dimensions: B batch, (h, w) latent grid, L = h·w positions, K codes, d width.
 """
@@ -35,7 +35,7 @@ class CausalPrior(Learner):
             nn.init.normal_(table, std=0.02)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Compute the logits of every code, given the codes before it: (B, L) → (B, L, K)."""
+        """Compute the logits of the code at each position, given all earlier codes: (B, L) → (B, L, K)."""
         before = F.pad(codes[:, :-1], (1, 0), value=self.start)
         hidden = self.embedding(before) + self.position[: codes.shape[1]]
         for block in self.blocks:
@@ -49,11 +49,11 @@ class CausalPrior(Learner):
         return F.cross_entropy(self(codes).flatten(0, 1), codes.flatten(), reduction="none").view_as(codes).sum(1)
 
     def loss(self, batch: Batch) -> Losses:
-        """Compute the rate of the codes, in nats per image. The codes are the batch's targets (and inputs)."""
+        """Compute the mean of −log p(k) in nats per image. The batch's targets are the codes k."""
         return {"loss": self.nll(batch.targets).mean()}
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw grids code by code, (count, h, w). Each block stores the keys and values of the earlier codes."""
+        """Draw `count` grids code by code, (count, h, w). The keys and values of the earlier codes are stored."""
         length = len(self.position)
         codes = torch.full((count, length + 1), self.start, device=self.position.device)
         blocks = cast("list[Block]", list(self.blocks))
@@ -102,18 +102,21 @@ class Block(nn.Module):
         return self.out.weight.new_zeros(2, batch, self.heads, length, width // self.heads)
 
     def next(self, x: Tensor, memory: Tensor, i: int) -> Tensor:
-        """Map position i alone, (B, 1, d) → (B, 1, d). The method adds the position's key and value to `memory`."""
+        """Map only position i, (B, 1, d) → (B, 1, d), and store its key and value in `memory`.
+
+        `memory` must have the keys and values of all earlier positions.
+        """
         query, key, value = self._query_key_value(x)
         memory[0, :, :, i], memory[1, :, :, i] = key[:, :, 0], value[:, :, 0]
         keys, values = memory[:, :, :, : i + 1]
         return self._add(x, F.scaled_dot_product_attention(query, keys, values, is_causal=False))
 
     def _query_key_value(self, x: Tensor) -> Tensor:
-        """Map (B, L, d) → (3, B, heads, L, d/heads)."""
+        """Compute queries, keys and values: (B, L, d) → (3, B, heads, L, d/heads)."""
         qkv = self.qkv(self.attention_norm(x))  # (B, L, 3·d)
         return qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def _add(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Add the attention's output, (B, heads, L, d/heads), and then the perceptron's output to x, (B, L, d)."""
+        """Add the attention's output, (B, heads, L, d/heads), to x, (B, L, d), and then add the perceptron's output."""
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(x)

@@ -1,4 +1,4 @@
-"""Base class of the variants whose code is a point: everything except the loss."""
+"""Base class of the variants whose code is a point, not a distribution. A subclass defines the loss."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from aelab.models.network import NETWORKS, NetworkSection
 
 
 class Deterministic(Autoencoder):
-    """An autoencoder z = g_φ(x), x′ = f_θ(z) with a code of `code` numbers."""
+    """An autoencoder with the encoder z = g_φ(x), the decoder x′ = f_θ(z), and a code z of `code` numbers."""
 
     undefined = {
         **dict.fromkeys(
@@ -37,6 +37,9 @@ class Deterministic(Autoencoder):
 
 
 def squared_error(x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Compute 1/n · Σ ‖x_i − y_i‖² as "loss", and the mean over all values as "mse": (B, C, H, W) both → ()."""
+    """Compute "loss", 1/n · Σ ‖x_i − y_i‖², and "mse", the mean squared error of a pixel value, both ().
+
+    The images x and y are (B, C, H, W).
+    """
     error = (x - y).square().flatten(1)
     return {"loss": error.sum(1).mean(), "mse": error.mean()}

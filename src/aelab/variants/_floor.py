@@ -12,9 +12,9 @@ class Floor(Autoencoder):
     undefined = Deterministic.undefined
 
     def phases(self) -> list[Phase]:
-        """Return no phases."""
+        """Return no phases, because a floor is not trained."""
         return []
 
     def loss(self, batch: Batch) -> Losses:
-        """Compute the squared error."""
+        """Compute the squared error between reconstructions and targets."""
         return squared_error(batch.targets, self.reconstruct(batch.inputs))

@@ -1,4 +1,4 @@
-"""Base class of the variants whose code is a distribution: their loss −ELBO, its measurement, posterior collapse."""
+"""Base class of the variants whose code is a distribution: the loss −ELBO, its measurement, and posterior collapse."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from aelab.models.base import Autoencoder, Batch, Capability, Losses, Shape
 from aelab.models.likelihood import Likelihood, bits_per_dim, bound_by_image
 from aelab.models.statistics import Mean, Measured, Variance
 
-ACTIVE = 0.01  # A latent dimension is active if the variance of its shift (`shifts`) over all images exceeds this.
+ACTIVE = 0.01  # A latent dimension is active if its shift (method `shifts`) has a larger variance over all images.
 COLLAPSED = 0.1  # The posterior has collapsed if the share of active dimensions is below this value.
 
 Beta: TypeAlias = Annotated[float, Field(ge=0, description="weight of KL(q‖p); 1 gives the bound on log p(x)")]
@@ -22,10 +22,10 @@ WarmUp: TypeAlias = Annotated[
 
 
 class Variational(Autoencoder):
-    """An autoencoder with q(z|x), p(z) and p(x|z), trained on −ELBO with the rate weighted by β.
+    """An autoencoder with q(z|x), p(z) and p(x|z). The loss is −ELBO with the weight β for the rate.
 
-    `warm_up` is the share of the training, from its start, in which β grows from 0. `units` is the number of dimensions
-    of all stochastic layers together.
+    In the first part of the training, the weight grows from 0 to β. `warm_up` is the length of this part as a share of
+    the training. `units` is the number of latent dimensions of all stochastic layers together.
     """
 
     def __init__(self, image: Shape, likelihood: Likelihood, units: int, beta: float, warm_up: float) -> None:
@@ -44,7 +44,10 @@ class Variational(Autoencoder):
         """
 
     def kl_terms(self, x: Tensor) -> Tensor:
-        """Compute KL(q(z_j|x) ‖ p(z_j)) of each latent dimension in nats, given the layers above: (B, units)."""
+        """Compute KL(q(z_j|x) ‖ p(z_j)) of each latent dimension z_j in nats: (B, units).
+
+        If the model has several stochastic layers, q and p of a layer are conditional on the layers above.
+        """
         raise NotImplementedError
 
     def kl_per_dimension(self, batches: Iterable[Tensor]) -> Tensor:
@@ -62,15 +65,15 @@ class Variational(Autoencoder):
         """
 
     def loss(self, batch: Batch) -> Losses:
-        """Compute −ELBO in nats per image, with the rate weighted by β."""
+        """Compute −ELBO in nats per image, with the weight β (during the warm-up, a smaller weight) for the rate."""
         distortion, rate = (term.mean() for term in self.bound(batch.inputs, batch.targets, batch.generator))
         beta = self.beta * batch.ramp(self.warm_up)
         return {"loss": distortion + beta * rate, "distortion": distortion, "rate": rate}
 
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> Measured:
-        """Measure the number of active units, and −ELBO and its two parts in nats per image.
+        """Measure the number of active latent dimensions, and −ELBO with its two parts in nats per image.
 
-        The estimate of −ELBO uses two draws of z for each image, and always β = 1.
+        The estimate of −ELBO uses two draws of z for each image. The rate has the weight 1, not β.
         """
         distortion, rate, spread, means = Mean(), Mean(), Mean(), Variance()
         again = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 1)

@@ -2,14 +2,16 @@
 
     z = g_φ(x),  x′ = f_θ(z),  loss = 1/n · Σ (‖x_i − f_θ(z_i)‖² + λ·‖J_g(x_i)‖²_F),  J_g = ∂g_φ/∂x
 
-Rifai et al. 2011, equation 5. A deep encoder has no closed form of ‖J‖²_F. To compute the whole of J, each number of
-the code needs a backward pass: with 32 numbers, a training step takes nine times as long. Therefore the loss uses an
+Rifai et al. 2011, equation 5. For a deep encoder, ‖J‖²_F has no closed form. The whole Jacobian J needs one backward
+pass for each number of the code: with 32 numbers, a training step takes nine times as long. Therefore the loss uses an
 unbiased estimate of ‖J‖²_F along a random direction v of the code (Hutchinson 1990):
 
-    ‖J‖²_F = tr JJᵀ = E‖vᵀJ‖²  with  E[vvᵀ] = I;  signs v ∈ {−1, 1}ᵈ have the least variance
+    ‖J‖²_F = tr JJᵀ = E‖vᵀJ‖²  with  E[vvᵀ] = I
+
+Here v ∈ {−1, 1}ᵈ has random signs, which give the estimate the least variance.
 
 The paper ties the decoder's weights to the encoder's weights, so the model cannot scale its code down without losing
-accuracy. Here the weights are independent. A model can avoid part of the penalty, but not all of it, by a code with
+accuracy. Here the decoder has its own weights. The model can therefore avoid a part of the penalty with a code of
 smaller numbers and a steeper decoder.
 """
 
@@ -43,7 +45,10 @@ class ContractiveAE(Deterministic):
 
 
 def squared_slope(z: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Estimate ‖∂z/∂x‖²_F as ‖vᵀJ‖² at one v per image, with gradients: z (B, d), x (B, C, H, W) → (B,)."""
+    """Estimate ‖∂z/∂x‖²_F as ‖vᵀJ‖² with one random v for each image: z (B, d), x (B, C, H, W) → (B,).
+
+    The result has a gradient.
+    """
     v = process_group.draw(partial(torch.randint, 2), z.shape, generator).to(z.dtype) * 2 - 1
     (product,) = torch.autograd.grad(z, x, v, create_graph=True)
     return product.square().flatten(1).sum(1)

@@ -2,8 +2,8 @@
 
     x̃ ~ C(x̃|x),  z = g_φ(x̃),  x′ = f_θ(z),  loss = 1/n · Σ ‖x_i − f_θ(g_φ(x̃_i))‖²
 
-Vincent et al. 2008. The stage `corrupt` applies the corruption C before training. An entry's `inputs` in `params.yaml`
-names the corruption. Copying the input does not minimise this loss.
+Vincent et al. 2008. In `params.yaml`, the key `inputs` of a model names the corruption C. The pipeline's stage
+`corrupt` applies C to the images before the training. A model that copies its input does not minimise this loss.
 """
 
 from aelab.models.base import Batch, Losses
@@ -16,5 +16,5 @@ class DAE(Deterministic):
     inputs = "corrupted"
 
     def loss(self, batch: Batch) -> Losses:
-        """Compute the squared error between the output for x̃, the batch's inputs, and x, its targets."""
+        """Compute the squared error. The batch's inputs are the corrupted images x̃, its targets the clean images x."""
         return squared_error(batch.targets, self.reconstruct(batch.inputs))

@@ -2,8 +2,8 @@
 
     z = x,  x′ = z
 
-The linear probe and the nearest neighbours therefore use raw pixels here, and the denoising error is the error of the
-noise itself.
+A floor is a baseline without training. For this floor, the linear probe and the nearest neighbours classify raw pixels,
+and the denoising error is the squared error of the noisy image.
 """
 
 import torch
@@ -31,5 +31,5 @@ class Identity(Floor):
         return x.flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the image of the pixels, clamped to [0, 1], (B, C, H, W)."""
+        """Return the pixels as images, clamped to [0, 1], (B, C, H, W)."""
         return z.unflatten(1, self.image).clamp(0, 1)

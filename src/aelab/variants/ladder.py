@@ -1,13 +1,13 @@
-"""Ladder VAE: many stochastic layers, inferred from the top down, in the same order as in generation.
+"""Ladder VAE: a VAE with many stochastic layers. Inference and generation both go from the top layer down.
 
     p(z) = p(z_0) Π_l p(z_l | z_<l),  q(z|x) = q(z_0|x) Π_l q(z_l | z_<l, x)
     loss = −E_q[log p(x|z)] + β · Σ_l E_q[KL(q(z_l|z_<l, x) ‖ p(z_l|z_<l))]
 
-Sønderby et al. 2016, Kingma et al. 2016 (section 5.1), Child 2021. The decoder computes feature maps from the layers
-above. From these maps and the image, each posterior corrects the prior. z_0 is a vector. The layers below are maps on
-the network's grid.
+Sønderby et al. 2016, Kingma et al. 2016 (section 5.1), Child 2021. The top layer z_0 is a vector. Each lower layer z_l
+is a set of maps on the network's grid. From the layers above, z_<l, the model computes feature maps h. The prior of z_l
+depends on h. The posterior is this prior, corrected with h and the encoder's output for the image.
 
-Dimensions: F `width`, (h, w) grid, D `channels` of a layer.
+Dimensions: B batch, F number of feature maps (`width`), (h, w) grid, D number of maps in a layer (`channels`).
 """
 
 import math
@@ -59,7 +59,7 @@ class Ladder(Variational):
         self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
 
     def infer(self, e: Tensor, choose: Callable[[Gaussian], Tensor]) -> tuple[Tensor, "list[Inferred]"]:
-        """Infer all layers from the top down.
+        """Infer the codes of all layers, from the top layer down.
 
         Args:
             e: the encoder's output, (B, F, h, w).
@@ -79,19 +79,22 @@ class Ladder(Variational):
         return h, found
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return each layer's posterior mean, given the means above: (B, code), then (B, D, h, w) for each layer."""
+        """Return the posterior mean of each layer, given the means of the layers above.
+
+        The top layer has the shape (B, code), each other layer (B, D, h, w).
+        """
         return tuple(each.z for each in self.infer(self.encoder(x), lambda q: q[0])[1])
 
     def kl_terms(self, x: Tensor) -> Tensor:
-        """Compute KL(q ‖ p) in nats of every number of every layer, given the means of the layers above: (B, units)."""
+        """Compute KL(q ‖ p) in nats for each number of each layer, given the means of the layers above: (B, units)."""
         _, found = self.infer(self.encoder(x), lambda q: q[0])
         return torch.cat([kl_terms(each.q, each.p).flatten(1) for each in found], 1)
 
     def shifts(self, x: Tensor) -> Tensor:
-        """Compute (μ_q − μ_p)/σ_p of every layer, given the means of the layers above: (B, units).
+        """Compute (μ_q − μ_p)/σ_p of each number of each layer, given the means of the layers above: (B, units).
 
-        The shift is relative to the prior. A layer without information has a posterior that equals its
-        prior, but μ_q still varies with the layers above.
+        In a layer without information about the image, the posterior equals the prior. The shift is then 0, but μ_q
+        still varies with the layers above.
         """
         _, found = self.infer(self.encoder(x), lambda q: q[0])
         return torch.cat([((q[0] - p[0]) * (-p[1] / 2).exp()).flatten(1) for _, q, p in found], 1)
@@ -152,12 +155,12 @@ class Top(nn.Module):
         return moments(self.up(e.permute(0, 2, 3, 1).flatten(1)))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map (B, code) → (B, F, h, w)."""
+        """Compute the feature maps for the next layer: (B, code) → (B, F, h, w)."""
         return channels_last(self.down(z).unflatten(1, self.shape))
 
 
 class Layer(nn.Module):
-    """A stochastic layer on the grid. Its input h is the feature maps from the layers above."""
+    """A stochastic layer on the grid. Its input h has the feature maps from the layers above."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -171,7 +174,10 @@ class Layer(nn.Module):
         return moments(self.expect(h), dim=1)
 
     def posterior(self, h: Tensor, e: Tensor, p: Gaussian) -> Gaussian:
-        """Compute q(z_l|z_<l, x) as a correction of the prior p, from h and e (B, F, h, w) each → (B, D, h, w) each."""
+        """Compute q(z_l|z_<l, x), which is the prior p corrected with h and the encoder's output e.
+
+        Both h and e are (B, F, h, w). The two results are (B, D, h, w) each.
+        """
         mean, log_variance = moments(self.correct(torch.cat([h, e], 1)), dim=1)
         return p[0] + mean, p[1] + log_variance
 

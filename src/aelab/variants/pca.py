@@ -2,8 +2,9 @@
 
     z = Wᵀ(x − μ),  x′ = μ + W z,  μ the mean training image, W the first `code` eigenvectors of the images' covariance
 
-Pearson 1901. A fully trained linear autoencoder finds no better code (Baldi & Hornik 1989). If an autoencoder with a
-code of the same size has a larger error than PCA, its network and its training have gained nothing.
+Pearson 1901. PCA is a floor, a baseline without training. A fully trained linear autoencoder finds no better code
+(Baldi & Hornik 1989). If an autoencoder with a code of the same size has a larger error than PCA, its network and its
+training have gained nothing.
 """
 
 import math
@@ -34,12 +35,12 @@ class PCA(Floor):
 
     @property
     def start_images(self) -> int:
-        """Largest number of training images for the fit. Together they have at most 2²⁶ pixel values."""
+        """Largest number of training images for the fit. Together these images have at most 2²⁶ pixel values."""
         return max(1, NUMBERS // math.prod(self.image))
 
     @torch.no_grad()
     def start_from(self, x: Tensor) -> None:
-        """Compute the mean and the principal components of images x (N, C, H, W). Each run gives the same bits.
+        """Compute the mean and the principal components of images x (N, C, H, W). Equal images give equal bits.
 
         Raises:
             UserError: the code has more than N − 1 numbers.
@@ -52,13 +53,13 @@ class PCA(Floor):
             raise UserError(msg)
         mean = x.flatten(1).mean(0)
         centred = x.flatten(1) - mean
-        # If an image has more values than there are images, the inner products of the images are a smaller matrix than
-        # the covariance. The eigenvalues other than 0 are the same, up to a constant factor.
+        # If an image has more values than there are images, the matrix of inner products of the images is smaller than
+        # the covariance matrix. Up to a constant factor, both matrices have the same eigenvalues other than 0.
         wide = centred.shape[1] > count
         products = centred @ centred.T if wide else centred.T @ centred
         vectors = torch.linalg.eigh(products.cpu().double()).eigenvectors.flip(1)[:, :code].to(centred)
         components = F.normalize(centred.T @ vectors, dim=0) if wide else vectors
-        # The sign of an eigenvector is arbitrary. Here the number with the largest absolute value is positive.
+        # The sign of an eigenvector is arbitrary. Here its number with the largest absolute value becomes positive.
         largest = components.gather(0, components.abs().argmax(0, keepdim=True))
         self.mean.copy_(mean)
         self.components.copy_(components * largest.sign())

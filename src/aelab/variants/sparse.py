@@ -2,12 +2,12 @@
 
     z = g_φ(x),  x′ = f_θ(z),  loss = 1/n · Σ (‖x_i − f_θ(z_i)‖² + λ·Σ_j |z_ij|/r_j),  r_j² = 1/n · Σ_i z_ij²
 
-The L1 penalty comes from sparse coding (Olshausen & Field 1996), which finds each z by a search; here an encoder
-computes z. Sparse coding limits the weights of the decoder, and this model does not. The model could therefore divide
-the code by 10 and multiply the decoder's weights by 10. The plain L1 penalty would fall to a tenth, although the code
-would not be sparser. Therefore the penalty divides each number by r_j, its root mean square over the batch, and does
-not depend on the scale of the code. The penalty on a number is least if the number is zero for most images and large
-for a few (Treves & Rolls 1991).
+The L1 penalty comes from sparse coding (Olshausen & Field 1996). Sparse coding finds each z by a search. Here, an
+encoder computes z. Sparse coding also limits the decoder's weights, but here they have no limit. With a plain L1
+penalty, the model could therefore divide the code by 10 and multiply the decoder's weights by 10. The penalty would
+fall to a tenth, although the code would not be sparser. Therefore the penalty divides z_ij, number j of the code of
+image i, by r_j, the root mean square of number j over the batch. So the penalty is independent of the code's scale. The
+penalty is least if number j is zero for most images and large for a few (Treves & Rolls 1991).
 """
 
 import torch
@@ -27,7 +27,7 @@ class SparseAE(Deterministic):
         self.penalty = penalty
 
     def loss(self, batch: Batch) -> Losses:
-        """Compute the squared error plus λ times the penalty Σ_j |z_ij|/r_j, which is recorded as "size"."""
+        """Compute the squared error plus λ·"size", where "size" is the mean of Σ_j |z_ij|/r_j over the batch."""
         z = self.encode(batch.inputs)
         losses = squared_error(batch.targets, self.decode(z))
         scale = gather(z).square().mean(0).clamp(min=torch.finfo(z.dtype).tiny).sqrt()

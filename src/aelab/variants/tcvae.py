@@ -5,14 +5,14 @@
     dimension-wise KL  KL = E log Π_j q(z_j)/p(z);  I + TC + KL = E_x KL(q(z|x) ‖ p(z)), the rate
     loss                    −E_q[log p_θ(x|z)] + α·I + β·TC + γ·KL
 
-Chen et al. 2018, equations 2 and 4. α = β = γ = 1 is the VAE. q(z) = 1/N · Σ_n q(z|x_n) is the mean over all N training
-images. For z_i ~ q(z|x_i), a batch of B images gives an unbiased estimate of q(z_i). The estimate is the minibatch
-stratified sampling of appendix C.2 with one change. In the paper, the other images of the batch have unequal weights.
-Here, each of these images has the mean weight:
+Chen et al. 2018, equations 2 and 4. With α = β = γ = 1, the model is the VAE. q(z) = 1/N · Σ_n q(z|x_n) is the mean
+over all N training images. For z_i ~ q(z|x_i), a batch of B images gives an unbiased estimate of q(z_i):
 
     q(z_i) ≈ 1/N · q(z_i|x_i) + (N − 1)/(N·(B − 1)) · Σ_{k≠i} q(z_i|x_k)
 
-The logarithm of the estimate is biased. A larger batch has a smaller bias.
+The estimate is the minibatch stratified sampling of appendix C.2 with one change. In the paper, the images x_k with
+k ≠ i have unequal weights. Here, each of these images has the mean of the paper's weights. The logarithm of the
+estimate is biased, but less in a larger batch.
 """
 
 import math
@@ -71,9 +71,10 @@ class TCVAE(VAE):
 
 
 def decomposition(z: Tensor, mean: Tensor, log_variance: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Estimate mutual information, total correlation and dimension-wise KL at z ~ N(μ, diag σ²), in nats.
+    """Estimate mutual information, total correlation and dimension-wise KL at z ~ N(μ, diag σ²), in nats: (B,) each.
 
-    All arguments are (B, d), all results (B,). The sum of the results is log q(z|x) − log p(z). `samples` is N.
+    z, μ and log σ² are (B, d). `samples` is N, the number of training images. The sum of the three results is
+    log q(z|x) − log p(z).
     """
     log_q = log_normal(z.unsqueeze(1), mean, log_variance)  # log q(z_ij|x_k), (B, B, d) for i, k, j
     log_weight = log_weights(len(z), samples, z.device)
@@ -85,12 +86,15 @@ def decomposition(z: Tensor, mean: Tensor, log_variance: Tensor, samples: int) -
 
 
 def log_weights(size: int, samples: int, device: torch.device) -> Tensor:
-    """Logarithms of the weights of q(·|x_k) in the estimate of q(z_i), (B, B). A row of weights sums to 1 if B > 1."""
+    """Return the logarithm of the weight of q(z_i|x_k) in the estimate of q(z_i), (B, B), in row i and column k.
+
+    If B > 1, the weights in a row sum to 1.
+    """
     own = torch.eye(size, dtype=torch.bool, device=device)
     other = math.log((samples - 1) / (samples * (size - 1))) if min(size, samples) > 1 else -math.inf
     return torch.full((size, size), other, device=device).masked_fill(own, -math.log(samples))
 
 
 def log_normal(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Compute log N(z; μ, σ²) of each dimension; the arguments are broadcast."""
+    """Compute log N(z; μ, σ²) of each dimension. torch broadcasts the arguments to a common shape."""
     return -0.5 * (math.log(2 * math.pi) + log_variance + (z - mean).square() * (-log_variance).exp())

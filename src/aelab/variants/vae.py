@@ -5,10 +5,13 @@
     reparameterised   z = μ + σ·ε,  ε ~ N(0, I)
     loss              −E_q[log p_θ(x|z)] + β·KL(q_φ(z|x) ‖ p(z))
 
-Kingma & Welling 2014. With β = 1, the loss is −ELBO, that is, minus the bound of equation 3. Training estimates the
-loss from one z for each image, as in equation 10. The loss is an upper bound on −log p(x), because
-loss = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)) ≥ −log p(x). The loss is tractable, but neither term of this sum is.
-Another β gives the β-VAE of Higgins et al. 2017.
+Kingma & Welling 2014. With β = 1, the loss is −ELBO, the negative of the bound in equation 3. The training estimates
+the loss from one z for each image, as in equation 10. −ELBO is an upper bound on −log p(x):
+
+    −ELBO = −log p(x) + KL(q_φ(z|x) ‖ p_θ(z|x)) ≥ −log p(x)
+
+The training can estimate −ELBO, but neither −log p(x) nor this KL divergence alone. With another β, the model is the
+β-VAE of Higgins et al. 2017.
 """
 
 import torch
@@ -62,7 +65,7 @@ class VAE(Variational):
         return kl_terms(*self.posterior(x))
 
     def shifts(self, x: Tensor) -> Tensor:
-        """Return μ of q(z|x), (B, code). A dimension is active if its μ varies over x (Burda et al. 2016)."""
+        """Return μ of q(z|x), (B, code). A dimension is active if its μ varies between images (Burda et al. 2016)."""
         return self.encode(x)
 
     def decode(self, z: Tensor) -> Tensor:

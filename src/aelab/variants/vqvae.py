@@ -4,9 +4,9 @@
     decoder input  z_q(x) = e_k, whose gradient is copied straight through to z_e(x)
     loss           −log p(x|z_q) + ‖sg[z_e(x)] − e‖² + β‖z_e(x) − sg[e]‖²
 
-van den Oord et al. 2017, equations 1 to 3. The posterior is deterministic, so the rate is −log p(k). With L places in
-the grid, the rate is L·log K under the uniform prior. Training uses the uniform prior. The prior learned afterwards has
-a lower rate.
+van den Oord et al. 2017, equations 1 to 3. sg[…] stops the gradient. The posterior is deterministic, so the rate is
+−log p(k). The autoencoder is trained with a uniform prior over the codes. For a grid of L places and K codes, this
+prior's rate is the constant L·log K. The prior that is learned afterwards has a lower rate.
 """
 
 import math
@@ -32,7 +32,7 @@ COLLAPSED = 0.05  # the codebook has collapsed if its perplexity is below this s
 
 
 class PriorParams(TypedDict):
-    """The keys of `prior`: the size of the transformer and its training budget."""
+    """Keys of the model's section `prior` in `params.yaml`: the size of the transformer and its training budget."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
@@ -82,7 +82,7 @@ class VQVAE(DiscreteAutoencoder):
         self.decoder.start_at(self.likelihood.output_for(mean_colour(x)))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return z_e, (B, D, h, w)."""
+        """Return z_e, the encoder's output before quantisation, (B, D, h, w)."""
         return self.quantizer.bound(self.encoder(x).float())
 
     def decode(self, z: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class VQVAE(DiscreteAutoencoder):
         return self.decode_indices(self.quantizer.quantise(z))
 
     def code_of(self, x: Tensor) -> Tensor:
-        """Return z_q, (B, D, h, w)."""
+        """Return z_q, the vectors of the codes, (B, D, h, w)."""
         return self.quantizer.look_up(self.indices(x))
 
     def indices(self, x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class VQVAE(DiscreteAutoencoder):
         return self.likelihood.mean(self.decoder(self.quantizer.look_up(indices)))
 
     def loss(self, batch: Batch) -> Losses:
-        """Compute equation 3, each term summed over the image."""
+        """Compute the loss of equation 3. Each term is a sum over the image, averaged over the batch."""
         quantized = self.quantizer(self.encode(batch.inputs), batch.generator)
         distortion = -self.likelihood.log_prob(self.decoder(quantized.z_q), batch.targets).mean()
         return {
@@ -112,7 +112,7 @@ class VQVAE(DiscreteAutoencoder):
         }
 
     def phases(self) -> list[Phase]:
-        """Return the training of the autoencoder, then of the prior over its codes."""
+        """Return two phases: the training of the autoencoder, then the training of the prior on its codes."""
         return [*super().phases(), Phase("prior", self.prior, self.indices, self.prior_training)]
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
@@ -127,14 +127,17 @@ class VQVAE(DiscreteAutoencoder):
         return counts
 
     def symptoms(self, values: Mapping[str, float]) -> list[str]:
-        """Report codebook collapse: (almost) all images share a few codes."""
+        """Report codebook collapse, in which (almost) all images use the same few codes."""
         perplexity, used, codes = values["perplexity"], values["codes_used"], self.quantizer.entries
         if perplexity >= COLLAPSED * codes:
             return []
         return [f"the codebook has collapsed: {used:.0f} of {codes} codes in use, perplexity {perplexity:.1f}"]
 
     def measure(self, batches: Iterable[Tensor], generator: torch.Generator) -> Measured:  # noqa: ARG002
-        """Measure −ELBO in nats per image (learned and uniform prior), use of the codebook and ‖z_e − e‖²/‖z_e‖²."""
+        """Measure −ELBO in nats per image, the use of the codebook, and the distance ‖z_e − e‖²/‖z_e‖².
+
+        −ELBO and the rate are measured under the learned prior and under the uniform prior.
+        """
         distortion, rate, distance, norm = Mean(), Mean(), Mean(), Mean()
         usage = torch.zeros(self.quantizer.entries, device=self.prior.position.device)
         for x in batches:

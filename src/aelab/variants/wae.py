@@ -4,9 +4,9 @@
     MMD²  1/(n(n−1)) · Σ_{i≠j} (k(z_i, z_j) + k(p_i, p_j)) − 2/n² · Σ_{i,j} k(z_i, p_j),  p_i ~ N(0, I)
     k     Σ_s C_s/(C_s + ‖a − b‖²) with C_s = 2·d·s, d the size of the code
 
-Tolstikhin et al. 2018, algorithm 2 and section 4: inverse multiquadratic kernels, with the scales s of the authors'
-code. The estimate is unbiased and may be negative. A VAE pulls each q(z|x) towards p(z). A WAE pulls only their mean,
-q(z), towards p(z).
+Tolstikhin et al. 2018, algorithm 2 and section 4. The kernel k is a sum of inverse multiquadratic kernels with the
+scales s of the authors' code. The estimate of MMD² is unbiased and may be negative. A VAE pulls the distribution q(z|x)
+of each image towards p(z). A WAE pulls only q(z), the distribution of the codes of all images, towards p(z).
 """
 
 import torch
@@ -18,7 +18,7 @@ from aelab.models.base import Batch, CodeSize, Losses, Shape
 from aelab.models.network import NetworkSection
 from aelab.variants._deterministic import Deterministic, squared_error
 
-SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # the scales s of the kernel
 
 
 class WAE(Deterministic):
@@ -37,7 +37,7 @@ class WAE(Deterministic):
         self.code, self.penalty = code, penalty
 
     def loss(self, batch: Batch) -> Losses:
-        """Compute the squared error plus λ·MMD² between the batch's codes and as many draws from the prior."""
+        """Compute the squared error plus λ·MMD². MMD² compares the batch's codes with as many draws from the prior."""
         z = self.encode(batch.inputs)
         losses = squared_error(batch.targets, self.decode(z))
         codes = gather(z)
@@ -50,9 +50,9 @@ class WAE(Deterministic):
 
 
 def mmd(a: Tensor, b: Tensor) -> Tensor:
-    """Unbiased estimate of MMD² between the distributions of the rows of a and b, (B, d) both → ().
+    """Estimate MMD² between the distributions of the rows of a and b without bias: (B, d) both → ().
 
-    With B = 1 there are no pairs, and their terms are 0.
+    With B = 1, the sum over i ≠ j is empty and counts as 0.
     """
     pairs = max(len(a) * (len(a) - 1), 1)
     within = sum((kernel(each, each).sum() - len(SCALES) * len(each)) / pairs for each in (a, b))  # k(z, z) = 1
@@ -60,7 +60,7 @@ def mmd(a: Tensor, b: Tensor) -> Tensor:
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
-    """Compute k for every row of a (n, d) and every row of b (m, d): (n, m)."""
+    """Compute k for each pair of a row of a, (n, d), and a row of b, (m, d): (n, m)."""
     squared = (a.unsqueeze(1) - b).square().sum(2)
     scales = [2 * a.shape[1] * scale for scale in SCALES]
     return torch.stack([scale / (scale + squared) for scale in scales]).sum(0)
