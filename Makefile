@@ -15,13 +15,13 @@ export PYTHONDONTWRITEBYTECODE :=  # empty, so that Python keeps compiled module
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: .venv/ready  ## set up the environment .venv; TORCH=cpu installs torch without GPU support: docs/install.md
+setup: .venv/ready  ## set up the environment .venv; TORCH=cpu installs torch without GPU support (docs/install.md)
 	@echo "The environment .venv is ready. Next: make taste, a run of one minute, or make repro."
 
-repro: .venv/ready  ## run all stages that have changed, several at a time
+repro: .venv/ready  ## run all stages whose inputs have changed, several at a time
 	$(BIN)/python -m pipeline.runner.repro
 
-taste: .venv/ready  ## run the whole pipeline on small images in a minute, in the folder taste/; with BASE=origin/main compare with that revision
+taste: .venv/ready  ## run the whole pipeline on small images in a minute, in taste/; BASE=origin/main also runs and compares that revision
 	$(BIN)/python -m pipeline.tools.taste $(if $(BASE),--base '$(BASE)')
 
 check: .venv/ready-dev  ## run the unit tests, without stages, servers, browsers or builds
@@ -37,7 +37,7 @@ lint: .venv/ready-dev  ## check style, types, imports between packages, and pros
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pipeline.tools.prose
 
-docs: .venv/ready-dev  ## build the documentation offline: docs/_build/index.html
+docs: .venv/ready-dev  ## build the documentation offline, in docs/_build/index.html
 	$(BIN)/python -m pipeline.tools.reference
 	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build
 	@echo "docs/_build/index.html"
@@ -45,7 +45,7 @@ docs: .venv/ready-dev  ## build the documentation offline: docs/_build/index.htm
 notebooks: .venv/ready-dev  ## open the notebooks of docs/ in JupyterLab, which uv downloads
 	$(BIN)/uv run --no-project --python $(BIN)/python --with jupyterlab --with ipywidgets jupyter lab docs
 
-ui: .venv/ready  ## browse the runs in MLflow, at port 5000 or make ui PORT=5001
+ui: .venv/ready  ## browse the runs in MLflow, at port 5000; for another port: make ui PORT=5001
 	$(BIN)/python -m pipeline.reporting.ui --port $(or $(PORT),5000)
 
 track: .venv/ready  ## copy the results on disk to MLflow: the server at MLFLOW_TRACKING_URI, or mlflow.db
@@ -54,10 +54,10 @@ track: .venv/ready  ## copy the results on disk to MLflow: the server at MLFLOW_
 check-results: .venv/ready  ## check params.yaml, dvc.lock, data and models for damage; print remedies
 	$(BIN)/python -m pipeline.tools.check
 
-recipe: .venv/ready  ## run a recipe and compare with the published figure: make recipe NAME=iwae-short
+recipe: .venv/ready  ## run a recipe and compare its result with the published figure: make recipe NAME=iwae-short
 	$(BIN)/python -m pipeline.tools.recipe $(NAME)
 
-recipes: .venv/ready  ## list the recipes: paper, expected figure, duration
+recipes: .venv/ready  ## list the recipes with paper, expected figure and duration
 	$(BIN)/python -m pipeline.tools.recipe
 
 audit: .venv/ready  ## check the locked packages for known vulnerabilities
@@ -66,7 +66,7 @@ audit: .venv/ready  ## check the locked packages for known vulnerabilities
 release: .venv/ready-dev  ## build a release in dist/ without publishing it: wheel and source, SBOM, licences, SHA-256
 	$(BIN)/python -m pipeline.tools.release
 
-faults: .venv/ready-dev  ## inject faults at full size and write faults/results.md: kills, flipped bits, full disks, broken inputs
+faults: .venv/ready-dev  ## inject all faults, such as kills, flipped bits and full disks, and write faults/results.md
 	$(BIN)/python -W ignore -m faults
 
 bench: .venv/ready-dev  ## measure the speed, also against Pythae, and write benchmarks/results.md

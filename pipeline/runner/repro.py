@@ -42,10 +42,12 @@ def main(
     ] = None,
     trust_network: Annotated[
         bool,
-        typer.Option(help="Allow a scheduler on another machine without TLS. Anyone who reaches it can run code."),
+        typer.Option(
+            help="Allow a scheduler on another machine without TLS. Anyone who reaches the scheduler can run code."
+        ),
     ] = False,
 ) -> None:
-    """Run every stage whose results are out of date, several at a time, and print the outcome of each."""
+    """Run every stage whose results are out of date, several at a time, and print each outcome."""
     _use_this_python()
     end_stages_on_signals()
     try:

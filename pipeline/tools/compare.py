@@ -38,15 +38,19 @@ def main(
     *,
     revisions: Annotated[
         list[str] | None,
-        typer.Argument(help=f"Commits, branches, tags, DVC experiments, or `{WORKSPACE}`: the results on disk."),
+        typer.Argument(
+            help=f"Commits, branches, tags, DVC experiments, or `{WORKSPACE}`, which means the results on disk."
+        ),
     ] = None,
-    page: Annotated[Path, typer.Argument(metavar="PAGE", help="The HTML page to write; a CSV is put beside it.")],
-    experiments: Annotated[bool, typer.Option("--experiments", help="Add HEAD and all experiments on it.")] = False,
+    page: Annotated[
+        Path, typer.Argument(metavar="PAGE", help="The HTML page to write; a CSV file is put beside the page.")
+    ],
+    experiments: Annotated[bool, typer.Option("--experiments", help="Add HEAD and all experiments on HEAD.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing page and table.")] = False,
 ) -> None:
     """Compare the entries of several revisions on one page, and report the differences.
 
-    The effect of one setting, as an experiment:
+    The effect of one setting:
 
         dvc exp run --temp -S variants.vae.beta=4 -n beta4
 

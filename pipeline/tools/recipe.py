@@ -57,7 +57,7 @@ SAME = ("started", "commit", "data", "device", "hardware", "precision", "mode", 
 
 
 def main(
-    name: Annotated[str | None, typer.Argument(help="A recipe; without a name, all recipes are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A recipe; without a name, list all recipes.")] = None,
     *,
     quick: Annotated[bool, typer.Option(help="Run a few steps on the digits to try the command; no verdict.")] = False,
 ) -> None:

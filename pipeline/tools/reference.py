@@ -38,7 +38,7 @@ def main(
     *,
     check: Annotated[bool, typer.Option(help="Write nothing; name pages that are out of date, and fail.")] = False,
 ) -> None:
-    """Write the pages that are generated from the code and from results, and the JSON Schema of params.yaml."""
+    """Write the pages that are generated from code and results, and the JSON Schema of params.yaml."""
     texts = {path: text() for path, text in PAGES.items()}
     stale = [path for path in texts if not path.exists() or path.read_text(encoding="utf-8") != texts[path]]
     if check and stale:

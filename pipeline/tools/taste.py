@@ -30,10 +30,10 @@ def main(
     *,
     base: Annotated[
         str | None,
-        typer.Option(metavar="REVISION", help="Run this revision too, and compare the last commit with it."),
+        typer.Option(metavar="REVISION", help="Run this revision, too, and compare both runs."),
     ] = None,
 ) -> None:
-    """Run the last commit's pipeline on the digits with few steps. With --base, compare it with that revision."""
+    """Run the last commit's pipeline on the digits with few steps. With --base, also compare another revision."""
     try:
         if base is None:
             _run("HEAD", SEEDS)

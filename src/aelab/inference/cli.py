@@ -47,7 +47,7 @@ TableOut = Annotated[
 Outs = Annotated[
     str,
     typer.Argument(
-        metavar="OUT", help="A .png file with all images, a folder (a file for each), or - for the standard output."
+        metavar="OUT", help="A .png file with all images, a folder of .png files, or - for the standard output."
     ),
 ]
 Fit = Annotated[
@@ -58,7 +58,7 @@ Fit = Annotated[
 ]
 Bits = Annotated[
     int,
-    typer.Option(min=8, max=16, help="Bits that 16-bit files really use: 12 for most scanners and microscopes."),
+    typer.Option(min=8, max=16, help="Bits that 16-bit files really use, such as 12 for most microscopes."),
 ]
 
 
@@ -126,7 +126,7 @@ def encode(
 ) -> None:
     """Write the codes of images as a table.
 
-    Each row is an image, with the numbers z0, z1, … of its code or, for a codebook, its indices k0, k1, …
+    Each row has the code of an image: numbers z0, z1, … or, for a model with a codebook, indices k0, k1, …
     """
     invocation.check_table(out, "codes")
     jobs = call.jobs(source)
@@ -169,14 +169,16 @@ def score(
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="HTML", help="Single .html file that shows the strangest and the least strange images."),
+        typer.Option(metavar="HTML", help="An .html file with the strangest and the least strange images."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="Images at each end of the sheet.")] = 12,
+    top: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of strangest images, and of least strange images.")
+    ] = 12,
 ) -> None:
     """Rank images by anomaly score.
 
-    The table has a row for each image, the strangest first. Each row has all scores that the model defines, and the
-    percentage of validation images with a lower score.
+    The table has a row for each image, the strangest first. A row has each score that the model defines, and the
+    percentage of validation images with a lower value.
     """
     invocation.check_table(out, "scores")
     if sheet is not None and sheet.suffix.lower() != HTML:
@@ -248,7 +250,7 @@ def export(
 ) -> None:
     """Export a model as ONNX, for other programs.
 
-    The file is written only if its outputs equal torch's at several batch sizes.
+    The file is written only if its outputs equal torch's outputs at several batch sizes.
     """
     call = Invocation(model, force, quiet)
     if out.suffix != ".onnx":
@@ -264,7 +266,10 @@ def export(
 @app.command(epilog=_examples("card"))
 def card(
     entry: Annotated[
-        str, typer.Option("--model", "-m", metavar="ENTRY", help="An entry of params.yaml here, or its folder.")
+        str,
+        typer.Option(
+            "--model", "-m", metavar="ENTRY", help="An entry of params.yaml (vae), or its folder (models/vae)."
+        ),
     ],
     out: Annotated[str, typer.Argument(metavar="[OUT]", help="A .md file, or - for the standard output.")] = PIPE,
     *,
