@@ -172,7 +172,7 @@ def score(
         typer.Option(metavar="HTML", help="An .html file with the strangest and the least strange images."),
     ] = None,
     top: Annotated[
-        int, typer.Option(min=1, max=1000, help="Number of strangest images, and of least strange images.")
+        int, typer.Option(min=1, max=1000, help="Number of strangest, and of least strange, images.")
     ] = 12,
 ) -> None:
     """Rank images by anomaly score.
