@@ -36,7 +36,7 @@ def _workers(top: Path, store: S3) -> Table:
             took = _call(made, running)
             ideal = STAGES * ASLEEP / workers
         rows.append([f"{workers} workers", ideal, took, ideal / took])
-    note = f"Command with {STAGES} stages that sleep for {ASLEEP} s, on workers that have run a stage before."
+    note = f"Seconds of a command with {STAGES} stages that sleep for {ASLEEP} s. Each worker has run a stage before."
     return Table("(k) Stages on workers", note, {"": 0, "ideal, s": 0, "seconds": 1, "ideal ÷ seconds": 3}, rows)
 
 
@@ -48,7 +48,7 @@ def _one(top: Path, store: S3) -> Table:
         local = _command(here, running.environment(), "--jobs", "1")
         far = _call(there, running)
     rows: list[list[Value]] = [["here", local], ["on one worker", far], ["more for each stage", (far - local) / 3]]
-    return Table("(k) Cost of a stage on the cluster", "Command with three empty stages, one at a time.",
+    return Table("(k) Cost of a stage on the cluster", "Seconds of a command with three empty stages, one at a time.",
                  {"": 0, "seconds": 2}, rows)  # fmt: skip
 
 
@@ -71,7 +71,10 @@ def _many(top: Path, store: S3) -> Table:
             rows.append([f"the first stage begins {where}", time.monotonic() - began])
             process.terminate()
             process.wait()
-    note = f"Time from the command to its first running stage: {ENTRIES} entries in dvc.yaml, {2 * ENTRIES + 7} stages."
+    note = (
+        f"Seconds from the start of a command to its first running stage. The project has {ENTRIES} entries and "
+        f"{2 * ENTRIES + 7} stages."
+    )
     return Table("(k) Planning", note, {"": 0, "seconds": 1}, rows)
 
 

@@ -58,12 +58,17 @@ def run() -> list[Table]:
     rows: list[list[Value]] = [[name, ended[name] - max((ended[on] for on in dvc.upstream[name]), default=0.0)]
                                for name in path]  # fmt: skip
     note = (
-        "Cold run, computed from the seconds that each stage recorded. The stages `sources` and `report` and the time "
-        "between two stages are not recorded, so they are missing."
+        "Seconds of a cold run, computed from the seconds that each stage recorded. The stages `sources` and `report`, "
+        "and the time between two stages, are not recorded and therefore left out."
     )
     return [
         Table("(p) A cold run on more cores, simulated", note, {"cores": 0, "seconds": 0, "busy, %": 0}, times),
-        Table("(p) The critical path", "Seconds with unlimited cores.", {"": 0, "seconds": 1}, rows),
+        Table(
+            "(p) The critical path",
+            "Seconds of the stages that decide the duration with unlimited cores.",
+            {"": 0, "seconds": 1},
+            rows,
+        ),
     ]
 
 

@@ -69,18 +69,23 @@ def run() -> list[Table]:
         clone.change(**{"variants.vae.beta": 4.0})
         rows.append(["one variant changed", clone.time(*PARALLEL)])
         training = sum(seed["seconds"]["training"] for seed in clone.provenance("train/vae/training")["seeds"].values())
-        rows.append(["… of which its training", training])
+        rows.append(["… of which the variant's training", training])
         clone.change(**{"variants.vae.beta": 1.0})
         rows.append(["restored from the cache", clone.time(*PARALLEL)])
         rows.append(["cold, dvc repro --force", clone.time(*SEQUENTIAL, "--force")])
     title = "(d) The DAG on digits, one seed"
     return [
-        Table(title, "Seconds of the whole command, in a fresh clone.", {"": 0, "seconds": 1}, rows),
+        Table(
+            title,
+            "Seconds of the whole command, in a fresh clone. A cold run has no earlier results.",
+            {"": 0, "seconds": 1},
+            rows,
+        ),
         Table(
             "(d) Time of each stage",
-            "Seconds in the cold run with stages side by side. Imports are CPU seconds from the start of the process "
-            "to the first line of work. Arithmetic includes validation. "
-            "The rest is reading parameters and git, and writing results and figures.",
+            "Seconds of each stage in the cold run with stages side by side. Imports are the CPU seconds from the start "
+            "of the process to the first line of the stage's work. The arithmetic includes validation. The rest is "
+            "reading parameters and git, and writing results and figures.",
             {"stage": 0, "imports": 1, "data": 1, "arithmetic": 1, "the rest": 1, "work altogether": 1},
             stages,
         ),

@@ -81,10 +81,11 @@ def run() -> Table:
             rows.append([f"{name}, {phase.name}", speed, statistics.median(bare), share, spread,
                          work / 1e6, speed * work / 1e9, 100 * max(loop) * work / peak])  # fmt: skip
     note = (
-        f"Images per second on {checked.training.threads} thread(s), batch {checked.training.batch_size}, float32; "
-        f"medians of {TURNS} turns of {STEPS} steps. Large matrix products reach {peak / 1e9:.0f} GFLOP/s at best; the "
-        "last column compares the best turn with them."
+        f"Images per second on {checked.training.threads} thread(s), with batches of {checked.training.batch_size} in "
+        f"float32: medians of {TURNS} turns of {STEPS} steps. The loop is the pipeline's training loop. A bare step is "
+        "only the loss, its gradient and Adam, on one batch. Large matrix products reach at best "
+        f"{peak / 1e9:.0f} GFLOP/s. The last column is the best turn's GFLOP/s as a percentage of this speed."
     )
-    columns = {"training": 0, "loop": 0, "bare step": 0, "loop ÷ bare": 3, "least to greatest": 0,
-               "MFLOP an image": 1, "GFLOP/s": 0, "% of the matrix products": 0}  # fmt: skip
+    columns = {"entry, phase": 0, "loop": 0, "bare step": 0, "loop ÷ bare step": 3, "least to greatest": 0,
+               "MFLOP per image": 1, "GFLOP/s": 0, "% of the matrix products": 0}  # fmt: skip
     return Table("(a) Training loop, bare step and matrix products", note, columns, rows)

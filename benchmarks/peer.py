@@ -135,9 +135,10 @@ def _table(pythae: Callable[[str, int], float]) -> Table:
         medians = [statistics.median(each) for each in (loop, bare, peer)]
         rows.append([name, parameters / 1e6, *medians, ratio(loop, bare)[0], *ratio(loop, peer)])
     note = (
-        f"Images per second on {cores()} threads, float32, batch {BATCH}; medians of {TURNS} turns of about "
-        f"{SECONDS:.0f} s. All networks are Pythae's. In our loop, their layout is channels last, as in the pipeline."
+        f"Images per second on {cores()} threads, with batches of {BATCH} in float32: medians of {TURNS} turns of "
+        f"about {SECONDS:.0f} s. All networks come from Pythae. Our loop is the pipeline's training loop. In our loop, "
+        "the networks have the memory layout channels last, as in the pipeline."
     )
     columns = {"network": 0, "million parameters": 2, "our loop": 0, "bare step": 0, "Pythae": 0,
-               "ours ÷ bare": 3, "ours ÷ Pythae": 2, "least to greatest": 0}  # fmt: skip
+               "our loop ÷ bare step": 3, "our loop ÷ Pythae": 2, "least to greatest": 0}  # fmt: skip
     return Table("(b) The same network in our loop and in Pythae", note, columns, rows)

@@ -53,11 +53,11 @@ def run() -> Table:
         rows.append([f"{name}, {batch}", statistics.median(one), statistics.median(two), share, spread,
                      ratio(apart, one)[0], 100 * added_up])  # fmt: skip
     note = (
-        f"Steps per second by batch size, with the networks of the default parameters; medians of {TURNS} turns. "
-        "The last column is the share of the time of two processes that they spend on the sum of their gradients."
+        f"Steps per second by batch size, with the networks of the default parameters: medians of {TURNS} turns. The "
+        "last column is the percentage of their time that two processes spend on the sum of their gradients."
     )
-    columns = {"training, batch": 0, "1 process": 1, "2 processes": 1, "2 ÷ 1": 2, "least to greatest": 0,
-               "2 trainings of half the batch ÷ 1": 2, "% adding up": 1}  # fmt: skip
+    columns = {"entry, batch size": 0, "1 process": 1, "2 processes": 1, "2 processes ÷ 1": 2, "least to greatest": 0,
+               "2 trainings of half the batch ÷ 1 process": 2, "% of time for the sum": 1}  # fmt: skip
     return Table("(j) One training by two processes", note, columns, rows)
 
 

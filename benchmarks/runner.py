@@ -25,10 +25,10 @@ def run() -> Table:
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for count in ENTRIES for row in measure(Path(folder) / f"{count}", count)]
     note = (
-        "CPU seconds, one seed. The runner's part is everything except the commands of the stages: the plan, DVC's "
-        "work, and the process that shows the curves in MLflow."
+        "CPU seconds of `make repro` with one seed. The runner's part is everything except the commands of the stages: "
+        "the plan, DVC's work, and the process that shows the curves in MLflow."
     )
-    columns = {"": 0, "stages": 0, "all": 1, "commands of the stages": 1, "the runner, a stage": 2}
+    columns = {"": 0, "stages": 0, "all": 1, "commands of the stages": 1, "the runner, per stage": 2}
     return Table("(o) CPU time of the runner", note, columns, rows)
 
 

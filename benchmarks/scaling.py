@@ -54,7 +54,7 @@ def _steps() -> Table:
             rows.append([what, float(size), float(parameters), took, 1000 * batch / took, slope])
             previous = size, took
     note = f"The AE's training loop on one thread, medians of {TURNS} turns of {STEPS} steps."
-    columns = {"what": 0, "how much": 0, "parameters": 0, "ms a step": 2, "images a second": 0, "slope": 2}
+    columns = {"what": 0, "how much": 0, "parameters": 0, "ms per step": 2, "images per second": 0, "slope": 2}
     return Table("(e) Cost of a step against work", note, columns, rows)
 
 
@@ -66,5 +66,7 @@ def _dags() -> Table:
             clone = Clone(Path(folder) / "clone", seeds=list(range(seeds)), **{"training.steps": 100})
             clone.keep_variants(every[:variants])
             rows.append([f"{seeds} seed(s), {variants} variant(s)", clone.time(*PARALLEL)])
-    note = "Seconds of a cold DAG on digits with stages and seeds side by side, 100 steps per training."
+    note = (
+        "Seconds of a cold run of the DAG on the digits. Stages and seeds run side by side; a training has 100 steps."
+    )
     return Table("(e) Cost of the DAG against seeds and variants", note, {"": 0, "seconds": 1}, rows)

@@ -85,8 +85,10 @@ def _tracking(folder: Path) -> Table:
         times.setdefault("ours: one more run, 110 points", []).append(seconds(log))
     rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in RUNS], took)]
     note = (
-        f"SQLite with artificial runs: {METRICS} metrics, 2 curves of {POINTS} points, {PARAMETERS} parameters, {TAGS} "
-        f"tags a run; {sizes[-1] / 1024:.0f} KiB a run in the last. Medians of 3, warm; one run is logged once."
+        f"A SQLite database with artificial runs. A run has {METRICS} metrics, 2 curves of {POINTS} points, "
+        f"{PARAMETERS} parameters and {TAGS} tags: {sizes[-1] / 1024:.0f} KiB in the largest database. A time is the "
+        "median of 3 calls after a first call; “one more run” is a single call. “Ours” are calls of the pipeline, and "
+        "“page” are calls of MLflow's pages."
     )
     return Table("(l) MLflow's time by number of runs", note, {"what": 0, "runs": 0, "ms": 1, "slope": 2}, rows)
 
@@ -150,7 +152,8 @@ def _data(folder: Path) -> Table:
         shutil.rmtree(there)
     rows = [row for what, took in times.items() for row in _rows(what, [float(size) for size in MEBIBYTES], took)]
     note = (
-        f"A split of 128×128 colour images in one file, {IMAGE_BYTES // 1024} KiB an image, read from the page cache."
+        f"One file with a split of 128×128 colour images, {IMAGE_BYTES // 1024} KiB per image. The file is in the page "
+        "cache."
     )
     return Table("(l) Data handling by number of bytes", note, {"what": 0, "MiB": 0, "ms": 1, "slope": 2}, rows)
 
@@ -194,7 +197,7 @@ def _planning(folder: Path) -> Table:
         )
         times.setdefault("dvc.lock updated by DVC, once a stage", []).append(cpu(update))
     rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in ENTRIES], took)]
-    note = "CPU milliseconds. An entry has two stages, like the default VAE."
+    note = "Milliseconds of CPU time. Each entry is like the default VAE and has two stages."
     return Table(
         "(l) DVC's time by number of entries",
         note,
@@ -216,5 +219,7 @@ def _engine() -> Table:
             work = lambda: client.gather(client.map(abs, range(TASKS), pure=False))  # noqa: E731
             work()
             rows.append([float(workers), 1000 * cpu(work) / TASKS])
-    note = f"CPU milliseconds for each of {TASKS} tasks, with everything in one process."
+    note = (
+        f"Milliseconds of CPU time for each of {TASKS} empty tasks. Scheduler, caller and workers are in one process."
+    )
     return Table("(l) Dask's cost of a task", note, {"workers": 0, "ms": 2}, rows)

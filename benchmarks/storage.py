@@ -36,7 +36,10 @@ def run() -> Table:
         models = len(list((there / "models").rglob("*.safetensors")))
     took = {"dvc push": push, "dvc pull": pull, "a copy of the same files": copied}
     rows: list[list[Value]] = [[what, each, size / each] for what, each in took.items()]
-    note = f"{len(stored)} objects, {size:,.0f} MiB, {models} models. The server is on this machine, with `verify` on."
+    note = (
+        f"The run has {len(stored)} objects, {size:,.0f} MiB, with {models} models. The server is on this machine, and "
+        "DVC's option `verify` is on."
+    )
     return Table("(m) Push and pull of a finished run", note, {"": 0, "seconds": 1, "MiB/s": 0}, rows)
 
 
