@@ -56,7 +56,7 @@ def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         "model": ([model], lambda: _refused(model)),
     }
     for what, (files, noticed) in kinds.items():
-        counts = Counts(f"byte flipped or file truncated: {what}", "found before use", count)
+        counts = Counts(f"byte flipped or file truncated: {what}", "the damage is found before the file is used", count)
         for _ in range(count):
             path = rng.choice(files)
             whole = path.read_bytes()
@@ -99,7 +99,7 @@ def _refused(path: Path) -> bool:
 def writes(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """Send SIGKILL to a process that only writes checkpoints."""
     rng = random.Random(f"{seed} writes")
-    counts = Counts("SIGKILL inside a checkpoint's write", "the old or the new checkpoint loads", count)
+    counts = Counts("SIGKILL inside a checkpoint's write", "the old or the new checkpoint can be loaded", count)
     script = (
         "import sys, torch, itertools; from pathlib import Path\n"
         "from aelab.training.snapshots import Snapshots\n"
@@ -156,7 +156,7 @@ def full_disk(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """Fill the disk during a training, free it, and continue the training."""
     rng = random.Random(f"{seed} disk")
     rig = Rig(folder, steps=400)
-    promise = "one sentence, last checkpoint valid, continues to the same bits"
+    promise = "a message of one sentence; the last checkpoint is valid; the continued training ends with the same bits"
     counts = Counts("disk full during a training", promise, count)
     place = rig.project.folder / "checkpoints"
     size = 4 * (rig.project.folder / "models/vae/seed0.safetensors").stat().st_size // 1024  # KiB of a checkpoint
@@ -195,7 +195,11 @@ def two_at_once(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """Start two runs of the pipeline at the same time."""
     rng = random.Random(f"{seed} two")
     rig = Rig(folder, steps=100)
-    counts = Counts("two `dvc repro`, or `make repro`, at once", "one waits or names the other; outputs intact", count)
+    counts = Counts(
+        "two `dvc repro`, or `make repro`, at once",
+        "one command waits for the other or names it; the outputs are intact",
+        count,
+    )
     commands = (("dvc", "repro"), ("python", "-m", "pipeline.runner.repro", "--jobs", "2"))
     for _ in range(count):
         rig.forget("train@ae", "evaluate@ae")

@@ -59,7 +59,7 @@ def attacks(place: Path, seed: int, count: int, only: str = "a_") -> Iterator[Co
     the attack wrote outside of its folder.
     """
     kinds = [function for name, function in sorted(globals().items()) if name.startswith(only)]
-    promise = "nothing executed, nothing written elsewhere; refused or escaped"
+    promise = "no code runs, and no file is written elsewhere: the input is refused or escaped"
     counts = Counts("malicious files and names", promise, len(kinds))
     watching, seen = [False], list[str]()
 

@@ -23,7 +23,7 @@ def trainers(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """
     rig = Rig(folder)
     rounds = moments((seed, "trainers"), 1.0)
-    counts = {entry: Counts(f"SIGKILL of the trainer: {entry}", "same weights, metrics, report", count)
+    counts = {entry: Counts(f"SIGKILL of the trainer: {entry}", "same weights, metrics and report", count)
               for entry in ENTRIES}  # fmt: skip
     for _ in range(count):
         rig.forget(*TRAINS)
@@ -61,7 +61,7 @@ def _counted(
         arguments: arguments of `Rig.hit`, with the longest delay in seconds as `delay`.
         again: command that finishes the pipeline after a kill.
     """
-    counts = Counts(f"SIGKILL {what}", "same weights, metrics, report; no process survives", 0)
+    counts = Counts(f"SIGKILL {what}", "same weights, metrics and report; no process is left", 0)
     command, forgotten, when, longest, whom = arguments
     for moment in rounds:
         hit = rig.hit(command, forgotten, when, moment * longest, whom)
@@ -114,7 +114,7 @@ def stops(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     for processes in (1, 2):
         rig = Rig(folder / f"processes{processes}", processes=processes)
         what = f"SIGTERM of a training by {processes} process{'es' * (processes > 1)}"
-        counts = Counts(what, f"ends within {LEAVES_WITHIN:.0f} s; same weights, metrics, report", count)
+        counts = Counts(what, f"ends within {LEAVES_WITHIN:.0f} s; same weights, metrics and report", count)
         whom = functools.partial(rig.of, "pipeline.stages.train", stage)
         for moment in itertools.islice(rounds, count):
             rig.forget(stage)

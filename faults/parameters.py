@@ -68,7 +68,11 @@ def changed(draw: st.DrawFn) -> Any:
 
 def fuzz(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """Check parameters that hypothesis generates; accepted parameters are trained for two steps."""
-    counts = Counts("fuzzed params.yaml", "refused with the key before any stage, or accepted and trained", count)
+    counts = Counts(
+        "fuzzed params.yaml",
+        "a message names the wrong key before any stage runs, or the parameters are accepted and trained",
+        count,
+    )
     accepted: set[str] = set()
     folder.mkdir(exist_ok=True)
 

@@ -19,8 +19,10 @@ def outages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """Kill the server every few seconds; no training may end, and no point may be lost or doubled."""
     rng = random.Random(f"{seed} tracker")
     rig = Rig(folder, steps=2500, seeds=2)
-    lost = Counts("tracker killed and restarted: trainings lost", "none", count)
-    points = Counts("tracker killed and restarted: points lost or doubled", "none", count)
+    lost = Counts("tracker killed and restarted: trainings lost", "no training is lost", count)
+    points = Counts(
+        "tracker killed and restarted: points lost or doubled", "no point of a curve is lost or doubled", count
+    )
     rounds = 0
     while lost.tried < count:
         rounds += 1
