@@ -59,6 +59,24 @@ def test_a_gpu_without_kernels_cannot_be_demanded(gpu: Any) -> None:
     assert devices.unusable("cpu") == ""
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "fast"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, True),
+        ({"architecture": "arm64", "neon": True, "bf16": False}, False),
+        ({"architecture": "arm64", "neon": True, "bf16": True}, True),
+        ({"architecture": "riscv"}, False),
+    ],
+)
+def test_bfloat16_is_fast_where_the_processor_says_so(
+    capabilities: dict[str, Any], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert devices.fast_at_bfloat16("cpu") == fast
+
+
 def test_float32_means_float32_whatever_the_environment_says() -> None:
     """Some containers set a variable that rounds matrix products to 10 bits."""
     script = """

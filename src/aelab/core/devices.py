@@ -115,7 +115,7 @@ def fast_at_bfloat16(name: str) -> bool:
     if name == "mps":
         return True
     has = torch.cpu.get_capabilities()
-    return has["architecture"] != "x86_64" or has["amx_bf16"] or has["avx512_bf16"]
+    return any(has.get(key) for key in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one on ARM
 
 
 def describe(device: torch.device) -> str:
