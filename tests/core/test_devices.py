@@ -60,21 +60,22 @@ def test_a_gpu_without_kernels_cannot_be_demanded(gpu: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "fast"),
+    ("processor", "instructions", "expected"),
     [
-        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
-        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, True),
-        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, True),
-        ({"architecture": "arm64", "neon": True, "bf16": False}, False),
-        ({"architecture": "arm64", "neon": True, "bf16": True}, True),
-        ({"architecture": "riscv"}, False),
+        ("x86_64", {"avx2"}, False),
+        ("x86_64", {"avx2", "avx512_bf16"}, True),
+        ("x86_64", {"avx2", "amx_bf16"}, True),
+        ("arm64", {"neon"}, False),
+        ("arm64", {"neon", "bf16"}, True),
+        ("riscv", set(), False),
     ],
 )
 def test_bfloat16_is_fast_where_the_processor_says_so(
-    capabilities: dict[str, Any], fast: bool, monkeypatch: pytest.MonkeyPatch
+    processor: str, instructions: set[str], expected: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert devices.fast_at_bfloat16("cpu") == fast
+    has = {"architecture": processor, **dict.fromkeys(instructions, True)}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert devices.fast_at_bfloat16("cpu") is expected
 
 
 def test_float32_means_float32_whatever_the_environment_says() -> None:
