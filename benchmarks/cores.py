@@ -58,8 +58,8 @@ def run() -> list[Table]:
     rows: list[list[Value]] = [[name, ended[name] - max((ended[on] for on in dvc.upstream[name]), default=0.0)]
                                for name in path]  # fmt: skip
     note = (
-        "Cold run, computed from the seconds that each stage recorded. Busy: average percentage of the cores in use. The "
-        "stages `sources` and `report` and the time between two stages are missing, because they are not recorded."
+        "Cold run, computed from the seconds that each stage recorded. Busy: average percentage of the cores in use. "
+        "The stages `sources` and `report` and the time between two stages are missing, because they are not recorded."
     )
     return [
         Table("(p) A cold run on more cores, simulated", note, {"cores": 0, "seconds": 0, "busy, %": 0}, times),

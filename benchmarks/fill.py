@@ -50,8 +50,8 @@ def filled(device: torch.device, turns: int = TURNS) -> Table:
             rows.append([name, float(at_once), statistics.median(seconds), share, spread])
     note = (
         f"{TRAININGS} trainings of {STEPS[device.type]} steps, the first phase of an entry of the default parameters, "
-        f"on {devices.describe(device)}, with {cores()} CPU cores. Medians of {turns} turns, without the start of the "
-        "processes."
+        f"on {devices.describe(device)}, with {cores()} CPU cores. Medians of {turns} repetitions, without the start of "
+        "the processes."
     )
     columns = {"entry": 0, "at once": 0, "seconds": 1, "one after another ÷ this": 2, "least to greatest": 0}
     return Table("(n) Small trainings that share a device", note, columns, rows)
@@ -115,7 +115,7 @@ def _paper(device: torch.device) -> Table:
         batch = checked.training.batch_size
         recorded = _steps_per_second(checked, name, batch, "graph", device) if device.type == "cuda" else None
         rows.append([recipe, float(batch), _steps_per_second(checked, name, batch, "eager", device), recorded])
-    note = f"Steps per second in float32, on {devices.describe(device)}: the best of {TURNS} turns."
+    note = f"Steps per second in float32, on {devices.describe(device)}: the best of {TURNS} repetitions."
     if device.type != "cuda":
         note += " n/a: only a GPU can record a step."
     columns = {"recipe": 0, "batch": 0, "operation by operation": 0, "recorded": 0}

@@ -1,4 +1,4 @@
-"""Helpers of the benchmarks: tables, measurements in turns, and the speed of the machine."""
+"""Helpers of the benchmarks: tables, alternating measurements, and the speed of the machine."""
 
 import contextlib
 import io
@@ -53,7 +53,7 @@ def take_turns(contestants: Sequence[Callable[[], float]], turns: int) -> list[l
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, str]:
-    """Return the median and the range of the ratios a ÷ b, one ratio for each turn."""
+    """Return the median and the range of the ratios a ÷ b, one ratio for each repetition."""
     ratios = [x / y for x, y in zip(a, b, strict=True)]
     return statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
 

@@ -135,7 +135,7 @@ def _table(pythae: Callable[[str, int], float]) -> Table:
         medians = [statistics.median(each) for each in (loop, bare, peer)]
         rows.append([name, parameters / 1e6, *medians, ratio(loop, bare)[0], *ratio(loop, peer)])
     note = (
-        f"Images per second on {cores()} threads, float32, batch {BATCH}; medians of {TURNS} turns of about "
+        f"Images per second on {cores()} threads, float32, batch {BATCH}; medians of {TURNS} repetitions of about "
         f"{SECONDS:.0f} s. All networks are Pythae's. In our loop, their layout is channels last, as in the pipeline."
     )
     columns = {"network": 0, "million parameters": 2, "our loop": 0, "bare step": 0, "Pythae": 0,

@@ -55,7 +55,7 @@ def run() -> Table:
         rows.append([f"{name}, {batch}", statistics.median(one), statistics.median(two), share, spread,
                      ratio(apart, one)[0], 100 * added_up])  # fmt: skip
     note = (
-        f"Steps per second by batch size, with the networks of the default parameters; medians of {TURNS} turns. "
+        f"Steps per second by batch size, with the networks of the default parameters; medians of {TURNS} repetitions. "
         "Last column: percentage of the time that two processes spend on adding up their gradients."
     )
     columns = {"training, batch": 0, "1 process": 1, "2 processes": 1, "2 ÷ 1": 2, "least to greatest": 0,

@@ -68,7 +68,7 @@ def run() -> Table:
     for name, took in (("checkpoints and curve", alone), ("and shown in MLflow", watched)):
         share, spread = ratio(took, plain)
         rows.append([name, min(took), share, spread])
-    note = f"Seconds of {STEPS} steps of the AE, a checkpoint every {SECONDS:g} s; the shortest of {TURNS} turns."
+    note = f"Seconds of {STEPS} steps of the AE, a checkpoint every {SECONDS:g} s; the shortest of {TURNS} repetitions."
     columns = {"training": 0, "seconds": 2, "÷ nothing kept": 3, "least to greatest": 0}
     return Table("(g) Cost of checkpoints and live curves", note, columns, rows)
 

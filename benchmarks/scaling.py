@@ -53,7 +53,7 @@ def _steps() -> Table:
             parameters = sum(parameter.numel() for parameter in model.parameters())
             rows.append([what, float(size), float(parameters), took, 1000 * batch / took, slope])
             previous = size, took
-    note = f"The AE's training loop on one thread, medians of {TURNS} turns of {STEPS} steps."
+    note = f"The AE's training loop on one thread, medians of {TURNS} repetitions of {STEPS} steps."
     columns = {"what": 0, "how much": 0, "parameters": 0, "ms a step": 2, "images a second": 0, "slope": 2}
     return Table("(e) Cost of a step against work", note, columns, rows)
 
