@@ -50,8 +50,8 @@ def filled(device: torch.device, turns: int = TURNS) -> Table:
             rows.append([name, float(at_once), statistics.median(seconds), share, spread])
     note = (
         f"{TRAININGS} trainings of {STEPS[device.type]} steps, the first phase of an entry of the default parameters, "
-        f"on {devices.describe(device)}, with {cores()} CPU cores. Medians of {turns} repetitions, without the start of "
-        "the processes."
+        f"on {devices.describe(device)}, with {cores()} CPU cores. Medians of {turns} repetitions, without the start "
+        "of the processes."
     )
     columns = {"entry": 0, "at once": 0, "seconds": 1, "one after another ÷ this": 2, "least to greatest": 0}
     return Table("(n) Small trainings that share a device", note, columns, rows)

@@ -82,8 +82,8 @@ def run() -> Table:
                          work / 1e6, speed * work / 1e9, 100 * max(loop) * work / peak])  # fmt: skip
     note = (
         f"Images per second on {checked.training.threads} thread(s), batch {checked.training.batch_size}, float32; "
-        f"medians of {TURNS} repetitions of {STEPS} steps. Large matrix products reach {peak / 1e9:.0f} GFLOP/s at best. "
-        "The last column is the best repetition's percentage of this rate."
+        f"medians of {TURNS} repetitions of {STEPS} steps. Large matrix products reach {peak / 1e9:.0f} GFLOP/s at "
+        "best. The last column is the best repetition's percentage of this rate."
     )
     columns = {"training": 0, "loop": 0, "bare step": 0, "loop ÷ bare": 3, "least to greatest": 0,
                "MFLOP an image": 1, "GFLOP/s": 0, "% of the matrix products": 0}  # fmt: skip

@@ -232,8 +232,8 @@ def run() -> Table:
     note = (
         f"{count:,} images of {'×'.join(map(str, IMAGE))} bytes, {TIMES} times the limit of {LIMIT / 2**20:,.0f} MiB; "
         f"a part is {PART:.2f} times the limit; one thread. Peaks are the largest resident sets of all repetitions, "
-        f"with pages of mapped files. Images per second are medians of {TURNS} repetitions of {STEPS} steps of 64 images, "
-        "without validation. Same weights: every training ended with the same bits as the trainings in memory."
+        f"with pages of mapped files. Images per second are medians of {TURNS} repetitions of {STEPS} steps of 64 "
+        "images, without validation. Same weights: every training ended with the same bits as the trainings in memory."
     )
     columns = {"": 0, "peak, MiB": 0, "peak ÷ limit": 2, "images a second": 0, "MB a second": 0, "÷ in memory": 3,
                "least to greatest": 0, "same weights": 0}  # fmt: skip
