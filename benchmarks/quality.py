@@ -128,8 +128,9 @@ def run() -> Table:
             rows.append([f"{variant}, {budget:.0f} s: {name}", a["value"], b["value"], a["seconds"], b["seconds"]])
     note = (
         "MNIST's test images, lower is better, one thread each. Ours: the default parameters, with as many steps as "
-        "fit. Pythae: its default networks and trainer with the same code size (MLP, batch 64, Adam at 0.0001) and for "
-        "the VAE the same Bernoulli likelihood. Pythae is measured after its first whole epoch past the time."
+        "fit into the time. Pythae: its default networks and trainer with the same code size (MLP, batch 64, Adam at "
+        "0.0001) and for the VAE the same Bernoulli likelihood. Pythae is measured after its first whole epoch past "
+        "the time."
     )
     columns = {"": 0, "ours": 5, "Pythae": 5, "seconds, ours": 0, "seconds, Pythae": 0}
     return Table("(c) Quality after the same time on the CPU", note, columns, rows)

@@ -1,7 +1,8 @@
-"""(l) Growth of four costs, each with one quantity.
+"""(l) Growth of the time of four tasks with the amount of work.
 
-The costs are the time of MLflow by number of runs, of a data file by bytes, of DVC by entries (model configurations),
-and of Dask by workers. The column "slope" is the slope of log(time) against log(quantity) between two rows.
+The tasks are MLflow's queries by number of runs, data handling by bytes, DVC's planning by entries (model
+configurations), and an empty Dask task by number of workers. The column "slope" is the slope of log(time) against log(amount)
+between two rows.
 
 The times of DVC and Dask are CPU time. The times of MLflow and of data files are elapsed time, because they include
 waits for a disk.
@@ -34,7 +35,7 @@ METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # estimated numbers of each
 
 
 def run() -> list[Table]:
-    """Return a table for each of the four costs."""
+    """Return a table for each of the four tasks."""
     with tempfile.TemporaryDirectory() as folder:
         return [_tracking(Path(folder)), _data(Path(folder)), _planning(Path(folder)), _engine()]
 
@@ -160,7 +161,7 @@ def _data(folder: Path) -> Table:
 
 
 def _planning(folder: Path) -> Table:
-    """Time how DVC reads and writes its files, by number of entries, which are copies of the default VAE."""
+    """Time how DVC reads and writes its files, for several numbers of entries (copies of the default VAE)."""
     from dvc.repo import Repo  # noqa: PLC0415
     from dvc.utils.serialize import load_yaml, modify_yaml  # noqa: PLC0415
 

@@ -156,7 +156,7 @@ def full_disk(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """Fill the disk during a training, free space again, and continue the training."""
     rng = random.Random(f"{seed} disk")
     rig = Rig(folder, steps=400)
-    promise = "one sentence, last checkpoint valid, continues to the same bits"
+    promise = "error message in one sentence, last checkpoint valid, continues to the same bits"
     counts = Counts("disk full during a training", promise, count)
     place = rig.project.folder / "checkpoints"
     size = 4 * (rig.project.folder / "models/vae/seed0.safetensors").stat().st_size // 1024  # KiB of a checkpoint
