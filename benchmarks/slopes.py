@@ -1,8 +1,8 @@
 """(l) Growth of the time of four tasks with the amount of work.
 
 The tasks are MLflow's queries by number of runs, data handling by bytes, DVC's planning by entries (model
-configurations), and an empty Dask task by number of workers. The column "slope" is the slope of log(time) against log(amount)
-between two rows.
+configurations), and an empty Dask task by number of workers. The column "slope" is the slope of log(time) against
+log(amount) between two rows.
 
 The times of DVC and Dask are CPU time. The times of MLflow and of data files are elapsed time, because they include
 waits for a disk.
