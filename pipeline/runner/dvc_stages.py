@@ -185,5 +185,5 @@ class DvcStages:
         reads = {dep.fs_path for stage in self.running.values() for dep in stage.deps}
         writes = {out.fs_path for stage in self.running.values() for out in stage.outs}
         hard = self.repo.config["core"].get("hardlink_lock", False)
-        me = " ".join(sys.argv)  # DVC's list names the command line of each process
+        me = " ".join(sys.argv)  # for DVC's list: the command line of this process
         self.busy.enter_context(rwlock(self.repo.tmp_dir, self.repo.fs, me, sorted(reads), sorted(writes), hard))

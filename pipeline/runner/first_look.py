@@ -10,9 +10,9 @@ from pipeline.common import paths
 
 
 def first_look(stage: str) -> str | None:
-    """Return the line for a finished stage, such as evaluate@vae; None for a stage that is no evaluation.
+    """Return the line for a finished stage, such as evaluate@vae; None for any other kind of stage.
 
-    Each metric is a mean over the finished seeds, with its 95 % interval.
+    Each metric is a mean over the seeds whose training did not diverge, with its 95 % interval.
     """
     kind, _, entry = stage.partition("@")
     file = paths.EVALUATION / entry / "metrics.json"

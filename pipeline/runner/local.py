@@ -27,7 +27,7 @@ from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.first_look import first_look
 
 SOON = 60.0  # seconds after which a run starts the process that sends learning curves to MLflow
-LEAVES_WITHIN = 5.0  # seconds that this process has to end after SIGTERM, before it is killed
+LEAVES_WITHIN = 5.0  # seconds between SIGTERM and SIGKILL for this process
 FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
 
 
@@ -38,7 +38,8 @@ class Executor(Protocol):
         """Start as many of the stages `names` as the free CPUs or the free workers allow.
 
         Returns:
-            The name of each started stage, under a future as key. The future's result is whether the stage succeeded.
+            A future for each started stage, as the key of the stage's name. The future's result is whether the stage
+            succeeded.
         """
 
     def end(self, name: str) -> None:
@@ -156,7 +157,7 @@ class LocalExecutor:
         with self.around(name), log_file(name).open("w", encoding="utf-8") as log:
             outcome = self._outcome(name, share, own, log)
         self.slots.put(gpu)
-        # An unchanged stage was planned only because it reads the output of a stage that always runs.
+        # An unchanged stage was planned only because it reads the output of a stage that always runs. Print no line.
         if outcome == "unchanged":
             return True
         self.console.say(outcome, name, f"{time.monotonic() - began:.1f} s")
@@ -228,7 +229,7 @@ GROUPS = ProcessGroups()
 def _clean_up(process: subprocess.Popen[str]) -> None:
     """Wait until a command ends, then kill the processes that the command has left.
 
-    Otherwise, the runner would wait for the output of these processes.
+    Without this function, the runner would wait for the output of these processes.
     """
     process.wait()
     GROUPS.running.discard(process.pid)

@@ -47,9 +47,9 @@ BusyList: TypeAlias = dict[str, Any]  # by path: one note under "write", a list 
 def turn() -> Iterator[int]:
     """Wait until no other run uses the repository, then lock the repository for this run.
 
-    Two runs at once would fail, since DVC lets only one process at a time write a file.
-    The lock ends when no process has the lock file open any more. The commands of stages inherit the open file. So
-    after a runner is killed, the next run waits for the commands that are still running.
+    Two runs at once would fail, since DVC lets only one process at a time write a file. The lock ends when no process
+    has the lock file open any more. The commands of stages inherit the open file. So after a runner is killed, the next
+    run waits for the commands that are still running.
 
     Yields:
         The descriptor of the open lock file, for the commands to inherit.
@@ -81,7 +81,7 @@ def damage() -> Problem | None:
 
 
 def busy_list() -> BusyList | None:
-    """Return DVC's list of busy files, which DVC commands read or write now; None if the list is damaged."""
+    """Return DVC's list of the files that DVC commands read or write now; None if the list is damaged."""
     try:
         listed: BusyList = BUSY_LIST(json.loads(BUSY.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -32,7 +32,7 @@ class Plan:
     def of(
         cls, upstream: Mapping[str, set[str]], is_changed: Callable[[str], bool], work: Callable[[str], float]
     ) -> Self:
-        """Plan each changed stage, and each stage that depends on a changed stage, directly or not."""
+        """Plan each changed stage, and each stage that depends on a changed stage, directly or indirectly."""
         order = list(TopologicalSorter(upstream).static_order())
         waiting = set[str]()
         for name in order:
@@ -86,7 +86,7 @@ def estimate_work(name: str, params: Params) -> float:
 
 
 def _steps(section: Any, cost: float = 1.0) -> float:
-    """Sum the training steps in an entry's section of params.yaml, which is not checked yet.
+    """Sum the training steps in an entry's section of params.yaml. The section is not checked yet.
 
     Each step of a part with its own training, such as a learned prior, counts as `PRIOR` steps.
     """

@@ -1,4 +1,7 @@
-"""download: fetch a published data set or read the user's images, and write each split as arrays."""
+"""download: fetch a published data set or read the user's images, and write each split as arrays.
+
+The provenance, a file beside the results, records the source of the data and the files that the stage left out.
+"""
 
 import dataclasses
 

@@ -39,7 +39,10 @@ def main() -> None:
 
 
 def parts_of(entry: Mapping[str, Any]) -> set[Path]:
-    """Return the source files of an entry's parts and network. `dvc.yaml` itself names the file of the model."""
+    """Return the source files of an entry's parts and network.
+
+    The model's own file is left out, because `dvc.yaml` names this file.
+    """
     model, network = SOURCE / "variants" / f"{entry.get('model')}.py", entry.get("network")
     named = network.get("name") if isinstance(network, dict) else network
     own = {SOURCE / "networks" / f"{named}.py"} if named else set()
@@ -47,7 +50,7 @@ def parts_of(entry: Mapping[str, Any]) -> set[Path]:
 
 
 def reached(path: Path) -> set[Path]:
-    """Return `path` and the files of all parts that the file `path` imports, directly or through other files."""
+    """Return `path` and the files of all parts that this file imports, directly or through other files."""
     found, waiting = set[Path](), [path]
     while waiting:
         if (here := waiting.pop()) not in found:

@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 from pipeline import RUNNER
 
 CODE = "refs/aelab/code"  # git reference of the commit with the code, in the bundle and in the clone
-PATIENCE = 10.0  # seconds from SIGINT to SIGKILL, if the caller no longer waits for a stage
+PATIENCE = 10.0  # seconds between SIGINT and SIGKILL, when a stage must end early
 # This prefix begins the line after a stage's output. The rest of the line is the stage's entry in dvc.lock, as JSON.
 # The entry has the hashes of the stage's inputs and outputs.
 RESULT = "\x1eresult "
@@ -76,7 +76,7 @@ def work(request: StageRequest, topic: str) -> tuple[dict[str, Any] | None, str]
     tell()
     entry = None
     try:
-        # The worker object keeps the clone, because Dask loads this module again for every stage.
+        # Keep the clone in Dask's worker object, because Dask loads this module again for every stage.
         clone = worker.extensions.get("aelab") or Clone(Path(worker.local_directory) / "clone")
         worker.extensions["aelab"] = clone
         clone.update(request["checkout"])
@@ -101,7 +101,7 @@ class Clone:
         if self.checkout == checkout:
             return
         if self.process:
-            self.process.kill()  # the process has loaded the earlier code and remote
+            self.process.kill()  # this process runs the old code, or uses the old remote
             self.process = None
         self.checkout, remote = None, checkout["remote"]
         bundle = self.folder / ".git/code.bundle"

@@ -52,7 +52,7 @@ def _run(repo: Repo, request: StageRequest) -> dict[str, Any]:
     with following([name] if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else []):
         repo.reproduce(name, single_item=True, force=True)  # forced, since the caller found no cached result
     patiently(lambda: repo.push(name))
-    # DVC's run cache is last, because its entries name outputs, which must be in the remote by then.
+    # Push DVC's run cache last. Its entries refer to the outputs, so the remote must have the outputs first.
     patiently(lambda: repo.stage_cache.push(None))
     entry: dict[str, Any] = parse_yaml(Path("dvc.lock").read_text(encoding="utf-8"), "dvc.lock")["stages"][name]
     return entry
