@@ -1,4 +1,4 @@
-"""compare: write one report on the results of several git revisions or DVC experiments, with a table.
+"""compare: write one report on the results of several git revisions or DVC experiments, with a table of metrics.
 
 An entry is a model with its settings in params.yaml. The command compares the entries of all revisions. The results of
 each revision must be in DVC's cache, because the command trains nothing. Files in the working folder stay unchanged.
@@ -102,7 +102,7 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
 
 @dataclass(frozen=True)
 class ComparedEntry:
-    """An entry with its results, under a new name, which states the parameters that differ from other entries."""
+    """An entry with its results, under a new name, which states the parameters that differ between entries."""
 
     entry: ReportEntry
     original: str  # the entry's name in params.yaml
@@ -201,7 +201,10 @@ def title(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
 
 
 def _origins(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
-    """Return a sentence that names all revisions, and the origin of each entry that not all revisions have."""
+    """Return a sentence that names all revisions.
+
+    For each entry that some revisions lack, the sentence also names the revisions that have the entry.
+    """
     own = [f"{each.entry.name} is from {listed(each.revisions)}" for each in shown if each.revisions != revisions]
     return f"Revisions: {'; '.join([listed(revisions), *own])}."
 
@@ -273,7 +276,8 @@ def _experiments() -> list[str]:
 def _found(wanted: Sequence[str], place: Path, needed: Sequence[str]) -> Iterator[tuple[str, list[ReportEntry]]]:
     """Yield each revision in `wanted` with its entries.
 
-    A revision without results is skipped, unless the user has named this revision, as `needed` says.
+    A revision without results is skipped, unless `needed` contains this revision. The user has named all revisions in
+    `needed`.
 
     Raises:
         UserError: a revision in `needed` has no results, or no revision has results.

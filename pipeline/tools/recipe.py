@@ -123,7 +123,7 @@ class Expected(Section):
     entry: str
     metric: Annotated[str, AfterValidator(known)]
     value: float
-    better: Literal["lower", "higher"] | None = None  # required if the metric itself has no better direction
+    better: Literal["lower", "higher"] | None = None  # required if neither direction is generally better
 
     @model_validator(mode="after")
     def _direction(self) -> "Expected":
@@ -171,7 +171,7 @@ class Recipe(Section):
     def _alone(self) -> "Recipe":
         if not self.sweep or (len(self.sweep) == 1 and not (self.claims or self.kept)):
             return self
-        msg = "sweep takes one parameter, and excludes claims and kept, which belong to a single experiment"
+        msg = "sweep must name one parameter, and a recipe with sweep must have neither claims nor kept"
         raise ValueError(msg)
 
     @property
@@ -257,7 +257,7 @@ def trial(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shortened(section: Any, limits: Mapping[str, int]) -> Any:
-    """Return the section, in which the keys of `limits` have at most the values of `limits`, at any depth."""
+    """Return a copy of the section in which no value, at any depth, exceeds the limit of its key in `limits`."""
     if not isinstance(section, Mapping):
         return section
     return {
@@ -351,7 +351,7 @@ def literal(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(literal, value)) + "]"
     if isinstance(value, str):
-        # Hydra needs a backslash before a quote, and before each backslash that precedes a quote or the closing quote.
+        # Hydra's syntax puts a backslash before a quote, and doubles the backslashes directly before any quote.
         return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
     return json.dumps(value)
 
@@ -435,7 +435,8 @@ def verdict(figure: Mapping[str, Any]) -> str:
     """Return the verdict on a figure, with the difference between the mean and the published value.
 
     "Reached" needs a difference to the better side that is at least as large as the half-width of the 95 % interval.
-    "Not reached" needs such a difference to the worse side. A smaller difference is "undecided".
+    "Not reached" needs such a difference to the worse side. A smaller difference is "undecided". With one
+    seed, the verdict is only the difference.
     """
     if figure["mean"] is None:
         return "; ".join(figure["problems"]) or "undefined for this entry"
