@@ -1,7 +1,7 @@
-"""Corruption of images: the noise that a denoising autoencoder learns to remove, and that every variant is tested on.
+"""Corruption of images: noise that a denoising autoencoder learns to remove. Every model is tested on corrupted images.
 
-Each kind of noise draws one 16-bit integer per input dimension, and compares the integer with a threshold or looks it
-up in a table. The same parameters therefore give the same bytes on every machine.
+Each kind of noise draws one 16-bit integer for each value of an image. The integer is compared with a threshold, or is
+the index into a table of noise values. So the same parameters give the same bytes on every machine.
 
 A mixture draws one of the corruptions C_1 … C_K for each image, with equal probability: C(x̃|x) = 1/K · Σ C_k(x̃|x).
 """
@@ -17,7 +17,7 @@ from aelab.core.errors import UserError, did_you_mean
 from aelab.data.checks import check_stored
 from aelab.data.datasets import Bytes
 
-DRAWS = 2**16  # number of values of the random integers
+DRAWS = 2**16  # the random integers are below this number
 
 
 def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
@@ -62,8 +62,8 @@ def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: in
     key = zlib.crc32("/".join([*(f"{kind}/{level}" for kind, level in corruptions), name]).encode())
     rng = np.random.default_rng([seed, key])
     which = np.random.default_rng([seed, key, 1]).integers(0, len(corruptions), len(images), dtype=np.uint16)
-    # NumPy draws 16-bit numbers in pairs. Pieces with an even number of rows split no pair, so the size of the pieces
-    # does not change the noise.
+    # NumPy draws 16-bit numbers in pairs. Every piece has an even number of rows, so each pair belongs to one piece.
+    # Therefore, the size of the pieces does not change the noise.
     for piece in arrays.pieces(len(images), 8 * images[:1].nbytes):
         clean = images[piece]
         draws = rng.integers(0, DRAWS, clean.shape, dtype=np.uint16)
@@ -76,7 +76,7 @@ def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: in
 
 
 def masking(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
-    """Set each input dimension to 0 with probability `level` (Vincent et al. 2010, section 3.3)."""
+    """Set each value to 0 with probability `level` (Vincent et al. 2010, section 3.3)."""
     return np.where(draws < round(level * DRAWS), np.uint8(0), images)
 
 
@@ -90,7 +90,7 @@ def gaussian(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
 
 
 def salt_and_pepper(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
-    """Replace each input dimension with probability `level`, by black or white with equal probability."""
+    """Replace each value with probability `level`. The new value is black or white, with equal probability."""
     half = round(level / 2 * DRAWS)
     return np.where(draws < half, np.uint8(0), np.where(draws >= DRAWS - half, np.uint8(255), images))
 
