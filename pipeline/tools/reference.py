@@ -1,4 +1,4 @@
-"""reference: write the generated pages of docs/, recipes/results.md and the JSON Schema of params.yaml.
+"""reference: write the generated pages in docs/, the page recipes/results.md, and the JSON Schema of params.yaml.
 
     python -m pipeline.tools.reference            # write the pages that are out of date
     python -m pipeline.tools.reference --check    # name the pages that are out of date
@@ -70,7 +70,7 @@ def schema() -> Json:
 
 # --- docs/parameters.md ----------------------------------------------------------------------------------------------
 
-BUDGETS = {Budget.__name__, BudgetOverrides.__name__}  # the page lists their keys only in the section `training`
+BUDGETS = {Budget.__name__, BudgetOverrides.__name__}  # the page lists the keys of both only under `training`
 ARGS = re.compile(r"\n\s*Args:\n")
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {
@@ -134,7 +134,7 @@ def _allowed(section: Json, definitions: Json) -> str:
     if _target(section) in BUDGETS:
         return "the first six keys of [`training`](#training)"
     inner = definitions.get(_target(section), section)
-    if "type" not in inner:  # a part: a section, or only a name if no key is required
+    if "type" not in inner:  # the schema of a part: a section, or only a name if no key is required
         choices, part = inner.get("anyOf", []), _target(section)
         names = [_allowed(each, definitions) for each in choices if "type" in each]
         if not choices or len(names) < len(choices):
@@ -149,6 +149,7 @@ def _allowed(section: Json, definitions: Json) -> str:
 
 
 def _target(section: Json) -> str:
+    """Return the name of the definition that the schema `section` refers to; empty without a reference."""
     return str(section.get("$ref", "")).rpartition("/")[2]
 
 
@@ -174,13 +175,14 @@ def commands() -> str:
 
 
 def _described(words: str, found: Any) -> str:
+    """Return the section of docs/commands.md for the program `words` with the parser `found`."""
     context = found.context_class(found, info_name=words, **found.context_settings)
     text = COMPLETION.sub("", get_docs_for_click(obj=found, ctx=context, indent=2, name=words))
     return EXAMPLES.sub(lambda lines: f"\n```sh\n{textwrap.dedent(lines[0])}```\n", text)
 
 
 def programs() -> dict[str, Any]:
-    """Return the parser of each program that has options, by the program's name. The stages are not included.
+    """Return the parser of each program that has options, by the program's name. Stages are not included.
 
     Each call builds new parsers. After a parser has parsed a command line, its help contains settings of that line.
     """

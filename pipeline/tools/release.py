@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def check_changelog(text: str, version: str) -> None:
-    """Check that the changelog `text` has a section for `version` with a date.
+    """Check that the changelog `text` has a section for `version`, with a date in its title.
 
     Raises:
         UserError: the section is missing.
@@ -70,7 +70,7 @@ def check_committed() -> None:
 def build(repository: Path, target: Path) -> None:
     """Build the wheel and the source distribution of the last commit, and write both to the folder `target`.
 
-    The function builds them twice, from clones in different folders, to check that the folder does not matter.
+    The function builds both files twice, from clones in two folders, because the folder must not matter.
 
     Raises:
         UserError: the two builds differ.
@@ -87,6 +87,7 @@ def build(repository: Path, target: Path) -> None:
 
 
 def _built(repository: Path, place: Path, epoch: str) -> Path:
+    """Build both files in a new clone inside `place`, and return their folder. All files get the time `epoch`."""
     source, target = place / "source", place / "built"
     _output("git", "clone", "--quiet", str(repository.resolve()), str(source))
     environment = os.environ | {"SOURCE_DATE_EPOCH": epoch}
@@ -97,7 +98,7 @@ def _built(repository: Path, place: Path, epoch: str) -> Path:
 def bill(lock: Path, target: Path) -> None:
     """Write the SBOM (software bill of materials) of the packages that the file `lock` lists.
 
-    The format is CycloneDX. The program that writes the SBOM also validates the content against the format's schema.
+    The format is CycloneDX. The tool `cyclonedx_py` also validates the SBOM against the schema of the format.
     """
     options = ["--pyproject", "pyproject.toml", "--mc-type", "library", "--output-reproducible", "--validate"]
     _output(sys.executable, "-m", "cyclonedx_py", "requirements", str(lock), *options, "--output-file", str(target))

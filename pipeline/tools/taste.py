@@ -33,7 +33,7 @@ def main(
         typer.Option(metavar="REVISION", help="A revision to run, too, and to compare with the last commit."),
     ] = None,
 ) -> None:
-    """Run the last commit's pipeline on the digits, with few steps. --base adds a revision, and compares the two."""
+    """Run the last commit's pipeline on the digits, with few steps. --base adds a second revision and a comparison."""
     try:
         if base is None:
             _run("HEAD", SEEDS)

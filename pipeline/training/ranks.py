@@ -146,7 +146,8 @@ def take_part(work: Callable[[params.Params], None]) -> None:
     """Join the other processes of the training, and call `work` with the checked parameters.
 
     Each process that torchrun starts calls this function. The process exits after a signal, after the death of torchrun
-    or of another process, and after an error. An error that the user can correct is written to a file for the stage.
+    or of another process, and after an error. If the user can correct the error, the process writes a message to a
+    file, and the stage reports this message.
     """
     from aelab.core import devices, process_group  # noqa: PLC0415 - slow to import
 
@@ -176,7 +177,7 @@ def take_part(work: Callable[[params.Params], None]) -> None:
 
 
 def torchrun() -> None:
-    """Run torchrun with the arguments of the command line. End this process if the stage that started it has died."""
+    """Run torchrun with the arguments of the command line. End this process if the stage has died."""
 
     def watch() -> None:
         while os.getppid() == PARENT:

@@ -1,7 +1,7 @@
 """The folder of a training: snapshots while the training runs, and the result of the finished training.
 
-A training belongs to one entry (a model with its settings, a key of `variants` in `params.yaml`) and one seed. The
-folder is no output of DVC, because DVC deletes outputs before it runs a stage.
+A training trains one entry with one seed. An entry is a model with its settings, in the section `variants` of
+`params.yaml`. The folder is no output of DVC, because DVC deletes outputs before it runs a stage.
 
 The folder's name contains a fingerprint: a hash of everything on which the trained weights depend. If nothing has
 changed, the next run of the training finds the same folder. The run then resumes an unfinished training, and skips a
@@ -90,7 +90,7 @@ class TrainingFolder:
 
     @property
     def finished(self) -> Path:
-        """File with outcome and cost of the finished training. The file is written last."""
+        """File with the outcome (such as the best step) and the cost of the training, written last of all files."""
         return self.folder / "finished.json"
 
     def lock(self) -> FileLock:
@@ -122,9 +122,9 @@ class TrainingFolder:
 
     @contextmanager
     def session(self, about: Mapping[str, Any], stop: Callable[[], bool], *, writes: bool) -> Iterator[Session]:
-        """Context with the `Session` of a training: the curve and the snapshots are written to this folder.
+        """Context with a `Session` for the training loop, which writes the curve and the snapshots to this folder.
 
-        If the folder has a snapshot, the training resumes from the last one.
+        If the folder has a snapshot, the training resumes from its last snapshot.
 
         Args:
             about: entry, seed and machine, for the file `about`.
@@ -147,7 +147,7 @@ class TrainingFolder:
             if latest := snapshots.latest():
                 step, phase = latest.values.get("step", 0), latest.values["phase"]
                 print(f"{self.name} continues from step {step:,} of the {phase}")
-                for phase, point in latest.points():  # points that a power cut has removed from the file
+                for phase, point in latest.points():  # after a power cut, the file may lack some points
                     log.write({"phase": phase} | point)
             follow = lambda phase, point: log.write({"phase": phase} | point)  # noqa: E731
             yield Session(self.name, follow=follow, store=snapshots)

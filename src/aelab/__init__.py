@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aelab.notebook import build, load, load_folder, show
     from aelab.training.loop import train
 
-# Each public name, and the module that defines the name. If the module uses another name, it follows after a colon.
+# Each public name, and its module. If the name inside the module differs, the inner name follows after a colon.
 EXPORTS = {
     "Budget": "core.settings",
     "TrainingOptions": "core.settings",

@@ -30,8 +30,8 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
 def prepare(name: str, threads: int) -> torch.device:
     """Return the torch device `name`, and make the arithmetic of this process deterministic.
 
-    The function changes global settings of torch, so call it before the first computation. To check that
-    the device can be used, call `unusable`.
+    The function changes global settings of torch, so call it before the first computation. To check that the
+    device can be used, call `unusable`.
 
     Args:
         name: "cpu", "cuda" (an NVIDIA GPU), "mps" (an Apple GPU), or "auto" (the result of `chosen`).
@@ -50,7 +50,7 @@ def prepare(name: str, threads: int) -> torch.device:
     torch.set_num_threads(threads)
     _keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA reads the variable when it starts
-    torch.set_deterministic_debug_mode("error")  # without the compiler that use_deterministic_algorithms imports
+    torch.set_deterministic_debug_mode("error")  # like use_deterministic_algorithms, but imports no compiler
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # no rounding of float32 to TF32
     torch.backends.cuda.matmul.allow_tf32 = False  # even if TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set
@@ -120,7 +120,7 @@ def fast_at_bfloat16(name: str) -> bool:
 
 
 def describe(device: torch.device) -> str:
-    """Name of the hardware of `device`, such as "AMD EPYC, 2 threads" for a CPU and its threads."""
+    """Name of the hardware of `device`. A CPU's name includes the number of threads, as in "AMD EPYC, 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":

@@ -9,8 +9,8 @@ The results equal the results of a single process up to rounding. With B samples
 If B < P, each process computes the whole batch. Some tensors have several rows for each sample. For example, a latent
 grid of h×w places has h·w rows for each sample, and each row is a vector.
 
-Weights and optimiser states have the same bits in all processes, because every process gets the same bits of each sum
-over the processes. Another number of processes changes the order of the additions, and thus the last bits of results.
+Weights and optimiser states have the same bits in all processes, because each sum over the processes has the same bits
+in every process. Another number of processes changes the order of the additions, and thus the last bits of results.
 
 The processes form the default group of `torch.distributed`, which uses gloo on CPUs and NCCL on GPUs. Without a group,
 or outside of a `split` block, the functions treat the samples of this process as the whole batch.
@@ -47,7 +47,7 @@ class Share:
     Attributes:
         start: Index of this process's first sample in the batch.
         stop: Index after this process's last sample.
-        total: Number of samples in the whole batch; 1 if this process computes the whole batch.
+        total: Number of samples in the whole batch. The value 1 means that this process computes the whole batch.
         weight: Weight of this process's mean in the mean over the whole batch. The weights of all processes sum to 1.
     """
 
@@ -83,7 +83,7 @@ def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> No
     """Join the group of processes that `torchrun` has started.
 
     Args:
-        device: Device of the training. With "cuda", torchrun's variable `LOCAL_RANK` is the number of the GPU.
+        device: Device of the training. With "cuda", the process uses the GPU with the number `LOCAL_RANK`.
         asked: Function that returns whether this process was asked to stop.
 
     Raises:
@@ -172,7 +172,7 @@ def whole(count: int) -> int:
 
 
 def mean(x: Tensor) -> Tensor:
-    """Mean over the whole batch, if `x` is the mean over this process's samples. For values without gradients."""
+    """Mean over the whole batch of a value without gradients. `x` is the mean over this process's samples."""
     return x if _share.total == 1 else _sum(x.detach() * _share.weight)
 
 
@@ -182,7 +182,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, chosen: Tensor) -> Tensor:
-    """Rows of the whole batch at the indices `chosen`, (K, D). For rows that need no gradient.
+    """Rows of the whole batch at the indices `chosen`, (K, D). The function is for rows without gradients.
 
     Args:
         x: Rows of this process, (B_r, D).
@@ -201,7 +201,7 @@ def reduce(
 ) -> dict[str, Tensor]:
     """Sum each parameter's gradient over all processes in place, and return the losses of the whole batch.
 
-    Gradients, losses and votes on stopping are added up in a single operation of the group.
+    A single operation of the group adds up the gradients, the losses and the votes on stopping.
 
     Args:
         parameters: Parameters of the model. Their gradients come from the loss times `share.weight`.

@@ -17,7 +17,7 @@ CHEAPER: ContextVar[str] = ContextVar("CHEAPER", default="")
 
 @contextmanager
 def part(label: str, cheaper: str = "") -> Iterator[None]:
-    """Context that names the work inside for progress lines. The name of an inner context is appended.
+    """Context that gives the work inside a name for progress lines. Names of inner contexts follow this name.
 
     Args:
         label: Name of the work.

@@ -194,7 +194,7 @@ def _allowed(problem: typing.Mapping[str, Any]) -> str:
 def _shown(value: object) -> str:
     """Short text of a value, for a message."""
     if isinstance(value, dict | list):
-        return SHORT.repr(value)  # a whole value may exceed the memory, because YAML's aliases can repeat values
+        return SHORT.repr(value)  # the whole text may exceed the memory, because YAML's aliases repeat values
     text = f'"{value}"' if isinstance(value, str) else str(value)
     return text if len(text) <= SHORT.maxother else text[: SHORT.maxother - 3] + "…"
 

@@ -24,7 +24,7 @@ class Pairs(NamedTuple):
         inputs: Images as uint8 (N, C, H, W), or codes as integers. For training, each target may have R inputs, such as
             R noisy copies of an image. The shape is then (R·N, …): the first input of all targets, then the second
             input of all targets, and so on.
-        targets: Images or codes, (N, …). Target i belongs to input i.
+        targets: Images or codes, (N, …). Target i belongs to the inputs i, N + i, 2N + i, and so on.
     """
 
     inputs: arrays.Array

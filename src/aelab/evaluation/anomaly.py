@@ -1,7 +1,7 @@
 """Anomaly scores: how strange an image is to a model. A higher score means a stranger image.
 
     mse                mean squared error of the reconstruction
-    neg_elbo, rate     −ELBO and its rate term, for models that define −ELBO; random codes z are drawn twice per image
+    neg_elbo, rate     −ELBO and its rate term, for models that define −ELBO; a random z is drawn twice per image
     codebook_distance  ‖z_e − z_q‖² between the encoder's output z_e and its code z_q, summed over the grid of codes
 
 A score alone does not show whether it is high, because its scale depends on the model. For this purpose, `percentile`
