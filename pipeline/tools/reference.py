@@ -70,7 +70,7 @@ def schema() -> Json:
 
 # --- docs/parameters.md ----------------------------------------------------------------------------------------------
 
-BUDGETS = {Budget.__name__, BudgetOverrides.__name__}  # the page lists the keys of both only under `training`
+BUDGETS = {Budget.__name__, BudgetOverrides.__name__}  # the page lists the keys of both classes only once
 ARGS = re.compile(r"\n\s*Args:\n")
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {

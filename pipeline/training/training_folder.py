@@ -85,7 +85,7 @@ class TrainingFolder:
 
     @property
     def model(self) -> Path:
-        """File of the trained model; exists once the training has finished."""
+        """File of the trained model. The file exists only after the end of the training."""
         return self.folder / "model.safetensors"
 
     @property
@@ -122,7 +122,7 @@ class TrainingFolder:
 
     @contextmanager
     def session(self, about: Mapping[str, Any], stop: Callable[[], bool], *, writes: bool) -> Iterator[Session]:
-        """Context with a `Session` for the training loop, which writes the curve and the snapshots to this folder.
+        """Context with a `Session`, through which the training loop writes the curve and the snapshots to this folder.
 
         If the folder has a snapshot, the training resumes from its last snapshot.
 

@@ -17,7 +17,7 @@ CHEAPER: ContextVar[str] = ContextVar("CHEAPER", default="")
 
 @contextmanager
 def part(label: str, cheaper: str = "") -> Iterator[None]:
-    """Context that gives the work inside a name for progress lines. Names of inner contexts follow this name.
+    """Context whose work has the name `label` in progress lines. The names of inner contexts are appended to `label`.
 
     Args:
         label: Name of the work.

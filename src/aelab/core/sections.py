@@ -1,8 +1,8 @@
 """Checks the sections of `params.yaml` that name a model, or a part of a model such as a prior.
 
-The other keys of such a section are the keyword arguments of a constructor. `union_of` makes a pydantic class from each
-constructor. The name of the model or part selects the class that checks the section. Each mistake in a section becomes
-one sentence.
+The other keys of a section are the keyword arguments of the constructor of that model or part. `union_of` makes a
+pydantic class from each constructor. The name in a section selects the class that checks the section. Each mistake
+becomes one sentence.
 """
 
 import inspect
@@ -54,7 +54,7 @@ def union_of(registry: Registry[Any], key: str, base: type[Section]) -> Any:
     Args:
         registry: Registry of the parts.
         key: Key whose value is the name of the part, such as "model".
-        base: Class with the keys that all these sections share. The sections of a part inside a part extend `Part`.
+        base: Class with the keys that all these sections share. The sections of inner parts share the keys of `Part`.
     """
     choices: dict[str, Choice] = {}
     waiting = [Choice(registry, key, base)]
@@ -70,7 +70,7 @@ def union_of(registry: Registry[Any], key: str, base: type[Section]) -> Any:
 
 
 class Choice:
-    """Choice among the parts of a registry. For each part, there is a section class, which checks the part's section.
+    """Choice among the parts of a registry. For each part, a section class checks the section of the part.
 
     If a part contains another part, its section class refers to the class of the other section by a forward reference,
     which is only a name. A direct reference is impossible, because a part may contain a part of its own registry.

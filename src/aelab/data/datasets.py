@@ -33,7 +33,8 @@ class Split(NamedTuple):
     Attributes:
         images: uint8 (N, C, H, W).
         labels: Class of each image, (N,).
-        factors: Index of the value of each of K factors, for each image, (N, K); None without known factors.
+        factors: For each image and each of K factors, an index that says which value the factor has, (N, K). None if the
+            factors are unknown.
     """
 
     images: Bytes
@@ -43,7 +44,7 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with its splits. A split is only a list of indices, so to split a data set reads no images from disk.
+    """A data set with its splits. A split is stored as a list of indices, so no images are read to split a data set.
 
     Attributes:
         image: Shape (C, H, W) of an image.

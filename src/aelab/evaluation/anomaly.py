@@ -4,8 +4,8 @@
     neg_elbo, rate     −ELBO and its rate term, for models that define −ELBO; a random z is drawn twice per image
     codebook_distance  ‖z_e − z_q‖² between the encoder's output z_e and its code z_q, summed over the grid of codes
 
-A score alone does not show whether it is high, because its scale depends on the model. For this purpose, `percentile`
-returns the percentage of validation images with a lower score.
+The scale of a score depends on the model. To show whether a score is high, `percentile` returns the percentage of
+validation images with a lower score.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
