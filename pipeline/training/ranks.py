@@ -74,7 +74,7 @@ def check_gpus(checked: params.Params) -> None:
 
 
 def run(command: Sequence[str], processes: int, threads: int) -> None:
-    """Train one model with several processes, and wait until all have ended.
+    """Train one model with several processes, and wait until all processes have ended.
 
     Args:
         command: name of the module that each process runs, and the module's arguments.

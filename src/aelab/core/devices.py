@@ -109,7 +109,7 @@ def _keep_freed_memory() -> None:
 
 
 def fast_at_bfloat16(name: str) -> bool:
-    """Whether the device `name` has instructions for bfloat16. Without them, bfloat16 is hundreds of times slower."""
+    """Whether the device `name` has instructions for bfloat16. Else, bfloat16 is hundreds of times slower."""
     name = chosen() if name == "auto" else name
     if name == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -155,7 +155,7 @@ def room(device: torch.device) -> int:
 
 
 def share(device: torch.device) -> int:
-    """Bytes of GPU memory (NVIDIA) or RAM that this process may use. Other trainings may run on the same machine.
+    """Bytes of GPU memory (NVIDIA) or RAM that this process may use. Other trainings may run at the same time.
 
     If several trainings share a GPU, each gets at most an equal part of the whole memory. The free memory alone would
     be too high a limit, because trainings that start at the same time all see the same free memory.
@@ -189,8 +189,8 @@ def default_generator(device: torch.device) -> torch.Generator:
 class Pace:
     """Lets this process run at most `AHEAD` training steps ahead of its GPU.
 
-    The process sleeps until the GPU has finished the step `AHEAD` steps ago. Without this limit, the process would fill
-    the queue of kernel launches, and then wait at full CPU load. A request to stop the training would have no effect
+    The process sleeps until the GPU has finished the step that is `AHEAD` steps back. Without this limit, the process
+    would fill the queue of kernel launches, and then wait at full CPU load. A request to stop the training would have no effect
     until the GPU has emptied the queue.
     """
 

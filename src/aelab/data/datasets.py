@@ -33,8 +33,8 @@ class Split(NamedTuple):
     Attributes:
         images: uint8 (N, C, H, W).
         labels: Class of each image, (N,).
-        factors: For each image and each of K factors, an index that says which value the factor has, (N, K). None if the
-            factors are unknown.
+        factors: For each image and each of K factors, an index that says which value the factor has, (N, K). None
+            if the factors are unknown.
     """
 
     images: Bytes
