@@ -190,8 +190,8 @@ class Pace:
     """Lets this process run at most `AHEAD` training steps ahead of its GPU.
 
     The process sleeps until the GPU has finished the step that is `AHEAD` steps back. Without this limit, the process
-    would fill the queue of kernel launches, and then wait at full CPU load. A request to stop the training would have no effect
-    until the GPU has emptied the queue.
+    would fill the queue of kernel launches, and then wait at full CPU load. A request to stop the training would
+    have no effect until the GPU has emptied the queue.
     """
 
     def __init__(self, device: torch.device) -> None:

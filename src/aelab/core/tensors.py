@@ -25,7 +25,7 @@ def as_float(stored: Tensor | arrays.Array) -> Tensor:
         A tensor of the same shape: images as float32 in [0, 1], codes as int64.
 
     Raises:
-        UserError: `stored` already holds floats, holds no numbers, or holds images of several sizes.
+        UserError: `stored` contains floats, objects that are no numbers, or images of several sizes.
     """
     if not isinstance(stored, Tensor):
         try:

@@ -24,7 +24,7 @@ def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> 
     """Return a corrupted copy of `images`.
 
     Args:
-        images: Clean images, uint8 (N, C, H, W), left unchanged.
+        images: Clean images, uint8 (N, C, H, W), which stay unchanged.
         kind: Kind of the noise: "masking" (black pixels), "gaussian", or "salt_and_pepper" (black and white pixels).
         level: Strength of the noise, above 0 and at most 1. For "gaussian", the level is the standard deviation, in
             units of the pixel range. For the other kinds, the level is the probability that noise replaces a value.
@@ -54,7 +54,7 @@ def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: in
     """Yield a corrupted copy of `images` in pieces. Each image gets one of the `corruptions`, with equal probability.
 
     Args:
-        images: Clean images, uint8 (N, …), left unchanged.
+        images: Clean images, uint8 (N, …), which stay unchanged.
         corruptions: Kind and level of each corruption, as in `corrupt`.
         seed: Seed of the noise. The noise depends only on `seed`, `corruptions` and `name`.
         name: Name of the copy. Copies with different names have independent noise.

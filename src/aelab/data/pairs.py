@@ -48,7 +48,7 @@ class Pairs(NamedTuple):
         Args:
             image: Expected shape (C, H, W) of an image.
             what: Name of the pairs in the error message.
-            versions: Whether several inputs for each target are allowed, the same number for all targets.
+            versions: Whether a target may have several inputs. The number of inputs must be equal for all targets.
 
         Raises:
             UserError: An array does not have the expected type or shape, or targets have different numbers of inputs.
