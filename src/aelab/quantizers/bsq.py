@@ -5,10 +5,12 @@
     q_d = σ(2τ u_d/√D)    probability that bit d is 1 if a corner c is drawn with q(c|u) ∝ exp(τ c·u)
     codebook loss = γ Σ_places Σ_d (E[H(q_d)] − H(E[q_d]))
 
-H is the entropy of a bit, and E is the mean over all places of all images. The first term of the loss makes each choice
-more certain. The second term brings both values of each bit into use. The entropy of a whole code would need a sum over
-2^D codes, so the loss adds the D entropies of single bits. In the first term, the sum equals the entropy of the code,
-because the bits of q(c|u) are independent. In the second term, the sum is an upper bound on the entropy of the code.
+H is the entropy of a bit, and E is the mean over all images and all places of the latent grid. The first term of the
+loss makes each choice more certain. The second term brings both values of each bit into use.
+
+The entropy of a whole code would need a sum over 2^D codes, so the loss adds the entropies of its D bits. In the first
+term, the sum equals the entropy of the code, because the bits of q(c|u) are independent. In the second term, the sum is
+an upper bound on the entropy of the code.
 
 The distance between u and e is bounded, so there is no commitment loss.
 """
@@ -24,7 +26,7 @@ from torch.nn import functional as F
 from aelab.core import process_group
 from aelab.models.quantizer import TINY, Quantized, Quantizer, straight_through
 
-CERTAIN = 1e-6  # probabilities are clamped to this distance from 0 and 1
+CERTAIN = 1e-6  # `entropy` clamps probabilities to [CERTAIN, 1 − CERTAIN]
 
 
 class BinarySpherical(Quantizer):
@@ -36,8 +38,12 @@ class BinarySpherical(Quantizer):
         self,
         *,
         bits: Annotated[int, Field(ge=1, le=24)],
-        entropy: Annotated[NonNegativeFloat, Field(description="γ, weight of the codebook loss (nats/image)")] = 0.1,
-        sharpness: Annotated[PositiveFloat, Field(description="τ, inverse temperature of the code's softmax")] = 1.0,
+        entropy: Annotated[
+            NonNegativeFloat, Field(description="γ, weight of the codebook loss (nats per image)")
+        ] = 0.1,
+        sharpness: Annotated[
+            PositiveFloat, Field(description="τ, inverse temperature of the softmax over the codes")
+        ] = 1.0,
     ) -> None:
         super().__init__()
         self.codes, self.dimensions, self.entropy, self.sharpness = 2**bits, bits, entropy, sharpness

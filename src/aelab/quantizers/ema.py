@@ -1,4 +1,4 @@
-"""Codebook of moving averages: each vector is the average of its encoder outputs (van den Oord et al. 2017).
+"""Codebook of moving averages: each vector averages the encoder outputs assigned to it (van den Oord et al. 2017).
 
     N_k ← γ N_k + (1 − γ) n_k      n_k: number of outputs in the batch whose nearest vector is e_k
     m_k ← γ m_k + (1 − γ) Σ z_e    the sum over these n_k outputs
@@ -52,7 +52,10 @@ class MovingAverages(VectorQuantizer):
         return replace(super().forward(z_e, generator), codebook_loss=z_e.new_zeros(()))
 
     def place(self, which: Tensor, vectors: Tensor) -> None:
-        """Set each code marked in `which`, (K, 1), to its row of `vectors`, (K, D), and its sum m to match."""
+        """Set each code marked in `which`, (K, 1), to its row of `vectors`, (K, D).
+
+        The sum m of this code becomes `REVIVED` times the row, because N is `REVIVED` after a restart.
+        """
         super().place(which, vectors)
         self.sums.copy_(torch.where(which, REVIVED * vectors, self.sums))
 

@@ -12,7 +12,7 @@ and no restart. Every z_e is near a code, so there is no commitment loss. As in 
     L = 2                      has no shift. With a shift, f(0) = 0 would be the upper end of the range, where f is flat
                                (f′ = 0.001).
 
-The gradient passes through E[z] and Var[z]. If both were constants, a quarter of the codes stayed unused.
+The gradient passes through E[z] and Var[z]. When both were constants instead, a quarter of the codes stayed unused.
 
 The normalisation cancels the bias of the encoder's last layer, so the gradient of this bias is only rounding error.
 Adam scales this error up to full updates. The bias therefore drifts, and the moving average of E[z] follows the drift.
