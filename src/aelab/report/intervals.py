@@ -16,9 +16,8 @@ estimates the mean of all possible seeds and images. `crossed` returns the wider
 
 An entry is a model configuration in `params.yaml`. Both entries of a difference have the same images, and equal seeds
 draw equal batches, so a difference varies less than the two values. A 95 % interval is meant for a single comparison:
-of twenty intervals, one is expected to miss the true value.
-`holm` widens the intervals of several comparisons, so that with 95 % confidence none of them mistakes chance for a
-difference (Holm 1979).
+of twenty intervals, one is expected to miss the true value. `holm` widens the intervals of several comparisons. With
+95 % confidence, none of the widened intervals mistakes chance for a difference (Holm 1979).
 """
 
 import math
