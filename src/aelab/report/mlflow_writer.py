@@ -369,7 +369,10 @@ def _is_of(found: Found, run: Run) -> bool:
 
 
 def _differing(runs: Sequence[Found]) -> list[str]:
-    """Return at most `HANDFUL` parameters that differ between runs of one model, starting with most such models."""
+    """Return at most `HANDFUL` parameters that differ between runs of one model.
+
+    Parameters that differ within more models come first.
+    """
     values = dict[str, dict[str, set[str]]]()  # values by parameter and model
     for run in runs:
         for key, value in run.data.params.items():

@@ -118,9 +118,7 @@ def _with(entry: Entry) -> str:
 
 def _by_size(evidence: Evidence, name: str) -> str:
     """Return a sentence about the best entries of each code size; empty if the two best entries have the same size."""
-    entries = sorted(
-        evidence.having(name), key=lambda entry: evidence.values(entry, name).mean()
-    )  # lowest error first
+    entries = sorted(evidence.having(name), key=lambda entry: evidence.values(entry, name).mean())  # lowest error first
     if len({entry.code_size for entry in entries[:2]}) == 1:
         return ""
     sizes, told = dict[str, list[Entry]](), list[str]()
