@@ -102,7 +102,7 @@ class TrainingOptions(BaseModel):
 
     precision: Precision = "float32"
     mode: Mode = "graph"
-    points: Annotated[int, Field(ge=1, le=10_000, description="points on each loss curve, or one per step")] = 100
+    points: Annotated[int, Field(ge=1, le=10_000, description="minimum number of points on each loss curve")] = 100
     validations: Annotated[
         int, Field(ge=1, le=10_000, description="validations during each training, to find the best weights")
     ] = 10

@@ -26,10 +26,7 @@ SMOOTHING = 1e-5  # ε
 
 
 class MovingAverages(VectorQuantizer):
-    """K = `codes` vectors of D = `dimensions` numbers, moving averages with the `decay` γ.
-
-    The vectors start at encoder outputs of the first training batches.
-    """
+    """K = `codes` vectors of D = `dimensions` numbers, moving averages of encoder outputs with the `decay` γ."""
 
     sums: Tensor
 

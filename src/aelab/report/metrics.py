@@ -80,7 +80,7 @@ def page() -> str:
     scores = [(f"`{name}`", each["title"], each["definition"]) for name, each in _SCORES.items()]
     return "\n".join([
         "# Metrics", "",
-        "The report and MLflow show these definitions. ↓: lower is better; ↑: higher is better.", "",
+        "Definitions of all metrics. ↓: lower is better; ↑: higher is better.", "",
         *_table("name", "title", "unit", "definition", "source", rows=metrics), "",
         "## Anomaly detection", "",
         "A name joins a measure and a score: `auroc_mse`. Higher is better. `dataset.anomalies` sets the anomalies.",
