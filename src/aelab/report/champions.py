@@ -80,7 +80,7 @@ class Champion:
 
 
 def elect(candidates: Iterable[Candidate]) -> list[Champion]:
-    """Return the champion of each data set and task that has an eligible entry. Of equal entries, the first wins.
+    """Return the champion of each data set and task that has an eligible entry. Of equal means, the first wins.
 
     An entry is eligible if all of its seeds have the task's metric. An entry with a diverged seed is not eligible,
     because the mean over the other seeds would flatter the entry. Entries with symptoms are eligible only if every

@@ -28,7 +28,7 @@ WIDTH, ROW = 3.5, 0.28  # Inches: width of a chart, height of the row of an entr
 BELOW = 0.3  # Distance from an entry's mean down to the dots of its seeds, as a share of a row's height.
 BESIDE, BELOW_ROWS = 24, 34  # Characters per line: in an entry's name, and in the label of the x axis.
 LONG = 20  # Characters. If a name is longer, the legend has two columns instead of three.
-CURVE = 10  # Points. If a curve has fewer, the chart shows its start, too, and has no axis of seconds.
+CURVE = 10  # Points. For a shorter curve, the chart includes the start, and has no axis of seconds.
 ABOVE = 0.6  # Height of the name of a floor (a baseline without training), as a share of a row's height.
 
 
@@ -229,7 +229,7 @@ def _names_below(axes: Axes) -> None:
 
 
 def _broken(text: str, width: int = BESIDE) -> str:
-    """Break the text into lines of at most `width` characters, so that a long name leaves space for the axes."""
+    """Break the text at spaces into lines of at most `width` characters. Longer words stay whole."""
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
@@ -328,5 +328,5 @@ def code_map(points: NDArray[np.float32], path: Path) -> None:
 
 
 def _look(style: int) -> tuple[str, str]:
-    """Return colour and marker. Of the first 12 styles, no two share either; of the first 144, no two share both."""
+    """Return colour and marker of a style. The first 12 styles differ in both, the first 144 in at least one."""
     return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(MARKERS)) % len(MARKERS)]

@@ -83,8 +83,8 @@ class Entry:
 
 
 MANY = 100  # a model may memorise the training images if it saw each image at least this often
-# Groups of entries, without floors. Each function says whether an entry, which may have a codebook (second argument),
-# belongs to the group.
+# Groups of trained entries, without floors. Each function says whether an entry belongs to the group. Its second
+# argument is whether the entry has a codebook.
 TRAINED: dict[str, Callable[[Entry, bool], bool]] = {
     "entries": lambda *_: True,
     "plain autoencoders": lambda entry, _: entry.plain,
@@ -179,7 +179,7 @@ class Evidence:
         return {}
 
     def term(self, entry: Entry, text: str) -> pd.Series:
-        """Return the value of a term, such as `100 * codes_used / codes`, for each seed with all its metrics.
+        """Return the value of a term, such as `100 * codes_used / codes`, by seed. Seeds without it are left out.
 
         Args:
             entry: the entry.
@@ -218,8 +218,8 @@ class Evidence:
     def mean(self, entry: Entry, name: str) -> Interval:
         """Return the mean of a metric over the seeds.
 
-        The interval covers seeds. For a mean over images, the interval also covers images. Costs, such as the training
-        time, have no interval, since they depend on other work of the machine.
+        The interval covers seeds. If the metric is a mean over images, the interval also covers images. Costs, such
+        as the training time, have no interval, since they depend on other work of the machine.
         """
         values = self.values(entry, name)
         if name in COST:
@@ -341,7 +341,7 @@ class RateDistortion:
         rate: rate of each seed.
         distortion: distortion of each seed.
         uniform: rate of each seed under the uniform prior; None if no prior was learned.
-        family: key of all entries that differ only in β, which a line joins in the order of β; None: no such entries.
+        family: equal for entries that differ only in β, which a line joins in the order of β; None: no line.
         beta: weight of the rate in the loss.
     """
 
@@ -388,7 +388,7 @@ def _paired(ours: Any, theirs: Any, our: Entry, their: Entry) -> Any:
 
 
 def noise_levels(results: pd.DataFrame) -> dict[str, list[tuple[float, str]]]:
-    """Return each kind of corruption with its levels, in ascending order, and their metrics; level 0 has `mse`."""
+    """Return each kind of corruption with its levels, in ascending order, and their metrics: `mse` at level 0."""
     found: dict[str, list[tuple[float, str]]] = {}
     for name in map(str, results):
         kind, dash, level = name.removeprefix("denoising_").rpartition("-")

@@ -1,4 +1,4 @@
-"""Floors: baselines that are computed from the data set alone, without a model, by the stage `classify`."""
+"""Floors: baselines that the stage `classify` computes from the data set alone, without an autoencoder."""
 
 from collections.abc import Mapping
 

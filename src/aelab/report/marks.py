@@ -2,11 +2,13 @@
 
 An entry is a model configuration in `params.yaml`. Its validation loss is still falling at the end if two conditions
 are met. For each seed, the last loss is the lowest. Over the last tenth of the steps, the loss fell by more than 0.5 %
-of its last value (mean over the seeds).
+of its last value (mean over the seeds). Each phase of a training, such as the training of a learned prior, has its own
+loss.
 
 A learning-rate schedule that ends at 0 flattens every curve, so more steps can gain much more than a small fall
-suggests. Two examples on MNIST, with the schedule `one_cycle`: the loss of an AE fell by 0.9 %, and was 12 % lower with
-twice the steps. The loss of a VAE fell by 0.1 %, and was 1.5 % lower with twice the steps.
+suggests. Two examples are from MNIST, with the schedule `one_cycle`. The loss of an AE fell by 0.9 % over the last
+tenth of the steps; with twice the steps, the last loss was 12 % lower. The loss of a VAE fell by 0.1 %; with twice the
+steps, the last loss was 1.5 % lower.
 
 A training blew up if its last validation loss is at least twice its lowest. The kept weights have the lowest loss, so
 the metrics look like the metrics of a short training.

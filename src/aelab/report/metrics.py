@@ -1,7 +1,7 @@
 """Metrics as `metrics.toml` describes them: title, definition, unit, source, and whether lower or higher is better.
 
-The report, MLflow and the documentation read this table. Training and evaluation import only
-`metric_names.py`, so DVC reruns neither after a change of a title.
+The report, MLflow and the documentation read `metrics.toml`. Training and evaluation import only `metric_names.py`, so
+DVC reruns neither after a change of a title.
 """
 
 import tomllib
@@ -20,7 +20,8 @@ class Metric:
     Attributes:
         digits: digits after the decimal point.
         better: which values are better; None if no value is best.
-        likelihood: whether the metric is a likelihood, which is comparable only for equal kinds of pixels.
+        likelihood: whether the metric is a likelihood. Likelihoods are comparable only if they model pixels in the same
+            way.
     """
 
     title: str

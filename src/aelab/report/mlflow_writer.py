@@ -105,7 +105,7 @@ class Evaluated:
         data: name of the data set.
         digests: digest of each split: "train", "validation", "test".
         image: shape of an image, (C, H, W).
-        scores: file with the scores of validation images, with which `aelab score` compares new images, or None.
+        scores: file with the scores of validation images, to which `aelab score` compares new images; or None.
     """
 
     fingerprint: str
@@ -157,7 +157,7 @@ class Projector:
                 client.create_experiment(name, self.local_artifacts.as_uri())
             experiment = mlflow.set_experiment(name)
             self.experiment_id = str(experiment.experiment_id)
-            link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # first: MLflow shows only one line
+            link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # MLflow shows only the first line
             self._tag(experiment, NOTE, f"{link}\n\n{description}")
             if SAVED not in experiment.tags:  # the link needs a saved view
                 self._tag(experiment, SAVED, _view([], LOSSES, 0.0))
@@ -371,7 +371,7 @@ def _is_of(found: Found, run: Run) -> bool:
 def _differing(runs: Sequence[Found]) -> list[str]:
     """Return at most `HANDFUL` parameters that differ between runs of one model.
 
-    Parameters that differ within more models come first.
+    The parameters that differ within the most models come first.
     """
     values = dict[str, dict[str, set[str]]]()  # values by parameter and model
     for run in runs:

@@ -15,7 +15,7 @@ from aelab.report.tables import Table
 
 CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
 
-# Digits of a chart's coordinates that `Figure.svg` removes: they change less than a hundredth of a point.
+# Digits of a chart's coordinates that `Figure.svg` removes, less than a hundredth of a point.
 DIGITS = re.compile(r"(\.\d\d)\d+")
 # Parts of matplotlib's SVG without effect, which `Figure.svg` removes. The font is set in report.css.
 IDLE = re.compile(r"(?<=\n)[ \t]+| transform=\"rotate\(-0 [^\"]*\"| font-family: [^;\"]*;|(?<= )xlink:(?=href)")
@@ -112,5 +112,5 @@ def _coded(text: str, entries: Sequence[str] = ()) -> Markup:
 
 
 def _no_html(value: Any) -> Any:
-    """Escape HTML tags in a text, because a reader of Markdown would apply the tags."""
+    """Escape HTML tags in a text, because Markdown passes tags on to the page."""
     return value.replace("<", "&lt;") if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -22,7 +22,10 @@ LEAST = 0.1  # Per cent. The chart of progress draws smaller values as this valu
 
 
 def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, str | None, list[Entry]]]:
-    """Yield every metric that several trained entries define: name, heading, kind of pixels, and these entries."""
+    """Yield every metric that several trained entries define: name, heading, kind of pixels, and these entries.
+
+    The kind of pixels says how a likelihood models a pixel; for other metrics, None.
+    """
     for name in PLOTTED:
         found = list(comparable(evidence.trained, name))
         for kind, entries in found:
@@ -38,7 +41,7 @@ def values(evidence: Evidence, folder: Path, classified: Mapping[str, Mapping[st
     Args:
         evidence: the entries and the floors.
         folder: the folder for the charts.
-        classified: results of the stage `classify`: `metrics` and `floors`.
+        classified: results of the stage `classify`, with the keys `metrics` and `floors`.
     """
     for i, (name, title, kind, entries) in enumerate(_plotted(evidence)):
         path = folder / f"values-{i}-{name}.svg"
@@ -108,7 +111,7 @@ def _way(entry: Entry) -> Line:
 
 
 def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """Draw rate against distortion, a chart for each kind of pixels."""
+    """Draw distortion against rate, with a chart for each kind of pixels."""
     answering = [entry for entry in evidence.having("rate", "distortion") if entry.pixels]
     for i, pixels in enumerate(dict.fromkeys(entry.pixels for entry in answering)):
         mine = [entry for entry in answering if entry.pixels == pixels]
@@ -152,7 +155,7 @@ def generalisation(evidence: Evidence, folder: Path) -> Iterator[Figure]:
 
 
 def _ratios(entry: Entry) -> Line:
-    """Return shares of the training from `SETTLED` on, each with the mean over the seeds of the loss ratio."""
+    """Return shares of the training from `SETTLED` on, each with the mean loss ratio over the seeds."""
     curves = [dict(loss_ratios(curve)) for curve in entry.curves]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     return [

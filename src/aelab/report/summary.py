@@ -47,7 +47,7 @@ class Sentence:
 
 
 def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
-    """Return sentences about the best entries by MSE, denoising MSE and −ELBO, and about unranked entries.
+    """Return sentences about the best entries by MSE, denoising MSE and −ELBO, and about entries without a rank.
 
     Args:
         evidence: the results.
@@ -219,9 +219,10 @@ class Contrast:
 
 
 def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[Contrast]:
-    """Compare the entries of each pair by many metrics, also by the denoising error at each noise's middle level.
+    """Compare the entries of each pair by many metrics.
 
-    All metrics of a pair are tested together, so `holm` widens the intervals of their differences.
+    The metrics include the denoising error at the middle level of each kind of noise. All metrics of a pair are tested
+    together, so `holm` widens the intervals of their differences.
     """
     middle = [levels[len(levels) // 2][1] for levels in noise_levels(evidence.results).values()]
     found = []
@@ -242,7 +243,10 @@ def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[
 
 
 def siblings(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
-    """Yield pairs (before, after). `before` is the first entry above `after` that differs in one top-level key only."""
+    """Yield pairs (before, after) of entries that differ in one top-level key only.
+
+    For each entry `after`, `before` is the first suitable entry earlier in the list.
+    """
     for i, after in enumerate(entries):
         for before in entries[:i]:
             keys = {key.partition(".")[0] for key, *_ in changed(before.parameters, after.parameters)}
