@@ -131,7 +131,7 @@ class FolderParams(Section):
         default=16,
         ge=8,
         le=16,
-        description="bits in use in 16-bit files; many scanners and microscopes use 12",
+        description="number of bits used in 16-bit files; many scanners and microscopes use 12",
     )
     test: Share = Field(default=0.1, description="share of the images in the test split")
     broken: float = Field(default=0.05, ge=0, le=1, description="largest allowed share of unreadable images")
@@ -198,8 +198,8 @@ class ReferenceCorruption(Section):
 class TrainCorruption(Section):
     """An entry of `corruption.train`: a corruption of training images."""
 
-    noise: Noise = Field(description="levels for each kind; each image gets one kind and level, all equally likely")
-    copies: int = Field(ge=1, le=100, description="copies of each training image; each epoch uses the next one")
+    noise: Noise = Field(description="levels for each kind; each image gets one pair of kind and level, at random")
+    copies: int = Field(ge=1, le=100, description="noisy copies of each training image; each epoch uses the next copy")
 
     @property
     def mixed(self) -> list[tuple[str, float]]:
@@ -215,7 +215,7 @@ class CorruptionParams(Section):
     train: dict[CorruptionName, TrainCorruption] = Field(
         description="corruptions for training; an entry chooses one with `inputs`"
     )
-    test: Noise = Field(description="levels for each kind, on which every entry is tested")
+    test: Noise = Field(description="levels for each kind; every entry is tested on all levels")
 
     @property
     def tested(self) -> set[tuple[str, float]]:
@@ -241,21 +241,19 @@ class ImportanceParams(Section):
     """The section `evaluation.importance`: samples and images of the importance-weighted bound."""
 
     samples: int = Field(ge=1, le=1_000_000, description="samples of q(z|x) for each image")
-    images: int = Field(ge=2, description="number of test images, evenly spread")
+    images: int = Field(ge=2, description="test images for the bound, evenly spread")
 
 
 class EvaluationParams(Section):
     """The section `evaluation`: numbers of images and samples on which the metrics are measured."""
 
     batch_size: int = Field(
-        gt=0, description="images per batch, ten times as many on a GPU. Small batches fit into the CPU's cache"
+        gt=0, description="images per batch; a GPU gets ten times as many. Small batches fit into a CPU's cache"
     )
-    images: int = Field(ge=2, le=50, description="number of test images in each figure")
+    images: int = Field(ge=2, le=50, description="test images in each figure")
     # At least 4: each sample needs a 3rd nearest neighbour among the other samples.
     samples: int = Field(ge=4, le=100_000, description="number of samples, compared with as many test images")
-    seed: Seed = Field(
-        description="random seed of samples, the VAE's bound, the classifier, out-of-distribution images"
-    )
+    seed: Seed = Field(description="random seed of samples, bounds, the classifier and out-of-distribution images")
     noisy_images: int = Field(gt=0, description="number of test images for the errors under `corruption.test`")
     probe_images: int = Field(gt=0, description="number of training images from which the probes learn the classes")
     importance: ImportanceParams = Field(description="importance weighting: a tighter bound on −log p(x) than −ELBO")
@@ -269,8 +267,8 @@ class Params(Section):
 
     dataset: DatasetParams = Field(description="the images, and how they are split")
     corruption: CorruptionParams = Field(
-        description="noise on each value (one channel of a pixel, 0 to 1). Kinds, levels: masking (probability of 0), "
-        "gaussian (standard deviation), salt_and_pepper (probability of black or white)"
+        description="noise on each value (one channel of a pixel, 0 to 1). Kinds and levels: masking (probability of "
+        "0), gaussian (standard deviation), salt_and_pepper (probability of black or white)"
     )
     seeds: list[Seed] = Field(min_length=1, description="random seeds; each entry trains once with each seed")
     training: TrainingParams = Field(description="the training; each entry may override the first six keys")
