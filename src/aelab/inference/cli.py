@@ -173,7 +173,7 @@ def score(
         Path | None,
         typer.Option(metavar="HTML", help="Single .html file that shows the strangest and the least strange images."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="Number of images in each half of the sheet.")] = 12,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Images in each half of the sheet.")] = 12,
 ) -> None:
     """Rank images by anomaly score.
 
