@@ -25,7 +25,7 @@ from aelab.evaluation.metric_names import NEAREST, PIXELS
 from aelab.models.base import Autoencoder
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
-LEAST = 0.25  # side of the smallest crop, as a share of the side of the largest crop that fits into a photograph
+LEAST = 0.25  # width of the smallest crop ÷ width of the largest crop that fits into the photograph
 
 
 def noise(count: int, image: Shape, *, seed: int) -> Bytes:
@@ -36,8 +36,8 @@ def noise(count: int, image: Shape, *, seed: int) -> Bytes:
 def photographs(count: int, image: Shape, *, seed: int) -> Bytes:
     """Random crops of scikit-learn's photographs, resized to the shape `image`.
 
-    Each crop has the aspect ratio of `image`. Its side is drawn uniformly between `LEAST` and 1 times the largest side
-    that fits into the photograph, and its position is also drawn uniformly. The photographs are used in turn.
+    Each crop has the aspect ratio of `image`. The width of a crop is drawn uniformly between `LEAST` and 1 times the
+    largest width that fits into the photograph. The position is also drawn uniformly. The photographs are used in turn.
 
     Args:
         count: number of crops.
@@ -47,7 +47,7 @@ def photographs(count: int, image: Shape, *, seed: int) -> Bytes:
     Returns:
         uint8 (count, C, H, W).
     """
-    from PIL import Image  # noqa: PLC0415 - only the stage evaluate needs it
+    from PIL import Image  # noqa: PLC0415 - only the stage evaluate needs Pillow
 
     channels, height, width = image
     rng = np.random.default_rng(seed)
@@ -112,8 +112,8 @@ def of_two(
 ) -> dict[str, Tensor]:
     """Scores of ordinary images, followed by the scores of anomalies.
 
-    A model that returns each image unchanged has no reconstruction error. For this model, only the scores of the pixels
-    and the distance to the nearest training image are computed.
+    For a model that returns each image unchanged, reconstruction errors say nothing. Only the scores of the pixels and
+    the distance to the nearest training image are then computed.
 
     Args:
         model: in evaluation mode, on any device.

@@ -104,7 +104,8 @@ def logistic_regression(x: Tensor, y: Tensor, weights: Tensor, inverse_penalty: 
     """Fit p(y|x) = softmax(W·x) by minimising Σ −log p(y|x) + ‖W‖²/2C.
 
     Args:
-        x: inputs (N, d). The last number of each input is 1; its weights are the biases, which have no penalty.
+        x: inputs (N, d). The last number of each input is 1. The weights of this number are the biases, which have no
+            penalty.
         y: classes, int64 (N,), in [0, K).
         weights: starting point of the search, (K, d).
         inverse_penalty: the constant C in the loss.

@@ -8,9 +8,9 @@ precision. A random score has an AUROC of 0.5, and an AP of about n/N, where N =
 
 The report's confidence intervals over images need a value for each image, but AUROC and AP are not means over images.
 The infinitesimal jackknife (Efron 1982) defines a value for each image. Image k has a weight w_k, which is 1. The value
-of image k is the measure plus N times the derivative of the measure with respect to w_k. For the derivative, the total
-weights of the strange images and of the ordinary images stay n and m. Over each of the two sets, the derivatives
-therefore sum to 0.
+of image k is the measure (AUROC or AP) plus N times the derivative of the measure with respect to w_k. For the
+derivative, the total weights of the strange images and of the ordinary images stay n and m. Over each of the two sets,
+the derivatives therefore sum to 0.
 
 For AUROC, the variance of the values ÷ N is the variance of AUROC in DeLong, DeLong & Clarke-Pearson 1988.
 `report.intervals.crossed` therefore returns DeLong's interval, widened by the variation between seeds. The difference
@@ -42,7 +42,7 @@ def measures(scores: Mapping[str, Scores], strange: Strange) -> dict[str, float]
 
 
 def of_each(scores: Mapping[str, Scores], strange: Strange) -> dict[str, NDArray[np.float64]]:
-    """Values of the images for AUROC and for AP of each score, by name, (N,) each. The mean is the measure."""
+    """Values of the images for AUROC and AP of each score, by name, (N,) each. Their mean is the measure."""
     of = dict(zip(MEASURES, (_auroc, _average_precision), strict=True))
     return {
         f"{measure}_{name}": function(np.asarray(each, np.float64), strange)

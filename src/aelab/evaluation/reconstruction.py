@@ -34,7 +34,7 @@ Measure: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # output and target, bo
 LEFT = 5  # Images in the left half of a row.
 SAMPLE_ROWS = 6
 UNLIKE = 500  # Number of noise images, and of photographs, for `identity`. The number is smaller if images are large.
-VECTORS = 2  # Axes of a batch of codes that are vectors, (B, d). A batch of grids has more axes.
+VECTORS = 2  # Number of axes of a batch of vectors, (B, d). A batch of grids has more axes.
 TRAVERSED = 8  # Number of code dimensions that a latent traversal shows.
 TRAVERSED_IMAGE = 4  # Index of the image whose code a traversal changes. On MNIST, image 4 shows the digit 4.
 
@@ -49,7 +49,7 @@ def code_size(model: Autoencoder) -> dict[str, int]:
     """Size of one image's code.
 
     Returns:
-        {"numbers": d} for a code of d numbers, {"codes": L, "of": K} for L indices into a codebook of K codes.
+        {"numbers": d} for a code of d numbers, or {"codes": L, "of": K} for L indices into a codebook of K codes.
     """
     model.eval()
     x = torch.zeros(1, *model.image, device=device_of(model))
@@ -73,9 +73,9 @@ def evaluate(
     Args:
         model: in evaluation mode, on any device.
         images: clean images of the split, uint8 (N, C, H, W), in memory or memory-mapped.
-        noisy: corrupted copies of `images` by the name of the corruption, uint8 (N, C, H, W) each, in the order of
-            `images`. Each copy adds two metrics: "denoising_<name>" is the MSE between reconstructions and clean
-            images, and "copying_<name>" is the MSE between reconstructions and corrupted images.
+        noisy: corrupted copies of all `images`, uint8 (N, C, H, W), by the name of the corruption. Each corruption adds
+            two metrics: "denoising_<name>" is the MSE between reconstructions and clean images, and "copying_<name>"
+            is the MSE between reconstructions and corrupted images.
         further: functions for more metrics, by name. The arguments of a function are the reconstructions and the images
             of a batch, both floats (B, C, H, W) in [0, 1]. The function returns a value for each image, (B,).
         batch_size: images per batch, at least 1.
@@ -276,7 +276,7 @@ def _left_and_right(left: Tensor, right: Tensor) -> Rows:
 
 
 def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
-    """Rows of images that are decoded on the straight line between the codes of two images: 0 and 1, 2 and 3, …"""
+    """Rows of images decoded on the straight line between the codes of two images: images 0 and 1, then 2 and 3, …"""
     z = model.encode(x)
     return [("", model.decode(line(z, i, i + 1, len(x)))) for i in range(0, len(x) - 1, 2)]
 
@@ -284,8 +284,8 @@ def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
 def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> Rows:
     """Latent traversal: each row changes one dimension of one image's code, and keeps the other dimensions.
 
-    The rows show the `TRAVERSED` dimensions that vary most over the test images. Each dimension goes from −3 to +3
-    standard deviations around its mean.
+    The rows show the `TRAVERSED` dimensions that vary most over the test images. From left to right, the dimension of a
+    row goes from −3 to +3 standard deviations around its mean over the test images.
     """
     codes = statistics.Variance()
     for batch in batches(test, batch_size, x.device):

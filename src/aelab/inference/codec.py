@@ -25,7 +25,7 @@ class Codec:
 
     Attributes:
         integers: whether a row has indices of a codebook.
-        width: d, the number of numbers in a row.
+        width: d, the length of a row.
     """
 
     def __init__(self, model: Autoencoder) -> None:

@@ -34,7 +34,7 @@ class Job:
 
 
 def jobs(source: Path, out: Path | None) -> tuple[list[Job], list[LeftOut]]:
-    """List the files of a folder that may be images.
+    """List the possible images in a folder.
 
     Args:
         source: the folder of images.
@@ -42,7 +42,7 @@ def jobs(source: Path, out: Path | None) -> tuple[list[Job], list[LeftOut]]:
             If `source` also contains a.png, the outputs are a.jpg.png and a.png.png.
 
     Returns:
-        A job for each file that may be an image, and the other files, each with the reason why it is left out.
+        A job for each possible image, and the other files, each with the reason why the file is left out.
 
     Raises:
         UserError: `source` is empty, `out` is a file, or `out` is inside `source`. In the last case, the next call

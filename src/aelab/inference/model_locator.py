@@ -121,7 +121,7 @@ def _from_dvc(path: str, revision: str, folder: Path) -> Located:
 def _from_mlflow(uri: str, folder: Path) -> Path:
     """Download a model from MLflow to `folder`, and return the path of the weights.
 
-    By default, MLflow is the database in the current folder.
+    By default, the model comes from MLflow's database in the current folder.
     """
     mlflow_store.prepare()
     import mlflow  # noqa: PLC0415 - slow to import
