@@ -8,9 +8,9 @@ module computes the disentanglement. v_k is the k-th factor, and z_j the j-th di
 information, and H the entropy. R_jk is the importance of z_j in a random forest that predicts v_k. H_K is the entropy
 with logarithms to the base K.
 
-Both metrics are 1 if each factor has its own dimension, which describes only this factor. MIG is high if only one
-dimension describes each factor. DCI is high if each dimension describes only one factor. For example, let two
-dimensions describe each factor equally well, and describe no other factor. Then MIG is 0 and DCI is 1.
+Both metrics are 1 if each factor has its own dimension, which describes only this factor. MIG is high if each factor is
+described by only one dimension. DCI is high if each dimension describes only one factor. For example, suppose that each
+factor is described equally well by two dimensions, which describe no other factor. Then MIG is 0 and DCI is 1.
 
 If a code equals the factors, a random rotation of the code lowers MIG below 0.25 and DCI below 0.5.
 
@@ -39,7 +39,7 @@ from aelab.evaluation.reconstruction import Images
 from aelab.models.base import Autoencoder
 from aelab.models.latent import flatten
 
-IMAGES = 4000  # maximum number of images, evenly spread over the split
+IMAGES = 4000  # maximum number of images, evenly spread over the test split
 BINS = 20
 TREES = {"n_estimators": 10, "min_samples_leaf": 5, "random_state": 0}
 # Maximum number of code dimensions that a tree considers at a split. With a smaller maximum, all considered

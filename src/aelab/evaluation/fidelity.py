@@ -25,7 +25,7 @@ from aelab.evaluation.metric_names import SAMPLES
 
 NEAREST = 3  # k, which defines the radius of a ball, as in Kynkäänniemi et al. 2019.
 FEWEST = NEAREST + 1  # Minimum number of samples, and of images.
-ROWS = 500  # Rows of a distance matrix that are in memory at a time.
+ROWS = 500  # Maximum number of rows of a distance matrix in memory.
 
 
 def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dict[str, float]:
