@@ -48,7 +48,7 @@ class Batch:
 
     Attributes:
         inputs: images or codes that enter the module, (B, …).
-        targets: images or codes that the module must reproduce, (B, …). The targets differ from `inputs` only if the inputs
+        targets: images or codes that the module must reproduce, (B, …). The targets equal `inputs`, unless the inputs
             are corrupted.
         generator: the random generator for all draws.
         step: number of optimiser steps before this step, () int64. In validation, the number equals `steps`.
