@@ -1,4 +1,4 @@
-"""Functions for notebooks. They check their arguments, and a `UserError` says what is wrong with an argument."""
+"""Functions for notebooks. Each function checks its arguments. A `UserError` says what is wrong with an argument."""
 
 import os
 import tempfile

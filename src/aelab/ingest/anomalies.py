@@ -22,8 +22,8 @@ def set_apart(data: Data, classes: Sequence[int | str], names: Sequence[str], ke
         The data set without the classes, and the images (N, C, H, W) that were removed from its test split.
 
     Raises:
-        UserError: The data set lacks one of the classes, the test split has fewer than `FEWEST` images of the classes,
-            or a split would keep fewer than `FEWEST` images of other classes.
+        UserError: The data set lacks one of the classes, or has fewer than `FEWEST` test images of the classes. The
+            error is also raised if a split would keep fewer than `FEWEST` images of other classes.
     """
     there = sorted(
         {int(each) for everything, rows in data.splits.values() for each in np.unique(everything.labels[rows])}

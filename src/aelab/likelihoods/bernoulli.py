@@ -13,7 +13,7 @@ from aelab.models.likelihood import Likelihood
 
 
 class Bernoulli(Likelihood):
-    """Bernoulli distribution of each pixel. The decoder's output is the log-odds of white."""
+    """Bernoulli distribution. The decoder's output is the log-odds of white."""
 
     pixels = "Bernoulli"
 

@@ -13,7 +13,7 @@ from aelab.models.likelihood import Likelihood
 
 
 class Gaussian(Likelihood):
-    """Normal distribution. Its mean μ is the sigmoid of the decoder's output. Its σ is one parameter for all pixels."""
+    """Normal distribution. The mean μ is the sigmoid of the decoder's output. σ is one parameter for all pixels."""
 
     pixels = "continuous"
     undefined = {"bits_per_dim": "a density of real values has no bits per value"}

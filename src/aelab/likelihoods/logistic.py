@@ -13,10 +13,7 @@ from aelab.models.likelihood import Likelihood
 
 
 class Logistic(Likelihood):
-    """Logistic distribution, rounded to 256 values.
-
-    The location μ is the sigmoid of the decoder's output. The scale s is one parameter for all pixels.
-    """
+    """Logistic distribution. The location μ is the sigmoid of the decoder's output. All pixels share the scale s."""
 
     pixels = "8-bit"
 

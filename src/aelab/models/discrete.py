@@ -18,8 +18,8 @@ class DiscreteAutoencoder(Autoencoder):
         quantizer: maps the encoder's output to indices. K is `quantizer.codes`.
     """
 
-    # This class cannot be a `Protocol`, because `isinstance` would not see that a model has the submodule `quantizer`:
-    # since Python 3.12, checks of a protocol ignore the submodules of an `nn.Module`.
+    # This class cannot be a `Protocol`. Since Python 3.12, `isinstance` with a protocol ignores the submodules of an
+    # `nn.Module`, such as `quantizer`.
     quantizer: Quantizer
 
     @abstractmethod

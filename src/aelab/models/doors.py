@@ -1,6 +1,6 @@
 """Checks of the tensors that a user of a notebook passes to a model's methods `encode` and `decode`.
 
-A model checks its arguments only if its attribute `code_shapes` is set. A door is a method with such a check.
+A model checks its arguments only if its attribute `code_shapes` is set. `door` adds the check to a method.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Layers that the networks share. The layers return feature maps in torch's memory format `channels_last`.
 
 Dimensions: B batch, C image channels, (H, W) image size, p pixels along each side of a patch, (h, w) size of feature
-maps, F feature maps that enter a layer, G feature maps that leave a layer.
+maps. F feature maps enter a layer, and G feature maps leave the layer.
 """
 
 import itertools

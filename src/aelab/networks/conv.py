@@ -19,10 +19,9 @@ from aelab.models.network import Decoder, Grid, Network
 
 
 class ConvNetwork(Network):
-    """Strided convolutions and residual blocks with `width` feature maps.
+    """Strided convolutions with `width` feature maps. Each place of the grid covers `downsampling`² pixels.
 
-    Each place of the grid stands for a square of `downsampling`² pixels. The encoder and the decoder have `residual`
-    residual blocks each, with `hidden` feature maps inside a block.
+    The encoder and the decoder each have `residual` residual blocks, with `hidden` feature maps inside.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from aelab.models.network import Decoder, Network
 
 
 class MLP(Network):
-    """Network whose encoder has fully connected layers of the sizes `hidden`. The decoder has them in reverse order."""
+    """Fully connected layers of the sizes `hidden` in the encoder, and of the reversed sizes in the decoder."""
 
     def __init__(
         self,

@@ -4,9 +4,9 @@ The encoder's first layer splits an image into patches, and the decoder's last l
 other convolutions work on the grid of patches. If the code is a vector, a large grid is halved before the fully
 connected layer, so that the layer stays small.
 
-Dimensions: B batch, C image channels, (H, W) image size, (h, w) grid of patches, p pixels along each side of a patch,
-d size of a code, D size of each vector of a grid, F feature maps, P decoder outputs for each value of an image. A value
-is one channel of one pixel.
+Dimensions: B batch, C image channels, (H, W) image size, (h, w) grid of patches, p pixels along each side of a patch.
+A code is a vector of d numbers or a grid of vectors with D numbers each. F is the number of feature maps, P the number
+of decoder outputs for each value of an image. A value is one channel of one pixel.
 """
 
 import torch
@@ -19,7 +19,7 @@ from aelab.models.network import Decoder, Grid, Network
 
 
 class PatchNetwork(Network):
-    """Convolutions with `width` feature maps on a grid of patches. A patch has `downsampling`² pixels."""
+    """Convolutions with `width` feature maps on a grid of patches, each of `downsampling`² pixels."""
 
     def __init__(self, image: Shape, *, width: Width, downsampling: PositiveInt = 4) -> None:
         super().__init__(image)

@@ -18,11 +18,7 @@ from aelab.models.prior import PRIORS, Prior, PriorSection, log_normal, moments,
 
 
 class Layer(Prior):
-    """Prior with an upper layer u of `code` dimensions.
-
-    One perceptron maps z to the parameters of q(u|z), another perceptron maps u to the parameters of p(z|u). `hidden`
-    lists the sizes of their hidden layers.
-    """
+    """Prior with an upper code u of `code` dimensions. Perceptrons with the sizes `hidden` map z to u and u to z."""
 
     def __init__(
         self,

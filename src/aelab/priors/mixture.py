@@ -14,7 +14,7 @@ from aelab.models.prior import Prior
 
 
 class Mixture(Prior):
-    """Mixture of `components` Gaussians. Before training, each of them is near N(0, I)."""
+    """Mixture of `components` Gaussians, which are all near N(0, I) before training."""
 
     def __init__(self, code: PositiveInt, *, components: PositiveInt) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from aelab.models.prior import Prior, kl_to_standard_normal, log_normal
 
 
 class StandardNormal(Prior):
-    """The standard normal distribution N(0, I) in `code` dimensions."""
+    """The standard normal distribution N(0, I)."""
 
     independent = True
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from aelab.core import process_group
 from aelab.models.quantizer import GRADIENTS, Gradient, Quantized, Quantizer, rows
 
-# The usage of a code is a moving average of how often the code is chosen. If all codes are equally frequent, the usage is 1.
+# The usage of a code is a moving average of how often the code is chosen, relative to equally frequent codes.
 DECAY = 0.99  # Factor by which the moving average decays in each training step.
 DEAD = 0.01  # A code with a usage below this value is dead.
 REVIVED = 0.1  # Usage of a code just after a restart. Without use, the code is dead again only after many steps.
@@ -61,7 +61,7 @@ class VectorQuantizer(NearestVector):
     vectors, unless the subclass sets initial vectors.
     """
 
-    usage: Tensor  # (K,); 1 if all codes are chosen equally often
+    usage: Tensor  # (K,); 1 for each code if all codes are chosen equally often
     decay = DECAY
 
     def __init__(self, codes: int, dimensions: int, *, restarts: bool, gradient: Gradient) -> None:
