@@ -139,7 +139,7 @@ def picked(model: Autoencoder, by: str) -> str:
 
 
 def score(model: Autoencoder, images: Tensor, by: str) -> Tensor:
-    """Compute the anomaly score that `picked` returns, for each image: (B, C, H, W) → (B,)."""
+    """Compute an anomaly score of each image, (B, C, H, W) → (B,). `picked` explains the argument `by`."""
     name, generator = picked(model, by), torch.Generator(device_of(model)).manual_seed(0)
     if not len(images):
         return images.new_zeros(0)

@@ -10,7 +10,7 @@ from aelab.data.datasets import FEWEST, Bytes, Data
 
 
 def set_apart(data: Data, classes: Sequence[int | str], names: Sequence[str], key: str) -> tuple[Data, Bytes]:
-    """Remove classes from all splits of a data set, and return their test images as anomalies.
+    """Remove classes from all splits of a data set, and return the removed test images as anomalies.
 
     Args:
         data: Data set with all classes.

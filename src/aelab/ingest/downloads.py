@@ -169,7 +169,7 @@ def _read_all(folder: Path) -> Files:
 
 
 def _read_tar(path: Path) -> Files:
-    """Read the known data files of an archive in memory: content by file name, without the archive's folders.
+    """Read the files of published data sets from an archive: content by file name, without folders.
 
     Nothing is unpacked to disk, so a harmful archive cannot overwrite files.
     """
@@ -242,7 +242,7 @@ def _debian_fashion_mnist(folder: Path) -> Files:
     try:
         _command(["apt-get", "download", package], folder)
     except subprocess.CalledProcessError:
-        # The system's package lists are missing or lack the package. Lists in a temporary folder need no root rights.
+        # apt's package lists are missing or lack the package. New lists in a temporary folder need no root rights.
         lists = folder / "lists"
         (lists / "partial").mkdir(parents=True)
         private = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={folder}", "-oDebug::NoLocking=1"]

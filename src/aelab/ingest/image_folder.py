@@ -40,8 +40,8 @@ from aelab.core.progress import counted, part
 from aelab.data.datasets import Bytes, Shape
 
 # How an image gets the size of the data set's images. "crop" scales the image to cover this size, and cuts off two
-# borders. "pad" scales the image to fit into this size, and adds two black borders. "stretch" changes the aspect ratio.
-# "exact" leaves out images of another size.
+# opposite borders. "pad" scales the image to fit into this size, and adds two opposite black borders. "stretch" changes
+# the aspect ratio. "exact" leaves out images of another size.
 Fit: TypeAlias = Literal["crop", "pad", "stretch", "exact"]
 
 PLUGINS = (WebPImagePlugin, TiffImagePlugin)  # Pillow registers only some formats by default, so these two are imported
@@ -52,6 +52,7 @@ MAX_PIXELS = 100_000_000
 AHEAD = 16  # Maximum number of decoded images per worker thread that wait for an earlier, slower image.
 BYTE, FULL = 8, 16  # Bits of a value in the data set, and bits of a value in a 16-bit file.
 # JPEG decoding and box filters, which are fast but coarse, shrink an image to no less than SPARE times the final size.
+# A better filter does the rest.
 SPARE = 2.0
 # Maximum size in bytes of a PNG's unpacked text or colour profile. Pillow's default of 1 MiB refuses valid images.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_METADATA = 16 * 2**20
@@ -62,7 +63,7 @@ IMAGE = re.compile(
     re.IGNORECASE,
 )
 SPLITS = re.compile(r"train(ing)?|val(id(ation)?)?|test(ing)?|images", re.IGNORECASE)
-MANY = 200  # A note reports more classes than this number, because they are probably a mistake of the user.
+MANY = 200  # More classes than this number are probably a mistake of the user, so a note reports them.
 
 EMPTY = "is empty"
 UNKNOWN = "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"

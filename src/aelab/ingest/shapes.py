@@ -2,8 +2,8 @@
 
     shape   ellipse, rectangle or triangle; the shape is also the image's class
     size    half of the shape's length, 4 to 6.5 pixels; the width is 1/2 of the length (triangle: 3/4 of the length)
-    angle   angle between the long axis and the horizontal, −45° to 45°; no shape looks equal at two angles
-    x, y    distance of the shape's centre from the left and from the top, 8.375 to 19.625 pixels
+    angle   angle between the long axis and the horizontal, −45° to 45°; no shape looks the same at two of the angles
+    x, y    distance of the shape's centre from the left edge (x) and the top edge (y), 8.375 to 19.625 pixels
 
 As in dSprites (Matthey et al. 2017), the factors are independent, and the values of each factor are equally likely.
 All numbers are fractions with a power of two as the denominator, so sums and products are exact, and every machine

@@ -1,8 +1,8 @@
 """Bernoulli likelihood: each pixel is black or white.
 
-A gray image can be binarised at random, each pixel to white with a probability equal to its gray value. The negative
-cross-entropy of the gray image is the expected log-likelihood of its binarised copies. So the ELBO of the gray image is
-a lower bound on their expected log p(x).
+A gray image can be binarised at random: a pixel becomes white with a probability equal to its gray value. The negative
+cross-entropy of the gray image is the expected log-likelihood of such a binarised copy. So the ELBO of the gray image
+is a lower bound on the expected log p(x) of the binarised copy.
 """
 
 import torch

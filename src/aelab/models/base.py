@@ -41,7 +41,7 @@ Capability: TypeAlias = Literal[  # What only some variants can do or compute. M
 
 @dataclass(frozen=True)
 class Batch:
-    """A mini-batch and its position in the training. A loss may depend on nothing else.
+    """A mini-batch, and the training step to which it belongs. A loss may depend on nothing else.
 
     All tensors are on the device of the training. A loss must not use a Python number that changes during the training:
     a CUDA graph would use the number's first value in all steps.
@@ -83,7 +83,7 @@ class Learner(nn.Module, ABC):
         """Compute the losses of a mini-batch.
 
         Args:
-            batch: the mini-batch and the position in the training.
+            batch: the mini-batch and its training step.
 
         Returns:
             The losses by name: means over the mini-batch, each of shape (). Training minimises "loss".
@@ -298,7 +298,7 @@ class Autoencoder(Learner):
         raise NotImplementedError
 
     def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
-        """Count how often each of the codebook's K codes occurs in the codes of images.
+        """Count how often the images use each of the K codes of the codebook.
 
         Args:
             batches: all images of a split, as mini-batches (B, C, H, W).

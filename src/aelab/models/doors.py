@@ -21,12 +21,12 @@ Check: TypeAlias = Callable[["Autoencoder", Any], Any]
 
 
 def door(method: Callable[..., Any], check: Check) -> Callable[..., Any]:
-    """Add a check of the first argument to a method of a model.
+    """Return `method` with a check of its first argument.
 
     While the method runs, nested calls of `encode` and `decode` check nothing.
 
     Args:
-        method: the method, such as `encode`.
+        method: method of a model, such as `encode`.
         check: function that gets the model and the method's first argument. The function returns the argument, perhaps
             converted, or raises a `UserError`.
     """

@@ -2,7 +2,7 @@
 
 A latent is the code of a batch of images: one tensor, or a tuple of tensors if the model has several stochastic layers.
 
-Dimensions: B batch, d numbers in the code of one image, summed over all tensors of the latent.
+Dimensions: B batch, d numbers in the code of one image, in all tensors together.
 """
 
 import torch

@@ -89,7 +89,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def perceptron(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
-    """Make fully connected layers with an activation after each but the last, (…, `sizes[0]`) → (…, `sizes[-1]`)."""
+    """Make fully connected layers with an activation after all but the last, (…, `sizes[0]`) → (…, `sizes[-1]`)."""
     pairs = itertools.pairwise(sizes)
     return nn.Sequential(*(layer for pair in pairs for layer in (nn.Linear(*pair), activation())))[:-1]
 

@@ -1,6 +1,7 @@
-"""Base class of likelihoods. A likelihood is the distribution p(x|z) of an image x, given the decoder's output for z.
+"""Base class of likelihoods. A likelihood is the distribution p(x|z) of an image x for a code z.
 
-The values of x are in [0, 1]. A value is one channel of one pixel.
+The decoder's output has the parameters of the distribution. The values of x are in [0, 1]. A value is one channel of
+one pixel.
 
 Dimensions: B batch, C image channels, P decoder outputs for each value of an image, (H, W) image size.
 """

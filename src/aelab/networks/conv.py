@@ -95,7 +95,7 @@ class VectorEncoder(nn.Module):
 
 
 class VectorStem(nn.Module):
-    """First layers of a decoder that maps vectors to images: they map each vector to feature maps on the grid."""
+    """First layers of a decoder of vectors. The layers map each vector to feature maps on the grid."""
 
     def __init__(self, network: ConvNetwork, code: int) -> None:
         super().__init__()

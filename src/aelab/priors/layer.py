@@ -1,10 +1,10 @@
 """Prior with a second stochastic layer, u, above the code z: p(z) = ∫ p(z|u) p(u) du (Burda et al. 2016, section 5).
 
-    p(z|u) = N(μ_θ(u), diag σ_θ²(u)),  p(u) is any other prior,  q(u|z) = N(μ_φ(z), diag σ_φ²(z))
+    p(z|u) = N(μ_θ(u), diag σ_θ²(u)),  p(u) is another prior, such as N(0, I),  q(u|z) = N(μ_φ(z), diag σ_φ²(z))
 
 The integral is intractable. For one draw u ~ q(u|z), the ratio p(z|u) p(u) / q(u|z) is an unbiased estimate of p(z). So
-a VAE with this prior maximises the ELBO of a model with two stochastic layers, z and u. With the estimate of p(z), the
-importance weights of the VAE are the importance weights of the model with two layers.
+the training of a VAE with this prior maximises the ELBO of a model with two stochastic layers, z and u. Also, the VAE's
+importance weights with this estimate are the importance weights of the model with two layers.
 """
 
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Base classes of quantisers that choose the nearest of K code vectors, and that restart codes without use.
+"""Base classes of quantisers that choose the nearest of K code vectors, and that restart unused codes.
 
 An output is the encoder's vector at one place of an image's grid. In training, only codes in use move towards the
 outputs. Without restarts, most codes would therefore stay unused. A restart sets the vector of an unused code to an
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from aelab.core import process_group
 from aelab.models.quantizer import GRADIENTS, Gradient, Quantized, Quantizer, rows
 
-# The usage of a code is a moving average of how often the code is chosen, relative to equally frequent codes.
+# The usage of a code is a moving average of the code's relative frequency. The relative frequency is 1 if all codes are
+# chosen equally often.
 DECAY = 0.99  # Factor by which the moving average decays in each training step.
 DEAD = 0.01  # A code with a usage below this value is dead.
 REVIVED = 0.1  # Usage of a code just after a restart. Without use, the code is dead again only after many steps.
