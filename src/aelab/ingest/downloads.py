@@ -50,7 +50,8 @@ class Source:
 
     Attributes:
         name: Name of the source in messages.
-        fetch: Function that returns the content of each file, by file name. Its argument is an empty temporary folder.
+        fetch: Function that returns the content of each file, by file name. The function gets an empty temporary
+            folder.
     """
 
     name: str

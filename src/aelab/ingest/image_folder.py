@@ -49,7 +49,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 # Maximum number of pixels of an image. Decoding takes up to 17 bytes of memory per pixel. Pillow's own limit is 179
 # million pixels.
 MAX_PIXELS = 100_000_000
-AHEAD = 16  # Maximum number of decoded images per worker thread that wait for an earlier, slower image.
+AHEAD = 16  # For each worker thread, at most this many decoded images wait for an earlier, slower image.
 BYTE, FULL = 8, 16  # Bits of a value in the data set, and bits of a value in a 16-bit file.
 # JPEG decoding and box filters, which are fast but coarse, shrink an image to no less than SPARE times the final size.
 # A better filter does the rest.
@@ -78,10 +78,10 @@ NO_CONTENT = {EMPTY, UNKNOWN, DEAD_LINK, LINK_LOOP, FOLDER_LOOP, READ_ALREADY, S
 
 @dataclass(frozen=True)
 class LeftOut:
-    """File that is left out of the data set.
+    """File, folder or link that is left out of the data set.
 
     Attributes:
-        path: Path of the file relative to the user's folder, as `shown` writes it.
+        path: Path relative to the user's folder, as `shown` writes it.
         reason: Rest of a sentence that begins with the path, such as "is truncated".
     """
 
@@ -96,7 +96,7 @@ class LeftOut:
 
 @dataclass
 class Depth:
-    """Setting `bits` for 16-bit images, and the brightest value of each 16-bit image that was read so far.
+    """Bit depth of 16-bit images: the setting `bits`, and the brightest value of each 16-bit image read so far.
 
     Attributes:
         bits: Number of bits that the values use, from 8 to 16. Values of 2^bits − 1 and above become white.
@@ -116,7 +116,7 @@ class Depth:
 
     @property
     def certainly(self) -> bool:
-        """Whether all values are below 2^14. If `bits` is 16, the setting is then almost certainly wrong."""
+        """Whether all values are below 2^14. If so, 16 is almost certainly the wrong setting for `bits`."""
         return max([*self.grey, *self.channels], default=0) < 2**14
 
     def too_dark(self, where: str, key: str) -> str | None:
@@ -150,7 +150,7 @@ class Folder:
         labels: Class of each image as an index into `classes`, (N,).
         classes: Sorted names of the classes. "" is the class of images that are in no subfolder.
         counts: Number of images of each class, in the order of `classes`.
-        left_out: Files that were left out, in the order of their paths.
+        left_out: Files, folders and links that were left out, in the order of their paths.
         notes: Sentences about facts that may surprise the user.
     """
 

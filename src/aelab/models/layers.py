@@ -59,7 +59,7 @@ class Convolution(nn.Conv2d):
 
 
 class Residual(nn.Module):
-    """Residual block x + f(x), where f is a 3×3 and a 1×1 convolution (van den Oord et al. 2017, section 4.1)."""
+    """Residual block x + f(x), where f is a 3×3, then a 1×1 convolution (van den Oord et al. 2017, section 4.1)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

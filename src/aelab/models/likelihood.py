@@ -63,7 +63,7 @@ class Likelihood(nn.Module, ABC):
 
         Args:
             output: the decoder's output, (B, C·P, H, W).
-            generator: the source of the draws, on the device of `output`.
+            generator: the random generator for the draws, on the device of `output`.
 
         Returns:
             Images (B, C, H, W).

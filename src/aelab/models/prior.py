@@ -19,8 +19,8 @@ class Prior(nn.Module, ABC):
     """Distribution p(z) over vectors with d dimensions.
 
     Attributes:
-        independent: whether the dimensions of z are independent under p(z). If so, the KL divergence from a diagonal
-            Gaussian is a sum over dimensions.
+        independent: whether the dimensions of z are independent under p(z). If so, KL(N(μ, diag σ²) ‖ p) is a sum over
+            dimensions.
     """
 
     independent: ClassVar[bool] = False
