@@ -32,7 +32,7 @@ def for_each_seed(
         checked: the checked parameters.
         entry: name of the entry.
         timed: whether the results contain the run time of `work`. If not, `work` runs with low priority on all cores.
-            On a CPU, one extra process then keeps the cores busy while another process waits for a file.
+            On a CPU, one extra process then uses the cores while another process is idle.
     """
     device, its_seeds = devices.prepare(checked.training.device, checked.training.threads), checked.seeds_of(entry)
     on_gpu = device.type != "cpu"
