@@ -138,7 +138,7 @@ class FolderParams(Section):
         default=16,
         ge=8,
         le=16,
-        description="used bits of 16-bit files; many scanners and microscopes use 12 bits",
+        description="used bits of 16-bit files; 12 for many scanners and microscopes",
     )
     test: Share = Field(default=0.1, description="share of the images in the test split")
     broken: float = Field(default=0.05, ge=0, le=1, description="largest allowed share of unreadable images")
@@ -208,10 +208,8 @@ class ReferenceCorruption(Section):
 class TrainCorruption(Section):
     """A section of `corruption.train`: one corruption of the training images."""
 
-    noise: Noise = Field(
-        description="levels for each kind; each image gets one pair of kind and level, all pairs equally likely"
-    )
-    copies: int = Field(ge=1, le=100, description="noisy copies of each training image; each epoch uses the next copy")
+    noise: Noise = Field(description="levels for each kind; each image gets a random pair of kind and level")
+    copies: int = Field(ge=1, le=100, description="copies of each training image; each epoch uses the next copy")
 
     @property
     def mixed(self) -> list[tuple[str, float]]:
@@ -227,7 +225,7 @@ class CorruptionParams(Section):
     train: dict[CorruptionName, TrainCorruption] = Field(
         description="corruptions for training; an entry chooses one with `inputs`"
     )
-    test: Noise = Field(description="levels for each kind; every entry is tested on all levels")
+    test: Noise = Field(description="levels for each kind; every entry is tested on each level")
 
     @property
     def tested(self) -> set[tuple[str, float]]:
@@ -281,8 +279,8 @@ class Params(Section):
 
     dataset: DatasetParams = Field(description="the images, and how they are split")
     corruption: CorruptionParams = Field(
-        description="noise on each value (one channel of a pixel, 0 to 1). Kinds, with the level's meaning: masking "
-        "(probability of 0), gaussian (standard deviation), salt_and_pepper (probability of black or white)"
+        description="noise on each value (one channel of a pixel, 0 to 1). Kind (level): masking (probability of 0), "
+        "gaussian (standard deviation), salt_and_pepper (probability of black or white)"
     )
     seeds: list[Seed] = Field(min_length=1, description="random seeds; each entry trains once with each seed")
     training: TrainingParams = Field(description="the training; each entry may override the first six keys")
