@@ -127,7 +127,7 @@ class Rig:
         """Wait up to `LEAVES_WITHIN` seconds until no process works in the project.
 
         Returns:
-            The commands of the processes that still run then.
+            The commands of the processes that still run after this time.
         """
         until = time.monotonic() + LEAVES_WITHIN
         while (here := self.at_work()) and time.monotonic() < until:
@@ -171,8 +171,8 @@ class Rig:
 
         Args:
             command: the command.
-            when: function that returns a true value as soon as the delay begins.
-            delay: seconds from that moment to the signal.
+            when: function without arguments. The delay begins as soon as the function returns a true value.
+            delay: seconds between the begin of the delay and the signal.
             whom: function that returns the processes to which the signal is sent.
             number: the signal.
 

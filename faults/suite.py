@@ -1,6 +1,7 @@
 """Runs the fault suite, which injects faults into the pipeline, and shows a table of the results.
 
-For each fault, the table says how many trials had the promised outcome. A family is a group of similar faults.
+For each fault, the table says how many trials had the promised outcome. A family is a group of similar faults, such as
+kills of trainings.
 
     python -m faults                     # all families: about 90 minutes on 2 cores
     python -m faults --share 0.1         # all families, with a tenth of the trials

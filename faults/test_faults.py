@@ -1,4 +1,4 @@
-"""A small part of the fault suite, and tests that the suite notices when code that protects the pipeline is missing.
+"""A small part of the fault suite, and tests that the suite fails if the code that protects the pipeline is missing.
 
 `python -m faults` runs the whole suite.
 """
@@ -49,9 +49,9 @@ def test_without_hashes_changed_data_goes_unnoticed(tmp_path: Path, monkeypatch:
 def test_with_one_checkpoint_written_in_place_a_kill_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that no checkpoint loads if writes are not atomic, so that a kill truncates the file.
+    """Check that no checkpoint loads if writes are not atomic and a kill truncates the file.
 
-    So the atomic writes are the reason why every checkpoint loads in `files.writes`.
+    This shows that the checkpoints in `files.writes` load because writes are atomic.
     """
     monkeypatch.setattr("aelab.core.tensor_file.write_atomically", lambda path, content: path.write_bytes(content[:-9]))
     keeper = snapshots.Snapshots(tmp_path)

@@ -76,7 +76,7 @@ def _project(folder: Path) -> Project:
     params["training"]["steps"] = 600
     made.write_params(params)
     dag = YAML(typ="safe", pure=True).load(folder / "dvc.yaml")
-    del dag["stages"]["report"], dag["metrics"], dag["plots"]  # no worker would run the report
+    del dag["stages"]["report"], dag["metrics"], dag["plots"]  # the report would run on this machine, not on a worker
     YAML().dump(dag, folder / "dvc.yaml")
     made.git("commit", "--quiet", "--all", "--message", "short")
     return made

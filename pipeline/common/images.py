@@ -1,4 +1,4 @@
-"""Loads the clean images of a split, as the models see the images, and the class labels."""
+"""Loads the clean images and the class labels of a split. The images are binarised if `dataset.binarize` says so."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from pipeline.common.params import Params
 
 
 def seen(params: Params, split: str) -> datasets.Bytes:
-    """Return the clean images of a split as the models see the images, uint8 (N, C, H, W).
+    """Return the clean images of a split, binarised if `dataset.binarize` says so, uint8 (N, C, H, W).
 
     With `binarize: dynamic`, the file of the training images holds gray values. This function then binarises the
     training images once, as `static` would. So results on training images are comparable with results on other splits.

@@ -48,7 +48,7 @@ def entry_name(value: object, whose: str = "an entry") -> object:
 
     Args:
         value: the name.
-        whose: the named thing, for the message.
+        whose: kind of the named thing in the message, such as "a folder".
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}", str(value)):
         msg = f"{whose}'s name is made of letters, digits, - and _"
@@ -356,7 +356,11 @@ def _check_aliases(text: str, path: Path) -> None:
 
 
 def check(content: object, source: str = "params.yaml", *, variants: bool = True) -> Params:
-    """Check the content of a file `source`, and return the parameters. Raise `UserError` as `load` does."""
+    """Check the content of a file of parameters, and return the parameters. Messages name the file `source`.
+
+    Raises:
+        UserError: the content has problems. The message has one sentence for each problem.
+    """
     problems: list[str] = []
     entries: dict[str, Entry] = {}
     try:

@@ -29,7 +29,8 @@ def all_cpus() -> int:
 def per_gpu() -> int | None:
     """Number of trainings that may share a GPU: $AELAB_PER_GPU, or None if the variable is unset.
 
-    With None, only seeds of the same model configuration share a GPU, as many seeds at once as there are CPUs for.
+    With None, only seeds of the same model configuration share a GPU. The number of CPUs then limits how many seeds run
+    at once.
     """
     return whole_number(PER_GPU)
 

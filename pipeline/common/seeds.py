@@ -25,7 +25,7 @@ def for_each_seed(
     """Call `work(parameters, entry, seed)` for every seed of an entry, and return a dictionary from seeds to results.
 
     Several seeds run at once, because a small model does not use a whole GPU, and a training on a CPU uses few cores.
-    If the processes for several seeds run and one process fails, the error is raised after all processes have ended.
+    If one of several processes fails, the error is raised after all processes have ended.
 
     Args:
         work: function of the parameters, an entry's name and a seed.
@@ -65,8 +65,8 @@ def for_each_seed(
 def side_by_side(checked: params.Params, device: torch.device, cpus: int) -> int:
     """Number of seeds that may run at once.
 
-    On a GPU, the number is $AELAB_PER_GPU, if this variable is set. Otherwise, the number is how many trainings have
-    enough threads with `cpus` CPUs; 0 if one training alone needs more.
+    On a GPU, the number is $AELAB_PER_GPU, if this variable is set. Otherwise, the number is `cpus` divided by the
+    threads of one training, rounded down.
     """
     return (resources.per_gpu() if device.type != "cpu" else None) or cpus // checked.training.threads
 

@@ -63,7 +63,7 @@ class StopListener:
             signal.setitimer(signal.ITIMER_REAL, POLL, POLL)
 
     def check(self, *, wanted: bool) -> None:
-        """Raise `Interrupted` if `wanted` is false, because no other process waits for this process any more."""
+        """Raise `Interrupted` unless this process is `wanted`: unless another process still waits for this process."""
         if not wanted:
             self.asked = Interrupted(signal.SIGTERM, orphaned=True)
             raise self.asked

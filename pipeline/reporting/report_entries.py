@@ -56,7 +56,7 @@ def context(
             parameters of the first entry.
         rows: the table that `results.rows` returns for the entries.
         folder: folder to which the charts are written.
-        pairs: names of the entries to compare, in pairs. If empty, the page compares entries that differ in one key.
+        pairs: pairs of entries to compare, by name. If empty, the page compares entries that differ in one key.
     """
     params = entries[0].params
     finished = rows[rows["status"] == "finished"]
@@ -317,7 +317,7 @@ def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
 
 
 def _run(fingerprint: str) -> str:
-    """Return the address of MLflow's page about the training with this fingerprint."""
+    """Return the address of MLflow's page about a training. The fingerprint identifies the training."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = uri.rstrip("/") if uri.startswith("http") else SERVER
     wanted = quote(f"tags.training = '{fingerprint}'")

@@ -1,8 +1,8 @@
 """Runs stages on the workers of a Dask cluster. `pipeline.runner.repro --scheduler` uses this executor.
 
 This machine decides which stage runs next, and only this machine writes `dvc.lock`. A worker receives the name of a
-stage and the hashes of the stage's inputs. The worker gets code and data from DVC's remote, and puts the results there.
-Then the worker returns the stage's section for `dvc.lock`.
+stage and the hashes of the stage's inputs. The worker gets code and data from DVC's remote, and pushes the results
+to the remote. Then the worker returns the stage's section for `dvc.lock`.
 
 If a worker dies, Dask gives the stage to another worker. So a stage may run twice, but `dvc.lock` records one result.
 """
@@ -48,7 +48,8 @@ def on_cluster(
         trusted: whether the user trusts the network, so that the connection may be unencrypted.
 
     Raises:
-        UserError: the connection would be unsafe, no scheduler answers, or DVC has no remote that workers can use.
+        UserError: the connection is neither encrypted nor in a trusted network, no scheduler answers, or DVC has no
+            remote that workers can use.
     """
     client = connect(address, trusted=trusted)
     handover = Handover(local.dvc, plan)
@@ -69,8 +70,8 @@ def connect(address: str, *, trusted: bool) -> distributed.Client:
     """Connect to a Dask scheduler, and return the client.
 
     Raises:
-        UserError: the connection would be unsafe, or the scheduler does not answer, or the scheduler rejects this
-            machine.
+        UserError: the connection is neither encrypted nor in a trusted network, or the scheduler does not answer or
+            rejects this machine.
     """
     url = urlsplit(address)
     private = trusted or url.hostname in {"localhost", "127.0.0.1", "::1"}
@@ -105,7 +106,7 @@ class Task:
 
     output: StageOutput
     on_gpu: bool
-    ended: Future[bool] = field(default_factory=Future)  # at the stage's end, gets whether the stage succeeded
+    ended: Future[bool] = field(default_factory=Future)  # set at the stage's end: true if the stage succeeded
     announced: bool = False  # whether a worker has reported the start of the stage
     began: float = field(default_factory=time.monotonic)
     entry: dict[str, Any] | None = None  # the stage's section for dvc.lock, if the stage succeeded
@@ -133,7 +134,7 @@ class ClusterExecutor:
         """Start as many of the stages `names` as the workers have room for.
 
         Returns:
-            The names of the started stages. The keys are futures that will say whether the stage succeeded.
+            The names of the started stages, by future. The result of a future says whether the stage succeeded.
 
         Raises:
             UserError: the scheduler is gone, or no worker can run the stages.

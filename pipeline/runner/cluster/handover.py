@@ -55,7 +55,7 @@ class Handover:
         return {"stage": name, "inputs": self.inputs(name), "lock": lock, "checkout": self.checkout}
 
     def restore(self, name: str) -> bool:
-        """Record the result of a stage without a run, if DVC's run cache in the remote has the result. Copy no file.
+        """Record a stage's result from DVC's run cache in the remote, so that the stage does not run. Copy no file.
 
         Returns:
             Whether the run cache has the result, and the remote has all outputs of the stage.
@@ -83,7 +83,8 @@ class Handover:
     def _find(self, key: str) -> Entry | None:
         """Return the record of a run whose outputs are all in the remote; None if the run cache has no such record.
 
-        Of an output folder, the check looks only for the list of files, because a push writes the list after the files.
+        For an output folder, the check looks only for the folder's list of files. A push writes the list after the
+        files.
         """
         odb = self.dvc.repo.cloud.get_remote_odb(hash_name="md5")
         runs = self.dvc.repo.cloud.get_remote_odb(hash_name="md5-dos2unix")
@@ -97,7 +98,7 @@ class Handover:
 
     @contextmanager
     def around(self, name: str) -> Iterator[None]:
-        """Fetch a stage's inputs before it runs here, and push its outputs afterwards."""
+        """Context in which a stage runs on this machine. Pull the stage's inputs before, and push its outputs after."""
         self.dvc.write_lock()  # the pull reads dvc.lock
         if inputs := self.inputs(name):
             with Repo(_wait_for_lock=True) as repo:
@@ -163,7 +164,7 @@ def shared_remote(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def publish(remote: dict[str, Any]) -> Checkout:
-    """Push the code to the remote, with uncommitted changes, and return the description that a worker needs.
+    """Push the code to the remote, with uncommitted changes, and return the values with which a worker finds the code.
 
     Raises:
         UserError: the remote does not accept the code.
