@@ -21,7 +21,7 @@ setup: .venv/ready  ## set up the environment .venv; TORCH=cpu installs torch wi
 repro: .venv/ready  ## run all stages whose inputs have changed, several at a time
 	$(BIN)/python -m pipeline.runner.repro
 
-taste: .venv/ready  ## run the whole pipeline on small images in a minute, in taste/; BASE=origin/main also runs and compares that revision
+taste: .venv/ready  ## run the whole pipeline on small images in a minute, in taste/; BASE=origin/main also compares that revision
 	$(BIN)/python -m pipeline.tools.taste $(if $(BASE),--base '$(BASE)')
 
 check: .venv/ready-dev  ## run the unit tests, without stages, servers, browsers or builds
@@ -45,7 +45,7 @@ docs: .venv/ready-dev  ## build the documentation offline, in docs/_build/index.
 notebooks: .venv/ready-dev  ## open the notebooks of docs/ in JupyterLab, which uv downloads
 	$(BIN)/uv run --no-project --python $(BIN)/python --with jupyterlab --with ipywidgets jupyter lab docs
 
-ui: .venv/ready  ## browse the runs in MLflow, at port 5000; for another port: make ui PORT=5001
+ui: .venv/ready  ## browse the runs in MLflow, at port 5000; another port: make ui PORT=5001
 	$(BIN)/python -m pipeline.reporting.ui --port $(or $(PORT),5000)
 
 track: .venv/ready  ## copy the results on disk to MLflow: the server at MLFLOW_TRACKING_URI, or mlflow.db

@@ -1,8 +1,8 @@
-"""Benchmarks: `make bench` prints the tables and writes them to benchmarks/results.md and results.json.
+"""Benchmarks: `make bench` runs all of them, and writes the tables to results.md and results.json in this folder.
 
     python -m benchmarks peer quality
 
-runs only the named benchmarks, and keeps the tables of all other benchmarks.
+runs only the benchmarks `peer` and `quality`, and keeps the earlier tables of all other benchmarks.
 """
 
 import json
@@ -22,14 +22,14 @@ from benchmarks.measure import Table, cores, peak_flops
 
 BENCHMARKS = ("loop", "peer", "dag", "scaling", "quality", "memory", "resume", "codes", "bound", "ranks", "cluster",
               "slopes", "storage", "fill", "runner", "cores")  # fmt: skip
-PACKAGES = ("torch", "dvc", "mlflow", "pythae")
+PACKAGES = ("torch", "dvc", "mlflow", "pythae")  # Pythae is another library of autoencoders, for comparisons
 RESULTS = Path(__file__).parent / "results.json"
 
 
 def main(
     names: Annotated[list[str] | None, typer.Argument(help=f"{', '.join(BENCHMARKS)}; the default is all.")] = None,
 ) -> None:
-    """Run benchmarks one after the other."""
+    """Run the named benchmarks one after the other, or all benchmarks if none is named."""
     if unknown := set(names or ()) - set(BENCHMARKS):
         msg = f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}"
         raise typer.BadParameter(msg)
@@ -49,7 +49,7 @@ def main(
 
 
 def _machine() -> dict[str, Any]:
-    """Describe the processor, its speed, and the versions of the packages."""
+    """Return the processor, its speed at matrix products, the versions of Python and the packages, and the time."""
     return {
         "processor": devices.describe(torch.device("cpu")),
         "matrix products, GFLOP/s": round(peak_flops() / 1e9),
@@ -60,7 +60,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
-    """Return the version of a package; None if the package is not installed. Most benchmarks run without Pythae."""
+    """Return the version of a package, or None if the package is missing. Most benchmarks run without Pythae."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -74,8 +74,8 @@ def _markdown(content: dict[str, Any]) -> str:
         "`make bench` generates this page. The last line of each part names the machine, the versions of the packages,",
         "the date and the duration of the measurement.",
         "",
-        "- turn: one round of measurements, in which each of the compared programs is measured once.",
-        "- least to greatest: range over the turns of the ratio in the column before.",
+        "- repetition: one round of measurements, in which each of the compared programs is measured once.",
+        "- least to greatest: range over the repetitions of the ratio in the column before.",
         "- slope: exponent of the time's growth since the row before. A slope of 1 means proportional growth.",
         "",
     ]

@@ -1,8 +1,8 @@
-"""(i) The importance-weighted bound: time and memory for 10,000 images at k = 5,000.
+"""(i) Time and memory of the importance-weighted bound, for 10,000 images with k = 5,000 samples of the code each.
 
-The time is proportional to images · k, so a few images are enough to measure it. The memory does not depend on k,
-because the codes are decoded in chunks. The networks are the MLP of Burda et al. 2016, the network of the pipeline's
-VAE, and the network of the recipe ours-82, with random weights.
+The time is proportional to the number of images and to k, so the benchmark measures a few images only. The memory does
+not depend on k, because the decoder gets a limited number of samples at once. The networks have random weights: the MLP
+of Burda et al. 2016, the network of the default VAE, and the network in recipes/ours-82.yaml.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -29,13 +29,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"network": PATCHES | {"width": 32}, "width": 32, "code": 16, "layers": 4, "channels": 4},
     ),
 }
-SAMPLES = (50, 5_000)
-DECODED = 200_000  # codes to decode for each measurement
-ROWS = 200  # codes in one chunk
+SAMPLES = (50, 5_000)  # values of k
+DECODED = 200_000  # samples to decode in each measurement: images · k
+ROWS = 200  # samples that are decoded at once
 
 
 def run() -> Table:
-    """Measure every network at two values of k, each in its own process on one thread."""
+    """Measure every network with two values of k. Each measurement has its own process, with one thread."""
     rows: list[list[Value]] = []
     for name in MODELS:
         row: list[Value] = [name]
@@ -55,7 +55,7 @@ def run() -> Table:
 
 
 def measure(name: str, samples: int) -> tuple[float, float]:
-    """Return the seconds for `DECODED` samples, and the peak memory of the process in MiB."""
+    """Return the seconds for `DECODED` samples at k = `samples`, and the peak memory of the process in MiB."""
     device = devices.prepare("cpu", threads=1)
     model_name, arguments = MODELS[name]
     model = checkpoint.build(model_name, IMAGE, arguments | {"likelihood": "bernoulli"}, 0).eval()

@@ -1,4 +1,4 @@
-"""(k) Stages on the workers of a cluster: a Dask scheduler, its workers and an S3 server, all on this machine."""
+"""(k) Time to run DVC stages on a Dask cluster. The scheduler, workers and S3 server all run on this machine."""
 
 import subprocess
 import sys
@@ -15,19 +15,19 @@ from tests.support.project import Project
 from tests.support.s3 import S3, s3, use
 
 STAGES = 64
-ASLEEP = 10  # duration of a stage in seconds
-ENTRIES = 500  # entries, with two stages each
+ASLEEP = 10  # seconds that each stage sleeps
+ENTRIES = 500  # entries (model configurations) of the large project, with two stages each
 
 
 def run() -> list[Table]:
-    """Measure how well stages use the workers, the cost of a stage, and the delay before the first stage."""
+    """Return three tables, one from each of the next three functions."""
     with tempfile.TemporaryDirectory() as folder, s3(Path(folder) / "s3") as store:
         top = Path(folder)
         return [_workers(top, store), _one(top, store), _many(top, store)]
 
 
 def _workers(top: Path, store: S3) -> Table:
-    """Compare the duration of many sleeping stages with the shortest possible duration, for 2 and 4 workers."""
+    """Compare the duration of many sleeping stages, on 2 and on 4 workers, with the shortest possible duration."""
     rows: list[list[Value]] = []
     for workers in (2, 4):
         made = _sleeping(top / f"project{workers}", store, STAGES, ASLEEP)
@@ -41,7 +41,7 @@ def _workers(top: Path, store: S3) -> Table:
 
 
 def _one(top: Path, store: S3) -> Table:
-    """Measure how much longer an empty stage takes on a worker than on this machine."""
+    """Measure how much longer an empty stage takes on a worker than in a run without a cluster."""
     here, there = (_sleeping(top / name, store, 2, 0) for name in ("here", "there"))
     with cluster(top / "one", there.folder, 1, store) as running:
         _call(there, running, stage="warm")
@@ -79,7 +79,7 @@ def _many(top: Path, store: S3) -> Table:
 
 
 def _sleeping(folder: Path, store: S3, stages: int, asleep: float) -> Project:
-    """Make a project whose stages sleep."""
+    """Make a project with `stages` stages that sleep for `asleep` seconds each, after one first stage."""
     made = Project(folder)
     content: dict[str, Any] = {
         "first": {"cmd": "seq 100000 > first.txt", "outs": ["first.txt"]},
@@ -101,7 +101,8 @@ def _sleeping(folder: Path, store: S3, stages: int, asleep: float) -> Project:
 def _call(made: Project, running: Cluster, stage: str = "") -> float:
     """Run the project's stages on the cluster, and return the seconds.
 
-    If `stage` is given, run only one new stage of this name on each worker, to do the worker's imports; return 0.
+    If `stage` is given, run other, short stages instead, one for each worker, with names that begin with `stage`. So
+    each worker does its imports before a measurement. The function then returns 0.
     """
     if stage:
         warm = {f"{stage}{number}": {"cmd": f"sleep 5 && echo {number} > w{number}.txt", "outs": [f"w{number}.txt"]}

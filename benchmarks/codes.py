@@ -1,7 +1,7 @@
-"""(h) Use of the codebook: every quantiser with about 256 codes on Fashion-MNIST, 1,000 steps, three seeds.
+"""(h) Codes in use after 1,000 steps on Fashion-MNIST, for seven quantisers with 256 codes and three seeds each.
 
-The README of vector-quantize-pytorch publishes figures for 1,000 steps of a smaller network with as many codes. With
-a plain straight-through gradient, about a quarter of the codes is active; with the rotation trick, all codes.
+The README of the library vector-quantize-pytorch publishes figures for a smaller network with 256 codes after 1,000
+steps. There, a plain straight-through gradient uses about a quarter of the codes, and the rotation trick all codes.
 """
 
 import statistics
@@ -36,11 +36,11 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
     "moving averages, restarts": {"name": "ema"},
     "finite scalars, 4·4·4·4": {"name": "fsq", "levels": [4, 4, 4, 4], "normalise": False},
 }
-METRICS = {"active": 1, "perplexity": 1, "mse": 5, "psnr": 2}  # digits after the decimal point
+METRICS = {"active": 1, "perplexity": 1, "mse": 5, "psnr": 2}  # metric → digits after the decimal point
 
 
 def run() -> Table:
-    """Train every quantiser with every seed, as many at once as there are cores, each on one thread."""
+    """Train every quantiser with every seed. Each core runs one training at a time, on one thread."""
     load()
     jobs = [(name, seed) for seed in SEEDS for name in QUANTIZERS]
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
@@ -71,7 +71,7 @@ def load() -> datasets.Data:
 
 @torch.no_grad()
 def train(name: str, seed: int) -> dict[str, float]:
-    """Train one model without its prior, and return its metrics on the test images."""
+    """Train the VQ-VAE with one quantiser and seed, without the prior; return the metrics of the test images."""
     devices.prepare("cpu", threads=1)
     checked, images = params.load(), load()
     entry, options = checked.entry("vqvae"), checked.training

@@ -1,8 +1,8 @@
-"""(p) Simulated duration of a cold run on more cores.
+"""(p) Simulated duration of a cold run (a run without earlier results), for several numbers of cores.
 
-The simulation plans the stages and divides the CPUs as `make repro` does. The durations of the stages come from the
-last run's `provenance/`. The simulation is most accurate after a run on one CPU (`AELAB_CPUS=1 make repro`) with no
-other load.
+The simulation plans the stages and divides the CPUs as `make repro` does. The last run recorded the durations of its
+stages in `provenance/`. The simulation is most accurate if the last run had one CPU (`AELAB_CPUS=1 make repro`) and no
+other process used the machine.
 """
 
 import json
@@ -16,26 +16,26 @@ from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.local import CpuShares
 from pipeline.runner.plan import Plan, estimate_work
 
-CORES = (1, 2, 4, 8, 1000)
+CORES = (1, 2, 4, 8, 1000)  # the table calls the last number "no limit"
 
 
 @dataclass
 class Work:
-    """Work of a stage in seconds: a first part on one thread, then the work of each seed."""
+    """Work of a stage in seconds: first the work on one thread, then the work of each seed."""
 
     alone: float  # seconds on one thread, before the seeds
     seeds: list[float] = field(default_factory=list)  # seconds of each seed
-    behind: bool = False  # whether the seeds also use idle cores beyond the stage's share
+    behind: bool = False  # whether the seeds also use idle cores beyond the cores assigned to the stage
 
     def begin(self, share: int, cores: int) -> None:
-        """Start with `share` CPUs. `left` then has two parts of work, each with number of threads and seconds."""
+        """Start the stage with `share` of all `cores`. `left` lists the remaining work as [threads, seconds]."""
         workers = max(1, min(len(self.seeds), cores + (cores > 1) if self.behind else share))
         rounds = math.ceil(len(self.seeds) / workers)
         self.left = [[1.0, self.alone], [float(workers), rounds * max(self.seeds, default=0.0)]]
         self._skip()
 
     def advance(self, seconds: float) -> None:
-        """Do `seconds` of the remaining work."""
+        """Reduce the remaining work by `seconds`."""
         self.left[0][1] -= seconds
         self._skip()
 
@@ -45,7 +45,7 @@ class Work:
 
 
 def run() -> list[Table]:
-    """Return the durations by number of cores, and the stages of the critical path."""
+    """Return two tables: the duration for each number of cores, and the stages of the critical path."""
     checked, dvc = params.load(variants=False), DvcStages()
     works = {name: noted(name) for name in dvc.stages}
     times: list[list[Value]] = []
@@ -59,7 +59,8 @@ def run() -> list[Table]:
                                for name in path]  # fmt: skip
     note = (
         "Seconds of a cold run, computed from the seconds that each stage recorded. The stages `sources` and `report`, "
-        "and the time between two stages, are not recorded and therefore left out."
+        "and the time between two stages, are not recorded and therefore left out. Busy: average percentage of the "
+        "cores in use."
     )
     return [
         Table("(p) A cold run on more cores, simulated", note, {"cores": 0, "seconds": 0, "busy, %": 0}, times),
@@ -73,7 +74,7 @@ def run() -> list[Table]:
 
 
 def noted(name: str) -> Work:
-    """Return the work of a stage from its provenance; no work if the stage has no provenance."""
+    """Return the work that a stage recorded in `provenance/`, or no work if the stage recorded nothing."""
     kind, _, entry = name.partition("@")
     file = paths.training(entry) if kind == "train" else paths.PROVENANCE / f"{name.replace('@', '/')}.json"
     if not file.exists():
@@ -89,7 +90,7 @@ def noted(name: str) -> Work:
 
 
 def simulate(plan: Plan, works: dict[str, Work], cores: int, threads: int, seeds: int) -> dict[str, float]:
-    """Return the end time of each stage."""
+    """Simulate a run; return the seconds from its start to the end of each stage."""
     shares, now = CpuShares(cores, threads, max(1, cores // threads), seeds), 0.0
     ended: dict[str, float] = {}
     running: dict[str, Work] = {}
@@ -115,7 +116,7 @@ def simulate(plan: Plan, works: dict[str, Work], cores: int, threads: int, seeds
 
 
 def _speeds(running: dict[str, Work], cores: int) -> dict[str, float]:
-    """Return the speed of each stage: shares come first, then background work divides the idle cores evenly."""
+    """Return the speed of each stage, 1 at most. Stages with `behind` share the cores that other stages leave idle."""
     speeds, free = dict[str, float](), float(cores)
     for behind in (False, True):
         wanted = {name: work.left[0][0] for name, work in running.items() if work.left and work.behind is behind}
@@ -126,7 +127,7 @@ def _speeds(running: dict[str, Work], cores: int) -> dict[str, float]:
 
 
 def critical_path(upstream: Any, ended: dict[str, float]) -> list[str]:
-    """Return the chain of stages that determined the end of the run."""
+    """Return the critical path: the stages, in order, that determined the end of the run."""
     path = [max(ended, key=lambda name: ended[name])]
     while upstream[path[0]]:
         path.insert(0, max(upstream[path[0]], key=lambda name: ended[name]))

@@ -1,5 +1,7 @@
-"""(d) Duration of the whole DAG on the digits with one seed, in a fresh clone: cold, unchanged, with one changed
-variant, and restored from DVC's cache. A second table splits the time of each stage.
+"""(d) Duration of whole runs of the pipeline, on the data set `digits` with one seed, in a fresh clone.
+
+The runs are: cold (without earlier results), unchanged, with one changed entry, and restored from DVC's cache. A second
+table divides the time of each stage into imports, data, arithmetic and the rest.
 """
 
 import json
@@ -20,7 +22,7 @@ SEQUENTIAL = (sys.executable, "-m", "dvc", "repro")
 
 
 class Clone:
-    """A fresh clone of the repository's last commit that trains on the digits."""
+    """A fresh clone of the repository's last commit, with parameters changed to the data set `digits` and one seed."""
 
     def __init__(self, folder: Path, **changes: Any) -> None:
         self.folder = folder
@@ -32,7 +34,7 @@ class Clone:
         return YAML(typ="safe", pure=True).load(self.folder / "params.yaml")
 
     def change(self, **changes: Any) -> None:
-        """Set parameters by their dotted keys."""
+        """Set parameters in params.yaml. A dotted key, such as `dataset.name`, names a parameter."""
         content = self.parameters()
         for key, value in changes.items():
             *sections, last = key.split(".")
@@ -43,23 +45,23 @@ class Clone:
         YAML().dump(content, self.folder / "params.yaml")
 
     def keep_variants(self, names: list[str]) -> None:
-        """Remove all variants except `names` from the parameters."""
+        """Remove all entries of `variants` except `names` from params.yaml."""
         variants = self.parameters()["variants"]
         self.change(variants={name: variants[name] for name in names})
 
     def time(self, *command: str, **environment: str) -> float:
-        """Return the seconds of a command in the clone."""
+        """Run a command in the clone, with additional environment variables; return the seconds."""
         own = os.environ | environment
         return seconds(lambda: subprocess.run(command, cwd=self.folder, env=own, check=True, capture_output=True))  # noqa: S603
 
     def provenance(self, name: str) -> dict[str, Any]:
-        """Return the provenance of a stage, such as evaluate/vae."""
+        """Return what a stage recorded in `provenance/<name>.json`; an example of a name is `evaluate/vae`."""
         content: dict[str, Any] = json.loads((self.folder / "provenance" / f"{name}.json").read_text())
         return content
 
 
 def run() -> list[Table]:
-    """Return the durations of the DAG and of each stage."""
+    """Return two tables: the durations of whole runs, and the time of each stage."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Clone(Path(folder) / "clone")
         rows: list[list[Value]] = [["cold, stages side by side", clone.time(*PARALLEL)]]

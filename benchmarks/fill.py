@@ -1,7 +1,7 @@
-"""(n) Small trainings on one device: several at once, each in its own process, compared with one after another.
+"""(n) Duration of small trainings on one device: several at once in processes of their own, or one after another.
 
-A second table has the speed of small steps: the MLP of the IWAE paper. The benchmark uses the GPU if there is
-one; without it, measurements that need a GPU are n/a.
+A second table shows the speed of a model with short training steps, the MLP of the IWAE paper (Burda et al. 2016).
+The benchmark uses the GPU if there is one. On a CPU, measurements that need a GPU are n/a.
 """
 
 import statistics
@@ -22,25 +22,25 @@ from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
 from pipeline.common import params
 from pipeline.tools.recipe import committed, load
 
-TRAININGS = 12  # seeds × entries of the default parameters
-AT_ONCE = {"cuda": (1, 3, 12), "cpu": (1, 2)}  # numbers of simultaneous trainings
-ENTRIES = "ae", "vqvae"
-TURNS = 3
+TRAININGS = 12  # trainings in each measurement, divided among the processes
+AT_ONCE = {"cuda": (1, 3, 12), "cpu": (1, 2)}  # numbers of simultaneous trainings to compare
+ENTRIES = "ae", "vqvae"  # entries (model configurations) in params.yaml
+TURNS = 3  # repetitions of each measurement
 STEPS = {"cuda": 1500, "cpu": 20}  # steps of each training
-PAPER = "iwae-1-vae", "iwae-1-iwae50"  # recipes
-PAPER_STEPS = {"cuda": 5000, "cpu": 500}
+PAPER = "iwae-1-vae", "iwae-1-iwae50"  # files in recipes/ with the MLP of the paper
+PAPER_STEPS = {"cuda": 5000, "cpu": 500}  # steps of each training of this MLP
 PATIENCE = 300.0  # seconds to wait for all processes
 
 
 def run() -> list[Table]:
-    """Return both tables."""
+    """Return two tables: simultaneous trainings, and the steps of the IWAE paper's MLP."""
     device = devices.prepare("auto", 1)
     paper = _paper(device)
     return [filled(device), paper]
 
 
 def filled(device: torch.device, turns: int = TURNS) -> Table:
-    """Compare several trainings at once with one after another."""
+    """Compare the duration of trainings that run several at a time with trainings that run one after another."""
     rows: list[list[Value]] = []
     for name in ENTRIES:
         figures = take_turns([partial(_seconds, at_once, name, device.type) for at_once in AT_ONCE[device.type]], turns)
@@ -50,8 +50,8 @@ def filled(device: torch.device, turns: int = TURNS) -> Table:
             rows.append([name, float(at_once), statistics.median(seconds), share, spread])
     note = (
         f"{TRAININGS} trainings of {STEPS[device.type]} steps, the first phase of an entry of the default parameters, "
-        f"on {devices.describe(device)}, with {cores()} CPU cores. Medians of {turns} turns, without the start of the "
-        "processes."
+        f"on {devices.describe(device)}, with {cores()} CPU cores. Medians of {turns} repetitions, without the start "
+        "of the processes."
     )
     columns = {"entry": 0, "at once": 0, "seconds": 1, "one after another ÷ this": 2, "least to greatest": 0}
     return Table("(n) Small trainings that share a device", note, columns, rows)
@@ -60,7 +60,8 @@ def filled(device: torch.device, turns: int = TURNS) -> Table:
 def _seconds(at_once: int, name: str, device: str) -> float:
     """Return the seconds that `at_once` processes take for all trainings together."""
     context = get_context("spawn")
-    ready, over = (context.Barrier(at_once + 1, timeout=PATIENCE) for _ in range(2))  # a killed process never comes
+    # If a process is killed, the barriers break at the timeout instead of waiting forever.
+    ready, over = (context.Barrier(at_once + 1, timeout=PATIENCE) for _ in range(2))
     share = TRAININGS // at_once
     running = [
         context.Process(target=_train, args=(ready, over, name, device, range(at * share, (at + 1) * share)))
@@ -82,7 +83,7 @@ def _seconds(at_once: int, name: str, device: str) -> float:
 
 
 def _train(ready: Any, over: Any, name: str, device: str, seeds: range) -> None:
-    """Run the trainings of one process, one after another."""
+    """Train with each of `seeds`, one after another. Wait at `ready` before the trainings, and at `over` after them."""
     try:
         devices.prepare(device, 1)
         entry = params.load().entry(name)
@@ -105,7 +106,7 @@ def _train(ready: Any, over: Any, name: str, device: str, seeds: range) -> None:
 
 
 def _paper(device: torch.device) -> Table:
-    """Compare recorded steps with single operations, for the MLP of the IWAE paper."""
+    """Compare the speed of the IWAE paper's MLP operation by operation with steps recorded as a CUDA graph."""
     rows: list[list[Value]] = []
     for recipe in PAPER:
         _, wanted = load(recipe, committed())
@@ -114,7 +115,7 @@ def _paper(device: torch.device) -> Table:
         batch = checked.training.batch_size
         recorded = _steps_per_second(checked, name, batch, "graph", device) if device.type == "cuda" else None
         rows.append([recipe, float(batch), _steps_per_second(checked, name, batch, "eager", device), recorded])
-    note = f"Steps per second in float32, on {devices.describe(device)}: the best of {TURNS} turns."
+    note = f"Steps per second in float32, on {devices.describe(device)}: the best of {TURNS} repetitions."
     if device.type != "cuda":
         note += " n/a: only a GPU can record a step."
     columns = {"recipe": 0, "batch": 0, "operation by operation": 0, "recorded": 0}

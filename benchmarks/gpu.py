@@ -1,9 +1,10 @@
-"""Tests and speed measurements for a machine with a GPU, in one command of at most 8 minutes: `make gpu`.
+"""Tests and speed measurements for a machine with a GPU: `make gpu`, which takes at most 8 minutes.
 
     python -m benchmarks.gpu --device cuda --out FOLDER
 
-The command needs no DVC, MLflow or data set. After each part, the tables are written as Markdown and JSON, so that
-an interrupted run keeps its results. `--device cpu` makes the same tables on the CPU, with fewer steps.
+The command needs no DVC, MLflow or data set. After each measurement, the command writes all tables to gpu.md and
+gpu.json in FOLDER. So an interruption loses only the last measurement. `--device cpu` makes the same tables on the CPU,
+with fewer steps.
 """
 
 import contextlib
@@ -41,12 +42,12 @@ from benchmarks.measure import Table, Value, quiet
 from pipeline.common import params
 from pipeline.common.params import Params
 
-MINUTES = 7.0  # no part starts after so many minutes
-TESTS_WITHIN = 240.0  # seconds for the tests
+MINUTES = 7.0  # after so many minutes, no further measurement starts
+TESTS_WITHIN = 240.0  # maximum seconds of the tests
 STEPS = {"cuda": 1000, "cpu": 10}  # steps of a timed training
-IMAGES = 4096
-TURNS = 1  # turns of simultaneous trainings, after a warm-up
-PAPER: dict[str, Any] = {  # Burda et al. 2016, one stochastic layer
+IMAGES = 4096  # random images of a timed training
+TURNS = 1  # repetitions of the simultaneous trainings, after a warm-up
+PAPER: dict[str, Any] = {  # the MLP of Burda et al. 2016 with one stochastic layer
     "network": {"name": "mlp", "hidden": [200, 200], "activation": "tanh"},
     "code": 50, "likelihood": "bernoulli",
 }  # fmt: skip
@@ -57,7 +58,7 @@ def main(
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     out: Annotated[Path, typer.Option(help="Folder for gpu.md and gpu.json.")] = Path("benchmarks"),
 ) -> None:
-    """Measure one part after the other, and write the tables after each."""
+    """Run the tests and all measurements one after the other, and write the tables after each."""
     if device not in STEPS or (why := devices.unusable(device)):
         sys.exit(f"--device {device}: {why if device in STEPS else 'it must be cuda or cpu'}")
     began, tables, well = time.monotonic(), list[Table](), True
@@ -67,9 +68,9 @@ def main(
         started = time.monotonic()
         try:
             if started - began > 60 * MINUTES:
-                raise TimeoutError(f"n/a: {MINUTES:.0f} minutes had passed before this part")  # noqa: TRY003, EM102, TRY301
+                raise TimeoutError(f"n/a: {MINUTES:.0f} minutes had passed before this measurement")  # noqa: TRY003, EM102, TRY301
             table = part(where, checked)
-        except Exception as problem:  # noqa: BLE001 - the other parts must still run
+        except Exception as problem:  # noqa: BLE001 - the other measurements must still run
             table, well = Table(part.__name__, f"It failed: {type(problem).__name__}: {problem}", {"": 0}, []), False
         tables.append(table)
         print(table.markdown(), f"*{time.monotonic() - started:.0f} s*\n", sep="\n", flush=True)
@@ -87,7 +88,7 @@ def write(out: Path, tables: list[Table]) -> None:
 
 
 def machine(device: torch.device) -> Table:
-    """Return hardware and versions, and whether the device computes at all."""
+    """Return a table of hardware and versions. A note warns of a dummy device that computes nothing."""
     rows: list[list[Value]] = [
         ["device", devices.describe(device)],
         ["processor", devices.describe(torch.device("cpu"))],
@@ -118,7 +119,7 @@ def _driver() -> str:
 
 
 def tests(device: torch.device, _: Params) -> Table:
-    """Run the tests that need a GPU: each part of the models in every mode."""
+    """Run the tests that need a GPU. The tests train every kind of model, with and without a CUDA graph."""
     columns = {"tests": 0, "passed": 0, "failed": 0, "skipped": 0, "seconds": 0}
     if device.type != "cuda":
         return Table("Tests", "n/a: they need a GPU.", columns, [])
@@ -133,7 +134,7 @@ def tests(device: torch.device, _: Params) -> Table:
 
 
 def precisions(device: torch.device, checked: Params) -> Table:
-    """Time every default training operation by operation, with steps recorded as a CUDA graph, and in bfloat16."""
+    """Time each default training operation by operation, recorded as a CUDA graph, and recorded in bfloat16."""
     rows: list[list[Value]] = []
     for name, phase, images, batch in _phases(device, checked):
 
@@ -151,7 +152,7 @@ def precisions(device: torch.device, checked: Params) -> Table:
         rows.append([name, eager, recorded, bfloat16, _apart(losses, expected), _apart(rounded, expected)])
     note = (
         f"Images per second, batch {checked.training.batch_size}, {STEPS[device.type]} steps on noise. % apart: the "
-        "largest difference of the training losses from single operations in float32, in percent."
+        "largest difference from the training losses operation by operation in float32, in percent."
     )
     columns = {"training": 0, "operation by operation": 0, "recorded": 0, "recorded, bfloat16": 0,
                "recorded: % apart": 4, "bfloat16: % apart": 4}  # fmt: skip
@@ -159,7 +160,7 @@ def precisions(device: torch.device, checked: Params) -> Table:
 
 
 def layouts(device: torch.device, checked: Params) -> Table:
-    """Time convolutions in channels-last and channels-first layout, in float32."""
+    """Time trainings with convolutions, in the channels-last layout and in the channels-first layout."""
     rows: list[list[Value]] = []
     for name, phase, images, batch in _phases(device, checked):
         if not any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in phase.module.modules()):
@@ -176,7 +177,7 @@ def layouts(device: torch.device, checked: Params) -> Table:
 
 
 def trainings(device: torch.device, checked: Params) -> Table:
-    """Estimate the duration of the default trainings, one seed of each."""
+    """Estimate the duration of each default training with one seed."""
     rows: list[list[Value]] = []
     for name, phase, images, batch in _phases(device, checked):
         entry = checked.entry(name.partition(",")[0])
@@ -204,7 +205,10 @@ def at_once(device: torch.device, _: Params) -> Table:
 
 @contextlib.contextmanager
 def _mps() -> Iterator[bool]:
-    """Start NVIDIA's Multi-Process Service if possible: kernels of several processes then run at the same time."""
+    """Run NVIDIA's Multi-Process Service during the block; yield whether it started.
+
+    With the service, the GPU executes kernels of several processes at the same time.
+    """
     control = shutil.which("nvidia-cuda-mps-control")
     if not control:
         yield False
@@ -222,7 +226,7 @@ def _mps() -> Iterator[bool]:
 
 
 def paper(device: torch.device, _: Params) -> Table:
-    """Time the MLP of the IWAE paper, whose batches of 20 images leave any GPU idle."""
+    """Time the MLP of the IWAE paper. Batches of 20 images are too small to keep a GPU busy."""
     rows: list[list[Value]] = []
     for model, more in (("vae", {"beta": 1.0}), ("iwae", {"samples": 50})):
         row: list[Value] = [", ".join([model, *(f"{key} {value}" for key, value in more.items())]), float(PAPER_BATCH)]
@@ -240,7 +244,7 @@ def paper(device: torch.device, _: Params) -> Table:
 
 
 def peer(device: torch.device, _: Params) -> Table:
-    """Time Pythae's networks in our loop and in Pythae's, if Pythae is installed."""
+    """Time networks of the library Pythae in our training loop and in Pythae's own, if Pythae is installed."""
     columns = {"network": 0, "our loop": 0, "Pythae": 0, "ours ÷ Pythae": 2}
     if importlib.util.find_spec("pythae") is None:
         return Table("Pythae", "n/a: Pythae is not installed; `make bench` installs it.", columns, [])
@@ -257,7 +261,7 @@ def peer(device: torch.device, _: Params) -> Table:
 
 
 def _phases(device: torch.device, checked: Params) -> Iterator[tuple[str, Phase, Pairs, int]]:
-    """Yield every training of the default parameters: a name, the phase, its samples and its batch size."""
+    """Yield each training phase of the default models: its name, the phase, its samples and its batch size."""
     for name in checked.variants:
         entry = checked.entry(name)
         model = checkpoint.build(entry.model, IMAGE, entry.arguments(), 0).to(device)
@@ -271,7 +275,7 @@ def _fit(
     module: Learner, images: Pairs, batch: int, device: torch.device, mode: Mode, precision: Precision, *,
     dynamic: bool = False,
 ) -> PhaseResult:  # fmt: skip
-    """Time a training, after a short training as a warm-up."""
+    """Train twice, first for a few steps as a warm-up, and return the result of the second training."""
     options = TrainingOptions(points=10, validations=1, mode=mode, precision=precision)
     for steps in (8, STEPS[device.type]):
         budget = Budget(steps=steps, batch_size=batch, learning_rate=1e-4)
@@ -289,7 +293,7 @@ def _weights_kept(module: nn.Module) -> Iterator[None]:
 
 
 def _apart(losses: list[float], expected: list[float]) -> float:
-    """Return the largest relative difference of the losses, in percent."""
+    """Return the largest relative difference between `losses` and `expected`, in percent."""
     return max(100 * abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, expected, strict=True))
 
 

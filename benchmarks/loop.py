@@ -1,7 +1,7 @@
-"""(a) Speed of the training loop, compared with a bare step and with the machine's matrix products.
+"""(a) Speed of the training loop, compared with bare training steps and with large matrix products.
 
-A bare step trains the same model in the same precision with `torch.optim.Adam(fused=True)`, always on the same batch of
-floats, without data loading, schedule or records.
+A bare step is a forward pass, a backward pass and a step of `torch.optim.Adam(fused=True)`, in the same precision as
+the loop. Bare steps train the same model on a single batch, without data loading, schedule or loss curve.
 """
 
 import statistics
@@ -20,9 +20,9 @@ from benchmarks.measure import Table, Value, flops, peak_flops, ratio, seconds, 
 from pipeline.common import params
 
 IMAGE = (1, 28, 28)
-STEPS = 60  # steps of each turn
-TURNS = 7
-# About as many steps between curve points as in the default parameters.
+STEPS = 60  # training steps of each measurement
+TURNS = 7  # repetitions of each measurement
+# The points of the loss curve are about as many steps apart as with the default parameters.
 HOW = TrainingOptions(points=4, validations=1, mode="eager")
 
 
@@ -55,7 +55,7 @@ def loop_steps(model: Learner, samples: arrays.Array, steps: int, batch_size: in
 
 
 def run() -> Table:
-    """Compare the loop with bare steps for every default training, on `training.threads` threads."""
+    """Compare the loop with bare steps for every default training, with the number of threads in params.yaml."""
     checked = params.load()
     torch.set_num_threads(checked.training.threads)
     peak = peak_flops()
@@ -82,9 +82,9 @@ def run() -> Table:
                          work / 1e6, speed * work / 1e9, 100 * max(loop) * work / peak])  # fmt: skip
     note = (
         f"Images per second on {checked.training.threads} thread(s), with batches of {checked.training.batch_size} in "
-        f"float32: medians of {TURNS} turns of {STEPS} steps. The loop is the pipeline's training loop. A bare step is "
-        "only the loss, its gradient and Adam, on one batch. Large matrix products reach at best "
-        f"{peak / 1e9:.0f} GFLOP/s. The last column is the best turn's GFLOP/s as a percentage of this speed."
+        f"float32: medians of {TURNS} repetitions of {STEPS} steps. The loop is the pipeline's training loop. A bare "
+        "step is only the loss, its gradient and Adam, on one batch. Large matrix products reach at best "
+        f"{peak / 1e9:.0f} GFLOP/s. The last column is the best repetition's GFLOP/s as a percentage of this speed."
     )
     columns = {"entry, phase": 0, "loop": 0, "bare step": 0, "loop ÷ bare step": 3, "least to greatest": 0,
                "MFLOP per image": 1, "GFLOP/s": 0, "% of the matrix products": 0}  # fmt: skip

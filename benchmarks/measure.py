@@ -1,4 +1,4 @@
-"""Helpers of the benchmarks: tables, measurements in turns, and the speed of the machine."""
+"""Helpers of the benchmarks: tables, alternating measurements, and the speed of the machine."""
 
 import contextlib
 import io
@@ -16,11 +16,11 @@ Value = str | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """A table of measurements; `columns` states how many digits after the decimal point a column shows."""
+    """A table of measurements."""
 
     title: str
     note: str
-    columns: dict[str, int]  # name → digits
+    columns: dict[str, int]  # name of a column → digits after the decimal point
     rows: list[list[Value]]
 
     def markdown(self) -> str:
@@ -39,16 +39,21 @@ def _shown(value: Value, digits: int) -> str:
 
 
 def take_turns(contestants: Sequence[Callable[[], float]], turns: int) -> list[list[float]]:
-    """Return the measurements of every contestant, taken in turns, so that a slow moment affects all contestants.
+    """Call several functions alternately, so that a slow moment of the machine affects all of them.
 
-    The first turn of each contestant is a warm-up, whose measurement is dropped.
+    Args:
+        contestants: functions that do some work and return one measurement, such as the seconds.
+        turns: how often to call each function. One more call at the start is a warm-up, and is not counted.
+
+    Returns:
+        The measurements of each contestant.
     """
     figures = [[contestant() for contestant in contestants] for _ in range(turns + 1)]
     return [list(each) for each in zip(*figures[1:], strict=True)]
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, str]:
-    """Return the median of the turns' ratios a ÷ b, and their range."""
+    """Return the median and the range of the ratios a ÷ b, one ratio for each repetition."""
     ratios = [x / y for x, y in zip(a, b, strict=True)]
     return statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
 
@@ -61,7 +66,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def peak_flops(size: int = 2048, times: int = 5) -> float:
-    """Return this process's best rate of large float32 matrix products, in FLOP/s."""
+    """Return the best rate of several large float32 matrix products, in FLOP/s."""
     a = torch.randn(size, size)
     return max(2 * size**3 / seconds(lambda: a @ a) for _ in range(times))
 
@@ -81,5 +86,5 @@ def quiet() -> Iterator[None]:
 
 
 def cores() -> int:
-    """Return the number of CPUs of this process."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,8 +1,11 @@
-"""(f) Peak memory with a data set ten times larger than a limit, and the cost of reading from disk.
+"""(f) Peak memory with a data set ten times larger than a memory limit, and the speed of reading from disk.
 
-Each measurement is a process: `python -m benchmarks.memory FOLDER streamed` prints its result as JSON. A process fails
-if its imports and its data together need more memory than the limit. The limit excludes pages of mapped files, since
-the kernel can take them back. The peak, which is the kernel's VmHWM, includes these pages.
+Each measurement from disk has its own process. For example, `python -m benchmarks.memory FOLDER streamed` calls the
+function `streamed` for the images in FOLDER, and prints the result as JSON. A process fails if its imports and its data
+together need more memory than the limit.
+
+The limit excludes pages of memory-mapped files, because the kernel can drop them at any time. The reported peak, which
+is the kernel's VmHWM, includes these pages.
 """
 
 import hashlib
@@ -36,11 +39,11 @@ from aelab.training.loop import Session, fit, represent
 from benchmarks.measure import Table, Value, ratio
 
 LIMIT = 896 * 2**20  # bytes, of which the import of torch needs more than 500 MiB
-TIMES = 10
+TIMES = 10  # size of the data set, relative to the limit
 PART = 1.1  # size of the images to corrupt, evaluate and encode, relative to the limit; all images would take minutes
 IMAGE = (3, 64, 64)
-STEPS = 200  # steps of each turn
-TURNS = 3
+STEPS = 200  # steps of each timed training
+TURNS = 3  # repetitions of the timed trainings
 HELD_OUT = 200  # validation images
 FEW = 1000  # images on which all metrics are measured
 NETWORK = {"name": "patches", "width": 16, "downsampling": 8}  # small, so that the speed depends on reading
@@ -55,7 +58,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
 }
 
-KEPT: dict[Path, Bytes] = {}  # images that one process keeps in memory between turns
+KEPT: dict[Path, Bytes] = {}  # images that the process of `in_memory` keeps for its next call
 
 Result = dict[str, Any]
 
@@ -70,13 +73,19 @@ def noise(count: int) -> Iterator[Bytes]:
 
 
 def model(variant: str) -> Autoencoder:
-    """Return the model, with the same weights each time."""
+    """Return a new model of `variant`. Its initial weights are the same in every call."""
     torch.manual_seed(0)
     return checkpoint.build(variant, IMAGE, PARAMETERS[variant])
 
 
 def train(pairs: Pairs, room: int) -> Result:
-    """Train the VAE for a few steps; return images per second and a hash of the weights."""
+    """Train the VAE for a few steps; return the number of images, the seconds and a hash of the final weights.
+
+    Args:
+        pairs: input and target images.
+        room: maximum number of bytes of images that the training keeps in memory. With 0, the training reads
+            all images from disk.
+    """
     held_out = Pairs(*(np.array(each[:HELD_OUT]) for each in pairs))
     budget = Budget(steps=STEPS, batch_size=64, learning_rate=0.001)
     learner = model("vae")
@@ -96,20 +105,20 @@ def train(pairs: Pairs, room: int) -> Result:
 
 
 def streamed(folder: Path) -> Result:
-    """Train from disk, with the limit on memory."""
+    """Train on images from disk, under the memory limit."""
     images = arrays.read(folder / "images.npy")
     limit()
     return train(Pairs(images, images), 0)
 
 
 def cold(folder: Path) -> Result:
-    """Train from disk, with no page in the kernel's cache."""
+    """Train like `streamed`, but first drop the images from the kernel's page cache."""
     forget(folder / "images.npy")
     return streamed(folder)
 
 
 def in_memory(folder: Path) -> Result:
-    """Train from memory, without a limit, in a process that keeps the images for the next turn."""
+    """Train on images in memory, without a limit. The process keeps the images for its next call."""
     devices.prepare("cpu", 1)
     if folder not in KEPT:
         KEPT[folder] = np.load(folder / "images.npy")
@@ -118,14 +127,14 @@ def in_memory(folder: Path) -> Result:
 
 
 def denoising(folder: Path) -> Result:
-    """Train from disk, with different inputs and targets."""
+    """Train on corrupted inputs and clean targets from disk, under the memory limit."""
     pairs = Pairs(arrays.read(folder / "corrupted.npy"), part(folder))
     limit()
     return train(pairs, 0)
 
 
 def corrupt(folder: Path) -> Result:
-    """Write a corrupted copy of a part of the images."""
+    """Write a corrupted copy of a part of the images to disk, under the memory limit."""
     images = part(folder)
     limit()
     copy = corruption.mixture(images, [("masking", 0.5)], seed=0, name="train")
@@ -133,7 +142,7 @@ def corrupt(folder: Path) -> Result:
 
 
 def evaluate(folder: Path) -> Result:
-    """Measure all metrics of the VAE on a few images. Time only the MSE on many images: SSIM is ten times slower."""
+    """Compute all metrics for a few images, then time the MSE alone for many images, since SSIM is ten times slower."""
     images, vae = part(folder), model("vae").eval()
     limit()
     reconstruction.evaluate(vae, images[:FEW])
@@ -141,7 +150,7 @@ def evaluate(folder: Path) -> Result:
 
 
 def represented(folder: Path) -> Result:
-    """Encode images with a VQ-VAE, and train its prior for a few steps."""
+    """Encode images with a VQ-VAE, and train its prior on the codes for a few steps."""
     images = part(folder)
     limit()
     _, phase = model("vqvae").eval().phases()
@@ -170,26 +179,26 @@ def part(folder: Path) -> Bytes:
 
 
 def timed(count: int, work: Callable[[], object]) -> Result:
-    """Call `work` on `count` images; return the number of images and the seconds."""
+    """Call `work`, which processes `count` images; return `count` and the seconds."""
     started = time.perf_counter()
     work()
     return {"images": count, "seconds": time.perf_counter() - started}
 
 
 def limit() -> None:
-    """Limit the memory that this process may allocate from now on."""
+    """Limit the memory of this process to `LIMIT`, including the memory that it already uses."""
     allowed = status("VmData") + LIMIT - status("VmRSS")
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 
 
 def status(name: str) -> int:
-    """Return a value of the kernel's status of this process, in bytes."""
+    """Return a value of /proc/self/status in bytes, such as VmHWM, the peak of the resident memory."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 2**10
 
 
 def forget(path: Path) -> None:
-    """Drop a file from the kernel's cache."""
+    """Drop a file from the kernel's page cache."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -199,7 +208,7 @@ WORK = {each.__name__: each for each in (streamed, cold, denoising, corrupt, eva
 
 
 def run() -> Table:
-    """Measure everything; the trainings take turns."""
+    """Run all measurements. Trainings from memory and from disk alternate, so that a slow moment affects both."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = TIMES * LIMIT // int(np.prod(IMAGE))
@@ -222,9 +231,9 @@ def run() -> Table:
     ]
     note = (
         f"{count:,} images of {'×'.join(map(str, IMAGE))} bytes, {TIMES} times the limit of {LIMIT / 2**20:,.0f} MiB; "
-        f"a part is {PART:.2f} times the limit; one thread. Peaks are the largest resident sets of all turns, with "
-        f"pages of mapped files. Images per second are medians of {TURNS} turns of {STEPS} steps of 64 images, "
-        "without validation. Same weights: every turn ended with the same bits as the turns in memory."
+        f"a part is {PART:.2f} times the limit; one thread. Peaks are the largest resident sets of all repetitions, "
+        f"with pages of mapped files. Images per second are medians of {TURNS} repetitions of {STEPS} steps of 64 "
+        "images, without validation. Same weights: every training ended with the same bits as the trainings in memory."
     )
     columns = {"": 0, "peak, MiB": 0, "peak ÷ limit": 2, "images a second": 0, "MB a second": 0, "÷ in memory": 3,
                "least to greatest": 0, "same weights": 0}  # fmt: skip

@@ -1,7 +1,7 @@
-"""(b) Speed of the same networks in our training loop, as bare steps, and in Pythae 0.1.2.
+"""(b) Speed of the same networks in our training loop, in bare training steps, and in the library Pythae 0.1.2.
 
-The three measurements take turns, with the same batch size and data. Pythae runs in its own process with its own
-settings, because `devices.prepare` changes settings for a whole process.
+The three measurements alternate, with one batch size and random images. `benchmarks.loop` explains bare steps. Pythae
+has a process of its own with torch's default settings, because `devices.prepare` changes settings of a whole process.
 """
 
 import statistics
@@ -24,10 +24,10 @@ from aelab.quantizers.codebook import Codebook
 from benchmarks.loop import IMAGE, bare_steps, loop_steps, noise
 from benchmarks.measure import Table, Value, cores, quiet, ratio, take_turns
 
-MODELS: dict[str, Any] = {}  # kept in Pythae's process between turns
+MODELS: dict[str, Any] = {}  # Pythae's models by name, which Pythae's process keeps for its next measurement
 BATCH = 64  # Pythae's default
-TURNS = 5
-SECONDS = 3.0  # approximate duration of a turn
+TURNS = 5  # repetitions of each measurement
+SECONDS = 3.0  # approximate duration of a measurement
 
 
 class PeerVAE(Learner):
@@ -38,7 +38,7 @@ class PeerVAE(Learner):
         self.encoder, self.decoder = model.encoder, model.decoder
 
     def loss(self, batch: Batch) -> Losses:
-        """Return the loss of Pythae's VAE.loss_function."""
+        """Return the loss that Pythae's `VAE.loss_function` computes."""
         encoded = self.encoder(batch.inputs)
         mean, log_variance = encoded.embedding, encoded.log_covariance
         output = self.decoder(reparameterise(mean, log_variance, batch.generator)).reconstruction
@@ -55,7 +55,7 @@ class PeerVQVAE(Learner):
         self.codebook = Codebook(codes=model.model_config.num_embeddings, dimensions=model.model_config.embedding_dim)
 
     def loss(self, batch: Batch) -> Losses:
-        """Return the loss of Pythae's VQVAE.loss_function, with quantisation losses summed per image, not averaged."""
+        """Return the loss of Pythae's `VQVAE.loss_function`, but with quantisation losses summed over each image."""
         quantized = self.codebook(self.encoder(batch.inputs).embedding, batch.generator)
         output = self.decoder(quantized.z_q).reconstruction
         error = F.mse_loss(output, batch.targets, reduction="none").flatten(1).sum(1)
@@ -63,9 +63,9 @@ class PeerVQVAE(Learner):
 
 
 def networks() -> dict[str, tuple[Callable[[], Any], type[Learner]]]:
-    """Return Pythae's models by name, each with the learner that runs its networks in our loop."""
+    """Return Pythae's models by name, each with the class that trains its networks in our loop."""
     warnings.filterwarnings("ignore", module="pythae")
-    from pythae import models  # noqa: PLC0415 - only this benchmark needs it
+    from pythae import models  # noqa: PLC0415 - most benchmarks run without Pythae
     from pythae.models.nn.benchmarks import mnist as nets  # noqa: PLC0415
 
     vae = models.VAEConfig(input_dim=IMAGE, latent_dim=16)
@@ -83,7 +83,7 @@ def networks() -> dict[str, tuple[Callable[[], Any], type[Learner]]]:
 
 
 def trainer(model: Any, images: Tensor, device: str = "cpu") -> Any:
-    """Return Pythae's trainer with its default configuration, ready for `train_step`."""
+    """Return Pythae's trainer for `model`, with the default configuration and prepared for `train_step`."""
     from pythae.data.datasets import BaseDataset  # noqa: PLC0415
     from pythae.trainers import BaseTrainer, BaseTrainerConfig  # noqa: PLC0415
 
@@ -95,7 +95,7 @@ def trainer(model: Any, images: Tensor, device: str = "cpu") -> Any:
 
 
 def pythae_steps(name: str, steps: int, device: str = "cpu") -> float:
-    """Return the images per second of one epoch of Pythae's training steps."""
+    """Return Pythae's speed in images per second, over one epoch of `steps` steps."""
     torch.set_num_threads(cores())
     model = MODELS.get(name) or MODELS.setdefault(name, networks()[name][0]())
     images = tensors.as_float(noise(steps * BATCH))
@@ -107,7 +107,7 @@ def pythae_steps(name: str, steps: int, device: str = "cpu") -> float:
 
 
 def run() -> Table:
-    """Compare all of Pythae's networks on all cores."""
+    """Compare the three speeds for each of the networks, on all cores."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return _table(lambda name, steps: process.submit(pythae_steps, name, steps).result())
 
@@ -135,9 +135,9 @@ def _table(pythae: Callable[[str, int], float]) -> Table:
         medians = [statistics.median(each) for each in (loop, bare, peer)]
         rows.append([name, parameters / 1e6, *medians, ratio(loop, bare)[0], *ratio(loop, peer)])
     note = (
-        f"Images per second on {cores()} threads, with batches of {BATCH} in float32: medians of {TURNS} turns of "
-        f"about {SECONDS:.0f} s. All networks come from Pythae. Our loop is the pipeline's training loop. In our loop, "
-        "the networks have the memory layout channels last, as in the pipeline."
+        f"Images per second on {cores()} threads, with batches of {BATCH} in float32: medians of {TURNS} repetitions "
+        f"of about {SECONDS:.0f} s. All networks come from Pythae. Our loop is the pipeline's training loop. In our "
+        "loop, the networks have the memory layout channels last, as in the pipeline."
     )
     columns = {"network": 0, "million parameters": 2, "our loop": 0, "bare step": 0, "Pythae": 0,
                "our loop ÷ bare step": 3, "our loop ÷ Pythae": 2, "least to greatest": 0}  # fmt: skip

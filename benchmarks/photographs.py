@@ -1,21 +1,22 @@
-"""Makes a folder of small colour crops of real photographs, to try the pipeline on your own images.
+"""Makes a folder of small colour crops of real photographs, for a trial of the pipeline on a folder of images.
 
     python -m benchmarks.photographs FOLDER [--count 2400] [--size 128]
 
-The sources are the 37 photographs among the wallpapers of four Debian packages. Drawings, gradients and logos are left
-out. The packages' copyright files state the licences:
+The sources are 37 photographs from four Debian packages of wallpapers. Wallpapers that are drawings, gradients or logos
+are left out. The packages' copyright files state the licences:
 
-- lomiri-wallpapers-16.04: CC BY 4.0 or CC BY-SA 4.0, seeding_by_Clements_Engelhardt.jpg CC0 1.0
+- lomiri-wallpapers-16.04: CC BY 4.0 or CC BY-SA 4.0, but CC0 1.0 for seeding_by_Clements_Engelhardt.jpg
 - lomiri-wallpapers-20.04: CC BY-SA 3.0
 - mate-backgrounds: GPL 2 or later
 - plasma-workspace-wallpapers: GPL 2 or later
 
-Each photograph is scaled down and cut into a grid of squares without overlap. The photographs are as small as possible,
-as long as they give `count` squares in all.
-The same packages give the same pixels on every run.
+Each photograph is scaled down and cut into a grid of squares without overlap. All photographs have the same number of
+squares along the shorter side: the smallest number that gives `count` squares in all. The same packages always give the
+same pixels.
 
-All crops are in one folder, without classes. The pipeline splits a folder by image, so crops of a photograph are both
-in the training split and in the test split. So the scores do not say how well a model does on new photographs.
+All crops are in one folder, without classes. The pipeline assigns each crop to a split at random. So crops of one
+photograph are in the training split and in the test split. Test metrics then do not show how well a model handles new
+photographs.
 """
 
 import io
@@ -34,7 +35,7 @@ from PIL import Image, ImageOps
 
 from aelab.core.errors import UserError
 
-PHOTOGRAPHS = {  # package → path of a photograph in the package, and the photographs' names
+PHOTOGRAPHS = {  # package → path of a photograph in it, with {} for the name, and the names of the photographs
     "lomiri-wallpapers-16.04": (
         "usr/share/backgrounds/{}.jpg",
         """Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Picture_0B_by_freespace Picture_1A_by_freespace
@@ -59,7 +60,7 @@ def main(
     count: Annotated[int, typer.Option(min=1)] = 2400,
     size: Annotated[int, typer.Option(min=1, help="Width and height in pixels.")] = 128,
 ) -> None:
-    """Make the folder of crops."""
+    """Make a folder of crops of photographs."""
     try:
         made = make(folder, count, size)
     except UserError as error:
@@ -68,11 +69,11 @@ def main(
 
 
 def make(folder: Path, count: int, size: int) -> int:
-    """Write `count` PNG files of size×size pixels; return the number of photographs.
+    """Write `count` crops of size×size pixels as PNG files; return the number of photographs that they are from.
 
     Raises:
         UserError: `folder` is not empty, Debian's tools or packages are not available, or the photographs are too
-            small for so many crops.
+            small for `count` crops.
     """
     if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         msg = f"{folder} is not empty"
@@ -124,11 +125,11 @@ def photographs() -> Iterator[tuple[str, bytes]]:
 
 
 def _content(package: str, folder: Path) -> Path:
-    """Return the package's files as a .tar in the empty `folder`. No root rights are needed."""
+    """Download a package, without root rights, and return its files as a .tar file in the empty `folder`."""
     try:
         _command(["apt-get", "download", package], folder)
     except subprocess.CalledProcessError:
-        # Without package lists, or with lists that lack the package, download lists into `folder`.
+        # The system has no package lists, or its lists lack the package: download new lists into `folder`.
         lists = folder / "lists"
         (lists / "partial").mkdir(parents=True)
         private = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={folder}", "-oDebug::NoLocking=1"]
@@ -144,13 +145,13 @@ def _command(arguments: list[str], folder: Path) -> bytes:
 
 
 def _grid(size: tuple[int, int], rows: int) -> tuple[int, int]:
-    """Return rows and columns of squares in an image of `size` (width, height) with `rows` along its shorter side."""
+    """Return the rows and columns of a grid with `rows` squares along the shorter side of `size` (width, height)."""
     longer = int(max(size) / min(size) * rows)
     return (rows, longer) if size[0] >= size[1] else (longer, rows)
 
 
 def _rows(sizes: dict[str, tuple[int, int]], count: int, size: int) -> int:
-    """Return the smallest number of squares along the shorter side that gives `count` squares in all."""
+    """Return the smallest number of squares along the shorter sides that gives `count` squares in all photographs."""
     for rows in range(1, min(map(min, sizes.values())) // size + 1):
         if sum(a * b for a, b in (_grid(each, rows) for each in sizes.values())) >= count:
             return rows

@@ -1,6 +1,7 @@
-"""(c) Quality after the same time on the CPU: our defaults and Pythae's, each on one thread, side by side.
+"""(c) Quality after the same CPU time, for models with our defaults and with the defaults of the library Pythae.
 
-Each contestant is a process: `python -m benchmarks.quality ours vae 60` prints its result as JSON.
+Our training and Pythae's are two processes with one thread each, which run at the same time. For example,
+`python -m benchmarks.quality ours vae 60` trains our VAE for 60 CPU seconds, and prints the result as JSON.
 """
 
 import json
@@ -26,11 +27,11 @@ from benchmarks.measure import Table, Value, quiet
 from benchmarks.peer import trainer
 from pipeline.common import params, paths
 
-BUDGETS = (60.0, 180.0)  # seconds
+BUDGETS = (60.0, 180.0)  # CPU seconds of a training
 MEASURES = {"ae": "MSE", "vae": "−ELBO (nats)"}
-BATCH = 250
-TRIAL = 800  # steps of the training that measures the time of a step, about an epoch
-MARGIN = 0.95  # predicted time of the training, relative to the time budget
+BATCH = 250  # test images in a batch
+TRIAL = 800  # steps, about an epoch, of a trial training that measures the time of a step
+MARGIN = 0.95  # planned time of the training, relative to the time budget
 
 
 def mnist() -> datasets.Data:
@@ -41,7 +42,10 @@ def mnist() -> datasets.Data:
 
 
 def ours(variant: str, seconds: float) -> dict[str, float]:
-    """Train our variant with its default parameters, for as many steps as fit into the time."""
+    """Train our model with its default parameters, for as many steps as fit into the CPU seconds.
+
+    Return the time and the test metric.
+    """
     checked, images = params.load(), mnist()
     entry, options = checked.entry(variant), checked.training
     pairs, held_out = (Pairs(split, split) for split in (images.train, images.validation))
@@ -55,7 +59,7 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
         return model, time.process_time() - started
 
     fit(options.validations)
-    fixed = fit(options.validations)[1]  # the time for validations, which is the same for any number of steps
+    fixed = fit(options.validations)[1]  # time for the validations, which does not depend on the number of steps
     a_step = (fit(options.validations + TRIAL)[1] - fixed) / TRIAL
     model, took = fit(int((seconds * MARGIN - fixed) / a_step))
     generator = torch.Generator().manual_seed(0)
@@ -70,8 +74,11 @@ def ours(variant: str, seconds: float) -> dict[str, float]:
 
 
 def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
-    """Train Pythae's model with its default networks and trainer; measure after the first epoch past each budget."""
-    from pythae import models  # noqa: PLC0415 - only this benchmark needs it
+    """Train Pythae's model with its default networks and trainer.
+
+    Return the time and the test metric after the first epoch past each time budget.
+    """
+    from pythae import models  # noqa: PLC0415 - most benchmarks run without Pythae
 
     images = mnist()
     size = {"input_dim": images.image, "latent_dim": params.load().entry(variant).arguments()["code"]}
@@ -106,13 +113,13 @@ def pythae(variant: str, *budgets: float) -> list[dict[str, float]]:
 
 @torch.no_grad()
 def over(test: datasets.Bytes, measure: Callable[[Tensor], Tensor]) -> float:
-    """Return the mean of a measure over the test images."""
+    """Return the mean of `measure` over the test images."""
     values = [measure(tensors.as_float(x)) for x in torch.from_numpy(test).split(BATCH)]
     return float(torch.stack(values).double().mean())
 
 
 def run() -> Table:
-    """Run all pairs; the two contestants of a pair run side by side."""
+    """Train our models and Pythae's at the same time, and compare their test metrics for each time budget."""
     rows: list[list[Value]] = []
     for variant, name in MEASURES.items():
         theirs = _contestant("pythae", variant, *BUDGETS)
@@ -143,7 +150,7 @@ def _result(contestant: subprocess.Popen[str]) -> list[dict[str, float]]:
 
 
 def main(who: str, variant: str, budgets: list[float]) -> None:
-    """Train one contestant, and print its results as JSON."""
+    """Train our model or Pythae's in this process, and print the results as JSON."""
     torch.set_num_threads(1)
     print(json.dumps(pythae(variant, *budgets) if who == "pythae" else [ours(variant, each) for each in budgets]))
 

@@ -1,8 +1,10 @@
-"""(j) One training by two processes on two cores, compared with one process on one core at the same batch size.
+"""(j) Speed of a training that two processes share, compared with the same training by one process.
 
-One process and two processes train the same model on the same images to the same losses. The times exclude the start
-of the processes. For comparison, two processes train two models independently, each with half the batch. The speed of
-two independent trainings is the upper limit.
+Each process has one core. Both trainings use the same model, images and batch size, and reach the same losses. The
+times exclude the start of the processes.
+
+A third measurement shows the upper limit of the speed: two processes train two models independently, each with half
+the batch size.
 """
 
 import json
@@ -28,14 +30,14 @@ from benchmarks.loop import IMAGE, noise
 from benchmarks.measure import Table, Value, quiet, ratio
 from pipeline.common import params
 
-TURNS = 4
-SECONDS = 2.0  # approximate duration of a turn
-APART = "APART"  # environment variable: if set, each process trains a model of its own
+TURNS = 4  # repetitions of each measurement
+SECONDS = 2.0  # approximate duration of a measurement
+APART = "APART"  # name of an environment variable; if it is set, each process trains a model of its own
 SETTINGS = [("ae", 64), *((name, batch) for name in ("ae", "vae", "vqvae") for batch in (256, 1024))]
 
 
 def run() -> Table:
-    """Measure every setting in turns."""
+    """Measure the three speeds for each model and batch size."""
     rows: list[list[Value]] = []
     for name, batch in SETTINGS:
         steps = max(20, int(SECONDS * 4000 / batch))
@@ -53,8 +55,8 @@ def run() -> Table:
         rows.append([f"{name}, {batch}", statistics.median(one), statistics.median(two), share, spread,
                      ratio(apart, one)[0], 100 * added_up])  # fmt: skip
     note = (
-        f"Steps per second by batch size, with the networks of the default parameters: medians of {TURNS} turns. The "
-        "last column is the percentage of their time that two processes spend on the sum of their gradients."
+        f"Steps per second by batch size, with the networks of the default parameters: medians of {TURNS} repetitions. "
+        "The last column is the percentage of their time that two processes spend on the sum of their gradients."
     )
     columns = {"entry, batch size": 0, "1 process": 1, "2 processes": 1, "2 processes ÷ 1": 2, "least to greatest": 0,
                "2 trainings of half the batch ÷ 1 process": 2, "% of time for the sum": 1}  # fmt: skip
@@ -62,7 +64,7 @@ def run() -> Table:
 
 
 def _measured(size: int, name: str, batch: int, steps: int, *, apart: bool = False) -> Any:
-    """Start `size` processes, which share a training unless `apart`; return the first process's measurement."""
+    """Train with `size` processes together, or with `apart` separately; return the measurement of the first process."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("localhost", 0))
         place = {
@@ -86,7 +88,7 @@ def _measured(size: int, name: str, batch: int, steps: int, *, apart: bool = Fal
 
 
 def _part(found: Path, name: str, batch: int, steps: int) -> None:
-    """Train in one process; if it is the first, write the measurement to `found`."""
+    """Train in this process. The first process also writes its measurement to the file `found`."""
     device = devices.prepare("cpu", 1)
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

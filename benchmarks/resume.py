@@ -1,5 +1,7 @@
-"""(g) Cost of checkpoints: one training without checkpoints and curve file, one with both at the default interval, and
-one that a second process also shows in MLflow.
+"""(g) Cost of checkpoints and of live curves in MLflow, measured with three trainings.
+
+The first training writes no files. The second training writes its loss curve, and checkpoints at the default interval.
+The third training writes the same files, and another process shows the curve in MLflow.
 """
 
 import contextlib
@@ -26,11 +28,11 @@ from pipeline.training import training_folder
 from pipeline.training.training_folder import CurveLog, TrainingFolder
 
 STEPS = 900  # long enough for several checkpoints
-TURNS = 3
+TURNS = 3  # repetitions of each training
 
 
 def run() -> Table:
-    """Train the AE of the default parameters in the three ways, in turns."""
+    """Train the default AE in the three ways, alternately."""
     checked = params.load()
     torch.set_num_threads(checked.training.threads)
     options = TrainingOptions(mode="eager", points=100, validations=10)
@@ -66,19 +68,22 @@ def run() -> Table:
     for name, took in (("checkpoints and curve", alone), ("checkpoints, and the curve shown in MLflow", watched)):
         share, spread = ratio(took, plain)
         rows.append([name, min(took), share, spread])
-    note = f"Seconds of {STEPS} steps of the AE, in the shortest of {TURNS} turns. Checkpoints are {SECONDS:g} s apart."
+    note = (
+        f"Seconds of {STEPS} steps of the AE, in the shortest of {TURNS} repetitions. Checkpoints are {SECONDS:g} s "
+        "apart."
+    )
     columns = {"training": 0, "seconds": 2, "÷ first row": 3, "least to greatest": 0}
     return Table("(g) Cost of checkpoints and live curves", note, columns, rows)
 
 
 @contextmanager
 def _follower(root: str) -> Iterator[None]:
-    """Start `pipeline.reporting.track --follow`, and wait until it shows curves."""
+    """Run the process that shows curves in MLflow. The block begins when the process is ready."""
     database = Path(root) / "mlflow.db"
     environment = os.environ | {"DVC_ROOT": root, "MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
     with subprocess.Popen([sys.executable, "-m", "pipeline.reporting.track", "--follow"], env=environment) as process:
         while not database.exists():
             time.sleep(0.1)
-        time.sleep(15)  # time for its imports and for creating the database
+        time.sleep(15)  # time for the process's imports and for its work on the new database
         yield
         process.terminate()

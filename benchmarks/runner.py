@@ -1,4 +1,4 @@
-"""(o) CPU seconds that `make repro` needs in addition to its stages' commands, on the digits with a few steps."""
+"""(o) CPU time of `make repro` without the commands of its stages, on the data set `digits` with short stages."""
 
 import re
 import resource
@@ -8,10 +8,10 @@ from pathlib import Path
 from benchmarks.dag import PARALLEL, Clone
 from benchmarks.measure import Table, Value
 
-ENTRIES = (5, 100)
+ENTRIES = (5, 100)  # numbers of entries (model configurations)
 FEW = {"training.steps": 20, "training.points": 2, "training.validations": 1, "evaluation.classifier.steps": 20,
        "evaluation.samples": 100, "evaluation.importance.samples": 10, "evaluation.importance.images": 2}  # fmt: skip
-# The stages' shell: it runs a command as /bin/sh does, and notes the CPU time of the command.
+# The shell of the stages: the script calls /bin/sh for a command, and writes the CPU time of the command to a file.
 SHELL = """#!/bin/sh
 /bin/sh "$@"
 code=$?
@@ -21,7 +21,7 @@ exit $code
 
 
 def run() -> Table:
-    """Measure a cold run and an unchanged run, for each number of entries."""
+    """Measure a run without earlier results (cold) and a run without changes, for each number of entries."""
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for count in ENTRIES for row in measure(Path(folder) / f"{count}", count)]
     note = (
@@ -33,7 +33,7 @@ def run() -> Table:
 
 
 def measure(folder: Path, entries: int) -> list[list[Value]]:
-    """Return the rows of a project with `entries` autoencoders."""
+    """Return the rows of the table for a project with `entries` autoencoders."""
     clone = Clone(folder / "clone", **FEW)
     section = clone.parameters()["variants"]["ae"]
     clone.change(variants={f"ae{number:03}": section | {"code": 2 + number} for number in range(entries)})
@@ -53,13 +53,13 @@ def measure(folder: Path, entries: int) -> list[list[Value]]:
 
 
 def _noted(note: Path) -> float:
-    """Return the CPU seconds that a shell noted, and delete the note."""
+    """Return the CPU seconds in a file that `SHELL` wrote, and delete the file."""
     *_, children = note.read_text(encoding="utf-8").splitlines()
     note.unlink()
     return sum(60 * float(minutes) + float(seconds) for minutes, seconds in re.findall(r"(\d+)m([\d.]+)s", children))
 
 
 def _children() -> float:
-    """Return the CPU seconds of ended child processes and their children."""
+    """Return the CPU seconds of all ended child processes and of their own children."""
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     return spent.ru_utime + spent.ru_stime

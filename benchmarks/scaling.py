@@ -1,7 +1,7 @@
-"""(e) Cost against work: how the time grows with one quantity, while all other quantities keep their defaults.
+"""(e) Growth of the time with one quantity, such as the batch size, while all other quantities keep their defaults.
 
-A slope is the slope of the time in a double-logarithmic plot between two rows: 0 means no extra cost, 1 means
-proportional cost.
+The column "slope" is the slope of log(time) against log(quantity) between two rows. With slope 0, the time does not
+grow. With slope 1, the time is proportional to the quantity.
 """
 
 import math
@@ -18,9 +18,9 @@ from benchmarks.loop import IMAGE, loop_steps, noise
 from benchmarks.measure import Table, Value
 from pipeline.common import params
 
-STEPS = 10
-TURNS = 3
-SCALES: dict[str, list[int]] = {
+STEPS = 10  # training steps of each measurement
+TURNS = 3  # repetitions of each measurement
+SCALES: dict[str, list[int]] = {  # quantity → its values
     "images in a batch": [1, 4, 16, 64, 256, 1024],
     "feature maps": [4, 16, 64, 128, 256],
     "numbers in the code": [2, 32, 256, 1024, 4096],
@@ -29,7 +29,7 @@ SCALES: dict[str, list[int]] = {
 
 
 def run() -> list[Table]:
-    """Measure steps of the AE, then whole DAGs with more seeds and variants."""
+    """Return two tables: the time of a training step of the AE, and the time of whole runs of the pipeline."""
     return [_steps(), _dags()]
 
 
@@ -53,7 +53,7 @@ def _steps() -> Table:
             parameters = sum(parameter.numel() for parameter in model.parameters())
             rows.append([what, float(size), float(parameters), took, 1000 * batch / took, slope])
             previous = size, took
-    note = f"The AE's training loop on one thread, medians of {TURNS} turns of {STEPS} steps."
+    note = f"The AE's training loop on one thread, medians of {TURNS} repetitions of {STEPS} steps."
     columns = {"what": 0, "how much": 0, "parameters": 0, "ms per step": 2, "images per second": 0, "slope": 2}
     return Table("(e) Cost of a step against work", note, columns, rows)
 

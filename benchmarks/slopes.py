@@ -1,7 +1,11 @@
-"""(l) Growth of costs with the number of runs in MLflow, bytes of data, entries in DVC's files, and Dask's tasks.
+"""(l) Growth of the time of four tasks with the amount of work.
 
-A slope is the slope of the time in a double-logarithmic plot between two rows, as in (e). Times of computations are
-CPU seconds; times that include waits for a disk are seconds.
+The tasks are MLflow's queries by number of runs, data handling by bytes, DVC's planning by entries (model
+configurations), and an empty Dask task by number of workers. The column "slope" is the slope of log(time) against
+log(amount) between two rows.
+
+The times of DVC and Dask are CPU time. The times of MLflow and of data files are elapsed time, because they include
+waits for a disk.
 """
 
 import copy
@@ -27,11 +31,11 @@ from benchmarks.measure import Table, Value, seconds
 
 RUNS, MEBIBYTES, ENTRIES, TASKS = (100, 1000, 10_000), (64, 128, 256, 512), (10, 30, 100), 1000
 IMAGE_BYTES = 3 * 128 * 128
-METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # numbers of each in a run, estimated
+METRICS, POINTS, PARAMETERS, TAGS = 60, 110, 40, 30  # estimated numbers of each in a run
 
 
 def run() -> list[Table]:
-    """Return a table for each of the four costs."""
+    """Return a table for each of the four tasks."""
     with tempfile.TemporaryDirectory() as folder:
         return [_tracking(Path(folder)), _data(Path(folder)), _planning(Path(folder)), _engine()]
 
@@ -44,7 +48,7 @@ def cpu(work: Callable[[], object]) -> float:
 
 
 def _rows(what: str, sizes: list[float], times: list[float]) -> list[list[Value]]:
-    """Return a row for each size, with the slope from the row before."""
+    """Return a row for each size, with the slope from the previous row to this row."""
     slopes = [None] + [
         math.log(max(b, 1e-9) / max(a, 1e-9)) / math.log(y / x)
         for a, b, x, y in zip(times, times[1:], sizes, sizes[1:], strict=False)
@@ -53,7 +57,7 @@ def _rows(what: str, sizes: list[float], times: list[float]) -> list[list[Value]
 
 
 def _tracking(folder: Path) -> Table:
-    """Time queries of a SQLite database with artificial runs, without data sets or models."""
+    """Time MLflow's queries of a SQLite database with artificial runs, which have no data sets or models."""
     database = folder / "mlflow.db"
     projector = mlflow_writer.Projector(f"sqlite:///{database}", folder / "artifacts", folder / "lock")
     projector.open("")
@@ -94,7 +98,7 @@ def _tracking(folder: Path) -> Table:
 
 
 def _fill(database: Path, experiment: str, first: int, end: int) -> None:
-    """Write the artificial runs from number `first` up to, but without, `end` to MLflow's database."""
+    """Write the artificial runs with the numbers `first` to `end` - 1 to MLflow's database."""
     connection, names = sqlite3.connect(database), range(first, end)
     connection.executemany(
         "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, "
@@ -129,7 +133,7 @@ def _fill(database: Path, experiment: str, first: int, end: int) -> None:
 
 
 def _data(folder: Path) -> Table:
-    """Time the steps that read or write every byte."""
+    """Time how long a data file of each size takes to write, hash, check, copy and link."""
     from dvc.fs import LocalFileSystem  # noqa: PLC0415
     from dvc_data.hashfile.hash import file_md5  # noqa: PLC0415
 
@@ -159,7 +163,7 @@ def _data(folder: Path) -> Table:
 
 
 def _planning(folder: Path) -> Table:
-    """Time the reading and writing of DVC's files, with entries like the default VAE."""
+    """Time how DVC reads and writes its files, for several numbers of entries (copies of the default VAE)."""
     from dvc.repo import Repo  # noqa: PLC0415
     from dvc.utils.serialize import load_yaml, modify_yaml  # noqa: PLC0415
 
@@ -207,7 +211,7 @@ def _planning(folder: Path) -> Table:
 
 
 def _engine() -> Table:
-    """Measure Dask's own cost of an empty task, with scheduler, caller and 64 workers in one process."""
+    """Measure Dask's own CPU time for an empty task, with scheduler, client and all workers in one process."""
     from distributed import Client, LocalCluster  # noqa: PLC0415
 
     rows: list[list[Value]] = []

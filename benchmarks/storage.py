@@ -1,5 +1,6 @@
-"""(m) Push of the results of `make repro` to an S3 server on this machine, and pull by a fresh clone of the last
-commit.
+"""(m) Time of `dvc push` and `dvc pull`, with an S3 server on this machine.
+
+The push sends the last commit's results to the server. The pull fetches the results into a fresh clone.
 """
 
 import os
@@ -17,7 +18,7 @@ DVC = (sys.executable, "-m", "dvc")
 
 
 def run() -> Table:
-    """Time push and pull, and for comparison a copy of the same files."""
+    """Time the push, the pull and, for comparison, a plain copy of the same files."""
     asked = subprocess.run([*DVC, "cache", "dir"], cwd=REPOSITORY, capture_output=True, text=True, check=True)  # noqa: S603
     cache = REPOSITORY / asked.stdout.strip()
     if not (cache / "files").exists():

@@ -1,4 +1,4 @@
-"""Faults of files: flipped bytes, truncation, a kill during a write, a full disk."""
+"""Faults of files, such as flipped bytes and a full disk; also repeated trainings, and two runs at once."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ PARAMETERS = {"network": {"name": "patches", "width": 8}, "code": 4}
 
 
 def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Flip a byte or cut off the end in every kind of file. The pipeline must find the damage before any use."""
+    """Change a byte of a file, or cut off the end. The pipeline must find the damage before it uses the file."""
     rng = random.Random(f"{seed} flips")
     raw = folder / "raw"
     downloads.fetch("digits", raw)
@@ -45,7 +45,7 @@ def flips(folder: Path, seed: int, count: int) -> Iterator[Counts]:
         return not source.startswith("folder")
 
     def falls_back() -> bool:
-        with contextlib.redirect_stdout(io.StringIO()):  # each time prints a message
+        with contextlib.redirect_stdout(io.StringIO()):  # discards the message about the damaged file
             found = Snapshots(folder / "checkpoints").latest()
         return found is not None and found.values["step"] == 1
 
@@ -88,7 +88,7 @@ def _raises(folder: Path) -> bool:
 
 
 def _refused(path: Path) -> bool:
-    """Whether the damaged model is refused."""
+    """Whether the loader refuses a damaged model file."""
     try:
         checkpoint.load(path)
     except UserError:
@@ -97,7 +97,7 @@ def _refused(path: Path) -> bool:
 
 
 def writes(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Send SIGKILL to a process that only writes checkpoints."""
+    """Send SIGKILL to a process that only writes checkpoints. Afterwards, the old or the new checkpoint must load."""
     rng = random.Random(f"{seed} writes")
     counts = Counts("SIGKILL inside a checkpoint's write", "the old or the new checkpoint can be loaded", count)
     script = (
@@ -133,7 +133,7 @@ def writes(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def repeats(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Repeat trainings in other processes, with other hash seeds and other intervals between the curve's points."""
+    """Repeat trainings with other hash seeds and other numbers of curve points. The weights must stay the same."""
     rng = random.Random(f"{seed} repeats")
     rig = Rig(folder, steps=200)
     for entry in ENTRIES:
@@ -153,7 +153,7 @@ def repeats(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def full_disk(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Fill the disk during a training, free it, and continue the training."""
+    """Fill the disk during a training, free space again, and continue the training."""
     rng = random.Random(f"{seed} disk")
     rig = Rig(folder, steps=400)
     promise = "a message of one sentence; the last checkpoint is valid; the continued training ends with the same bits"
@@ -184,7 +184,7 @@ def full_disk(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def _mount(place: Path, kibibytes: int, *, again: bool = False) -> bool:
-    """Mount a file system of this size at `place`; return whether this user may mount file systems."""
+    """Mount a tmpfs of this size at `place`, or with `again` change its size; return whether the mount succeeded."""
     place.mkdir(exist_ok=True)
     options = f"size={kibibytes}k" + (",remount" if again else "")
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
@@ -192,7 +192,7 @@ def _mount(place: Path, kibibytes: int, *, again: bool = False) -> bool:
 
 
 def two_at_once(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Start two runs of the pipeline at the same time."""
+    """Start two runs of the pipeline in one project, at most 3 seconds apart."""
     rng = random.Random(f"{seed} two")
     rig = Rig(folder, steps=100)
     counts = Counts(

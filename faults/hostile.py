@@ -33,9 +33,9 @@ from faults.parameters import DEFAULT
 from faults.table import Counts
 from pipeline.common import params
 
-# Python raises these audit events when code runs.
+# Audit events that Python raises before a command runs, or before a pickle loads a class.
 RUNS = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"}
-MEMORY, SECONDS = 2**31, 60.0  # a file must be refused within so many bytes of memory and so many seconds
+MEMORY, SECONDS = 2**31, 60.0  # the most bytes of memory and seconds that the refusal of a file may take
 
 
 class Attack:
@@ -49,14 +49,14 @@ class Attack:
 
 
 class Ran(BaseException):
-    """Raised when something tries to run code."""
+    """Raised by the audit hook when an attack tries to run code."""
 
 
 def attacks(place: Path, seed: int, count: int, only: str = "a_") -> Iterator[Counts]:  # noqa: ARG001 - each once
-    """Try every kind of attack once, or the kinds whose names begin with `only`.
+    """Try every kind of attack once, or only the functions of this module whose names begin with `only`.
 
-    An audit hook notes each attempt to run code. A comparison of the files before and after an attack finds files that
-    the attack wrote outside of its folder.
+    An audit hook stops each attempt to run code. A comparison of the files before and after an attack shows whether
+    the attack wrote files outside of its own folder.
     """
     kinds = [function for name, function in sorted(globals().items()) if name.startswith(only)]
     promise = "no code runs, and no file is written elsewhere: the input is refused or escaped"
@@ -95,7 +95,7 @@ def _files(place: Path) -> set[Path]:
     return {path for path in place.rglob("*") if not path.is_dir()}
 
 
-Handle = Callable[[], bool]  # gives the file of the attack to the project; true if the attack failed
+Handle = Callable[[], bool]  # lets the project's code read the hostile file; returns whether the attack failed
 
 
 def _pickle(mark: str) -> bytes:
@@ -212,7 +212,7 @@ def a_gzip_bomb(inside: Path, mark: str) -> Handle:  # noqa: ARG001
 
 
 def _images(inside: Path, out: Path) -> tuple[list[str], int]:
-    """Return the files that are left out of a folder, and the number of files that are read."""
+    """Read a folder of images; return the files that the reader left out, and the number of files that it read."""
     found = image_folder.read(inside, (3, 8, 8), fit="crop", scratch=out, workers=1)
     return [each.path for each in found.left_out], len(found.labels)
 

@@ -1,4 +1,4 @@
-"""SIGKILL of running processes at random moments; the next run must end with the same bits."""
+"""Kills of processes at random moments. The next run must end with the same bits as a run without a kill."""
 
 import functools
 import itertools
@@ -10,16 +10,16 @@ from typing import Any
 from faults.rig import ENTRIES, LEAVES_WITHIN, Rig, moments
 from faults.table import Counts
 
-EARLY, IMPORTS = 0.1, 2.0  # share of kills during a training's imports; seconds of the imports
-LONGEST = {"ae": 1.5, "dae": 1.5, "vae": 1.5, "vqvae": 3.0}  # approximate seconds of 600 steps
+EARLY, IMPORTS = 0.1, 2.0  # fraction of the kills that come during a training's imports; seconds of the imports
+LONGEST = {"ae": 1.5, "dae": 1.5, "vae": 1.5, "vqvae": 3.0}  # entry → approximate seconds of 600 steps
 TRAINS = tuple(f"train@{entry}" for entry in ENTRIES)
 
 
 def trainers(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """Kill the training of every model `count` times.
 
-    Each round kills the training of each model once, runs the pipeline, and compares all results with the undisturbed
-    run.
+    Each round kills the training of each model once, runs the pipeline, and compares all results with the results of
+    an undisturbed run.
     """
     rig = Rig(folder)
     rounds = moments((seed, "trainers"), 1.0)
@@ -37,7 +37,13 @@ def trainers(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def _kill_training(rig: Rig, entry: str, moment: float) -> bool:
-    """Kill the training of an entry: one time in ten during the imports, otherwise later."""
+    """Kill the training of an entry; return whether the kill hit the training and no process survived.
+
+    Args:
+        rig: the finished project.
+        entry: the model configuration to train.
+        moment: random number from 0 to 1. Below `EARLY`, the kill comes during the imports, otherwise later.
+    """
     stage = f"train@{entry}"
     command, early = ("dvc", "repro", "--single-item", stage), moment < EARLY
     delay = moment / EARLY * IMPORTS if early else moment * LONGEST[entry]
@@ -56,8 +62,8 @@ def _counted(
 
     Args:
         rig: the finished project.
-        what: the end of the fault's name in the table.
-        rounds: delays of the kills, relative to the longest delay.
+        what: the fault's name in the table, without "SIGKILL" at the start.
+        rounds: delays before the kills, as fractions of the longest delay.
         arguments: arguments of `Rig.hit`, with the longest delay in seconds as `delay`.
         again: command that finishes the pipeline after a kill.
     """
@@ -74,7 +80,7 @@ def _counted(
 
 
 def stages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Kill the other stages, and a training between its two phases."""
+    """Kill stages other than trainings, and the VQ-VAE's training between its autoencoder and its prior."""
     rig, rounds = Rig(folder), moments((seed, "stages"), 1.0)
     longest_of = {
         "download": 3.0, "corrupt@masked": 2.0, "noise": 2.0, "classify": 3.0, "evaluate@vqvae": 5.0, "report": 5.0,
@@ -93,7 +99,7 @@ def stages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Kill `dvc repro`, the runner, or the runner with its trainers; no training may survive."""
+    """Kill `dvc repro`, the runner of `make repro`, or the runner with its trainings. No training may survive."""
     rig, rounds = Rig(folder), moments((seed, "runners"), 1.0)
     trainer, trains = functools.partial(rig.of, "pipeline.stages.train"), ("train@vae", "train@ae")
     dvc = functools.partial(rig.of, "dvc", "repro")
@@ -109,7 +115,7 @@ def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def stops(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Ask trainings of one or several processes to stop; each must end in time."""
+    """Send SIGTERM to trainings by one and by two processes. Each training must end within `LEAVES_WITHIN` seconds."""
     rounds, stage = moments((seed, "stops"), LONGEST["ae"]), "train@ae"
     for processes in (1, 2):
         rig = Rig(folder / f"processes{processes}", processes=processes)

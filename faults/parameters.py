@@ -23,7 +23,7 @@ from tests.support.project import REPOSITORY
 
 DEFAULT: dict[str, Any] = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
 SENTENCE = re.compile(r"params\.yaml: .+")
-ODD: tuple[Any, ...] = (
+ODD: tuple[Any, ...] = (  # unusual values for a parameter
     None, True, False, 0, 1, 2, 3, 5, 7, 32, -1, 10**6, 10**12, 10**30, 2**31, 2**63, 0.0, -0.0, 1e-300, 1e300, 0.5,
     1.0, float("nan"), float("inf"), -float("inf"), "", " ", "1e-3", "0.5", "nan", "auto", "cpu", "cuda", "ae", "vqvae",
     "mlp", "patches", "conv", "codebook", "logistic", "bernoulli", "digits", "cifar10", "../../etc", "$(touch pwned)",
@@ -42,7 +42,7 @@ def places(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @st.composite
 def changed(draw: st.DrawFn) -> Any:
-    """Return the default parameters with one to three changes: another value, a missing key, an extra key."""
+    """Return the default parameters with one to three changes: another value, a missing key or an extra key."""
     content = copy.deepcopy(DEFAULT)
     for _ in range(draw(st.integers(1, 3))):
         there = list(places(content))
@@ -67,7 +67,7 @@ def changed(draw: st.DrawFn) -> Any:
 
 
 def fuzz(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Check parameters that hypothesis generates; accepted parameters are trained for two steps."""
+    """Check random parameters from the library hypothesis, and train entries of accepted parameters for two steps."""
     counts = Counts(
         "fuzzed params.yaml",
         "a message names the wrong key before any stage runs, or the parameters are accepted and trained",
@@ -93,7 +93,7 @@ def fuzz(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def outcome(content: Any, accepted: set[str]) -> tuple[bool, str]:
-    """Return whether parameters are refused in sentences or can be trained, and a description of any failure."""
+    """Return whether the parameters were refused with proper messages or were trained, and the failure if neither."""
     try:
         checked = params.check(content)
     except UserError as error:
@@ -112,7 +112,7 @@ def outcome(content: Any, accepted: set[str]) -> tuple[bool, str]:
 
 
 def _run(checked: params.Params, name: str, accepted: set[str]) -> None:
-    """Train one entry for two steps, unless an earlier case had the same entry."""
+    """Train one entry (a model configuration) for two steps, unless an equal entry was trained before."""
     entry, image = checked.entry(name), checked.dataset.image
     key = repr((entry, image))
     if key in accepted:
@@ -121,6 +121,6 @@ def _run(checked: params.Params, name: str, accepted: set[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, *image), dtype=np.uint8)
     model = checkpoint.build(entry.model, image, entry.arguments(), 0)
     budget = Budget(steps=2, batch_size=2, learning_rate=min(checked.training.learning_rate, 0.01))
-    for phase in model.phases()[:1]:  # a floor has no phase
+    for phase in model.phases()[:1]:  # PCA and the identity are not trained, so they have no phase
         fit(phase.module, Pairs(pixels, pixels), Pairs(pixels, pixels), budget, seed=0,
                      options=TrainingOptions(mode="eager"))  # fmt: skip

@@ -1,4 +1,4 @@
-"""A finished project whose stages can be undone, interrupted and run again."""
+"""Copy of the repository in which the fault suite undoes, interrupts and repeats the stages of the pipeline."""
 
 import contextlib
 import hashlib
@@ -20,15 +20,15 @@ from ruamel.yaml import YAML
 from tests.support.processes import PATIENCE
 from tests.support.project import Project
 
-EVERY = "0.1"  # seconds between checkpoints; so short that many kills hit a write
-LEAVES_WITHIN = 5.0  # maximum seconds from a signal to the end of a training
-# Columns of the report's table that differ between runs with equal results.
+EVERY = "0.1"  # seconds between two checkpoints: so short that many kills interrupt the writing of a checkpoint
+LEAVES_WITHIN = 5.0  # after a signal, a process must end within this number of seconds
+# Columns of `reports/comparison.csv` that differ between two runs with equal results.
 PROVENANCE = {"started", "train_seconds", "images_per_second", "peak_memory_mib"}
-ENTRIES = ("ae", "dae", "vae", "vqvae")
+ENTRIES = ("ae", "dae", "vae", "vqvae")  # the model configurations in params.yaml whose trainings the suite kills
 
 
 class Rig:
-    """The finished project, with the digests of its results."""
+    """Copy of the repository in which the pipeline has run once, with digests of the results of this first run."""
 
     def __init__(self, folder: Path, *, steps: int = 600, seeds: int = 1, processes: int = 1) -> None:
         self.project = Project(folder)
@@ -39,10 +39,10 @@ class Rig:
         self.project.write_params(params)
         self.must(self.start("dvc", "repro"))
         self.whole = self.digests()
-        self.took = 0.0  # seconds from the last signal to the command's end
+        self.took = 0.0  # seconds between the last signal that `break_off` sent and the end of the command
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Return the environment of the commands."""
+        """Return the environment variables of the commands. `more` adds or replaces variables."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "DVC"))}
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -53,7 +53,7 @@ class Rig:
         return kept | own | more
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
-        """Start a command in the project, in its own session, with its output in a file."""
+        """Start a command in the project's folder, in a new session. A log file gets the command's output."""
         log = self.project.folder.parent / f"{self.project.folder.name}.log"
         with log.open("w", encoding="utf-8") as file:
             return subprocess.Popen(
@@ -62,17 +62,21 @@ class Rig:
             )  # fmt: skip
 
     def said(self) -> str:
-        """Return the output of the last command."""
+        """Return the output of the command that was started last."""
         return (self.project.folder.parent / f"{self.project.folder.name}.log").read_text(encoding="utf-8")
 
     def must(self, process: "subprocess.Popen[str]") -> None:
-        """Wait for a command that must succeed."""
+        """Wait until a command ends. Raise a `RuntimeError` if the command failed."""
         if process.wait(PATIENCE) != 0:
             msg = f"a run failed:\n{self.said()}"
             raise RuntimeError(msg)
 
     def forget(self, *stages: str) -> None:
-        """Undo stages: delete their outputs, checkpoints, and entries in `dvc.lock` and DVC's run cache."""
+        """Undo stages, so that the next run repeats them.
+
+        Delete the stages' records in `dvc.lock` and their outputs outside of `reports`. Delete all checkpoints and
+        DVC's whole run cache, too.
+        """
         lock = self.project.folder / "dvc.lock"
         content = YAML(typ="safe", pure=True).load(lock)
         for stage in stages:
@@ -88,7 +92,10 @@ class Rig:
             shutil.rmtree(slot, ignore_errors=True)
 
     def digests(self) -> dict[str, str]:
-        """Return digests of everything that must stay equal: data, weights, metrics, and the report without times."""
+        """Return the results that every run must reproduce: data, weights, metrics, and the report without times.
+
+        The keys are the names of the results. A value is the file's digest or, for a table, the table as text.
+        """
         folder, found = self.project.folder, dict[str, str]()
         for out, digest in self.project.lock().items():
             if not out.startswith(("provenance", "reports")):
@@ -103,12 +110,12 @@ class Rig:
         return found
 
     def differs(self) -> list[str]:
-        """Return the names of the results that differ from the finished project."""
+        """Return the names of the results that differ from the results of the first run."""
         now = self.digests()
         return sorted(name for name in self.whole.keys() | now.keys() if self.whole.get(name) != now.get(name))
 
     def at_work(self) -> list[psutil.Process]:
-        """Return all processes that work in the project."""
+        """Return all running processes whose current folder is the project's folder."""
         return [each for each in psutil.process_iter() if self._is_here(each)]
 
     def _is_here(self, process: psutil.Process) -> bool:
@@ -117,7 +124,11 @@ class Rig:
         return False
 
     def left_over(self) -> list[str]:
-        """Return the commands of processes that still work in the project but should have ended."""
+        """Wait up to `LEAVES_WITHIN` seconds until no process works in the project.
+
+        Returns:
+            The commands of the processes that still run after this time.
+        """
         until = time.monotonic() + LEAVES_WITHIN
         while (here := self.at_work()) and time.monotonic() < until:
             time.sleep(0.1)
@@ -128,7 +139,7 @@ class Rig:
         return names
 
     def of(self, *words: str) -> list[psutil.Process]:
-        """Return the processes in the project whose commands contain all these words."""
+        """Return the processes that work in the project and whose command lines contain all `words`."""
         found = []
         for process in self.at_work():
             with contextlib.suppress(psutil.Error):
@@ -137,11 +148,11 @@ class Rig:
         return found
 
     def training(self, entry: str) -> bool:
-        """Whether the training of an entry has begun."""
+        """Whether a training of the entry has begun to write its learning curve."""
         return any((self.project.folder / "checkpoints").glob(f"{entry}-seed*/curve.jsonl"))
 
     def in_prior(self) -> bool:
-        """Whether the VQ-VAE's autoencoder is trained and its prior has just begun."""
+        """Whether the training of the VQ-VAE has finished the autoencoder; the training of the prior comes next."""
         for curve in (self.project.folder / "checkpoints").glob("vqvae-seed*/curve.jsonl"):
             lines = curve.read_text(encoding="utf-8").splitlines()
             steps = [json.loads(line)["step"] for line in lines if line.endswith("}") and "autoencoder" in line]
@@ -156,10 +167,17 @@ class Rig:
         whom: Callable[[], list[psutil.Process]],
         number: signal.Signals = signal.SIGKILL,
     ) -> bool:
-        """Run a command and send a signal to `whom`, `delay` seconds after `when` becomes true.
+        """Run a command, send a signal to some processes, and wait until the command ends.
+
+        Args:
+            command: the command.
+            when: function without arguments. The delay begins as soon as the function returns a true value.
+            delay: seconds between the begin of the delay and the signal.
+            whom: function that returns the processes to which the signal is sent.
+            number: the signal.
 
         Returns:
-            Whether the signal hit a running command.
+            Whether a process got the signal before the command ended.
         """
         process = self.start(*command)
         while process.poll() is None and not when():
@@ -181,7 +199,14 @@ class Rig:
         delay: float,
         whom: Callable[[], list[psutil.Process]],
     ) -> bool:
-        """Undo stages and interrupt the command. If the command ends too early, try again with a shorter delay."""
+        """Undo the stages `forgotten`, run a command, and kill the processes that `whom` returns.
+
+        If the command ends before the kill, try again with a shorter delay, up to 12 times. `break_off` explains the
+        other arguments.
+
+        Returns:
+            Whether a process was killed.
+        """
         for attempt in range(12):
             self.forget(*forgotten)
             if self.break_off(command, when, delay * 0.7**attempt, whom):
@@ -190,7 +215,7 @@ class Rig:
 
 
 def moments(seed: object, longest: float) -> Iterator[float]:
-    """Yield random delays of up to `longest` seconds."""
+    """Yield random delays between 0 and `longest`, without end."""
     rng = random.Random(str(seed))
     while True:
         yield rng.uniform(0, longest)

@@ -1,8 +1,11 @@
-"""Runs the fault suite or a part, and writes a table: for each fault, how often the outcome was the promised one.
+"""Runs the fault suite, which injects faults into the pipeline, and shows a table of the results.
 
-python -m faults                     # everything: about 90 minutes on 2 cores
-python -m faults --share 0.1         # a tenth of every family
-python -m faults --only trainers --only flips
+For each fault, the table says how many trials had the promised outcome. A family is a group of similar faults, such as
+kills of trainings.
+
+    python -m faults                     # all families: about 90 minutes on 2 cores
+    python -m faults --share 0.1         # all families, with a tenth of the trials
+    python -m faults --only trainers --only flips
 """
 
 import json
@@ -29,7 +32,8 @@ from faults.table import Counts
 from pipeline.common import resources
 
 Family = Callable[[Path, int, int], Iterator[Counts]]
-FAMILIES: dict[str, tuple[Family, int, int]] = {  # number of trials with --share 1, and number of parts
+# For each family: the function, the number of trials with --share 1, and the number of processes that share the trials.
+FAMILIES: dict[str, tuple[Family, int, int]] = {
     "trainers": (kills.trainers, 50, 2),
     "stages": (kills.stages, 10, 2),
     "runners": (kills.runners, 10, 1),
@@ -51,10 +55,10 @@ def main(
     *,
     seed: Annotated[int, typer.Option(help="Random seed of the faults.")] = 0,
     share: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the full number of trials.")] = 1.0,
-    only: Annotated[list[str] | None, typer.Option(help=f"Families: {', '.join(FAMILIES)}.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Families at a time; the default is one per CPU.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"Families to run: {', '.join(FAMILIES)}.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; the default is one per CPU.")] = None,
 ) -> None:
-    """Inject every kind of fault, and count how often the outcome was the promised one."""
+    """Inject faults into the pipeline, and count how often the outcome was the promised one."""
     wanted = list(dict.fromkeys(only or FAMILIES))
     if unknown := set(wanted) - set(FAMILIES):
         sys.exit(f"there is no family {', '.join(sorted(unknown))}; there are {', '.join(FAMILIES)}")

@@ -10,13 +10,13 @@ class Counts:
     fault: str  # the injected fault
     promise: str  # the outcome that must follow
     full: int  # planned number of trials
-    kept: int = 0
-    tried: int = 0
-    broken: list[str] = field(default_factory=list)  # descriptions of the other outcomes
+    kept: int = 0  # number of trials so far that had the promised outcome
+    tried: int = 0  # number of trials so far
+    broken: list[str] = field(default_factory=list)  # descriptions of the outcomes that broke the promise
     remark: str = ""
 
     def add(self, kept: object, otherwise: str = "") -> None:
-        """Count one trial; `otherwise` describes the outcome if the promise was not kept."""
+        """Count one trial. If the promise was not `kept`, `otherwise` describes the outcome."""
         self.tried += 1
         self.kept += bool(kept)
         if not kept:

@@ -1,4 +1,7 @@
-"""A fixed part of the fault suite, and checks that it detects missing protection. `python -m faults` runs all."""
+"""A small part of the fault suite, and tests that the suite fails if the code that protects the pipeline is missing.
+
+`python -m faults` runs the whole suite.
+"""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -22,7 +25,7 @@ Family = Callable[[Path, int, int], Iterator[Counts]]
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ignore how many seconds the refusal of a file takes; only the full suite limits the time."""
+    """Give the pipeline `PATIENCE` seconds to refuse a malicious file; only the full suite checks the short limit."""
     monkeypatch.setattr(hostile, "SECONDS", PATIENCE)
 
 
@@ -46,7 +49,10 @@ def test_without_hashes_changed_data_goes_unnoticed(tmp_path: Path, monkeypatch:
 def test_with_one_checkpoint_written_in_place_a_kill_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that `writes` reports a loss if the only checkpoint is truncated, as a kill during a write would do."""
+    """Check that no checkpoint loads if writes are not atomic and a kill truncates the file.
+
+    This shows that the checkpoints in `files.writes` load because writes are atomic.
+    """
     monkeypatch.setattr("aelab.core.tensor_file.write_atomically", lambda path, content: path.write_bytes(content[:-9]))
     keeper = snapshots.Snapshots(tmp_path)
     tmp_path.mkdir(exist_ok=True)
@@ -77,7 +83,7 @@ def test_code_that_runs_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(tmp_path.rglob("pwned"))
 
 
-# Dask sends functions by pickle, and trusts its scheduler: docs/cluster.md
+# The only code that may name cloudpickle: Dask sends functions to the workers of a cluster as pickles.
 SENT = ("import cloudpickle\n", "cloudpickle.register_pickle_by_value(worker)")
 
 

@@ -1,4 +1,4 @@
-"""Kills and restarts of a tracking server while trainings run."""
+"""Kills and restarts of an MLflow server while trainings run."""
 
 import random
 import time
@@ -16,7 +16,10 @@ TRAINS = tuple(f"train@{entry}" for entry in ENTRIES)
 
 
 def outages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Kill the server every few seconds; no training may end, and no point may be lost or doubled."""
+    """Kill and restart the server every few seconds while the pipeline runs.
+
+    No training may fail, and MLflow must have each point of the learning curves exactly once.
+    """
     rng = random.Random(f"{seed} tracker")
     rig = Rig(folder, steps=2500, seeds=2)
     lost = Counts("tracker killed and restarted: trainings lost", "no training is lost", count)
@@ -40,7 +43,7 @@ def outages(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def _disturbed(rig: Rig, server: Server, rng: random.Random, most: int) -> int:
-    """Run the pipeline while the server is killed repeatedly; return the number of kills."""
+    """Run the pipeline, and meanwhile kill and restart the server up to `most` times. Return the number of kills."""
     process = rig.start("python", "-m", "pipeline.runner.repro", "--jobs", "2", MLFLOW_TRACKING_URI=server.uri)
     outages = 0
     while process.poll() is None and outages < most:
@@ -54,7 +57,11 @@ def _disturbed(rig: Rig, server: Server, rng: random.Random, most: int) -> int:
 
 
 def compare(rig: Rig, uri: str) -> list[str]:
-    """Return the differences between MLflow and the files: missing, extra or different runs and points."""
+    """Compare MLflow's runs with the learning curves in `provenance/train`.
+
+    Returns:
+        A description of each difference: a run that is missing, doubled or unfinished, or a metric with wrong points.
+    """
     client, wrong = MlflowClient(uri), list[str]()
     experiment = client.get_experiment_by_name("autoencoders")
     if experiment is None:

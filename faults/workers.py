@@ -1,4 +1,4 @@
-"""SIGKILL of a cluster's worker at random moments of its stages; the run must end with the same bits."""
+"""SIGKILL of a cluster's worker at random moments; the results must equal the results of an undisturbed run."""
 
 import random
 import re
@@ -16,12 +16,15 @@ from tests.support.cluster import cluster
 from tests.support.project import Project
 from tests.support.s3 import s3, use
 
-LONGEST = 12.0  # approximate seconds of trainings and evaluations
+LONGEST = 12.0  # approximate seconds that all trainings and evaluations of a run take together
 ENTRIES = ("dae", "vqvae")
 
 
 def kills(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Run `count` times on two workers that share checkpoints; kill one worker, and start another in its place."""
+    """Run the pipeline `count` times on two workers that share the folder of checkpoints.
+
+    In each run, kill one of the two workers, and start a new worker.
+    """
     rng = random.Random(f"{seed} workers")
     counts = Counts(
         "SIGKILL of a cluster's worker", "same weights and metrics as an undisturbed run on one machine", count
@@ -73,14 +76,14 @@ def _project(folder: Path) -> Project:
     params["training"]["steps"] = 600
     made.write_params(params)
     dag = YAML(typ="safe", pure=True).load(folder / "dvc.yaml")
-    del dag["stages"]["report"], dag["metrics"], dag["plots"]  # the report runs on the caller's machine
+    del dag["stages"]["report"], dag["metrics"], dag["plots"]  # the report would run on this machine, not on a worker
     YAML().dump(dag, folder / "dvc.yaml")
     made.git("commit", "--quiet", "--all", "--message", "short")
     return made
 
 
 def _forget(made: Project, lock: str) -> None:
-    """Remove trainings and evaluations from `dvc.lock`, so that the next run repeats them."""
+    """Restore the text `lock` of `dvc.lock` without trainings and evaluations, so that the next run repeats them."""
     content = YAML(typ="safe", pure=True).load(lock)
     content["stages"] = {
         name: stage for name, stage in content["stages"].items() if "@" not in name or "corrupt" in name

@@ -1,4 +1,4 @@
-"""Loads the clean images and the class labels of a split, as the models see them."""
+"""Loads the clean images and the class labels of a split. The images are binarised if `dataset.binarize` says so."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,10 @@ from pipeline.common.params import Params
 
 
 def seen(params: Params, split: str) -> datasets.Bytes:
-    """Return the clean images of a split, uint8 (N, C, H, W).
+    """Return the clean images of a split, binarised if `dataset.binarize` says so, uint8 (N, C, H, W).
 
-    With `binarize: dynamic`, the file holds the training images before binarisation. This function binarises them once,
-    as `static` would, so that results on the training images are comparable with results on the other splits.
+    With `binarize: dynamic`, the file of the training images holds gray values. This function then binarises the
+    training images once, as `static` would. So results on training images are comparable with results on other splits.
     """
     images = arrays.read(paths.images(paths.CLEAN, split))
     if split in params.dataset.binarised or params.dataset.binarize == "none":
@@ -28,5 +28,5 @@ def seen(params: Params, split: str) -> datasets.Bytes:
 
 
 def classes(split: str) -> NDArray[np.int64]:
-    """Return the class of each image in a split, int64 (N,)."""
+    """Return the class number of each image in a split, int64 (N,)."""
     return arrays.read(paths.labels(split)).astype(np.int64)

@@ -1,4 +1,7 @@
-"""Checks, before the first training step, that each training fits into memory."""
+"""Checks, before the first training step, that each training fits into memory.
+
+An entry is the configuration of a model in the section `variants` of `params.yaml`.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -16,10 +19,11 @@ GIB = 2**30
 
 
 def check_all(params: Params) -> None:
-    """Check that this machine can train every entry, with as many seeds at once as `train` runs.
+    """Check that this machine has enough memory to train every entry, with as many seeds at once as `train` runs.
 
     Raises:
-        UserError: one sentence for each phase of a training (autoencoder, prior) that does not fit.
+        UserError: the memory is too small. The message has one sentence for each phase (autoencoder or prior) of an
+            entry's training that does not fit.
     """
     device = devices.prepare(params.training.device, params.training.threads)
     side_by_side = seeds.side_by_side(params, device, resources.cpus()) if params.training.processes == 1 else 1
@@ -28,22 +32,23 @@ def check_all(params: Params) -> None:
 
 
 def check(params: Params, names: Iterable[str], device: torch.device, room: int, count: int | None = None) -> None:
-    """Check that the training steps of the entries `names` fit into `room` bytes of `device`.
+    """Check that a training step of each entry fits into the free memory of the device.
 
     Args:
         params: all parameters.
-        names: entries of `variants`.
+        names: names of the entries to check.
         device: the device to train on.
         room: free memory for each training, in bytes.
-        count: number of training images, if known; limits the size of a batch.
+        count: number of training images, or None if unknown. A batch has at most this number of images.
 
     Raises:
-        UserError: one sentence for each phase of a training (autoencoder, prior) that does not fit.
+        UserError: the memory is too small. The message has one sentence for each phase (autoencoder or prior) of an
+            entry's training that does not fit.
     """
     problems = []
     for name in names:
         entry, options = params.entry(name), params.training
-        with torch.random.fork_rng(devices=[]):  # so that building a model leaves the caller's generator unchanged
+        with torch.random.fork_rng(devices=[]):  # so that `build` does not change the caller's random generator
             model = checkpoint.build(entry.model, params.dataset.image, entry.arguments(), seed=0)
             found = needs(model, options.override(entry.training), options.precision, device.type)
         for need in found:
@@ -55,9 +60,9 @@ def check(params: Params, names: Iterable[str], device: torch.device, room: int,
 
 
 def _sentence(params: Params, name: str, need: Need, images: int, room: int) -> str:
-    """Return the message: which step is too large, by how much, and which settings would make it fit."""
+    """Return the message for one phase: the memory that a step needs, the free memory, and settings that would fit."""
     arguments, key = params.entry(name).arguments(), f"variants.{name}"
-    section = arguments.get(need.phase)  # some phases have a section of their own, with their own batch size
+    section = arguments.get(need.phase)  # a phase such as `prior` may have its own batch size
     own = f".{need.phase}" if isinstance(section, Mapping) and "training" in section else ""
     changes = []
     if fitting := need.fitting(room) * params.training.processes:

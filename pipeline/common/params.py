@@ -1,8 +1,10 @@
-"""Reads `params.yaml` and checks all of it before a stage begins its work.
+"""Reads `params.yaml`, and checks the whole file before a stage begins its work.
 
-The constructors of models and parts check the entries of `variants`; the classes below check everything else. Each
-problem becomes one sentence: the key, the value, the allowed values. Only the check of the entries needs torch, so a
-stage that skips this check starts three times as fast.
+An entry is a section of `variants`: the configuration of one model. The constructors of the model and of its parts,
+such as the network, check the entry. The classes below check all other sections.
+
+Each problem becomes one sentence with the key, the value and the allowed values. Only the check of the entries needs
+torch, so a stage that skips this check starts three times as fast.
 """
 
 import re
@@ -42,7 +44,12 @@ def one_of(allowed: typing.Iterable[str]) -> BeforeValidator:
 
 
 def entry_name(value: object, whose: str = "an entry") -> object:
-    """Check that files, stages and MLflow accept the name of an entry, a corruption or a folder."""
+    """Check that a name of an entry, a corruption or a folder is also a valid name for files, stages and MLflow's runs.
+
+    Args:
+        value: the name.
+        whose: kind of the named thing in the message, such as "a folder".
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}", str(value)):
         msg = f"{whose}'s name is made of letters, digits, - and _"
         raise ValueError(msg)
@@ -50,7 +57,7 @@ def entry_name(value: object, whose: str = "an entry") -> object:
 
 
 def corruption_name(value: object) -> object:
-    """Check that the name of a corruption differs from the other folders in `data`."""
+    """Check that a corruption's name differs from the other folders in `data`, where each corruption gets a folder."""
     if str(value).lower() in TAKEN:
         msg = f"data/{value} holds other images: take another name than {', '.join(TAKEN)}"
         raise ValueError(msg)
@@ -58,7 +65,7 @@ def corruption_name(value: object) -> object:
 
 
 def folder_name(value: object) -> object:
-    """Check that the name of a folder of images differs from the published data sets."""
+    """Check that the name of the user's image folder differs from the names of the published data sets."""
     if value in DATASETS:
         msg = f"{value} is a published data set: take another name for the folder"
         raise ValueError(msg)
@@ -66,7 +73,7 @@ def folder_name(value: object) -> object:
 
 
 def anomalies(value: object) -> object:
-    """Check that the value is a list of classes, a data set's name or null.
+    """Check that the value of `dataset.anomalies` is a list of classes, the name of a data set, or null.
 
     Without this function, pydantic would report one problem for each of the three types.
     """
@@ -82,7 +89,7 @@ def _is_class(value: object) -> bool:
 
 
 def local_path(value: str) -> str:
-    """Check that the path is on this machine, in a folder where no stage writes."""
+    """Check that a path is on this machine and does not overlap a folder to which a stage writes."""
     if re.match(r"[a-z][a-z0-9+.-]+://", value, re.IGNORECASE):
         msg = "must be a folder of this machine: copy or mount a remote folder first"
         raise ValueError(msg)
@@ -99,10 +106,10 @@ def local_path(value: str) -> str:
     return value
 
 
-# DVC's run cache ignores keys with these names, at any depth, when it compares parameters.
+# Names of keys that DVC's run cache ignores at any depth: after a change of their values, DVC restores old results.
 UNCOMPARED = {"size", "nfiles"}
-CLEAN = "clean"  # the `inputs` of an entry that trains on clean images
-TAKEN = (CLEAN, "noisy", "raw")  # names of the other folders in `data`
+CLEAN = "clean"  # value of the key `inputs` in an entry that trains on clean images
+TAKEN = (CLEAN, "noisy", "raw")  # folders in `data` that hold no training corruption
 EntryName: TypeAlias = Annotated[str, BeforeValidator(entry_name)]
 CorruptionName: TypeAlias = Annotated[str, BeforeValidator(corruption_name)]
 Anomalies: TypeAlias = Annotated[
@@ -117,7 +124,7 @@ Noise: TypeAlias = Annotated[dict[CorruptionKind, Annotated[list[Level], Field(m
 
 
 class FolderParams(Section):
-    """An entry of `dataset.folders`: a folder of the user's own images."""
+    """A section of `dataset.folders`: one folder with the user's own images."""
 
     path: Annotated[str, Field(min_length=1), AfterValidator(local_path)] = Field(
         description="folder with PNG, JPEG, WebP, BMP or TIFF files; its subfolders are the classes"
@@ -131,7 +138,7 @@ class FolderParams(Section):
         default=16,
         ge=8,
         le=16,
-        description="bits in use in 16-bit files; many scanners and microscopes use 12",
+        description="number of bits used in 16-bit files; many scanners and microscopes use 12",
     )
     test: Share = Field(default=0.1, description="share of the images in the test split")
     broken: float = Field(default=0.05, ge=0, le=1, description="largest allowed share of unreadable images")
@@ -142,14 +149,14 @@ class DatasetParams(Section):
 
     name: str = Field(description=f"{', '.join(DATASETS)}, or one of `folders`; digits and shapes need no download")
     validation: Share = Field(description="share of the training images that the validation split gets")
-    seed: Seed = Field(description="random seed of the split into training and validation images")
+    seed: Seed = Field(description="random seed of the splits and of the binarisation")
     train_images: Annotated[int, Field(ge=FEWEST)] | None = Field(
         default=None, description="number of training images to use, evenly spread over the training split; null: all"
     )
     anomalies: Anomalies = Field(
         default=None,
         description="a list of classes (numbers, or names of subfolders) to remove from all splits, or the name of "
-        "another data set. The evaluation measures how well each model detects these images. null: none",
+        "another data set. The evaluation measures how well each model detects these anomalies. null: none",
     )
     binarize: Literal["none", "static", "dynamic"] = Field(
         description="makes each pixel black or white at random, white with probability equal to its value. `static`: "
@@ -161,18 +168,21 @@ class DatasetParams(Section):
 
     @property
     def binarised(self) -> tuple[str, ...]:
-        """The splits whose files hold binarised images; `dynamic` binarises the training images in each step."""
+        """The splits whose files hold binarised images.
+
+        With `dynamic`, the file of the training images holds gray values, which each training step binarises.
+        """
         return {"none": (), "static": ("train", "validation", "test"), "dynamic": ("validation", "test")}[self.binarize]
 
     @property
     def binarisation(self) -> Literal["none", "static", "dynamic"]:
-        """How the images became black and white; `static` if the published data set is already binarised."""
+        """How the images became black and white: the value of `binarize`, or `static` for published binary images."""
         ready = self.name in DATASETS and DATASETS[self.name].binarised
         return "static" if ready else self.binarize
 
     @property
     def folder(self) -> FolderParams | None:
-        """The section of the folder that `name` chooses; None for a published data set."""
+        """The section of `folders` that `name` chooses; None if `name` is a published data set."""
         return self.folders.get(self.name)
 
     @property
@@ -184,49 +194,49 @@ class DatasetParams(Section):
 
 
 class ReferenceCorruption(Section):
-    """The section `corruption.reference`: the corruption of the "denoising MSE"."""
+    """The section `corruption.reference`: the noise on the test images for the metric "denoising MSE"."""
 
     kind: CorruptionKind = Field(description="kind of noise")
     level: Level = Field(description="level of the noise")
 
     @property
     def name(self) -> str:
-        """Name of the corruption in files and metrics."""
+        """Name of the corruption in the names of files and metrics."""
         return f"{self.kind}-{self.level}"
 
 
 class TrainCorruption(Section):
-    """An entry of `corruption.train`: a corruption of training images."""
+    """A section of `corruption.train`: one corruption of the training images."""
 
-    noise: Noise = Field(description="levels for each kind; each image gets one kind and level, all equally likely")
-    copies: int = Field(ge=1, le=100, description="copies of each training image; each epoch uses the next one")
+    noise: Noise = Field(description="levels for each kind; each image gets one pair of kind and level, at random")
+    copies: int = Field(ge=1, le=100, description="noisy copies of each training image; each epoch uses the next copy")
 
     @property
     def mixed(self) -> list[tuple[str, float]]:
-        """The pairs of kind and level, sorted, because DVC does not notice a new order of the keys."""
+        """The pairs of kind and level. The pairs are sorted, because DVC does not notice a new order of the keys."""
         return sorted({(kind, level) for kind, levels in self.noise.items() for level in levels})
 
 
 class CorruptionParams(Section):
-    """The section `corruption`: noise for training and for tests."""
+    """The section `corruption`: noise on the images for training and for testing."""
 
     seed: Seed = Field(description="random seed of all noise")
     reference: ReferenceCorruption = Field(description='the corruption of the test images for the "denoising MSE"')
     train: dict[CorruptionName, TrainCorruption] = Field(
         description="corruptions for training; an entry chooses one with `inputs`"
     )
-    test: Noise = Field(description="levels for each kind, on which every entry is tested")
+    test: Noise = Field(description="levels for each kind; every entry is tested on all levels")
 
     @property
     def tested(self) -> set[tuple[str, float]]:
-        """All pairs of kind and level in the tests, including the reference."""
+        """All pairs of kind and level on which every entry is tested, including the pair of `reference`."""
         return {(self.reference.kind, self.reference.level)} | {
             (kind, level) for kind, levels in self.test.items() for level in levels
         }
 
 
 class TrainingParams(TrainingOptions, Budget):
-    """The section `training`: the budget, which entries may override, and how every training runs."""
+    """The section `training`. An entry may override the keys of `Budget`, but no other key."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         description="auto: a GPU if there is one; cuda: NVIDIA GPU; mps: Apple GPU"
@@ -238,24 +248,22 @@ class TrainingParams(TrainingOptions, Budget):
 
 
 class ImportanceParams(Section):
-    """The section `evaluation.importance`: samples and images of the importance-weighted bound."""
+    """The section `evaluation.importance`: numbers of samples and images for the importance-weighted bound."""
 
     samples: int = Field(ge=1, le=1_000_000, description="samples of q(z|x) for each image")
-    images: int = Field(ge=2, description="number of test images, evenly spread")
+    images: int = Field(ge=2, description="test images for the bound, evenly spread")
 
 
 class EvaluationParams(Section):
-    """The section `evaluation`: numbers of images and samples on which the metrics are measured."""
+    """The section `evaluation`: how many images and samples the metrics use, and the training of the classifier."""
 
     batch_size: int = Field(
-        gt=0, description="images per batch, ten times as many on a GPU. Small batches fit into the CPU's cache"
+        gt=0, description="images per batch; a GPU gets ten times as many. Small batches fit into a CPU's cache"
     )
-    images: int = Field(ge=2, le=50, description="number of test images in each figure")
+    images: int = Field(ge=2, le=50, description="test images in each figure")
     # At least 4: each sample needs a 3rd nearest neighbour among the other samples.
     samples: int = Field(ge=4, le=100_000, description="number of samples, compared with as many test images")
-    seed: Seed = Field(
-        description="random seed of samples, the VAE's bound, the classifier, out-of-distribution images"
-    )
+    seed: Seed = Field(description="random seed of samples, bounds, the classifier and out-of-distribution images")
     noisy_images: int = Field(gt=0, description="number of test images for the errors under `corruption.test`")
     probe_images: int = Field(gt=0, description="number of training images from which the probes learn the classes")
     importance: ImportanceParams = Field(description="importance weighting: a tighter bound on −log p(x) than −ELBO")
@@ -269,8 +277,8 @@ class Params(Section):
 
     dataset: DatasetParams = Field(description="the images, and how they are split")
     corruption: CorruptionParams = Field(
-        description="noise on each value (one channel of a pixel, 0 to 1). Kinds, levels: masking (probability of 0), "
-        "gaussian (standard deviation), salt_and_pepper (probability of black or white)"
+        description="noise on each value (one channel of a pixel, 0 to 1). Kinds and levels: masking (probability of "
+        "0), gaussian (standard deviation), salt_and_pepper (probability of black or white)"
     )
     seeds: list[Seed] = Field(min_length=1, description="random seeds; each entry trains once with each seed")
     training: TrainingParams = Field(description="the training; each entry may override the first six keys")
@@ -287,14 +295,15 @@ class Params(Section):
     def seeds_of(self, name: str) -> list[int]:
         """Return the seeds with which the entry `name` is trained.
 
-        A floor, such as PCA, has only the first seed, because every seed would give the same result.
+        A floor (a baseline without random training, such as PCA) has only the first seed, because every seed would give
+        the same result.
         """
         from aelab.models.base import VARIANTS  # noqa: PLC0415 - imports torch
 
         return self.seeds[:1] if VARIANTS.find(self.entry(name).model).floor else self.seeds
 
     def learned(self, name: str) -> TrainCorruption:
-        """Return the corruption `name` of `corruption.train`."""
+        """Return the section `name` of `corruption.train`: a corruption that models learn to remove."""
         if name not in self.corruption.train:
             there = ", ".join(self.corruption.train) or "none"
             msg = f"there is no corruption {name!r} in corruption.train of params.yaml; there are {there}"
@@ -306,18 +315,18 @@ def load(path: Path = PARAMS, *, variants: bool = True, aliases: bool = False) -
     """Read and check the parameters.
 
     Args:
-        path: the file.
+        path: the file with the parameters.
         variants: whether to check the entries, which needs the slow import of torch.
-        aliases: whether YAML aliases are allowed.
+        aliases: whether the file may contain YAML aliases.
 
     Raises:
-        UserError: one sentence for each problem.
+        UserError: the file has problems. The message has one sentence for each problem.
     """
     return check(read(path, aliases=aliases), str(path), variants=variants)
 
 
 def read(path: Path, *, aliases: bool = True) -> Any:
-    """Return the unchecked content of a YAML file; raise a `UserError` for a broken file or forbidden aliases."""
+    """Return the unchecked content of a YAML file. Raise a `UserError` for a broken file or for forbidden aliases."""
     try:
         text = path.read_text(encoding="utf-8")
         if line := conflict(text):
@@ -329,7 +338,7 @@ def read(path: Path, *, aliases: bool = True) -> Any:
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
         raise UserError(msg) from error
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date, or no UTF-8
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date, or not UTF-8
         msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
         raise UserError(msg) from error
 
@@ -345,7 +354,11 @@ def _check_aliases(text: str, path: Path) -> None:
 
 
 def check(content: object, source: str = "params.yaml", *, variants: bool = True) -> Params:
-    """Return `content` as checked parameters. Raises `UserError` as `load` does."""
+    """Check the content of a file of parameters, and return the parameters. Messages name the file `source`.
+
+    Raises:
+        UserError: the content has problems. The message has one sentence for each problem.
+    """
     problems: list[str] = []
     entries: dict[str, Entry] = {}
     try:
@@ -368,7 +381,7 @@ def check(content: object, source: str = "params.yaml", *, variants: bool = True
 
 
 def _uncompared(content: object, place: str = "") -> Iterator[str]:
-    """Yield a problem for each key that DVC's run cache ignores: after its change, DVC would restore old results."""
+    """Yield a problem for each key whose changes DVC's run cache does not notice."""
     pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in pairs:
         where = f"{place}{key}"
@@ -385,7 +398,7 @@ def _unknown_dataset(params: Params) -> list[str]:
 
 
 def _unknown_anomalies(params: Params) -> list[str]:
-    """Return a problem if the data set of anomalies is unknown or has images of another shape."""
+    """Return a problem if `dataset.anomalies` names a data set that is unknown or has images of another shape."""
     name, dataset = params.dataset.anomalies, params.dataset
     if not isinstance(name, str) or _unknown_dataset(params):
         return []
@@ -397,7 +410,7 @@ def _unknown_anomalies(params: Params) -> list[str]:
 
 
 def _unknown_inputs(params: Params) -> list[str]:
-    """Return a problem for each entry whose `inputs` names no corruption. The entries are not checked yet."""
+    """Return a problem for each entry whose key `inputs` is neither "clean" nor the name of a corruption."""
     known = [CLEAN, *params.corruption.train]
     inputs = {name: section.get("inputs") for name, section in params.variants.items() if isinstance(section, dict)}
     return [
@@ -409,7 +422,7 @@ def _unknown_inputs(params: Params) -> list[str]:
 
 
 def _contradictions(params: Params) -> list[str]:
-    """Return the problems of keys that are valid alone, but not together or not on this machine."""
+    """Return the problems of values that are valid alone, but not together or not on this machine."""
     import torch  # noqa: PLC0415 - slow
 
     from aelab.core import devices  # noqa: PLC0415
@@ -431,7 +444,8 @@ def _contradictions(params: Params) -> list[str]:
     for name in params.variants:
         entry = params.entry(name)
         try:
-            # Only shapes are needed. Arithmetic on real tensors would start threads, which forbid a later fork.
+            # On the meta device, tensors have shapes but no values. Arithmetic on values would start threads, and a
+            # process with threads must not fork later.
             with torch.device("meta"), Uninitialised():
                 model = build(entry.model, image, entry.arguments())
         except (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, MemoryError) as error:

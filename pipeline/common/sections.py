@@ -1,4 +1,4 @@
-"""The entries of `params.yaml`: the keys of every entry, and the keys of the model that an entry names."""
+"""The types of the entries in `params.yaml`. An entry is a section of `variants`: the configuration of one model."""
 
 from functools import cache
 from typing import Any
@@ -10,7 +10,10 @@ from aelab.core.settings import BudgetOverrides
 
 
 class Entry(Section):
-    """An entry of `variants` with the keys that every entry has. Each model adds its constructor's arguments."""
+    """Configuration of one model, with the keys that every entry has.
+
+    The keyword arguments of the model's constructor are further keys of the entry.
+    """
 
     model: str = Field(description="the model: a file in src/aelab/variants/")
     inputs: str = Field(description="the training images: clean, or the name of a corruption in `corruption.train`")
@@ -19,13 +22,13 @@ class Entry(Section):
     )
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of the model's constructor."""
+        """Return the keyword arguments of the model's constructor."""
         return self.model_dump(exclude=set(Entry.model_fields))
 
 
 @cache
 def entries_type() -> Any:
-    """Return the pydantic type of `variants`. An entry's key `model` decides which other keys are allowed."""
+    """Return the pydantic type of the section `variants`. An entry's key `model` decides which keys are allowed."""
     from aelab.models.base import VARIANTS  # noqa: PLC0415 - imports torch
 
     entry = union_of(VARIANTS, "model", Entry)

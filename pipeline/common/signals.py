@@ -1,7 +1,8 @@
 """Ends a stage in an orderly way: after SIGINT or SIGTERM, or after the process that started the stage has died.
 
-If DVC or the runner is killed, their stages keep running. If a stage is killed, the processes that train its seeds keep
-running. Every process left behind must notice the death and end, because a second run would write to the same files.
+If DVC or `pipeline.runner.repro` is killed, the stages keep running. If a stage is killed, the processes that train its
+seeds keep running. Each of these processes must notice the death of its parent and end. Otherwise, the next run and the
+remaining processes would write to the same files.
 """
 
 import multiprocessing
@@ -15,14 +16,14 @@ import psutil
 from pipeline import RUNNER
 
 GRACE = 3.0  # seconds after a signal in which a process that calls `asked_to_stop` can save its state and end
-POLL = 1.0  # seconds between two checks that the supervisors are alive
+POLL = 1.0  # seconds between two checks whether a process that waits for this process has died
 
 
 class Interrupted(BaseException):
     """Raised after Ctrl-C or SIGTERM, and after the death of a process that waits for this process.
 
     Attributes:
-        number: The signal; SIGTERM after such a death.
+        number: The signal. After the death of a waiting process, the number is SIGTERM.
         orphaned: Whether a process that waits for this process has died.
     """
 
@@ -39,7 +40,7 @@ class StopListener:
 
     def __init__(self) -> None:
         self.asked: Interrupted | None = None  # the first request to stop
-        self.polls = False  # whether the work calls `asked_to_stop`
+        self.polls = False  # whether the stage's work calls `asked_to_stop` regularly
         self.patient_until = 0.0  # end of the grace period on the monotonic clock
         self.supervisors: list[psutil.Process] = []
 
@@ -47,8 +48,8 @@ class StopListener:
         """Install the signal handlers and the timer. A forked process must call this method itself.
 
         Args:
-            polls: whether the work calls `asked_to_stop`. If so, the work has `GRACE` seconds after a signal to
-                return. Otherwise, a signal raises `Interrupted` at once.
+            polls: whether the stage's work calls `asked_to_stop` regularly. If so, the work has `GRACE` seconds after a
+                signal to return. Otherwise, a signal raises `Interrupted` at once.
         """
         self.asked, self.polls = None, polls
         try:
@@ -62,7 +63,7 @@ class StopListener:
             signal.setitimer(signal.ITIMER_REAL, POLL, POLL)
 
     def check(self, *, wanted: bool) -> None:
-        """Raise `Interrupted` unless this process is `wanted`: another process still waits for this one."""
+        """Raise `Interrupted` unless this process is `wanted`: unless another process still waits for this process."""
         if not wanted:
             self.asked = Interrupted(signal.SIGTERM, orphaned=True)
             raise self.asked
@@ -75,23 +76,23 @@ class StopListener:
             signal.signal(number, signal.SIG_IGN)
 
     def _poll(self, *_: object) -> None:
-        """Handle the timer: ask to stop if a supervisor has died; stop by force after the grace period."""
+        """Ask the work to stop if a supervisor has died. Raise `Interrupted` if the grace period has ended."""
         if self.asked is None:
             if not all(process.is_running() for process in self.supervisors):
                 self._ask(Interrupted(signal.SIGTERM, orphaned=True))
             return
-        if time.monotonic() < self.patient_until:  # a regular tick, before the grace period ends
+        if time.monotonic() < self.patient_until:  # the work still has time to return
             return
         for child in multiprocessing.active_children():
             child.kill()
         raise self.asked  # the work did not end within the grace period
 
     def _ask(self, asked: Interrupted) -> None:
-        """Stop the child processes, and this process: at once, or after the grace period."""
+        """Ask the child processes to stop. Stop this process at once, or after the grace period if the work polls."""
         if self.asked is not None:
             return
         children = multiprocessing.active_children()
-        moment = GRACE + bool(children) if self.polls else 0.0  # with children, one second more than the children get
+        moment = GRACE + bool(children) if self.polls else 0.0  # a parent waits one second longer than its children
         self.patient_until = time.monotonic() + moment
         self.asked = asked
         for child in children:
@@ -113,11 +114,11 @@ def asked_to_stop() -> bool:
 def _supervisors() -> list[psutil.Process]:
     """Return the processes that wait for this process.
 
-    In a stage that DVC runs, these are all ancestors up to DVC; otherwise, the parent. If the runner started the stage,
-    the list includes the runner.
+    If DVC runs this stage, the list has all ancestors of this process up to DVC. Otherwise, the list has only the
+    parent. If the environment variable `RUNNER` names a process, the list also has this process.
 
     Raises:
-        psutil.NoSuchProcess: the runner has died.
+        psutil.NoSuchProcess: the process that `RUNNER` names has died.
     """
     parents = psutil.Process().parents()
     dvc = [i for i, parent in enumerate(parents) if any(Path(word).stem == "dvc" for word in _command(parent)[:4])]

@@ -1,7 +1,8 @@
 """Runs the work of every stage: checks the parameters, records the provenance, and reports errors.
 
 The provenance is the time, the commit, the hardware and the versions of packages. After an error or an interruption,
-the stage's earlier outputs are restored. An error that the user can correct becomes one sentence without a traceback.
+the outputs of the stage's last successful run are restored. An error that the user can correct becomes one sentence
+without a traceback.
 """
 
 import errno
@@ -52,21 +53,21 @@ def run(
     variants: bool = True,
     polls: bool = False,
 ) -> None:
-    """Do a stage's `work` on the checked parameters, and record its provenance.
+    """Check the parameters, do the `work` of a stage, and write the provenance.
 
     Args:
         work: function of the checked parameters and the provenance. The function may add keys to the provenance.
-        provenance_file: file for the provenance; None to write none. Result files do not contain the provenance,
-            because it differs between runs with equal results.
-        variants: whether to check the entries, which needs the slow import of torch.
-        polls: whether `work` calls `asked_to_stop`. If so, `work` has a few seconds after a signal to return.
+        provenance_file: file for the provenance, or None to write no file. The provenance is not in the result files,
+            because the provenance differs between runs with equal results.
+        variants: whether to check the section `variants`, which needs the slow import of torch.
+        polls: whether `work` calls `asked_to_stop` regularly. If so, `work` has a few seconds after a signal to return.
     """
     try:
         LISTENER.listen(polls=polls)
         LISTENER.check(wanted=os.getppid() == PARENT)
         check_code()
-        checked = params.load(variants=variants)  # imports the variants, which import torch
-        gc.freeze()  # garbage collections skip the modules; the collection at exit took half a second
+        checked = params.load(variants=variants)  # with `variants`, this line imports torch
+        gc.freeze()  # garbage collections now skip the imported modules, which saves half a second at exit
         provenance = _provenance() | {"import_seconds": round(time.process_time(), 2)}
         started = time.perf_counter()
         work(checked, provenance)
@@ -77,7 +78,7 @@ def run(
     except BaseException as error:
         asked = LISTENER.asked
         LISTENER.disarm()
-        if asked is None or not asked.orphaned:  # an orphan restores nothing, since another run may already write there
+        if asked is None or not asked.orphaned:  # an orphaned stage must not disturb a new run
             _restore_outputs()
         if asked is not None:
             print("\ninterrupted: the next run continues from here\n", file=sys.stderr, flush=True)
@@ -123,7 +124,7 @@ def what_to_mend(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, RuntimeError):
-        said = f"{type(error).__name__}: {error}"  # the class's name, because importing torch for the class is slow
+        said = f"{type(error).__name__}: {error}"  # a pattern names the class, because importing torch is slow
         if found := [sentence for words, sentence in GPU_PROBLEMS.items() if re.search(words, said)]:
             return found[0]
     if isinstance(error, BrokenProcessPool):
@@ -137,9 +138,10 @@ def what_to_mend(error: BaseException) -> str | None:
 
 
 def _restore_outputs() -> None:
-    """Restore the stage's earlier outputs, which DVC deleted just before it ran the stage's command.
+    """Restore the outputs of the stage's last successful run, which DVC deleted just before the stage's command.
 
-    DVC's cache still has them under the hashes in `dvc.lock`, which changes only after a successful run.
+    DVC's cache still has these outputs under the hashes in `dvc.lock`. DVC changes `dvc.lock` only after a successful
+    run.
     """
     name = os.environ.get("DVC_STAGE")
     if name is None:
@@ -151,5 +153,5 @@ def _restore_outputs() -> None:
             for out in repo.stage.load_one(name=name).outs:
                 if out.use_cache and out.hash_info:
                     out.checkout(force=True, allow_missing=True)
-    except Exception as error:  # noqa: BLE001 - the first error is the one to report
+    except Exception as error:  # noqa: BLE001 - the user must see the error of the stage, not this error
         print(f"the earlier results are in the cache; restore them with `dvc checkout` ({error})", file=sys.stderr)

@@ -1,4 +1,7 @@
-"""The content of the report's pages, for one run of the pipeline or for a comparison of revisions."""
+"""The content of the report's pages, for one run of the pipeline or for a comparison of revisions.
+
+An entry is the configuration of a model in `params.yaml`. A floor is an entry without training, such as PCA.
+"""
 
 import io
 import math
@@ -39,20 +42,21 @@ from pipeline.common.params import PARAMS, Params
 from pipeline.reporting import results
 from pipeline.reporting.results import ReportEntry
 
-SERVER = "http://127.0.0.1:5000"  # address of `make ui`
-RUN = "#/experiments/1/runs?workflowType=machine_learning&searchFilter={}"
+SERVER = "http://127.0.0.1:5000"  # address at which `make ui` serves MLflow
+RUN = "#/experiments/1/runs?workflowType=machine_learning&searchFilter={}"  # MLflow's page of runs, filtered
 
 
 def context(
     entries: Sequence[ReportEntry], rows: pd.DataFrame, folder: Path, pairs: Sequence[tuple[str, str]] = ()
 ) -> dict[str, Any]:
-    """Return the content for the templates.
+    """Write the report's charts, and return the values that the templates of the report need.
 
     Args:
-        entries: the entries, in the order of the page. The first entry's parameters describe the whole page.
-        rows: the table `results.rows` of these entries.
+        entries: the entries with their results, in the order of the page. The title and the notes of the page show the
+            parameters of the first entry.
+        rows: the table that `results.rows` returns for the entries.
         folder: folder to which the charts are written.
-        pairs: names of entries to compare. If empty, the page compares the entries that differ in one key.
+        pairs: pairs of entries to compare, by name. If empty, the page compares entries that differ in one key.
     """
     params = entries[0].params
     finished = rows[rows["status"] == "finished"]
@@ -99,13 +103,13 @@ def context(
 
 
 def _picked(entry: ReportEntry) -> dict[str, list[int]]:
-    """Return, for each phase of the training and every seed, the step with the lowest validation loss."""
+    """Return the step with the lowest validation loss, for each phase of the training and each finished seed."""
     phases = dict.fromkeys(phase for result in entry.finished for phase in result.outcome)
     return {phase: [result.outcome[phase]["best_step"] for result in entry.finished] for phase in phases}
 
 
 def _images(params: Params, evidence: Evidence) -> str:
-    """Return the data set's name and the number of test images."""
+    """Return the text about the images for the title: the data set's name and the number of test images."""
     name = CAPTIONS["datasets"].get(params.dataset.name, params.dataset.name)
     drawn = {"none": "", "static": ", in black and white", "dynamic": ", in black and white"}[params.dataset.binarize]
     kept = [entry.images for entry in evidence.entries]
@@ -126,7 +130,7 @@ def _lead(entries: Sequence[ReportEntry]) -> str:
 
 
 def _steps(entry: ReportEntry) -> str:
-    """Return the number of steps of each phase of the training, as the maximum over the seeds."""
+    """Return the number of training steps of each phase, for the seed with the most steps."""
     phases: dict[str, int] = {}
     for result in entry.results:
         for point in result.curve:
@@ -150,7 +154,10 @@ def _problems(entries: Sequence[ReportEntry]) -> Iterator[str]:
 
 
 def _contrast(contrast: summary.Contrast, entries: Sequence[ReportEntry]) -> dict[str, Any]:
-    """Return the effect of one setting: a table of significant changes, and a list of ties."""
+    """Return the section that compares two entries.
+
+    The section has a table of the metrics that differ significantly or cannot be tested, and a list of all others.
+    """
     before, after = (next(e for e in entries if e.name == each.name) for each in (contrast.before, contrast.after))
     told, links, readings = list[list[str]](), dict[str, str](), dict[str, list[str]]()
     for change in contrast.told:
@@ -181,9 +188,9 @@ def _value(value: Any, key: str, entry: ReportEntry) -> str:
 
 
 def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
-    """Return the first table: a row for each entry, with floors at the end.
+    """Return the first table of the report. Each entry has a row, and the floors come last.
 
-    The columns are the code size, how often training saw each image, and the main metrics.
+    The columns are the size of the code, the number of times that the training saw each image, and the main metrics.
     """
     reference = entries[0].params.corruption.reference
     measured = tables.joined(tables.tables("", "", evidence, OVERVIEW), OVERVIEW)
@@ -203,7 +210,7 @@ def _overview(entries: Sequence[ReportEntry], evidence: Evidence) -> Table:
 
 
 def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -> Iterator[Table]:
-    """Yield the tables of results; a table without values is left out."""
+    """Yield the tables of metrics. A table without values is left out."""
     reference = params.corruption.reference
     note = f"Denoising MSE: {readable(reference.kind)} {reference.level}."
     yield from tables.tables(
@@ -235,9 +242,9 @@ def _tables(params: Params, evidence: Evidence, classified: Mapping[str, Any]) -
 
 
 def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
-    """Yield two tables of how well each score separates anomalies from test images: AUROC, and average precision.
+    """Yield two tables: the AUROC and the average precision of each score that separates anomalies from test images.
 
-    The row of the floor `identity` shows the scores of raw pixels.
+    In the row of the floor `identity`, the scores are computed from the raw pixels, not from a model.
     """
     if not (chosen := params.dataset.anomalies):
         return
@@ -252,7 +259,7 @@ def _anomalies(params: Params, evidence: Evidence) -> Iterator[Table]:
 
 
 def _features(measured: Mapping[str, float]) -> str:
-    """Return the note on the classifier whose features the Fréchet distance compares."""
+    """Return the note on the classifier. The Fréchet distance compares the classifier's features."""
     if not measured:
         return "There is no classifier, so there are no features."
     return (
@@ -277,7 +284,7 @@ def _claims(evidence: Evidence, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
-    """Return an entry's section of the report: the model, every seed's numbers, and their origin."""
+    """Return an entry's section of the report: the model, the metrics of each seed, and the origin of the metrics."""
     result, training = entry.results[0], entry.results[0].training
     mine = finished[finished["entry"] == entry.name].set_index("seed")
     names = [name for name in HEADLINE if name in mine and mine[name].notna().any()]
@@ -310,7 +317,7 @@ def _section(entry: ReportEntry, finished: pd.DataFrame) -> dict[str, Any]:
 
 
 def _run(fingerprint: str) -> str:
-    """Return the address of a training's run in MLflow."""
+    """Return the address of MLflow's page about a training. The fingerprint identifies the training."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = uri.rstrip("/") if uri.startswith("http") else SERVER
     wanted = quote(f"tags.training = '{fingerprint}'")
@@ -318,7 +325,7 @@ def _run(fingerprint: str) -> str:
 
 
 def _undefined(entries: Sequence[ReportEntry]) -> list[tuple[str, list[str]]]:
-    """Return each reason for undefined values, with the metrics and entries that it concerns."""
+    """Return each reason why metrics are undefined, with the names of the metrics and entries."""
     found = [
         (reason, METRICS[name].title if name in METRICS else name.replace("_", " "), entry.name)
         for entry in entries

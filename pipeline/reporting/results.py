@@ -1,4 +1,7 @@
-"""The stages' results on disk, collected for the report and for MLflow."""
+"""The stages' results on disk, collected for the report and for MLflow.
+
+An entry is the configuration of a model in the section `variants` of `params.yaml`.
+"""
 
 import hashlib
 import json
@@ -24,31 +27,32 @@ from aelab.report.tables import flattened, spreadsheet
 from pipeline.common import paths
 from pipeline.common.params import CLEAN, Params
 
-MEASURED = [name for name in METRICS if name not in (*CLASSIFIER, *COST, *ANOMALIES)]  # columns of the CSV
+MEASURED = [name for name in METRICS if name not in (*CLASSIFIER, *COST, *ANOMALIES)]  # columns of the report's CSV
 
 
 @dataclass(frozen=True)
 class Result:
-    """Result of one trained seed of one entry.
+    """Result of one seed of one entry.
 
     Attributes:
-        entry: Name of the entry in `variants`.
+        entry: Name of the entry.
         seed: Random seed of the training.
         status: "finished", or a sentence that says which phase diverged.
         about: One sentence that describes the model.
         pixels: Likelihood of a pixel, such as "Bernoulli, not binarised"; None if the model has no likelihood.
         metrics: Metrics by name, for the splits "validation" and "test". Empty if the training diverged.
-        undefined: Reason why a metric or figure is undefined, by the name of the metric or figure.
+        undefined: Names of the undefined metrics and figures, each with the reason.
         symptoms: Warnings about the finished model.
-        outcome: For each phase of the training, its `best_step`, `diverged_at_step` and `cause` of the divergence.
+        outcome: For each phase of the training, the `best_step`, the step `diverged_at_step`, and the `cause` of the
+            divergence.
         training: Provenance of the entry's training: time, commit, hardware, versions.
         cost: Cost of this seed's training: start, end, seconds of each phase, peak memory.
-        parameters: Sections of `params.yaml` on which the result depends, as `dvc.lock` records them.
+        parameters: Sections of `params.yaml` on which the result depends, with the values in `dvc.lock`.
         digests: DVC's hashes of the clean images, by split.
         fingerprint: Hash of code, data, parameters and results.
-        gave: Hash of the results only, which are weights and metrics.
-        folder: Folder with the figures.
-        weights: File with the weights.
+        gave: Hash of the weights and metrics only.
+        folder: Folder with the figures of this seed.
+        weights: File with the weights of this seed.
         curve: Learning curve. Each point has the phase, step, time and losses.
         floor: Whether the entry is a floor: a baseline that needs no training and has no rank.
         code: Size of an image's code: {"numbers": 32}, or {"codes": 49, "of": 512} for 49 indices of 512 codes.
@@ -85,7 +89,7 @@ class Result:
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """An entry and its results, under its name in the report."""
+    """An entry with its name in the report, all parameters, and the results of its seeds."""
 
     name: str
     params: Params
@@ -99,7 +103,7 @@ class ReportEntry:
 
     @property
     def floor(self) -> bool:
-        """Whether the entry is a floor, in which nothing is trained."""
+        """Whether the entry is a floor: a baseline that needs no training, such as PCA."""
         return self.results[0].floor
 
     @property
@@ -109,12 +113,12 @@ class ReportEntry:
 
     @property
     def examples(self) -> Examples | None:
-        """Example images and statistics of the first finished seed; None if its folder has no file of examples."""
+        """Example images and statistics of the first finished seed; None without such a seed or without the file."""
         path = self.finished[0].folder / "examples.safetensors" if self.finished else None
         return examples.read(path) if path and path.exists() else None
 
     def entry(self) -> Entry:
-        """Return the entry in the form that the report's tables and the tests of its claims need."""
+        """Return the entry in the form that the report's tables and the verdicts on claims need."""
         return Entry(
             self.name,
             pixels=next((result.pixels for result in self.finished), None),
@@ -128,12 +132,12 @@ class ReportEntry:
         )
 
     def _training_corruptions(self) -> list[str]:
-        """Return the corruptions of the training images."""
+        """Return the names of the corruptions on which the entry was trained, such as masking-0.5."""
         inputs = self.section["inputs"]
         return [f"{kind}-{level}" for kind, level in self.params.learned(inputs).mixed] if inputs != CLEAN else []
 
     def _images(self) -> dict[str, Any]:
-        """Return the metrics of each test image; empty if an older version, which wrote none, evaluated the entry."""
+        """Return the metrics of each test image. Results of an older version have no such metrics."""
         folder = self.finished[0].folder.parent
         images, scores = (
             per_image.read(path) if (path := folder / name).exists() else {}
@@ -142,7 +146,7 @@ class ReportEntry:
         return {"images": images | _of_each(scores, len(images["mse"].columns))} if images else {}
 
     def _size(self) -> dict[str, Any]:
-        """Return the size of the code, and how often the first phase saw each training image."""
+        """Return the size of the code, and the number of times that the first training phase saw each image."""
         first, found = self.finished[0], dict[str, Any]()
         if first.code and "numbers" in first.code:
             found["code_size"] = f"{first.code['numbers']:,} numbers"
@@ -157,9 +161,14 @@ class ReportEntry:
 
 
 def _of_each(scores: Mapping[str, pd.DataFrame], others: int) -> dict[str, pd.DataFrame]:
-    """Return each image's contribution to AUROC and average precision, by measure and score; one row for each seed.
+    """Return each image's contribution to the AUROC and the average precision of each score.
 
-    The first `others` images are test images. The images after them are anomalies, which the scores should separate.
+    Args:
+        scores: a table for each score, with a row for each seed and a column for each image.
+        others: number of test images, which come first. All further images are anomalies.
+
+    Returns:
+        A table for each metric, such as auroc_mse, with a row for each seed and a column for each image.
     """
     found = dict[str, dict[Hashable, NDArray[np.float64]]]()
     for name, table in scores.items():
@@ -172,7 +181,7 @@ def _of_each(scores: Mapping[str, pd.DataFrame], others: int) -> dict[str, pd.Da
 
 
 def collect(params: Params) -> list[ReportEntry]:
-    """Return every entry of the parameters with its results for all seeds. Floors come last.
+    """Return every entry with its results for all seeds. Floors come last.
 
     Raises:
         UserError: a result is missing.
@@ -185,12 +194,12 @@ def collect(params: Params) -> list[ReportEntry]:
 
 
 def rows(entries: Sequence[ReportEntry]) -> pd.DataFrame:
-    """Return one row for each entry and seed: metrics, cost and origin."""
+    """Return a table with a row for each entry and seed. The columns are metrics, cost and provenance."""
     return pd.DataFrame([_row(entry.name, result) for entry in entries for result in entry.results])
 
 
 def _row(name: str, result: Result) -> dict[str, Any]:
-    """Return the row of one result. Names of metrics on the validation split begin with `validation_`."""
+    """Return the row of one result. The names of metrics on the validation split begin with `validation_`."""
     training = result.training
     measured = dict.fromkeys(MEASURED, float("nan")) | result.metrics.get("test", {})
     measured |= {f"validation_{name}": value for name, value in result.metrics.get("validation", {}).items()}
@@ -220,7 +229,7 @@ def available(params: Params) -> tuple[list[Result], list[str]]:
     path = Path("dvc.lock")
     if not path.exists():
         return [], ["dvc.lock is missing: `dvc repro` writes it"]
-    lock = YAML(typ="safe", pure=True).load(path)["stages"]  # the runner has updated the file before the report begins
+    lock = YAML(typ="safe", pure=True).load(path)["stages"]  # up to date: each stage is recorded before the report
     for entry in params.variants:
         for seed in params.seeds:
             try:
@@ -282,7 +291,7 @@ def _read(lock: dict[str, Any], entry: str, seed: int) -> Result:
 
 
 def _params(stage_lock: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a stage's last run, from its entry in `dvc.lock`."""
+    """Return the parameters of a stage's last run, from the stage's section in `dvc.lock`."""
     return dict(stage_lock["params"]["params.yaml"])
 
 
@@ -291,5 +300,5 @@ def _digest(content: object) -> str:
 
 
 def _out(stage_lock: dict[str, Any], path: Path) -> str:
-    """Return DVC's hash of the output `path`, from the entry in `dvc.lock` of the stage that writes this output."""
+    """Return DVC's hash of the output `path`. `stage_lock` is the section in `dvc.lock` of the stage that writes it."""
     return str(next(out["md5"] for out in stage_lock["outs"] if out["path"] == str(path)))

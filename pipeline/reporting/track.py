@@ -1,7 +1,7 @@
 """track: copy the results on disk to MLflow. If MLflow fails, this command only warns, since all results are on disk.
 
-python -m pipeline.reporting.track             # everything, once
-python -m pipeline.reporting.track --follow    # the curves of running trainings, until the process is ended
+python -m pipeline.reporting.track             # copy all results once
+python -m pipeline.reporting.track --follow    # copy the curves of running trainings until the command is stopped
 """
 
 import os
@@ -52,7 +52,7 @@ PROGRESS = {
 
 
 def main(
-    entries: Annotated[list[str] | None, typer.Argument(help="Entries to copy; the default is all.")] = None,
+    entries: Annotated[list[str] | None, typer.Argument(help="Entries to follow; the default is all.")] = None,
     *,
     follow: Annotated[bool, typer.Option(help="Update the curves of running trainings until interrupted.")] = False,
 ) -> None:
@@ -77,7 +77,7 @@ def _write(params: Params, _: stage.Provenance) -> None:
     for sentence in lacking:
         print(sentence)
     runs = [_result(result, params) for result in collected]
-    # A finished training is in `collected`, or will be after its evaluation.
+    # Finished trainings are left out, because `collected` has them, or will have them after the evaluation.
     runs += [run for run in _trainings(params) if run.status != FINISHED]
     saved = max((result.cost["ended"] for result in collected), default=0.0)
     champions = _champions(collected)
@@ -86,7 +86,7 @@ def _write(params: Params, _: stage.Provenance) -> None:
     while True:
         try:
             projector.open(DESCRIPTION)
-            # Each run is added once it is written, so that a failure does not lose the count of earlier runs.
+            # `written` grows with each run, so that a failure at a later run does not lose the count.
             written.update(run.training for run in runs if projector.project(run))
             projector.show(GLANCE, saved)
             promoted.update(projector.promote(champion) for champion in champions)
@@ -107,12 +107,15 @@ def _write(params: Params, _: stage.Provenance) -> None:
 
 
 def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance) -> None:
-    """Update the running trainings of `entries` in MLflow until asked to stop, then once more."""
+    """Copy the curves of running trainings to MLflow every few seconds, until this process is asked to stop.
+
+    A last update follows. With `entries`, only the trainings of these entries are copied.
+    """
     os.nice(resources.BEHIND)
     projector = _projector()
     at = mlflow_store.public(projector.uri)
     before = {run.training for run in _trainings(params) if run.status == FINISHED}
-    shown: dict[str, tuple[str, int]] = {}  # status and number of points, by training
+    shown: dict[str, tuple[str, int]] = {}  # for each training: the status and the number of points in MLflow
     announced = ""
     last = False
     while not last:
@@ -139,6 +142,7 @@ def _follow(entries: Collection[str] | None, params: Params, _: stage.Provenance
 
 
 def _champions(collected: list[results.Result]) -> list[Champion]:
+    """Return the champion of each task, which is the best model by its validation metrics."""
     if os.environ.get("DVC_EXP_NAME"):  # an experiment must not replace the workspace's champions
         return []
     return elect(
@@ -156,7 +160,7 @@ def _champions(collected: list[results.Result]) -> list[Champion]:
 
 
 def _trainings(params: Params, entries: Collection[str] | None = None) -> Iterator[Run]:
-    """Yield a run for each training of `entries`, or of all entries, that has a folder of checkpoints."""
+    """Yield a run for each training that has a folder of checkpoints. With `entries`, skip all other entries."""
     for folder in sorted(paths.checkpoints().glob("*-seed*")):
         finished = (folder / "finished.json").exists()
         try:
@@ -190,7 +194,7 @@ def _locked(lock: FileLock) -> bool:
 
 
 def _dataset(sections: dict[str, Any]) -> str:
-    """Return the name of a training's data set; params.yaml may name another data set by now."""
+    """Return the name of a training's data set from the training's own parameters, because params.yaml may be newer."""
     return str(sections["dataset"]["name"])
 
 
@@ -199,7 +203,7 @@ def _name(sections: dict[str, Any], entry: str, seed: int) -> str:
 
 
 def _parameters(entry: str, sections: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters under names that all entries share, so that MLflow can compare entries."""
+    """Return an entry's parameters under names that are equal for all entries, so that MLflow can compare entries."""
     names = {"seeds": "seed", f"variants.{entry}": "entry"}
     return dict(flattened({names.get(key, key): section for key, section in sections.items()}))
 
@@ -213,7 +217,7 @@ def _tags(
         "seed": str(seed),
         GROUP: f"{_dataset(parameters)}-{entry}",
         "model": str(parameters[f"variants.{entry}"]["model"]),
-        "mlflow.source.name": "dvc repro",  # without a source MLflow hides the commit
+        "mlflow.source.name": "dvc repro",  # without a source, MLflow hides the commit
         "mlflow.source.type": "PROJECT",
         "mlflow.runColor": colours.get(entry, COLOURS[-1]),
         **{key: training[key] for key in ("device", "hardware", "precision", "mode")},
@@ -221,7 +225,7 @@ def _tags(
 
 
 def _about(result: results.Result) -> str:
-    """The run's description in Markdown: its model, and the metrics that the model does not define, by reason."""
+    """The run's description in Markdown: the model, and the undefined metrics with the reasons."""
     reasons = dict[str, list[str]]()
     for name, reason in result.undefined.items():
         reasons.setdefault(reason, []).append(f"`{name}`")

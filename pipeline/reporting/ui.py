@@ -1,4 +1,4 @@
-"""ui: serve the project's MLflow on this machine, and print the address of its runs."""
+"""ui: serve the project's MLflow on this machine, and print the address of the page with all runs."""
 
 import os
 import socket
@@ -12,14 +12,14 @@ from aelab.inference import mlflow_store
 from aelab.report.mlflow_writer import PORT, page
 from pipeline.common import paths
 
-HOST = "127.0.0.1"  # local only, since MLflow's page has no users or passwords
+HOST = "127.0.0.1"  # only for this machine, because MLflow's page has no passwords
 COMMAND = (sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--workers", "1", "--port")
 
 
 def main(
     *, port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server; `make ui PORT=…` sets it.")] = PORT
 ) -> None:
-    """Print the address of the runs in MLflow, and serve mlflow.db if $MLFLOW_TRACKING_URI names no server."""
+    """Print the address of MLflow's page of runs. If $MLFLOW_TRACKING_URI names no server, start a server."""
     uri = mlflow_store.address(paths.root())
     try:
         mlflow_store.prepare()
@@ -32,12 +32,12 @@ def main(
         print(f"The runs: {address} (on a server, so this command serves nothing)")
         return
     print(f"The runs: {address}", flush=True)
-    less = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # saves four unused processes
+    less = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # otherwise, MLflow starts four processes without work
     os.execve(COMMAND[0], [*COMMAND, str(port)], os.environ | less | {"MLFLOW_BACKEND_STORE_URI": uri})  # noqa: S606
 
 
 def _address(uri: str, port: int) -> str:
-    """Return the address of the table of runs. Check first that the database exists and the port is free."""
+    """Check that the database exists and the port is free, and return the address of MLflow's page of runs."""
     file = mlflow_store.file_of(uri)
     if file is not None and not file.exists():
         msg = f"{file} does not exist: `make repro` writes it, or `make track` from the results on disk"
@@ -53,7 +53,7 @@ def _address(uri: str, port: int) -> str:
 
 
 def _problem(port: int) -> str:
-    """Return why a port cannot be used; "" if it is free."""
+    """Return the reason why a port cannot be used, or "" if the port is free."""
     with socket.socket() as probe:
         probe.settimeout(1)
         if probe.connect_ex((HOST, port)) == 0:  # macOS lets two programs listen on one port

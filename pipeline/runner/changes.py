@@ -1,7 +1,8 @@
-"""Compares the report's numbers on disk with the numbers in git's HEAD.
+"""Compares the numbers of the new report with the numbers of the report in git's HEAD.
 
-The report cannot show the changes: HEAD is no input of the stage, and DVC may restore the report from its cache. So the
-runner prints the changes after the report, and writes them to `reports/changes.md`, which git ignores.
+The report itself cannot show these changes: HEAD is not a dependency of the stage `report`, and DVC may restore the
+report from its cache. Therefore `pipeline.runner.repro` prints the changes after this stage, and writes the changes to
+`reports/changes.md`, which git ignores.
 """
 
 import csv
@@ -24,18 +25,21 @@ Rows: TypeAlias = Sequence[dict[str, str]]
 
 @dataclass(frozen=True)
 class Change:
-    """A metric of an entry whose displayed mean has changed."""
+    """Change of a metric's mean for one entry, which is a model configuration in `params.yaml`."""
 
     entry: str
     metric: str
-    before: str
-    now: str
-    gap: Interval  # interval of the difference, paired by seed, widened for the number of comparisons
-    share: float  # size of the change, relative to the mean before
+    before: str  # mean in HEAD, rounded for display
+    now: str  # mean in the new report, rounded for display
+    gap: Interval  # confidence interval of the difference, paired by seed and corrected for multiple comparisons
+    share: float  # size of the change, relative to the mean in HEAD
 
     @property
     def verdict(self) -> str:
-        """Whether the metric is better or worse now; the reason for doubt if the interval contains 0 or is unknown."""
+        """Verdict on the change, such as "better" or "worse".
+
+        If the interval contains 0 or there is only one seed, the verdict is that the change may be chance.
+        """
         if not self.gap.known:
             return "one seed: may be chance"
         side = self.gap.side(0)
@@ -46,13 +50,16 @@ class Change:
 
     @property
     def cells(self) -> list[str]:
-        """The change as cells of a table row."""
+        """The texts of the change's row in a table."""
         each = METRICS[self.metric]
         return [self.entry, each.title + each.arrow, self.before, self.now, self.verdict]
 
 
 def print_changes() -> None:
-    """Print what changed since HEAD, if the data are the same, and write all changes to a page."""
+    """Print the first changes since HEAD, and write all changes to `reports/changes.md`.
+
+    If an entry was trained on other data than in HEAD, nothing is printed or written.
+    """
     PAGE.unlink(missing_ok=True)
     committed = git.output("show", f"HEAD:./{TABLE.as_posix()}") or ""
     commit = (git.output("rev-parse", "--short", "HEAD") or "").strip()
@@ -71,15 +78,15 @@ def print_changes() -> None:
 
 
 def differ(before: Rows, now: Rows) -> bool:
-    """Whether an entry in both tables was trained on other data."""
+    """Whether an entry that is in both tables was trained on other data in `now` than in `before`."""
     data = {row["entry"]: row.get("data") for row in before}
     return any(data.get(row["entry"], row["data"]) != row["data"] for row in now)
 
 
 def changes(before: Rows, now: Rows) -> list[Change]:
-    """Return every metric whose displayed mean has changed, over the seeds in both tables.
+    """Return every change of a metric's displayed mean. A mean is over the seeds that are in both tables.
 
-    Significant changes come first, then all others; each group is sorted by the relative size of the change.
+    Significant changes come first, then all other changes. In both groups, larger relative changes come first.
     """
     found = list[Change]()
     for entry in dict.fromkeys(row["entry"] for row in now):
@@ -100,7 +107,7 @@ def changes(before: Rows, now: Rows) -> list[Change]:
 
 
 def markdown(found: Iterable[Change]) -> str:
-    """Return all changes as a table, with a note on the verdicts."""
+    """Return all changes as a table in Markdown, with a note on the verdicts."""
     rows = "\n".join(f"| {' | '.join(text.replace('|', '∣') for text in each.cells)} |" for each in found)
     note = (
         "Test split, means over the seeds in both tables. A verdict follows from the 95 % interval of the differences, "
@@ -110,7 +117,7 @@ def markdown(found: Iterable[Change]) -> str:
 
 
 def _values(rows: Rows, entry: str, name: str) -> dict[str, float]:
-    """Return an entry's values of a metric by seed, without undefined values."""
+    """Return an entry's values of a metric, by seed. Seeds with an undefined value are left out."""
     texts = {row["seed"]: row.get(name) or "n/a" for row in rows if row["entry"] == entry}
     return {seed: float(text) for seed, text in texts.items() if text != "n/a"}
 

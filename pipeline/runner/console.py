@@ -1,4 +1,7 @@
-"""The output of a run: one line for each event, and the stages' output with the stage's name on each line."""
+"""Prints the progress of a run of the stages in `dvc.yaml`.
+
+The runner prints a line when a stage starts or ends. A line from a stage's command begins with the stage's name.
+"""
 
 import time
 from dataclasses import dataclass
@@ -8,29 +11,29 @@ from pipeline.common import paths
 
 
 def log_file(name: str) -> Path:
-    """Return the file of a stage's last output, and create its folder."""
+    """Return the path of the file for a stage's output, and create the folder of this file."""
     file = paths.LOGS / f"{name}.log"
-    file.parent.mkdir(parents=True, exist_ok=True)  # the stage of a .dvc file has a path as its name
+    file.parent.mkdir(parents=True, exist_ok=True)  # a stage from a .dvc file has the file's path as its name
     return file
 
 
 def show(line: str) -> None:
-    """Print a line in one piece, because several threads print."""
+    """Print a line in one piece, so that the lines of several threads do not mix."""
     print(line, end="", flush=True)
 
 
 class ConsoleLog:
-    """Prints events with the time since the run began."""
+    """Prints the events of a run, such as the start of a stage, with the time since the run began."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
 
     def say(self, event: str, name: str, remark: str) -> None:
-        """Print an event of a stage."""
+        """Print an event of the stage `name`, such as "start" or "failed", and a remark."""
         show(f"{self._time()}  {event:9}  {name}  ({remark})\n")
 
     def sum_up(self, remark: str) -> None:
-        """Print the total time of a run, and a remark."""
+        """Print the total time of the run, and a remark."""
         show(f"{self._time()}    total  ({remark})\n")
 
     def _time(self) -> str:
@@ -40,19 +43,22 @@ class ConsoleLog:
 
 @dataclass
 class StageOutput:
-    """Prints the output of a stage's command, and reads the stage's outcome from DVC's own lines."""
+    """Separates the lines that DVC prints during a stage from the lines that the stage's command prints.
+
+    DVC's lines say how the stage ended. Only the command's lines go to the terminal.
+    """
 
     name: str
-    outcome: str = "unchanged"  # unchanged, cached, done
-    running: bool = False  # whether the command writes the next lines
+    outcome: str = "unchanged"  # unchanged, cached (restored from DVC's cache) or done
+    running: bool = False  # whether the next lines are from the command
 
     def read(self, line: str) -> None:
-        """Read a line, and print the line if the command wrote it."""
+        """Read a line of DVC or of the command, and print the line if the command wrote it."""
         if line.startswith("Running stage"):
             self.outcome, self.running = "done", True
         elif "is cached - skipping run" in line:
             self.outcome = "cached"
         elif line.startswith("To track the changes"):
-            self.running = False  # the next lines are DVC's advice
+            self.running = False  # the next lines are advice from DVC
         elif self.running and line.strip() and not line.startswith(("> ", "Updating lock")):
             show(f"{self.name} | {line}")

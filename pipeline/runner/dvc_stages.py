@@ -1,8 +1,9 @@
-"""Does DVC's work before and after each stage's command, and writes `dvc.lock`, all in this process.
+"""Does DVC's work before and after the command of each stage, and writes `dvc.lock`, all in the runner's process.
 
-Separate `dvc repro` commands would import DVC, read `dvc.yaml` and write all of `dvc.lock` for each stage. With 100
-entries, one such command took 10 CPU seconds. Here, one write of `dvc.lock` covers several stages. If this process is
-killed before the write, DVC's run cache restores the finished stages.
+The runner is `pipeline.runner.repro`. A separate `dvc repro` for each stage would import DVC, read `dvc.yaml` and write
+all of `dvc.lock` each time. With 100 models in params.yaml, this took 10 CPU seconds per stage. Here, one write of
+`dvc.lock` covers several stages. If the runner is killed before the write, the next run restores the results of
+finished stages from DVC's run cache.
 """
 
 import logging
@@ -26,27 +27,27 @@ from aelab.core.disk import write_atomically
 from aelab.core.errors import UserError
 from pipeline.runner.locks import DVC_LOCK
 
-Entry: TypeAlias = dict[str, Any]  # a stage's entry in dvc.lock
+Entry: TypeAlias = dict[str, Any]  # a stage's entry in dvc.lock: the hashes of its inputs and outputs
 
-WRITING = 0.05  # largest share of the run time spent on writing dvc.lock; a write is slow if the file is long
+WRITING = 0.05  # largest fraction of a run's time for writing dvc.lock, because writing a long file is slow
 
 
 class DvcStages:
-    """The stages with their hashes. Only this object writes `dvc.lock`.
+    """The stages of `dvc.yaml`, with the hashes of their inputs and outputs. Only this object writes `dvc.lock`.
 
     Raises:
         UserError: DVC cannot read `dvc.yaml` with the values in `params.yaml`.
     """
 
     def __init__(self) -> None:
-        logging.getLogger("dvc").handlers.clear()  # DVC's messages go to the stage's log
+        logging.getLogger("dvc").handlers.clear()  # DVC's messages go to log files: see `turn`
         logging.getLogger("dvc.progress").setLevel(logging.CRITICAL)
         self.repo = Repo(_wait_for_lock=True)
         self.alone = threading.RLock()  # DVC is not thread-safe
-        self.busy = ExitStack()  # this process's entries in DVC's list of busy files
+        self.busy = ExitStack()  # keeps the files of running stages in DVC's list of busy files
         self.running: dict[str, Any] = {}
-        self.pending: dict[str, Entry] = {}  # entries that are not in dvc.lock yet
-        self.lock_text: str | None = None  # text of dvc.lock after this process's last write
+        self.pending: dict[str, Entry] = {}  # new entries that are not in dvc.lock yet
+        self.lock_text: str | None = None  # text of dvc.lock after the last write by this process
         self.lock: Any = None  # `lock_text`, parsed
         self.writes_next = 0.0
         with self.turn():
@@ -61,7 +62,7 @@ class DvcStages:
 
     @contextmanager
     def turn(self, log: TextIO | None = None) -> Iterator[None]:
-        """Hold DVC's lock on the repository, as every command of DVC does; DVC's warnings go to `log`."""
+        """Hold DVC's lock on the repository inside a `with` block, as DVC's commands do. DVC's warnings go to `log`."""
         logger, handler = logging.getLogger("dvc"), logging.StreamHandler(log) if log else logging.NullHandler()
         handler.setLevel(logging.WARNING)
         with self.alone:
@@ -73,11 +74,12 @@ class DvcStages:
                 logger.removeHandler(handler)
 
     def begin(self, name: str, log: TextIO) -> str | None:
-        """Prepare a stage: decide whether its command has to run, and if so remove its outputs.
+        """Prepare a stage: decide whether its command must run. If so, remove the stage's old outputs.
 
         Returns:
-            "unchanged"; "cached"; or "done", for a stage that is frozen or has no command. None if the command has to
-            run: the caller then runs it, and calls `finish` or `abandon`.
+            None if the command must run. The caller then runs the command, and calls `finish` after a success or
+            `abandon` after a failure. Otherwise, the outcome of the stage: "unchanged"; "cached" if DVC's run cache
+            had the outputs; "done" if DVC alone updated the stage, which is frozen or has no command.
         """
         stage = self.stages[name]
         with self.turn(log):
@@ -88,7 +90,7 @@ class DvcStages:
                 if outcome == "cached":
                     self._save(stage)
                 if outcome is None and name in self.last:
-                    self.write_lock()  # the report reads the results of earlier stages from dvc.lock
+                    self.write_lock()  # the last stage, `report`, reads dvc.lock
             finally:
                 if outcome is not None:
                     self._let_go(name)
@@ -109,13 +111,13 @@ class DvcStages:
         return "cached"
 
     def commands(self, name: str, environment: dict[str, str]) -> list[tuple[list[str] | str, dict[str, Any]]]:
-        """Return the commands of a stage in order, with the arguments that DVC gives to `Popen`."""
+        """Return the commands of a stage in order, each with the keyword arguments that DVC would pass to `Popen`."""
         stage, shell = self.stages[name], get_executable()
         arguments = prepare_kwargs(stage, run_env=environment)
         return [(_make_cmd(shell, command), arguments) for command in _enforce_cmd_list(stage.cmd)]
 
     def finish(self, name: str, log: TextIO) -> None:
-        """Hash and cache the outputs after a command that succeeded."""
+        """Hash and cache the outputs of a stage whose command has succeeded."""
         with self.turn(log):
             try:
                 self._save(self.stages[name])
@@ -123,7 +125,7 @@ class DvcStages:
                 self._let_go(name)
 
     def abandon(self, name: str, log: TextIO) -> None:
-        """Release the files of a stage whose command failed."""
+        """Remove a failed stage's files from DVC's list of busy files."""
         with self.turn(log):
             self._let_go(name)
 
@@ -134,25 +136,25 @@ class DvcStages:
         self._note(stage.addressing, to_single_stage_lockfile(stage))
 
     def take(self, name: str, entry: Entry) -> None:
-        """Record a stage's result from another machine."""
+        """Record the new `entry` of a stage whose result another machine has computed."""
         with self.alone:
             StageLoader.fill_from_lock(self.stages[name], entry)
             self._note(name, entry)
 
     def _note(self, name: str, entry: Entry) -> None:
-        """Keep a stage's new entry for dvc.lock, and write the file if the last write is long enough ago."""
+        """Keep a stage's new entry for dvc.lock. Write dvc.lock now if the last write is long enough ago."""
         self.pending[name] = entry
         if time.monotonic() > self.writes_next:
             self.write_lock()
 
     def write_lock(self) -> None:
-        """Write all new entries to dvc.lock, atomically: a reader finds the old file or the new one."""
+        """Write all new entries to dvc.lock atomically, so that other processes never read a half-written file."""
         with self.turn():
             if not self.pending:
                 return
             began = time.monotonic()
             text = DVC_LOCK.read_text(encoding="utf-8") if DVC_LOCK.exists() else ""
-            if text != self.lock_text:  # parsing a long file takes a second
+            if text != self.lock_text:  # only after a write by another process, since parsing is slow
                 self.lock = parse_yaml_for_update(text, DVC_LOCK)
             self.lock.setdefault("schema", "2.0")
             self.lock.setdefault("stages", {}).update(self.pending)
@@ -176,12 +178,12 @@ class DvcStages:
         self._list()
 
     def _list(self) -> None:
-        """List the files of all running stages as busy. The caller holds DVC's lock (see `turn`)."""
+        """Write the files of all running stages to DVC's list of busy files. The caller must hold `turn`'s lock."""
         self.busy.close()
         if not self.running:
             return
         reads = {dep.fs_path for stage in self.running.values() for dep in stage.deps}
         writes = {out.fs_path for stage in self.running.values() for out in stage.outs}
         hard = self.repo.config["core"].get("hardlink_lock", False)
-        me = " ".join(sys.argv)  # DVC's functions identify a process by its command
+        me = " ".join(sys.argv)  # for DVC's list: the command line of this process
         self.busy.enter_context(rwlock(self.repo.tmp_dir, self.repo.fs, me, sorted(reads), sorted(writes), hard))

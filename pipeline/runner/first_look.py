@@ -1,4 +1,7 @@
-"""First results of an entry, printed as soon as it is evaluated, long before the report."""
+"""The main test metrics of an entry, in one line. An entry is a model with its settings in params.yaml.
+
+The runner prints this line as soon as the stage `evaluate@entry` has ended, long before the report is written.
+"""
 
 from aelab.core import disk
 from aelab.report.intervals import interval
@@ -7,7 +10,10 @@ from pipeline.common import paths
 
 
 def first_look(stage: str) -> str | None:
-    """Return the main test metrics of the entry that a stage has evaluated; None for any other stage."""
+    """Return the line for a finished stage, such as evaluate@vae; None for any other kind of stage.
+
+    Each metric is a mean over the seeds whose training did not diverge, with its 95 % interval.
+    """
     kind, _, entry = stage.partition("@")
     file = paths.EVALUATION / entry / "metrics.json"
     if kind != "evaluate" or not file.exists():

@@ -1,4 +1,7 @@
-"""Runs stages as processes of this machine, several at a time, and divides the CPUs or GPUs among them."""
+"""Runs stages of `dvc.yaml` on this machine, several at a time, and divides the CPUs and GPUs among the stages.
+
+An entry is a model with its settings in params.yaml. A stage `train@entry` trains an entry with several random seeds.
+"""
 
 import os
 import queue
@@ -23,8 +26,8 @@ from pipeline.runner.console import ConsoleLog, log_file, show
 from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.first_look import first_look
 
-SOON = 60.0  # seconds until MLflow shows the curves of trainings
-LEAVES_WITHIN = 5.0  # seconds after which the process that shows the curves is killed, if it has not ended
+SOON = 60.0  # seconds after which a run starts the process that sends learning curves to MLflow
+LEAVES_WITHIN = 5.0  # seconds between SIGTERM and SIGKILL for this process
 FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
 
 
@@ -32,26 +35,42 @@ class Executor(Protocol):
     """Interface of the objects that run stages, on this machine or on a cluster."""
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
-        """Start as many of the stages `names` as there is room for; each future says whether its stage succeeded."""
+        """Start as many of the stages `names` as the free CPUs or the free workers allow.
+
+        Returns:
+            A future for each started stage, as the key of the stage's name. The future's result is whether the stage
+            succeeded.
+        """
 
     def end(self, name: str) -> None:
-        """Note that a stage has ended."""
+        """Note that the stage `name` has ended."""
 
 
 class CpuShares:
-    """Divides the CPUs among up to `jobs` stages, each with at least the `threads` of a training."""
+    """Divides the CPUs among the running stages.
+
+    Args:
+        cpus: number of CPUs.
+        threads: minimum number of CPUs for a stage, which is the number of CPUs that the training of one seed uses.
+        jobs: maximum number of stages at a time.
+        seeds: number of seeds that a stage `train@entry` trains at once if there are enough CPUs.
+    """
 
     def __init__(self, cpus: int, threads: int, jobs: int, seeds: int) -> None:
         self.free, self.threads, self.jobs = max(cpus, jobs * threads), threads, jobs
-        # CPUs for all seeds of a training at once; for one seed, if there are too few CPUs for one seed per job.
+        # Number of CPUs with which a stage `train@entry` trains all its seeds at once. If the CPUs do not suffice for
+        # `jobs` trainings of one seed, the number is for one seed.
         self.all_seeds = threads * (seeds if jobs * threads <= cpus else 1)
         self.taken: dict[str, int] = {}
 
     def take(self, names: list[str]) -> dict[str, int]:
-        """Assign CPUs to the first stages of `names`, until the jobs or the CPUs are used up.
+        """Assign CPUs to the first stages of `names`, until `jobs` stages run or all CPUs are assigned.
 
-        The stages share the CPUs evenly. But a training gets CPUs for all its seeds, if enough are free, because
-        the whole run may wait for the training.
+        The stages get equal numbers of CPUs. But a stage `train@entry` gets CPUs for all its seeds if enough CPUs are
+        free, because later stages may have to wait for this training.
+
+        Returns:
+            The number of CPUs of each stage that can start now, by the name of the stage.
         """
         names, begun = names[: self.jobs - len(self.taken)], dict[str, int]()
         for at, name in enumerate(names):
@@ -64,15 +83,24 @@ class CpuShares:
         return begun
 
     def give_back(self, name: str) -> None:
-        """Free the CPUs of an ended stage."""
+        """Free the CPUs of a stage that has ended."""
         self.free += self.taken.pop(name, 0)
 
 
 class LocalExecutor:
-    """Runs stages on this machine, `jobs` at a time, each inside the context manager `around`.
+    """Runs stages on this machine, up to `jobs` at a time.
 
-    DVC's work runs in this process. A stage's command runs in another process, which inherits the file descriptors
-    `keeps`.
+    DVC's work before and after a stage's command runs in this process. The command runs in a process of its own.
+
+    Args:
+        params: the checked parameters.
+        jobs: maximum number of stages at a time; None for as many as the CPUs or GPUs allow.
+        console: prints the start and the end of each stage.
+        dvc: the stages.
+        keeps: file descriptors that the processes of the commands inherit.
+
+    Attributes:
+        around: function that returns a context manager for a stage's name. The stage runs inside its `with` block.
     """
 
     def __init__(
@@ -90,11 +118,11 @@ class LocalExecutor:
         threads = training.processes * training.threads
         gpus: list[str | None] = [*resources.gpus()] if training.device in {"auto", "cuda"} else []
         if gpus and training.processes > 1:
-            gpus, entries = [None], 1  # a training uses all GPUs
+            gpus, entries = [None], 1  # each training uses all GPUs
         else:
-            entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # entries that share a GPU
+            entries = max(1, (resources.per_gpu() or 1) // len(params.seeds))  # entries that share one GPU
         self.jobs = jobs or len(gpus) * entries or max(1, resources.cpus() // threads)
-        seeds = 1 if gpus else len(params.seeds)  # seeds with CPUs of their own; on a GPU, seeds share CPUs
+        seeds = 1 if gpus else len(params.seeds)  # on a GPU, all seeds share the CPUs of one seed
         self.shares = CpuShares(resources.cpus(), threads, self.jobs, seeds)
         self.slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for job in range(self.jobs):
@@ -105,19 +133,19 @@ class LocalExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait for the running stages, and write their results to dvc.lock."""
+        """Wait for the running stages, write their results to dvc.lock, and print the CPU time."""
         self.pool.shutdown()
         self.dvc.write_lock()
         own, commands = (sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         self.console.sum_up(f"CPU seconds: {commands:,.0f} of commands, {own:,.0f} of the runner")
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
-        """Start stages, each with its share of the CPUs."""
+        """Start the first stages of `names`, as many as the free CPUs allow."""
         shares = self.shares.take(names)
         return {self.pool.submit(self._run, name, cpus): name for name, cpus in shares.items()}
 
     def end(self, name: str) -> None:
-        """Free the CPUs of a stage."""
+        """Free the CPUs of a stage that has ended."""
         self.shares.give_back(name)
 
     def _run(self, name: str, cpus: int) -> bool:
@@ -129,7 +157,8 @@ class LocalExecutor:
         with self.around(name), log_file(name).open("w", encoding="utf-8") as log:
             outcome = self._outcome(name, share, own, log)
         self.slots.put(gpu)
-        if outcome == "unchanged":  # planned only because an earlier stage always runs, whose output is the same again
+        # An unchanged stage was planned only because it reads the output of a stage that always runs. Print no line.
+        if outcome == "unchanged":
             return True
         self.console.say(outcome, name, f"{time.monotonic() - began:.1f} s")
         if outcome != "failed" and (seen := first_look(name)):
@@ -137,7 +166,7 @@ class LocalExecutor:
         return outcome != "failed"
 
     def _outcome(self, name: str, share: str, environment: dict[str, str], log: TextIO) -> str:
-        """Return the outcome of a stage: unchanged, cached, done or failed."""
+        """Bring a stage up to date, and return the outcome: unchanged, cached, done or failed."""
         try:
             if outcome := self.dvc.begin(name, log):
                 return outcome
@@ -154,7 +183,10 @@ class LocalExecutor:
         return "failed"
 
     def _command(self, name: str, command: list[str] | str, arguments: dict[str, Any], log: TextIO) -> bool:
-        """Run a command in its own session, so that none of its processes survive; return whether it succeeded."""
+        """Run a command of a stage, show its output, and return whether the command succeeded.
+
+        The command gets a session of its own, so that a signal reaches all processes that the command starts.
+        """
         if GROUPS.ended:
             return False
         print(">", command if isinstance(command, str) else command[-1], file=log)
@@ -172,20 +204,20 @@ class LocalExecutor:
 
 
 class ProcessGroups:
-    """The process groups of the running commands."""
+    """The process groups of the running commands. A signal to a group reaches all its processes."""
 
     def __init__(self) -> None:
         self.running = set[int]()
         self.ended = False
 
     def add(self, group: int) -> None:
-        """Add a group that has started; end the group if `end` was called before."""
+        """Add the group of a command that has started. If `end` was called earlier, end this group at once."""
         self.running.add(group)
         if self.ended:
             _signal(group, signal.SIGINT)
 
     def end(self) -> None:
-        """End all groups, and each group that starts later."""
+        """Interrupt all groups now, and each group that is added later."""
         self.ended = True
         for group in tuple(self.running):
             _signal(group, signal.SIGINT)
@@ -195,7 +227,10 @@ GROUPS = ProcessGroups()
 
 
 def _clean_up(process: subprocess.Popen[str]) -> None:
-    """Kill the remaining processes of an ended command, because the runner would wait for their output."""
+    """Wait until a command ends, then kill the processes that the command has left.
+
+    Without this function, the runner would wait for the output of these processes.
+    """
     process.wait()
     GROUPS.running.discard(process.pid)
     _signal(process.pid, signal.SIGKILL)
@@ -209,7 +244,7 @@ def _signal(group: int, number: signal.Signals) -> None:
 
 
 def end_stages_on_signals() -> None:
-    """On Ctrl-C or SIGTERM, end all running stages and wait for them."""
+    """Install signal handlers: Ctrl-C and SIGTERM end all running stages, then the runner."""
 
     def stop(number: int, _: object) -> None:
         GROUPS.end()
@@ -221,7 +256,7 @@ def end_stages_on_signals() -> None:
 
 @contextmanager
 def following(names: Iterable[str]) -> Iterator[None]:
-    """Show the curves of running trainings in MLflow, if any of the stages `names` is a training."""
+    """Send learning curves to MLflow during a `with` block, if one of the stages `names` is a training."""
     if not any(name.startswith("train@") for name in names):
         yield
         return
@@ -236,7 +271,10 @@ def following(names: Iterable[str]) -> Iterator[None]:
 
 
 def _follow(over: threading.Event) -> None:
-    """Start the process that shows the curves, unless the run ends within a minute; end it with the run."""
+    """After a minute, start the process that sends learning curves to MLflow. End this process when the run is `over`.
+
+    A run of less than a minute does not start the process.
+    """
     if over.wait(SOON):
         return
     with log_file("track").open("w", encoding="utf-8") as file, subprocess.Popen(  # noqa: S603

@@ -1,4 +1,7 @@
-"""Lets runs take turns, and repairs the files that DVC leaves damaged if it is killed during a write."""
+"""Lets only one run use the repository at a time, and repairs the files that a killed DVC command has left damaged.
+
+A run is one call of `pipeline.runner.repro`, for example by `make repro`.
+"""
 
 import fcntl
 import json
@@ -31,21 +34,25 @@ SETTLE = (
     "resolve params.yaml first, then git checkout --theirs dvc.lock (or rm dvc.lock), make repro, git add dvc.lock; "
     "finished trainings are not repeated"
 )
-SLACK = 2.0  # seconds by which the clocks of processes and files may differ
+SLACK = 2.0  # tolerance in seconds, when a process's start is compared with a file's time stamp
 MD5 = r"[0-9a-f]{32}(\.dir)?"
 LOCKFILE = Schema({Required(key) if key == "stages" else key: value for key, value in LOCKFILE_SCHEMA.items()})
 
-Problem: TypeAlias = tuple[str, str]  # the problem, and its remedy
-Note: TypeAlias = dict[str, Any]  # a process that reads or writes: its number and command
-BusyList: TypeAlias = dict[str, Any]  # notes by path: one for a written path, several for a read path
+Problem: TypeAlias = tuple[str, str]  # a problem, and its remedy
+Note: TypeAlias = dict[str, Any]  # the number and the command of a process that reads or writes a file
+BusyList: TypeAlias = dict[str, Any]  # by path: one note under "write", a list of notes under "read"
 
 
 @contextmanager
 def turn() -> Iterator[int]:
-    """Wait until no other run uses the repository, then lock it; yield the descriptor of the lock file.
+    """Wait until no other run uses the repository, then lock the repository for this run.
 
-    Two runs at once would find each other's stages busy. The lock lasts as long as a process has the lock file open.
-    The commands of stages inherit the open file, so a run also waits for the commands of a killed runner.
+    Two runs at once would fail, since DVC lets only one process at a time write a file. The lock ends when no process
+    has the lock file open any more. The commands of stages inherit the open file. So after a runner is killed, the next
+    run waits for the commands that are still running.
+
+    Yields:
+        The descriptor of the open lock file, for the commands to inherit.
     """
     TURN.parent.mkdir(parents=True, exist_ok=True)
     with TURN.open("w", encoding="utf-8") as file:
@@ -58,7 +65,7 @@ def turn() -> Iterator[int]:
 
 
 def damage() -> Problem | None:
-    """Return the problem and its remedy if `dvc.lock` exists, but is not a whole file that DVC wrote."""
+    """Return the problem and its remedy if `dvc.lock` is damaged or has a merge conflict; None otherwise."""
     try:
         text = DVC_LOCK.read_text(encoding="utf-8")
         if line := conflict(text):
@@ -74,7 +81,7 @@ def damage() -> Problem | None:
 
 
 def busy_list() -> BusyList | None:
-    """Return DVC's list of busy files; None if the list is unreadable, which stops every DVC command."""
+    """Return DVC's list of the files that DVC commands read or write now; None if the list is damaged."""
     try:
         listed: BusyList = BUSY_LIST(json.loads(BUSY.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -85,29 +92,32 @@ def busy_list() -> BusyList | None:
 
 
 def at_work() -> list[int]:
-    """Return the process numbers of DVC commands that write outputs here."""
+    """Return the process numbers of the DVC commands that are writing outputs in this repository."""
     return sorted({each["pid"] for each in (busy_list() or {}).get("write", {}).values() if _alive(each)})
 
 
 def _alive(noted: Note) -> bool:
-    """Whether the DVC process that left a note is alive. A new process may have the same number."""
+    """Whether the DVC process that wrote a note still runs.
+
+    The process number alone does not suffice, because a later process may have got the same number.
+    """
     try:
         process = psutil.Process(noted["pid"])
         words, began = process.cmdline(), process.create_time()
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # another user's process
+    except psutil.AccessDenied:  # another user's process, which counts as alive
         return True
     if process.pid == os.getpid() or began > BUSY.stat().st_mtime + SLACK:
         return False
     ours = (Path(word).stem == "dvc" or word.startswith("pipeline.") for word in words)
-    return any(ours) or noted["cmd"] in " ".join(words)  # DVC notes a module as the path of its file
+    return any(ours) or noted["cmd"] in " ".join(words)  # for a module, DVC notes the path of its file
 
 
 def mend() -> None:
-    """Wait for running DVC commands, then repair DVC's files; exit with a message if a repair needs the user's choice.
+    """Wait for running DVC commands, then repair DVC's list of busy files. The caller must hold the lock of `turn`.
 
-    The caller must hold the `turn`.
+    If `dvc.lock` is damaged or has a merge conflict, exit with a message, because the user must choose the remedy.
     """
     announced = False
     while running := at_work():

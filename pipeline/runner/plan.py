@@ -1,4 +1,7 @@
-"""The plan of a run: which stages may have to run, which can run now, and in which order."""
+"""Plans a run: which stages of `dvc.yaml` may have to run, and which of these stages to start first.
+
+An entry is a model with its settings in params.yaml. A stage such as `train@entry` belongs to one entry.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,9 +13,10 @@ from dvc.exceptions import DvcException
 from pipeline.common.params import Params
 from pipeline.runner.dvc_stages import DvcStages
 
-EVALUATION = 0.125  # work of an evaluation, relative to its training
-PRIOR = 2.5  # work of a learned prior's step, relative to an autoencoder's step
-CLASSIFIER = 0.1  # work of a classifier's step, relative to a training step of all seeds of an entry
+# The unit of work is one training step of an entry's autoencoder, for all random seeds of the entry.
+EVALUATION = 0.125  # work of an entry's evaluation, as a fraction of the work of its training
+PRIOR = 2.5  # work of one training step of a learned prior
+CLASSIFIER = 0.1  # work of one training step of the classifier
 
 
 @dataclass
@@ -20,15 +24,15 @@ class Plan:
     """The stages that may have to run, and the stages that can run now."""
 
     upstream: Mapping[str, set[str]]  # stage → the stages that it depends on
-    remaining_work: Mapping[str, float]  # work of a stage plus the work on the longest path from the stage to the end
-    waiting: set[str]  # stages that have not started
-    unfinished: set[str]
+    remaining_work: Mapping[str, float]  # stage → work until the end of the longest chain of dependent stages
+    waiting: set[str]  # planned stages that have not started
+    unfinished: set[str]  # planned stages that have not succeeded
 
     @classmethod
     def of(
         cls, upstream: Mapping[str, set[str]], is_changed: Callable[[str], bool], work: Callable[[str], float]
     ) -> Self:
-        """Plan every changed stage and all stages that depend on a changed stage."""
+        """Plan each changed stage, and each stage that depends on a changed stage, directly or indirectly."""
         order = list(TopologicalSorter(upstream).static_order())
         waiting = set[str]()
         for name in order:
@@ -41,18 +45,18 @@ class Plan:
         return cls(upstream, remaining, waiting, set(waiting))
 
     def ready(self) -> list[str]:
-        """Return the stages that can start, those with the longest path to the end first."""
+        """Return the stages that can start now. The stage with the most `remaining_work` comes first."""
         free = [name for name in self.waiting if not self.upstream[name] & self.unfinished]
         return sorted(free, key=lambda name: (-self.remaining_work[name], name))
 
 
 def plan_run(dvc: DvcStages, params: Params, *, elsewhere: bool) -> Plan:
-    """Plan the stages that DVC finds changed.
+    """Return the plan of the stages that are out of date according to DVC.
 
     Args:
-        dvc: the stages.
+        dvc: the stages of `dvc.yaml`.
         params: the parameters, from which the work of each stage is estimated.
-        elsewhere: whether stages run on other machines. If so, outputs that this machine lacks are taken as unchanged.
+        elsewhere: whether stages run on other machines. If so, an output that is missing here counts as unchanged.
     """
 
     def is_changed(name: str) -> bool:
@@ -65,7 +69,7 @@ def plan_run(dvc: DvcStages, params: Params, *, elsewhere: bool) -> Plan:
             return new or bool(
                 stage.changed(allow_missing=True, upstream=[dvc.stages[on] for on in dvc.upstream[name]])
             )
-        except DvcException:  # the stage will report the problem
+        except DvcException:  # the stage will report the problem when it runs
             return True
 
     with dvc.turn():
@@ -73,7 +77,7 @@ def plan_run(dvc: DvcStages, params: Params, *, elsewhere: bool) -> Plan:
 
 
 def estimate_work(name: str, params: Params) -> float:
-    """Estimate the work of a stage, in training steps."""
+    """Estimate the work of a stage, in training steps of an autoencoder."""
     kind, _, entry = name.partition("@")
     if kind == "classify":
         return params.evaluation.classifier.steps * CLASSIFIER
@@ -82,7 +86,10 @@ def estimate_work(name: str, params: Params) -> float:
 
 
 def _steps(section: Any, cost: float = 1.0) -> float:
-    """Sum the training steps in an entry's unchecked section. A step of a part, such as the prior, costs more."""
+    """Sum the training steps in an entry's section of params.yaml. The section is not checked yet.
+
+    Each step of a part with its own training, such as a learned prior, counts as `PRIOR` steps.
+    """
     if not isinstance(section, dict):
         return 0.0
     return sum(

@@ -1,10 +1,10 @@
-"""`dvc repro` with several stages at a time: DVC's work runs in this process, the stages' commands run side by side.
+"""Runs all stages of `dvc.yaml` that are out of date, as `dvc repro` does, but several stages at a time.
 
-    python -m pipeline.runner.repro --jobs 2                           # processes of this machine
-    python -m pipeline.runner.repro --scheduler tls://scheduler:8786   # the workers of a Dask cluster: see `cluster`
+    python -m pipeline.runner.repro --jobs 2                           # on this machine, at most two stages at a time
+    python -m pipeline.runner.repro --scheduler tls://scheduler:8786   # on the workers of a Dask cluster
 
-The results are the same as after a plain `dvc repro`, since no stage's result depends on what runs beside it. After the
-first minute, `pipeline.reporting.track --follow` shows the curves of running trainings in MLflow.
+The results equal the results of `dvc repro`, since stages that run at the same time do not affect each other. After the
+first minute, `pipeline.reporting.track --follow` shows the learning curves of running trainings in MLflow.
 """
 
 import concurrent.futures
@@ -42,9 +42,7 @@ def main(
     ] = None,
     trust_network: Annotated[
         bool,
-        typer.Option(
-            help="Allow a scheduler on another machine without TLS. Anyone who reaches the scheduler can run code."
-        ),
+        typer.Option(help="Allow a remote scheduler without TLS. Anyone who reaches the scheduler can run code."),
     ] = False,
 ) -> None:
     """Run every stage whose results are out of date, several at a time, and print each outcome."""
@@ -71,7 +69,13 @@ def main(
 
 
 def run(plan: Plan, executor: Executor) -> list[str]:
-    """Run all stages of the plan whose inputs are ready; return the names of failed stages."""
+    """Run the stages of the plan, each after the stages on which it depends.
+
+    A stage does not run if a stage on which it depends has failed.
+
+    Returns:
+        The names of the failed stages.
+    """
     failed: list[str] = []
     running: dict[Future[bool], str] = {}
     while True:
@@ -91,17 +95,20 @@ def run(plan: Plan, executor: Executor) -> list[str]:
 
 
 def _use_this_python() -> None:
-    """Put this Python first on PATH for the stages, even if its environment is not active."""
+    """Put this Python's folder first on PATH, so that stages use this Python even if its environment is not active."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def _plan(*, elsewhere: bool) -> tuple[Params, DvcStages, Plan]:
-    """Return the parameters, the stages and the plan. The entries stay unchecked, since their check needs torch."""
+    """Return the parameters, the stages and the plan.
+
+    The section `variants` of the parameters stays unchecked, because its check needs the slow import of torch.
+    """
     try:
         checked, dvc = params.load(variants=False), DvcStages()
-        gc.freeze()  # the garbage collection at exit took 0.2 s for DVC's objects
+        gc.freeze()  # without this call, the garbage collection at exit takes 0.2 s
     except UserError:
-        params.load()  # problems of the entries are the likely cause: report all of them
+        params.load()  # an error in `variants` is the likely cause: report all such errors
         raise
     return checked, dvc, plan_run(dvc, checked, elsewhere=elsewhere)
 
@@ -110,13 +117,13 @@ def _plan(*, elsewhere: bool) -> tuple[Params, DvcStages, Plan]:
 def _executor(
     plan: Plan, local: LocalExecutor, jobs: int | None, scheduler: str | None, *, trusted: bool
 ) -> Iterator[Executor]:
-    """Yield the executor: local with the curves in MLflow, or on a cluster."""
+    """Yield the executor for the plan: `local`, or an executor on the cluster of `scheduler`."""
     if not scheduler:
         with following(plan.waiting), local:
             yield local
         return
     try:
-        from pipeline.runner.cluster.executor import on_cluster  # noqa: PLC0415 - an extra
+        from pipeline.runner.cluster.executor import on_cluster  # noqa: PLC0415 - needs an optional package
     except ImportError as error:
         msg = f"stages on a cluster need the extra `cluster` of requirements.lock: {error}"
         raise UserError(msg) from None
@@ -125,7 +132,7 @@ def _executor(
 
 
 def _report(failed: list[str], skipped: set[str]) -> None:
-    """Print the output of the failed stages, and the stages that could not run."""
+    """Print the output of each failed stage, and the names of the stages that could not run. Exit if a stage failed."""
     for name in failed:
         log = log_file(name)
         print(f"\n{name} failed. Its output, from {log}:\n\n{log.read_text(encoding='utf-8')}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""classify: train the classifier whose features the Fréchet distance compares.
+"""classify: train an image classifier. The Fréchet distance compares images by the features of this classifier.
 
-The file of metrics also contains the reason for each undefined metric, and reference values for likelihoods, such as
-the size of the test images as lossless files.
+The stage writes the classifier, its features of the test images, and a file of metrics. This file also has the reason
+for each undefined metric, and reference values for likelihoods, such as the size of the test images as PNG files.
 """
 
 import numpy as np
@@ -76,15 +76,17 @@ def learn(
     options: TrainingOptions,
     device: torch.device,
 ) -> tuple[Classifier, PhaseResult]:
-    """Train a classifier; return it with the weights of the lowest validation loss, and the training's result.
+    """Train a classifier, and return the classifier and the result of the training.
+
+    The classifier has the weights with the lowest validation loss.
 
     Args:
-        images: uint8 (N, C, H, W), each with its class from 0 to `classes` − 1, int64 (N,).
-        validation: images and classes of the validation split.
+        images: training images, uint8 (N, C, H, W), and their classes, int64 (N,), from 0 to `classes` − 1.
+        validation: validation images and their classes.
         classes: the number of classes.
         budget: steps, batch size and learning rate.
         seed: random seed of the weights and of the order of the data.
-        options: mode and number of validations.
+        options: mode, number of validations, and number of images in each validation.
         device: the device to train on.
     """
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""corrupt@name: write corrupted copies of the training and validation images, for entries with `inputs: name`."""
+"""corrupt@name: write corrupted training and validation images for the models with `inputs: name` in params.yaml."""
 
 import typer
 

@@ -1,4 +1,7 @@
-"""download: fetch or read the data set, verify and split it, and write every split as arrays."""
+"""download: fetch a published data set or read the user's images, and write each split as arrays.
+
+The provenance, a file beside the results, records the source of the data and the files that the stage left out.
+"""
 
 import dataclasses
 
@@ -13,12 +16,12 @@ from aelab.ingest import anomalies, downloads
 from pipeline.common import paths, resources, stage
 from pipeline.common.params import DatasetParams, FolderParams, Params
 
-SHOWN = 20  # left-out files that the terminal shows; the provenance lists all of them
+SHOWN = 20  # maximum number of left-out files that the stage prints; the provenance lists all left-out files
 
 
 def work(params: Params, provenance: stage.Provenance) -> None:
     """Write the splits, and record the source of the data in the provenance."""
-    from pipeline.common import memory  # noqa: PLC0415 - imports torch, as the check of the parameters already did
+    from pipeline.common import memory  # noqa: PLC0415 - imports torch, which is slow
 
     try:
         memory.check_all(params)
@@ -33,7 +36,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     if isinstance(wanted.anomalies, str):
         strange = downloads.load(wanted.anomalies, paths.raw(), validation=0).test
     elif wanted.anomalies:
-        classes = provenance.get("classes", [])  # names of a folder's classes
+        classes = provenance.get("classes", [])  # names of the classes, if the user's images have subfolders
         loaded, strange = anomalies.set_apart(loaded, wanted.anomalies, classes, "dataset.anomalies")
     if wanted.train_images is not None:
         loaded = loaded.thinned(wanted.train_images, "dataset.train_images")
@@ -41,7 +44,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
     provenance["source"] = loaded.source
     sizes = ", ".join(f"{len(rows):,} {split}" for split, (_, rows) in loaded.splits.items())
     print(f"{wanted.name}: from {loaded.source}; images: {sizes}")
-    paths.ANOMALIES.unlink(missing_ok=True)  # may be left from a run without DVC; DVC deletes old outputs
+    paths.ANOMALIES.unlink(missing_ok=True)  # a run without DVC may have left the file
     with part("writing"):
         loaded.save(paths.CLEAN)
         if strange is not None:
@@ -50,7 +53,7 @@ def work(params: Params, provenance: stage.Provenance) -> None:
 
 
 def _write_anomalies(wanted: DatasetParams, strange: datasets.Bytes) -> None:
-    """Write the anomalies beside the test images, binarised if the test images are."""
+    """Write the anomalies beside the test images. If the test images are binarised, binarise the anomalies, too."""
     pieces = arrays.select(strange, np.arange(len(strange)))
     if "test" in wanted.binarised:
         pieces = datasets.binarise(pieces, wanted.seed, paths.ANOMALIES.stem)
@@ -59,8 +62,8 @@ def _write_anomalies(wanted: DatasetParams, strange: datasets.Bytes) -> None:
 
 
 def _folder(wanted: DatasetParams, settings: FolderParams, provenance: stage.Provenance) -> datasets.Data:
-    """Read and split the user's own images."""
-    from aelab.ingest import image_folder  # noqa: PLC0415 - Pillow, for this data set alone
+    """Read and split the user's own images, and report the files that are left out."""
+    from aelab.ingest import image_folder  # noqa: PLC0415 - imports Pillow, which only the user's images need
 
     key = f"dataset.folders.{wanted.name}"
     paths.raw().mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,7 @@ def _folder(wanted: DatasetParams, settings: FolderParams, provenance: stage.Pro
     if broken > settings.broken * total:
         msg = (
             f"{broken} of the {total} images in {settings.path} cannot be used, a larger share than {key}.broken, "
-            f"{settings.broken}, allows; take them out or allow more:{listed}"
+            f"{settings.broken}, allows; remove these images or raise {key}.broken:{listed}"
         )
         raise UserError(msg)
     everything = datasets.Split(found.images, found.labels)

@@ -1,4 +1,7 @@
-"""evaluate@entry: measure every seed of an entry on the validation and the test split, and draw its figures."""
+"""evaluate@entry: measure the trained models of an entry on the validation and the test split, and draw figures.
+
+An entry is a model with its settings in params.yaml. The stage train@entry has trained the entry once with each seed.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -50,12 +53,12 @@ from pipeline.common.images import classes, seen
 from pipeline.common.params import Params
 
 BINARISATION = {"none": "not binarised", "static": "static binarisation", "dynamic": "dynamic binarisation"}
-Images: TypeAlias = dict[str, NDArray[np.float32]]  # the value of each image, by metric or score
-DRAWN = 3  # maximum number of levels of each kind of corruption in the figure
+Images: TypeAlias = dict[str, NDArray[np.float32]]  # name of a metric or score → its value for each image
+DRAWN = 3  # maximum number of noise levels that the figures show for each kind of noise
 
 
 def main(name: str) -> None:
-    """Measure every seed of an entry on the validation and the test split, and draw its figures.
+    """Measure the trained models of an entry on the validation and the test split, and draw figures.
 
     NAME is a key of `variants` in params.yaml, or the name of the stage, such as evaluate@vae.
     """
@@ -82,11 +85,11 @@ def main(name: str) -> None:
 
 
 def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Images, Images]:
-    """Evaluate one seed, and draw its figures.
+    """Evaluate the model that was trained with one seed, and draw its figures.
 
     Returns:
-        The seed's part of metrics.json, the metrics of each test image, and the scores of test images and anomalies.
-        If the seed diverged, there are no metrics, and the status says at which step.
+        Three values: the seed's section of metrics.json; metrics for each test image; and anomaly scores for each test
+        image and each anomalous image. If the training diverged, all metrics are absent, and the status names the step.
     """
     variant = VARIANTS.find(params.entry(name).model)
     about: dict[str, Any] = {"about": (variant.__doc__ or "").strip(), "floor": variant.floor}
@@ -107,12 +110,12 @@ def evaluate(params: Params, name: str, seed: int) -> tuple[dict[str, Any], Imag
     undefined, scores = _undefined(model), dict[str, Tensor]()
     validation = arrays.read(paths.images(paths.CLEAN, "validation"))
     with part(f"{name}-seed{seed}"):
-        measured = {  # the validation metrics select settings, the report shows the test metrics
+        measured = {  # validation metrics help to choose settings; the report shows test metrics
             "validation": _reconstruction(params, model, validation, "validation", {}),
             "test": _test(params, model, undefined, len(validation)),
         }
         if "generalisation" not in undefined:
-            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # errors of clean images
+            unseen, learned = measured["validation"]["mse"], measured["test"]["train_mse"]  # errors on clean images
             measured["test"]["generalisation"] = unseen / learned if learned else math.nan
         with part("scores of validation images"):
             known = measured["validation"].images
@@ -154,7 +157,7 @@ def _arrays(of_images: Mapping[str, Tensor]) -> Images:
 
 
 def _undefined(model: Autoencoder) -> dict[str, str]:
-    """Return the reason for each metric and figure that is undefined for this model or these images."""
+    """Return the reason for each metric or figure that is undefined for the model or for the data set."""
     of_images = disk.read_json(paths.CLASSIFIER / "metrics.json")["undefined"]
     of_model = reconstruction.undefined_metrics(model)
     if why := density.unfitted(model):
@@ -164,14 +167,17 @@ def _undefined(model: Autoencoder) -> dict[str, str]:
     if paths.ANOMALIES.exists():
         lacking = anomaly.undefined(model).items()
         of_model |= {f"{measure}_{score}": why for measure in MEASURES for score, why in lacking}
-    samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # these are first in the report
+    samples = {name: of_model[name] for name in SAMPLES if name in of_model}  # listed before the model's other reasons
     return {name: why for name, why in of_images.items() if name not in CLASSIFIER} | samples | of_model
 
 
 def _reconstruction(
     params: Params, model: Autoencoder, images: Bytes, split: str, further: Mapping[str, reconstruction.Measure]
 ) -> Measured:
-    """Return reconstruction metrics and `further` metrics; the reference corruption's metrics get short names."""
+    """Return the reconstruction metrics of a split, and the `further` metrics.
+
+    Metrics under the reference corruption of params.yaml get short names, such as denoising_mse.
+    """
     reference = params.corruption.reference.name
     noisy = {reference: arrays.read(paths.noisy(reference, split))}
     with part(f"{split} split"):
@@ -180,10 +186,10 @@ def _reconstruction(
 
 
 def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str], unseen: int) -> Measured:
-    """Return all metrics on the test split, and the error on training images.
+    """Return all metrics on the test split, and the reconstruction error on training images.
 
-    The error on training images is a mean over `unseen` images. The validation split has as many images, so the two
-    errors are comparable.
+    The validation split has `unseen` images. The error on training images is a mean over the same number of images, so
+    that this error is comparable with the error on validation images.
     """
     images, train = seen(params, "test"), seen(params, "train")
     settings, size = params.evaluation, params.evaluation.batch_size
@@ -224,9 +230,11 @@ def _test(params: Params, model: Autoencoder, undefined: Mapping[str, str], unse
 def _samples(
     params: Params, model: Autoencoder, train: reconstruction.Images, undefined: Mapping[str, str]
 ) -> dict[str, float]:
-    """Compare samples with as many test images, by the classifier's features.
+    """Compare generated images with test images, by the classifier's features, and return the metrics.
 
-    The samples come from the model's prior, from a density fitted to its codes, and from uniformly drawn codes.
+    The model decodes up to three sets of codes. The codes are drawn from the model's prior, from a density fitted to
+    the codes of training images, or uniformly from the codebook. Each set has as many codes as the classifier's file of
+    features has test images.
     """
     device, settings = device_of(model), params.evaluation
     features, _ = tensor_file.read(paths.CLASSIFIER / "features.safetensors")
@@ -244,7 +252,7 @@ def _samples(
         sets[UNIFORM] = map(model.decode_indices, counted(indices.split(size)))
     values = dict[str, float]()
     for names, drawn in sets.items():
-        if params.dataset.binarisation != "none":  # samples must be black and white, as the images are
+        if params.dataset.binarisation != "none":  # the test images are black and white, so the samples must be, too
             drawn = (binarise(generator, means)[0] for means in drawn)  # noqa: PLW2901
         compared = fidelity.compare(classifier.features(seen_by, drawn), images, features["radii"])
         values |= zip(names, compared.values(), strict=True)
@@ -252,7 +260,10 @@ def _samples(
 
 
 def _anomalies(params: Params, model: Autoencoder, values: Measured) -> dict[str, Tensor]:
-    """Return the scores of the test images, then of the anomalies; add to `values` how well they separate the two."""
+    """Return the anomaly scores of the test images, followed by the scores of the anomalies.
+
+    Add metrics to `values` that say how well these scores separate anomalies from test images.
+    """
     test, strange = seen(params, "test"), arrays.read(paths.ANOMALIES)
     train = Pairs.of(seen(params, "train")).thinned(params.evaluation.probe_images).targets
     scores = out_of_distribution.of_two(model, test, strange, train, known=values.images, **_settings(params))
@@ -266,13 +277,16 @@ def _settings(params: Params) -> dict[str, int]:
 
 
 def _noisy(params: Params) -> dict[str, reconstruction.Images]:
-    """Return the corrupted test images by corruption, as arrays on disk."""
+    """Return the corrupted test images, as arrays on disk, by the name of the corruption."""
     names = [f"{kind}-{level}" for kind, level in sorted(params.corruption.tested)]
     return {name: arrays.read(paths.noisy(name)) for name in names}
 
 
 def _drawn(params: Params) -> list[str]:
-    """Return the corruptions in the figure: for each kind the highest level, and lower levels at even distances."""
+    """Return the names of the corruptions that the figures show.
+
+    For each kind of noise, the figures show the highest level and evenly spaced lower levels.
+    """
     levels = {kind: sorted(set(each)) for kind, each in params.corruption.test.items()}
     return [
         f"{kind}-{level}" for kind, each in levels.items() for level in each[:: -math.ceil(len(each) / DRAWN)][::-1]
@@ -280,9 +294,12 @@ def _drawn(params: Params) -> list[str]:
 
 
 def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
-    """Draw the figures of one seed, and write the examples for the report's figures of all entries."""
+    """Draw the figures of one seed, and write example images and statistics to a file.
+
+    From such files, the report draws the figures that compare all entries.
+    """
     folder = paths.EVALUATION / name / f"seed{seed}"
-    drawn = _examples(params, model, mapped=seed == params.seeds_of(name)[0])  # the report shows the map of one seed
+    drawn = _examples(params, model, mapped=seed == params.seeds_of(name)[0])  # the report shows the first seed's map
     for figure, rows in drawn.figures.items():
         halves = ("originals", "reconstructions") if figure == "reconstructions" else None
         figures.images(rows, folder / f"{figure}.png", halves)
@@ -298,9 +315,10 @@ def _draw(params: Params, model: Autoencoder, name: str, seed: int) -> None:
 
 @torch.no_grad()
 def _examples(params: Params, model: Autoencoder, *, mapped: bool) -> Examples:
-    """Return pictures and statistics of a model: test images of each class, also under each corruption.
+    """Return example images and statistics of a model.
 
-    If `mapped`, the statistics include a map of the codes in two dimensions (t-SNE).
+    The images are test images of each class, corrupted copies of these images, and the model's reconstructions. If
+    `mapped`, the statistics include a map of the codes in two dimensions (t-SNE).
     """
     device, test = device_of(model), arrays.read(paths.images(paths.CLEAN, "test"))
     shown = _of_each_class(arrays.read(paths.labels("test")), params.evaluation.images)
@@ -330,7 +348,10 @@ def _examples(params: Params, model: Autoencoder, *, mapped: bool) -> Examples:
 
 
 def _of_each_class(labels: Labels, count: int) -> list[int]:
-    """Return the indices of `count` images that cycle through the classes, spread evenly over each class's images."""
+    """Return the indices of `count` images: one image of each class, then another image of each class, and so on.
+
+    The chosen images of a class are spread evenly over all images of this class.
+    """
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     turns = math.ceil(count / len(classes))
     order = [

@@ -1,4 +1,7 @@
-"""images@folder: list the SHA-256 of each file in a user's image folder; `download` depends on the list."""
+"""images@folder: list each file in a user's image folder with its SHA-256.
+
+If the list changes, DVC runs the stage `download` again, which reads the images.
+"""
 
 import contextlib
 from pathlib import Path
@@ -23,20 +26,21 @@ def main(name: str) -> None:
 
 
 def work(params: Params, name: str) -> None:
-    """Write the list of the folder's files; the list is empty if `dataset.name` does not choose the folder."""
+    """Write the list of the files in the folder `name`. The list is empty if `dataset.name` names another data set."""
     chosen = params.dataset.folder if name == params.dataset.name else None
     with part("hashes of files"):
         hashes = _hashes(paths.own(chosen.path), f"dataset.folders.{name}.path", name) if chosen else {}
     disk.write_json(paths.FILE_LISTS / f"{name}.json", hashes)
-    for path in paths.FILE_LISTS.glob("*.json"):  # lists of folders that no longer exist or have a new name
+    for path in paths.FILE_LISTS.glob("*.json"):  # delete lists of folders that params.yaml no longer has
         if path.stem not in params.dataset.folders:
             path.unlink()
 
 
 def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
-    """Return the SHA-256 of each file.
+    """Return the SHA-256 of each file in the folder `root`.
 
-    A file whose size and modification time are unchanged is not read again: its hash is in the notes of the last run.
+    The notes of the last run hold the size, modification time and hash of each file. A file with unchanged size and
+    modification time keeps its hash. Only new and changed files are read.
     """
     try:
         files, _ = image_folder.listed(root)
@@ -55,9 +59,9 @@ def _hashes(root: Path, key: str, name: str) -> dict[str, str]:
             state = [path.stat().st_size, path.stat().st_mtime_ns]
             known = noted.get(shown, [])
             fresh[shown] = [*state, known[-1] if known[:-1] == state else disk.digest(path)]
-        except OSError:  # `download` reports why it leaves the file out
+        except OSError:  # `download` leaves this file out and reports the reason
             fresh[shown] = [0, 0, "unreadable"]
-    with contextlib.suppress(FileNotFoundError):  # another experiment writes the same notes
+    with contextlib.suppress(FileNotFoundError):  # another experiment may write these notes at the same time
         disk.write_atomically(notes, disk.as_json(fresh))
     return {file: str(digest) for file, (*_, digest) in fresh.items()}
 

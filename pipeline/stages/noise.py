@@ -1,4 +1,4 @@
-"""noise: write the corrupted copies of validation and test images on which every entry is measured."""
+"""noise: write corrupted copies of the validation and test images, on which all models are tested."""
 
 import typer
 
@@ -10,7 +10,7 @@ from pipeline.common.params import Params
 
 
 def work(params: Params, provenance: stage.Provenance) -> None:  # noqa: ARG001
-    """Write the validation images under the reference corruption, and the test images under every corruption."""
+    """Write the validation images with the reference corruption, and the test images with each tested corruption."""
     noise = params.corruption
     reference = noise.reference.kind, noise.reference.level
     for split, corruptions in (("validation", [reference]), ("test", sorted(noise.tested))):

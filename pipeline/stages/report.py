@@ -1,4 +1,7 @@
-"""report: compare all entries, as CSV, Markdown and one HTML file, and send the results to MLflow."""
+"""report: compare all entries in a CSV, a Markdown and an HTML file, and send the results to MLflow.
+
+An entry is a model with its settings in params.yaml.
+"""
 
 import shutil
 import subprocess
@@ -26,7 +29,7 @@ from pipeline.reporting.results import ReportEntry
 
 
 def work(params: Params, _: stage.Provenance) -> None:
-    """Write the reports. At the same time, another process writes MLflow's runs, because MLflow is slow to import."""
+    """Write the reports. Meanwhile, another process sends the results to MLflow, because MLflow is slow to import."""
     with subprocess.Popen([sys.executable, "-m", "pipeline.reporting.track"]) as track:
         write(params)
     if track.returncode:
@@ -35,7 +38,7 @@ def work(params: Params, _: stage.Provenance) -> None:
 
 
 def write(params: Params) -> None:
-    """Write the three reports, the metrics and curves for DVC, and the figures of the reports."""
+    """Write the report as CSV, Markdown and HTML, its figures, and the metrics and learning curves for DVC."""
     entries = results.collect(params)
     rows = results.rows(entries)
     paths.REPORTS.mkdir(exist_ok=True)
@@ -57,13 +60,13 @@ def write(params: Params) -> None:
 
 
 def _judged(claim: Claim, judgement: Judgement, **_: Any) -> dict[str, Any]:
-    """Return a claim with its verdict and findings, as JSON."""
+    """Return a claim about autoencoders, with the report's verdict and findings, as a mapping for claims.json."""
     findings = [{"text": each.text, "verdict": each.verdict} for each in judgement.findings]
     return {"title": claim.title, "reading": claim.reading, "verdict": judgement.verdict, "findings": findings}
 
 
 def _write_curves(entry: ReportEntry) -> None:
-    """Write the curves for `dvc plots`: the loss and the elapsed seconds at each step, as means over the seeds."""
+    """Write learning curves for `dvc plots`: the loss and the elapsed seconds at each step, as means over the seeds."""
     measured = ["seed", "phase", "step", "time", "train_loss", "validation_loss"]
     points = pd.DataFrame(
         [{"seed": result.seed, **point} for result in entry.results for point in result.curve], columns=measured
@@ -81,9 +84,9 @@ def _write_curves(entry: ReportEntry) -> None:
 
 
 def _write_metrics(entries: Sequence[ReportEntry]) -> None:
-    """Write the metrics for `dvc metrics`, a file for each split.
+    """Write the main metrics for `dvc metrics`, in one file for each split.
 
-    Each value is the mean over an entry's finished seeds. The deciding metrics come first.
+    Each value is a mean over the seeds of an entry whose training did not diverge.
     """
     for split in ("validation", "test"):
         trained = [entry for entry in entries if not entry.floor]
@@ -100,7 +103,7 @@ def _write_metrics(entries: Sequence[ReportEntry]) -> None:
 
 
 def _pictures(galleries: Sequence[Gallery], folder: Path) -> Iterator[Figure]:
-    """Write the galleries as image files, for pages that embed no images."""
+    """Write the galleries, which are tables of example images, as image files for the Markdown report."""
     for gallery in galleries:
         title = gallery.title.partition(":")[0]
         path = folder / f"{title.lower()}.png"
@@ -109,7 +112,7 @@ def _pictures(galleries: Sequence[Gallery], folder: Path) -> Iterator[Figure]:
 
 
 def _own(entry: ReportEntry, folder: Path) -> Iterator[Figure]:
-    """Copy the figures of an entry's first finished seed into the report's folder."""
+    """Copy the figures of an entry's first finished seed into the report's folder, and yield them with captions."""
     for result in entry.finished[:1]:
         for name, caption in CAPTIONS["own"].items():
             source, target = result.folder / f"{name}.png", folder / entry.name / f"{name}.png"

@@ -1,8 +1,9 @@
-"""sources: write the hashes of the source files from which each entry's model is built.
+"""sources: write, for each entry, the hashes of the source files from which the entry's model is built.
 
-These files are the parts that the model's file imports, directly or through other parts, and the entry's network. The
-training of an entry depends only on the entry's own hashes, so a new quantiser reruns only the entries whose model has
-a quantiser. `dvc.yaml` alone cannot do so, because its templates give every entry the same dependencies.
+An entry is a model with its settings in params.yaml. The source files are the entry's network, and all parts that the
+model's file imports, directly or through other parts, such as a prior. If the code of a quantiser changes, DVC trains
+only those entries again whose model has a quantiser. `dvc.yaml` alone cannot express this dependency, because its
+templates give every entry the same dependencies.
 """
 
 import ast
@@ -22,7 +23,7 @@ PARTS = ("variants", "likelihoods", "priors", "quantizers")  # packages from whi
 
 
 def main() -> None:
-    """Write a file of hashes for each entry. Broken entries are skipped: other stages check `params.yaml`."""
+    """Write a file of hashes for each entry. Skip invalid entries, since other stages check `params.yaml`."""
     shutil.rmtree(SOURCES, ignore_errors=True)  # DVC does not delete a persistent output
     SOURCES.mkdir()
     entries = YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))["variants"]
@@ -38,7 +39,10 @@ def main() -> None:
 
 
 def parts_of(entry: Mapping[str, Any]) -> set[Path]:
-    """Return the part files of an entry without its model's file, which `dvc.yaml` names itself."""
+    """Return the source files of an entry's parts and network.
+
+    The model's own file is left out, because `dvc.yaml` names this file.
+    """
     model, network = SOURCE / "variants" / f"{entry.get('model')}.py", entry.get("network")
     named = network.get("name") if isinstance(network, dict) else network
     own = {SOURCE / "networks" / f"{named}.py"} if named else set()
@@ -46,7 +50,7 @@ def parts_of(entry: Mapping[str, Any]) -> set[Path]:
 
 
 def reached(path: Path) -> set[Path]:
-    """Return a file and the part files that it imports, directly or through other files."""
+    """Return `path` and the files of all parts that this file imports, directly or through other files."""
     found, waiting = set[Path](), [path]
     while waiting:
         if (here := waiting.pop()) not in found:
@@ -56,7 +60,10 @@ def reached(path: Path) -> set[Path]:
 
 
 def imported(path: Path) -> Iterator[Path]:
-    """Yield the part files that a file imports. A registry, such as QUANTIZERS, means all files of its folder."""
+    """Yield the files of the parts that a file imports directly.
+
+    If the file imports a registry of parts, such as QUANTIZERS, yield all files in the folder of these parts.
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom):
             continue

@@ -1,4 +1,8 @@
-"""train@entry: train every seed of an entry, and write weights, curves and outcomes."""
+"""train@entry: train an entry once with each random seed, and write weights, learning curves and outcomes.
+
+An entry is a model with its settings in params.yaml. An outcome names the step with the lowest validation loss, and the
+step at which the training diverged, if it did.
+"""
 
 import tempfile
 import time
@@ -20,19 +24,19 @@ from pipeline.training.training_folder import TrainingFolder
 
 
 def main(name: str, part: Annotated[int | None, typer.Option(hidden=True)] = None) -> None:
-    """Train every seed of an entry, and write weights, curves and outcomes.
+    """Train an entry once with each random seed, and write weights, learning curves and outcomes.
 
     NAME is a key of `variants` in params.yaml, or the name of the stage, such as train@vae.
     """
     name = name.rpartition("@")[2]
     if part is None:
         stage.run(lambda params, provenance: work(params, provenance, name), paths.training(name), polls=True)
-    else:  # a process that torchrun started for one seed
+    else:  # torchrun has started this process, one of several that train one seed together
         ranks.take_part(lambda params: train_seed(params, name, part))
 
 
 def work(params: Params, provenance: stage.Provenance, name: str) -> None:
-    """Check the data, train every seed, and copy the results to DVC's outputs."""
+    """Check the data, train every seed, and copy the results to the outputs that DVC tracks."""
     machine = _machine(params)
     provenance |= {**machine, "processes": params.training.processes}
     for folder in {paths.CLEAN, paths.inputs(params.entry(name).inputs)}:
@@ -51,26 +55,30 @@ def work(params: Params, provenance: stage.Provenance, name: str) -> None:
 
 
 def train_seed(params: Params, name: str, seed: int) -> None:
-    """Train all phases of one seed, unless they are finished: load, build, train, save."""
+    """Train an entry with one seed, unless this training is already finished.
+
+    The phases of a training are the autoencoder and, for some models, a learned prior.
+    """
     began, entry, options = time.time(), params.entry(name), params.training
     folder, writes = TrainingFolder.of(name, seed, params, _machine(params)), process_group.first()
     device = devices.prepare(options.device, options.threads)
     process_group.check_same(folder.fingerprint, device)
-    with folder.held(signals.asked_to_stop) if writes else nullcontext():  # the first process holds the lock for all
+    # If several processes train the seed, the first process holds the folder's lock for all of them.
+    with folder.held(signals.asked_to_stop) if writes else nullcontext():
         if process_group.any_of(writes and _finished(folder), device):
             return
 
-        # load; temporary files go to the data's disk, since some systems keep /tmp in memory, which may be too small
+        # load the data; temporary files go to the data's disk, because /tmp may be in memory, and too small
         tempfile.tempdir = str(paths.CLEAN)
         images, validation = (pairs(params, split, entry.inputs) for split in ("train", "validation"))
 
-        # build, if the memory suffices
+        # build the model, if the memory suffices for training
         memory.check(params, [name], device, devices.share(device), count=len(images.targets))
         devices.forget_peak_memory(device)
         model = checkpoint.build(entry.model, images.targets.shape[1:], entry.arguments(), seed).to(device)
         loaded = time.time()
 
-        # train, from the last snapshot
+        # train all phases, starting from the last snapshot if there is one
         about = {"entry": name, "seed": seed, **_machine(params)}
         stop = process_group.stopping if process_group.size() > 1 else signals.asked_to_stop
         with folder.session(about, stop, writes=writes) as session:
@@ -79,7 +87,7 @@ def train_seed(params: Params, name: str, seed: int) -> None:
                 dynamic=params.dataset.binarize == "dynamic" and entry.inputs == CLEAN, session=session,
             )  # fmt: skip
 
-        # save
+        # save the results
         if writes:
             for phase, result in results.items():
                 if result.diverged_at_step:
@@ -101,14 +109,17 @@ def train_seed(params: Params, name: str, seed: int) -> None:
 
 
 def pairs(params: Params, split: str, inputs: str) -> Pairs:
-    """Return a split's inputs and targets for a model; both are the same array if `inputs` is clean."""
+    """Return the inputs and the targets of a split. The targets are the clean images.
+
+    If `inputs` is clean, inputs and targets are the same array. Otherwise, the inputs are the corrupted images.
+    """
     if inputs == CLEAN:
         return Pairs.of(arrays.read(paths.images(paths.CLEAN, split)))
     return Pairs(arrays.read(paths.images(paths.inputs(inputs), split)), seen(params, split))
 
 
 def _machine(params: Params) -> dict[str, str]:
-    """Return the properties of the machine that can change the trained weights, at least in their rounding."""
+    """Return the device, hardware, precision and mode, which can change the trained weights, if only by rounding."""
     options = params.training
     device = devices.prepare(options.device, options.threads)
     mode = options.mode if device.type == "cuda" else "eager"

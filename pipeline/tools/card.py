@@ -1,8 +1,9 @@
-"""card: print the model card of an entry, from the evaluation, parameters, curves and provenance on disk.
+"""card: print the model card of an entry, which is a model with its settings in params.yaml.
 
     python -m pipeline.tools.card vae    # the same as `aelab card --model vae`
 
-No stage runs this command, and no stage depends on it.
+The card summarises the results on disk: evaluation, parameters, learning curves and provenance. No stage of `dvc.yaml`
+runs this command.
 """
 
 import io
@@ -35,7 +36,7 @@ def main(entry: str) -> None:
 
 
 def text(checked: Params, name: str) -> str:
-    """Return the model card of the entry `name`.
+    """Return the model card of the entry `name` as Markdown.
 
     Raises:
         UserError: the entry does not exist or has no result.
@@ -74,7 +75,7 @@ def _card(mine: ReportEntry, symptoms: list[str], looks: float) -> Card:
 
 
 def _data(mine: ReportEntry) -> Iterator[str]:
-    """Yield facts on the training and test data."""
+    """Yield the card's lines about the training and test data."""
     result, inputs = mine.results[0], mine.section["inputs"]
     count = f"{result.training_images:,} images" if result.training_images else "the images"
     yield f"{count} of {mine.params.dataset.name}, {'×'.join(map(str, mine.params.dataset.image))}, from 0 to 1"
@@ -85,7 +86,7 @@ def _data(mine: ReportEntry) -> Iterator[str]:
 
 
 def _procedure(mine: ReportEntry, looks: float) -> Iterator[str]:
-    """Yield facts on the training: steps, seeds, losses, machine, code."""
+    """Yield the card's lines about the training: steps, seeds, losses, machine and code."""
     result = mine.results[0]
     if mine.floor:
         yield "no training: a floor has no steps"
@@ -112,7 +113,7 @@ def _losses(curve: list[dict[str, float]], phase: object) -> list[float]:
 
 
 def _limits(mine: ReportEntry, symptoms: list[str]) -> Iterator[str]:
-    """Yield the known limits of the model."""
+    """Yield the card's lines about the known limits of the model."""
     yield f"trained only on images like {mine.params.dataset.name}, whose owners set the terms of use"
     if mine.section["inputs"] == CLEAN:
         yield "trained without noise, so no denoiser"
@@ -124,7 +125,7 @@ def _limits(mine: ReportEntry, symptoms: list[str]) -> Iterator[str]:
 
 
 def _uses(mine: ReportEntry) -> Iterator[str]:
-    """Yield example commands that use the model."""
+    """Yield the card's example commands, which use the model."""
     at = f"--model {paths.MODELS / mine.name}"
     yield f"aelab reconstruct in.png out.png {at}"
     if mine.section["inputs"] != CLEAN:

@@ -1,4 +1,4 @@
-"""check: verify params.yaml, dvc.lock, and the seals of data and models, with the functions that the stages use.
+"""check: verify params.yaml, dvc.lock, and the checksums of data and models, with the functions that the stages use.
 
     python -m pipeline.tools.check
 
@@ -44,7 +44,7 @@ def _locks() -> Iterator[Problem]:
 
 
 def _outputs() -> Iterator[Problem]:
-    """Yield the arrays and models that have changed since a stage wrote them."""
+    """Yield a problem for each folder of arrays, and for each model, that has changed since a stage wrote it."""
     arrays = {path.parent for path in Path("data").rglob("*") if path.name == disk.SUMS or path.suffix == ".npy"}
     models = {*paths.MODELS.glob("*/*.safetensors"), *paths.CLASSIFIER.glob("*.safetensors")}
     for path in sorted(arrays | models):

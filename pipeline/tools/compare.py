@@ -1,7 +1,7 @@
-"""compare: write one report on several revisions or experiments, with their differences and a table.
+"""compare: write one report on the results of several git revisions or DVC experiments, with a table of metrics.
 
-No stage runs this command. The results of each revision must be in DVC's cache, because the command trains nothing. The
-files in the working folder stay as they are.
+An entry is a model with its settings in params.yaml. The command compares the entries of all revisions. The results of
+each revision must be in DVC's cache, because the command trains nothing. Files in the working folder stay unchanged.
 """
 
 import json
@@ -26,10 +26,11 @@ from pipeline.common import params, paths
 from pipeline.reporting import report_entries, results
 from pipeline.reporting.results import ReportEntry
 
-WORKSPACE = "workspace"  # the results on disk
+WORKSPACE = "workspace"  # stands for the results on disk, in place of a revision
+# Files and folders of a revision from which the report is made.
 NEEDED = ("params.yaml", "dvc.lock", "models", "evaluation", "provenance", "classifier")
-LONGEST = 40  # maximum number of characters of a name in charts and in a folder's name
-LONGEST_TITLE = 160
+LONGEST = 40  # maximum number of characters of an entry's new name, which charts and folders show
+LONGEST_TITLE = 160  # maximum number of characters of the page's title
 
 Revisions: TypeAlias = Mapping[str, Sequence[ReportEntry]]
 
@@ -38,25 +39,23 @@ def main(
     *,
     revisions: Annotated[
         list[str] | None,
-        typer.Argument(
-            help=f"Commits, branches, tags, DVC experiments, or `{WORKSPACE}`, which means the results on disk."
-        ),
+        typer.Argument(help=f"Commits, branches, tags, DVC experiments, or `{WORKSPACE}`: the results on disk."),
     ] = None,
     page: Annotated[
-        Path, typer.Argument(metavar="PAGE", help="The HTML page to write; a CSV file is put beside the page.")
+        Path, typer.Argument(metavar="PAGE", help="HTML page to write; a CSV file is put beside the page.")
     ],
     experiments: Annotated[bool, typer.Option("--experiments", help="Add HEAD and all experiments on HEAD.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing page and table.")] = False,
 ) -> None:
     """Compare the entries of several revisions on one page, and report the differences.
 
-    The effect of one setting:
+    Compare an experiment with the last commit:
 
         dvc exp run --temp -S variants.vae.beta=4 -n beta4
 
         python -m pipeline.tools.compare HEAD beta4 beta4.html
 
-    A sweep:
+    Compare all experiments of a sweep:
 
         python -m pipeline.tools.compare --experiments sweep.html
     """
@@ -80,7 +79,7 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
         raise UserError(msg)
     wanted = list(dict.fromkeys([*revisions, *(_experiments() if experiments else ())]))
     if not wanted:
-        msg = "name revisions or experiments to compare, or use --experiments for all on HEAD"
+        msg = "name revisions or experiments, or use --experiments for all experiments on HEAD"
         raise UserError(msg)
     with TemporaryDirectory() as place:
         found = dict(_found(wanted, Path(place), needed=revisions))
@@ -105,20 +104,23 @@ def _write(revisions: Sequence[str], page: Path, *, experiments: bool, force: bo
 
 @dataclass(frozen=True)
 class ComparedEntry:
-    """An entry whose results no other entry has, under a name that states its differing parameters."""
+    """An entry with its results, under a new name, which states the parameters that differ between entries."""
 
     entry: ReportEntry
     original: str  # the entry's name in params.yaml
-    revisions: list[str]  # revisions with these results
-    differs: dict[str, Any]  # parameters by dotted key
+    revisions: list[str]  # revisions in which the entry has these results
+    differs: dict[str, Any]  # values of the differing parameters, by dotted key such as training.steps
 
 
 def side_by_side(revisions: Revisions) -> tuple[list[ComparedEntry], list[tuple[str, str]]]:
-    """Return all entries, and the pairs of names to compare.
+    """Return the entries of all revisions, and the pairs of entries to compare, by their new names.
 
-    Entries with the same name in `params.yaml` follow each other, and the first of them is compared with each of the
-    rest. Floors come last, and equal results appear once. An entry's new name states the parameters that differ. If
-    this text is too long, or if several entries have the same values, the name states the revision.
+    Entries with the same name in `params.yaml` form a group. In each group, the entry of the first revision is compared
+    with every other entry. If several revisions have equal results, their entry appears once. Floors, which are
+    baselines without training, come last.
+
+    The new name of an entry states the parameters that differ within the group. If this text is too long, the new name
+    states the revision instead. If two entries have equal parameters, the new name states parameters and revision.
     """
     shown, pairs = list[ComparedEntry](), list[tuple[str, str]]()
     for name in dict.fromkeys(entry.name for entries in revisions.values() for entry in entries):
@@ -135,23 +137,26 @@ def side_by_side(revisions: Revisions) -> tuple[list[ComparedEntry], list[tuple[
 
 
 def _named(name: str, found: Sequence[tuple[ReportEntry, list[str]]]) -> Iterator[ComparedEntry]:
-    """Yield the entries called `name`, each under a new name that states its differing parameters."""
+    """Yield the entries with the name `name` in params.yaml, each under its new name."""
     values = [_parameters(entry) for entry, _ in found]
     keys = dict.fromkeys(key for each in values for key in each)
     differing = [key for key in keys if len({_text(each.get(key)) for each in values}) > 1]
-    if "inputs" in differing:  # the name of the corruption already tells its parameters
+    if "inputs" in differing:  # the name of a corruption already identifies its parameters
         differing = [key for key in differing if not key.startswith("corruption.train.")]
     short = {key: _short(key, differing) for key in differing}
     labels = [" ".join([name, *(f"{short[key]}={_text(each.get(key))}" for key in differing)]) for each in values]
     for (entry, revisions), each, label in zip(found, values, labels, strict=True):
         stem = label if len(label) <= LONGEST else name
         own = stem if stem == label and labels.count(label) == 1 else f"{stem}@{revisions[0]}"
-        own = own.replace("/", "∕")  # the name is also the name of a folder
+        own = own.replace("/", "∕")  # the name also becomes the name of a folder
         yield ComparedEntry(replace(entry, name=own), name, revisions, {key: each.get(key) for key in differing})
 
 
 def _parameters(entry: ReportEntry) -> dict[str, Any]:
-    """Return the parameters that an entry depends on, with its own values where it overrides `training`."""
+    """Return the parameters on which an entry's results depend, by dotted key.
+
+    The entry's own values, such as training.steps, replace the values that all entries share.
+    """
     common = entry.params.model_dump(exclude={"variants"})
     folders = common["dataset"].pop("folders")
     common["dataset"]["folder"] = folders.get(common["dataset"]["name"], {})
@@ -161,28 +166,28 @@ def _parameters(entry: ReportEntry) -> dict[str, Any]:
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """Return the shortest end of a dotted key that is unique among `keys`, such as steps for training.steps."""
+    """Return the shortest ending of a dotted key that no other key in `keys` has, such as steps for training.steps."""
     words = key.split(".")
     ends = (".".join(words[i:]) for i in reversed(range(len(words))))
     return next((end for end in ends if sum(f".{each}".endswith(f".{end}") for each in keys) == 1), key)
 
 
 def _text(value: Any) -> str:
-    """Return a value as text. 1.0 becomes 1, because one revision may write 1 and another 1.0."""
+    """Return a value as text. Both 1 and 1.0 become "1", because revisions may write the same value differently."""
     whole = isinstance(value, float) and value.is_integer()
     return "–" if value is None else str(int(value) if whole else value)
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
-    """Return a sort key: numbers by value, then texts in alphabetical order."""
+    """Return a sort key of a value: numbers come first, by size, then texts, in alphabetical order."""
     number = isinstance(value, int | float)
     return not number, float(value) if number else 0.0, str(value)
 
 
 def title(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
-    """Return the differing parameters, as in "vae: beta = 0.5, 1, 4".
+    """Return the title of the page: the parameters that differ, as in "vae: beta = 0.5, 1, 4".
 
-    If no parameter differs, or if the text is too long, return the revisions.
+    If no parameter differs, or if this text is too long, the title is a list of the revisions.
     """
     swept: dict[str, list[str]] = {}
     for name in dict.fromkeys(each.original for each in shown):
@@ -198,7 +203,10 @@ def title(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
 
 
 def _origins(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
-    """Return the names of the revisions, and the entries that only some of them have."""
+    """Return a sentence that names all revisions.
+
+    For each entry that some revisions lack, the sentence also names the revisions that have the entry.
+    """
     own = [f"{each.entry.name} is from {listed(each.revisions)}" for each in shown if each.revisions != revisions]
     return f"Revisions: {'; '.join([listed(revisions), *own])}."
 
@@ -209,8 +217,8 @@ def _origins(shown: Sequence[ComparedEntry], revisions: Sequence[str]) -> str:
 def numbers(shown: Sequence[ComparedEntry], evidence: Evidence) -> pd.DataFrame:
     """Return a row for each entry: its revisions, its differing parameters and the headline metrics of both splits.
 
-    A metric is a mean over seeds with the half-width of its 95 % interval; on the test split, the interval also covers
-    the choice of images.
+    A metric has two columns: the mean over seeds, and the half-width of the mean's 95 % interval. On the test split,
+    the interval also covers the random choice of test images.
     """
     made = []
     for each in shown:
@@ -226,7 +234,7 @@ def numbers(shown: Sequence[ComparedEntry], evidence: Evidence) -> pd.DataFrame:
 
 
 def markdown(shown: Sequence[ComparedEntry], evidence: Evidence) -> str:
-    """Return the deciding metrics on the validation split as a table for the terminal."""
+    """Return the main metrics on the validation split, as a Markdown table for the terminal."""
     keys = dict.fromkeys(key for each in shown for key in each.differs)
     every = {revision for each in shown for revision in each.revisions}
     names = [name for name in DECIDING if evidence.having(f"validation_{name}")]
@@ -250,7 +258,7 @@ def _entry(each: ComparedEntry, evidence: Evidence) -> Entry:
 
 
 def _experiments() -> list[str]:
-    """Return HEAD and the experiments that started from it."""
+    """Return HEAD and the names of the experiments that started from HEAD."""
     from dvc.exceptions import DvcException  # noqa: PLC0415 - slow to import
     from dvc.repo import Repo  # noqa: PLC0415
     from scmrepo.exceptions import SCMError  # noqa: PLC0415
@@ -268,9 +276,13 @@ def _experiments() -> list[str]:
 
 
 def _found(wanted: Sequence[str], place: Path, needed: Sequence[str]) -> Iterator[tuple[str, list[ReportEntry]]]:
-    """Yield each revision's entries.
+    """Yield each revision in `wanted` with its entries.
 
-    Experiments without results are skipped. The revisions `needed`, which the user has named, must have results.
+    A revision without results is skipped, unless `needed` contains this revision. The user has named all revisions in
+    `needed`.
+
+    Raises:
+        UserError: a revision in `needed` has no results, or no revision has results.
     """
     there = False
     for i, revision in enumerate(wanted):
@@ -286,7 +298,7 @@ def _found(wanted: Sequence[str], place: Path, needed: Sequence[str]) -> Iterato
 
 
 def _entries(revision: str, place: Path) -> list[ReportEntry]:
-    """Return the entries of a revision, from copies of its files in `place`."""
+    """Copy the files of a revision to the new folder `place`, and return the revision's entries."""
     _take(revision, place)
     try:
         with chdir(place):

@@ -1,9 +1,9 @@
-"""prose: a linter for the text of the repository: pages, docstrings, comments, messages, captions.
+"""prose: check the text of the repository, which is pages, docstrings, comments, messages and captions.
 
     python -m pipeline.tools.prose [FILE…]
 
-proselint checks for clichés, needless words and typing errors. `prose.toml` adds the project's own rules and the
-longest sentence of each kind of text. There are no exceptions: a false alarm means another wording.
+The package proselint finds clichés and needless words. `prose.toml` adds the project's own rules, and the maximum
+length of a sentence for each kind of text. No exceptions are possible. After a false alarm, reword the sentence.
 """
 
 import ast
@@ -28,8 +28,8 @@ from pipeline.common import git
 RULES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 WORDS = [(re.compile(each["find"], re.MULTILINE), each["say"], each.get("where", "")) for each in RULES["words"]]
 SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”)]*\s+(?=[A-Z`\"“(§−])|\n\s*\n|\n\s*[-*] |\n\s*\w+: ")
-FRAGMENT = 4  # words; a string with so few words is a name or a label
-CODE = "`code`"  # stands for code, a path or a link, which are one word and no prose
+FRAGMENT = 4  # maximum number of words of a string that is a name or a label, not a message
+CODE = "`code`"  # replaces each piece of code in a text, and counts as one word
 TEXT_SUFFIXES = {".md", ".py", ".toml", ".yaml", ".yml", ".j2"}
 MARKDOWN = MarkdownIt().enable("table")
 
@@ -49,7 +49,7 @@ class Passage:
 def main(
     files: Annotated[list[Path] | None, typer.Argument(help="the files to check; without any, all of them")] = None,
 ) -> None:
-    """Check the prose of the repository, and name each passage that breaks a rule."""
+    """Check the prose of the repository, and print each passage that breaks a rule."""
     found = [
         f"{passage.path}:{passage.line}: {problem}"
         for path in files or tracked()
@@ -60,7 +60,7 @@ def main(
 
 
 def tracked() -> Iterator[Path]:
-    """The files of the repository that hold prose, without those that `prose.toml` skips."""
+    """Yield the files in git that can contain prose, except the files that `prose.toml` skips."""
     if not (listed := git.output("ls-files", "-z")):
         sys.exit("git lists no files here: run the command in a clone of the repository")
     for path in map(Path, listed.split("\0")[:-1]):
@@ -69,17 +69,17 @@ def tracked() -> Iterator[Path]:
 
 
 def passages(path: Path) -> Iterator[Passage]:
-    """Each piece of prose in the file."""
+    """Yield each piece of prose in the file."""
     text = path.read_text(encoding="utf-8")
     readers = {".md": _markdown, ".py": _python, ".toml": _toml, ".j2": _template}
     for line, kind, words in readers.get(path.suffix, _comments)(text):
         if kind == "message" and path.parts[0] in {"tests", "faults"}:
-            continue  # in these folders, strings are data
+            continue  # the strings of tests are data, not messages
         yield Passage(path, line, kind, re.sub(r"(?s)``.+?``|`[^`]+`", CODE, words))
 
 
 def problems(passages: Sequence[Passage]) -> Iterator[tuple[Passage, str]]:
-    """Yield the problems in the passages of a file."""
+    """Yield each problem in the passages of a file, with its passage."""
     for passage in passages:
         yield from ((passage, problem) for problem in _own(passage.text, passage.kind))
     starts = list(accumulate((len(each.text) + 2 for each in passages), initial=0))
@@ -87,7 +87,7 @@ def problems(passages: Sequence[Passage]) -> Iterator[tuple[Passage, str]]:
     found = LintFile("", whole).lint({"max_errors": 1000, "checks": RULES["proselint"]}) if whole else []
     for result in found:
         check = result.check_result
-        start, end = (each - 1 for each in check.span)  # the linter puts a line break in front of the text
+        start, end = (each - 1 for each in check.span)  # proselint adds a character before the text
         if "\n\n" not in (words := whole[start:end]):
             yield passages[bisect(starts, start) - 1], f"{words!r}: {check.message} ({check.check_path})"
 
@@ -103,7 +103,7 @@ def _own(text: str, kind: str) -> Iterator[str]:
             yield f"{length} words in a sentence, {longest} allowed: {' '.join(sentence.split())[:60]}…"
 
 
-Found = Iterable[tuple[int, str, str]]  # line, kind, text
+Found = Iterable[tuple[int, str, str]]  # line number, kind and text of each passage
 
 
 def _markdown(text: str) -> Found:
@@ -135,12 +135,12 @@ def _words(node: ast.AST) -> str:
 
 
 def _without_code(docstring: str) -> str:
-    """The docstring without its indented blocks, which are equations and commands."""
+    """Return the docstring without its indented blocks, which are equations and commands."""
     return re.sub(r"(?m)(?:^|(?<=\n))\n(?: {4}\S.*\n?)+(?=\n|\Z)", "\n", docstring)
 
 
 def _comments(text: str) -> Found:
-    """The comments of Python and of YAML. Consecutive lines are one comment, unless they follow code."""
+    """Yield the comments of a file. Consecutive lines with only a comment are one comment."""
     block: list[str] = []
     first = 0
     for number, line in enumerate([*text.splitlines(), ""], 1):

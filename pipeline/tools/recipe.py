@@ -1,12 +1,15 @@
-"""Recipes: published settings, run as DVC experiments, and the comparison of their results with published figures.
+"""recipe: run the settings of a publication as a DVC experiment, and compare the results with published numbers.
 
-    python -m pipeline.tools.recipe                       # list the recipes: published figure and duration
-    python -m pipeline.tools.recipe iwae-short            # the result goes to recipes/results/iwae-short.json
-    python -m pipeline.tools.recipe iwae-short --quick    # try the command in a minute
+    python -m pipeline.tools.recipe                       # list the recipes with published numbers and durations
+    python -m pipeline.tools.recipe iwae-short            # run a recipe and write recipes/results/iwae-short.json
+    python -m pipeline.tools.recipe iwae-short --quick    # try the recipe in a minute
 
-A recipe's `params` change single keys of params.yaml; only `variants` and `seeds` are replaced as a whole. The
-experiment runs in a copy of the repository, so params.yaml, dvc.lock and the reports stay unchanged. A recipe starts
-from the last commit, so uncommitted changes of params.yaml have no effect.
+A recipe is a YAML file in `recipes/`. Its section `params` changes single keys of params.yaml, but replaces lists, such
+as `seeds`, and the section `variants` as a whole. An entry is a model with its settings in `variants`. In this file, a
+figure is a metric of an entry, with the published value if there is one.
+
+The experiment runs in a copy of the repository, so params.yaml, dvc.lock and the reports stay unchanged. The experiment
+starts from the params.yaml of the last commit, so uncommitted changes of this file have no effect.
 """
 
 import csv
@@ -42,12 +45,12 @@ RESULTS = RECIPES / "results"
 TABLE = RECIPES / "results.md"
 PAGE = Path("docs/quantisers.md")
 STUDY = ("codebook-mnist", "codebook-fashion", "codebook-photographs")
-SHARE, MEAN_PSNR = "codes_active", "psnr_of_mse"
-KNOWN = METRICS | {  # the report's metrics, and metrics that only recipes have
+SHARE, MEAN_PSNR = "codes_active", "psnr_of_mse"  # names of two metrics that only recipes have
+KNOWN = METRICS | {  # the metrics of the report and of recipes
     SHARE: Metric("codes active", "codes used, in percent of the codebook", 1, "higher", unit="%"),
     MEAN_PSNR: Metric("PSNR of the mean MSE", "−10·log₁₀ of the MSE over all images", 2, "higher", unit="dB"),
 }
-TRIAL = {"steps": 4, "batch_size": 64, "samples": 64, "images": 16}  # upper limits for these keys at any depth
+TRIAL = {"steps": 4, "batch_size": 64, "samples": 64, "images": 16}  # largest values of these keys in a trial
 TRIAL_PARAMS = {
     "dataset": {"name": "digits"},
     "training": {"precision": "float32", "validations": 2, "validation_images": 64},
@@ -61,7 +64,7 @@ def main(
     *,
     quick: Annotated[bool, typer.Option(help="Run a few steps on the digits to try the command; no verdict.")] = False,
 ) -> None:
-    """Run the recipe NAME and compare its result with the published figure."""
+    """Run the recipe NAME and compare the results with published numbers."""
     try:
         if name is None:
             _list()
@@ -89,7 +92,7 @@ def _run(name: str, *, quick: bool) -> None:
     if quick:
         wanted = trial(next(iter(settings(name, recipe, wanted).values())))
         figures(recipe, wanted, experiment(f"{name}-quick", wanted))
-        print("All of the recipe runs. This trial on the digits gives no figure.")
+        print("The whole recipe runs. This trial on the digits gives no figure.")
         return
     rows = [row for each, of in settings(name, recipe, wanted).items() for row in experiment(each, of)]
     result = outcome(name, recipe, wanted, rows) | {"claims": claims(name, recipe.claims), "kept": recipe.kept}
@@ -107,7 +110,7 @@ def _run(name: str, *, quick: bool) -> None:
 
 
 def known(metric: str) -> str:
-    """Check that the report or the recipes have the metric."""
+    """Check that `metric` is a metric of the report or of recipes, and return this name."""
     if metric in KNOWN:
         return metric
     msg = f"must be {SHARE} or a metric of docs/metrics.md"
@@ -115,12 +118,12 @@ def known(metric: str) -> str:
 
 
 class Expected(Section):
-    """A published figure that the recipe should reach."""
+    """A published number that the recipe should reach."""
 
     entry: str
     metric: Annotated[str, AfterValidator(known)]
     value: float
-    better: Literal["lower", "higher"] | None = None  # required if neither direction of the metric is better in general
+    better: Literal["lower", "higher"] | None = None  # required if neither direction is generally better
 
     @model_validator(mode="after")
     def _direction(self) -> "Expected":
@@ -149,11 +152,11 @@ class Recipe(Section):
     table: str  # table and row of the paper, or another source
     setting: str
     expected: list[Expected] = []
-    shown: list[Annotated[str, AfterValidator(known)]] = []  # Metrics of all entries, without a published figure.
+    shown: list[Annotated[str, AfterValidator(known)]] = []  # Metrics of each entry, without published values.
     claims: list[Annotated[str, one_of(CLAIMS)]] = []  # Claims of docs/report.md that the recipe's entries test.
     kept: list[str] = []  # Files of the report to keep, such as figures/rate_distortion.svg
-    sweep: dict[str, Annotated[list[Any], Field(min_length=2)]] = {}  # A parameter and its values.
-    minutes: dict[Literal["cpu", "gpu"], PositiveFloat]  # Estimate for all seeds in sequence; empty if not measured.
+    sweep: dict[str, Annotated[list[Any], Field(min_length=2)]] = {}  # A parameter, by dotted key, and its values.
+    minutes: dict[Literal["cpu", "gpu"], PositiveFloat]  # For all seeds, one after the other; empty if unknown.
     differs: list[str]  # Differences from the paper's setting.
     params: dict[str, Any]
 
@@ -168,7 +171,7 @@ class Recipe(Section):
     def _alone(self) -> "Recipe":
         if not self.sweep or (len(self.sweep) == 1 and not (self.claims or self.kept)):
             return self
-        msg = "sweep takes one parameter, and excludes claims and kept, which belong to a single experiment"
+        msg = "sweep must name one parameter, and a recipe with sweep must have neither claims nor kept"
         raise ValueError(msg)
 
     @property
@@ -179,7 +182,10 @@ class Recipe(Section):
 
 
 def settings(name: str, recipe: Recipe, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the parameters of each experiment, by its name: one experiment, or one for each value of a `sweep`."""
+    """Return the parameters of a recipe's experiments, by the name of the experiment.
+
+    A recipe with a `sweep` has one experiment for each value of the sweep. Any other recipe has one experiment.
+    """
     found = {name: dict(wanted)}
     for key, values in recipe.sweep.items():
         found = {f"{name}-{i}": merged(wanted, nested(key, value)) for i, value in enumerate(values)}
@@ -198,7 +204,7 @@ def available() -> list[str]:
 
 
 def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """Return the checked recipe `name`, and the parameters `base` with the recipe's changes, also checked.
+    """Return the recipe `name`, and the parameters `base` with the recipe's changes. Check both.
 
     Raises:
         UserError: one sentence for each problem.
@@ -217,7 +223,7 @@ def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
 
 
 def _read(name: str) -> Recipe:
-    """Read a recipe, with the recipe that it extends."""
+    """Read a recipe. If the recipe extends another recipe, merge the two."""
     path = RECIPES / f"{name}.yaml"
     content = params.read(path)
     if isinstance(content, Mapping) and "extends" in content:
@@ -234,7 +240,7 @@ def _read(name: str) -> Recipe:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes`, mapping by mapping; `variants` is replaced as a whole."""
+    """Return `base` with the values in `changes`. Nested mappings are merged, but `variants` is replaced as a whole."""
     inner = {
         key: merged(base[key], value)
         for key, value in changes.items()
@@ -244,14 +250,14 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def trial(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same entries for one seed and a few steps on the digits, to try whether everything runs."""
+    """Return the parameters `wanted`, shortened for a trial: one seed and a few steps on the data set digits."""
     digits = merged(shortened(wanted, TRIAL), TRIAL_PARAMS | {"seeds": wanted["seeds"][:1]})
-    other = isinstance(wanted["dataset"].get("anomalies"), str)  # another data set, whose images have another size
+    other = isinstance(wanted["dataset"].get("anomalies"), str)  # a data set, whose images differ in size from digits
     return merged(digits, {"dataset": {"anomalies": "digits"}}) if other else digits
 
 
 def shortened(section: Any, limits: Mapping[str, int]) -> Any:
-    """Return the section with the values of the keys in `limits`, at any depth, reduced to these limits."""
+    """Return a copy of the section in which no value, at any depth, exceeds the limit of its key in `limits`."""
     if not isinstance(section, Mapping):
         return section
     return {
@@ -263,7 +269,7 @@ def shortened(section: Any, limits: Mapping[str, int]) -> Any:
 
 
 def committed(revision: str = "HEAD") -> dict[str, Any]:
-    """Return the unchecked parameters of a commit."""
+    """Return the parameters in the params.yaml of a commit, unchecked."""
     text = git.output("show", f"{revision}:./{PARAMS}")
     if text is None:
         msg = f"git has no {PARAMS} at {revision}: commit the file, since the run starts from a commit"
@@ -273,16 +279,19 @@ def committed(revision: str = "HEAD") -> dict[str, Any]:
 
 
 def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Run the DAG with the parameters `wanted` in a copy of the repository; return the rows of its report's table.
+    """Run all stages with the parameters `wanted`, as the DVC experiment `name` in a copy of the repository.
 
-    An earlier experiment of the same name on this commit is replaced. Finished trainings are not repeated.
+    An earlier experiment with this name, on the same commit, is replaced. Finished trainings are not repeated.
+
+    Returns:
+        The rows of the table comparison.csv in the experiment's report.
     """
     git.output("update-ref", "-d", _reference(name))
     changes = [word for each in overrides(params.read(PARAMS), wanted) for word in ("--set-param", each)]
     environment = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONUNBUFFERED": "1",
-        RUNNER: str(os.getpid()),  # the stages end with this process
+        RUNNER: str(os.getpid()),  # the stages end if this process ends
     }
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", name, *changes]
     with subprocess.Popen(command, env=os.environ | environment) as process:  # noqa: S603
@@ -299,7 +308,7 @@ def experiment(name: str, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def claims(name: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Return the judgements of these claims in the report of the experiment `name`."""
+    """Return the verdicts on the claims `keys`, from the report of the experiment `name`."""
     judged = json.loads(_reported(name, "claims.json") or "{}")
     return {key: judged[key] for key in keys}
 
@@ -313,20 +322,20 @@ def _kept(name: str, file: str) -> str:
 
 
 def _reference(name: str) -> str:
-    """Return git's reference of an experiment on this commit."""
+    """Return the git reference of the experiment `name` on the current commit."""
     head = (git.output("rev-parse", "HEAD") or "").strip()
     return f"refs/exps/{head[:2]}/{head[2:]}/{name}"
 
 
 def _reported(name: str, file: str) -> str | None:
-    """Return a file of the experiment's report; None if it does not exist."""
+    """Return the text of a file in the experiment's report; None if the file does not exist."""
     return git.output("show", f"{_reference(name)}:./{paths.REPORTS}/{file}")
 
 
 def overrides(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return the overrides that turn the parameters `base` into `wanted`, section by section, in Hydra's grammar.
+    """Return the overrides that turn the parameters `base` into `wanted`, in the syntax of Hydra, which DVC uses.
 
-    A changed section is deleted and added again, since Hydra would merge a mapping.
+    The overrides delete each changed section and add the new section, because Hydra would merge the two.
     """
     changed = [key for key in {**base, **wanted} if base.get(key) != wanted.get(key)]
     return [
@@ -336,13 +345,13 @@ def overrides(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
 
 def literal(value: Any) -> str:
-    """Return a value in Hydra's grammar."""
+    """Return a value in Hydra's syntax."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{literal(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(literal, value)) + "]"
     if isinstance(value, str):
-        # Hydra escapes quotes, and backslashes directly before a quote, also before the closing one.
+        # Hydra's syntax puts a backslash before a quote, and doubles the backslashes directly before any quote.
         return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
     return json.dumps(value)
 
@@ -351,21 +360,27 @@ def literal(value: Any) -> str:
 
 
 def outcome(name: str, recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Return the result of a recipe, with everything on which its figures depend."""
+    """Return the result of a recipe: its figures, and the versions, hardware and parameters on which they depend."""
     changed = rows[0]["uncommitted_changes"].split()
     return {
         "recipe": name,
         **recipe.model_dump(include={"title", "paper", "table", *(["sweep"] if recipe.sweep else [])}),
         "figures": figures(recipe, wanted, rows),
         **{key: rows[0][key] for key in SAME},
-        # The content of params.yaml is under "parameters".
+        # params.yaml is left out, because the key "parameters" has its content.
         "uncommitted_changes": [path for path in changed if path not in {"none", "params.yaml"}],
         "parameters": dict(wanted),
     }
 
 
 def figures(recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Return the expected figures and the shown metrics; `rows` is the report's table by entry and seed."""
+    """Return the recipe's figures: the published numbers and the metrics in `shown`, with the measured values.
+
+    Args:
+        recipe: the recipe.
+        wanted: the parameters of the experiment.
+        rows: the rows of comparison.csv, one for each entry and seed.
+    """
     published = [each.model_dump() | {"better": each.direction} for each in recipe.expected]
     shown = [{"entry": entry, "metric": name, "value": None} for name in recipe.shown for entry in wanted["variants"]]
     return [each | _measured(each, wanted["variants"][each["entry"]], rows) for each in published + shown]
@@ -374,7 +389,7 @@ def figures(recipe: Recipe, wanted: Mapping[str, Any], rows: Sequence[Mapping[st
 def _measured(
     figure: Mapping[str, Any], section: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
-    """Return the measured values of a figure: one for each seed of its entry, mean and interval."""
+    """Return the measured values of a figure: one for each seed of its entry, their mean and its interval."""
     mine = [row for row in rows if row["entry"] == figure["entry"]]
     finished = [row for row in mine if row["status"] == "finished"]
     values = {
@@ -382,7 +397,7 @@ def _measured(
         for seed in dict.fromkeys(row["seed"] for row in finished)
     }
     measured = [value for value in values.values() if value is not None]
-    # No mean without all seeds, since the failed seeds may be the worst.
+    # A mean needs all seeds, because the seeds that failed may be the worst.
     whole = bool(measured) and len(measured) == len(values) and len(finished) == len(mine)
     spread = interval(measured)
     clock = "train_cpu_seconds" if mine[0]["device"] == "cpu" else "train_seconds"
@@ -391,19 +406,19 @@ def _measured(
         "values": values,
         "mean": spread.mean if whole else None,
         "interval": spread.half if whole and spread.known else None,
-        clock: round(fmean(seconds), 1) if seconds else None,  # None for a floor
+        clock: round(fmean(seconds), 1) if seconds else None,  # None without training
         "problems": [f"{row['entry']}, seed {row['seed']}: {row['status']}" for row in mine if row not in finished],
     }
 
 
 def _together(values: Sequence[float | None]) -> float | None:
-    """Return the mean of a seed's values over the experiments of a sweep."""
+    """Return the mean of a seed's values over the experiments of a sweep; None if a value is undefined."""
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) == len(values) else None
 
 
 def _value(row: Mapping[str, str], metric: str, section: Mapping[str, Any]) -> float | None:
-    """Return a metric of one seed; None where it is undefined."""
+    """Return the value of a metric in a row of the report's table; None if the metric is undefined."""
     text = row.get({SHARE: "codes_used", MEAN_PSNR: "mse"}.get(metric, metric), "n/a")
     if text in {"", "n/a"}:
         return None
@@ -417,7 +432,12 @@ def _value(row: Mapping[str, str], metric: str, section: Mapping[str, Any]) -> f
 
 
 def verdict(figure: Mapping[str, Any]) -> str:
-    """Return the verdict on a figure: whether its whole interval is on the better side of the published value."""
+    """Return the verdict on a figure, with the difference between the mean and the published value.
+
+    "Reached" needs a difference to the better side that is at least as large as the half-width of the 95 % interval.
+    "Not reached" needs such a difference to the worse side. A smaller difference is "undecided". With one
+    seed, the verdict is only the difference.
+    """
     if figure["mean"] is None:
         return "; ".join(figure["problems"]) or "undefined for this entry"
     ahead = figure["mean"] - figure["value"] if figure["better"] == "higher" else figure["value"] - figure["mean"]
@@ -430,14 +450,14 @@ def verdict(figure: Mapping[str, Any]) -> str:
 
 
 def page() -> str:
-    """Return the table of all results, as Markdown."""
+    """Return the page recipes/results.md with the results of all recipes, as Markdown."""
     results = [disk.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
     waiting = {name: _read(name) for name in available() if name not in {result["recipe"] for result in results}}
     return _template().render(results=results, waiting=waiting)
 
 
 def study() -> str:
-    """Return the page about quantisers, as Markdown, from the results of the recipes in `STUDY`."""
+    """Return the page docs/quantisers.md, as Markdown, from the results of the recipes in `STUDY`."""
     found = {name: disk.read_json(path) for name in STUDY if (path := RESULTS / f"{name}.json").exists()}
 
     means = [
@@ -446,11 +466,14 @@ def study() -> str:
     ]
 
     def span(metric: str, entry: str, other: str | None = None) -> str:
-        """Return the range of an entry's means over the data sets, or of its differences to another entry."""
+        """Return the range, over the data sets, of an entry's mean.
+
+        With `other`, return the range of the difference between the means of the two entries.
+        """
         values = sorted(each[metric, entry] - (each[metric, other] if other else 0) for each in means)
         return f"{values[0]:.1f} to {values[-1]:.1f}"
 
-    complete = len(found) == len(STUDY)  # without all, the page omits the findings
+    complete = len(found) == len(STUDY)  # without all results, the page omits the findings
     return _template("quantisers.md.j2").render(results=found.values(), span=span, complete=complete)
 
 
@@ -461,7 +484,7 @@ def _template(name: str = "recipe_results.md.j2") -> Template:
 
 
 def _published(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return a row for each published figure."""
+    """Return a table row for each figure that has a published value."""
     return [
         [figure["entry"], _heading(figure["metric"]), _seeds(figure), _mean(figure), f"{figure['value']:g}",
          verdict(figure), _seconds(figure)]
@@ -471,7 +494,7 @@ def _published(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _shown(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return a table of the metrics without a published figure: its header, and a row for each entry."""
+    """Return a table of the metrics without a published value: the header, and a row for each entry."""
     cells = {(figure["entry"], figure["metric"]): figure for figure in figures if figure["value"] is None}
     entries, metrics = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True)) if cells else ([], [])
     rows = []

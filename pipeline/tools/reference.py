@@ -1,9 +1,10 @@
-"""reference: write the generated pages of docs/, recipes/results.md and the JSON Schema of params.yaml.
+"""reference: write the generated pages in docs/, the page recipes/results.md, and the JSON Schema of params.yaml.
 
     python -m pipeline.tools.reference            # write the pages that are out of date
     python -m pipeline.tools.reference --check    # name the pages that are out of date
 
-docs/reference.md is not generated here: Sphinx reads the library's docstrings when it builds the site.
+A page is out of date if its file differs from the text that this program makes now. The program does not make
+docs/reference.md. Sphinx fills that page from the library's docstrings when `make docs` builds the site.
 """
 
 import importlib
@@ -36,9 +37,9 @@ Json: TypeAlias = dict[str, Any]
 
 def main(
     *,
-    check: Annotated[bool, typer.Option(help="Write nothing; name pages that are out of date, and fail.")] = False,
+    check: Annotated[bool, typer.Option(help="Write nothing; fail if pages are out of date.")] = False,
 ) -> None:
-    """Write the pages that are generated from code and results, and the JSON Schema of params.yaml."""
+    """Write the pages that are generated from code and from results, and the JSON Schema of params.yaml."""
     texts = {path: text() for path, text in PAGES.items()}
     stale = [path for path in texts if not path.exists() or path.read_text(encoding="utf-8") != texts[path]]
     if check and stale:
@@ -52,10 +53,10 @@ def main(
 
 
 class WithoutTitles(GenerateJsonSchema):
-    """pydantic's JSON Schema without titles, which would repeat the keys' names."""
+    """Generator of a JSON Schema without titles. pydantic's titles would only repeat the names of the keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
-        """Whether a key has a title."""
+        """Return False, so that no key of params.yaml gets a title."""
         return False
 
 
@@ -69,7 +70,7 @@ def schema() -> Json:
 
 # --- docs/parameters.md ----------------------------------------------------------------------------------------------
 
-BUDGETS = {Budget.__name__, BudgetOverrides.__name__}  # their keys are listed once, in the section `training`
+BUDGETS = {Budget.__name__, BudgetOverrides.__name__}  # the page lists the keys of both classes only once
 ARGS = re.compile(r"\n\s*Args:\n")
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {
@@ -83,9 +84,10 @@ TYPES = {
 
 
 def parameters() -> str:
-    """Return docs/parameters.md: a table for each section of params.yaml, each model, and each part of a model.
+    """Return the text of docs/parameters.md, which lists the keys of params.yaml.
 
-    A key with the same meaning in several models is listed once.
+    The page has a table for each section of params.yaml. Then come the models and their parts (networks, likelihoods,
+    priors, quantisers), each with a list of its keys. A key that several parts of one kind share is listed once.
     """
     whole = schema()
     definitions = whole["$defs"]
@@ -113,23 +115,26 @@ def parameters() -> str:
 
 
 def _rows(section: Json, path: str, definitions: Json) -> Iterator[tuple[str, ...]]:
-    """Yield a row for a key with a meaning and for each key below it: path, default, allowed values, meaning."""
+    """Yield the table rows of the key `path` and of all keys inside `section`, which is the schema of `path`.
+
+    A row contains the path, the default, the allowed values and the meaning. A key without a description has no row.
+    """
     if "description" in section:
         default = f"`{json.dumps(section['default'])}`".replace('"', "") if "default" in section else ""
         yield f"`{path}`", default, _allowed(section, definitions), section["description"].replace("|", "∣")
     inner = {} if _target(section) in BUDGETS else definitions.get(_target(section), section)
     if "$ref" in (named := inner.get("additionalProperties") or {}):
-        inner = {"properties": {"*": named}}  # `*` stands for any name, and has no row of its own
+        inner = {"properties": {"*": named}}  # `*` stands for a name that the user chooses
     for key, each in inner.get("properties", {}).items():
         yield from _rows(each, f"{path}.{key}", definitions)
 
 
 def _allowed(section: Json, definitions: Json) -> str:
-    """Return the allowed values of a schema in words."""
+    """Describe the values that the schema `section` allows."""
     if _target(section) in BUDGETS:
         return "the first six keys of [`training`](#training)"
     inner = definitions.get(_target(section), section)
-    if "type" not in inner:  # a choice between models or parts; the name is enough if no key is required
+    if "type" not in inner:  # the schema of a part: a section, or only a name if no key is required
         choices, part = inner.get("anyOf", []), _target(section)
         names = [_allowed(each, definitions) for each in choices if "type" in each]
         if not choices or len(names) < len(choices):
@@ -144,20 +149,21 @@ def _allowed(section: Json, definitions: Json) -> str:
 
 
 def _target(section: Json) -> str:
+    """Return the name of the definition that the schema `section` refers to; empty without a reference."""
     return str(section.get("$ref", "")).rpartition("/")[2]
 
 
 # --- docs/commands.md ------------------------------------------------------------------------------------------------
 
-EXAMPLES = re.compile(r"^(?:  \S.*\n)+", re.MULTILINE)  # lines with an indentation of two
+EXAMPLES = re.compile(r"^(?:  \S.*\n)+", re.MULTILINE)  # lines that are indented by two spaces
 OPTION = re.compile(r"^\* `(?:-|IN ).*\n", re.MULTILINE)  # options, and IN, an argument that several commands share
 COMPLETION = re.compile(r"^\* `--(?:install|show)-completion.*\n", re.MULTILINE)  # options that typer adds
 
 
 def commands() -> str:
-    """Return docs/commands.md, made with typer's generator.
+    """Return the text of docs/commands.md, which typer's own generator makes from the help texts.
 
-    Options of several commands are listed once. Stages and programs without options have no section.
+    An option that several commands share is listed once. The page omits stages and programs without options.
     """
     targets = re.findall(r"^([a-z-]+):.*?## +(.*)$", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     texts = [_described(words, each) for words, each in programs().items()]
@@ -169,15 +175,16 @@ def commands() -> str:
 
 
 def _described(words: str, found: Any) -> str:
+    """Return the section of docs/commands.md for the program `words` with the parser `found`."""
     context = found.context_class(found, info_name=words, **found.context_settings)
     text = COMPLETION.sub("", get_docs_for_click(obj=found, ctx=context, indent=2, name=words))
     return EXAMPLES.sub(lambda lines: f"\n```sh\n{textwrap.dedent(lines[0])}```\n", text)
 
 
 def programs() -> dict[str, Any]:
-    """Return the parser of each command line with options, without the stages, which DVC runs.
+    """Return the parser of each program that has options, by the program's name. Stages are not included.
 
-    Each call builds new parsers, since a parser that has parsed a line keeps that line's settings in its help.
+    Each call builds new parsers. After a parser has parsed a command line, its help contains settings of that line.
     """
     with Path("pyproject.toml").open("rb") as file:
         scripts = tomllib.load(file)["project"]["scripts"]

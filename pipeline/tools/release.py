@@ -2,8 +2,9 @@
 
     python -m pipeline.tools.release
 
-The last commit becomes a wheel and a source distribution, byte for byte the same on every machine. Beside them are an
-SBOM in CycloneDX, a table of the dependencies' licences, and the SHA-256 of each file.
+The program builds a wheel and a source distribution from the last commit. Every machine builds the same bytes. `dist/`
+also gets an SBOM (a list of the dependencies, in the format CycloneDX), a table of the dependencies' licences, and the
+SHA-256 of each file.
 """
 
 import os
@@ -28,7 +29,7 @@ LOCK = "requirements.lock"
 
 
 def main() -> None:
-    """Build the last commit twice, compare the two builds, and write them to dist/ with SBOM, licences and hashes."""
+    """Build the last commit, and write the two packages to dist/, with the SBOM, the licences and the hashes."""
     try:
         version = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
         check_changelog(Path("CHANGELOG.md").read_text(encoding="utf-8"), version)
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def check_changelog(text: str, version: str) -> None:
-    """Check that the changelog has a dated section for this version.
+    """Check that the changelog `text` has a section for `version`, with a date in its title.
 
     Raises:
         UserError: the section is missing.
@@ -67,7 +68,9 @@ def check_committed() -> None:
 
 
 def build(repository: Path, target: Path) -> None:
-    """Build the wheel and the source distribution of the last commit, from two clones in different folders.
+    """Build the wheel and the source distribution of the last commit, and write both to the folder `target`.
+
+    The function builds both files twice, from clones in two folders, because the folder must not matter.
 
     Raises:
         UserError: the two builds differ.
@@ -84,6 +87,7 @@ def build(repository: Path, target: Path) -> None:
 
 
 def _built(repository: Path, place: Path, epoch: str) -> Path:
+    """Build both files in a new clone inside `place`, and return their folder. All files get the time `epoch`."""
     source, target = place / "source", place / "built"
     _output("git", "clone", "--quiet", str(repository.resolve()), str(source))
     environment = os.environ | {"SOURCE_DATE_EPOCH": epoch}
@@ -92,13 +96,16 @@ def _built(repository: Path, place: Path, epoch: str) -> Path:
 
 
 def bill(lock: Path, target: Path) -> None:
-    """Write the SBOM of the locked packages in the format CycloneDX, and validate it against the format's schema."""
+    """Write the SBOM (software bill of materials) of the packages that the file `lock` lists.
+
+    The format is CycloneDX. The tool `cyclonedx_py` also validates the SBOM against the schema of the format.
+    """
     options = ["--pyproject", "pyproject.toml", "--mc-type", "library", "--output-reproducible", "--validate"]
     _output(sys.executable, "-m", "cyclonedx_py", "requirements", str(lock), *options, "--output-file", str(target))
 
 
 def licences(lock: Path) -> str:
-    """Return a table with the licence of each locked package, from the package's metadata."""
+    """Return a Markdown table with the licence of each package in the file `lock`, from the package's metadata."""
     names = re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     rows = [f"| {name} | {version} | {_licence(name)} |" for name, version in names]
     return "\n".join(["| package | version | licence |", "|---|---|---|", *rows, ""])
@@ -113,7 +120,10 @@ def _licence(name: str) -> str:
 
 
 def _said(package: Distribution) -> Iterator[str]:
-    """Yield the licence's name from each field of the metadata, newest field first; "" if the field has no name."""
+    """Yield the name of the package's licence from several fields of the metadata, the preferred field first.
+
+    The name is empty if a field is missing or contains no name.
+    """
     metadata: Any = package.metadata
     yield metadata.get("License-Expression", "")
     classifiers = metadata.get_all("Classifier", [])

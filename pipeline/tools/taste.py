@@ -21,19 +21,19 @@ from pipeline.tools.recipe import committed, merged, shortened
 
 TASTE = Path("taste")
 COMPARISON = TASTE / "comparison.html"
-LIMITS = {"steps": 300, "samples": 500}  # upper limits for these keys at any depth
+LIMITS = {"steps": 300, "samples": 500}  # upper limits for these keys, at any depth of params.yaml
 SEEDS = [0]
-COMPARED = [0, 1, 2]  # several seeds, so that differences have intervals
+COMPARED = [0, 1, 2]  # seeds of a comparison; an interval of a difference needs several seeds
 
 
 def main(
     *,
     base: Annotated[
         str | None,
-        typer.Option(metavar="REVISION", help="Run this revision, too, and compare both runs."),
+        typer.Option(metavar="REVISION", help="A revision to run, too, and to compare with the last commit."),
     ] = None,
 ) -> None:
-    """Run the last commit's pipeline on the digits with few steps. With --base, also compare another revision."""
+    """Run the last commit's pipeline on the digits, with few steps. --base adds a second revision and a comparison."""
     try:
         if base is None:
             _run("HEAD", SEEDS)
@@ -46,7 +46,10 @@ def main(
 
 
 def _compared(base: str) -> Path:
-    """Write and return the page that compares the last commit with `base`; tables in Markdown and CSV are beside it."""
+    """Write the page that compares the last commit with the revision `base`, and return the page's path.
+
+    The tables of the page are also written as Markdown and CSV, to the same folder.
+    """
     for name, revision in {"base": base, "head": "HEAD"}.items():
         _run(revision, COMPARED)
         identity = ["-c", "user.name=taste", "-c", "user.email=taste@localhost"]
@@ -63,7 +66,7 @@ def _compared(base: str) -> Path:
 
 
 def _run(revision: str, seeds: list[int]) -> None:
-    """Run the pipeline at a revision, with its code and parameters; exit if it fails."""
+    """Run the pipeline in the clone, with the code and the reduced parameters of a revision. Exit if the run fails."""
     parameters = _parameters(revision, seeds)
     if not TASTE.exists():
         subprocess.run(["git", "clone", "--quiet", ".", TASTE], check=True)  # noqa: S603, S607
@@ -78,7 +81,7 @@ def _run(revision: str, seeds: list[int]) -> None:
 
 
 def _parameters(revision: str, seeds: list[int]) -> dict[str, Any]:
-    """Return a revision's parameters, reduced to a few steps on the digits."""
+    """Return the parameters of a revision, with a few steps on the digits instead of the full training."""
     return merged(shortened(committed(revision), LIMITS), {"dataset": {"name": "digits"}, "seeds": seeds})
 
 

@@ -1,4 +1,4 @@
-"""Loads the templates of the generated pages, which are in this folder."""
+"""Loads the Jinja templates of generated pages. The templates are in the folder of this file."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 def template(name: str) -> Template:
-    """Return the Markdown template `name`."""
+    """Return the template in the file `name`, which renders to Markdown."""
     environment = Environment(  # noqa: S701 - Markdown
         loader=FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,

@@ -1,4 +1,7 @@
-"""Trains one model with several processes. torchrun starts the processes, and restarts all if one dies."""
+"""Trains one model with several processes. torchrun starts the processes, and restarts all of them if one dies.
+
+torchrun is a program of PyTorch. The stage `train` starts torchrun, and each process computes a part of every batch.
+"""
 
 import argparse
 import logging
@@ -21,16 +24,17 @@ from aelab.training.state import Stopped
 from pipeline import PARENT
 from pipeline.common import params, signals, stage
 
-TORCHRUN = "AELAB_TORCHRUN"  # environment variable with more arguments for torchrun, such as --nnodes 2
-PROBLEMS = "AELAB_PROBLEMS"  # environment variable: folder in which a process writes why it ended
-RESTARTS = 3  # maximum number of restarts after the death of a process; TORCHRUN can set --max-restarts
+TORCHRUN = "AELAB_TORCHRUN"  # environment variable: the user's own arguments for torchrun, such as --nnodes 2
+PROBLEMS = "AELAB_PROBLEMS"  # environment variable: folder for the error messages of the processes
+RESTARTS = 3  # maximum number of restarts, unless the user's arguments contain --max-restarts
 
 
 def processes_here(processes: int) -> int:
     """Return how many of a training's `processes` run on this machine.
 
     Raises:
-        UserError: in TORCHRUN, --nnodes or --nproc-per-node is no number, or --nnodes does not divide `processes`.
+        UserError: --nnodes or --nproc-per-node in AELAB_TORCHRUN is not a whole number, or `processes` is not a
+            multiple of --nnodes.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--nnodes", default="1")
@@ -70,7 +74,7 @@ def check_gpus(checked: params.Params) -> None:
 
 
 def run(command: Sequence[str], processes: int, threads: int) -> None:
-    """Train one model with several processes, and wait until all have ended.
+    """Train one model with several processes, and wait until all processes have ended.
 
     Args:
         command: name of the module that each process runs, and the module's arguments.
@@ -84,10 +88,12 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
     more = shlex.split(os.environ.get(TORCHRUN, "")) or ["--standalone"]
     arguments = [f"--nproc-per-node={processes_here(processes)}", f"--max-restarts={RESTARTS}", *more, "-m", *command]
     with tempfile.TemporaryDirectory() as problems:
-        # A process with the variable DVC_STAGE restores DVC's outputs after a failure. Only this process may do so.
+        # A process that has the variable DVC_STAGE restores the stage's outputs after a failure. Only the stage itself
+        # may do so, not the processes of the training.
         environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
         environment |= {PROBLEMS: problems, "OMP_NUM_THREADS": str(threads)}
-        # In a shared store, dead processes would still have entries, for which the restarted processes would wait.
+        # By default, the processes use torchrun's own key-value store. After a restart, the store would still contain
+        # keys of dead processes, and the new processes would wait for these keys.
         environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with _torchrun(arguments, environment) as process:
             announced = False
@@ -110,9 +116,9 @@ def run(command: Sequence[str], processes: int, threads: int) -> None:
 
 @contextmanager
 def _torchrun(arguments: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start torchrun, and kill it with all its processes if it still runs on exit.
+    """Context in which torchrun runs. If torchrun still runs at the end, the context kills torchrun and its processes.
 
-    torchrun has its own session, so Ctrl-C reaches only the stage, which then stops torchrun.
+    torchrun does not belong to the terminal's session, so Ctrl-C reaches only the stage. The stage then stops torchrun.
     """
     command = [sys.executable, "-c", "from pipeline.training import ranks; ranks.torchrun()", *arguments]
     with subprocess.Popen(command, env=environment, start_new_session=True) as torchrun:  # noqa: S603
@@ -129,7 +135,7 @@ def _torchrun(arguments: Sequence[str], environment: dict[str, str]) -> Iterator
 
 @contextmanager
 def _gone_is_fine() -> Iterator[None]:
-    """Ignore the error of a process that has already ended."""
+    """Context that ignores the error that a process has already ended."""
     try:
         yield
     except psutil.NoSuchProcess:
@@ -140,7 +146,8 @@ def take_part(work: Callable[[params.Params], None]) -> None:
     """Join the other processes of the training, and call `work` with the checked parameters.
 
     Each process that torchrun starts calls this function. The process exits after a signal, after the death of torchrun
-    or of another process, and after an error, which it reports to the stage.
+    or of another process, and after an error. If the user can correct the error, the process writes a message to a
+    file, and the stage reports this message.
     """
     from aelab.core import devices, process_group  # noqa: PLC0415 - slow to import
 
@@ -165,12 +172,12 @@ def take_part(work: Callable[[params.Params], None]) -> None:
         if sentence is None:
             raise
         Path(os.environ[PROBLEMS], os.environ["RANK"]).write_text(sentence, encoding="utf-8")
-        os.kill(os.getppid(), signal.SIGTERM)  # end torchrun, which would restart the process
+        os.kill(os.getppid(), signal.SIGTERM)  # end torchrun, which would otherwise restart the processes
         sys.exit(1)
 
 
 def torchrun() -> None:
-    """Run torchrun with the arguments of the command line, and end it when the stage that started it has died."""
+    """Run torchrun with the arguments of the command line. End this process if the stage has died."""
 
     def watch() -> None:
         while os.getppid() == PARENT:
@@ -178,7 +185,7 @@ def torchrun() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-    logging.disable(logging.WARNING)  # torchrun warns of each signal that it forwards
+    logging.disable(logging.WARNING)  # hides a warning about each signal that torchrun forwards
     from torch.distributed import run as elastic  # noqa: PLC0415 - slow to import
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415

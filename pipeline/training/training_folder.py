@@ -1,8 +1,11 @@
 """The folder of a training: snapshots while the training runs, and the result of the finished training.
 
-The folder is no output of DVC, because DVC deletes outputs before it runs a stage. The folder's name contains a
-fingerprint, a hash of everything on which the trained weights depend. So an interrupted training continues, a finished
-training is not repeated, and no training finds the files of another training.
+A training trains one entry with one seed. An entry is a model with its settings, in the section `variants` of
+`params.yaml`. The folder is no output of DVC, because DVC deletes outputs before it runs a stage.
+
+The folder's name contains a fingerprint: a hash of everything on which the trained weights depend. If nothing has
+changed, the next run of the training finds the same folder. The run then resumes an unfinished training, and skips a
+finished training.
 """
 
 import hashlib
@@ -33,24 +36,24 @@ from aelab.training.state import PhaseResult, Stopped
 from pipeline.common import paths
 from pipeline.common.params import CLEAN, PARAMS, Params
 
-DAYS = 30  # age of an unused folder at which the next training deletes it
+DAYS = 30  # a folder that no training has used for so many days is deleted
 
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """The folder of one training: one seed of one entry."""
+    """The folder of one training, and the names of the files in the folder."""
 
     folder: Path
 
     @classmethod
     def of(cls, entry: str, seed: int, params: Params, machine: Mapping[str, str]) -> Self:
-        """Return the folder for the training of a seed.
+        """Return the folder for the training of `entry` with `seed`.
 
         Args:
-            entry: a name in `variants`.
-            seed: one of the seeds.
+            entry: name of the entry.
+            seed: seed of the training.
             params: the checked parameters.
-            machine: the device, its name, the precision and the mode.
+            machine: device, name of the hardware, precision, and mode of execution.
         """
         section, training = params.entry(entry).model_dump(), params.training.model_dump()
         dynamic = params.dataset.binarize == "dynamic"
@@ -62,41 +65,41 @@ class TrainingFolder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash that identifies the training."""
+        """Hash of everything on which the trained weights depend."""
         return self.folder.name.rpartition("-")[2]
 
     @property
     def name(self) -> str:
-        """Name of the training, such as vae-seed0."""
+        """Entry and seed of the training, such as vae-seed0."""
         return self.folder.name.rpartition("-")[0]
 
     @property
     def curve(self) -> Path:
-        """File of the learning curve: one JSON object per line, added when the training reaches the point."""
+        """File of the learning curve. Each line is one point as a JSON object, in the order of the training."""
         return self.folder / "curve.jsonl"
 
     @property
     def about(self) -> Path:
-        """File that describes the training: entry, seed, machine, parameters and times of the starts."""
+        """File that describes the training: entry, seed, machine, parameters, and the time of each start."""
         return self.folder / "about.json"
 
     @property
     def model(self) -> Path:
-        """File of the trained model; exists once the training has finished."""
+        """File of the trained model. The file exists only after the end of the training."""
         return self.folder / "model.safetensors"
 
     @property
     def finished(self) -> Path:
-        """File that says how the training ended; written last."""
+        """File with the outcome (such as the best step) and the cost of the training, written last of all files."""
         return self.folder / "finished.json"
 
     def lock(self) -> FileLock:
-        """Return the lock that the training process holds while it lives."""
+        """Return the file lock that a process holds while it trains in this folder."""
         return FileLock(self.folder / "lock")
 
     @contextmanager
     def held(self, stop: Callable[[], bool]) -> Iterator[None]:
-        """Wait until no other process trains in this folder, and then hold the training's lock.
+        """Context that first waits until no other process trains in this folder, and then holds the lock.
 
         Raises:
             Stopped: `stop` returned true during the wait.
@@ -119,12 +122,14 @@ class TrainingFolder:
 
     @contextmanager
     def session(self, about: Mapping[str, Any], stop: Callable[[], bool], *, writes: bool) -> Iterator[Session]:
-        """Yield the session that records the training's curve and snapshots, and starts from the last snapshot.
+        """Context with a `Session`, through which the training loop writes the curve and the snapshots to this folder.
+
+        If the folder has a snapshot, the training resumes from its last snapshot.
 
         Args:
-            about: the entry, the seed and the machine.
+            about: entry, seed and machine, for the file `about`.
             stop: function that returns whether the training should end after the next snapshot.
-            writes: whether this process writes the files; only one of several processes does.
+            writes: whether this process writes the files. If several processes share the training, only one writes.
         """
         snapshots = Snapshots(self.folder, stop=stop, writes=writes)
         if not writes:
@@ -142,13 +147,16 @@ class TrainingFolder:
             if latest := snapshots.latest():
                 step, phase = latest.values.get("step", 0), latest.values["phase"]
                 print(f"{self.name} continues from step {step:,} of the {phase}")
-                for phase, point in latest.points():  # a power cut may have lost some of these points
+                for phase, point in latest.points():  # after a power cut, the file may lack some points
                     log.write({"phase": phase} | point)
             follow = lambda phase, point: log.write({"phase": phase} | point)  # noqa: E731
             yield Session(self.name, follow=follow, store=snapshots)
 
     def result(self) -> dict[str, Any] | None:
-        """Return how the training ended; None if it is unfinished or its files are damaged."""
+        """Return the content of the file `finished`; None if the training is unfinished or a file is damaged.
+
+        After damage, the function deletes the training's files, so that the training starts again.
+        """
         if not self.finished.exists():
             return None
         damage = f"{self.curve} has changed"
@@ -165,7 +173,13 @@ class TrainingFolder:
         return None
 
     def finish(self, model: Autoencoder, results: Mapping[str, PhaseResult], cost: Mapping[str, Any]) -> None:
-        """Write the model, then the file `finished` with outcome and cost, and delete the snapshots."""
+        """Write the model, delete the snapshots, and write the file `finished`.
+
+        Args:
+            model: the trained model.
+            results: result of each phase, such as the autoencoder and its prior.
+            cost: duration, speed and memory of the training.
+        """
         checkpoint.save(model, self.model)
         Snapshots(self.folder).clear()
         outcome = {
@@ -178,7 +192,7 @@ class TrainingFolder:
         disk.write_atomically(self.finished, disk.as_json(content))
 
     def hand_over(self, entry: str, seed: int) -> dict[str, Any]:
-        """Copy the result of a finished training to DVC's outputs, and return what the training cost.
+        """Copy the files of a finished training to DVC's outputs, and return the training's cost and fingerprint.
 
         Raises:
             FileNotFoundError: the training is not finished in this folder.
@@ -194,17 +208,17 @@ class TrainingFolder:
 
 
 class CurveLog:
-    """A training's learning curve in a file, which survives a kill of the process.
+    """Writes a training's learning curve to a file. If the process is killed, the written points remain.
 
-    A training that continues from a snapshot reaches some points twice. The file keeps their first version.
-    A validation point also records the process's use of CPU and memory, under MLflow's names.
+    A training that resumes from a snapshot repeats the points after the snapshot. The file keeps the first version of
+    each point. A point with a validation loss also has the CPU and memory use of this process, under MLflow's names.
     """
 
     def __init__(self, path: Path) -> None:
         self.process = psutil.Process()
         self.process.cpu_percent()  # the first call only starts the measurement
         text = path.read_bytes() if path.exists() else b""
-        whole = text[: text.rfind(b"\n") + 1]  # a half-written last line is dropped
+        whole = text[: text.rfind(b"\n") + 1]  # without a last line that was only written in part
         self.known = {_name(json.loads(line)) for line in whole.splitlines()}
         self.file = path.open("ab")
         self.file.truncate(len(whole))
@@ -216,7 +230,7 @@ class CurveLog:
         self.file.close()
 
     def write(self, point: Mapping[str, Any]) -> None:
-        """Append a point that the file does not have yet, and flush the file."""
+        """Append `point` to the file, unless the file already has this point."""
         if _name(point) not in self.known:
             self.known.add(_name(point))
             point = {**point, **(self._system() if "validation_loss" in point else {})}
@@ -240,7 +254,7 @@ def tidy() -> None:
 
 
 def raw_parameters(entry: str) -> dict[str, Any]:
-    """Return the sections of `params.yaml` that define a training, as DVC will record them."""
+    """Return the sections of `params.yaml` that define a training of `entry`, with the keys that DVC records."""
     content = YAML(typ="safe", pure=True).load(PARAMS.read_text(encoding="utf-8"))
     section, corruption = content["variants"][entry], content["corruption"]
     sections = {key: content[key] for key in ("dataset", "training")} | {f"variants.{entry}": section}
@@ -250,7 +264,7 @@ def raw_parameters(entry: str) -> dict[str, Any]:
 
 
 def _name(point: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return a point's phase, step and kinds of loss, which identify the point."""
+    """Return what identifies a point of the curve: its phase, its step, and the names of its losses."""
     return point["phase"], point["step"], *sorted(key for key in point if key.endswith("loss"))
 
 
@@ -272,7 +286,11 @@ def _deps(entry: str, section: Mapping[str, Any]) -> list[str]:
 
 
 def _content(dep: str) -> object:
-    """Return the hash of a file, of SHA256SUMS in a data folder, or of each Python file in a folder of code."""
+    """Return the hash of the dependency `dep`.
+
+    The hash of a data folder is the hash of its file SHA256SUMS. For a folder of code, the function returns a mapping
+    with the hash of each Python file.
+    """
     path = Path(dep)
     if not path.exists():
         msg = f"{path} does not exist: `make repro` writes it, or `dvc repro` of the stage that has it as output"

@@ -1,6 +1,6 @@
-"""Autoencoders: models, training and evaluation. The package needs no parameter file and no folder of the pipeline.
+"""Autoencoders: models, training and evaluation. The package works without `params.yaml` and without the pipeline.
 
-Notebooks use the names in `__all__`, such as `aelab.train`. Each name is imported on its first use.
+Notebooks use the names in `__all__`, such as `aelab.train`. The module of a name is imported on the name's first use.
 docs/notebook-library.ipynb has examples.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aelab.notebook import build, load, load_folder, show
     from aelab.training.loop import train
 
-# Module of each public name. After a colon: the name inside this module, if the public name differs.
+# Each public name, and its module. If the name inside the module differs, the inner name follows after a colon.
 EXPORTS = {
     "Budget": "core.settings",
     "TrainingOptions": "core.settings",

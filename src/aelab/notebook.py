@@ -1,4 +1,4 @@
-"""Functions for notebooks. Each checks its arguments, and explains a wrong argument in the message of a `UserError`."""
+"""Functions for notebooks. Each function checks its arguments. A `UserError` says what is wrong with an argument."""
 
 import os
 import tempfile
@@ -31,7 +31,7 @@ SHOWN = 5  # maximum number of left-out files in a warning
 
 
 class Model(Section):
-    """Section with the key `model`. `build` adds this key to the parameters, and then checks all keys."""
+    """Section of parameters with the key `model`. `build` adds this key, and then checks all keys."""
 
     model: str = Field(description="a file in src/aelab/variants/")
 
@@ -46,13 +46,13 @@ def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], see
         variant: Name of the model, such as "vae": a file in `aelab.variants`.
         image: Shape (C, H, W) of the images, such as (1, 28, 28).
         parameters: Keyword arguments of the model's constructor, such as `network` and `code`.
-        seed: Seed of the weights. Without a seed, torch's global generator draws them.
+        seed: Seed of the random weights. Without a seed, the weights depend on the state of torch's global generator.
 
     Returns:
         The model on the CPU, in training mode.
 
     Raises:
-        UserError: The model or a key is unknown, or a value is not allowed or does not fit the images.
+        UserError: There is no such model or no such key, a value is not allowed, or a value does not fit the images.
     """
     _check_shape(image)
     try:
@@ -68,24 +68,24 @@ def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], see
 def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
     """Load a trained model from a file. Loading runs no code from the file.
 
-    The methods of the model check their arguments, as after `build`.
+    The model's methods `encode`, `decode` and `reconstruct` check their arguments, as after `build`.
 
     Args:
-        path: File that `checkpoint.save` has written.
+        path: File that `checkpoint.save` has written, such as "models/vae/seed0.safetensors".
         device: Device for the model.
 
     Returns:
         The model on `device`, in evaluation mode.
 
     Raises:
-        UserError: The file is missing or damaged, or is not a model of this package.
+        UserError: The file is missing or damaged, or contains no model of this package.
     """
     return _checking(checkpoint.load(path, device))
 
 
 @torch.no_grad()
 def _checking(model: Autoencoder) -> Autoencoder:
-    """Make the methods of `model` check their arguments from now on."""
+    """Switch on the checks of arguments in the methods of `model`, and return `model`."""
     training = model.training
     code = model.eval().encode(torch.zeros(1, *model.image, device=device_of(model)))
     model.code_shapes = [part.shape[1:] for part in parts(code)]
@@ -112,24 +112,25 @@ def load_folder(
 ) -> Data:
     """Load a folder of images as a data set, split at random into train, validation and test.
 
-    The subfolders are the classes. Files that cannot be read are left out, and a warning names them. Further warnings
-    point out unusual classes and 16-bit files.
+    The subfolders are the classes. Files that cannot be read are left out, and a warning names the first of them. Other
+    warnings point out unusual classes and unusual 16-bit files.
 
     Args:
         path: Folder of the images. `~` stands for the home folder.
         image: Shape (C, H, W) of the resulting images. C is 1 (gray) or 3 (colour); H and W are in pixels.
-        fit: Treatment of an image of another size. "crop" resizes the image and cuts both ends of the longer side.
-            "pad" resizes the image and adds black. "stretch" changes the aspect ratio. "exact" leaves the image out.
-        bits: Number of bits that the values in 16-bit files fill, from 8 to 16.
-        validation: Share of the images outside of the test split that becomes the validation split.
-        test: Share of all images that becomes the test split. Both shares are from 0 to less than 1.
-        seed: Seed of the split.
+        fit: How an image of another size gets this shape. "crop" resizes the image and cuts off two borders. "pad"
+            resizes the image and adds two black borders. "stretch" changes the aspect ratio. "exact" leaves the image
+            out.
+        bits: Number of bits that the values in 16-bit files use, from 8 to 16; for example, 12 for values up to 4095.
+        validation: Size of the validation split, as a share of the images that are not in the test split.
+        test: Size of the test split, as a share of all images. Both shares are from 0 to less than 1.
+        seed: Seed of the random split.
 
     Returns:
         The data set. Its `train`, `validation` and `test` are uint8 images (N, C, H, W).
 
     Raises:
-        UserError: The folder is missing, has too few readable images, or an argument is out of range.
+        UserError: The folder is missing or has too few readable images, or an argument is out of range.
     """
     _check_shape(image, channels=(1, 3))
     if fit not in (fits := get_args(image_folder.Fit)):
@@ -153,7 +154,7 @@ def show(rows: Mapping[str, Images]) -> Image.Image:
     """Draw rows of images as one picture. A notebook shows the picture if the call is the last line of a cell.
 
     Args:
-        rows: Images (N, C, H, W) of each row, by the row's label: uint8, or floats from 0 to 1, as a model returns.
+        rows: The images (N, C, H, W) of each row, by the label of the row. The images are uint8, or floats from 0 to 1.
             All rows have the same shape.
 
     Returns:

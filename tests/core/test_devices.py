@@ -59,6 +59,25 @@ def test_a_gpu_without_kernels_cannot_be_demanded(gpu: Any) -> None:
     assert devices.unusable("cpu") == ""
 
 
+@pytest.mark.parametrize(
+    ("processor", "instructions", "expected"),
+    [
+        ("x86_64", {"avx2"}, False),
+        ("x86_64", {"avx2", "avx512_bf16"}, True),
+        ("x86_64", {"avx2", "amx_bf16"}, True),
+        ("arm64", {"neon"}, False),
+        ("arm64", {"neon", "bf16"}, True),
+        ("riscv", set(), False),
+    ],
+)
+def test_bfloat16_is_fast_where_the_processor_says_so(
+    processor: str, instructions: set[str], expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has = {"architecture": processor, **dict.fromkeys(instructions, True)}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert devices.fast_at_bfloat16("cpu") is expected
+
+
 def test_float32_means_float32_whatever_the_environment_says() -> None:
     """Some containers set a variable that rounds matrix products to 10 bits."""
     script = """

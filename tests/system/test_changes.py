@@ -120,7 +120,7 @@ def committed(project: Project) -> str:
         (["HEAD", "no/such"], "other.html", "no/such is not a known revision or experiment: "),
         (["HEAD"], "workspace", "workspace: the last argument is the page to write, which ends in .html"),
         (["HEAD"], "no/other.html", "no/other.html: there is no folder no to write it to"),
-        ([], "other.html", "name revisions or experiments to compare, or use --experiments for all on HEAD"),
+        ([], "other.html", "name revisions or experiments, or use --experiments for all experiments on HEAD"),
         (
             ["HEAD~1"],
             "other.html",

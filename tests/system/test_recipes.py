@@ -313,7 +313,7 @@ def test_a_sweep_is_an_experiment_for_each_value(shelf: Path) -> None:
     with pytest.raises(UserError, match=r"dataset\.train_images is 1: must be"):  # every value is checked
         recipe.load("tiny", DEFAULT)
     put(shelf, tiny(sweep={"dataset.train_images": [100, 200]}))
-    with pytest.raises(UserError, match="sweep takes one parameter, and excludes claims and kept"):
+    with pytest.raises(UserError, match="sweep must name one parameter, and a recipe with sweep must"):
         recipe.load("tiny", DEFAULT)
 
 

@@ -1,9 +1,10 @@
-"""Stages on the workers of a Dask cluster: the executor that `repro` uses with `--scheduler`.
+"""Runs stages on the workers of a Dask cluster. `pipeline.runner.repro --scheduler` uses this executor.
 
-The plan and `dvc.lock` stay on this machine; no worker writes them. A worker receives the name of a stage and the
-hashes of its inputs. Code, data and results travel through DVC's remote, and the worker returns the stage's entry of
-`dvc.lock`. If a worker dies, Dask gives its stage to another worker. So a stage may run twice, but only one result is
-recorded.
+This machine decides which stage runs next, and only this machine writes `dvc.lock`. A worker receives the name of a
+stage and the hashes of the stage's inputs. The worker gets code and data from DVC's remote, and pushes the results
+to the remote. Then the worker returns the stage's section for `dvc.lock`.
+
+If a worker dies, Dask gives the stage to another worker. So a stage may run twice, but `dvc.lock` records one result.
 """
 
 import contextlib
@@ -27,20 +28,28 @@ from pipeline.runner.console import StageOutput, log_file
 from pipeline.runner.local import LocalExecutor
 from pipeline.runner.plan import Plan
 
-cloudpickle.register_pickle_by_value(worker)  # workers need no `pipeline` on their path
+cloudpickle.register_pickle_by_value(worker)  # Dask sends the module's code to workers, which may lack `pipeline`
 
-CONNECTS_WITHIN = 10.0  # seconds for the first connection.
-WORKERS_WITHIN = 60.0  # the run ends after so many seconds without a worker
+CONNECTS_WITHIN = 10.0  # the scheduler must answer within this number of seconds
+WORKERS_WITHIN = 60.0  # after this number of seconds without any worker, the command ends with an error
 
 
 @contextmanager
 def on_cluster(
     address: str, plan: Plan, local: LocalExecutor, jobs: int | None, *, trusted: bool
 ) -> Iterator["ClusterExecutor"]:
-    """Yield an executor, which runs the plan's stages on the workers of the scheduler at `address`.
+    """Yield an executor, which runs stages on the workers of a scheduler.
+
+    Args:
+        address: address of the scheduler.
+        plan: the stages to run.
+        local: executor for the stages that must run on this machine.
+        jobs: maximum number of stages at once; None for one stage on each worker.
+        trusted: whether the user trusts the network, so that the connection may be unencrypted.
 
     Raises:
-        UserError: the address is not trusted, no scheduler answers, or DVC has no remote that workers can use.
+        UserError: the connection is neither encrypted nor in a trusted network, no scheduler answers, or DVC has no
+            remote that workers can use.
     """
     client = connect(address, trusted=trusted)
     handover = Handover(local.dvc, plan)
@@ -58,10 +67,11 @@ def on_cluster(
 
 
 def connect(address: str, *, trusted: bool) -> distributed.Client:
-    """Return Dask's client of a scheduler.
+    """Connect to a Dask scheduler, and return the client.
 
     Raises:
-        UserError: the connection is not encrypted, or the scheduler does not answer or rejects this machine.
+        UserError: the connection is neither encrypted nor in a trusted network, or the scheduler does not answer or
+            rejects this machine.
     """
     url = urlsplit(address)
     private = trusted or url.hostname in {"localhost", "127.0.0.1", "::1"}
@@ -72,7 +82,7 @@ def connect(address: str, *, trusted: bool) -> distributed.Client:
         )
         raise UserError(msg)
     for name in ("distributed", "distributed.client"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the error below says what matters
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the exception below names the problem
     try:
         certificate = distributed.security.Security().get_connection_args("client").get("ssl_context")
         if url.scheme == "tls" and certificate is None:
@@ -92,22 +102,22 @@ def _done() -> Future[bool]:
 
 @dataclass
 class Task:
-    """A stage that runs on the cluster."""
+    """A stage that was sent to the cluster."""
 
     output: StageOutput
     on_gpu: bool
-    ended: Future[bool] = field(default_factory=Future)  # set at the stage's end: whether the stage succeeded
-    announced: bool = False
+    ended: Future[bool] = field(default_factory=Future)  # set at the stage's end: true if the stage succeeded
+    announced: bool = False  # whether a worker has reported the start of the stage
     began: float = field(default_factory=time.monotonic)
-    entry: dict[str, Any] | None = None  # entry in dvc.lock, if the stage succeeded
-    log: str = ""
+    entry: dict[str, Any] | None = None  # the stage's section for dvc.lock, if the stage succeeded
+    log: str = ""  # text that the stage printed
 
 
 class ClusterExecutor:
-    """Gives stages to free workers.
+    """Executor that gives stages to free workers.
 
-    A stage whose files cannot travel through the remote runs on this machine. If the remote already has a stage's
-    result, no worker runs the stage.
+    Some stages must run on this machine, because DVC's remote cannot transfer their files. If the remote already has
+    the result of a stage, no worker runs the stage.
     """
 
     def __init__(
@@ -117,11 +127,14 @@ class ClusterExecutor:
         self.console = local.console
         self.topic = f"aelab-{uuid.uuid4().hex}"
         self.tasks: dict[str, Task] = {}
-        self.unknown = set[str]()  # stages that the remote's run cache does not have
-        self.seen = time.monotonic()  # when a worker was last seen
+        self.unknown = set[str]()  # stages whose results are not in the remote
+        self.seen = time.monotonic()  # last time at which the scheduler had a worker
 
     def begin(self, names: list[str]) -> dict[Future[bool], str]:
-        """Start stages.
+        """Start as many of the stages `names` as the workers have room for.
+
+        Returns:
+            The names of the started stages, by future. The result of a future says whether the stage succeeded.
 
         Raises:
             UserError: the scheduler is gone, or no worker can run the stages.
@@ -141,7 +154,7 @@ class ClusterExecutor:
         return begun
 
     def end(self, name: str) -> None:
-        """Record the result of a stage that has ended, and print the outcome."""
+        """Record the result of a stage that has ended, and print whether the stage succeeded."""
         if name not in self.tasks:
             self.local.end(name)
             return
@@ -152,7 +165,7 @@ class ClusterExecutor:
         self.console.say("done" if task.entry else "failed", name, f"{time.monotonic() - task.began:.1f} s")
 
     def hear(self, event: tuple[float, dict[str, str]]) -> None:
-        """Show a worker's message: a stage starts, or its command wrote a line."""
+        """Show a worker's message: the worker starts a stage, or the stage's command printed a line."""
         _, told = event
         name = told["stage"]
         task = self.tasks.get(name)
@@ -177,7 +190,7 @@ class ClusterExecutor:
         return task.ended
 
     def _take(self, task: Task, asked: Any) -> None:
-        """Take Dask's result of an ended task. Dask calls this method in one of Dask's threads."""
+        """Store Dask's result of a task that has ended. Dask calls this method in one of its own threads."""
         if task.ended.cancelled():
             return
         if asked.status == "cancelled":
@@ -193,7 +206,7 @@ class ClusterExecutor:
         task.ended.set_result(task.entry is not None)
 
     def _room(self) -> tuple[int, int, int]:
-        """Return how many more stages fit, how many workers have a GPU, and how many workers with a GPU are free."""
+        """Return how many more stages can start, how many workers have a GPU, and how many of these GPUs are free."""
         if self.client.status != "running":
             raise self._gone()
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
@@ -209,7 +222,7 @@ class ClusterExecutor:
             )
             raise UserError(msg)
         gpus = sum(bool(each["resources"].get("GPU")) for each in workers)
-        # Without a worker, one stage is submitted anyway, for which a cluster that grows on demand starts a worker.
+        # If there is no worker, one stage is submitted anyway: a cluster that grows on demand then starts a worker.
         room = min(max(1, len(workers)), self.jobs or len(workers) + 1) - len(self.tasks)
         return room, gpus, gpus - sum(task.on_gpu for task in self.tasks.values())
 

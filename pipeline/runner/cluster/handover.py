@@ -23,42 +23,42 @@ from pipeline.runner.cluster.worker_stage import patiently
 from pipeline.runner.dvc_stages import DvcStages, Entry
 from pipeline.runner.plan import Plan
 
-# A setting whose name contains one of these words is not sent to workers.
+# A setting of the remote is not sent to workers if the setting's name contains one of these words.
 SECRET = ("secret", "password", "token", "key", "connection", "credential")
 
 
 class Handover:
-    """The messages for workers, and the exchange of results with the remote."""
+    """Writes the messages for workers, and exchanges the files of stages with DVC's remote."""
 
     def __init__(self, dvc: DvcStages, plan: Plan) -> None:
         self.dvc, self.stages, self.upstream = dvc, dvc.stages, dvc.upstream
         self.at_home = stages_at_home(self.stages)
         remote = shared_remote(dvc.repo.config)
         read = set[str]().union(*(plan.upstream[name] for name in plan.waiting)) - plan.waiting
-        self._offer(sorted(read))  # workers need outputs that may exist only here
+        self._offer(sorted(read))  # workers need these outputs, which may exist only on this machine
         self.checkout = publish(remote)
 
     def inputs(self, name: str) -> list[str]:
-        """Return the outputs of other stages that a stage reads."""
+        """Return the paths that the stage `name` reads and other stages write."""
         deps = [dep.fs_path for dep in self.stages[name].deps]
         outs = [out for on in sorted(self.upstream[name]) for out in self.stages[on].outs]
         return [out.def_path for out in outs if any(localfs.overlaps(out.fs_path, dep) for dep in deps)]
 
     def uses_gpu(self, name: str) -> bool:
-        """Whether a stage would use a GPU."""
+        """Whether a stage would use a GPU: whether the stage depends on the key `training.device`."""
         used = {key for dep in self.stages[name].deps for key in getattr(dep, "params", ())}
         return bool(used & {"training", "training.device"})
 
     def request(self, name: str) -> StageRequest:
-        """Return the message with which a worker can run a stage."""
+        """Return the message that tells a worker how to run a stage."""
         lock = {on: to_single_stage_lockfile(self.stages[on]) for on in self.upstream[name]}
         return {"stage": name, "inputs": self.inputs(name), "lock": lock, "checkout": self.checkout}
 
     def restore(self, name: str) -> bool:
-        """Record a stage's result from the remote's run cache, without copying any file.
+        """Record a stage's result from DVC's run cache in the remote, so that the stage does not run. Copy no file.
 
         Returns:
-            Whether the run cache has the result, and the remote has all its outputs.
+            Whether the run cache has the result, and the remote has all outputs of the stage.
         """
         stage = self.stages[name]
         made = {out.def_path: out for on in self.upstream[name] for out in self.stages[on].outs}
@@ -72,7 +72,7 @@ class Handover:
                         return False  # this machine may lack files of the dependency, so the hash is unknown
                     else:
                         dep.save()
-            except DvcException:  # an input is missing: the stage will report it
+            except DvcException:  # an input is missing, which the stage will report
                 return False
         key = str(_get_cache_hash(to_single_stage_lockfile(stage), key=True))
         entry = patiently(lambda: self._find(key))
@@ -81,13 +81,14 @@ class Handover:
         return entry is not None
 
     def _find(self, key: str) -> Entry | None:
-        """Return an entry of the run cache whose outputs are in the remote; None if there is none.
+        """Return the record of a run whose outputs are all in the remote; None if the run cache has no such record.
 
-        The check looks only for a folder's list of files, because a push writes the list after the files.
+        For an output folder, the check looks only for the folder's list of files. A push writes the list after the
+        files.
         """
         odb = self.dvc.repo.cloud.get_remote_odb(hash_name="md5")
         runs = self.dvc.repo.cloud.get_remote_odb(hash_name="md5-dos2unix")
-        runs.fs.fs.invalidate_cache()  # other machines write to the remote
+        runs.fs.fs.invalidate_cache()  # other machines may have written to the remote
         folder = runs.fs.join(runs.path, "runs", key[:2], key)
         for path in sorted(runs.fs.find(folder)) if runs.fs.exists(folder) else []:
             entry: Entry = parse_yaml(runs.fs.cat_file(path), path)
@@ -97,7 +98,7 @@ class Handover:
 
     @contextmanager
     def around(self, name: str) -> Iterator[None]:
-        """Fetch a stage's inputs before it runs here, and push its outputs afterwards."""
+        """Context in which a stage runs on this machine. Pull the stage's inputs before, and push its outputs after."""
         self.dvc.write_lock()  # the pull reads dvc.lock
         if inputs := self.inputs(name):
             with Repo(_wait_for_lock=True) as repo:
@@ -106,7 +107,7 @@ class Handover:
         self._offer([name])
 
     def _offer(self, names: list[str]) -> None:
-        """Push the outputs of stages, as far as they are in this machine's cache."""
+        """Push the outputs of stages to the remote, except outputs that are not in this machine's cache."""
         with self.dvc.alone:
             outs = [out for name in names for out in self.stages[name].outs]
             here = [out.def_path for out in outs if out.use_cache and out.hash_info and not out.changed_cache()]
@@ -119,9 +120,10 @@ class Handover:
 def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
     """Return the stages that must run on this machine.
 
-    - A stage whose inputs or outputs cannot travel through DVC's remote.
-    - A stage with an output folder of which another stage reads a single file: dvc.lock has no hash of the file.
-    - A stage that always runs, and each stage that reads its outputs.
+    - A stage with inputs or outputs that DVC's remote cannot transfer.
+    - A stage with an output folder, if another stage reads a single file of the folder. `dvc.lock` has no hash of this
+      file.
+    - A stage that always runs, and each stage that reads the outputs of a stage that always runs.
     """
     looks = {out.def_path for stage in stages.values() if stage.always_changed for out in stage.outs}
     made = {out.def_path for stage in stages.values() for out in stage.outs}
@@ -129,7 +131,7 @@ def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
     around = {
         path: {str(parent) for parent in PurePath(path).parents} & made for path in set[str]().union(*deps.values())
     }
-    parted = set[str]().union(*around.values())  # outputs of which a stage reads a part
+    parted = set[str]().union(*around.values())  # output folders of which a stage reads only a part
     own = {name: {path for path in read - made if not around[path]} for name, read in deps.items()}
     read = sorted(set[str]().union(*own.values()))
     list_ignored = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *read, ":!*.pyc")
@@ -146,10 +148,10 @@ def stages_at_home(stages: Mapping[str, Any]) -> set[str]:
 
 
 def shared_remote(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of the default remote, without secrets.
+    """Return the configuration of DVC's default remote, without secrets.
 
     Raises:
-        UserError: there is no default remote, or it is of a kind that DVC's run cache does not support.
+        UserError: there is no default remote, or DVC's run cache does not support the kind of the remote.
     """
     name = config["core"].get("remote")
     if name is None:
@@ -162,7 +164,7 @@ def shared_remote(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def publish(remote: dict[str, Any]) -> Checkout:
-    """Push the checked-out code to the remote, with uncommitted changes.
+    """Push the code to the remote, with uncommitted changes, and return the values with which a worker finds the code.
 
     Raises:
         UserError: the remote does not accept the code.
@@ -191,7 +193,7 @@ def publish(remote: dict[str, Any]) -> Checkout:
 
 
 def _mlflow() -> dict[str, str]:
-    """Return the settings that a worker needs for a server of MLflow. A local database is not shared."""
+    """Return the environment variables for an MLflow server. Without a server, workers get no variables."""
     names = mlflow_store.VARIABLES if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else ()
     return {name: os.environ[name] for name in names if name in os.environ}
 

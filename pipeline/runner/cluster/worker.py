@@ -1,7 +1,9 @@
-"""The code that Dask runs on a worker: it runs a stage in the worker's own clone of the repository.
+"""Runs a stage of `dvc.yaml` on a worker of a Dask cluster, in the worker's own clone of the repository.
 
-A worker needs only git, this repository's environment and DVC's remote, from which the code comes too. Dask sends this
-file by value, so this file must not import other modules of `pipeline`.
+A worker is a Dask process on any machine. The machine needs git, the Python environment of this repository, and access
+to DVC's remote storage, from which the worker also fetches the code. The caller is the process that sends stages to the
+workers. Dask sends the functions of this file with each stage, so these functions must not use other modules of
+`pipeline`.
 """
 
 import json
@@ -16,34 +18,43 @@ from typing import Any, TypedDict
 
 from pipeline import RUNNER
 
-CODE = "refs/aelab/code"  # git's reference of the commit with the code, also inside a bundle
-PATIENCE = 10.0  # seconds between SIGINT and SIGKILL for a stage that nobody needs any more
-RESULT = "\x1eresult "  # prefix of the line that follows a stage's output and holds the stage's entry in dvc.lock
+CODE = "refs/aelab/code"  # git reference of the commit with the code, in the bundle and in the clone
+PATIENCE = 10.0  # seconds between SIGINT and SIGKILL, when a stage must end early
+# This prefix begins the line after a stage's output. The rest of the line is the stage's entry in dvc.lock, as JSON.
+# The entry has the hashes of the stage's inputs and outputs.
+RESULT = "\x1eresult "
 
 
 class Checkout(TypedDict):
-    """Where a worker finds the code, and with which settings it runs the code."""
+    """The code that a worker must check out, and the settings with which the worker runs the code."""
 
-    bundle: str  # file name of a git bundle in the remote's folder `code`
-    head: str  # the caller's commit, for the provenance
-    remote: dict[str, Any]  # the remote's section in DVC's configuration
-    environment: dict[str, str]  # variables for MLflow
+    bundle: str  # file name of a git bundle in the folder `code` of DVC's remote
+    head: str  # hash of the caller's commit, which results name as their origin
+    remote: dict[str, Any]  # settings of the remote in DVC's configuration
+    environment: dict[str, str]  # environment variables that name the MLflow server
 
 
 class StageRequest(TypedDict):
-    """The message that tells a worker which stage to run. Secrets are not part of the message."""
+    """The message that tells a worker which stage to run. The message contains no passwords or keys."""
 
     stage: str
-    inputs: list[str]  # outputs of other stages that the stage reads
-    lock: dict[str, dict[str, Any]]  # entries in dvc.lock of all stages on which the stage depends directly
+    inputs: list[str]  # paths that other stages wrote and this stage reads
+    lock: dict[str, dict[str, Any]]  # by stage name: entries in dvc.lock of the stages that wrote the inputs
     checkout: Checkout
 
 
 def work(request: StageRequest, topic: str) -> tuple[dict[str, Any] | None, str]:
-    """Run a stage in this worker's clone. Return the stage's entry in dvc.lock, None if it failed, and its output.
+    """Run a stage in this worker's clone. Dask calls this function on the worker.
 
-    Dask also sends each line of output to the caller, under the name `topic`. Another process runs the stage, so that
-    the worker can answer Dask, which declares silent workers dead.
+    The stage runs in another process. Meanwhile, the worker can answer Dask's scheduler, which declares silent workers
+    dead.
+
+    Args:
+        request: the stage, its inputs and the code.
+        topic: name of the Dask events that show the caller each line of output at once.
+
+    Returns:
+        Two values: the stage's entry in dvc.lock, or None if the stage failed; and the text that the stage printed.
     """
     from distributed import get_worker  # noqa: PLC0415
 
@@ -65,23 +76,23 @@ def work(request: StageRequest, topic: str) -> tuple[dict[str, Any] | None, str]
     tell()
     entry = None
     try:
-        # The clone is stored on the worker, because this module is loaded again for every stage.
+        # Keep the clone in Dask's worker object, because Dask loads this module again for every stage.
         clone = worker.extensions.get("aelab") or Clone(Path(worker.local_directory) / "clone")
         worker.extensions["aelab"] = clone
         clone.update(request["checkout"])
         entry = clone.run(request, show, wanted)
-    except Exception as error:  # noqa: BLE001 - the caller gets every error
+    except Exception as error:  # noqa: BLE001 - the caller prints every error
         show(f"on {worker.name}: {type(error).__name__}: {error}\n")
     return entry, "".join(log)
 
 
 class Clone:
-    """The worker's own clone. No other worker uses the clone, since DVC's locks work only on one machine."""
+    """A worker's own clone of the repository. Workers share no clone, since DVC's locks work only on one machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checkout: Checkout | None = None
-        self.process: subprocess.Popen[str] | None = None  # the process of `worker_stage`
+        self.process: subprocess.Popen[str] | None = None  # runs `worker_stage`, for one stage after the other
         folder.mkdir(parents=True, exist_ok=True)
         git("init", "--quiet", folder=folder)
 
@@ -90,7 +101,7 @@ class Clone:
         if self.checkout == checkout:
             return
         if self.process:
-            self.process.kill()  # this process has loaded other code, or another remote
+            self.process.kill()  # this process runs the old code, or uses the old remote
             self.process = None
         self.checkout, remote = None, checkout["remote"]
         bundle = self.folder / ".git/code.bundle"
@@ -101,7 +112,7 @@ class Clone:
             ("checkout", "--quiet", "--force", "--detach", checkout["head"]),
             ("clean", "--quiet", "--force", "-d"),
             ("checkout", "--quiet", "--force", "--no-overlay", CODE, "--", "."),
-            ("reset", "--quiet"),  # uncommitted changes stay uncommitted
+            ("reset", "--quiet"),  # unstage the caller's changes, which the line above has staged
         ):
             git(*command, folder=self.folder)
         lines = [f"    {key} = {value}" for key, value in remote.items()]
@@ -112,7 +123,13 @@ class Clone:
     def run(
         self, request: StageRequest, show: Callable[[str], object], wanted: Callable[[], bool]
     ) -> dict[str, Any] | None:
-        """Run a stage while its result is `wanted`. Return the stage's entry in dvc.lock; None if the stage failed."""
+        """Run a stage, and return its entry in dvc.lock; None if the stage failed.
+
+        Args:
+            request: the stage and its inputs.
+            show: function that receives each line of the stage's output.
+            wanted: function that returns whether the caller still waits for the result. If not, the stage is ended.
+        """
         if self.process is None or self.process.poll() is not None:
             path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
             own = {"PATH": path, RUNNER: str(os.getpid())} | request["checkout"]["environment"]
@@ -138,7 +155,7 @@ class Clone:
 
 
 def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
-    """Run a git command in `folder`, and return its output.
+    """Run a git command in `folder`, with the variables of `environment`, and return the output.
 
     Raises:
         RuntimeError: git fails.
@@ -153,7 +170,11 @@ def git(*arguments: str, folder: Path | None = None, **environment: str) -> str:
 
 
 def storage(remote: dict[str, Any]) -> tuple[Any, str]:
-    """Return the file system of a DVC remote with this configuration, and the remote's folder in that file system."""
+    """Return the file system that holds a DVC remote, and the path of the remote's folder in this file system.
+
+    Args:
+        remote: the settings of the remote in DVC's configuration.
+    """
     from dvc.fs import get_cloud_fs  # noqa: PLC0415
 
     kind, config, path = get_cloud_fs({"core": {}, "remote": {"cluster": remote}}, name="cluster")
@@ -161,7 +182,7 @@ def storage(remote: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _watch(process: subprocess.Popen[str], wanted: Callable[[], bool], over: threading.Event) -> None:
-    """End a stage once its caller is gone or interrupted."""
+    """Watch a stage until it is `over`. If the caller no longer waits for the result, end the stage's `process`."""
     while wanted():
         if over.wait(1):
             return

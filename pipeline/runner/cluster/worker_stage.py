@@ -1,6 +1,7 @@
-"""The process of a cluster's worker. One process runs all stages, so Python's imports happen once.
+"""The process that runs stages of `dvc.yaml` on a worker of a Dask cluster, in the worker's clone of the repository.
 
-The process pulls a stage's inputs from DVC's remote into the worker's clone, and pushes the outputs.
+A worker has one such process, which runs one stage after the other, so Python imports DVC only once. For each stage,
+the process pulls the inputs from DVC's remote storage, runs the stage's command, and pushes the outputs to the remote.
 """
 
 import json
@@ -21,45 +22,47 @@ from pipeline.runner.local import following
 
 T = TypeVar("T")
 
-WAITS = (1, 2, 4, 8, 16)  # seconds between attempts to reach the remote
+WAITS = (1, 2, 4, 8, 16)  # seconds to wait after each failed attempt to use the remote
 
 
 def main() -> None:
-    """Read requests from standard input, one `StageRequest` in JSON per line, and run each request's stage.
+    """Run the stages that the worker requests through standard input. Each line is a `StageRequest` as JSON.
 
-    After the stage's output, print a line with the stage's entry in dvc.lock, or with null if the stage failed.
+    After a stage's output, print one line with the stage's entry in dvc.lock, or with null if the stage failed. The
+    entry has the hashes of the stage's inputs and outputs.
     """
     with Repo(_wait_for_lock=True) as repo:
         for line in sys.stdin:
             try:
                 entry = _run(repo, json.loads(line))
-            except Exception as error:  # noqa: BLE001 - the caller gets every error
+            except Exception as error:  # noqa: BLE001 - the worker sends every error to the caller
                 print(f"{type(error).__name__}: {error}" + (f": {error.__cause__}" if error.__cause__ else ""))
                 entry = None
             print(f"{RESULT}{json.dumps(entry)}", flush=True)
 
 
 def _run(repo: Repo, request: StageRequest) -> dict[str, Any]:
-    """Pull the inputs, run the stage, push the outputs, and return the entry in dvc.lock."""
+    """Pull a stage's inputs, run the stage, push its outputs, and return its entry in dvc.lock."""
     name, inputs = request["stage"], request["inputs"]
     dump_yaml("dvc.lock", {"schema": "2.0", "stages": request["lock"]})
-    shutil.rmtree(repo.stage_cache.cache_dir, ignore_errors=True)  # entries of earlier stages are in the remote already
+    shutil.rmtree(repo.stage_cache.cache_dir, ignore_errors=True)  # so that the last push sends only this stage's entry
     if inputs:
         patiently(lambda: repo.pull(inputs, force=True))
-    # The curves go only to an MLflow server, because a database in the worker's clone would disappear with the clone.
+    # Learning curves go only to an MLflow server, since a database in the worker's clone would be lost with the clone.
     with following([name] if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else []):
-        repo.reproduce(name, single_item=True, force=True)  # the caller has checked that no cache has the result
+        repo.reproduce(name, single_item=True, force=True)  # forced, since the caller found no cached result
     patiently(lambda: repo.push(name))
-    patiently(lambda: repo.stage_cache.push(None))  # last, so that the run cache names no missing file
+    # Push DVC's run cache last. Its entries refer to the outputs, so the remote must have the outputs first.
+    patiently(lambda: repo.stage_cache.push(None))
     entry: dict[str, Any] = parse_yaml(Path("dvc.lock").read_text(encoding="utf-8"), "dvc.lock")["stages"][name]
     return entry
 
 
 def patiently(ask: Callable[[], T]) -> T:
-    """Return the result of `ask`, which uses the remote; try again if the remote does not answer.
+    """Call `ask`, a function that uses the remote, and return its result. Repeat a call that fails, up to five times.
 
     Raises:
-        UserError: the remote does not answer, or refuses.
+        UserError: the remote refuses access or lacks a file, or all calls have failed.
     """
     for wait in (*WAITS, None):
         try:

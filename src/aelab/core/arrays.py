@@ -1,4 +1,4 @@
-"""Arrays in `.npy` files, written and read in pieces, so that memory never holds a whole array."""
+"""Arrays in `.npy` files, written and read in pieces of several rows. Memory never holds a whole large array."""
 
 import math
 import mmap
@@ -19,7 +19,7 @@ LARGE = 2**28  # bytes; `scratch` keeps arrays of at least this size on disk
 
 
 def write(path: Path, shape: tuple[int, ...], pieces: Iterable[Array], dtype: DTypeLike = np.uint8) -> None:
-    """Write an array with `shape` to the file `path`. The `pieces` are its rows, in order."""
+    """Write an array with `shape` to the file `path`. The `pieces` are groups of its rows, in order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
@@ -29,14 +29,14 @@ def write(path: Path, shape: tuple[int, ...], pieces: Iterable[Array], dtype: DT
 
 
 def read(path: Path) -> Array:
-    """Map the array in `path` into memory, read-only. For a writable map, the kernel would reserve memory."""
+    """Map the file `path` into memory as a read-only array. For a writable array, the kernel would reserve memory."""
     return np.load(path, mmap_mode="r")
 
 
 def pieces(count: int, row_bytes: int) -> Iterator[slice]:
-    """Yield slices that cover `count` rows of `row_bytes` bytes each. A slice has about `CHUNK` bytes.
+    """Yield slices that divide `count` rows of `row_bytes` bytes each into pieces of about `CHUNK` bytes.
 
-    All slices but the last have an even number of rows.
+    Every piece except the last has an even number of rows (`corruption.mixture` needs even numbers).
     """
     rows = max(2, CHUNK // max(1, row_bytes) // 2 * 2)
     for start in range(0, count, rows):
@@ -62,13 +62,13 @@ def selected(array: Array, indices: NDArray[np.int64]) -> Array:
 
 
 def release(array: Array) -> None:
-    """Free the memory that holds pages of a memory-mapped array. The kernel reads a page again at its next use."""
+    """Free the memory of a memory-mapped array. At the next use, the kernel reads the values from the file again."""
     if (mapped := _mapped(array)) is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def expect(array: Array, rows: NDArray[np.int64]) -> None:
-    """Tell the kernel to read `rows` of a mapped array now, so that the process does not wait for each row in turn."""
+    """Tell the kernel to read `rows` of a memory-mapped array now, so that the process does not wait for each row."""
     if (mapped := _mapped(array)) is None or not hasattr(mmap, "MADV_WILLNEED"):
         return
     first = array.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
@@ -80,20 +80,20 @@ def expect(array: Array, rows: NDArray[np.int64]) -> None:
 
 
 def writable(array: Array) -> Array:
-    """Return `array`, or a copy in memory if `array` is read-only or has negative strides, which torch rejects."""
+    """Return an array for `torch.from_numpy`: a copy if `array` is read-only or has negative strides, else `array`."""
     return array if array.flags.writeable and min(array.strides, default=0) >= 0 else np.array(array, order="C")
 
 
 def _mapped(array: Array) -> mmap.mmap | None:
-    """Memory map behind the array, or None. A copy of a mapped array is also an `np.memmap`, but has no map."""
+    """Memory map of the array, or None. A copy of a memory-mapped array has the type `np.memmap`, too, but no map."""
     return getattr(array, "_mmap", None) if isinstance(array, np.memmap) else None
 
 
 def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Return a new array with undefined values.
+    """Return a new array without initial values.
 
-    An array of at least `LARGE` bytes is in a temporary file, which is deleted with the array. The file's folder is
-    `tempfile.tempdir`.
+    An array of at least `LARGE` bytes is stored in a temporary file, which is deleted with the array. To choose the
+    folder of the file, set `tempfile.tempdir`.
     """
     if math.prod(shape) * np.dtype(dtype).itemsize < LARGE:
         return np.empty(shape, dtype)

@@ -7,7 +7,7 @@ GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def cpu_limit() -> float | None:
-    """Return the number of CPUs that this process may keep busy, possibly a fraction; None without a limit."""
+    """Return how many CPUs this process may use, possibly a fraction such as 1.5; None without a limit."""
     limits = [
         *(_share(*words) for words in _read("", "cpu.max")),
         *(_share(*quota, *period) for quota, period in zip(
@@ -17,7 +17,7 @@ def cpu_limit() -> float | None:
 
 
 def free_memory() -> int | None:
-    """Return the bytes of memory left below the limit, including cached files; None without a limit.
+    """Return how many more bytes of memory this process may use; None without a limit.
 
     Cached files count as free memory, because the kernel drops them when it needs the space.
     """
@@ -30,19 +30,22 @@ def free_memory() -> int | None:
             _read(version, limit), _read(version, used), _read(version, "memory.stat"), strict=False
         ):
             if most.isdigit():
-                mapped = (f"{prefix}inactive_file", f"{prefix}active_file")  # cached files, such as mapped images
+                mapped = (f"{prefix}inactive_file", f"{prefix}active_file")  # cached files, such as mapped arrays
                 files = sum(int(stat[stat.index(each) + 1]) for each in mapped if each in stat)
                 left.append(max(0, int(most) - int(now) + files))
     return min(left, default=None)
 
 
 def _share(quota: str, period: str) -> float | None:
-    """Number of CPUs that `quota` µs of CPU time per `period` µs allow; None without a limit."""
+    """Number of CPUs if a process may use `quota` µs of CPU time in each `period` µs; None without a limit."""
     return int(quota) / int(period) if quota.isdigit() else None  # "max" or -1: no limit
 
 
 def _read(controller: str, file: str) -> Iterator[list[str]]:
-    """Yield the words of `file` from this process's control group, then from the parent groups that are visible."""
+    """Yield the words of `file` for this process's control group, then for each parent group that has the file.
+
+    Version 1 has a folder for each `controller`, such as "memory". For version 2, `controller` is empty.
+    """
     try:
         lines = [line.split(":", 2) for line in OWN.read_text(encoding="utf-8").splitlines()]
     except OSError:  # not on Linux

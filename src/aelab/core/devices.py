@@ -18,20 +18,20 @@ from aelab.core import containers
 from aelab.core.environment import whole_number
 from aelab.core.errors import UserError
 
-MEMORY = "AELAB_MEMORY"
-SHARED = "AELAB_SHARED"  # number of trainings on one GPU, set by the process that starts the trainings
-FREE = "AELAB_FREE"  # bytes of RAM for each training: an equal part of the RAM that was free before the first training
+MEMORY = "AELAB_MEMORY"  # maximum MiB of images that one training keeps in memory, set by the user
+SHARED = "AELAB_SHARED"  # number of trainings that share a GPU, set by the process that starts the trainings
+FREE = "AELAB_FREE"  # bytes of RAM for each of several trainings: the RAM that was free before, divided equally
 NONE = "this machine has no usable GPU of that kind"
 KINDS = ("auto", "cpu", "cuda", "mps")
-AHEAD = 32  # steps that the host may run ahead of a GPU (`Pace`)
+AHEAD = 32  # training steps that this process may run ahead of its GPU (`Pace`)
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 
 
 def prepare(name: str, threads: int) -> torch.device:
     """Return the torch device `name`, and make the arithmetic of this process deterministic.
 
-    The function changes global settings of torch, so call it before the first computation. To learn whether the device
-    exists, call `unusable`.
+    The function changes global settings of torch, so call it before the first computation. To check that the
+    device can be used, call `unusable`.
 
     Args:
         name: "cpu", "cuda" (an NVIDIA GPU), "mps" (an Apple GPU), or "auto" (the result of `chosen`).
@@ -42,19 +42,19 @@ def prepare(name: str, threads: int) -> torch.device:
         The device.
 
     Raises:
-        UserError: `name` is not one of these four.
+        UserError: `name` is none of these four names.
     """
     if name not in KINDS:
         msg = f"there is no device {name!r}; there are {', '.join(KINDS)}"
         raise UserError(msg)
     torch.set_num_threads(threads)
     _keep_freed_memory()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms() is the same, but imports a compiler
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA reads the variable when it starts
+    torch.set_deterministic_debug_mode("error")  # like use_deterministic_algorithms, but imports no compiler
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False  # float32 without rounding to TF32
-    torch.backends.cuda.matmul.allow_tf32 = False  # overrides TORCH_ALLOW_TF32_CUBLAS_OVERRIDE
-    # The project writes every tensor before it reads the tensor, so filling new tensors would only cost time.
+    torch.backends.cudnn.allow_tf32 = False  # no rounding of float32 to TF32
+    torch.backends.cuda.matmul.allow_tf32 = False  # even if TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set
+    # The project writes to every new tensor before it reads the tensor, so filling new tensors would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)  # arithmetic on subnormal numbers is a hundred times slower on a CPU
     return torch.device(chosen() if name == "auto" else name)
@@ -64,7 +64,7 @@ def prepare(name: str, threads: int) -> torch.device:
 def chosen() -> str:
     """Return the device for "auto": a usable NVIDIA or Apple GPU, else the CPU.
 
-    The first call reports an unusable GPU on the standard error.
+    If torch cannot use the GPU of this machine, the first call prints a warning to standard error.
     """
     for name in ("cuda", "mps"):
         why = unusable(name)
@@ -88,7 +88,8 @@ def unusable(name: str) -> str:
         return ""
     major, minor = torch.cuda.get_device_capability()
     built = sorted(torch.cuda.get_arch_list())
-    # A kernel for "sm_75" runs on later GPUs of its generation. The driver compiles "compute_75" for all later GPUs.
+    # A kernel "sm_75" runs on GPUs with compute capability 7.5 to 7.9. The driver can compile a kernel "compute_75" for
+    # GPUs with any compute capability from 7.5.
     for kind, generation, version in re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(built)):
         same = int(generation) == major and int(version) <= minor
         if same or (kind == "compute" and (int(generation), int(version)) <= (major, minor)):
@@ -100,7 +101,7 @@ def unusable(name: str) -> str:
 
 
 def _keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the next training step. Returning the pages to the kernel would cost time."""
+    """Make glibc keep freed memory for the next training step. To return memory to the kernel would cost time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         mallopt(TRIM_THRESHOLD, 2**30)
@@ -108,18 +109,18 @@ def _keep_freed_memory() -> None:
 
 
 def fast_at_bfloat16(name: str) -> bool:
-    """Whether the device `name` has instructions for bfloat16. Without them, bfloat16 is hundreds of times slower."""
+    """Whether the device `name` has instructions for bfloat16. Else, bfloat16 is hundreds of times slower."""
     name = chosen() if name == "auto" else name
     if name == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "mps":
         return True
     has = torch.cpu.get_capabilities()
-    return has["architecture"] != "x86_64" or has["amx_bf16"] or has["avx512_bf16"]
+    return any(has.get(key) for key in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one on ARM
 
 
 def describe(device: torch.device) -> str:
-    """Name of the hardware behind `device`. For a CPU, the number of threads follows."""
+    """Name of the hardware of `device`. A CPU's name includes the number of threads, as in "AMD EPYC, 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
@@ -129,7 +130,7 @@ def describe(device: torch.device) -> str:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Reset `peak_memory` on an NVIDIA GPU. Elsewhere the peak cannot be reset."""
+    """Reset the peak that `peak_memory` returns. Only the peak of an NVIDIA GPU can be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -143,7 +144,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def room(device: torch.device) -> int:
-    """Bytes of images that a training may keep on `device`.
+    """Maximum bytes of images that one training may keep in the memory of `device`.
 
     The environment variable `AELAB_MEMORY` sets the limit in MiB. Without the variable, the limit is a quarter of the
     memory that `share` returns.
@@ -154,10 +155,10 @@ def room(device: torch.device) -> int:
 
 
 def share(device: torch.device) -> int:
-    """Bytes of GPU memory, or of RAM, that this process may use while other trainings run on the machine.
+    """Bytes of GPU memory (NVIDIA) or RAM that this process may use. Other trainings may run at the same time.
 
-    On a GPU, each training gets at most an equal part of the whole memory. Free memory alone would be too high a limit,
-    because trainings that start at the same time all see the same free memory.
+    If several trainings share a GPU, each gets at most an equal part of the whole memory. The free memory alone would
+    be too high a limit, because trainings that start at the same time all see the same free memory.
     """
     if device.type == "cuda":
         free, all_of_it = torch.cuda.mem_get_info(device)
@@ -171,7 +172,7 @@ def processes_here() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of RAM that are free on this machine, or in the container around this process."""
+    """Bytes of RAM that this process can still use: free on the machine, and within the limit of a container."""
     limit, free = containers.free_memory(), psutil.virtual_memory().available
     return free if limit is None else min(limit, free)
 
@@ -186,11 +187,11 @@ def default_generator(device: torch.device) -> torch.Generator:
 
 
 class Pace:
-    """Limits how many steps the host runs ahead of a GPU, to `AHEAD`.
+    """Lets this process run at most `AHEAD` training steps ahead of its GPU.
 
-    The host sleeps until the GPU has finished the step that is `AHEAD` steps back. Without the limit, the host would
-    fill the queue of kernel launches, and then wait at full CPU load. A request to stop would have to wait until the
-    GPU has emptied the queue.
+    The process sleeps until the GPU has finished the step that is `AHEAD` steps back. Without this limit, the process
+    would fill the queue of kernel launches, and then wait at full CPU load. A request to stop the training would
+    have no effect until the GPU has emptied the queue.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -198,7 +199,7 @@ class Pace:
         self.steps: deque[torch.cuda.Event] = deque()
 
     def __call__(self) -> None:
-        """Wait if the host is `AHEAD` steps ahead. Call the object after each step."""
+        """Wait if this process is `AHEAD` steps ahead of the GPU. Call the object after each training step."""
         if not self.gpu:
             return
         event = self.steps.popleft() if len(self.steps) == AHEAD else torch.cuda.Event(blocking=True)
@@ -208,7 +209,7 @@ class Pace:
 
 
 class Stopwatch:
-    """Measures the time that a device spends on the work in `with` blocks. Only `seconds` waits for the device."""
+    """Measures the time that a device spends on the work in `with` blocks. The blocks do not wait for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.gpu = device.type == "cuda"
@@ -221,7 +222,7 @@ class Stopwatch:
         self.laps[-1] = self.laps[-1][0], self._now()
 
     def seconds(self) -> float:
-        """Total time of all blocks in seconds."""
+        """Total time of all blocks in seconds. The call waits until the device has finished its work."""
         if self.gpu:
             torch.cuda.synchronize()
             return sum(began.elapsed_time(ended) for began, ended in self.laps) / 1000

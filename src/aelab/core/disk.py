@@ -1,4 +1,4 @@
-"""Safe files: atomic writes, SHA-256 sums of folders, JSON and JSON lines."""
+"""Files: atomic writes, the SHA-256 of each file in a folder, JSON and JSON lines."""
 
 import hashlib
 import json
@@ -9,8 +9,8 @@ from typing import Any
 
 from aelab.core.errors import DamagedFile
 
-SUMS = "SHA256SUMS"  # in the format of `sha256sum -c`
-# Names of files that operating systems, editors and notebooks create.
+SUMS = "SHA256SUMS"  # file of a folder with the SHA-256 of its other files, in the format of `sha256sum -c`
+# Names of files that operating systems, editors and notebooks create in any folder. Checks ignore these files.
 LITTER = re.compile(
     r"\..*|.*~|.*\.sw[op]|(eh)?thumbs(_vista)?\.db|desktop\.ini|icon\r|__macosx|\$recycle\.bin|@eadir|lost\+found"
     r"|system volume information",
@@ -28,7 +28,7 @@ def check(folder: Path) -> None:
     """Check that every file of a sealed folder still has the SHA-256 in `SHA256SUMS`.
 
     Raises:
-        DamagedFile: A file is missing, new or changed, or the folder has no `SHA256SUMS`.
+        DamagedFile: A file is missing, changed or not in `SHA256SUMS`, or the folder has no `SHA256SUMS`.
     """
     try:
         text = (folder / SUMS).read_text(encoding="utf-8")
@@ -53,7 +53,7 @@ def _content(folder: Path) -> set[str]:
 
 
 def conflict(text: str) -> int | None:
-    """Number of the first line of `text` with a conflict marker of git, counted from 1; None without a conflict."""
+    """Line number of the first conflict marker of git in `text`, counted from 1; None without a conflict."""
     found = re.search(r"^<{7} ", text, re.MULTILINE)
     return text.count("\n", 0, found.start()) + 1 if found else None
 
@@ -65,7 +65,7 @@ def digest(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically. After a power cut, the file is either complete or unchanged."""
+    """Write `content` to `path` atomically. After a power cut, the file has the old or the new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -80,7 +80,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Write the directory entries of `folder` to disk now. POSIX systems may otherwise delay this write."""
+    """Write the names of the files in `folder` to disk now. Without this call, POSIX systems may delay the write."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

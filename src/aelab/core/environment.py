@@ -1,4 +1,4 @@
-"""Environment variables that limit how much of a machine a process uses. No result depends on these limits."""
+"""Reads numbers from environment variables, such as AELAB_MEMORY. No result of a training depends on the variables."""
 
 import os
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def _read(name: str, kind: Callable[[str], N], least: N, what: str) -> N | None:
         value = kind(text)
     except ValueError:
         value = None
-    if value is None or not value >= least:  # refuses NaN, too
+    if value is None or not value >= least:  # NaN is refused, too
         msg = f"{name} is {text!r}: it must be {what} of at least {least:g}"
         raise UserError(msg)
     return value

@@ -1,18 +1,18 @@
-"""Errors that a user can fix. Commands print only the message, without a traceback."""
+"""Errors that a user can fix. Commands print only the error's message, without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Problem outside the code: in a parameter, a file, a source of data, a disk or a device.
+    """Raised for a problem outside the code: in a parameter, a file, a source of data, a disk or a device.
 
     The message tells the user what is wrong, where, and how to fix the problem.
     """
 
 
 class DamagedFile(UserError):  # noqa: N818 - named after the state of the file
-    """File that has changed since the project wrote it, or that the project did not write."""
+    """Raised for a file that has changed since the project wrote the file, or that the project did not write."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,19 +1,19 @@
-"""Data-parallel training: several processes share each mini-batch and train one model.
+"""Data-parallel training: several processes train one model. Each process computes a part of every mini-batch.
 
 The results equal the results of a single process up to rounding. With B samples per batch and P processes:
 
-    samples    rank r computes the B_r samples from ⌊B·r/P⌋ to before ⌊B·(r + 1)/P⌋ of the batch
-    gradient   ∂/∂θ 1/B Σ_i ℓ_i = Σ_r B_r/B · ∂/∂θ (1/B_r Σ_{i of r} ℓ_i): each rank's gradient, weighted by B_r/B
-    noise      every rank draws the noise of the whole batch and uses the part for its own samples
+    samples    process r (its rank) computes the B_r samples i of the batch with ⌊B·r/P⌋ ≤ i < ⌊B·(r + 1)/P⌋
+    gradient   ∂/∂θ 1/B Σ_i ℓ_i = Σ_r B_r/B · ∂/∂θ (1/B_r Σ_{i of r} ℓ_i): each process's gradient, weighted by B_r/B
+    noise      every process draws the noise of the whole batch, and uses the part for its own samples
 
-If a batch has fewer samples than processes, each process computes the whole batch. A tensor may have several rows for
-each sample. For example, a latent grid of h×w places has h·w rows, one vector each.
+If B < P, each process computes the whole batch. Some tensors have several rows for each sample. For example, a latent
+grid of h×w places has h·w rows for each sample, and each row is a vector.
 
-All processes have the same weights and optimiser state, to the bit, because each sum over the processes has the same
-bits in every process. The number of processes changes the order of the additions, and thus the last bits of results.
+Weights and optimiser states have the same bits in all processes, because each sum over the processes has the same bits
+in every process. Another number of processes changes the order of the additions, and thus the last bits of results.
 
 The processes form the default group of `torch.distributed`, which uses gloo on CPUs and NCCL on GPUs. Without a group,
-or outside of a `split` block, the functions treat the rows of this process as the whole batch.
+or outside of a `split` block, the functions treat the samples of this process as the whole batch.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ from torch.distributed.rendezvous import rendezvous
 from aelab.core.errors import UserError
 
 MEETS_WITHIN = timedelta(minutes=2)  # Timeout for joining the group. Connections of gloo may take five times as long.
-PATIENCE = timedelta(days=1)  # Timeout for a process that does not answer. Gloo notices the end of a process at once.
-LAG = 8  # Steps until the host reads the result of a vote (`StopVotes`) from its GPU. By then, the result is ready.
+PATIENCE = timedelta(days=1)  # Timeout for an answer of another process. Gloo notices the end of that process at once.
+LAG = 8  # Steps until a process reads the sum of the votes (`StopVotes`) from its GPU. By then, the sum is ready.
 
 
 class ProcessLost(Exception):  # noqa: N818 - not an error of the caller
@@ -42,12 +42,12 @@ class ProcessLost(Exception):  # noqa: N818 - not an error of the caller
 
 @dataclass(frozen=True)
 class Share:
-    """Part of a batch that this process computes: the samples from `start` to before `stop`, of `total` samples.
+    """Part of a batch that this process computes: by default the whole batch.
 
     Attributes:
-        start: First sample of this process.
-        stop: The sample after the last sample of this process.
-        total: Samples of the whole batch; 1 if this process computes the whole batch, of any size.
+        start: Index of this process's first sample in the batch.
+        stop: Index after this process's last sample.
+        total: Number of samples in the whole batch. The value 1 means that this process computes the whole batch.
         weight: Weight of this process's mean in the mean over the whole batch. The weights of all processes sum to 1.
     """
 
@@ -57,7 +57,7 @@ class Share:
     weight: float = 1.0
 
     def whole(self, count: int) -> int:
-        """Number of rows of the whole batch, if this process has `count` rows."""
+        """Number of a tensor's rows in the whole batch, if `count` of these rows belong to this process."""
         return count // (self.stop - self.start) * self.total
 
     def rows(self, count: int) -> slice:
@@ -83,7 +83,7 @@ def begin(device: torch.device, asked: Callable[[], bool] = lambda: False) -> No
     """Join the group of processes that `torchrun` has started.
 
     Args:
-        device: Device of the training. On "cuda", the process uses the GPU with the number `LOCAL_RANK`.
+        device: Device of the training. With "cuda", the process uses the GPU with the number `LOCAL_RANK`.
         asked: Function that returns whether this process was asked to stop.
 
     Raises:
@@ -130,7 +130,7 @@ def first() -> bool:
 
 
 def stopping() -> bool:
-    """Whether any process was asked to stop. The answer becomes true in all processes after the same step."""
+    """Whether any process was asked to stop. The answer becomes true after the same step in all processes."""
     return _stopping
 
 
@@ -167,12 +167,12 @@ def draw(function: Callable[..., Tensor], shape: Sequence[int], generator: torch
 
 
 def whole(count: int) -> int:
-    """Number of rows of the whole current batch, if this process has `count` rows."""
+    """Number of a tensor's rows in the whole current batch, if `count` of these rows belong to this process."""
     return _share.whole(count)
 
 
 def mean(x: Tensor) -> Tensor:
-    """Mean over the whole batch, from each process's mean `x` over its own samples; without gradients."""
+    """Mean over the whole batch of a value without gradients. `x` is the mean over this process's samples."""
     return x if _share.total == 1 else _sum(x.detach() * _share.weight)
 
 
@@ -182,7 +182,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, chosen: Tensor) -> Tensor:
-    """Rows of the whole batch at the indices `chosen`, without gradients: (K, D).
+    """Rows of the whole batch at the indices `chosen`, (K, D). The function is for rows without gradients.
 
     Args:
         x: Rows of this process, (B_r, D).
@@ -201,11 +201,11 @@ def reduce(
 ) -> dict[str, Tensor]:
     """Sum each parameter's gradient over all processes in place, and return the losses of the whole batch.
 
-    A single sum over the processes carries the gradients, the losses and the votes on stopping.
+    A single operation of the group adds up the gradients, the losses and the votes on stopping.
 
     Args:
         parameters: Parameters of the model. Their gradients come from the loss times `share.weight`.
-        losses: Means over this process's samples by name, not yet multiplied by `share.weight`.
+        losses: Losses by name. Each is a mean over this process's samples, not yet multiplied by `share.weight`.
         share: This process's share of the batch.
         stop_votes: Votes on stopping. The function writes the sum of all votes to `stop_votes.all`.
     """
@@ -237,14 +237,14 @@ def agree(what: str, device: torch.device) -> bool:
     """Whether the text `what` is the same in all processes. The call waits for all processes."""
     if size() == 1:
         return True
-    digest = int.from_bytes(hashlib.sha256(what.encode()).digest()[:6], "big")  # float64 is exact up to 53 bits
+    digest = int.from_bytes(hashlib.sha256(what.encode()).digest()[:6], "big")  # exact in float64
     found = torch.zeros(size(), dtype=torch.float64, device=device)
     found[rank()] = digest
     return bool((_sum(found) == digest).all())
 
 
 def check_same(fingerprint: str, device: torch.device) -> None:
-    """Check that all processes run the same training.
+    """Check that all processes run the same training, which `fingerprint` identifies.
 
     Raises:
         UserError: `fingerprint` differs between processes.
@@ -255,11 +255,11 @@ def check_same(fingerprint: str, device: torch.device) -> None:
 
 
 class StopVotes:
-    """Agreement between the processes to stop the training after the same step.
+    """Votes by which the processes agree to stop the training after the same step.
 
     In each step, every process votes 1 if it was asked to stop, else 0. `reduce` adds up the votes together with the
-    gradients. If the sum is above 0, all processes stop. On a GPU, the host reads the sum `LAG` steps later, so that it
-    does not wait for the GPU.
+    gradients. If the sum is above 0, all processes stop. The sum on a GPU is read `LAG` steps later, so that no process
+    waits for its GPU.
 
     Attributes:
         mine: Vote of this process in the next step, (1,).
@@ -272,7 +272,7 @@ class StopVotes:
         self.coming: deque[tuple[Tensor, Any]] = deque()
 
     def sync(self) -> None:
-        """Update the answer of `stopping` from a sum of votes, and set this process's vote for the next step.
+        """Update what `stopping` returns, from the sum of the votes. Set this process's vote for the next step.
 
         Call the method after each step, outside of a CUDA graph.
         """
@@ -294,14 +294,14 @@ class StopVotes:
 
 
 def _laid_out(gradient: Tensor) -> Tensor:
-    """View of a gradient as a vector, in the order in memory. The parameter has the same order in memory."""
+    """View of a gradient as a vector, in the order of its values in memory, which is also the parameter's order."""
     return gradient.as_strided((gradient.numel(),), (1,))
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenates the rows of all processes, and sums the gradient of each row over all processes.
+    """Concatenates the rows of all processes. In the backward pass, each row's gradient is summed over all processes.
 
-    The sum is needed because the loss of each process may depend on the rows of all processes.
+    The sum is needed because the loss of every process may depend on all rows.
     """
 
     @staticmethod
@@ -325,7 +325,7 @@ def _sum(x: Tensor) -> Tensor:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Context for an operation of the whole group. If the operation fails, the context raises `ProcessLost`."""
+    """Context for an operation of the whole group. If another process is gone, the context raises `ProcessLost`."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""Progress of long work: printed lines with the percentage that is done and the time that is left."""
+"""Progress lines of long work. A line shows which percentage is done, and how many seconds are left."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -9,15 +9,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 EVERY = 10.0  # seconds between two lines
-MEASURED = 1.0  # seconds of work before the first estimate of the total time
-LONG = 30.0  # seconds; an estimate below this time is not printed
+MEASURED = 1.0  # seconds of work before the total time is estimated
+LONG = 30.0  # seconds; a total time below this limit is not printed
 LABEL: ContextVar[str] = ContextVar("LABEL", default="")
 CHEAPER: ContextVar[str] = ContextVar("CHEAPER", default="")
 
 
 @contextmanager
 def part(label: str, cheaper: str = "") -> Iterator[None]:
-    """Give the work inside a `with` block a name for progress lines. Inner blocks append their names.
+    """Context whose work has the name `label` in progress lines. The names of inner contexts are appended to `label`.
 
     Args:
         label: Name of the work.
@@ -35,13 +35,14 @@ def part(label: str, cheaper: str = "") -> Iterator[None]:
 def counted(items: Iterable[T], total: int | None = None, size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
     """Yield the items one by one, and print progress lines if the call is inside a `part` block.
 
-    A line every 10 seconds shows the time left. If the `part` block has a `cheaper` key, one more line, printed after
-    the first second, shows the estimated total time, unless this estimate is below 30 seconds.
+    Every 10 seconds, a line shows the percentage and the time left. After the first second, the function estimates the
+    total time. A line shows the estimate and the block's `cheaper` key, if this key exists and the estimate is at least
+    30 seconds.
 
     Args:
         items: Collection or iterator.
-        total: Sum of the sizes of all items; by default the number of items. Required for an iterator.
-        size: Function that returns the size of an item, by default 1.
+        total: Total size of all items; by default their number. Required for an iterator.
+        size: Function that returns the size of an item; by default each item has size 1.
     """
     if total is None:
         assert isinstance(items, Sized)  # noqa: S101 - an iterator needs a total

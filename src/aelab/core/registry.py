@@ -1,8 +1,8 @@
 """Registries of the models that `params.yaml` names, and of their parts: networks, likelihoods, priors and quantisers.
 
-A registry is a package. Each of its files defines one part (or one model) and has the part's name. The part is the only
-subclass of the registry's base class in the file. The keyword arguments of its constructor are the part's keys in
-`params.yaml`. Files whose names begin with `_` hold code that several parts share.
+A registry is a Python package with one file for each part (or model). The file has the part's name, and defines the
+part as a subclass of the registry's base class. The keyword arguments of the subclass's constructor are the part's keys
+in `params.yaml`. Files with code that several parts share have names that begin with `_`.
 """
 
 import importlib
@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """The parts of one package, which can be listed, found and built by their names.
 
-    The annotation `Annotated[dict[str, Any], registry]` marks a key of `params.yaml` that selects a part of the
-    registry. The key's value is the part's name, or a mapping with `name` and the part's own keys.
+    A constructor's argument with the annotation `Annotated[dict[str, Any], registry]` selects a part of `registry`. The
+    argument's value in `params.yaml` is the part's name, or a mapping with `name` and the part's own keys.
 
     Attributes:
         package: Name of the package, such as "aelab.networks".
@@ -62,13 +62,13 @@ class Registry(Generic[T]):
         return found[0]
 
     def build(self, section: str | Mapping[str, Any], *arguments: Any) -> T:
-        """Build the part that `section` names, from the positional `arguments` and the section's other keys."""
+        """Build the part that `section` names. The constructor gets `arguments` and the other keys of the section."""
         keys = {"name": section} if isinstance(section, str) else dict(section)
         return self.find(keys.pop("name"))(*arguments, **keys)
 
 
 def keys_of(part: type) -> Iterator[inspect.Parameter]:
-    """Keyword-only arguments of a part's constructor, each with its annotated type."""
+    """Keyword-only arguments of the constructor of the class `part`, each with its annotated type."""
     hints = typing.get_type_hints(part.__init__, include_extras=True)  # type: ignore[misc]
     for key in inspect.signature(part).parameters.values():
         if key.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -76,5 +76,5 @@ def keys_of(part: type) -> Iterator[inspect.Parameter]:
 
 
 def registry_of(annotation: Any) -> Registry[Any] | None:
-    """Registry that a key's annotation contains; None if the key does not select a part."""
+    """Registry in the annotation of a constructor's argument; None if the argument does not select a part."""
     return next((mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Registry)), None)

@@ -1,7 +1,8 @@
-"""Checks of the sections of `params.yaml` that name a model or a part, with one sentence for each mistake.
+"""Checks the sections of `params.yaml` that name a model, or a part of a model such as a prior.
 
-The keys of such a section are the keyword arguments of a constructor. `union_of` makes a pydantic class from each
-constructor, and a union of these classes. The name of the model or part selects the class.
+The other keys of a section are the keyword arguments of the constructor of that model or part. `union_of` makes a
+pydantic class from each constructor. The name in a section selects the class that checks the section. Each mistake
+becomes one sentence.
 """
 
 import inspect
@@ -27,13 +28,13 @@ from typing_extensions import TypeAliasType
 from aelab.core.errors import did_you_mean
 from aelab.core.registry import Registry, keys_of, registry_of
 
-DEEPEST = 12  # largest number of levels of parts within parts, such as the prior of a prior
+DEEPEST = 12  # maximum depth of parts inside parts, such as a prior of a prior
 SHORT = reprlib.Repr()  # shortens values in messages
 SHORT.maxother, SHORT.maxlevel = 60, 3
 
 
 class Section(BaseModel):
-    """Mapping in `params.yaml`. Unknown keys, values of a wrong type, NaN and infinity are errors."""
+    """Mapping of keys to values in `params.yaml`. Unknown keys, values of a wrong type, NaN and infinity are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -48,12 +49,12 @@ class Part(Section):
 
 
 def union_of(registry: Registry[Any], key: str, base: type[Section]) -> Any:
-    """Return the type of a section that names a part of `registry`. The section's other keys are the part's arguments.
+    """Return the pydantic type of a section that names a part of `registry`, and contains the part's own keys.
 
     Args:
         registry: Registry of the parts.
-        key: Key that holds the name, such as "model".
-        base: Class with the keys that all sections share. Sections of inner parts extend `Part` instead.
+        key: Key whose value is the name of the part, such as "model".
+        base: Class with the keys that all these sections share. The sections of inner parts share the keys of `Part`.
     """
     choices: dict[str, Choice] = {}
     waiting = [Choice(registry, key, base)]
@@ -69,10 +70,10 @@ def union_of(registry: Registry[Any], key: str, base: type[Section]) -> Any:
 
 
 class Choice:
-    """Choice among the parts of a registry: one section class for each part.
+    """Choice among the parts of a registry. For each part, a section class checks the section of the part.
 
-    For an inner part, a section class has a forward reference: the name of the inner registry's base class. A direct
-    reference is impossible, because a part may contain a part of its own registry.
+    If a part contains another part, its section class refers to the class of the other section by a forward reference,
+    which is only a name. A direct reference is impossible, because a part may contain a part of its own registry.
     """
 
     def __init__(self, registry: Registry[Any], key: str, base: type[Section]) -> None:
@@ -88,7 +89,7 @@ class Choice:
                 self.broken[name] = f"src/{registry.package.replace('.', '/')}/{name}.py cannot be used: {error}"
 
     def _section(self, name: str, part: type, base: type[Section]) -> type[Section]:
-        """Section class of the part `name`, with the keyword arguments of its constructor as keys."""
+        """Section class of the part `name`. The keys are the keyword arguments of the constructor of `part`."""
         named = Field(description=base.model_fields[self.key].description)
         fields: dict[str, Any] = {self.key: (Literal[name], named)}
         if (seen := getattr(part, "inputs", None)) and "inputs" in base.model_fields:
@@ -101,7 +102,7 @@ class Choice:
         return create_model(f"{self.registry.title}-{name}", __base__=base, __doc__=part.__doc__, **fields)
 
     def _field(self, key: inspect.Parameter, document: str) -> tuple[Any, Any]:
-        """Type and default of a key. The description comes from the annotation, or else from the part's docstring."""
+        """Type and default of a key. If the annotation has no description, the part's docstring describes the key."""
         if key.annotation is key.empty:
             msg = f"give the constructor's argument {key.name} a type"
             raise TypeError(msg)
@@ -115,7 +116,7 @@ class Choice:
         return annotation, field
 
     def as_type(self) -> Any:
-        """Discriminated union of the sections. The JSON Schema also allows a bare name if no other key is required."""
+        """Union of the section classes. The JSON Schema also allows only a name, for parts without required keys."""
         union: Any = Union[tuple(self.sections.values()) or (Part,)]  # noqa: UP007
         if len(self.sections) > 1:
             union = Annotated[union, Field(discriminator=self.key)]
@@ -126,9 +127,9 @@ class Choice:
         return TypeAliasType(self.registry.title, Annotated[union, validator])
 
     def _choose(self, value: Any, _: Any, info: ValidationInfo) -> Section:
-        """Check `value` as a section of the part that it names.
+        """Check `value`, a section or only a name, with the section class of the part that `value` names.
 
-        pydantic's own choice would add the part's name to the location of each error.
+        If pydantic chose the class, it would add the part's name to the location of each error.
         """
         title, depth = self.registry.title, (info.context or 0) + 1
         there = f"there are {', '.join(self.registry.available())}"
@@ -152,7 +153,7 @@ class Choice:
 
 
 def _check_inputs(model: str, seen: str, inputs: str) -> str:
-    """Check that `inputs` fit a model that must see `seen` images, "clean" or "corrupted"."""
+    """Check that an entry's `inputs` suit the model, which must see `seen` images: "clean" or "corrupted"."""
     if seen != ("clean" if inputs == "clean" else "corrupted"):
         msg = f"the model {model} has to see {seen} images"
         raise ValueError(msg)
@@ -177,7 +178,7 @@ def in_sentences(error: ValidationError, model: type[BaseModel], prefix: tuple[o
             sentences.append(f"{key} is an unknown key; known here: {', '.join(known)}{hint}")
         elif kind == "missing":
             others = [str(each) for each in value if each not in _fields(model)] if len(problem["loc"]) == 1 else []
-            # Unknown sections are allowed at the top level, so a misspelt key appears only as a missing key.
+            # Unknown sections are allowed at the top level, so a misspelt section is only reported as missing.
             sentences.append(f"{key} is missing{did_you_mean(key, others)}")
         else:
             sentences.append(f"{key or 'the file'} is {_shown(value)}: {_allowed(problem)}{_hint(value)}")
@@ -193,13 +194,13 @@ def _allowed(problem: typing.Mapping[str, Any]) -> str:
 def _shown(value: object) -> str:
     """Short text of a value, for a message."""
     if isinstance(value, dict | list):
-        return SHORT.repr(value)  # a few lines of YAML with aliases can expand to more than memory holds
+        return SHORT.repr(value)  # the whole text may exceed the memory, because YAML's aliases repeat values
     text = f'"{value}"' if isinstance(value, str) else str(value)
     return text if len(text) <= SHORT.maxother else text[: SHORT.maxother - 3] + "…"
 
 
 def _hint(value: object) -> str:
-    """Remedy for a number that was read as text."""
+    """Remedy for a number that YAML has read as text; empty for any other value."""
     try:
         number = float(value) if isinstance(value, str) else None
     except ValueError:
@@ -208,7 +209,7 @@ def _hint(value: object) -> str:
 
 
 def _known_keys(annotation: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Keys that are allowed at `location` inside a class or a mapping."""
+    """Keys that are allowed at `location` inside the type `annotation`, a class or a mapping."""
     for part in location:
         values = typing.get_args(annotation)[1:]  # type of the values of a mapping; empty for a class
         annotation = values[0] if values else _fields(annotation).get(str(part), Any)

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-COPIES = 5  # number of arrays as large as the weights: current weights, best weights, gradients, two moments of Adam
+COPIES = 5  # arrays as large as the weights in a training: weights, best weights, gradients, two moments of Adam
 
-# Memory holds a learning rate for each step, so the number of steps has a limit.
+# A training keeps the learning rate of every step in memory, so the number of steps has a limit.
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=100_000_000, description="optimiser steps")]
 BatchSize: TypeAlias = Annotated[int, Field(gt=0, description="images per step")]
 LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1, description="peak learning rate of Adam")]
@@ -34,7 +34,9 @@ Mode: TypeAlias = Annotated[
 
 
 class Budget(BaseModel):
-    """Length and learning rate of a training. In `params.yaml`, an entry may override each value.
+    """Length and learning rate of a training.
+
+    In `params.yaml`, an entry (a model with its settings) may override these values.
 
     Attributes:
         steps: Number of optimiser steps, from 1 to 100,000,000.
@@ -42,7 +44,8 @@ class Budget(BaseModel):
         learning_rate: Peak learning rate of Adam, above 0 and at most 1.
         schedule: Learning-rate schedule: "one_cycle", "stairs" or "constant".
         epsilon: ε of Adam, above 0 and at most 1.
-        clip: Largest norm of the gradient (Pascanu et al. 2013, algorithm 1), above 0; None: any norm is allowed.
+        clip: Largest norm of the gradient, above 0; None: no limit. A longer gradient is scaled down to this norm
+            (Pascanu et al. 2013, algorithm 1).
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -55,7 +58,7 @@ class Budget(BaseModel):
     clip: Clip = None
 
     def override(self, *overrides: Mapping[str, Any]) -> "Budget":
-        """Return a copy with other values. A later override replaces an earlier one.
+        """Return a copy with some values replaced. If several overrides contain a name, the last one counts.
 
         Args:
             *overrides: Mappings from names of attributes to values.
@@ -73,7 +76,7 @@ class Budget(BaseModel):
 
 
 class BudgetOverrides(TypedDict, total=False):
-    """Keys of `Budget` that an entry or a phase sets for itself."""
+    """Values of `Budget` that an entry overrides for itself, or for one phase of its training."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[misc]
 
@@ -86,7 +89,7 @@ class BudgetOverrides(TypedDict, total=False):
 
 
 class TrainingOptions(BaseModel):
-    """Precision, execution and validation of a training, the same for every phase.
+    """Precision, execution and validation of a training. All phases of a training use the same options.
 
     Attributes:
         precision: Number format of the arithmetic: "float32" or "bfloat16".
@@ -102,8 +105,13 @@ class TrainingOptions(BaseModel):
 
     precision: Precision = "float32"
     mode: Mode = "graph"
-    points: Annotated[int, Field(ge=1, le=10_000, description="points on each loss curve, or one per step")] = 100
+    points: Annotated[
+        int,
+        Field(ge=1, le=10_000, description="minimum number of points on the training-loss curve"),
+    ] = 100
     validations: Annotated[
         int, Field(ge=1, le=10_000, description="validations during each training, to find the best weights")
     ] = 10
-    validation_images: Annotated[int, Field(gt=0, description="images in each validation, evenly spread")] = 2000
+    validation_images: Annotated[
+        int, Field(gt=0, description="images in each validation, evenly spread over the split")
+    ] = 2000

@@ -1,8 +1,8 @@
 """Tensors in safetensors files that contain their own SHA-256, so that any change of the file is detected.
 
-The header has one entry, a JSON object with a description of the tensors and the SHA-256. The SHA-256 is computed over
-the whole file, with zeros in place of the SHA-256. Reading a file runs no code from the file. The reader compares each
-size in the header with the number of bytes in the file.
+The header of a file contains a JSON object with a description of the tensors and the SHA-256. The SHA-256 is computed
+over the whole file, with zeros in place of the SHA-256 itself. Unlike a pickle file, such a file runs no code when a
+program reads it. The reader refuses a file whose header states wrong sizes.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from torch import Tensor
 from aelab.core.disk import write_atomically
 from aelab.core.errors import DamagedFile
 
-ENTRY = "autoencoder"  # name of the entry in the header
-BLANK = "0" * 64  # in place of the SHA-256 while it is computed
+ENTRY = "autoencoder"  # name of the JSON object in the header
+BLANK = "0" * 64  # used in place of the SHA-256 while the SHA-256 is computed
 UNREADABLE = (  # errors that a damaged file may raise
     OSError,
     safetensors.SafetensorError,
@@ -33,7 +33,7 @@ UNREADABLE = (  # errors that a damaged file may raise
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write `tensors` and their description `about`, which must fit into JSON, to `path` atomically."""
+    """Write `tensors` and their description `about`, whose values must be JSON types, to `path` atomically."""
     entry = json.dumps({"sha256": BLANK, **about}, sort_keys=True)
     content = codec.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {ENTRY: entry})
     digest = hashlib.sha256(content).hexdigest()

@@ -16,16 +16,16 @@ ON_GPU = 10  # A batch on a GPU is this many times larger, because small batches
 
 
 def as_float(stored: Tensor | arrays.Array) -> Tensor:
-    """Convert stored images, or stored codes, to the input of a model.
+    """Convert stored images, or stored codes (such as indices into a codebook), to the input of a model.
 
     Args:
-        stored: Images (N, C, H, W) as uint8 from 0 to 255, or codes of any shape as other integers.
+        stored: Images (N, C, H, W) as uint8 from 0 to 255, or codes of any shape in another integer type.
 
     Returns:
         A tensor of the same shape: images as float32 in [0, 1], codes as int64.
 
     Raises:
-        UserError: `stored` already holds floats, holds no numbers, or holds images of several sizes.
+        UserError: `stored` contains floats, objects that are no numbers, or images of several sizes.
     """
     if not isinstance(stored, Tensor):
         try:
@@ -46,16 +46,17 @@ def as_float(stored: Tensor | arrays.Array) -> Tensor:
 def binarise(generator: torch.Generator, *images: Tensor) -> tuple[Tensor, ...]:
     """Binarise images (B, C, H, W) at random: a value p in [0, 1] becomes 1 with probability p, else 0.
 
-    All `images` are compared with the same random thresholds, so a corrupted copy is binarised like the clean image.
+    All `images` share the same random thresholds. So where a clean image and its corrupted copy have equal values, the
+    binary values are also equal.
     """
     thresholds = process_group.draw(torch.rand, images[0].shape, generator)
     return tuple((thresholds < x).float() for x in images)
 
 
 class Uninitialised(TorchFunctionMode):
-    """Context in which modules are built without initial values.
+    """Context in which new modules get no random initial values.
 
-    On the meta device, torch would draw the values with its compiler, whose import takes more than a second.
+    Modules on the meta device need no values. To draw them, torch would import its compiler, which takes over a second.
     """
 
     def __torch_function__(
@@ -78,12 +79,12 @@ def in_float64(x: Tensor) -> Tensor:
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:
-    """Copy of the module's state, which later training steps do not change."""
+    """Copy of the module's state. Later training steps do not change the copy."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
 def at_once(samples: int, device: torch.device) -> int:
-    """Return the batch size for `device` outside of training, where `samples` is the batch size for a CPU."""
+    """Return the batch size outside of training: `samples` on a CPU, `ON_GPU` times as many on other devices."""
     return samples * (1 if device.type == "cpu" else ON_GPU)
 
 

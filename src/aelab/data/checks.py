@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DIMENSIONS = 4
-CHANNELS = {1, 3, 4}  # sizes of a last dimension that is probably the channels
+CHANNELS = {1, 3, 4}  # a last dimension of one of these sizes is probably the channels
 
 
 def check_stored(images: object, image: Sequence[int] | None = None, what: str = "images") -> None:
-    """Check that `images` are a uint8 array (N, C, H, W) with at least one image. The check reads no values.
+    """Check that `images` are a uint8 array (N, C, H, W) with at least one image. The check reads no pixels.
 
     Args:
         images: Object to check.
         image: Expected shape (C, H, W) of an image; None allows any shape.
-        what: Name of the images in the message.
+        what: Name of the images in the error message.
 
     Raises:
-        UserError: `images` are something else. The message describes them, and says how to convert them.
+        UserError: `images` are something else. The message describes the object, and how to convert it.
     """
     array = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == DIMENSIONS
     fits = array and images.shape[1:] == tuple(image or images.shape[1:]) and images.size  # type: ignore[attr-defined]
@@ -37,7 +37,7 @@ def check_stored(images: object, image: Sequence[int] | None = None, what: str =
 
 
 def seen(x: object, image: Sequence[int]) -> "Tensor":
-    """Check images for a model, and return them as float32 (B, C, H, W).
+    """Check images before a model computes with them, and return them as float32 (B, C, H, W).
 
     Args:
         x: Object to check; B may be 0.
@@ -68,7 +68,7 @@ def channels_last(shape: Sequence[int]) -> bool:
 
 
 def described(came: Any) -> Iterator[str]:
-    """Describe an object, then the conversions that make it a uint8 array (N, C, H, W)."""
+    """Yield a description of an object, then each conversion on the way to a uint8 array (N, C, H, W)."""
     kind = type(came).__name__.removeprefix("nd")
     shape, dtype = getattr(came, "shape", None), str(getattr(came, "dtype", "")).removeprefix("torch.")
     article = "an" if kind[0].lower() in "aeiou" else "a"

@@ -1,7 +1,7 @@
-"""Corruption of images: the noise that a denoising autoencoder learns to remove, and that every variant is tested on.
+"""Corruption of images: noise that a denoising autoencoder learns to remove. Every model is tested on corrupted images.
 
-Each kind of noise draws one 16-bit integer per input dimension, and compares the integer with a threshold or looks it
-up in a table. The same parameters therefore give the same bytes on every machine.
+Each kind of noise draws one 16-bit integer for each value of an image. The integer is compared with a threshold, or is
+the index into a table of noise values. So the same parameters give the same bytes on every machine.
 
 A mixture draws one of the corruptions C_1 … C_K for each image, with equal probability: C(x̃|x) = 1/K · Σ C_k(x̃|x).
 """
@@ -17,14 +17,14 @@ from aelab.core.errors import UserError, did_you_mean
 from aelab.data.checks import check_stored
 from aelab.data.datasets import Bytes
 
-DRAWS = 2**16  # number of values of the random integers
+DRAWS = 2**16  # the random integers are below this number
 
 
 def corrupt(images: Bytes, kind: str, level: float, *, seed: int, name: str) -> Bytes:
     """Return a corrupted copy of `images`.
 
     Args:
-        images: Clean images, uint8 (N, C, H, W), left unchanged.
+        images: Clean images, uint8 (N, C, H, W), which stay unchanged.
         kind: Kind of the noise: "masking" (black pixels), "gaussian", or "salt_and_pepper" (black and white pixels).
         level: Strength of the noise, above 0 and at most 1. For "gaussian", the level is the standard deviation, in
             units of the pixel range. For the other kinds, the level is the probability that noise replaces a value.
@@ -54,7 +54,7 @@ def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: in
     """Yield a corrupted copy of `images` in pieces. Each image gets one of the `corruptions`, with equal probability.
 
     Args:
-        images: Clean images, uint8 (N, …), left unchanged.
+        images: Clean images, uint8 (N, …), which stay unchanged.
         corruptions: Kind and level of each corruption, as in `corrupt`.
         seed: Seed of the noise. The noise depends only on `seed`, `corruptions` and `name`.
         name: Name of the copy. Copies with different names have independent noise.
@@ -62,8 +62,8 @@ def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: in
     key = zlib.crc32("/".join([*(f"{kind}/{level}" for kind, level in corruptions), name]).encode())
     rng = np.random.default_rng([seed, key])
     which = np.random.default_rng([seed, key, 1]).integers(0, len(corruptions), len(images), dtype=np.uint16)
-    # NumPy draws 16-bit numbers in pairs. Pieces with an even number of rows split no pair, so the size of the pieces
-    # does not change the noise.
+    # NumPy draws 16-bit numbers in pairs. Every piece has an even number of rows, so each pair belongs to one piece.
+    # Therefore, the size of the pieces does not change the noise.
     for piece in arrays.pieces(len(images), 8 * images[:1].nbytes):
         clean = images[piece]
         draws = rng.integers(0, DRAWS, clean.shape, dtype=np.uint16)
@@ -76,7 +76,7 @@ def mixture(images: Bytes, corruptions: Sequence[tuple[str, float]], *, seed: in
 
 
 def masking(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
-    """Set each input dimension to 0 with probability `level` (Vincent et al. 2010, section 3.3)."""
+    """Set each value to 0 with probability `level` (Vincent et al. 2010, section 3.3)."""
     return np.where(draws < round(level * DRAWS), np.uint8(0), images)
 
 
@@ -90,7 +90,7 @@ def gaussian(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
 
 
 def salt_and_pepper(images: Bytes, draws: NDArray[np.uint16], level: float) -> Bytes:
-    """Replace each input dimension with probability `level`, by black or white with equal probability."""
+    """Replace each value with probability `level`. The new value is black or white, with equal probability."""
     half = round(level / 2 * DRAWS)
     return np.where(draws < half, np.uint8(0), np.where(draws >= DRAWS - half, np.uint8(255), images))
 

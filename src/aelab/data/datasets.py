@@ -1,8 +1,10 @@
 """Data sets of images: the published data sets, the split into train, validation and test, and the files on disk.
 
-A published data set is a few files. This module pins the SHA-256 of their unpacked content, and `ingest/downloads.py`
-fetches and parses them. A user's own images come from a folder (`ingest/image_folder.py`). On disk, a split is two
-arrays, images and labels. If the images were drawn from known factors, the factors are a third array.
+A published data set consists of a few files. This module has the expected SHA-256 of each file's unpacked content.
+`ingest/downloads.py` fetches and parses the files. A user's own images come from a folder (`ingest/image_folder.py`).
+
+On disk, a split has two arrays: images and labels. A data set with known factors, such as the shape and the place of an
+object in the image, has the factors as a third array.
 """
 
 import functools
@@ -26,12 +28,13 @@ FEWEST = 2  # smallest number of images in a split, because interpolation and va
 
 
 class Split(NamedTuple):
-    """Images with their labels, and with the factors that they were drawn from, if these are known.
+    """Images with their labels and, if known, the factors that determine each image.
 
     Attributes:
         images: uint8 (N, C, H, W).
         labels: Class of each image, (N,).
-        factors: For each image and each of K factors, the index of the factor's value, (N, K).
+        factors: For each image and each of K factors, an index that says which value the factor has, (N, K). None
+            if the factors are unknown.
     """
 
     images: Bytes
@@ -41,14 +44,14 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with its splits. A split is stored as indices, so that dividing a data set reads no images from disk.
+    """A data set with its splits. A split is stored as a list of indices, so no images are read to split a data set.
 
     Attributes:
         image: Shape (C, H, W) of an image.
-        splits: For each split, by name: a `Split`, which may have further images, and the indices of the images that
-            belong to the split.
+        splits: For each split, by name: a collection of images, and the indices of those images that belong to the
+            split. Several splits may have the same collection.
         source: Origin of the images, for messages.
-        binarised: Names of the splits that `save` writes in black and white.
+        binarised: Names of the splits whose images `save` makes black and white.
         seed: Seed of the binarisation.
     """
 
@@ -59,7 +62,7 @@ class Data:
     seed: int = 0
 
     def split(self, name: str) -> Split:
-        """Return the split "train", "validation" or "test", in memory."""
+        """Return the split "train", "validation" or "test", with all its images in memory."""
         everything, rows = self.splits[name]
         factors = None if everything.factors is None else everything.factors[rows]
         return Split(everything.images[rows], everything.labels[rows], factors)
@@ -71,19 +74,19 @@ class Data:
 
     @functools.cached_property
     def validation(self) -> Bytes:
-        """Held-out images for choosing weights and settings, uint8 (N, C, H, W)."""
+        """Images for the choice of weights and settings, not used for training, uint8 (N, C, H, W)."""
         return self.split("validation").images
 
     @functools.cached_property
     def test(self) -> Bytes:
-        """Held-out images for the report, uint8 (N, C, H, W)."""
+        """Images for the final metrics, not used for any choice, uint8 (N, C, H, W)."""
         return self.split("test").images
 
     def thinned(self, count: int, key: str = "count") -> "Data":
-        """Return the data set with `count` training images, evenly spread. The other splits stay the same.
+        """Return the data set with only `count` training images. The other splits stay the same.
 
         Args:
-            count: Training images to keep, at least `FEWEST`.
+            count: Number of training images to keep, evenly spread over the training split; at least `FEWEST`.
             key: Name of the argument `count` in the error message.
 
         Raises:
@@ -111,17 +114,17 @@ class Data:
 
 
 def divide(everything: Split, source: str, *, validation: float, test: float, seed: int) -> Data:
-    """Split a user's images at random into train, validation and test.
+    """Split a user's images at random into a training, a validation and a test split.
 
     Args:
         everything: All images.
         source: Origin of the images, for messages.
-        validation: Share for the validation split, of the images that are not in the test split.
-        test: Share for the test split, of all images. Both shares are from 0 to less than 1.
+        validation: Fraction of the images outside the test split that becomes the validation split.
+        test: Fraction of all images that becomes the test split. Both fractions are from 0 to less than 1.
         seed: Seed of the split.
 
     Raises:
-        UserError: A split would have fewer than `FEWEST` images, or a share is out of range.
+        UserError: A split would have fewer than `FEWEST` images, or a fraction is out of range.
     """
     rest, tested = hold_out(np.arange(len(everything.labels)), test, seed)
     train, held = hold_out(rest, validation, seed)
@@ -137,7 +140,7 @@ def divide(everything: Split, source: str, *, validation: float, test: float, se
 
 
 def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split `rows` at random into a rest and a held-out `fraction`. Both results keep the order of `rows`.
+    """Hold out a random `fraction` of `rows`. Return the other rows and the held-out rows, each in the order of `rows`.
 
     Raises:
         UserError: `fraction` is less than 0, or 1 or more.
@@ -151,31 +154,31 @@ def hold_out(rows: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArr
 
 
 def evenly(length: int, count: int) -> NDArray[np.int64]:
-    """Return `count` indices into a list of `length`, evenly spread from the first to the last: (count,)."""
+    """Return `count` evenly spread indices into a list of `length` elements, from the first to the last: (count,)."""
     return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
 def binarise(pieces: Iterable[Bytes], seed: int, split: str) -> Iterator[Bytes]:
-    """Yield a split's uint8 images in black (0) and white (255). A gray value g becomes white with probability g/255.
+    """Make the uint8 images of a split black (0) and white (255). A gray value g becomes white with probability g/255.
 
-    As in `corruption`, only integers are compared, so the same seed gives the same bytes on every machine.
+    The function compares only integers, so the same seed gives the same bytes on every machine.
     """
     rng = np.random.default_rng([seed, zlib.crc32(f"binarise/{split}".encode())])
     for gray in pieces:
-        drawn = rng.integers(0, 255, gray.shape, dtype=np.uint8)  # at most 254, so that 255 is always white
+        drawn = rng.integers(0, 255, gray.shape, dtype=np.uint8)  # at most 254, so that 255 always becomes white
         yield np.where(drawn < gray, np.uint8(255), np.uint8(0))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Description of a published data set, known before the download.
+    """Facts about a published data set that are known before its download.
 
     Attributes:
         image: Shape (C, H, W) of an image.
-        files: SHA-256 of the unpacked content of each file, by file name.
+        files: For each file name, the SHA-256 of the file's unpacked content.
         binarised: Whether the published images are black and white.
-        validation: Number of images in the published validation split, which come after the training images; 0 without
-            a published validation split.
+        validation: Number of images in the published validation split; 0 without such a split. The published files
+            have the validation images after the training images.
     """
 
     image: Shape
@@ -231,7 +234,7 @@ DATASETS = {
             "labels": "8ba4f891220f5e4c9c819638d1602d74b83618f167043c6da52a2a247841ddf0",
         },
     ),
-    "shapes": Dataset(  # drawn from known factors: `ingest/shapes.py`
+    "shapes": Dataset(  # `ingest/shapes.py` draws the images from known factors
         image=(1, 28, 28),
         files={"factors": "e3073b16e537f5b8efe1abf09b4719feac894878af8c712117c2cbdec41794d3"},
     ),

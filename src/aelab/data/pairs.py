@@ -1,4 +1,4 @@
-"""Pairs of a model's inputs and targets, in memory or on disk."""
+"""Pairs of an input that a model sees, and a target that the model learns to reconstruct."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,14 +16,15 @@ from aelab.data.datasets import evenly
 
 
 class Pairs(NamedTuple):
-    """Inputs that a model sees, and targets that it learns to reconstruct, in memory or on disk.
+    """Inputs and targets of a model, in memory or on disk.
 
-    `Pairs(noisy, clean)` trains a denoising autoencoder on any corruption.
+    For example, `Pairs(noisy, clean)` can train a denoising autoencoder on any kind of noise.
 
     Attributes:
-        inputs: Images as uint8 (N, C, H, W), or codes as integers. For training, each input may have R versions, such
-            as several corruptions of one image: (R·N, …) with version 1 of all inputs, then version 2, and so on.
-        targets: Images or codes, (N, …), in the order of the inputs.
+        inputs: Images as uint8 (N, C, H, W), or codes as integers. For training, each target may have R inputs, such as
+            R noisy copies of an image. The shape is then (R·N, …): the first input of all targets, then the second
+            input of all targets, and so on.
+        targets: Images or codes, (N, …). Target i belongs to the inputs i, N + i, 2N + i, and so on.
     """
 
     inputs: arrays.Array
@@ -31,7 +32,7 @@ class Pairs(NamedTuple):
 
     @classmethod
     def of(cls, images: "Pairs | arrays.Array") -> "Pairs":
-        """Return pairs as they are, and pair images with themselves.
+        """Return `images` unchanged if they are pairs; otherwise pair each image with itself.
 
         Args:
             images: Pairs, or images that are both the inputs and the targets.
@@ -42,15 +43,15 @@ class Pairs(NamedTuple):
         return images if isinstance(images, Pairs) else cls(images, images)
 
     def check(self, image: Sequence[int], what: str, *, versions: bool = False) -> None:
-        """Check that inputs and targets are images, with one input for each target. The check reads no values.
+        """Check that inputs and targets are images, with one input for each target. The check reads no pixels.
 
         Args:
             image: Expected shape (C, H, W) of an image.
-            what: Name of the pairs in the message.
-            versions: Whether several inputs for each target are allowed, the same number for all targets.
+            what: Name of the pairs in the error message.
+            versions: Whether a target may have several inputs. The number of inputs must be equal for all targets.
 
         Raises:
-            UserError: An array does not have the expected type or shape, or the number of inputs is wrong.
+            UserError: An array does not have the expected type or shape, or targets have different numbers of inputs.
         """
         check_stored(self.targets, image, what)
         if self.inputs is not self.targets:
@@ -71,7 +72,7 @@ class Pairs(NamedTuple):
         """Return at most `count` pairs, evenly spread over all pairs.
 
         Args:
-            count: Number of pairs to keep, at least 1. With fewer pairs, all of them are kept.
+            count: Number of pairs to keep, at least 1. If there are fewer pairs, all of them are kept.
 
         Returns:
             The pairs, in the same order.
@@ -89,7 +90,7 @@ class Pairs(NamedTuple):
             size: Pairs per batch. The last batch may be smaller.
 
         Yields:
-            Inputs and targets of a batch, in the type in which they are stored.
+            Inputs and targets of a batch, unconverted: images as uint8, codes as integers.
         """
         for start in counted(range(0, len(self.targets), size)):
             x, y = (torch.from_numpy(arrays.writable(each[start : start + size])) for each in self)

@@ -1,11 +1,11 @@
 """Anomaly scores: how strange an image is to a model. A higher score means a stranger image.
 
     mse                mean squared error of the reconstruction
-    neg_elbo, rate     −ELBO and its rate term, for models that define −ELBO; two samples z are drawn for each image
-    codebook_distance  ‖z_e − z_q‖², summed over the grid, for models with a codebook
+    neg_elbo, rate     −ELBO and its rate term, for models that define −ELBO; a random z is drawn twice per image
+    codebook_distance  ‖z_e − z_q‖² between the encoder's output z_e and its code z_q, summed over the grid of codes
 
-A score has no fixed scale. Its percentile says whether it is high: the percentage of validation images with a lower
-score.
+The scale of a score depends on the model. To show whether a score is high, `percentile` returns the percentage of
+validation images with a lower score.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ from aelab.evaluation.image_quality import mse
 from aelab.evaluation.metric_names import ANOMALY
 from aelab.models.base import Autoencoder
 
-BOUND = {"neg_elbo", "rate"}
+BOUND = {"neg_elbo", "rate"}  # scores that `Autoencoder.measure` computes together
 KEPT = 1001  # maximum number of values that `reference` keeps of each score
 
 
@@ -44,13 +44,13 @@ def undefined(model: Autoencoder) -> dict[str, str]:
 def scores(
     model: Autoencoder, x: Tensor, generator: torch.Generator, wanted: Collection[str] = tuple(ANOMALY)
 ) -> dict[str, Tensor]:
-    """Anomaly scores of each image of a batch.
+    """Anomaly scores of each image in a batch.
 
     Args:
-        model: in evaluation mode.
+        model: the model, in evaluation mode.
         x: images (B, C, H, W) on the model's device, floats in [0, 1], B ≥ 1.
         generator: random generator for the samples z that −ELBO and its rate need.
-        wanted: names of the scores to compute; scores that the model does not define are left out.
+        wanted: names of the scores to compute. Scores that the model does not define are left out.
 
     Returns:
         The scores by name, (B,) each.
@@ -79,9 +79,9 @@ def of_split(
     """Anomaly scores of all images of a split.
 
     Args:
-        model: in evaluation mode.
+        model: the model, in evaluation mode.
         images: uint8 (N, C, H, W).
-        known: scores that were computed before, by name, (N,) each.
+        known: scores that the caller has already computed, by name, (N,) each.
         batch_size: images per batch.
         seed: seed of the random generator for the samples z.
 
@@ -107,14 +107,15 @@ def _bound(model: Autoencoder, lots: Iterable[Tensor], generator: torch.Generato
 
 
 def reference(found: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Summarise the scores of the validation images. `percentile` compares new images with the summary.
+    """Summarise the scores of the validation images, for a later comparison with new images by `percentile`.
 
     Args:
         found: scores of the validation images by name, (N,) each.
 
     Returns:
-        "images" has the number N of validation images. "scores" has the sorted values of each score, thinned evenly to
-        at most `KEPT` values. A score with a value that is not finite is left out.
+        A mapping. "images" is the number N of validation images. "scores" maps the name of each score to its sorted
+        values. If N is larger than `KEPT`, only `KEPT` evenly spread values remain. A score is left out if any of its
+        values is infinite or NaN.
     """
     count = max(map(len, found.values()), default=0)
     order = {name: np.sort(values.numpy()) for name, values in found.items() if values.isfinite().all()}
@@ -126,11 +127,11 @@ def reference(found: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def percentile(values: Tensor, ordered: Sequence[float]) -> Tensor:
-    """Percentage of validation images with a lower score, for each image.
+    """For each image, the percentage of validation images that have a lower score.
 
     Args:
         values: scores of images, (B,).
-        ordered: values of the same score for validation images, in ascending order, as `reference` returns them.
+        ordered: values of the same score for the validation images, ascending, as in the result of `reference`.
 
     Returns:
         Percentages, (B,).

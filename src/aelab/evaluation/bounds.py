@@ -2,7 +2,7 @@
 
     −log p(x) ≤ −E[log 1/k · Σ_i w_i],  log w_i = log p(x|z_i) + log p(z_i) − log q(z_i|x),  z_i ~ q(z|x)
 
-The bound falls towards −log p(x) as k grows. With k = 1 the bound is −ELBO.
+The sum is over k samples z_1 … z_k. The bound falls towards −log p(x) as k grows. With k = 1 the bound is −ELBO.
 """
 
 import math
@@ -19,23 +19,23 @@ from aelab.models.base import Autoencoder
 
 @dataclass(frozen=True)
 class Bound:
-    """Result of importance sampling for n images, in nats. Each tensor is float64 of shape (n,)."""
+    """Result of importance sampling with k samples z for each of n images. Each tensor is float64 of shape (n,)."""
 
-    nll: Tensor  # Importance-weighted bound with k samples.
-    variance: Tensor  # Monte Carlo variance of `nll` (delta method), too low if few samples have nearly all the weight.
-    effective: Tensor  # Effective sample size (Σw)²/Σw², low if q(z|x) is far from the true posterior.
-    gap: Tensor  # −ELBO, estimated from the same k samples, minus `nll`.
+    nll: Tensor  # Importance-weighted bound on −log p(x), in nats.
+    variance: Tensor  # Monte Carlo variance of `nll` (delta method); too low if few samples dominate the sum.
+    effective: Tensor  # Effective sample size (Σw)²/Σw²; low if q(z|x) is far from the true posterior.
+    gap: Tensor  # Difference in nats: −ELBO, estimated from the same k samples, minus `nll`.
 
     @property
     def error(self) -> float:
-        """Monte Carlo standard error of the mean bound, in nats."""
+        """Monte Carlo standard error of the mean of `nll` over the n images, in nats."""
         return self.variance.sum().sqrt().item() / len(self.variance)
 
     def of_all(self, neg_elbo: float, neg_elbo_error: float, count: int) -> tuple[float, float]:
-        """Estimate the mean bound over `count` images from a sample of n of them.
+        """Estimate the mean bound over `count` images. This object has the results for n of these images.
 
-        −ELBO is known for all `count` images. So only the gap between −ELBO and the bound is estimated from the n
-        images. The gap varies far less between images than the bound does (a control variate with coefficient 1).
+        The mean −ELBO over all `count` images is known. So only the mean gap between −ELBO and the bound is estimated
+        from the n images. Between images, the gap varies far less than the bound (a control variate, coefficient 1).
 
         Args:
             neg_elbo: mean −ELBO over all `count` images, in nats.
@@ -57,18 +57,18 @@ class Bound:
 def importance_weighted(
     model: Autoencoder, batches: Iterable[Tensor], samples: int, generator: torch.Generator, rows: int
 ) -> Bound:
-    """Importance-weighted bound for every image.
+    """Compute the importance-weighted bound for every image.
 
     Args:
-        model: in evaluation mode, with the capability "importance".
+        model: a model that defines `log_weights`, in evaluation mode.
         batches: images (B, C, H, W) on the model's device, floats in [0, 1].
-        samples: k, the number of z for each image.
+        samples: k, the number of samples z for each image.
         generator: random generator for the samples z.
-        rows: maximum number of samples z, over all images of a step, that are decoded together. This limit keeps the
-            memory independent of k.
+        rows: maximum number of samples z that are decoded at once, over all images together. With this limit, the
+            memory does not depend on k.
     """
     together = [x for batch in batches for x in batch.split(max(1, rows // samples))]
-    turns = [(x, max(1, rows // len(x))) for x in together]  # images, and the samples per image in each step
+    turns = [(x, max(1, rows // len(x))) for x in together]  # images, and the number of samples per image in one step
     steps = iter(counted(range(sum(math.ceil(samples / chunk) for _, chunk in turns))))
     parts = [_of(model, x, samples, generator, chunk, steps) for x, chunk in turns]
     return Bound(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -79,7 +79,7 @@ def _of(
 ) -> tuple[Tensor, ...]:
     """Compute the fields of `Bound` for the images x. Each step draws at most `chunk` samples z for each image.
 
-    `steps` counts the steps for the progress bar.
+    `steps` counts the steps for the progress lines.
     """
     first = second = torch.full_like(in_float64(x.flatten(1)[:, 0]), -math.inf)
     total = torch.zeros_like(first)

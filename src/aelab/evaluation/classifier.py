@@ -1,9 +1,10 @@
-"""Small convolutional classifier. Its features are used to compare generated samples with real images.
+"""Small convolutional classifier, which also computes features of images.
 
     f(x) = ReLU(W₁·convolutions(x)),  p(y|x) = softmax(W₂·f(x)),  loss = −log p(y|x)
 
-The features f(x) are the input of the last layer. Each data set has its own classifier, trained on its images and
-labels. Distances between features are therefore comparable only within one data set.
+The features f(x) are the input of the last layer. `fidelity.py` compares generated samples with real images by these
+features. Each data set has its own classifier, trained on the data set's images and their classes. Distances between
+features can therefore be compared only within one data set.
 """
 
 from collections.abc import Iterable
@@ -24,13 +25,14 @@ from aelab.models.statistics import Mean
 
 FEATURES = 64  # Dimension of the feature vector f(x).
 MAPS = 16  # Output channels of the first convolution. The other convolutions have twice as many.
-HALVINGS = 2  # Minimum number of convolutions. Each halves the sides of the image.
+HALVINGS = 2  # Minimum number of convolutions. Each convolution halves height and width.
 
 
 class Classifier(Learner):
-    """Classifier of 5×5 convolutions with stride 2, a fully connected layer of features, and an output layer.
+    """Classifier with three parts: 5×5 convolutions of stride 2, a fully connected layer, and an output layer.
 
-    Convolutions are added until the grid is small enough for a fully connected layer.
+    The fully connected layer returns the features. Large images have more convolutions, because the feature maps that
+    enter the fully connected layer must have at most `LARGEST`×`LARGEST` pixels.
 
     Args:
         image: shape (C, H, W) of an image.
@@ -56,21 +58,21 @@ class Classifier(Learner):
         return self.embedding(self.convolutions(x).permute(0, 2, 3, 1).flatten(1)).relu()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, log p(y|x) up to a constant: (B, C, H, W) → (B, classes)."""
+        """Logits, which are log p(y|x) plus a constant for each image: (B, C, H, W) → (B, classes)."""
         return self.head(self.features(x))
 
     def loss(self, batch: Batch) -> Losses:
-        """Cross-entropy of a batch whose targets are classes, int64 (B,)."""
+        """Mean cross-entropy of a batch. The targets of the batch are the true classes, int64 (B,)."""
         return {"loss": F.cross_entropy(self(batch.inputs).float(), batch.targets)}
 
 
 @torch.no_grad()
 def accuracy(model: Classifier, images: Pairs) -> float:
-    """Accuracy in percent: the share of images whose predicted class is their true class.
+    """Accuracy: the percentage of images whose predicted class is the true class.
 
     Args:
         model: in evaluation mode, on any device.
-        images: uint8 (N, C, H, W) with their true classes, int64 (N,).
+        images: images, uint8 (N, C, H, W), paired with their true classes, int64 (N,).
     """
     device, hits = device_of(model), Mean()
     for x, y in images.split(BATCH):
@@ -88,35 +90,35 @@ def class_kept(model: Classifier, output: Tensor, image: Tensor) -> Tensor:
         image: the original images, of the same shape and range.
 
     Returns:
-        Percentages (B,), 100 where the two classes are equal, else 0.
+        A value for each image, (B,): 100 if the two predicted classes are equal, else 0. The mean is a percentage.
     """
     return 100.0 * (model(output).argmax(1) == model(image).argmax(1))
 
 
 @torch.no_grad()
 def features(model: Classifier, batches: Iterable[Tensor]) -> Tensor:
-    """Features f(x) of all images.
+    """Features f(x) of the images in all batches.
 
     Args:
         model: in evaluation mode.
         batches: images (B, C, H, W) on the model's device, floats in [0, 1].
 
     Returns:
-        Float64 (N, FEATURES), on the CPU.
+        The features, float64 (N, FEATURES), on the CPU.
     """
     return torch.cat([model.features(x).cpu().double() for x in batches])
 
 
 def save(model: Classifier, path: Path) -> None:
-    """Write the classifier to `path`, as a file that contains its own hash."""
+    """Write the classifier to the file `path`. The file contains its own hash, so `load` detects later changes."""
     tensor_file.write(path, model.state_dict(), model.configuration)
 
 
 def load(path: Path, device: torch.device) -> Classifier:
-    """Load the classifier in `path`, in evaluation mode.
+    """Load the classifier from the file `path`, in evaluation mode.
 
     Raises:
-        UserError: the file is no classifier, or its content has changed since `save` wrote it.
+        UserError: the file does not contain a classifier, or has changed since `save` wrote it.
     """
     try:
         tensors, configuration = tensor_file.read(path)

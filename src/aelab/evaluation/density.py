@@ -1,15 +1,16 @@
 """Codes drawn from two densities other than the model's own prior: a fitted mixture and a uniform distribution.
 
-    fitted   z ~ Σ_c π_c N(z; μ_c, Σ_c), a mixture fitted to the codes of training images after the training
-    uniform  z ~ U({1 … K}^L): at each of the L places of the grid, all K codes of the codebook are equally likely
+    fitted   z ~ Σ_c π_c N(z; μ_c, Σ_c), a mixture of Gaussians, fitted to the codes of training images
+    uniform  k ~ U({0 … K − 1}^L): at each of the L places of the grid, all K codes of the codebook are equally likely
 
-Images decoded from uniform codes show how much the model's own prior contributes to its samples. With a fitted
-density, an autoencoder without a prior can generate images, too. Even for a model with a prior, a fitted density may
-describe the codes better.
+The mixture is fitted after the model's training. With a mixture, an autoencoder without a prior can generate images.
+For a model with a prior, the mixture may describe the codes better than the prior does.
+
+Images decoded from uniform codes are a baseline for samples from a learned prior, which should be closer to the data.
 
 Source: Ghosh et al. 2020, section 4, "ex-post density estimation".
 
-Dimensions: N images, d numbers of a code, K codes, (h, w) grid, L = h·w.
+Dimensions: N images, d numbers in a code, K codes in the codebook, (h, w) grid of codes, L = h·w.
 """
 
 import numpy as np
@@ -25,15 +26,15 @@ from aelab.models.base import Autoencoder
 from aelab.models.discrete import DiscreteAutoencoder
 from aelab.models.latent import flatten
 
-COMPONENTS = 10  # Gaussians with full covariances, as in Ghosh et al. 2020.
+COMPONENTS = 10  # Number of Gaussians. Each has a full covariance matrix, as in Ghosh et al. 2020.
 ITERATIONS = 1000  # Maximum number of EM steps, far more than the fit needs.
-CODES = 5000  # Maximum number of training images for the fit, evenly spread.
-LARGEST = 512  # Maximum of d, because each covariance has d² numbers.
+CODES = 5000  # Maximum number of training images for the fit, evenly spread over the training split.
+LARGEST = 512  # Largest d for which a mixture is fitted, because each covariance matrix has d² numbers.
 
 
 @torch.no_grad()
 def unfitted(model: Autoencoder) -> str | None:
-    """Return the reason why no density can be fitted to the model's codes, or None if one can."""
+    """Return the reason why no mixture can be fitted to the model's codes, or None if the fit is possible."""
     if isinstance(model, DiscreteAutoencoder):
         return "a discrete code has no density"
     z = model.encode(torch.zeros(1, *model.image, device=device_of(model)))
@@ -46,7 +47,7 @@ def unfitted(model: Autoencoder) -> str | None:
 
 @torch.no_grad()
 def fitted(model: Autoencoder, train: Images, count: int, *, seed: int, batch_size: int) -> Tensor:
-    """Draw codes from a mixture that is fitted to the codes of training images.
+    """Fit a mixture of Gaussians to the codes of training images, and draw codes from the mixture.
 
     Args:
         model: a model whose code is a vector, in evaluation mode, on any device.
@@ -63,7 +64,8 @@ def fitted(model: Autoencoder, train: Images, count: int, *, seed: int, batch_si
     codes = torch.cat([flatten(model.encode(x)) for x in images]).cpu().double().numpy()
     if not np.isfinite(codes).all():
         return torch.full((count, codes.shape[1]), torch.nan, device=device)
-    scale = codes.std() or 1.0  # after scaling, the 1e-6 that scikit-learn adds to variances is small
+    # scikit-learn adds 1e-6 to each variance. Codes are scaled to a standard deviation of 1, so the addition is small.
+    scale = codes.std() or 1.0
     components = min(COMPONENTS, len(codes))
     mixture = GaussianMixture(components, max_iter=ITERATIONS, init_params="k-means++", random_state=seed)
     with threadpool_limits(1):
@@ -73,7 +75,7 @@ def fitted(model: Autoencoder, train: Images, count: int, *, seed: int, batch_si
 
 @torch.no_grad()
 def uniform(model: DiscreteAutoencoder, count: int, *, seed: int) -> Tensor:
-    """Draw grids of indices in which all codes are equally likely.
+    """Draw grids of indices. At each place of a grid, all codes of the codebook are equally likely.
 
     Args:
         model: a model with a codebook, in evaluation mode, on any device.

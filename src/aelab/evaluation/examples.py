@@ -1,7 +1,8 @@
-"""Examples of a trained model: the images and statistics that the report draws.
+"""Examples of a trained model: the images and statistics that the report draws as figures.
 
-The stage `evaluate` writes them as a safetensors file, and the report reads the file. Each row of a figure has
-the key "figure/row/label". The key of any other array is its name in `Examples`.
+The pipeline's stage `evaluate` writes the examples to a safetensors file, and the report reads this file. In the file,
+a row of a figure has the key "figure/row/label", such as "denoising/00/original". All other arrays have the keys of
+`Examples.images` and `Examples.statistics`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 Array: TypeAlias = NDArray[Any]
-Rows: TypeAlias = Sequence[tuple[str, Array]]  # labels, and images (n, C, H, W)
+Rows: TypeAlias = Sequence[tuple[str, Array]]  # each row is a label and images (n, C, H, W)
 
 STATISTICS = ("kl_per_dimension", "code_usage", "code_map")
 
@@ -23,10 +24,10 @@ STATISTICS = ("kl_per_dimension", "code_usage", "code_map")
 class Examples:
     """Images (n, C, H, W) and statistics of a model. The images are floats in [0, 1], or uint8 if read from a file."""
 
-    images: dict[str, Array]  # "original", "reconstruction", "corrupted", "restored": four versions of n images
-    figures: dict[str, Rows]  # the rows of each figure, by its name, such as "interpolation"
-    # If the model defines them: "kl_per_dimension" (d,) in nats, "code_usage" (K,) with the count of each code, and
-    # "code_map" (n, 3) from `tsne.code_map`.
+    images: dict[str, Array]  # n images in four versions: "original", "reconstruction", "corrupted", "restored"
+    figures: dict[str, Rows]  # the rows of each figure, by the figure's name, such as "interpolation"
+    # "kl_per_dimension" (d,) in nats, "code_usage" (K,), which counts how often each code is used, and "code_map"
+    # (m, 3) from `tsne.code_map`. A statistic that the model does not define is missing.
     statistics: dict[str, Array]
 
     def write(self, path: Path) -> None:
@@ -43,7 +44,7 @@ class Examples:
 
 
 def read(path: Path) -> Examples:
-    """Read the examples in `path`, with their images as uint8."""
+    """Read examples from the file `path`. The images are uint8."""
     examples = Examples({}, {}, {})
     for key, array in sorted(load_file(path).items()):
         if "/" in key:

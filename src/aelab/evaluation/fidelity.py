@@ -4,10 +4,13 @@
     precision         share of the samples that are inside the ball around at least one image
     recall            share of the images that are inside the ball around at least one sample
 
-Each sample and each image is a point in the feature space of a `Classifier`. The radius of the ball around a point is
-the distance to the k-th nearest other point of the same set. Precision says whether the samples resemble images, and
-recall whether each image has similar samples. The Fréchet distance depends on both. The Fréchet distance also shrinks
-as the number of points grows, so compare only sets of equal size.
+Each sample and each image is a point in the feature space of a `Classifier`. The samples have the mean μ and the
+covariance Σ, the images μ′ and Σ′. The radius of the ball around a sample is the distance to the k-th nearest other
+sample. The radius of the ball around an image is the distance to the k-th nearest other image.
+
+Precision is high if each sample resembles an image. Recall is high if each image resembles a sample. The Fréchet
+distance measures both properties in one number. The distance becomes smaller as the number of points grows, so compare
+only sets of equal size.
 
 Source: Fréchet distance: Dowson & Landau 1982; Heusel et al. 2017 apply it to samples, with the features of Inception.
 Precision and recall: Kynkäänniemi et al. 2019, equations 1 and 2.
@@ -22,7 +25,7 @@ from aelab.evaluation.metric_names import SAMPLES
 
 NEAREST = 3  # k, which defines the radius of a ball, as in Kynkäänniemi et al. 2019.
 FEWEST = NEAREST + 1  # Minimum number of samples, and of images.
-ROWS = 500  # Rows of a distance matrix that are in memory at a time.
+ROWS = 500  # Maximum number of rows of a distance matrix in memory.
 
 
 def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dict[str, float]:
@@ -31,10 +34,10 @@ def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dic
     Args:
         samples: features of the samples, (N, d).
         images: features of the images, (M, d).
-        reach: radii of the balls around the images, (M,), if `radii` has computed them before.
+        reach: radii of the balls around the images, (M,), as `radii` returns them; None to compute the radii here.
 
     Returns:
-        The metrics by the names of `SAMPLES`; all NaN if a feature is not finite.
+        The three metrics by the names in `SAMPLES`; all NaN if a feature is not finite.
     """
     if not (samples.isfinite().all() and images.isfinite().all()):
         return dict.fromkeys(SAMPLES, math.nan)
@@ -43,10 +46,10 @@ def compare(samples: Tensor, images: Tensor, reach: Tensor | None = None) -> dic
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
-    """Squared Fréchet distance d² between the Gaussians fitted to the points a (N, d) and b (M, d).
+    """Squared Fréchet distance between two Gaussians, fitted to the points a (N, d) and b (M, d).
 
-    The trace of (Σ·Σ′)^½ is the nuclear norm of Σ^½·Σ′^½, and tr Σ is the squared Frobenius norm of Σ^½. These norms
-    need no complex numbers.
+    The trace of (Σ·Σ′)^½ is the nuclear norm of Σ^½·Σ′^½, and tr Σ is the squared Frobenius norm of Σ^½. Both norms are
+    real numbers. The square root of Σ·Σ′ itself may be complex after rounding errors.
     """
     root_a, root_b = root(torch.cov(a.double().T)), root(torch.cov(b.double().T))
     shift = (a.double().mean(0) - b.double().mean(0)).square().sum()
@@ -61,14 +64,17 @@ def root(covariance: Tensor) -> Tensor:
 
 
 def radii(points: Tensor) -> Tensor:
-    """Radius of the ball around each point, the distance to the k-th nearest other point: (N, d) → (N,)."""
-    return torch.cat([  # the nearest point is the point itself, so one more is needed
+    """Radius of the ball around each point, which is the distance to the k-th nearest other point: (N, d) → (N,)."""
+    return torch.cat([  # NEAREST + 1, because the nearest of all points is the point itself
         torch.cdist(rows, points).topk(NEAREST + 1, largest=False).values[:, -1] for rows in points.split(ROWS)
     ])  # fmt: skip
 
 
 def covered(samples: Tensor, images: Tensor, reach: Tensor) -> tuple[float, float]:
-    """Precision and recall of samples (N, d) and images (M, d). `reach` has the `radii` of the images, (M,)."""
+    """Precision and recall of samples (N, d) and images (M, d): the shares that the balls of the other set cover.
+
+    `reach` has the radii of the balls around the images, (M,).
+    """
     inside, found = list[Tensor](), torch.zeros(len(images), dtype=torch.bool)
     for rows, radius in zip(samples.split(ROWS), radii(samples).split(ROWS), strict=True):
         distances = torch.cdist(rows, images)

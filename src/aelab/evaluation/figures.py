@@ -21,9 +21,9 @@ def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> Non
     """Draw labelled rows of images as one sheet.
 
     Args:
-        rows: a label, and images (n, C, H, W) with values in [0, 1], for each row.
+        rows: for each row, a label and images (n, C, H, W) with values in [0, 1].
         path: the PNG file to write.
-        halves: titles of the left and the right half of the sheet; with titles, a gap separates the halves.
+        halves: titles of the left and the right half of the sheet. With these titles, a gap separates the halves.
     """
     sheet = np.concatenate([_strip(row) for _, row in rows])
     if halves:
@@ -32,10 +32,10 @@ def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> Non
         sheet = np.concatenate([left, apart, right], axis=1)
     height, width = sheet.shape[:2]
     row_height = height / len(rows)
-    inch = 2 * row_height  # in pixels: a row is half an inch high
+    inch = 2 * row_height  # pixels in one inch of the figure, so that a row is half an inch high
     with mpl.rc_context({"axes.grid": False}, STYLE):
         figure = Figure(figsize=(width / inch, height / inch), dpi=120)
-        axes = figure.add_axes((0, 0, 1, 1))  # labels extend beyond the left edge, and `save` keeps them
+        axes = figure.add_axes((0, 0, 1, 1))  # the labels are outside the axes, and `save` includes them
         axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         labelled = [(label, (i + 0.5) * row_height - 0.5) for i, (label, _) in enumerate(rows) if label]
         axes.set_yticks([place for _, place in labelled], [label for label, _ in labelled])
@@ -47,7 +47,10 @@ def images(rows: Rows, path: Path, halves: tuple[str, str] | None = None) -> Non
 
 
 def code_usage(counts: NDArray[np.float32], path: Path) -> None:
-    """Draw the share of positions that use each code of a codebook, most used first; `counts` has shape (K,)."""
+    """Draw the percentage of grid positions that use each code of a codebook, the most used code first.
+
+    `counts` says how often each code is used, (K,).
+    """
     shares = np.sort(counts.astype(np.float64) / counts.sum(dtype=np.float64))[::-1]
     with _chart(path, "codes, most used first", "share of positions (%)") as axes:
         axes.fill_between(np.arange(1, len(shares) + 1), shares * 100, step="mid", color=ACCENT, alpha=0.8)
@@ -57,7 +60,7 @@ def code_usage(counts: NDArray[np.float32], path: Path) -> None:
 
 
 def kl_per_dimension(nats: NDArray[np.float32], path: Path) -> None:
-    """Draw the rate of each latent dimension, largest first; `nats` has shape (d,)."""
+    """Draw the rate KL(q ‖ p) of each latent dimension, the largest rate first. `nats` has the rates, (d,)."""
     with _chart(path, "latent dimensions, largest rate first", "KL(q ‖ p) (nats)") as axes:
         axes.bar(np.arange(1, len(nats) + 1), np.sort(nats)[::-1], width=0.8, color=ACCENT)
         axes.set(ylim=(0, None))
@@ -65,7 +68,7 @@ def kl_per_dimension(nats: NDArray[np.float32], path: Path) -> None:
 
 
 def code_map(points: NDArray[np.float32], path: Path) -> None:
-    """Draw a map of codes; each row of `points` (n, 3) has a code's two coordinates and its class."""
+    """Draw codes as points in the plane. A row of `points` (n, 3) has a code's coordinates and its image's class."""
     with _chart(path, "", "", (5.2, 4.4)) as axes:
         scatter(axes, points, loc="outside right center")
 
@@ -76,9 +79,9 @@ def scatter(axes: Axes, points: NDArray[np.float32], **legend: Any) -> None:
     If there are more classes than colours, all points have the same colour and marker.
 
     Args:
-        axes: where to draw.
+        axes: the axes in which the function draws.
         points: two coordinates and a class for each point, (n, 3).
-        legend: arguments of matplotlib's `Figure.legend`.
+        legend: further arguments for matplotlib's `Figure.legend`.
     """
     classes = np.unique(points[:, 2])
     look: dict[str, Any] = {"linestyle": "", "markersize": 4, "markeredgewidth": 0}
@@ -90,14 +93,14 @@ def scatter(axes: Axes, points: NDArray[np.float32], **legend: Any) -> None:
             axes.plot(x, y, marker=marker, color=colour, label=f"{each:.0f}", **look)
         axes.figure.legend(handletextpad=0.1, columnspacing=1.0, **legend)
     low, high = points[:, :2].min(0), points[:, :2].max(0)
-    (x, y), room = (low + high) / 2, 0.53 * (high - low).max()  # a square, so that all maps have the same size
+    (x, y), room = (low + high) / 2, 0.53 * (high - low).max()  # square limits give all maps the same size
     axes.set(xlim=(x - room, x + room), ylim=(y - room, y + room), xticks=[], yticks=[], aspect="equal")
     axes.spines[:].set_visible(False)
 
 
 @contextmanager
 def _chart(path: Path, xlabel: str, ylabel: str, size: tuple[float, float] = (5.2, 2.8)) -> Iterator[Axes]:
-    """Yield the axes of a new figure of `size` inches, and save the figure to `path` afterwards."""
+    """Yield the axes of a new figure of `size` inches. At the end of the `with` block, save the figure to `path`."""
     with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=size, dpi=120, layout="constrained")
         axes = figure.subplots()
@@ -107,7 +110,7 @@ def _chart(path: Path, xlabel: str, ylabel: str, size: tuple[float, float] = (5.
 
 
 def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Images (n, C, H, W) side by side, with white gaps of about H/14 pixels: (H + gap, n·(W + gap), 3)."""
+    """Place images (n, C, H, W) side by side, with white gaps of about H/14 pixels: (H + gap, n·(W + gap), 3)."""
     pixels = row.transpose(0, 2, 3, 1)  # (n, H, W, C)
     pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
     gap = max(1, pixels.shape[1] // 14)
@@ -116,6 +119,9 @@ def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file, without the version of matplotlib, which would change the bytes at each upgrade."""
+    """Write a figure as a PNG file.
+
+    The file does not contain matplotlib's version, because then each upgrade of matplotlib would change the bytes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

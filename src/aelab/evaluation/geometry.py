@@ -1,14 +1,14 @@
-"""Geometry of a code: whether the image decoded halfway between two codes is near the data.
+"""Geometry of a code: whether an image decoded halfway between two codes is near the training images.
 
     line      x′_t = f((1 − t)·z_a + t·z_b) between the codes of two test images
     midpoint  mean of D(x′_½) ÷ mean of D(x′_0) and D(x′_1),  D(x) = min_n ‖x − x_n‖² over training images x_n
 
-For every variant, a code is the output of `encode`, and f is `decode`. For a VAE, z is the mean μ, and f(z) is E[x|z].
-For a VQ-VAE, z is z_e before quantisation, and f quantises z. So a line is straight in the space of the encoder's
-output, and the images at its ends are the reconstructions of the two test images.
+For every kind of model, a code z is the output of `encode`, and f is `decode`. For a VAE, z is the mean μ, and f(z) is
+E[x|z]. For a VQ-VAE, z is the vector z_e before quantisation, and f first quantises z. A line is therefore straight in
+the space of the encoder's output, and the images at its ends are the reconstructions of the two test images.
 
-Blur makes D smaller. If all decoded images of a model are equally blurred, the effect cancels in the ratio. Extra blur
-in the midpoints lowers the ratio.
+A blurred image has a smaller D. If all decoded images of a model are equally blurred, this effect cancels in the ratio.
+If the images at the midpoints are more blurred than the images at the ends, the ratio becomes smaller.
 """
 
 import math
@@ -24,12 +24,12 @@ from aelab.models.base import Autoencoder
 from aelab.models.latent import line
 
 PAIRS = 64  # Maximum number of pairs of test images.
-NEIGHBOURS = 5000  # Maximum number of training images.
+NEIGHBOURS = 5000  # Maximum number of training images among which the nearest image is searched.
 
 
 @torch.no_grad()
 def measure(model: Autoencoder, images: Images, train: Images, batch_size: int) -> dict[str, float]:
-    """Midpoint distance to the data.
+    """Measure how far midpoints are from the training images, relative to the ends of the lines.
 
     Args:
         model: in evaluation mode, on any device.
@@ -38,14 +38,15 @@ def measure(model: Autoencoder, images: Images, train: Images, batch_size: int) 
         batch_size: training images per batch.
 
     Returns:
-        "midpoint", without unit; infinite or NaN if every reconstruction equals a training image.
+        "midpoint", a number without unit. The number is infinite or NaN if every reconstruction equals a training
+            image.
     """
     (x,) = batches(Pairs.of(images).thinned(2 * PAIRS).targets, 2 * PAIRS, device_of(model))
     return {"midpoint": midpoint(model, x, Pairs.of(train).thinned(NEIGHBOURS).targets, batch_size).item()}
 
 
 def midpoint(model: Autoencoder, x: Tensor, data: Images, batch_size: int) -> Tensor:
-    """Midpoint distance, shape (), for lines from each image in the first half of x to an image in the second half."""
+    """Ratio "midpoint", shape (). Line i goes from image i in the first half of x to image i in the second half."""
     z, half = model.encode(x), len(x) // 2
     rows = torch.stack([model.decode(line(z, i, i + half, 3)) for i in counted(range(half))])
     middle, ends = nearest(rows[:, 1], data, batch_size), nearest(rows[:, ::2].flatten(0, 1), data, batch_size)

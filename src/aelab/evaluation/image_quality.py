@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 def mse(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error per image, over all its dimensions: (B,)."""
+    """Mean squared error per image, over all pixels and channels: (B,)."""
     return (x - y).square().flatten(1).mean(1)
 
 
@@ -16,14 +16,15 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, y: Tensor, window: int = 7) -> Tensor:
-    """Structural similarity (SSIM) per image: the mean over all positions where the window fits in the image.
+    """Structural similarity (SSIM) per image: the mean over all positions where the window fits into the image.
 
-    The window is uniform, and variances and covariances are unbiased, as in scikit-image's defaults.
+    All pixels in a window have equal weights. Variances and covariances are unbiased. Both choices are scikit-image's
+    defaults.
 
     Args:
         x: images (B, C, H, W), floats in [0, 1].
         y: images of the same shape and range.
-        window: sides of the window, in pixels; H and W must be at least as large.
+        window: side length of the square window, in pixels. H and W must be at least as large.
 
     Returns:
         SSIM in [−1, 1], (B,).
@@ -33,7 +34,7 @@ def ssim(x: Tensor, y: Tensor, window: int = 7) -> Tensor:
     rows, columns = (windows(side, window, x) for side in x.shape[2:])
 
     def local(values: Tensor) -> Tensor:
-        return rows @ (values @ columns.T)  # the window is separable
+        return rows @ (values @ columns.T)  # the mean of a window is the mean of its row means
 
     unbiased = window**2 / (window**2 - 1)
     mean_x, mean_y = local(x), local(y)
@@ -47,11 +48,17 @@ def ssim(x: Tensor, y: Tensor, window: int = 7) -> Tensor:
 
 
 def windows(side: int, window: int, like: Tensor) -> Tensor:
-    """Matrix (side − window + 1, side) that maps a line of `side` numbers to the means over all its windows."""
+    """Matrix (side − window + 1, side) whose product with `side` numbers has the mean of each window.
+
+    A window is `window` consecutive numbers. The matrix has the type and the device of `like`.
+    """
     return torch.eye(side, dtype=like.dtype, device=like.device).unfold(0, window, 1).mean(2)
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson correlation of two images over all their dimensions: (B,). The value is 0 if an image is constant."""
+    """Pearson correlation between the values of each image of x and the corresponding image of y: (B,).
+
+    If one of the two images is constant, the correlation is 0.
+    """
     x, y = (each.flatten(1) - each.flatten(1).mean(1, keepdim=True) for each in (x, y))
     return F.cosine_similarity(x, y).clamp(-1, 1)

@@ -1,13 +1,13 @@
-"""Reference values for likelihoods that need no model: the size of lossless files, and the entropy of binarisation.
+"""Reference values for a model's −log p(x), computed without a model: file sizes, and the entropy of binarisation.
 
-    file      8 · bytes · ln 2 nats for each image, with the file's header; nats ÷ (C·H·W · ln 2) are bits/dim
+    file      8 · bytes · ln 2 nats for each image; bytes include the file's header; bits/dim = nats ÷ (C·H·W · ln 2)
     entropy   Σ_i h(x_i),  h(x) = −x·ln x − (1 − x)·ln(1 − x), if each gray value x is the probability of white
 
-The length of a lossless file is a negative log-likelihood (Shannon 1948). A model that needs as many nats as a PNG or
-WebP file is no better than a format for arbitrary pictures.
+The length of a lossless file is a negative log-likelihood (Shannon 1948). If a model's −log p(x) is as large as a PNG
+or WebP file, the model describes the data no better than a format for arbitrary pictures.
 
 If gray values are the targets of a Bernoulli likelihood, −ELBO cannot fall below the entropy. The reason is that the
-loss −x·ln p − (1 − x)·ln(1 − p) is smallest at p = x.
+loss −x·ln p − (1 − x)·ln(1 − p) is smallest at p = x, where the loss is h(x).
 """
 
 import io
@@ -21,19 +21,19 @@ from aelab.core.tensors import as_float
 from aelab.data.datasets import Bytes
 from aelab.data.pairs import Pairs
 
-NUMBERS = 2**20  # maximum number of pixel values in all saved images; saving them takes half a second
+NUMBERS = 2**20  # maximum number of pixel values that are saved as files, which takes half a second
 FORMATS = {"png": {"optimize": True}, "webp": {"lossless": True}}
 BLACK_AND_WHITE = (0, 255)
 
 
 def floors(images: Bytes, count: int) -> dict[str, float]:
-    """Entropy of the binarisation, and size of lossless files, as means over images.
+    """Reference values for −log p(x), as means over images: entropy of binarisation, and size of lossless files.
 
-    Images that have only black and white pixels are saved with one bit per pixel, if the format allows this.
+    If all pixels of gray `images` are black or white, the PNG files have one bit per pixel.
 
     Args:
         images: uint8 (N, C, H, W) with 1 or 3 channels.
-        count: maximum number of images, evenly spread; fewer are used if images are large.
+        count: maximum number of images to use, evenly spread. If images are large, fewer images are used.
 
     Returns:
         "binarisation_nats" and, for each format, "<format>_nats" and "<format>_bits_per_dim".
@@ -49,14 +49,14 @@ def floors(images: Bytes, count: int) -> dict[str, float]:
 
 
 def entropy(images: Bytes) -> float:
-    """Mean entropy of an image in nats, if each gray value is the probability that the pixel is drawn white."""
+    """Mean entropy of a binarised image in nats. Each gray value is the probability that its pixel becomes white."""
     values = torch.from_numpy(np.bincount(images.ravel(), minlength=256)).double()  # count of each gray value
     x = as_float(torch.arange(256, dtype=torch.uint8)).double()
     return float((values * (torch.special.entr(x) + torch.special.entr(1 - x))).sum()) / len(images)
 
 
 def file_bytes(image: Bytes, name: str, *, binary: bool) -> int:
-    """Number of bytes of an image (C, H, W) as a file of the format `name`."""
+    """Size in bytes of an image (C, H, W) as a file of the format `name`. If `binary`, a gray pixel has one bit."""
     picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
     file = io.BytesIO()
     (picture.convert("1") if binary and len(image) == 1 else picture).save(file, name, **FORMATS[name])

@@ -1,10 +1,10 @@
-"""Out-of-distribution images: noise, photographs, and the anomalies that the user names.
+"""Out-of-distribution images: noise, photographs, and the anomalies that `dataset.anomalies` in params.yaml names.
 
-Noise and photographs show whether an autoencoder is close to the identity function. The identity reconstructs every
-image. An autoencoder that has learned the manifold of the data (Vincent et al. 2010, section 2.4) moves each image
-towards the data. The photographs are part of scikit-learn, so no download is needed.
+Noise and photographs show whether an autoencoder is close to the identity function. The identity function returns every
+image unchanged. An autoencoder that has learned the manifold of the data (Vincent et al. 2010, section 2.4) moves each
+image towards the data. The photographs are part of scikit-learn, so no download is needed.
 
-Besides the scores of `anomaly.py`, three more scores separate anomalies from test images:
+The module `anomaly.py` computes anomaly scores, which are high for strange images. This module adds three scores:
 
     nearest         Euclidean distance from the image's code to the nearest code of a training image
     intensity, png  baselines that need no model: the mean pixel value, and the bytes of the image as a PNG file
@@ -25,19 +25,19 @@ from aelab.evaluation.metric_names import NEAREST, PIXELS
 from aelab.models.base import Autoencoder
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
-LEAST = 0.25  # sides of the smallest crop, as a share of the largest crop that fits in a photograph
+LEAST = 0.25  # width of the smallest crop ÷ width of the largest crop that fits into the photograph
 
 
 def noise(count: int, image: Shape, *, seed: int) -> Bytes:
-    """`count` images of uniform noise, uint8 (count, C, H, W)."""
+    """Images of uniform noise, uint8 (count, C, H, W)."""
     return np.random.default_rng(seed).integers(0, 256, (count, *image), np.uint8)
 
 
 def photographs(count: int, image: Shape, *, seed: int) -> Bytes:
-    """Random crops of scikit-learn's photographs, resized to the shape of the data's images.
+    """Random crops of scikit-learn's photographs, resized to the shape `image`.
 
-    Each crop has the aspect ratio of `image`. Its size is uniform between `LEAST` and 1 times the largest size that
-    fits, and its position is uniform. The photographs take turns.
+    Each crop has the aspect ratio of `image`. The width of a crop is drawn uniformly between `LEAST` and 1 times the
+    largest width that fits into the photograph. The position is also drawn uniformly. The photographs are used in turn.
 
     Args:
         count: number of crops.
@@ -47,7 +47,7 @@ def photographs(count: int, image: Shape, *, seed: int) -> Bytes:
     Returns:
         uint8 (count, C, H, W).
     """
-    from PIL import Image  # noqa: PLC0415 - only the stage evaluate needs it
+    from PIL import Image  # noqa: PLC0415 - only the stage evaluate needs Pillow
 
     channels, height, width = image
     rng = np.random.default_rng(seed)
@@ -69,12 +69,12 @@ def nearest(model: Autoencoder, train: Bytes, several: Iterable[Bytes], batch_si
 
     Args:
         model: in evaluation mode, on any device.
-        train: training images, uint8 (N, C, H, W); if codes are large, a part of the images, evenly spread, is used.
-        several: sets of images, uint8 (M, C, H, W).
+        train: training images, uint8 (N, C, H, W). If codes are large, only some evenly spread images are used.
+        several: sets of images, uint8 (M, C, H, W) each. M may differ between the sets.
         batch_size: images per batch.
 
     Returns:
-        Euclidean distances for each set of images, (M,), on the CPU.
+        For each set, the Euclidean distances of its images, (M,), on the CPU.
     """
     size = probes.vectors(model, torch.from_numpy(np.array(train[:1]))).shape[1]
     train = Pairs.of(train).thinned(max(1, probes.NUMBERS // size)).targets
@@ -87,7 +87,14 @@ def nearest(model: Autoencoder, train: Bytes, several: Iterable[Bytes], batch_si
 
 
 def pixels(images: Bytes) -> dict[str, Tensor]:
-    """Mean pixel value, and bytes as a PNG file, of images uint8 (N, C, H, W): two scores by name, (N,) each."""
+    """Scores of the pixels: the mean pixel value of each image, and the bytes of the image as a PNG file.
+
+    Args:
+        images: uint8 (N, C, H, W).
+
+    Returns:
+        The two scores by name, (N,) each.
+    """
     means = [as_float(torch.from_numpy(np.array(image))).mean() for image in images]
     sizes = [lossless.file_bytes(np.asarray(image), "png", binary=False) for image in images]
     return dict(zip(PIXELS, (torch.stack(means), torch.tensor(sizes, dtype=torch.float32)), strict=True))
@@ -105,20 +112,20 @@ def of_two(
 ) -> dict[str, Tensor]:
     """Scores of ordinary images, followed by the scores of anomalies.
 
-    A model that returns its input unchanged has no scores of its own. For this model, only the scores of the pixels and
-    the distance to the nearest training image are computed.
+    For a model that returns each image unchanged, reconstruction errors say nothing. Only the scores of the pixels and
+    the distance to the nearest training image are then computed.
 
     Args:
         model: in evaluation mode, on any device.
         others: ordinary images, uint8 (N, C, H, W), such as the test split.
         strange: anomalies, uint8 (M, C, H, W).
         train: training images, uint8 (L, C, H, W).
-        known: scores of the ordinary images that were computed before, by name, (N,) each.
+        known: scores of the ordinary images, by name, (N,) each. These scores are not computed again.
         batch_size: images per batch.
-        seed: seed of the random generator for the samples z.
+        seed: seed of the random codes z ~ q(z|x), which some scores need.
 
     Returns:
-        All scores by name, (N + M,) each, on the CPU.
+        All scores by name, (N + M,) each, on the CPU: first the N ordinary images, then the M anomalies.
     """
     lots = (others, strange)
     first, second = (

@@ -1,12 +1,15 @@
-"""Metrics of each test image, in one Parquet file per entry. The report uses the values for intervals over images.
+"""Metrics of each test image, from which the report computes confidence intervals over images.
 
-The columns are `seed`, `image` (the index in the test split), and each metric that is a mean over images, in float32. A
-value that was not measured is null. The importance-weighted bound `nll` is slow to compute, so only some images, evenly
-spread, have `nll` and `nll_gap` = neg_elbo − nll. From these images, the mean of `nll` over all images is estimated:
+An entry is a model's configuration in params.yaml. Each entry has a Parquet file, `FILE`, with a row for each seed and
+image. The columns are `seed`, `image` (the index in the test split), and each metric that is a mean over images, in
+float32. A value that was not measured is null.
 
-    nll of the entry = mean of neg_elbo over all images − mean of nll_gap over the images that have a value
+The importance-weighted bound `nll` is slow to compute. Only some evenly spread images have a value of `nll` and of
+`nll_gap` = neg_elbo − nll. The report estimates the mean of `nll` over all images:
 
-A second file has the anomaly scores: first the scores of the test images, then the scores of the anomalies.
+    mean of nll = mean of neg_elbo over all images − mean of nll_gap over the images that have a value
+
+A second file, `SCORES`, has the anomaly scores: first the scores of the test images, then the scores of the anomalies.
 """
 
 from collections.abc import Mapping
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE, SCORES = "images.parquet", "scores.parquet"
-VALIDATION = "scores.json"  # file in the folder of each seed's figures: quantiles of the scores of validation images
+VALIDATION = "scores.json"  # name of a file for each seed, with the anomaly scores of validation images
 
 
 def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], count: int) -> None:
@@ -32,9 +35,9 @@ def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], co
 
     Args:
         path: the file to write.
-        seeds: values (N,) by seed and metric. If N < `count`, the values belong to N evenly spread images. A value
-            that is not finite becomes null.
-        count: number of images.
+        seeds: for each seed, the values of each metric, (N,). If N < `count`, the values belong to N evenly spread
+            images. A value that is not finite becomes null.
+        count: number of all images, with and without values.
     """
     names = dict.fromkeys(name for each in seeds.values() for name in each)
     columns = {
@@ -52,8 +55,8 @@ def write(path: Path, seeds: Mapping[int, Mapping[str, NDArray[np.float32]]], co
 
 
 def read(path: Path) -> "dict[str, pd.DataFrame]":
-    """Read a table for each metric, with a row for each seed and a column for each image; NaN means not measured."""
-    import pandas as pd  # noqa: PLC0415 - slow to import, and an evaluation only writes
+    """Read the values of each metric as a table. Rows are seeds, columns are images, and NaN means not measured."""
+    import pandas as pd  # noqa: PLC0415 - slow to import, and the stage evaluate only writes
 
     table = parquet.read_table(path)
     columns = {name: table[name].to_numpy() for name in table.column_names}

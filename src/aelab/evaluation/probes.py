@@ -1,12 +1,13 @@
-"""Probes: classifiers on frozen codes. Their accuracy shows how much a code says about the classes of images.
+"""Probes: classifiers of codes. The accuracy of a probe shows how much the codes say about the classes of images.
 
     linear probe        p(y|z) = softmax(W·(z − μ)/σ + b), learned from the codes of training images
     nearest neighbours  the most frequent class among the k nearest codes of training images
 
-The autoencoder has not seen the classes, and does not change. The linear probe is accurate if hyperplanes separate the
-classes. The nearest neighbours are accurate if codes of the same class are close together.
+The autoencoder was trained without classes, and stays unchanged while a probe learns. The linear probe is accurate if
+hyperplanes separate the codes of different classes. The nearest neighbours are accurate if codes of the same class are
+close together.
 
-Source: Alain & Bengio 2017; Cover & Hart 1967.
+Source: linear probe: Alain & Bengio 2017. Nearest neighbours: Cover & Hart 1967.
 """
 
 import math
@@ -31,10 +32,10 @@ from aelab.models.statistics import Mean, Measured
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]  # a classifier: codes (B, d) → classes (B,)
 
-NUMBERS = 2**24  # Maximum size of all training codes together, in numbers.
+NUMBERS = 2**24  # Maximum number of values in all training codes together, N·d.
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)  # Candidates for the C of `logistic_regression`.
 SEARCH = {  # Options of L-BFGS, as in scikit-learn. The search ends if no derivative of the mean loss exceeds `gtol`.
-    "maxiter": 10_000,  # Standardised codes need far fewer steps.
+    "maxiter": 10_000,  # Maximum number of steps. Standardised codes need far fewer.
     "maxls": 50,
     "gtol": 1e-4,
     "ftol": 64 * float(np.finfo(np.float64).eps),
@@ -50,15 +51,16 @@ def accuracies(
 
     Args:
         model: in evaluation mode, on any device.
-        train: training images, uint8 (N, C, H, W), with their classes, int64 (N,). If codes are large, a part of the
-            images, evenly spread, is used.
-        validation: validation images with their classes. The probe with the best accuracy on these images is tested.
+        train: training images, uint8 (N, C, H, W), with their classes, int64 (N,). If codes are large, only some
+            evenly spread images are used.
+        validation: validation images with their classes. Of several linear probes with different penalties, the
+            probe with the highest accuracy on these images is tested.
         test: test images with their classes.
         batch_size: images per batch.
 
     Returns:
-        "probe_accuracy" and "knn_accuracy" in percent; the value of a single image is 0 or 100. NaN if a training code
-        is not finite, or if all training images have the same class.
+        "probe_accuracy" and "knn_accuracy" in percent. The value of a single image is 0 or 100. Both accuracies are NaN
+        if a training code is not finite, or if all training images have the same class.
     """
     size = vectors(model, next(train.split(1))[0]).shape[1]
     train = train.thinned(max(1, NUMBERS // size))
@@ -91,8 +93,8 @@ def linear_probes(z: Tensor, y: Tensor) -> dict[str, Rule]:
 
     x, rules = standardised(z), {}
     weights = x.new_zeros(len(classes), x.shape[1])
-    with threadpool_limits(1):  # SciPy's sums must not depend on the number of cores
-        for inverse_penalty in counted(INVERSE_PENALTIES):  # each search starts from the weights of the previous one
+    with threadpool_limits(1):  # with more threads, SciPy's sums would depend on the number of cores
+        for inverse_penalty in counted(INVERSE_PENALTIES):  # each search starts from the weights of the previous search
             weights = logistic_regression(x, targets, weights, inverse_penalty)
             rules[str(inverse_penalty)] = rule(weights)
     return rules
@@ -102,10 +104,11 @@ def logistic_regression(x: Tensor, y: Tensor, weights: Tensor, inverse_penalty: 
     """Fit p(y|x) = softmax(W·x) by minimising Σ −log p(y|x) + ‖W‖²/2C.
 
     Args:
-        x: inputs (N, d). The last number of each input is 1; its weights are the biases, which have no penalty.
+        x: inputs (N, d). The last number of each input is 1. The weights of this number are the biases, which have no
+            penalty.
         y: classes, int64 (N,), in [0, K).
         weights: starting point of the search, (K, d).
-        inverse_penalty: the constant C of the loss.
+        inverse_penalty: the constant C in the loss.
 
     Returns:
         The weights W, float32 (K, d).
@@ -127,10 +130,10 @@ def logistic_regression(x: Tensor, y: Tensor, weights: Tensor, inverse_penalty: 
 
 
 def nearest_neighbours(z: Tensor, y: Tensor) -> Rule:
-    """Return a classifier that assigns to a code the most frequent class among the code's nearest neighbours.
+    """Return a classifier that gives a code the most frequent class among the code's nearest neighbours.
 
-    The neighbours are codes z (N, d), whose classes are y (N,). If several classes are equally frequent, the class with
-    the lowest number wins.
+    The neighbours are chosen from the codes z (N, d), which have the classes y (N,). If several classes are equally
+    frequent, the classifier returns the lowest class number.
     """
     classes = y.unique()
 

@@ -33,10 +33,10 @@ Measure: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # output and target, bo
 
 LEFT = 5  # Images in the left half of a row.
 SAMPLE_ROWS = 6
-UNLIKE = 500  # Out-of-distribution images of each kind; fewer if images are large.
-VECTORS = 2  # Axes of a batch of codes that are vectors, (B, d). A batch of grids has more axes.
-TRAVERSED = 8  # Dimensions of the code that a traversal shows.
-TRAVERSED_IMAGE = 4  # Index of the image whose code is traversed: on MNIST a 4, as the images are sorted by class.
+UNLIKE = 500  # Number of noise images, and of photographs, for `identity`. The number is smaller if images are large.
+VECTORS = 2  # Number of axes of a batch of vectors, (B, d). A batch of grids has more axes.
+TRAVERSED = 8  # Number of code dimensions that a latent traversal shows.
+TRAVERSED_IMAGE = 4  # Index of the image whose code a traversal changes. On MNIST, image 4 shows the digit 4.
 
 
 def undefined_metrics(model: Autoencoder) -> dict[str, str]:
@@ -49,7 +49,7 @@ def code_size(model: Autoencoder) -> dict[str, int]:
     """Size of one image's code.
 
     Returns:
-        {"numbers": d} for a code of d numbers, {"codes": L, "of": K} for L indices into a codebook of K codes.
+        {"numbers": d} for a code of d numbers, or {"codes": L, "of": K} for L indices into a codebook of K codes.
     """
     model.eval()
     x = torch.zeros(1, *model.image, device=device_of(model))
@@ -68,28 +68,28 @@ def evaluate(
     batch_size: int = BATCH,
     seed: int = 0,
 ) -> statistics.Measured:
-    """Evaluate a model on a split: reconstruction, denoising, and the metrics of the model's variant.
+    """Evaluate a model on a split: reconstruction, denoising, and metrics that only some kinds of model have.
 
     Args:
         model: in evaluation mode, on any device.
         images: clean images of the split, uint8 (N, C, H, W), in memory or memory-mapped.
-        noisy: corrupted copies of `images` by the name of the corruption, uint8 (N, C, H, W) each, in the order of
-            `images`. Each copy adds two metrics of its reconstructions: "denoising_<name>", the MSE to the clean
-            images, and "copying_<name>", the MSE to the corrupted images.
-        further: more metrics by name. Each is a function of the reconstructions and the images of a batch, both floats
-            (B, C, H, W) in [0, 1], that returns a value for each image, (B,).
+        noisy: corrupted copies of all `images`, uint8 (N, C, H, W), by the name of the corruption. Each corruption adds
+            two metrics: "denoising_<name>" is the MSE between reconstructions and clean images, and "copying_<name>"
+            is the MSE between reconstructions and corrupted images.
+        further: functions for more metrics, by name. The arguments of a function are the reconstructions and the images
+            of a batch, both floats (B, C, H, W) in [0, 1]. The function returns a value for each image, (B,).
         batch_size: images per batch, at least 1.
-        seed: seed of the random generator for the samples z.
+        seed: seed of the random codes z ~ q(z|x).
 
     Returns:
-        The metrics by name, which are "mse", "psnr" (in dB), "ssim", the metrics of `noisy` and `further`, and the
-        metrics that the variant defines, such as "neg_elbo" (in nats). Metrics that the model does not define are
-        left out. `aelab.report.metrics.METRICS` describes each metric. The attribute `images` has the value of each
+        The metrics by name: "mse", "psnr" (in dB), "ssim", the metrics of `noisy` and `further`, and metrics of the
+        model's kind, such as "neg_elbo" (in nats). Metrics that the model does not define are left out.
+        `aelab.report.metrics.METRICS` describes each metric. The attribute `images` of the result has the value of each
         image, float32 (N,), for each metric that is a mean over images.
 
     Raises:
-        UserError: `model` is no autoencoder of this project. `images` are not uint8 (N, C, H, W) of the model's image
-            size. `noisy` is no mapping, or a copy differs from `images` in shape or type.
+        UserError: `model` is not an `Autoencoder`, or `images` are not uint8 images of the model's size. Another cause
+            is that `noisy` is not a mapping, or that a copy differs from `images` in shape or type.
     """
     check_model(model)
     if noisy is not None and not isinstance(noisy, Mapping):
@@ -131,17 +131,17 @@ def importance_weighted(
     Args:
         model: in evaluation mode, on any device.
         images: uint8 (N, C, H, W).
-        values: metrics of the same images from `evaluate`; "neg_elbo" and "neg_elbo_error" are used.
-        samples: k, the number of z for each image.
-        count: maximum number of images for which the bound is computed, evenly spread. The mean over all N images is
-            estimated from these images.
-        batch_size: samples z that are decoded together.
-        seed: seed of the random generator for the samples z.
+        values: the result of `evaluate` for `images`, of which "neg_elbo" and "neg_elbo_error" are used.
+        samples: k, the number of samples z for each image.
+        count: maximum number of images for which the bound is computed, evenly spread. From these images, and from
+            −ELBO of all N images, the mean bound over all N images is estimated.
+        batch_size: number of samples z that are decoded together.
+        seed: seed of the samples z ~ q(z|x).
 
     Returns:
-        "nll" and its standard error "nll_error" in nats, and "effective_samples", the median effective sample size.
-        Single images have "nll" and "nll_gap", which is −ELBO minus the bound. If the model does not define the bound,
-        the result is empty.
+        "nll", the mean bound, and its standard error "nll_error", both in nats, and "effective_samples", the median
+        effective sample size. The attribute `images` of the result has "nll" and "nll_gap" (−ELBO minus the bound) of
+        each image for which the bound is computed. If the model does not define the bound, the result is empty.
     """
     if "nll" in undefined_metrics(model):
         return statistics.Measured({})
@@ -158,17 +158,18 @@ def importance_weighted(
 def denoising(
     model: Autoencoder, images: Images, noisy: Mapping[str, Images], *, count: int, batch_size: int = BATCH
 ) -> statistics.Measured:
-    """Denoising error for each corruption: MSE to the clean images.
+    """Denoising error for each corruption: MSE between the reconstructions of corrupted images and the clean images.
 
     Args:
         model: in evaluation mode, on any device.
         images: clean images, uint8 (N, C, H, W).
         noisy: corrupted copies of `images` by the name of the corruption.
-        count: maximum number of images, evenly spread; the same images are used for all corruptions.
+        count: maximum number of images, evenly spread. All corruptions use the same images.
         batch_size: images per batch.
 
     Returns:
-        "denoising_<name>" for each corruption: the mean, and the value of each image that was used.
+        "denoising_<name>" for each corruption: the mean over the images. The attribute `images` of the result has the
+        value of each image.
     """
     values = statistics.Measured({})
     for name in counted(list(noisy)):
@@ -184,10 +185,10 @@ def reconstruction_error(model: Autoencoder, images: Images, batch_size: int = B
 
 @torch.no_grad()
 def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> dict[str, float]:
-    """Measure how well the model reconstructs noise and photographs, which are unlike the data.
+    """Measure how close the model is to the identity function, by its reconstructions of noise and photographs.
 
-    The identity function reconstructs noise and photographs without error. A model that has learned only the data
-    cannot do this.
+    The identity function reconstructs every image without error. A model that has learned only the data cannot
+    reconstruct noise and photographs, which are unlike the data.
 
     Args:
         model: in evaluation mode, on any device.
@@ -195,7 +196,8 @@ def identity(model: Autoencoder, *, batch_size: int = BATCH, seed: int = 0) -> d
         seed: seed of the noise, and of the crops of the photographs.
 
     Returns:
-        The metrics of `metric_names.IDENTITY`: correlation and MSE between images and their reconstructions.
+        The metrics in `metric_names.IDENTITY`: correlation and MSE between images and their reconstructions, for noise
+        and for photographs.
     """
     count = min(UNLIKE, max(2, arrays.CHUNK // math.prod(model.image)))
     values: dict[str, float] = {}
@@ -239,14 +241,14 @@ def pictures(
         model: in evaluation mode, on any device.
         x: n test images (n, C, H, W), floats in [0, 1] on the model's device.
         noisy: corrupted copies of x, by the name of the corruption in words.
-        test: all test images, uint8 (N, C, H, W), from which the range of each dimension of the code is measured.
+        test: all test images, uint8 (N, C, H, W). Their codes set the range of each dimension in a traversal.
         batch_size: images per batch.
-        seed: seed of the samples.
+        seed: seed of the images that the model generates.
 
     Returns:
-        The rows of each figure, by the figure's name. A row is a label with images (n, C, H, W) in [0, 1]. The figures
-        are "reconstructions", "denoising", "interpolation" and, if the model defines them, "traversal" and "samples". A
-        row of "reconstructions" has originals in its left half, and their reconstructions in its right half.
+        The rows of each figure, by the figure's name. A row is a label and images in [0, 1]. The figures are
+        "reconstructions", "denoising" and "interpolation". If the model defines them, "traversal" and "samples" follow.
+        A row of "reconstructions" has originals in its left half, and their reconstructions in its right half.
     """
     figures = {
         "reconstructions": _left_and_right(x, model.reconstruct(x)),
@@ -264,14 +266,17 @@ def pictures(
 
 
 def _left_and_right(left: Tensor, right: Tensor) -> Rows:
-    """Rows with `LEFT` images of the first batch and then `LEFT` of the second. Incomplete rows are left out."""
+    """Rows with `LEFT` images of the batch `left`, then the corresponding images of the batch `right`.
+
+    Incomplete rows are left out.
+    """
     count = min(LEFT, len(left))
     pairs = zip(left.split(count), right.split(count), strict=True)
     return [("", torch.cat(pair)) for pair in pairs if len(pair[0]) == count]
 
 
 def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
-    """Rows that go in a straight line from the code of one image to the code of the next image."""
+    """Rows of images decoded on the straight line between the codes of two images: images 0 and 1, then 2 and 3, …"""
     z = model.encode(x)
     return [("", model.decode(line(z, i, i + 1, len(x)))) for i in range(0, len(x) - 1, 2)]
 
@@ -279,8 +284,8 @@ def _interpolation(model: Autoencoder, x: Tensor) -> Rows:
 def _traversal(model: Autoencoder, x: Tensor, test: Images, batch_size: int) -> Rows:
     """Latent traversal: each row changes one dimension of one image's code, and keeps the other dimensions.
 
-    The rows show the `TRAVERSED` dimensions that vary most over the test images. Each dimension goes from −3 to +3
-    standard deviations around its mean.
+    The rows show the `TRAVERSED` dimensions that vary most over the test images. From left to right, the dimension of a
+    row goes from −3 to +3 standard deviations around its mean over the test images.
     """
     codes = statistics.Variance()
     for batch in batches(test, batch_size, x.device):

@@ -1,7 +1,7 @@
-"""Command line `aelab`: trained models on files, folders and pipes.
+"""Command line `aelab`, which applies trained models to image files, folders and pipes.
 
-The command writes to the path that the user names; `-` is the standard output. All messages go to the standard error.
-The exit code is 0 for success, 1 if something failed, and 2 for a wrong call. The output has no colours.
+Each command writes to the path that the user names; `-` is the standard output. All messages go to the standard error.
+The exit code is 0 for success, 1 for a failure, and 2 for wrong arguments. The output has no colours.
 
 Modules that import torch are imported inside functions, so `--help` and shell completion are quick.
 """
@@ -63,13 +63,13 @@ Bits = Annotated[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. An error that the user can correct is shown as one sentence."""
-    gc.set_threshold(100_000)  # objects: with the default of 700, garbage collection takes a fifth of the import time
+    """Run the command line. An error that the user can correct is shown without a traceback."""
+    gc.set_threshold(100_000)  # with the default of 700 objects, garbage collection takes a fifth of the import time
     try:
         app(arguments, prog_name="aelab")
     except UserError as error:
         sys.exit(f"aelab: {error}")
-    except OSError as error:  # no space, no permission
+    except OSError as error:  # for example no space or no permission
         sys.exit(f"aelab: {error.filename or 'the output'}: {error.strerror}")
 
 
@@ -83,11 +83,13 @@ def _examples(name: str) -> str:
 
 
 def command(work: Callable[..., None]) -> None:
-    """Register a command. Its options are its own parameters and the constructor arguments of `Invocation`.
+    """Register a function as a command of `aelab`.
+
+    The options of the command are the function's own parameters and the constructor arguments of `Invocation`.
 
     Args:
-        work: function of an `Invocation` and the command's own parameters. The function's name and docstring become
-            the name and the help of the command.
+        work: the function. The first argument is an `Invocation`, followed by the function's own parameters. The
+            function's name and docstring become the name and the help of the command.
     """
     shared = inspect.signature(Invocation).parameters.values()
 
@@ -126,7 +128,7 @@ def encode(
 ) -> None:
     """Write the codes of images as a table.
 
-    Each row has the code of an image: numbers z0, z1, … or, for a model with a codebook, indices k0, k1, …
+    Each row has the name and the code of an image: numbers z0, z1, … or, for a codebook, indices k0, k1, …
     """
     invocation.check_table(out, "codes")
     jobs = call.jobs(source)
@@ -158,7 +160,7 @@ def score(
         str,
         typer.Option(
             help="Score that decides the order: mse, neg_elbo, rate or codebook_distance. The default is the first "
-            "that the model defines."
+            "score that the model defines."
         ),
     ] = "",
     maps: Annotated[
@@ -169,16 +171,14 @@ def score(
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="HTML", help="An .html file with the strangest and the least strange images."),
+        typer.Option(metavar="HTML", help="An .html file with the strangest and least strange images."),
     ] = None,
-    top: Annotated[
-        int, typer.Option(min=1, max=1000, help="Number of strangest, and of least strange, images.")
-    ] = 12,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Images in each half of the sheet.")] = 12,
 ) -> None:
     """Rank images by anomaly score.
 
-    The table has a row for each image, the strangest first. A row has each score that the model defines, and the
-    percentage of validation images with a lower value.
+    The table has a row for each image, the strangest image first. A row has all scores that the model defines and, for
+    each score, the percentage of validation images with a lower score.
     """
     invocation.check_table(out, "scores")
     if sheet is not None and sheet.suffix.lower() != HTML:
@@ -250,7 +250,7 @@ def export(
 ) -> None:
     """Export a model as ONNX, for other programs.
 
-    The file is written only if its outputs equal torch's outputs at several batch sizes.
+    The file is written only if the exported model's outputs agree with torch's at several batch sizes.
     """
     call = Invocation(model, force, quiet)
     if out.suffix != ".onnx":
@@ -266,10 +266,7 @@ def export(
 @app.command(epilog=_examples("card"))
 def card(
     entry: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", metavar="ENTRY", help="An entry of params.yaml (vae), or its folder (models/vae)."
-        ),
+        str, typer.Option("--model", "-m", metavar="ENTRY", help="An entry of params.yaml, or its folder models/ENTRY.")
     ],
     out: Annotated[str, typer.Argument(metavar="[OUT]", help="A .md file, or - for the standard output.")] = PIPE,
     *,

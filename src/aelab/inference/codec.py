@@ -1,10 +1,10 @@
-"""Codes as rows of numbers, which files and servers can store for every model.
+"""Codes as rows of numbers. Tables of codes and MLflow's server use these rows for every model.
 
-A code that is a vector is a row already. A grid becomes a row channel by channel, and each channel in raster order. The
-codes of several stochastic layers are joined. A code from a codebook becomes a row of indices, which represent the code
-without loss.
+A code that is a vector is a row already. A grid becomes a row channel by channel, and each channel line by line. The
+codes of several stochastic layers are joined into one row. A code from a codebook becomes a row of indices, from which
+the code can be restored exactly.
 
-Dimensions: B batch, d numbers of a row.
+Dimensions: B batch, d numbers in a row.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from aelab.models.latent import flatten, unflatten
 
 
 class Codec:
-    """Converter between images and the rows of their codes.
+    """Converter between images and rows of codes.
 
     Attributes:
-        integers: whether the rows are indices of a codebook.
-        width: d, the number of numbers in a row.
+        integers: whether a row has indices of a codebook.
+        width: d, the length of a row.
     """
 
     def __init__(self, model: Autoencoder) -> None:
@@ -35,7 +35,10 @@ class Codec:
         self.width = flatten(self._example).shape[1]
 
     def encode(self, x: Tensor) -> Tensor:
-        """Encode images as rows, float32 or (indices) int64: (B, C, H, W) → (B, d). A distribution becomes its mean."""
+        """Encode images as rows: (B, C, H, W) → (B, d).
+
+        Indices have the type int64, and all other codes float32. If a code is a distribution, the row is its mean.
+        """
         return flatten(self._codes(x))
 
     def decode(self, rows: Tensor) -> Tensor:
@@ -46,13 +49,13 @@ class Codec:
         return self.model.decode(codes)
 
     def checked(self, rows: Tensor) -> Tensor:
-        """Check rows and convert them to the type that `decode` needs.
+        """Check rows, and convert their numbers to the type that `decode` needs.
 
         Args:
             rows: (B, d), of any type.
 
         Returns:
-            The rows as float32, or as int64 if they are indices.
+            The rows as int64 if the model has a codebook, else as float32.
 
         Raises:
             UserError: a row is too long or too short, a number is not finite, or an index is not in the codebook.
@@ -76,12 +79,12 @@ class Codec:
 
 
 def table(names: Sequence[str], rows: Tensor, *, integers: bool) -> pd.DataFrame:
-    """Table of codes: a row for each image, with its name and its code.
+    """Table of codes. Each row has the name of an image and the code of the image.
 
     Args:
         names: names of the B images, for the column `image`.
         rows: codes (B, d), on the CPU.
-        integers: whether the codes are indices. Their columns are k0, k1, …; the columns of other codes are z0, z1, …
+        integers: whether the codes are indices. Columns of indices are k0, k1, …; columns of other codes are z0, z1, …
     """
     letter = "k" if integers else "z"
     columns = pd.DataFrame(rows.numpy(), columns=[f"{letter}{i}" for i in range(rows.shape[1])])
@@ -89,7 +92,7 @@ def table(names: Sequence[str], rows: Tensor, *, integers: bool) -> pd.DataFrame
 
 
 def as_bytes(codes: pd.DataFrame, suffix: str) -> bytes:
-    """Content of a table's file: Parquet for the suffix ".parquet", else CSV with enough digits to lose nothing."""
+    """Content of a table's file: Parquet if `suffix` is ".parquet", else CSV with enough digits for exact numbers."""
     if suffix.lower() == ".parquet":
         return codes.to_parquet(index=False)
     return codes.to_csv(index=False, lineterminator="\n").encode()

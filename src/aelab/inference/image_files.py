@@ -1,7 +1,8 @@
-"""Input images and output files of the command line: files, folders or bytes. Output is PNG.
+"""Input images and output files of the command line `aelab`. Output images are PNG files.
 
-`ingest/image_folder.py` reads images of any size in several formats, turns them upright, makes them gray or coloured as
-the model needs, and fits them to the model's size. The user names each output. Only `--force` replaces files.
+The input is a file, a folder or the standard input. `ingest/image_folder.py` reads images of any size in several
+formats, turns them upright, makes them gray or coloured as the model needs, and fits them to the model's size. The user
+names the output file or folder. An existing file is replaced only with the option `--force`.
 """
 
 import io
@@ -27,25 +28,25 @@ PNG, PIPE = ".png", "-"
 class Job:
     """An image to read, and the file to which the model's output is written."""
 
-    name: str  # for messages and tables
-    source: Path | bytes
-    target: Path | None  # None if the output is not a file
+    name: str  # the image's name in messages and tables
+    source: Path | bytes  # the image's file, or the content of the file
+    target: Path | None  # None if the image has no output file
 
 
 def jobs(source: Path, out: Path | None) -> tuple[list[Job], list[LeftOut]]:
-    """List the files of a folder that may be images.
+    """List the possible images in a folder.
 
     Args:
         source: the folder of images.
-        out: a folder for a PNG of each image, with the image's name. If `source` has a.jpg and a.png, the output of
-            a.jpg is a.jpg.png. None if the output is not a folder.
+        out: a folder for a PNG file of each image, or None if the output is not a folder. The output of a.jpg is a.png.
+            If `source` also contains a.png, the outputs are a.jpg.png and a.png.png.
 
     Returns:
-        A job for each file, and the files that are left out.
+        A job for each possible image, and the other files, each with the reason why the file is left out.
 
     Raises:
-        UserError: `source` is empty, `out` is a file, or `out` is inside `source`, so the next call would read the
-            output.
+        UserError: `source` is empty, `out` is a file, or `out` is inside `source`. In the last case, the next call
+            would read the output as input.
     """
     names, left_out = image_folder.listed(source)
     if not names:
@@ -67,11 +68,11 @@ def jobs(source: Path, out: Path | None) -> tuple[list[Job], list[LeftOut]]:
 
 
 def job(source: str, out: Path | None = None) -> Job:
-    """Job for a single image.
+    """Return the job for a single image.
 
     Args:
         source: the image's path, or `PIPE` for the standard input, which this function reads.
-        out: a .png file, or an existing folder for a PNG with the image's name. None if the output is not a file.
+        out: a .png file, or an existing folder for a PNG file with the image's name. None if the output is not a file.
 
     Raises:
         UserError: `out` does not end in .png.
@@ -86,7 +87,7 @@ def job(source: str, out: Path | None = None) -> Job:
 
 
 def check_free(paths: Sequence[Path], *, force: bool) -> None:
-    """Check that no path exists, so that nothing is replaced without `force`.
+    """Check that none of the paths exists, so that no file is replaced. With `force`, paths may exist.
 
     Raises:
         UserError: a path exists, and `force` is false.
@@ -99,7 +100,7 @@ def check_free(paths: Sequence[Path], *, force: bool) -> None:
 
 
 def png(image: Bytes) -> bytes:
-    """Content of a PNG file of an image, uint8 (C, H, W) with 1 or 3 channels."""
+    """Convert an image, uint8 (C, H, W) with 1 or 3 channels, to the content of a PNG file."""
     pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -111,7 +112,7 @@ def sheet(images: Bytes, columns: int | None = None) -> Bytes:
 
     Args:
         images: uint8 (B, C, H, W).
-        columns: images in a row; by default ⌈√B⌉.
+        columns: number of images in a row; None for ⌈√B⌉.
 
     Returns:
         uint8 (C, rows·H, columns·W).
@@ -126,7 +127,7 @@ def sheet(images: Bytes, columns: int | None = None) -> Bytes:
 
 
 def numbered(out: Path, count: int) -> list[Path]:
-    """Paths of `count` numbered PNG files in the folder `out`. Their alphabetical order is the order of the numbers.
+    """Paths of `count` PNG files in the folder `out`, numbered from 0. Leading zeros make all names equally long.
 
     Raises:
         UserError: `out` is a file.

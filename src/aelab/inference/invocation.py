@@ -1,4 +1,6 @@
-"""Calls of the command `aelab`: shared options, input, output and messages. `cli.py` defines the commands.
+"""Call of the command line `aelab`: the options, input, output and messages that all commands share.
+
+The module `cli.py` defines the commands.
 
 Modules that import torch are imported inside functions, so `--help` and shell completion are quick.
 """
@@ -55,8 +57,8 @@ class Invocation:
     location: Model
     force: Force = False
     quiet: Quiet = False
-    total: int = field(default=1, init=False)  # images to read; 1 for a command that reads none
-    failed: int = field(default=0, init=False)  # images that could not be read
+    total: int = field(default=1, init=False)  # number of images to read; 1 for a command that reads no images
+    failed: int = field(default=0, init=False)  # number of images that could not be read
 
     def note(self, text: str) -> None:
         """Print a message, unless the user chose `--quiet`."""
@@ -64,12 +66,12 @@ class Invocation:
             typer.echo(text, err=True)
 
     def fail(self, text: str) -> None:
-        """Count a failure and print the message. The command continues with the other images."""
+        """Count a failed image, and print the message `text`. The command continues with the other images."""
         self.failed += 1
         typer.echo(f"aelab: {text}", err=True)
 
     def leave_out(self, file: LeftOut) -> None:
-        """Report a file that is left out. The call fails if the file is damaged, or is the only input."""
+        """Report a file that is left out. The file counts as a failure if it is damaged, or is the only input."""
         if file.broken or self.total == 1:
             self.fail(f"{file.path} {file.reason}")
         else:
@@ -77,7 +79,7 @@ class Invocation:
             self.note(f"{file.path} {file.reason}")
 
     def end(self, made: str) -> None:
-        """Print the message `made`, and end with exit code 1 if an image failed."""
+        """Print the message `made`, unless all images failed. If an image failed, end with exit code 1."""
         if self.failed < self.total:
             self.note(made)
         if self.failed:
@@ -87,12 +89,12 @@ class Invocation:
 
     @property
     def model(self) -> "Autoencoder":
-        """Model in evaluation mode, on a GPU if there is one. An empty CUDA_VISIBLE_DEVICES hides the GPU."""
+        """Model in evaluation mode, on a GPU if the machine has one. An empty CUDA_VISIBLE_DEVICES hides the GPU."""
         return self._loaded[0]
 
     @property
     def validation(self) -> dict[str, Any]:
-        """Scores of the model's validation images, as `anomaly.reference` returns them; empty if there are none."""
+        """Anomaly scores of validation images, as `anomaly.reference` returns them; empty if their file is missing."""
         return self._loaded[1]
 
     @cached_property
@@ -103,7 +105,7 @@ class Invocation:
         from aelab.inference.model_locator import located
         from aelab.models import checkpoint
 
-        gc.freeze()  # without this, garbage collection at exit takes half a second for the imported modules
+        gc.freeze()  # at exit, garbage collection of the imported modules would take half a second
         device = devices.prepare("auto", torch.get_num_threads())
         with located(self.location) as found:
             model, validation = checkpoint.load(found.path, device), found.validation()
@@ -118,7 +120,7 @@ class Invocation:
 
         Args:
             source: an image, a folder of images, or `PIPE`.
-            out: a file or a folder for the output. With None or `PIPE`, the jobs have no target.
+            out: a file or a folder for the output. With None or `PIPE`, the jobs have no target file.
         """
         target = None if out in {None, PIPE} else Path(str(out))
         if source == PIPE or not Path(source).is_dir():
@@ -137,13 +139,13 @@ class Invocation:
     def batches(
         self, jobs: list[Job], fit: Fit, bits: int, *, again: bool = False
     ) -> "Iterator[tuple[list[Job], Tensor]]":
-        """Read images and convert them to the model's shape. An image that cannot be read is reported and left out.
+        """Read images in batches, in the shape that the model needs. Unreadable images are reported and left out.
 
         Args:
             jobs: the images to read.
             fit: how images of another size are fitted to the model.
             bits: bits that 16-bit files really use, 8 to 16.
-            again: whether the images are read for the second time, so that no warning is repeated.
+            again: whether the images are read for the second time. Then no warning is repeated.
 
         Yields:
             The jobs of a batch, and their images, floats (B, C, H, W) in [0, 1], B ≤ `BATCH`.
@@ -152,7 +154,7 @@ class Invocation:
 
         depth = Depth(bits)
 
-        quiet = True if self.quiet or len(jobs) == 1 else None  # None: tqdm shows no bar if stderr is no terminal
+        quiet = True if self.quiet or len(jobs) == 1 else None  # with None, tqdm shows a bar only in a terminal
         with tqdm(total=len(jobs), unit="image", leave=False, disable=quiet, file=sys.stderr) as bar:
             for start in range(0, len(jobs), BATCH):
                 read, pixels = list[Job](), list[Bytes]()
@@ -173,7 +175,7 @@ class Invocation:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def reconstruct(self, jobs: list[Job], fit: Fit, bits: int) -> None:
-        """Write the reconstruction of every image."""
+        """Write the reconstruction of every image to the target of its job."""
         from aelab.inference import tasks
 
         written: list[str] = []
@@ -186,10 +188,11 @@ class Invocation:
         self.end(f"written: {written[0]}{more}" if written else "")
 
     def targets(self, out: str, count: int) -> Sequence[Path | None]:
-        """Paths to which a command writes its `count` images.
+        """Paths of the files to which a command writes `count` images.
 
         Returns:
-            One .png file for all images, or `count` files in a folder. For the standard output, the list is [None].
+            If `out` ends in .png, one file for all images, else `count` files in the folder `out`. For the standard
+            output, the list is [None].
         """
         if out == PIPE:
             return [None]
@@ -211,7 +214,7 @@ def check_table(out: str, what: str) -> None:
 
 
 def write(images: Bytes, targets: Sequence[Path | None], columns: int | None = None) -> None:
-    """Write images (B, C, H, W) to B targets, or all of them to one target, in rows of `columns`."""
+    """Write images (B, C, H, W) to B targets. With a single target, all images form a sheet with `columns` columns."""
     if len(targets) != len(images):
         images = image_files.sheet(images, columns)[None]
     for image, target in zip(images, targets, strict=True):
@@ -219,7 +222,7 @@ def write(images: Bytes, targets: Sequence[Path | None], columns: int | None = N
 
 
 def put(content: bytes, target: Path | None) -> None:
-    """Write a file atomically, or write to the standard output if `target` is None."""
+    """Write `content` to the file `target` atomically, or to the standard output if `target` is None."""
     if target is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()

@@ -1,7 +1,8 @@
-"""Address of MLflow, which stores runs and models, and explanations of MLflow's errors.
+"""Address of MLflow, and explanations of MLflow's errors. MLflow stores the runs and the models.
 
 A lasting error, such as a wrong address, remains until the user removes its cause. A lasting error therefore becomes a
-`UserError` with the remedy. Other errors, such as a locked database or a server that is down, may disappear later.
+`UserError` with the remedy. Other errors, such as a locked database or a server that is down, may disappear later, and
+stay unchanged.
 """
 
 import errno
@@ -35,7 +36,7 @@ REFUSED = (
     "MLflow at {at} refuses the credentials ({said}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
     "MLFLOW_TRACKING_TOKEN, for a user with the necessary rights; databases and artifact stores have other credentials"
 )
-LASTING = {  # patterns in the errors of MLflow, databases and servers, each with its explanation
+LASTING = {  # patterns in the errors of MLflow, databases and servers, each with an explanation
     "unsupported URI|Unity Catalog tracking URI|filesystem tracking backend": NO_ADDRESS,
     "ArgumentError|NoSuchModule|No module named|InvalidUrl": NO_ADDRESS,
     r"The experiment (\S+) must be in the 'active' state": DELETED,
@@ -61,25 +62,25 @@ NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM
 
 def prepare() -> None:
     """Silence MLflow's own output, and make MLflow wait only seconds for a server that is down."""
-    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # MLflow also raises its errors as exceptions
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # MLflow also raises the errors that it logs
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # the printed addresses are wrong
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # MLflow would print wrong addresses
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
 def address(folder: Path) -> str:
-    """Address of MLflow: $MLFLOW_TRACKING_URI, or the database in the project's folder."""
+    """Address of MLflow: $MLFLOW_TRACKING_URI, or by default the database `DATABASE` in the project's folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / DATABASE}"
 
 
 def experiment() -> str:
-    """Name of the experiment that contains the runs."""
+    """Name of the MLflow experiment that contains the runs."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
 def file_of(uri: str) -> Path | None:
-    """File of an SQLite database, or None for any other address."""
+    """Path of the SQLite database at the address `uri`, or None for an address of another kind."""
     return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
 
 
@@ -89,20 +90,20 @@ def public(uri: str) -> str:
 
 
 def said(error: Exception) -> str:
-    """First sentence of an exception's message, without class, SQL statement and passwords."""
+    """First sentence of an exception's message, without the exception's class, SQL statements and passwords."""
     words = public(" ".join(re.sub(r"^\(\S+\) ", "", str(error)).split()))
     return re.split(r"\. |\.?$| ?\[SQL: | ?\(Background on", words, maxsplit=1)[0]
 
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Explain the lasting errors that the code of a `with` block raises; see the module's docstring.
+    """Replace lasting errors in a `with` block by a `UserError`. The module's docstring says which errors are lasting.
 
     Args:
-        uri: MLflow's address, which the explanation names without its password.
+        uri: MLflow's address. The message of the `UserError` names the address without its password.
 
     Raises:
-        UserError: the error is lasting; the message says how to correct it.
+        UserError: the error is lasting. The message says how to remove the cause.
         Exception: any other error, unchanged.
     """
     try:
@@ -119,7 +120,7 @@ def explained(uri: str) -> Iterator[None]:
 
 
 def deleted(uri: str, number: str) -> UserError:
-    """Return the error that explains that an experiment is deleted.
+    """Return the `UserError` for an experiment that is deleted in MLflow.
 
     Args:
         uri: MLflow's address.
@@ -129,21 +130,21 @@ def deleted(uri: str, number: str) -> UserError:
 
 
 def _told(sentence: str, uri: str, *named: str, said: str = "") -> UserError:
-    """Return an error with `sentence`, filled with the address, `named`, and the first sentence `said` of MLflow."""
+    """Return a `UserError` with the text `sentence`. The text's fields are filled with `uri`, `named` and `said`."""
     return UserError(sentence.format(*named, at=public(uri), typed=quote(public(uri)), said=said))
 
 
 def check(uri: str) -> None:
-    """Check that a database fits the installed MLflow.
+    """Check that the tables of a database fit the installed version of MLflow.
 
-    Without this check, MLflow would retry for minutes, or upgrade the database without keeping a copy.
+    Without this check, MLflow would retry for minutes, or upgrade the database without a copy of the old database.
 
     Args:
-        uri: MLflow's address. Servers, and files that do not exist yet, are not checked.
+        uri: MLflow's address. Servers, and database files that do not exist yet, are not checked.
 
     Raises:
-        UserError: the database does not fit; the message says what to do.
-        Exception: the database cannot be read at the moment, for example because it is locked.
+        UserError: the database does not fit. The message names the remedy.
+        Exception: the database cannot be read at the moment, for example because the database is locked.
     """
     file = file_of(uri)
     if uri.startswith(("http:", "https:")) or (file is not None and not file.exists()):
@@ -152,7 +153,7 @@ def check(uri: str) -> None:
     from mlflow.store.db.db_types import DATABASE_ENGINES  # noqa: PLC0415
 
     if re.split(r"[+:]", uri)[0] not in DATABASE_ENGINES:
-        return  # MLflow's own message is clear
+        return  # the address names no database; if the address is wrong, MLflow's message is clear
     with explained(uri):
         problem = _mismatch(uri)
     here = f"the {mlflow.__version__} of this environment"
@@ -171,12 +172,12 @@ def check(uri: str) -> None:
 
 
 def _mismatch(uri: str) -> str:
-    """Return "" if a database fits the installed MLflow, else "foreign" (another program wrote it), "older" or "newer".
+    """Return "" if a database fits the installed MLflow, else "older", "newer" or "foreign".
 
-    An older database without runs fits, because MLflow completes its tables. Such a database remains if a process is
-    killed while MLflow creates the tables.
+    A foreign database has the tables of another program. An older database without runs fits, because MLflow adds the
+    missing tables. For example, such a database remains if a process is killed while MLflow creates the tables.
     """
-    from alembic.migration import MigrationContext  # noqa: PLC0415 - MLflow's own, slow to import
+    from alembic.migration import MigrationContext  # noqa: PLC0415 - slow to import, like the next imports
     from alembic.script import ScriptDirectory  # noqa: PLC0415
     from mlflow.store import db_migrations  # noqa: PLC0415
     from sqlalchemy import create_engine, inspect, literal, select, table  # noqa: PLC0415

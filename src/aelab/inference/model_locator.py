@@ -1,13 +1,13 @@
-"""Locations of trained models: a file, a folder of seeds, a revision in DVC, or MLflow.
+"""Locations of trained models: a file, a folder, a Git revision, or MLflow.
 
-    models/vae/seed1.safetensors           a file
-    models/vae                             a folder: its first seed
+    models/vae/seed1.safetensors           a file of weights
+    models/vae                             a folder with a file for each seed, of which the first seed is used
     HEAD~1:models/vae/seed0.safetensors    a file or folder in a Git revision, tag or DVC experiment
     models:/mnist-denoising@champion       a model that is registered in MLflow; models:/name/2 is its version 2
     runs:/<run id>/mnist-vae-seed0         the model of a run in MLflow
 
-Two files are read from each location: the weights, which contain their own hash, and the scores of the validation
-images, if the evaluation wrote them. Code and pickles are never loaded.
+Two files are read from each location. The first file has the weights and their hash. The second file, if the evaluation
+wrote it, has the anomaly scores of the validation images. Code and pickles are never loaded.
 """
 
 import hashlib
@@ -33,11 +33,14 @@ class Located(NamedTuple):
     """Files of a trained model."""
 
     path: Path  # the weights
-    name: str  # for messages
-    scores: Path  # scores of the validation images; the file may not exist
+    name: str  # the model's name in messages
+    scores: Path  # anomaly scores of the validation images; the file may be missing
 
     def validation(self) -> dict[str, Any]:
-        """Scores of the validation images, as `anomaly.reference` returns them; empty if these weights have none."""
+        """Anomaly scores of the validation images, as `anomaly.reference` returns them.
+
+        The result is empty if the file of the scores is missing or belongs to other weights.
+        """
         if not self.scores.exists():
             return {}
         found: dict[str, Any] = json.loads(self.scores.read_text(encoding="utf-8"))
@@ -47,7 +50,7 @@ class Located(NamedTuple):
 
 @contextmanager
 def located(model: str) -> Iterator[Located]:
-    """Find a model and yield its files, which exist until the end of the `with` block.
+    """Find a model, and yield its files. Temporary copies exist until the end of the `with` block.
 
     Args:
         model: a location, in one of the forms that the module's docstring lists.
@@ -73,18 +76,18 @@ def located(model: str) -> Iterator[Located]:
 
 
 def _scores(weights: Path) -> Path:
-    """Path to which the evaluation of models/ENTRY/seedK.safetensors writes the scores of the validation images."""
+    """Path of the file with the validation images' scores for the weights models/ENTRY/seedK.safetensors."""
     entry = weights.absolute().parent
     return entry.parent.parent / "evaluation" / entry.name / weights.stem / VALIDATION
 
 
 def _found(folder: Path) -> Path:
-    """Path of the validation images' scores among the artifacts of a model."""
+    """Path of the file with the validation images' scores in `folder`, which has a model's artifacts from MLflow."""
     return next(folder.rglob(VALIDATION), folder / VALIDATION)
 
 
 def _first(names: Iterable[str], folder: str) -> str:
-    """Name of the first seed's weights among the names of a folder's files."""
+    """Return the name of the first seed's file of weights among `names`, the files in `folder`."""
     found = [name for name in names if name.endswith(SUFFIX)]
     if not found:
         msg = f"the folder {folder} contains no model (a file that ends in {SUFFIX}); {HELP}"
@@ -93,7 +96,7 @@ def _first(names: Iterable[str], folder: str) -> str:
 
 
 def _from_dvc(path: str, revision: str, folder: Path) -> Located:
-    """Read `path` as of `revision`, from Git, or from the cache or a remote of DVC."""
+    """Copy the model `path` of the Git revision `revision` to `folder`, from Git, DVC's cache or a remote of DVC."""
     from dvc.api import DVCFileSystem  # noqa: PLC0415 - slow to import
     from dvc.exceptions import DvcException  # noqa: PLC0415
     from scmrepo.exceptions import SCMError  # noqa: PLC0415
@@ -116,11 +119,14 @@ def _from_dvc(path: str, revision: str, folder: Path) -> Located:
 
 
 def _from_mlflow(uri: str, folder: Path) -> Path:
-    """Download a model from MLflow, by default from the database in the current folder, and find its weights."""
+    """Download a model from MLflow to `folder`, and return the path of the weights.
+
+    By default, the model comes from MLflow's database in the current folder.
+    """
     mlflow_store.prepare()
     import mlflow  # noqa: PLC0415 - slow to import
 
-    if not mlflow.is_tracking_uri_set():  # MLflow's default writes % for spaces in the folder's name
+    if not mlflow.is_tracking_uri_set():  # in MLflow's default address, %20 replaces spaces of the path
         mlflow.set_tracking_uri(mlflow_store.address(Path.cwd()))
     at = mlflow.get_tracking_uri()
     file = mlflow_store.file_of(at)

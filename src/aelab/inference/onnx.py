@@ -1,13 +1,15 @@
-"""ONNX export of a trained model, for programs without torch. One of three functions becomes a single file.
+"""ONNX export of a trained model, for programs without torch. An export writes one of three functions to a file.
 
-    reconstruct   images (B, C, H, W) → images
-    encode        images → codes as rows (B, d) of `codec.py`, means or indices
-    decode        rows → images
+    reconstruct   images (B, C, H, W) → reconstructions (B, C, H, W)
+    encode        images (B, C, H, W) → codes as rows (B, d), see `codec.py`
+    decode        codes as rows (B, d) → images (B, C, H, W)
 
-The functions are deterministic: a code that is a distribution is replaced by its mean. Before the file is written, its
-outputs are compared with the outputs of torch. The comparison covers several batch sizes, because the exporter may turn
-a batch size into a constant. Programs round differently, so an index may differ if two codes of the codebook are
-equally near.
+The functions are deterministic, because the mean replaces a code that is a distribution. Before an export writes the
+file, the outputs of the exported model are compared with the outputs of torch. The comparison covers several batch
+sizes, because the exporter of torch may turn a batch size into a constant.
+
+ONNX Runtime and torch round differently. An index may therefore differ if two codes of the codebook are equally near to
+the encoder's output.
 """
 
 import importlib.util
@@ -27,8 +29,8 @@ from aelab.models.base import Autoencoder
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BATCHES = (1, 2, 3, 17)  # Batch sizes at which the outputs are compared.
-TOLERANCE = 1e-4  # Largest allowed difference, relative to the largest absolute output if this is above 1.
-TIES = 0.01  # Largest share of the indices that may differ.
+TOLERANCE = 1e-4  # Largest allowed difference, times the largest absolute output if this output is above 1.
+TIES = 0.01  # Largest allowed share of indices that differ.
 
 
 class Part(nn.Module):
@@ -39,7 +41,7 @@ class Part(nn.Module):
         self.model, self.function = model, function
 
     def forward(self, x: Tensor) -> Tensor:
-        """Result of the function for x."""
+        """Apply the function to x."""
         return self.function(x)
 
 
@@ -63,10 +65,11 @@ def export(model: Autoencoder, part: str, path: Path) -> str:
         path: the file to write.
 
     Returns:
-        A sentence with the largest difference from the outputs of torch, or with the share of indices that differ.
+        A sentence with the largest difference from the outputs of torch, or for indices with the share that differs.
 
     Raises:
-        UserError: the outputs differ from the outputs of torch, there is no such function, or packages are missing.
+        UserError: the outputs differ from the outputs of torch, `part` is not a name in `exportable`, or packages are
+            missing.
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         msg = f"the export needs {', '.join(missing)}: in a clone, `pip install '.[onnx]'` installs them"
@@ -84,7 +87,7 @@ def export(model: Autoencoder, part: str, path: Path) -> str:
 
 
 def _example(model: Autoencoder, given: str, batch: int) -> Tensor:
-    """Example of the input `given`: images of uniform noise, or the codes of such images."""
+    """Return a batch of the input `given`: images of uniform noise, or the codes of images of uniform noise."""
     generator = torch.Generator().manual_seed(batch)
     images = torch.rand(batch, *model.image, generator=generator)
     return images if given == "images" else Codec(model).encode(images)
@@ -93,14 +96,14 @@ def _example(model: Autoencoder, given: str, batch: int) -> Tensor:
 def _onnx(module: nn.Module, example: Tensor, given: str, gives: str) -> bytes:
     """Convert a module to the content of an ONNX file, which includes the weights."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():  # the exporter warns about its own code
+    with warnings.catch_warnings():  # the exporter gives warnings about its own code
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
             (example,),
             input_names=[given],
             output_names=[gives],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),  # AUTO would accept a constant batch size silently
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),  # with AUTO, a constant batch size would give no error
             verbose=False,
         )
     if program is None:
@@ -110,12 +113,12 @@ def _onnx(module: nn.Module, example: Tensor, given: str, gives: str) -> bytes:
 
 
 def _compared(content: bytes, function: Callable[[Tensor], Tensor], examples: Sequence[Tensor]) -> str:
-    """Compare the outputs of the file with the outputs of torch, and state the largest difference in a sentence.
+    """Compare the outputs of an ONNX file with the outputs of torch, and return the largest difference as a sentence.
 
     Raises:
         UserError: the outputs differ.
     """
-    import onnxruntime  # noqa: PLC0415 - an extra
+    import onnxruntime  # noqa: PLC0415 - an optional package
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -1,7 +1,7 @@
-"""Command `aelab score`: a table of anomaly scores, maps of the error, and a page of the strangest images.
+"""Command `aelab score`: a table of anomaly scores, maps of errors, and a page of the strangest images (the sheet).
 
-The error of a pixel is the absolute difference between image and reconstruction, as a mean over the channels. All maps
-have the same scale, from 0 to the largest error of a pixel in all images, and the same perceptually uniform colours.
+A map shows the error of each pixel: the absolute difference between image and reconstruction, as a mean over the
+channels. All maps have the same scale, from 0 to the largest error of a pixel in all images, and the same colours.
 """
 
 import base64
@@ -31,28 +31,28 @@ TITLES = {"mse": "MSE", "neg_elbo": "−ELBO (nats)", "rate": "rate (nats)", "co
 
 @dataclass(frozen=True)
 class Wanted:
-    """Options of the command, for the order of the table, for the maps, and for the sheet."""
+    """Options of `aelab score` for the order of the table, for the maps, and for the sheet."""
 
-    by: str  # the score that decides the order; "" means the first that the model defines
-    maps: bool  # whether to write a map of the errors to the target of each job
-    sheet: Path | None
-    top: int  # images at each end of the sheet
+    by: str  # the score that decides the order; "" means the first score that the model defines
+    maps: bool  # whether to write a map of errors to the target file of each job
+    sheet: Path | None  # the HTML file of the sheet; None to write no sheet
+    top: int  # number of the strangest images in the sheet, and of the least strange images
 
 
 def score(call: Invocation, jobs: list[Job], out: str, wanted: Wanted, reading: tuple[Fit, int]) -> None:
-    """Write the table of scores and, if wanted, the maps and the sheet.
+    """Write the table of scores and, if `wanted` says so, the maps and the sheet.
 
     Args:
         call: the call of the command, with the model.
-        jobs: the images, each with the file for its map of errors.
-        out: file of the table, or `PIPE`.
+        jobs: the images. The target of a job is the file for the image's map of errors.
+        out: the file of the table, or `PIPE`.
         wanted: the options of the command.
-        reading: how to fit images of another size to the model, and the bits that 16-bit files use.
+        reading: how images of another size are fitted to the model, and how many bits 16-bit files really use.
     """
     model, pictures = call.model, wanted.maps or wanted.sheet is not None
     by = tasks.picked(model, wanted.by)
     if pictures:
-        tasks.picked(model, "mse")  # maps need a model that defines the error
+        tasks.picked(model, "mse")  # raises an error if the model has no "mse", which the maps need
     generator = torch.Generator(device_of(model)).manual_seed(0)
     read: list[Job] = []
     found: list[dict[str, Tensor]] = []
@@ -89,7 +89,7 @@ def score(call: Invocation, jobs: list[Job], out: str, wanted: Wanted, reading: 
 
 
 def _table(names: Sequence[str], scores: dict[str, Tensor], validation: dict[str, Sequence[float]]) -> pd.DataFrame:
-    """Table with a row for each image: each score, and its percentile if the scores of validation images are known."""
+    """Table with a row for each image: each score, and its percentile if `validation` has scores of this name."""
     columns: dict[str, Any] = {"image": pd.Series(names, dtype="str")}
     for name, values in scores.items():
         columns[name] = values.numpy()
@@ -119,7 +119,7 @@ def _coloured(values: Any) -> Bytes:
 def _sheet(call: Invocation, table: pd.DataFrame, by: str, top: int, shown: dict[str, Bytes], largest: float) -> str:
     """HTML page of the strangest and the least strange images."""
     worst = table[:top]
-    best = table[max(top, len(table) - top) :][::-1]  # no image is shown twice
+    best = table[max(top, len(table) - top) :][::-1]  # no image is in both halves of the sheet
     scores = [name for name in table if name in TITLES]
 
     def card(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -145,5 +145,5 @@ def _sheet(call: Invocation, table: pd.DataFrame, by: str, top: int, shown: dict
 
 
 def _inline(image: Bytes) -> str:
-    """Data URL of an image."""
+    """Data URL that contains an image as a PNG file."""
     return "data:image/png;base64," + base64.b64encode(image_files.png(image)).decode()

@@ -1,8 +1,9 @@
-"""Tasks of a trained model, by name: reconstruct, encode, decode, sample, interpolate and score.
+"""Tasks that a trained model can perform: reconstruct, encode, decode, sample, interpolate and score.
 
-The command line and MLflow's server call these tasks.
+The command `aelab` and MLflow's model server perform a task by its name.
 
-Dimensions: B batch, C image channels, (H, W) image size, d numbers of a code as a row (`codec.py`).
+Dimensions: B batch, C image channels, (H, W) image size, d numbers in the code of one image. `codec.py` turns the code
+of each image into one row of numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,32 +22,32 @@ from aelab.inference.codec import Codec
 from aelab.models.base import Autoencoder
 from aelab.models.latent import line
 
-MOST = 10_000  # images that one request may make
+MOST = 10_000  # maximum number of images that one "sample" or "interpolate" may return
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of all tasks. Each task reads only the options that concern it."""
+    """Options of all tasks. The comments say which task uses each option; the other tasks ignore the option."""
 
-    seed: int = 0  # Seed of the samples.
-    count: int = 1  # Number of samples.
-    steps: int = 10  # Images of an interpolation, including both ends.
-    codes: Sequence[float] = ()  # Codes to decode, row after row.
-    by: str = ""  # Name of the score; "" means the first that the model defines.
+    seed: int = 0  # "sample": seed of the random generator.
+    count: int = 1  # "sample": number of images.
+    steps: int = 10  # "interpolate": number of images, including both ends.
+    codes: Sequence[float] = ()  # "decode": the numbers of all codes, one code after the other.
+    by: str = ""  # "score": name of the anomaly score; "" chooses the first score that the model defines.
 
 
 @torch.no_grad()
 def perform(model: Autoencoder, task: str, images: Tensor, options: Options) -> Tensor:
-    """Perform a task on images.
+    """Perform one task with a trained model.
 
     Args:
-        model: in evaluation mode, on any device.
+        model: the trained model, in evaluation mode, on any device.
         task: name of the task, one of `TASKS`.
-        images: (B, C, H, W), floats in [0, 1]. B may be 0, and the tasks "decode" and "sample" ignore the images.
+        images: (B, C, H, W), floats in [0, 1]. The tasks "decode" and "sample" ignore the images, so B may be 0.
         options: options of the task.
 
     Returns:
-        Images (·, C, H, W), codes (B, d) or scores (B,), as `TASKS` says.
+        Images, codes or scores. `TASKS` lists the shape of each task's result.
 
     Raises:
         UserError: there is no such task, the model does not define the task, or the images or options are wrong.
@@ -58,21 +59,24 @@ def perform(model: Autoencoder, task: str, images: Tensor, options: Options) -> 
 
 
 def batched(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function to x in batches of `BATCH` rows. If x has no rows, the function gets one empty batch."""
+    """Apply a function to x in batches of at most `BATCH` images or codes, and concatenate the results.
+
+    If x is empty, the function is called once, with an empty batch.
+    """
     return torch.cat([function(each) for each in x.split(BATCH)])
 
 
 def as_bytes(images: Tensor) -> Bytes:
-    """Convert a model's images to stored images: floats in [0, 1] → uint8, of the same shape."""
+    """Convert a model's images from floats in [0, 1] to uint8 from 0 to 255. The shape stays the same."""
     return (images * 255).round().to(torch.uint8).cpu().numpy()
 
 
 @torch.no_grad()
 def sample(model: Autoencoder, count: int, seed: int) -> Tensor:
-    """Draw images from the model's prior. Equal seeds and counts give equal images.
+    """Draw images from the model's prior. On one machine, equal seeds and counts give equal images.
 
     Args:
-        model: in evaluation mode, on any device.
+        model: the trained model, in evaluation mode, on any device.
         count: number of images, from 1 to `MOST`.
         seed: seed of the random generator.
 
@@ -95,9 +99,9 @@ def interpolate(model: Autoencoder, images: Tensor, steps: int) -> Tensor:
     """Decode evenly spaced codes on the straight line between the codes of two images.
 
     Args:
-        model: in evaluation mode, on any device.
-        images: (2, C, H, W), floats in [0, 1].
-        steps: number of codes, including both ends, from 2 to `MOST`.
+        model: the trained model, in evaluation mode, on any device.
+        images: the two images, (2, C, H, W), floats in [0, 1].
+        steps: number of codes, including the codes of the two images, from 2 to `MOST`.
 
     Returns:
         Images (steps, C, H, W), floats in [0, 1].
@@ -113,10 +117,14 @@ def interpolate(model: Autoencoder, images: Tensor, steps: int) -> Tensor:
 
 
 def picked(model: Autoencoder, by: str) -> str:
-    """Name of the score `by`, or of the first score that the model defines if `by` is "".
+    """Return the name of the anomaly score to compute.
+
+    Args:
+        model: the trained model.
+        by: name of the score; "" chooses the first score that the model defines.
 
     Raises:
-        UserError: there is no such score, or the model does not define the score.
+        UserError: there is no score of this name, or the model does not define the score.
     """
     there = anomaly.defined(model)
     if by in there or (not by and there):
@@ -131,7 +139,7 @@ def picked(model: Autoencoder, by: str) -> str:
 
 
 def score(model: Autoencoder, images: Tensor, by: str) -> Tensor:
-    """Anomaly score `by` of each image, see `anomaly.py`: (B, C, H, W) → (B,)."""
+    """Compute an anomaly score of each image, (B, C, H, W) → (B,). `picked` explains the argument `by`."""
     name, generator = picked(model, by), torch.Generator(device_of(model)).manual_seed(0)
     if not len(images):
         return images.new_zeros(0)
@@ -139,7 +147,7 @@ def score(model: Autoencoder, images: Tensor, by: str) -> Tensor:
 
 
 def decode(model: Autoencoder, codes: Sequence[float]) -> Tensor:
-    """Decode codes that are given row after row: B·d numbers → (B, C, H, W)."""
+    """Decode B codes to images. `codes` has their B·d numbers, one code after the other: (B·d,) → (B, C, H, W)."""
     codec = Codec(model)
     numbers = torch.tensor(codes, dtype=torch.float64)
     if len(numbers) % codec.width:
@@ -155,7 +163,7 @@ def _check_count(name: str, value: int, least: int) -> None:
 
 
 Task = Callable[[Autoencoder, Tensor, Options], Tensor]
-TASKS: Mapping[str, Task] = {
+TASKS: Mapping[str, Task] = {  # The comments are the shapes of the results.
     "reconstruct": lambda model, x, _: batched(model.reconstruct, x),  # (B, C, H, W)
     "encode": lambda model, x, _: batched(Codec(model).encode, x),  # (B, d)
     "decode": lambda model, _, options: decode(model, options.codes),  # (B, C, H, W)

@@ -1,4 +1,4 @@
-"""Anomalies for tests of anomaly detection: classes of a data set that a model never learns from."""
+"""Anomalies for the tests of anomaly detection: test images of classes that are removed from all splits."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,20 +10,20 @@ from aelab.data.datasets import FEWEST, Bytes, Data
 
 
 def set_apart(data: Data, classes: Sequence[int | str], names: Sequence[str], key: str) -> tuple[Data, Bytes]:
-    """Remove classes from all splits of a data set.
+    """Remove classes from all splits of a data set, and return the removed test images as anomalies.
 
     Args:
         data: Data set with all classes.
         classes: Numbers or names of the classes to remove.
-        names: Names of all classes, in the order of their numbers; empty if the classes have no names.
-        key: Name of the setting `classes` in messages.
+        names: Names of all classes, in the order of the class numbers; empty if the classes have no names.
+        key: Name of the setting that lists the classes, for messages.
 
     Returns:
         The data set without the classes, and the images (N, C, H, W) that were removed from its test split.
 
     Raises:
-        UserError: A class is unknown, the test split has too few images of the classes, or a split would keep too few
-            images of other classes.
+        UserError: The data set lacks one of the classes, or has fewer than `FEWEST` test images of the classes. The
+            error is also raised if a split would keep fewer than `FEWEST` images of other classes.
     """
     there = sorted(
         {int(each) for everything, rows in data.splits.values() for each in np.unique(everything.labels[rows])}

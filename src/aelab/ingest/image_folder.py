@@ -1,15 +1,15 @@
 """Folder of a user's images as a data set: uint8 images of one size, in the order of the files' paths.
 
-The first-level subfolders are the classes. A folder that contains all class folders is not a class. Folders with
-the names of splits, such as "train" and "test", are not classes either. Links are followed. A file that cannot be read
-is left out, and listed with the reason.
+The first-level subfolders are the classes. Two kinds of first-level subfolders are not classes: a single folder around
+all class folders, and folders that all have names of splits, such as "train" and "test". The subfolders of such folders
+are the classes. Links are followed. A file that cannot be read is left out, and listed with the reason.
 
-Transparent pixels become white. 16-bit values are scaled to 8 bits, and a setting says how many of the 16 bits the
-values fill. Of 16 bits per colour channel, Pillow reads only the upper 8. Pixels of 32 bits are not supported, because
-no file states their range. Colour profiles are ignored. Only the first frame or page of a file is read. Images are
-turned upright as their EXIF data say.
+Transparent pixels become white. 16-bit values are scaled to 8 bits. A setting says how many of the 16 bits the values
+use, for example 12 for values up to 4095. If each colour channel has 16 bits, Pillow reads only the upper 8 bits.
+Pixels of 32 bits are not supported, because the file does not say which value is white. Colour profiles are ignored.
+Only the first frame or page of a file is read. Each image is turned upright according to its EXIF data.
 
-For a damaged TIFF file, the decoder libtiff writes a line to the standard error. Python cannot prevent this.
+For a damaged TIFF file, the decoder libtiff writes a line to the standard error. Python cannot prevent this line.
 """
 
 import contextlib
@@ -39,18 +39,22 @@ from aelab.core.errors import UserError
 from aelab.core.progress import counted, part
 from aelab.data.datasets import Bytes, Shape
 
-# "crop" resizes the shorter side and cuts out the centre. "pad" resizes the longer side and adds black around it.
-# "stretch" resizes both sides and changes the aspect ratio. "exact" leaves out images of another size.
+# How an image gets the size of the data set's images. "crop" scales the image to cover this size, and cuts off two
+# opposite borders. "pad" scales the image to fit into this size, and adds two opposite black borders. "stretch" changes
+# the aspect ratio. "exact" leaves out images of another size.
 Fit: TypeAlias = Literal["crop", "pad", "stretch", "exact"]
 
-PLUGINS = (WebPImagePlugin, TiffImagePlugin)  # the import registers both formats; Pillow imports the other formats
+PLUGINS = (WebPImagePlugin, TiffImagePlugin)  # Pillow registers only some formats by default, so these two are imported
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-# Decoding an image takes up to 17 bytes of memory per pixel. Pillow's own limit is 179 million pixels.
+# Maximum number of pixels of an image. Decoding takes up to 17 bytes of memory per pixel. Pillow's own limit is 179
+# million pixels.
 MAX_PIXELS = 100_000_000
-AHEAD = 16  # Finished images per worker that may wait for an earlier, slower image.
-BYTE, FULL = 8, 16  # Bits of a value in the data set, and of a value in a 16-bit file.
-SPARE = 2.0  # JPEG decoding and box filters shrink an image to no less than this multiple of the final size.
-# Bytes of a PNG's text or colour profile when unpacked. Pillow's default of 1 MiB refuses valid images.
+AHEAD = 16  # For each worker thread, at most this many decoded images wait for an earlier, slower image.
+BYTE, FULL = 8, 16  # Bits of a value in the data set, and bits of a value in a 16-bit file.
+# JPEG decoding and box filters, which are fast but coarse, shrink an image to no less than SPARE times the final size.
+# A better filter does the rest.
+SPARE = 2.0
+# Maximum size in bytes of a PNG's unpacked text or colour profile. Pillow's default of 1 MiB refuses valid images.
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_METADATA = 16 * 2**20
 
 # A file with one of these suffixes counts as an image, even if its format is not supported.
@@ -59,7 +63,7 @@ IMAGE = re.compile(
     re.IGNORECASE,
 )
 SPLITS = re.compile(r"train(ing)?|val(id(ation)?)?|test(ing)?|images", re.IGNORECASE)
-MANY = 200  # Classes. More classes are probably a mistake, which a note reports.
+MANY = 200  # More classes than this number are probably a mistake of the user, so a note reports them.
 
 EMPTY = "is empty"
 UNKNOWN = "is not a PNG, JPEG, WebP, BMP or TIFF image, or a damaged one"
@@ -68,17 +72,17 @@ LINK_LOOP = "is a link that leads back to itself"
 FOLDER_LOOP = "is a link to a folder that contains it"
 READ_ALREADY = "leads to a folder that was already read"
 SPECIAL = "is neither a file nor a folder"
-# Reasons for leaving out a file that do not show whether the file was an image.
+# With these reasons, it remains unknown whether the left-out file was an image.
 NO_CONTENT = {EMPTY, UNKNOWN, DEAD_LINK, LINK_LOOP, FOLDER_LOOP, READ_ALREADY, SPECIAL}
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """File that is left out of the data set.
+    """File, folder or link that is left out of the data set.
 
     Attributes:
-        path: Path relative to the folder, as `shown` writes it.
-        reason: End of a sentence that begins with the path, such as "is truncated".
+        path: Path relative to the user's folder, as `shown` writes it.
+        reason: Rest of a sentence that begins with the path, such as "is truncated".
     """
 
     path: str
@@ -86,18 +90,19 @@ class LeftOut:
 
     @property
     def broken(self) -> bool:
-        """Whether an image is lost: the name or the content indicates an image, or the file could not be opened."""
+        """Whether the file counts as a broken image: `IMAGE` matches its suffix, or `reason` is not in `NO_CONTENT`."""
         return bool(IMAGE.fullmatch(PurePath(self.path).suffix)) or self.reason not in NO_CONTENT
 
 
 @dataclass
 class Depth:
-    """Bit depth of 16-bit images, and the brightest value (at most 65535) of each 16-bit image that was read so far.
+    """Bit depth of 16-bit images: the setting `bits`, and the brightest value of each 16-bit image read so far.
 
     Attributes:
-        bits: Number of bits that the values fill, from 8 to 16. Values of 2^bits − 1 and above become white.
-        grey: Brightest values of the images with one channel.
-        channels: Brightest values of the images with several channels, estimated from the upper 8 bits.
+        bits: Number of bits that the values use, from 8 to 16. Values of 2^bits − 1 and above become white.
+        grey: For each 16-bit image with one channel, the brightest value, from 0 to 65535.
+        channels: For each 16-bit image with several channels, an upper bound of the brightest value, because Pillow
+            reads only the upper 8 bits.
     """
 
     bits: int = FULL
@@ -106,16 +111,16 @@ class Depth:
 
     @property
     def count(self) -> int:
-        """Number of 16-bit images read so far."""
+        """Number of 16-bit images that were read so far."""
         return len(self.grey) + len(self.channels)
 
     @property
     def certainly(self) -> bool:
-        """Whether all values fill at most 14 bits, so that 16 is hardly the true number of bits."""
+        """Whether all values are below 2^14. If so, 16 is almost certainly the wrong setting for `bits`."""
         return max([*self.grey, *self.channels], default=0) < 2**14
 
     def too_dark(self, where: str, key: str) -> str | None:
-        """Return a message if `bits` is 16 and no image is half as bright as 16 bits allow, else None.
+        """Return a message if `bits` is 16 but every value of the 16-bit images is below 2^15, else None.
 
         Args:
             where: Name of the folder in the message.
@@ -143,10 +148,10 @@ class Folder:
         images: uint8 (N, C, H, W), in the order of the files' paths. The images are in a temporary file, which is
             deleted with the array.
         labels: Class of each image as an index into `classes`, (N,).
-        classes: Sorted names of the first-level subfolders with images. "" is the class of images in no subfolder.
-        counts: Number of images by class, in the order of `classes`.
-        left_out: Files that were left out, in the order of their paths.
-        notes: Facts that may surprise the user, one sentence each.
+        classes: Sorted names of the classes. "" is the class of images that are in no subfolder.
+        counts: Number of images of each class, in the order of `classes`.
+        left_out: Files, folders and links that were left out, in the order of their paths.
+        notes: Sentences about facts that may surprise the user.
     """
 
     images: Bytes
@@ -166,25 +171,25 @@ def read(
 ) -> Folder:
     """Read all images below `root`, and convert them to one shape.
 
-    The suffix of a file does not matter. The number of workers does not change the result. At most
-    `workers` images of the original size are in memory at a time.
+    The content of a file decides whether the file is an image; the suffix does not matter. At most `workers` images are
+    in memory in their original size at a time.
 
     Args:
         root: Folder of the images.
         image: Shape (C, H, W) of the resulting images. C is 1 (grey) or 3 (RGB); H and W are in pixels.
-        fit: Treatment of images of another size or aspect ratio.
-        bits: Number of bits that the values of 16-bit files fill, from 8 to 16. Values of 2^bits − 1 and above become
+        fit: How an image of another size or aspect ratio gets the shape `image`: see `Fit`.
+        bits: Number of bits that the values of 16-bit files use, from 8 to 16. Values of 2^bits − 1 and above become
             white.
         key: Name of the setting `bits` in messages.
-        scratch: Folder on a disk with room for all resulting images. No file stays in it.
-        workers: Threads that decode images.
+        scratch: Folder for a temporary file, on a disk with enough space for all resulting images.
+        workers: Number of threads that decode images. The number does not change the result.
 
     Returns:
         The images with their classes, the files that were left out, and notes for the user.
 
     Raises:
         UserError: `root` is not a folder or has no readable image. The error is also raised if `bits` is 16, at least
-            half of the images have 16 bits, and their values fill at most 14 bits.
+            half of the images have 16 bits, and all values of the 16-bit images are below 2^14.
     """
     files, left_out = listed(root)
     used: list[str] = []
@@ -199,7 +204,7 @@ def read(
                 used.append(shown(file))
                 yield result
 
-    # All threads share the filters of warnings, so the main thread sets them.
+    # All threads share Python's warning filters, so the main thread sets the filter once.
     with part("images read"), warnings.catch_warnings(action="ignore"):
         images = _on_disk(rows(), image, scratch)
     where = shown(str(root))
@@ -220,7 +225,7 @@ def read(
 
 
 def _classes(files: list[str]) -> tuple[list[str], list[str]]:
-    """Return the class of each image, taken from its path, and notes about unusual folders."""
+    """Return the class of each image, taken from the path of its file, and notes about unusual folders."""
     folders = [file.split("/")[:-1] for file in files]
     notes = []
     while True:
@@ -241,7 +246,7 @@ def _classes(files: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _odd_classes(counts: dict[str, int]) -> Iterator[str]:
-    """Notes about unusual sizes and numbers of classes."""
+    """Yield notes about classes with one image, and about a large number of classes."""
     single = [name or "the class outside of subfolders" for name, count in counts.items() if count == 1]
     if len(counts) > 1 and len(single) == len(counts):
         yield f"each of the {len(counts)} classes has one image: metrics of classes need several images of each class"
@@ -252,7 +257,7 @@ def _odd_classes(counts: dict[str, int]) -> Iterator[str]:
 
 
 def _odd_depths(depth: Depth) -> Iterator[str]:
-    """Notes about 16-bit images."""
+    """Yield notes about 16-bit images of which some values or bits are lost."""
     above = [value for value in depth.grey if value >= 2**depth.bits]
     if above:
         yield f"values above {2**depth.bits - 1} are white: up to {max(above)} in {len(above)} of the 16-bit images"
@@ -261,10 +266,10 @@ def _odd_depths(depth: Depth) -> Iterator[str]:
 
 
 def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
-    """Return the relative paths of all files below `root`, sorted, and the entries that cannot be read.
+    """Return the sorted paths of all files below `root`, and the files, folders and links that cannot be read.
 
-    Links are followed, also to places outside of `root`. Each folder is read once. A folder that is below `root` keeps
-    its own path, even if a link leads to it, too.
+    The paths are relative to `root`. Links are followed, also to folders outside of `root`. Each folder is read only
+    once. If a folder is below `root` and a link leads to it, too, the files have the path without the link.
 
     Raises:
         UserError: `root` is not a folder.
@@ -306,7 +311,7 @@ def listed(root: Path) -> tuple[list[str], list[LeftOut]]:
 def _check_folder(root: Path) -> None:
     try:
         what = None if stat.S_ISDIR(root.stat().st_mode) else "is a file, not a folder"
-    except (FileNotFoundError, ValueError):  # a name with a zero byte
+    except (FileNotFoundError, ValueError):  # ValueError: the name has a zero byte
         what = DEAD_LINK if root.is_symlink() else "does not exist"
     except OSError as error:
         what = LINK_LOOP if error.errno == errno.ELOOP else f"cannot be read ({error.strerror})"
@@ -316,7 +321,7 @@ def _check_folder(root: Path) -> None:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """Kind of the entry or of its link's target, "file" or "folder", or the reason why it is neither."""
+    """Return "file" or "folder", or the reason why the entry is left out. A link has the kind of its target."""
     try:
         mode = entry.stat().st_mode
     except OSError as error:
@@ -334,7 +339,10 @@ def shown(path: str) -> str:
 
 
 def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers: int) -> Iterator[Bytes | str]:
-    """Yield the results of `work` in the order of `files`. At most `AHEAD` results per worker wait."""
+    """Call `work` for each file in `workers` threads, and yield the results in the order of `files`.
+
+    At most `AHEAD` results per thread wait in memory for an earlier, slower result.
+    """
     waiting: deque[Future[Bytes | str]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for file in files:
@@ -346,7 +354,10 @@ def _in_order(work: Callable[[str], Bytes | str], files: Iterable[str], workers:
 
 
 def _on_disk(rows: Iterator[Bytes], image: Shape, scratch: Path) -> Bytes:
-    """Write images to a temporary file, and return them as one array. The images may exceed the memory."""
+    """Write images to a temporary file in `scratch`, and return the file as one array, (N, C, H, W).
+
+    The array stays on the disk, so the images may need more space than the memory has.
+    """
     count = 0
     with tempfile.TemporaryFile(dir=scratch) as file:
         for count, row in enumerate(rows, start=1):  # noqa: B007 - the last value is used below
@@ -364,15 +375,15 @@ def decoded(image: Path | bytes, shape: Shape, fit: Fit, depth: Depth) -> Bytes 
     Args:
         image: Path or content of the file.
         shape: Shape (C, H, W) of the result.
-        fit: Treatment of an image of another size or aspect ratio.
-        depth: Bit depth of 16-bit images. The brightest value of a 16-bit image is added to `depth`.
+        fit: How an image of another size or aspect ratio gets this shape: see `Fit`.
+        depth: Setting for 16-bit images. If the image has 16 bits, its brightest value is added to `depth`.
 
     Returns:
         The image, uint8 (C, H, W), or the reason why the file cannot be used.
     """
     channels, height, width = shape
     try:
-        # Pillow would map a path into memory, and a mapped file that shrinks would kill the process.
+        # From a path, Pillow would map the file into memory. If the file then shrank, the process would be killed.
         with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as file:
             pixels = np.asarray(_opened(file, shape, fit, depth).convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # noqa: BLE001 - decoders raise all kinds of errors on damaged files
@@ -381,7 +392,7 @@ def decoded(image: Path | bytes, shape: Shape, fit: Fit, depth: Depth) -> Bytes 
 
 
 def _opened(file: BinaryIO, shape: Shape, fit: Fit, depth: Depth) -> Image.Image:
-    """Decode the image in `file`, and resize it to its final size."""
+    """Decode the image in `file`, and resize the image to the height and width of `shape`."""
     channels, height, width = shape
     if not file.read(1):
         raise UnusableError(EMPTY)
@@ -393,12 +404,12 @@ def _opened(file: BinaryIO, shape: Shape, fit: Fit, depth: Depth) -> Image.Image
             msg = f"is {image.width}×{image.height} pixels, the model takes {width}×{height}"
             raise UnusableError(msg)
         side = int(SPARE * max(height, width))
-        image.draft("L" if channels == 1 else "RGB", (side, side))  # affects only JPEG files
-        # Until the image is decoded, `tile` describes how the file stores the pixels.
+        image.draft("L" if channels == 1 else "RGB", (side, side))  # decodes a JPEG file at a smaller size
+        # `wide` means several channels of 16 bits. Before decoding, `tile` says how the file stores the pixels.
         wide = not image.mode.startswith("I") and any(";16" in str(tile.args) for tile in image.tile)
-        tags = getattr(image, "tag_v2", {})  # of a TIFF
+        tags = getattr(image, "tag_v2", {})  # the tags of a TIFF file
         if not wide and len(bits := tags.get(TiffImagePlugin.BITSPERSAMPLE, ())) > 1 and max(bits) > BYTE:
-            msg = "stores its 16-bit channels one after the other, which cannot be read"  # Pillow would read 8 bits
+            msg = "stores its 16-bit channels one after the other, which cannot be read"  # Pillow reads only 8 bits
             raise UnusableError(msg)
         if wide and depth.bits < FULL:
             msg = "has 16 bits per channel, of which only the upper 8 can be read: save it with 8 bits"
@@ -406,13 +417,13 @@ def _opened(file: BinaryIO, shape: Shape, fit: Fit, depth: Depth) -> Image.Image
         image.load()
         if wide:
             depth.channels.append(256 * int(np.max(image.convert("RGB").getextrema())) + 255)
-        with contextlib.suppress(Exception):  # invalid EXIF data do not affect the pixels
+        with contextlib.suppress(Exception):  # an image with invalid EXIF data stays as it is
             ImageOps.exif_transpose(image, in_place=True)
         return _fitted(_eight_bits(image, depth), (width, height), fit)
 
 
 def _reason(error: Exception) -> str:
-    """Reason for `LeftOut`, from the error of a decoder."""
+    """Turn the error of a decoder into a `reason` of `LeftOut`."""
     if isinstance(error, UnusableError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
@@ -429,13 +440,13 @@ def _reason(error: Exception) -> str:
 
 @functools.cache
 def _to_eight(bits: int) -> list[int]:
-    """Nearest 8-bit value for each 16-bit value, if 2^bits − 1 is white."""
+    """Return the nearest 8-bit value of each 16-bit value. Values of 2^bits − 1 and above become white, 255."""
     white = 2**bits - 1
     return [min((255 * value + white // 2) // white, 255) for value in range(2**16)]
 
 
 def _eight_bits(image: Image.Image, depth: Depth) -> Image.Image:
-    """Convert the image to a mode that can be resized: L, RGB, or RGBA if it has transparency."""
+    """Convert the image to a mode of 8 bits per channel: L, RGB, or RGBA if the image has transparency."""
     if image.mode.startswith("I;16"):
         grey = image.convert("I")
         depth.grey.append(int(np.max(grey.getextrema())))
@@ -450,11 +461,10 @@ def _eight_bits(image: Image.Image, depth: Depth) -> Image.Image:
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
-    """Resize the image to `size`, (width, height), in mode L or RGB.
+    """Resize the image to `size`, (width, height), as `fit` says. The result has mode L or RGB.
 
-    Pillow's `ImageOps.fit` and `ImageOps.pad` have no `reducing_gap`. Without `reducing_gap`, shrinking 12
-    megapixels takes eight times as long. The results differ, too: `ImageOps.fit` changes pixels by up to 9 of 255, and
-    `ImageOps.pad` may shift the image by one pixel.
+    Pillow's `ImageOps.fit` and `ImageOps.pad` are not used, because they lack the argument `reducing_gap`. Without
+    `reducing_gap`, shrinking an image of 12 megapixels takes eight times as long.
     """
     factors = size[0] / image.width, size[1] / image.height
     if fit == "pad":
@@ -467,14 +477,17 @@ def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
         return _resized(image, size, (0, 0, *image.size))
     box_width, box_height = size[0] / max(factors), size[1] / max(factors)
     left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
-    # Rounding may put the far edge slightly outside of the image, which Pillow refuses.
+    # Rounding may put an edge slightly outside of the image. Pillow would refuse such a box.
     right, bottom = min(left + box_width, image.width), min(top + box_height, image.height)
     return _resized(image, size, (max(left, 0), max(top, 0), right, bottom))
 
 
 def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
-    """Resize the part `box` (left, top, right, bottom) of the image to `size`. Transparent pixels become white."""
-    # Pillow weights colours by their opacity, so white can be added after the resizing, which is faster.
+    """Cut `box` (left, top, right, bottom) out of the image, and resize the cut-out to `size`, (width, height).
+
+    Transparent pixels become white.
+    """
+    # Pillow weights colours by their opacity. So white can be added to the small image, which is faster.
     small = image.resize(size, Resampling.LANCZOS, box, reducing_gap=SPARE)
     if small.mode != "RGBA":
         return small

@@ -1,6 +1,7 @@
-"""Categorical: a softmax over the 256 values of a pixel (van den Oord, Kalchbrenner & Kavukcuoglu 2016, section 2.2).
+"""Categorical likelihood: a softmax over the 256 values of a pixel.
 
-The distribution ignores the order of the values. Its bits per dimension are comparable with published figures.
+This is the softmax of van den Oord, Kalchbrenner & Kavukcuoglu 2016, section 2.2. The distribution ignores the order of
+the values. Bits per dimension under this likelihood can be compared with published figures.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from aelab.models.likelihood import Likelihood
 
 VALUES = 256
-SPREAD = 2.0  # α + β of the beta-binomial distribution that an untrained decoder returns
+SPREAD = 2.0  # α + β of the beta-binomial distribution of `output_for`; a small sum makes the distribution broad
 
 
 class Categorical(Likelihood):
@@ -20,7 +21,7 @@ class Categorical(Likelihood):
     pixels = "8-bit"
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
-        """Compute Σ log p(x) in nats, (B,)."""
+        """Compute Σ log p(x) over all values of each image, in nats, (B,)."""
         values = (x * (VALUES - 1)).round().long()
         return -F.cross_entropy(_per_value(output), values, reduction="none").flatten(1).sum(1)
 
@@ -36,7 +37,7 @@ class Categorical(Likelihood):
         return drawn.view(probabilities.shape[:-1]) / (VALUES - 1)
 
     def output_for(self, mean: Tensor) -> Tensor:
-        """Compute the log-probabilities of a broad beta-binomial with this `mean`: (C,) → (C·256,)."""
+        """Compute the log-probabilities of a broad beta-binomial distribution with mean `mean`: (C,) → (C·256,)."""
         v = torch.arange(VALUES, dtype=mean.dtype, device=mean.device)
         n = VALUES - 1
         a, b = (SPREAD * mean).unsqueeze(1), (SPREAD * (1 - mean)).unsqueeze(1)
@@ -46,5 +47,5 @@ class Categorical(Likelihood):
 
 
 def _per_value(output: Tensor) -> Tensor:
-    """Give the values their own dimension: (B, C·256, H, W) → (B, 256, C, H, W)."""
+    """Give the 256 values a dimension of their own: (B, C·256, H, W) → (B, 256, C, H, W)."""
     return output.float().unflatten(1, (-1, VALUES)).movedim(2, 1)

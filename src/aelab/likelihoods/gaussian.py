@@ -1,6 +1,6 @@
-"""Gaussian with a learned variance: a density over real pixel values (Rybkin et al. 2021, σ-VAE).
+"""Gaussian likelihood with a learned variance: a density of real pixel values (Rybkin et al. 2021, σ-VAE).
 
-A density may exceed 1. A log-density cannot be compared with a log-likelihood of discrete pixels, and bits per
+A density may exceed 1. So a log-density cannot be compared with the log-probability of discrete pixels, and bits per
 dimension are not defined.
 """
 
@@ -13,7 +13,7 @@ from aelab.models.likelihood import Likelihood
 
 
 class Gaussian(Likelihood):
-    """Normal distribution. The mean μ is the sigmoid of the decoder's output; σ is one parameter for all pixels."""
+    """Normal distribution. The mean μ is the sigmoid of the decoder's output. σ is one parameter for all pixels."""
 
     pixels = "continuous"
     undefined = {"bits_per_dim": "a density of real values has no bits per value"}
@@ -38,10 +38,10 @@ class Gaussian(Likelihood):
         return output.float().sigmoid()
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw x ~ N(μ, σ²), with the shape of `output`. The values may leave [0, 1]."""
+        """Draw x ~ N(μ, σ²), with the shape of `output`. Some values may lie outside of [0, 1]."""
         noise = torch.randn(output.shape, generator=generator, device=output.device)
         return self.mean(output) + self.scale * noise
 
     def output_for(self, mean: Tensor) -> Tensor:
-        """Return the log-odds, with the shape of `mean`."""
+        """Return the output whose sigmoid is `mean`, with the shape of `mean`."""
         return mean.logit()

@@ -1,7 +1,8 @@
-"""Discretised logistic: a logistic distribution over the 256 values of a pixel (Salimans et al. 2017, section 2.1).
+"""Discretised logistic likelihood of the 256 values of a pixel (Salimans et al. 2017, section 2.1).
 
-The paper uses a mixture; here there is one component with one learned scale. The mass of each value's bin is exact, so
-the bits per dimension are comparable with published figures.
+The paper uses a mixture of logistic distributions. Here each pixel has one logistic distribution, and all pixels share
+one learned scale. The probability of each of the 256 values is exact, so bits per dimension can be compared with
+published figures.
 """
 
 import torch
@@ -12,7 +13,7 @@ from aelab.models.likelihood import Likelihood
 
 
 class Logistic(Likelihood):
-    """Logistic distribution. The location μ is the sigmoid of the decoder's output; the scale s is one parameter."""
+    """Logistic distribution. The location μ is the sigmoid of the decoder's output. All pixels share the scale s."""
 
     pixels = "8-bit"
 
@@ -22,26 +23,29 @@ class Logistic(Likelihood):
 
     @property
     def scale(self) -> Tensor:
-        """Scale s, ()."""
+        """Scale s of the logistic distribution, ()."""
         return self.log_scale.clamp(min=-7.0).exp()
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
-        """Compute Σ log(σ((x + ½/255 − μ)/s) − σ((x − ½/255 − μ)/s)) in nats, (B,)."""
+        """Compute Σ log(σ((x + ½/255 − μ)/s) − σ((x − ½/255 − μ)/s)) in nats, (B,), where σ is the sigmoid.
+
+        For x = 0, the second term is replaced by 0; for x = 1, the first term is replaced by 1.
+        """
         scale = self.scale
         upper = (x - output.float().sigmoid() + 0.5 / 255) / scale
         width = 1 / 255 / scale
         lower = upper - width
-        below = F.logsigmoid(upper)  # the lower tail belongs to the darkest value,
-        above = F.logsigmoid(-lower)  # the upper tail to the brightest value
+        below = F.logsigmoid(upper)  # log-probability of x = 0, including the lower tail of the distribution
+        above = F.logsigmoid(-lower)  # log-probability of x = 1, including the upper tail of the distribution
         inside = below + above + torch.log(-torch.expm1(-width))  # log(σ(upper) − σ(lower)) without cancellation
         log_mass = torch.where(x <= 0, below, torch.where(x >= 1, above, inside))
         return log_mass.flatten(1).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
-        """Compute E[x|z] before the rounding to 256 values, with the shape of `output`.
+        """Compute E[x|z], without the rounding to 256 values, with the shape of `output`.
 
-        The mean differs from the location μ, because the lower tail counts as black and the upper tail as white. The
-        mean is the integral of P(x > t) over t from 0 to 1, which equals s·(softplus(μ/s) − softplus((μ − 1)/s)).
+        The mean differs from the location μ, because values below 0 become 0 and values above 1 become 1. The mean is
+        the integral of P(x > t) over t from 0 to 1, which equals s·(softplus(μ/s) − softplus((μ − 1)/s)).
         """
         location, scale = output.float().sigmoid(), self.scale
         return scale * (F.softplus(location / scale) - F.softplus((location - 1) / scale))
@@ -54,5 +58,5 @@ class Logistic(Likelihood):
         return (x * 255).round().clamp(0, 255) / 255
 
     def output_for(self, mean: Tensor) -> Tensor:
-        """Return the log-odds of the location, with the shape of `mean`."""
+        """Return the output whose sigmoid is `mean`, with the shape of `mean`."""
         return mean.logit()

@@ -1,8 +1,10 @@
-"""Base class of all variants, `Autoencoder`, and the parts of a training: `Learner`, `Batch` and `Phase`.
+"""Base class of all models, `Autoencoder`, and the classes for training: `Learner`, `Batch` and `Phase`.
 
-The pipeline trains, evaluates and draws every variant through the methods of `Autoencoder`.
+A variant is a kind of model, such as the VAE. Each variant is a subclass of `Autoencoder`. The pipeline trains and
+evaluates every variant through the methods of `Autoencoder`.
 
-Dimensions: B batch, C image channels, (H, W) image size.
+Dimensions: B batch, C image channels, (H, W) image size. A code is a vector of d numbers, or a grid (h, w) of vectors
+with D numbers each.
 """
 
 from abc import ABC, abstractmethod
@@ -22,35 +24,36 @@ from aelab.models import doors
 
 Shape: TypeAlias = tuple[int, int, int]  # (C, H, W) of an image
 CodeSize: TypeAlias = Annotated[int, Field(gt=0, description="numbers in the code z")]
-Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # A tuple for several stochastic layers.
+Latent: TypeAlias = Tensor | tuple[Tensor, ...]  # Codes of a batch. A model with several stochastic layers has a tuple.
 Losses: TypeAlias = dict[str, Tensor]  # Training minimises "loss". The other losses are only recorded.
-Capability: TypeAlias = Literal[  # Many metrics need a capability, which only some variants have.
+Capability: TypeAlias = Literal[  # What only some variants can do or compute. Many metrics need a capability.
     "bound",  # −ELBO, from q(z|x), p(z) and p(x|z).
-    "importance",  # Weights p(x, z)/q(z|x) that differ between draws: `log_weights`.
-    "units",  # Latent dimensions, each of which is active or not.
-    "kl_per_dimension",
-    "samples",  # Images from a prior: `sample`.
-    "codebook",  # Codes that can be counted: `code_counts`.
+    "importance",  # Importance weights p(x, z)/q(z|x) of random draws z ~ q(z|x): `log_weights`.
+    "units",  # Latent dimensions that are active or inactive.
+    "kl_per_dimension",  # KL(q(z_j|x) ‖ p(z_j)) of each latent dimension z_j: `kl_per_dimension`.
+    "samples",  # Images drawn from a prior: `sample`.
+    "codebook",  # A codebook, whose used codes can be counted: `code_counts`.
     "reconstruction",  # Reconstructions that differ from the input.
-    "direction",  # Numbers of the code that can be varied one at a time.
-    "bits_per_dim",  # Probabilities of pixels, not densities.
+    "direction",  # Numbers in the code that can be varied one at a time.
+    "bits_per_dim",  # Probabilities of pixel values. A density gives no bits per dimension.
 ]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A mini-batch and the position in the training: all that a loss may depend on.
+    """A mini-batch, and the training step to which it belongs. A loss may depend on nothing else.
 
-    All tensors are on the device of the training. A loss must not read a number that changes on the host, because a
-    CUDA graph would always use the first value of that number.
+    All tensors are on the device of the training. A loss must not use a Python number that changes during the training:
+    a CUDA graph would use the number's first value in all steps.
 
     Attributes:
-        inputs: images or codes that the module sees, (B, …).
-        targets: images or codes that the module must reproduce, (B, …); equal to `inputs` without a corruption.
-        generator: the source of all randomness.
-        step: number of optimiser steps before this step, () int64. In validation the number equals `steps`.
-        steps: optimiser steps of the whole training.
-        samples: N, the number of training samples, also in validation.
+        inputs: images or codes that enter the module, (B, …).
+        targets: images or codes that the module must reproduce, (B, …). The targets equal `inputs`, unless the inputs
+            are corrupted.
+        generator: the random generator for all draws.
+        step: number of optimiser steps before this step, () int64. In validation, the number equals `steps`.
+        steps: total number of optimiser steps of the training.
+        samples: N, the number of images in the training split; the number is the same in validation.
     """
 
     inputs: Tensor
@@ -64,7 +67,7 @@ class Batch:
         """Return a weight that grows linearly to 1 over the first part of the training and then stays 1.
 
         Args:
-            share: the length of the first part as a share of the training, from 0 to 1. With 0 the weight is always 1.
+            share: the first part's share of the training steps, from 0 to 1. With 0, the weight is always 1.
 
         Returns:
             The weight of this step, shape ().
@@ -80,22 +83,25 @@ class Learner(nn.Module, ABC):
         """Compute the losses of a mini-batch.
 
         Args:
-            batch: the mini-batch and the position in the training.
+            batch: the mini-batch and its training step.
 
         Returns:
-            Means over the mini-batch by name, each of shape (). Training minimises "loss".
+            The losses by name: means over the mini-batch, each of shape (). Training minimises "loss".
         """
 
 
 @dataclass(frozen=True)
 class Phase:
-    """The training of one module, on images or on codes of images.
+    """One phase of a model's training: one module learns images, or codes of images.
+
+    For example, a VQ-VAE has two phases. The first trains the autoencoder, the second the prior of the codes.
 
     Attributes:
         name: the phase's name in results and progress lines.
         module: the module to train.
-        represent: maps images (B, C, H, W) to the integer codes that the module learns; None if it learns the images.
-        training: values that replace the entry's training parameters in this phase.
+        represent: maps images (B, C, H, W) to the integer codes that the module learns; None if the module learns the
+            images.
+        training: training parameters, by key, that replace the model's training parameters in this phase.
     """
 
     name: str
@@ -107,23 +113,25 @@ class Phase:
 class Autoencoder(Learner):
     """Base class of all variants: an encoder and a decoder of images x, (B, C, H, W), with values in [0, 1].
 
-    A variant is one file in `aelab.variants` with one subclass. The keyword arguments of its constructor are the
-    variant's keys in `params.yaml`. The annotations of the arguments say which values are allowed.
+    Each file in `aelab.variants` defines one variant as a subclass. The keyword arguments of the subclass's constructor
+    are the variant's keys in `params.yaml`. The annotations of the arguments say which values are allowed.
 
     Args:
         image: (C, H, W) of the images.
 
     Attributes:
-        inputs: the images that the variant must see in training, "clean" or "corrupted"; None if it may see either.
+        inputs: the kind of images that the encoder must get in training, "clean" or "corrupted"; None if both kinds are
+            allowed.
         undefined: the capabilities that the variant lacks, each with the reason. `metric_names.METRICS_OF` lists the
             metrics and figures that need each capability.
-        floor: whether the variant is a baseline without training and without randomness. A floor is the same for every
-            seed and is never ranked. Floors show how much the other models gain by training.
-        pixels: the likelihood's kind of pixel, "Bernoulli", "8-bit" or "continuous". Bounds for different kinds of
-            pixels cannot be compared. None if there is no likelihood.
-        configuration: the arguments of `checkpoint.build` that made the model.
-        code_shapes: the shapes of the tensors of one image's code. If `aelab.notebook` has set the shapes, `encode` and
-            `decode` check their argument. None switches the checks off, because a check would wait for a GPU.
+        floor: whether the variant is a floor: a baseline that needs no training and no random numbers, and shows how
+            much the other models gain by training. A floor is never ranked.
+        pixels: the kind of pixel in p(x|z), "Bernoulli", "8-bit" or "continuous"; None without a likelihood. Values of
+            −ELBO for different kinds of pixels cannot be compared.
+        configuration: the arguments with which `checkpoint.build` built the model.
+        code_shapes: the shape of each tensor in the code of one image, without the batch. If `aelab.notebook` has set
+            the shapes, `encode` and `decode` check their arguments. With None, as in the pipeline, nothing is checked,
+            because a check would wait for the GPU.
     """
 
     inputs: ClassVar[str | None] = None
@@ -136,7 +144,7 @@ class Autoencoder(Learner):
     code_shapes: Sequence[Sequence[int]] | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Wrap the class's own `encode` and `decode` in the checks of `doors`."""
+        """Add the checks of `doors.py` to the methods `encode` and `decode` that a subclass defines."""
         super().__init_subclass__(**keywords)
         for name in doors.CHECKS.keys() & vars(cls).keys():
             setattr(cls, name, doors.door(vars(cls)[name], doors.CHECKS[name]))
@@ -147,7 +155,7 @@ class Autoencoder(Learner):
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:
-        """Skip the checks of `encode` and `decode` in a `with` block, because the caller has checked the arguments.
+        """Switch off the checks of `encode` and `decode` in a `with` block, for arguments that are known to be right.
 
         Yields:
             Nothing. After the block, `code_shapes` has its old value again.
@@ -160,11 +168,11 @@ class Autoencoder(Learner):
 
     @property
     def start_images(self) -> int:
-        """Largest number of training images that `start_from` receives; the default is enough for a mean colour."""
+        """Maximum number of training images for `start_from`. The default is enough to estimate a mean colour."""
         return 1000
 
     def start_from(self, x: Tensor) -> None:
-        """Initialise the parameters that depend on the data, before the first training step.
+        """Set the parameters whose initial values depend on the data, before the first training step.
 
         Args:
             x: training images (B, C, H, W), evenly spread over the training split, with values in [0, 1].
@@ -172,13 +180,13 @@ class Autoencoder(Learner):
 
     @abstractmethod
     def encode(self, x: Tensor) -> Latent:
-        """Encode images, without noise or rounding.
+        """Encode images, without noise and without quantisation.
 
         Args:
             x: images (B, C, H, W) with values in [0, 1].
 
         Returns:
-            The codes (B, d), or (B, D, h, w) on a grid. A model with several stochastic layers returns a tuple.
+            The codes, (B, d) or (B, D, h, w). A model with several stochastic layers returns a tuple of codes.
 
         Raises:
             UserError: `code_shapes` is set and the images do not fit the model.
@@ -224,10 +232,10 @@ class Autoencoder(Learner):
         """Return the logarithms of importance weights p(targets, z)/q(z|inputs).
 
         Args:
-            inputs: images that the encoder sees, (B, C, H, W).
+            inputs: images that enter the encoder, (B, C, H, W).
             targets: images whose likelihood is computed, (B, C, H, W).
-            samples: draws z ~ q(z|inputs) for each image.
-            generator: the source of the draws, on the model's device.
+            samples: number of draws z ~ q(z|inputs) for each image.
+            generator: the random generator for the draws, on the model's device.
 
         Returns:
             The logarithms in nats, (B, samples).
@@ -241,8 +249,8 @@ class Autoencoder(Learner):
         """Draw images from the model's prior.
 
         Args:
-            count: images to draw.
-            generator: the source of the draws, on the model's device.
+            count: number of images.
+            generator: the random generator for the draws, on the model's device.
 
         Returns:
             Images (count, C, H, W) with values in [0, 1].
@@ -256,8 +264,8 @@ class Autoencoder(Learner):
         """Measure the metrics that only this variant defines.
 
         Args:
-            batches: a whole split, as mini-batches of images (B, C, H, W).
-            generator: the source of the draws, on the model's device.
+            batches: all images of a split, as mini-batches (B, C, H, W).
+            generator: the random generator for draws, on the model's device.
 
         Returns:
             The value of each metric, by name; empty in the base class.
@@ -279,7 +287,7 @@ class Autoencoder(Learner):
         """Measure E_x KL(q(z_j|x) ‖ p(z_j)) of each latent dimension z_j.
 
         Args:
-            batches: a whole split, as mini-batches of images (B, C, H, W).
+            batches: all images of a split, as mini-batches (B, C, H, W).
 
         Returns:
             The means over all images in nats, (d,).
@@ -290,10 +298,10 @@ class Autoencoder(Learner):
         raise NotImplementedError
 
     def code_counts(self, batches: Iterable[Tensor]) -> Tensor:
-        """Count how often each code of the codebook is used.
+        """Count how often the images use each of the K codes of the codebook.
 
         Args:
-            batches: a whole split, as mini-batches of images (B, C, H, W).
+            batches: all images of a split, as mini-batches (B, C, H, W).
 
         Returns:
             The counts, (K,).
@@ -307,7 +315,7 @@ class Autoencoder(Learner):
         """Return the phases of this variant's training, in order.
 
         Returns:
-            The phases; none if `start_from` sets all parameters.
+            The phases; an empty list if `start_from` sets all parameters.
         """
         return [Phase("autoencoder", self)]
 

@@ -1,4 +1,4 @@
-"""Checkpoints of models: one file with the weights, the configuration for `build`, and a checksum."""
+"""Checkpoints of models. A checkpoint is one file with the weights, the arguments for `build`, and a checksum."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def save(model: Autoencoder, path: Path | str) -> None:
         path: the file to write. An older file is replaced atomically.
 
     Raises:
-        UserError: the model has no `configuration`, or the folder cannot be written to.
+        UserError: neither `build` nor `load` made the model, or the folder cannot be written to.
     """
     if getattr(model, "configuration", None) is None:
         msg = f"cannot save this {type(model).__name__}: only models from aelab.build and aelab.load can be rebuilt"
@@ -38,7 +38,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
         The model in evaluation mode. `encode` and `decode` do not check their arguments.
 
     Raises:
-        UserError: the file is not a model of this package, or it has changed since `save` wrote it.
+        UserError: the file is missing, does not contain a model of this package, or has changed since `save` wrote it.
     """
     try:
         tensors, configuration = tensor_file.read(Path(path))
@@ -57,13 +57,13 @@ def build(variant: str, image: Sequence[int], parameters: Mapping[str, Any], see
         variant: the name of the variant's file in `aelab.variants`, without `.py`.
         image: (C, H, W) of the images.
         parameters: the keyword arguments of the variant's constructor.
-        seed: seed of torch's global generator, which draws the initial weights. None leaves the generator as it is.
+        seed: seed for torch's global generator, which draws the initial weights. With None, no seed is set.
 
     Returns:
         The model, in training mode.
 
     Raises:
-        LookupError: the variant, or a part that `parameters` name, is unknown.
+        LookupError: there is no such variant, or no such network, likelihood, prior or quantiser.
         TypeError, ValueError: the parameters do not fit the constructor or the images.
     """
     if seed is not None:

@@ -1,4 +1,4 @@
-"""Base class of the models whose code is a grid of indices into a codebook. Compressed files store these indices.
+"""Base class of the models whose code is a grid of indices into a codebook.
 
 Dimensions: B batch, C image channels, (H, W) image size, (h, w) grid of the indices.
 """
@@ -15,11 +15,11 @@ class DiscreteAutoencoder(Autoencoder):
     """Base class of autoencoders whose code is a grid of indices, each from 0 to K − 1.
 
     Attributes:
-        quantizer: maps the encoder's output to indices; K is `quantizer.codes`.
+        quantizer: maps the encoder's output to indices. K is `quantizer.codes`.
     """
 
-    # This class cannot be a `Protocol`: since Python 3.12, `isinstance` with a protocol does not find the submodules of
-    # an `nn.Module`.
+    # This class cannot be a `Protocol`. Since Python 3.12, `isinstance` with a protocol ignores the submodules of an
+    # `nn.Module`, such as `quantizer`.
     quantizer: Quantizer
 
     @abstractmethod

@@ -1,4 +1,7 @@
-"""Checks of the arguments of `encode` and `decode`, for notebooks. Only models with `code_shapes` check them."""
+"""Checks of the tensors that a user of a notebook passes to a model's methods `encode` and `decode`.
+
+A model checks its arguments only if its attribute `code_shapes` is set. `door` adds the check to a method.
+"""
 
 import functools
 import inspect
@@ -18,9 +21,14 @@ Check: TypeAlias = Callable[["Autoencoder", Any], Any]
 
 
 def door(method: Callable[..., Any], check: Check) -> Callable[..., Any]:
-    """Wrap a method of a model so that `check` tests its first argument.
+    """Return `method` with a check of its first argument.
 
-    Methods that the wrapped method calls do not check again.
+    While the method runs, nested calls of `encode` and `decode` check nothing.
+
+    Args:
+        method: method of a model, such as `encode`.
+        check: function that gets the model and the method's first argument. The function returns the argument, perhaps
+            converted, or raises a `UserError`.
     """
     first = [*inspect.signature(method).parameters][1]
 
@@ -36,14 +44,14 @@ def door(method: Callable[..., Any], check: Check) -> Callable[..., Any]:
 
 
 def images(model: "Autoencoder", x: object) -> Tensor:
-    """Return images as float32 tensors for `encode`; raise a `UserError` if they do not fit the model."""
+    """Check images for `encode`, and return them as float32. Images that do not fit the model raise a `UserError`."""
     found = seen(x, model.image)
     _check_device(model, found)
     return found
 
 
 def codes(model: "Autoencoder", z: object) -> object:
-    """Return codes unchanged for `decode`; raise a `UserError` if they do not fit the model."""
+    """Check codes for `decode`, and return them unchanged. Codes that do not fit the model raise a `UserError`."""
     shapes = [tuple(shape) for shape in model.code_shapes or ()]
     given = z if isinstance(z, tuple) else (z,)
     found = [tuple(each.shape[1:]) if isinstance(each, Tensor) and each.is_floating_point() else None for each in given]

@@ -1,6 +1,8 @@
-"""Conversion of latents to vectors and back. A latent is one tensor, or a tuple for several stochastic layers.
+"""Conversion of latents to vectors and back.
 
-Dimensions: B batch, d numbers in all tensors of a latent.
+A latent is the code of a batch of images: one tensor, or a tuple of tensors if the model has several stochastic layers.
+
+Dimensions: B batch, d numbers in the code of one image, in all tensors together.
 """
 
 import torch
@@ -15,12 +17,12 @@ def parts(z: Latent) -> tuple[Tensor, ...]:
 
 
 def flatten(z: Latent) -> Tensor:
-    """Concatenate all numbers of each latent into one vector, (B, d)."""
+    """Concatenate all numbers in the code of each image into one vector: latent → (B, d)."""
     return torch.cat([part.flatten(1) for part in parts(z)], 1)
 
 
 def unflatten(vectors: Tensor, like: Latent) -> Latent:
-    """Turn vectors (B, d) into latents with the shapes of `like`; the batch size of `like` does not matter."""
+    """Turn vectors (B, d) into a latent whose tensors have the shapes of `like`, except for the batch size."""
     shapes = [part.shape[1:] for part in parts(like)]
     split = vectors.split([shape.numel() for shape in shapes], 1)
     found = tuple(part.unflatten(1, shape) for part, shape in zip(split, shapes, strict=True))
@@ -28,7 +30,10 @@ def unflatten(vectors: Tensor, like: Latent) -> Latent:
 
 
 def line(z: Latent, start: int, end: int, count: int) -> Latent:
-    """Return `count` latents on the line between the latents number `start` and `end` of a batch, both included."""
+    """Return `count` evenly spaced codes on the line from code number `start` to code number `end` of a batch.
+
+    Both ends are included.
+    """
 
     def of_part(part: Tensor) -> Tensor:
         t = torch.linspace(0, 1, count, device=part.device).view(-1, *[1] * (part.ndim - 1))

@@ -1,7 +1,7 @@
 """Layers that the networks share. The layers return feature maps in torch's memory format `channels_last`.
 
-Dimensions: B batch, C image channels, (H, W) image size, p pixels along each side of a patch. (h, w) is the size of
-feature maps, F the number of maps that enter a layer, G the number that leave the layer.
+Dimensions: B batch, C image channels, (H, W) image size, p pixels along each side of a patch, (h, w) size of feature
+maps. F feature maps enter a layer, and G feature maps leave the layer.
 """
 
 import itertools
@@ -13,19 +13,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# At least 2, because a residual block has half as many feature maps inside.
+# The minimum is 2, because a residual block has half as many feature maps inside.
 Width: TypeAlias = Annotated[int, Field(ge=2, description="number of feature maps")]
 Activation: TypeAlias = Annotated[
     Literal["relu", "tanh", "elu", "gelu"], Field(description="activation function after each layer")
 ]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "gelu": nn.GELU}
-LARGEST = 8  # side of the largest grid that a fully connected layer takes as its input
+LARGEST = 8  # feature maps with a larger height or width are halved before a fully connected layer
 
 
 class Pointwise(nn.Linear):
     """A 1×1 convolution, (B, F, h, w) → (B, G, h, w), computed as a matrix product.
 
-    With the memory format `channels_last`, the product needs no copy of the feature maps.
+    The product needs no copy of the feature maps if their memory format is `channels_last`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,9 +44,9 @@ class Convolution(nn.Conv2d):
         _, _, height, width = x.shape
         if max(height, width) > 2:  # noqa: PLR2004
             return super().forward(x)
-        # If the maps have at most 2×2 places, each output depends on all places, and the convolution is one matrix
-        # product. This product is several times faster than the convolutions of libraries, which suit larger maps.
-        kernel = self.weight.permute(0, 2, 3, 1)  # (G, 3, 3, F), the order in memory
+        # In feature maps of at most 2×2 places, each output depends on all places, so the convolution is one matrix
+        # product. The product is several times faster than torch's convolution, which is made for larger maps.
+        kernel = self.weight.permute(0, 2, 3, 1)  # (G, 3, 3, F), in the order of the numbers in memory
         seen = [
             kernel[:, 1 - row : 1 - row + height, 1 - column : 1 - column + width]
             for row in range(height)
@@ -59,7 +59,7 @@ class Convolution(nn.Conv2d):
 
 
 class Residual(nn.Module):
-    """Residual block x + f(x) with a 3×3 and a 1×1 convolution (van den Oord et al. 2017, section 4.1)."""
+    """Residual block x + f(x), where f is a 3×3, then a 1×1 convolution (van den Oord et al. 2017, section 4.1)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Residual(nn.Module):
 
 
 class Patches(nn.Module):
-    """Splits images into p×p patches, like `nn.PixelUnshuffle`, but returns the memory format `channels_last`."""
+    """Splits images into p×p patches, like `nn.PixelUnshuffle`, but into the memory format `channels_last`."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -84,18 +84,18 @@ class Patches(nn.Module):
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """View of `x` with the channels as second dimension, (B, h, w, F) → (B, F, h, w). Nothing moves in memory."""
+    """Return a view of `x` with the channels as second dimension, (B, h, w, F) → (B, F, h, w), without a copy."""
     return x.permute(0, 3, 1, 2)
 
 
 def perceptron(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
-    """Make fully connected layers with activations between them, (…, `sizes[0]`) → (…, `sizes[-1]`)."""
+    """Make fully connected layers with an activation after all but the last, (…, `sizes[0]`) → (…, `sizes[-1]`)."""
     pairs = itertools.pairwise(sizes)
     return nn.Sequential(*(layer for pair in pairs for layer in (nn.Linear(*pair), activation())))[:-1]
 
 
 def halvings(grid: tuple[int, int]) -> int:
-    """Return how many times `grid` can be halved, until both sides are at most `LARGEST` or one side is odd."""
+    """Return how many times `grid`, (h, w), is halved, until both sides are at most `LARGEST` or one side is odd."""
     count = 0
     while max(grid) > LARGEST and not any(side % 2 for side in grid):
         grid = grid[0] // 2, grid[1] // 2
@@ -109,5 +109,5 @@ def set_bias(layer: nn.Module, bias: Tensor) -> None:
 
 
 def mean_colour(x: Tensor) -> Tensor:
-    """Mean of each channel of images x (B, C, H, W), clamped to 0.01 … 0.99: (C,)."""
+    """Return the mean of each channel over images x, (B, C, H, W) → (C,), clamped to 0.01 … 0.99."""
     return x.mean((0, 2, 3)).clamp(0.01, 0.99)

@@ -1,4 +1,7 @@
-"""Base class of likelihoods: the decoder's distribution p(x|z) over the pixels x of an image, values in [0, 1].
+"""Base class of likelihoods. A likelihood is the distribution p(x|z) of an image x for a code z.
+
+The decoder's output has the parameters of the distribution. The values of x are in [0, 1]. A value is one channel of
+one pixel.
 
 Dimensions: B batch, C image channels, P decoder outputs for each value of an image, (H, W) image size.
 """
@@ -17,13 +20,14 @@ from aelab.models.base import Capability, Shape
 
 
 class Likelihood(nn.Module, ABC):
-    """Distribution p(x|z) of independent pixels, with the decoder's output (B, C·P, H, W) as its parameters.
+    """Distribution p(x|z) of independent pixels, whose parameters are the decoder's output (B, C·P, H, W).
 
     Attributes:
         channels: P, the number of decoder outputs for each value of an image.
-        pixels: the kind of pixel, "Bernoulli", "8-bit" or "continuous". Likelihoods for different kinds of pixels
-            cannot be compared.
-        undefined: the capabilities that have no meaning under this likelihood, each with the reason.
+        pixels: the kind of pixel, "Bernoulli", "8-bit" or "continuous". Values of log p(x|z) for different kinds of
+            pixels cannot be compared.
+        undefined: the capabilities of models (`base.Capability`) that have no meaning under this likelihood, each with
+            the reason.
     """
 
     channels: ClassVar[int] = 1
@@ -59,7 +63,7 @@ class Likelihood(nn.Module, ABC):
 
         Args:
             output: the decoder's output, (B, C·P, H, W).
-            generator: the source of the draws, on the device of `output`.
+            generator: the random generator for the draws, on the device of `output`.
 
         Returns:
             Images (B, C, H, W).
@@ -73,7 +77,7 @@ class Likelihood(nn.Module, ABC):
             mean: the mean of each channel, (C,), between 0 and 1.
 
         Returns:
-            The output for every pixel, (C·P,).
+            The output, which is equal for all pixels, (C·P,).
         """
 
 
@@ -89,12 +93,21 @@ LikelihoodSection: TypeAlias = Annotated[
 
 
 def bits_per_dim(nats: float, image: Shape) -> float:
-    """Convert nats per image to bits per value of an image."""
+    """Convert nats per image of shape `image` to bits per value."""
     return nats / (math.prod(image) * math.log(2))
 
 
 def bound_by_image(distortion: Tensor, rate: Tensor, image: Shape) -> dict[str, Tensor]:
-    """Compute the four metrics of −ELBO for each image from distortion and rate in nats: (N,) each."""
+    """Compute −ELBO = distortion + rate of each image, also in bits per dimension.
+
+    Args:
+        distortion: −log p(x|z) of each image in nats, averaged over samples z, (N,).
+        rate: the cost of each image's code under the prior in nats, (N,).
+        image: (C, H, W) of the images.
+
+    Returns:
+        −ELBO, rate, distortion and bits per dimension, by the name of the metric, (N,) each.
+    """
     neg_elbo = distortion + rate
     bits = neg_elbo / (math.prod(image) * math.log(2))
     return {"neg_elbo": neg_elbo, "rate": rate, "distortion": distortion, "bits_per_dim": bits}

@@ -1,7 +1,10 @@
-"""Base class of networks, which make the encoders and decoders of the variants.
+"""Base class of networks. A network makes the encoders and the decoders of the models.
 
-Dimensions: B batch, C image channels, (H, W) image size, d size of a code, (h, w) latent grid, P decoder outputs
-for each value of an image. Encoders and decoders return float32, even if they compute in bfloat16.
+The code of an image is a vector of d numbers, or a grid (h, w) of vectors with D numbers each. Encoders and decoders
+return float32, even if they compute in bfloat16.
+
+Dimensions: B batch, C image channels, (H, W) image size, P decoder outputs for each value of an image. A value is one
+channel of one pixel.
 """
 
 from abc import ABC, abstractmethod
@@ -21,10 +24,10 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def start_at(self, output: Tensor) -> None:
-        """Set the last layer's bias so that the untrained decoder returns about `output` for every pixel.
+        """Set the bias of the last layer, so that the untrained decoder returns about `output` for every pixel.
 
-        Without this bias, the first training steps on mostly dark images all push the bias in the same direction. At a
-        high learning rate the sigmoid then saturates, and learning stops.
+        With a bias near 0, all early training steps on dark images would push the bias in the same direction. At a high
+        learning rate, the sigmoid would then saturate, and learning would stop.
 
         Args:
             output: the decoder's output at one pixel, (C·P,).
@@ -45,10 +48,10 @@ class Network(ABC):
 
     @abstractmethod
     def encoder(self, features: int) -> nn.Module:
-        """Make an encoder of images into vectors.
+        """Make an encoder that maps each image to a vector.
 
         Args:
-            features: numbers in each vector.
+            features: size of the vector.
 
         Returns:
             A module (B, C, H, W) → (B, features).
@@ -56,10 +59,10 @@ class Network(ABC):
 
     @abstractmethod
     def decoder(self, code: int, channels: int = 1) -> Decoder:
-        """Make a decoder of vectors.
+        """Make a decoder that maps each vector to the parameters of p(x|z).
 
         Args:
-            code: numbers in each vector.
+            code: size of the vector.
             channels: P, the number of outputs for each value of an image.
 
         Returns:
@@ -68,7 +71,7 @@ class Network(ABC):
 
     @property
     def grid(self) -> Grid:
-        """Height and width (h, w) of the latent grid.
+        """Height and width (h, w) of the grid of vectors.
 
         Raises:
             ValueError: the network has no grid.
@@ -77,10 +80,10 @@ class Network(ABC):
         raise ValueError(msg)
 
     def grid_encoder(self, features: int) -> nn.Module:
-        """Make an encoder of images into grids of vectors.
+        """Make an encoder that maps each image to a grid of vectors.
 
         Args:
-            features: numbers in each vector.
+            features: size of each vector.
 
         Returns:
             A module (B, C, H, W) → (B, features, h, w).
@@ -88,10 +91,10 @@ class Network(ABC):
         raise NotImplementedError
 
     def grid_decoder(self, features: int, channels: int = 1) -> Decoder:
-        """Make a decoder of grids of vectors.
+        """Make a decoder that maps each grid of vectors to the parameters of p(x|z).
 
         Args:
-            features: numbers in each vector.
+            features: size of each vector.
             channels: P, the number of outputs for each value of an image.
 
         Returns:

@@ -19,7 +19,8 @@ class Prior(nn.Module, ABC):
     """Distribution p(z) over vectors with d dimensions.
 
     Attributes:
-        independent: whether the dimensions of z are independent, so that the KL divergence is a sum over dimensions.
+        independent: whether the dimensions of z are independent under p(z). If so, KL(N(μ, diag σ²) ‖ p) is a sum over
+            dimensions.
     """
 
     independent: ClassVar[bool] = False
@@ -30,7 +31,7 @@ class Prior(nn.Module, ABC):
 
         Args:
             z: codes (…, d).
-            generator: the source of the draws for the estimate, on the device of `z`.
+            generator: the random generator for the estimate, on the device of `z`.
 
         Returns:
             log p(z) in nats, (…).
@@ -41,21 +42,21 @@ class Prior(nn.Module, ABC):
         """Draw codes z ~ p(z).
 
         Args:
-            count: codes to draw.
-            generator: the source of the draws. The codes are on its device.
+            count: number of codes.
+            generator: the random generator.
 
         Returns:
-            Codes (count, d).
+            Codes (count, d), on the device of the generator.
         """
 
     def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Compute KL(N(μ, diag σ²) ‖ p). The base class estimates the divergence from one draw z.
+        """Compute KL(N(μ, diag σ²) ‖ p). The base class estimates the divergence from one draw z for each image.
 
         Args:
             mean: μ, (B, d).
             log_variance: log σ², (B, d).
             z: draws from N(μ, diag σ²), (B, d).
-            generator: the source of further draws, on the device of `z`.
+            generator: the random generator for `log_prob`, on the device of `z`.
 
         Returns:
             The KL divergence in nats, (B,).
@@ -72,31 +73,31 @@ PriorSection: TypeAlias = Annotated[
 
 
 def reparameterise(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw z = μ + σ·ε with ε ~ N(0, I); all (…, d)."""
+    """Draw z = μ + σ·ε with ε ~ N(0, I): μ (…, d), log σ² (…, d) → z (…, d)."""
     noise = process_group.draw(torch.randn, mean.shape, generator)
     return mean + (log_variance / 2).exp() * noise
 
 
 def moments(output: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
-    """Split a layer's output (…, 2d) into μ and log σ², (…, d) each. The clamp keeps σ² and 1/σ² from overflow."""
+    """Split a layer's output (…, 2d) into μ and log σ², (…, d) each. A clamp prevents overflow of σ² and 1/σ²."""
     mean, log_variance = output.float().chunk(2, dim=dim)
     return mean, log_variance.clamp(-30.0, 20.0)
 
 
 def log_normal(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log N(z; μ, diag σ²) in nats: (…, d) each → (…)."""
+    """Compute log N(z; μ, diag σ²) in nats: z, μ and log σ², (…, d) each → (…)."""
     square = (z - mean).square() * (-log_variance).exp()
     return -0.5 * (square + log_variance + math.log(2 * math.pi)).sum(-1)
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(μ, diag σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²) in nats: (B, d) → (B,).
+    """Compute KL(N(μ, diag σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²) in nats: (B, d) → (B,).
 
-    Kingma & Welling 2014, appendix B.
+    The formula is from Kingma & Welling 2014, appendix B.
     """
     return kl_terms(mean, log_variance).sum(1)
 
 
 def kl_terms(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(μ_j, σ_j²) ‖ N(0, 1)) of each dimension in nats: (B, d) → (B, d)."""
+    """Compute KL(N(μ_j, σ_j²) ‖ N(0, 1)) of each dimension j in nats: (B, d) → (B, d)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

@@ -1,12 +1,12 @@
-"""Base class of quantisers. A quantiser maps each vector on the encoder's grid to one of K codes.
+"""Base class of quantisers. A quantiser replaces each vector on the encoder's grid by the vector of one of K codes.
 
-The vector e of the code is piecewise constant in the encoder's output z_e, so the true gradient of e is 0. `GRADIENTS`
-has two functions that return exactly e, with another gradient:
+The code's vector e is a piecewise constant function of the encoder's output z_e, so the true gradient of e is 0. The
+functions in `GRADIENTS` return z_q, which is exactly e but has another gradient:
 
     straight-through   ∂z_q/∂z_e = 1 (Bengio et al. 2013; van den Oord et al. 2017, section 3.2)
-    rotation           ∂z_q/∂z_e = λR, held constant, with the rotation R and the scale λ for which e = λR z_e
-                       (Fifty et al. 2024, section 4). The angle between e and its gradient is then the angle between
-                       z_e and its gradient.
+    rotation           ∂z_q/∂z_e = λR, where the rotation R and the scale λ satisfy e = λR z_e, and count as constants
+                       (Fifty et al. 2024, section 4). The angle between z_e and the loss's gradient at z_e then equals
+                       the angle between e and the loss's gradient at e.
 
 Dimensions: B batch, (h, w) latent grid, D size of a code vector, K codes.
 """
@@ -35,14 +35,14 @@ TINY = 1e-12  # lower limit of norms in denominators
 
 @dataclass(frozen=True)
 class Quantized:
-    """A mini-batch of encoder outputs after quantisation. Both losses are sums over an image, averaged over the batch.
+    """Result of the quantisation of a mini-batch. Both losses are sums over an image, averaged over the batch.
 
     Attributes:
-        z_q: the vectors of the codes, with a gradient of `GRADIENTS`, (B, D, h, w).
-        indices: the indices of the codes, on the grid that `Quantizer.grid` returns.
-        codebook_loss: ‖sg[z_e] − e‖², where sg stops the gradient, or another loss that brings the codes into use; 0
-            for quantisers without a codebook loss.
-        commitment_loss: ‖z_e − sg[e]‖²; 0 for quantisers whose function `bound` keeps z_e near the codes.
+        z_q: the codes' vectors, with a gradient from `GRADIENTS`, (B, D, h, w).
+        indices: the codes' indices, on the grid that `Quantizer.grid` returns.
+        codebook_loss: a loss that makes the codes useful, for example ‖sg[z_e] − e‖², where sg stops the gradient. The
+            loss is 0 for quantisers that define none.
+        commitment_loss: ‖z_e − sg[e]‖²; 0 for quantisers whose method `bound` keeps z_e near the codes.
     """
 
     z_q: Tensor
@@ -64,17 +64,17 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def entries(self) -> int:
-        """Number of codes in all codebooks: K if there is only one."""
+        """Total number of codes in all codebooks. With one codebook, the number is K."""
         return self.codes
 
     def grid(self, places: Grid) -> Grid:
-        """Return the grid of the indices.
+        """Return the size of the grid of indices.
 
         Args:
             places: (h, w) of the encoder's output.
 
         Returns:
-            Height and width of the indices. The base class returns `places`.
+            Height and width of the grid of indices. The base class returns `places`.
         """
         return places
 
@@ -91,7 +91,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def quantise(self, z_e: Tensor) -> Tensor:
-        """Find the code of every place.
+        """Find the code for the vector at each place of the grid.
 
         Args:
             z_e: the output of `bound`, (B, D, h, w).
@@ -113,18 +113,18 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
-        """Quantise a mini-batch. In training mode a quantiser may also update its codes.
+        """Quantise a mini-batch. In training mode, a quantiser may also update its codes.
 
         Args:
             z_e: the output of `bound`, (B, D, h, w).
-            generator: the source of all draws, on the device of `z_e`.
+            generator: the random generator, on the device of `z_e`.
 
         Returns:
             The quantised vectors, their indices and the two losses.
         """
 
     def counts(self, indices: Tensor) -> Tensor:
-        """Count how often each code occurs.
+        """Count how often each code occurs in `indices`.
 
         Args:
             indices: indices as `quantise` returns them.
@@ -133,7 +133,8 @@ class Quantizer(nn.Module, ABC):
             The counts as float32, (`entries`,).
         """
         flat = indices.flatten()
-        # torch.bincount would wait for a GPU. The sum of whole numbers is the same in any order.
+        # `torch.bincount` would wait for the GPU. `index_add_` on a GPU adds in any order, but a sum of whole numbers
+        # is the same in any order.
         return torch.zeros(self.entries, device=flat.device).index_add_(
             0, flat, torch.ones(len(flat), device=flat.device)
         )
@@ -151,17 +152,15 @@ def rows(z: Tensor) -> Tensor:
 
 
 def straight_through(z_e: Tensor, e: Tensor) -> Tensor:
-    """Return e with the gradient of z_e; all (B, D, h, w)."""
+    """Return the values of e with the gradient of z_e. All tensors are (B, D, h, w)."""
     return _value_and_gradient(e, z_e)
 
 
 def rotation(z_e: Tensor, e: Tensor) -> Tensor:
-    """Return e with the gradient of λR z_e; all (B, D, h, w).
+    """Return the values of e with the gradient of λR z_e. All tensors are (B, D, h, w).
 
-    λ = ‖e‖/‖z_e‖, or 1 where z_e = 0. R = 1 − 2rrᵀ + 2 ê ẑᵀ is two reflections. ê and ẑ are the unit vectors of e and
-    z_e, and r ∝ ê + ẑ is a unit vector.
-
-    Source: Fifty et al. 2024, section 4.2.
+    λ = ‖e‖/‖z_e‖, or 1 where z_e = 0. The rotation R = 1 − 2rrᵀ + 2 ê ẑᵀ consists of two reflections. ê and ẑ are e and
+    z_e, scaled to length 1. r ∝ ê + ẑ has length 1, too. The formula is from Fifty et al. 2024, section 4.2.
     """
     norm = z_e.detach().norm(dim=1, keepdim=True)
     scale = torch.where(norm > 0, e.detach().norm(dim=1, keepdim=True) / norm.clamp(min=TINY), 1.0)
@@ -179,5 +178,5 @@ GRADIENTS: Mapping[Gradient, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _value_and_gradient(value: Tensor, gradient: Tensor) -> Tensor:
-    """Return `value` with the gradient of `gradient`. The value is exact, since x − x is exactly 0."""
+    """Return `value` with the gradient of `gradient`. The value is exact, because x − x is exactly 0."""
     return value.detach() + (gradient - gradient.detach())

@@ -1,4 +1,4 @@
-"""Statistics over mini-batches, summed in float64."""
+"""Statistics of numbers that are added batch by batch. The sums are computed in float64."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -10,10 +10,10 @@ from aelab.core.tensors import in_float64
 
 
 def perplexity(counts: Tensor) -> float:
-    """Perplexity of the codes: exp(entropy of their relative frequencies), a value from 1 to K.
+    """Perplexity of the codes, a number from 1 to K: exp(H), where H is the entropy of the codes' frequencies in nats.
 
     Args:
-        counts: how often each code occurs in a whole data set, (K,).
+        counts: how often each of the K codes occurs in a whole data set, (K,).
     """
     counts = in_float64(counts)
     p = counts / counts.sum()
@@ -21,14 +21,14 @@ def perplexity(counts: Tensor) -> float:
 
 
 class Mean:
-    """Mean of numbers over mini-batches."""
+    """Mean of numbers that are added batch by batch."""
 
     def __init__(self) -> None:
         self.sum, self.count = torch.zeros((), dtype=torch.float64), 0
         self.batches: list[Tensor] = []
 
     def add(self, values: Tensor) -> None:
-        """Add `values`, (B,), to the mean."""
+        """Add the numbers of one batch, (B,)."""
         self.batches.append(values.float())
         values = in_float64(values)
         self.sum = self.sum.to(values.device) + values.sum()
@@ -36,12 +36,12 @@ class Mean:
 
     @property
     def value(self) -> float:
-        """Mean of all values."""
+        """Mean of all added numbers."""
         return self.sum.item() / self.count
 
     @property
     def each(self) -> Tensor:
-        """All values as float32 in the order of `add`, (N,)."""
+        """All added numbers in the order in which they were added, float32 (N,)."""
         return torch.cat(self.batches)
 
 
@@ -49,8 +49,8 @@ class Measured(dict[str, float]):
     """Metrics by name. For a metric that is a mean over images, the object also has the value of each image.
 
     Attributes:
-        images: the value of each image, (N,), by metric. If a metric uses only some of the images, they are evenly
-            spread (`data.datasets.evenly`).
+        images: the values of single images, (N,), by the metric's name. A metric may have values for only some images,
+            which are evenly spread over the split (`data.datasets.evenly`).
     """
 
     def __init__(self, values: Mapping[str, float], images: Mapping[str, Tensor] | None = None) -> None:
@@ -59,19 +59,24 @@ class Measured(dict[str, float]):
 
     @classmethod
     def of(cls, means: Mapping[str, Mean]) -> "Measured":
-        """Build the metrics from means, and keep the value of each image."""
+        """Make metrics from means over images, and keep the value of each image."""
         return cls(
             {name: mean.value for name, mean in means.items()}, {name: mean.each for name, mean in means.items()}
         )
 
     def __ior__(self, other: Mapping[str, float]) -> Self:  # type: ignore[override, misc]
-        """Add the metrics of `other`, with their values of single images."""
+        """Add the metrics of `other`, with the values of single images if `other` has them."""
         self.update(other)
         self.images |= getattr(other, "images", {})
         return self
 
     def renamed(self, names: Mapping[str, str | None]) -> "Measured":
-        """Return the metrics under the new `names`, without the metrics whose new name is None."""
+        """Return a copy in which the metrics have other names.
+
+        Args:
+            names: the new name of a metric, by its old name. A metric whose new name is None is left out. A metric
+                without a new name keeps its old name.
+        """
         new = {name: names.get(name, name) for name in {**self, **self.images}}
         kept = {name: other for name, other in new.items() if other is not None}
         return Measured(
@@ -81,14 +86,14 @@ class Measured(dict[str, float]):
 
 
 class Variance:
-    """Mean and variance of each dimension of vectors over mini-batches."""
+    """Mean and variance of each dimension of vectors that are added batch by batch."""
 
     def __init__(self) -> None:
         self.sum = self.square = torch.zeros((), dtype=torch.float64)
         self.count = 0
 
     def add(self, vectors: Tensor) -> None:
-        """Add `vectors`, (B, d)."""
+        """Add the vectors of one batch, (B, d)."""
         values = in_float64(vectors)
         self.sum = self.sum.to(values.device) + values.sum(0)
         self.square = self.square.to(values.device) + values.square().sum(0)

@@ -1,11 +1,11 @@
 """Conv: strided convolutions and residual blocks, the network of van den Oord et al. 2017, section 4.1.
 
-The encoder has 4×4 convolutions with stride 2 down to the grid, then residual blocks. The decoder has residual blocks,
-then transposed convolutions back to the image. For a code that is a vector, further convolutions halve a large grid
-before the fully connected layer.
+In the encoder, 4×4 convolutions with stride 2 shrink the image to a grid (h, w). Residual blocks follow. The decoder
+has residual blocks, then transposed convolutions, which enlarge the grid to the image. If the code is a vector, further
+convolutions halve a large grid before the encoder's fully connected layer.
 
-Dimensions: B batch, C image channels, (H, W) image size, (h, w) grid, F `width`, P decoder outputs for each value of an
-image.
+Dimensions: B batch, C image channels, (H, W) image size, (h, w) grid, F feature maps (the argument `width`), P decoder
+outputs for each value of an image. A value is one channel of one pixel.
 """
 
 from typing import Annotated
@@ -19,10 +19,9 @@ from aelab.models.network import Decoder, Grid, Network
 
 
 class ConvNetwork(Network):
-    """Strided convolutions and residual blocks with `width` feature maps.
+    """Strided convolutions with `width` feature maps. Each place of the grid covers `downsampling`² pixels.
 
-    Each place of the grid covers `downsampling`² pixels. The number of residual blocks is `residual`; each has `hidden`
-    feature maps.
+    The encoder and the decoder each have `residual` residual blocks, with `hidden` feature maps inside.
     """
 
     def __init__(
@@ -45,27 +44,27 @@ class ConvNetwork(Network):
 
     @property
     def grid(self) -> Grid:
-        """Height and width (h, w) of the grid, (H, W) / `downsampling`."""
+        """Height and width of the grid: (h, w) = (H, W) / `downsampling`."""
         return self.image[1] // self.downsampling, self.image[2] // self.downsampling
 
     def encoder(self, features: int) -> nn.Module:
-        """Make a module (B, C, H, W) → (B, features)."""
+        """Make an encoder, (B, C, H, W) → (B, features)."""
         return VectorEncoder(self, features)
 
     def decoder(self, code: int, channels: int = 1) -> Decoder:
-        """Make a module (B, code) → (B, C·P, H, W)."""
+        """Make a decoder, (B, code) → (B, C·P, H, W)."""
         return ConvDecoder(self, channels, VectorStem(self, code))
 
     def grid_encoder(self, features: int) -> nn.Module:
-        """Make a module (B, C, H, W) → (B, features, h, w)."""
+        """Make an encoder, (B, C, H, W) → (B, features, h, w)."""
         return nn.Sequential(self.down(), Pointwise(self.width, features), Float())
 
     def grid_decoder(self, features: int, channels: int = 1) -> Decoder:
-        """Make a module (B, features, h, w) → (B, C·P, H, W)."""
+        """Make a decoder, (B, features, h, w) → (B, C·P, H, W)."""
         return ConvDecoder(self, channels, Convolution(features, self.width))
 
     def down(self) -> nn.Sequential:
-        """Make the layers from images (B, C, H, W) to feature maps on the grid, (B, F, h, w)."""
+        """Make the encoder's layers that map images (B, C, H, W) to feature maps on the grid, (B, F, h, w)."""
         halved = self.downsampling.bit_length() - 1
         inputs = [self.image[0], *[self.width] * (halved - 1)]
         return nn.Sequential(
@@ -75,12 +74,12 @@ class ConvNetwork(Network):
         )
 
     def blocks(self) -> list[nn.Module]:
-        """Make the residual blocks and the ReLU after them."""
+        """Make the residual blocks, and one ReLU after the last block."""
         return [*(Residual(self.width, self.hidden) for _ in range(self.residual)), nn.ReLU()]
 
 
 class VectorEncoder(nn.Module):
-    """Encoder of images into vectors."""
+    """Encoder that maps each image to a vector."""
 
     def __init__(self, network: ConvNetwork, features: int) -> None:
         super().__init__()
@@ -96,7 +95,7 @@ class VectorEncoder(nn.Module):
 
 
 class VectorStem(nn.Module):
-    """First layers of a decoder of vectors: a fully connected layer, then transposed convolutions up to the grid."""
+    """First layers of a decoder of vectors. The layers map each vector to feature maps on the grid."""
 
     def __init__(self, network: ConvNetwork, code: int) -> None:
         super().__init__()
@@ -112,7 +111,7 @@ class VectorStem(nn.Module):
 
 
 class ConvDecoder(Decoder):
-    """Decoder: `stem` maps codes to feature maps on the grid, and further layers map the feature maps to the output."""
+    """Decoder. `stem` maps codes to feature maps on the grid, and further layers map the feature maps to the output."""
 
     def __init__(self, network: ConvNetwork, channels: int, stem: nn.Module) -> None:
         super().__init__()

@@ -1,6 +1,10 @@
-"""MLP: fully connected layers. `hidden: [200, 200]` with tanh is the network of Burda et al. 2016, section 5.
+"""MLP: fully connected layers. An image enters the network as one vector.
 
-The network treats an image as one vector. A VQ-VAE needs a grid and cannot use this network.
+With `hidden: [200, 200]` and `activation: tanh`, the MLP is the network of Burda et al. 2016, section 5. A VQ-VAE needs
+a network whose codes are on a grid, so a VQ-VAE cannot use the MLP.
+
+Dimensions: B batch, C image channels, (H, W) image size, d size of a code, P decoder outputs for each value of an
+image. A value is one channel of one pixel.
 """
 
 import math
@@ -16,7 +20,7 @@ from aelab.models.network import Decoder, Network
 
 
 class MLP(Network):
-    """Fully connected layers with the sizes `hidden`, from the image to the code. The decoder has the reverse order."""
+    """Fully connected layers of the sizes `hidden` in the encoder, and of the reversed sizes in the decoder."""
 
     def __init__(
         self,
@@ -29,16 +33,16 @@ class MLP(Network):
         self.hidden, self.activation = hidden, ACTIVATIONS[activation]
 
     def encoder(self, features: int) -> nn.Module:
-        """Make a module (B, C, H, W) → (B, features)."""
+        """Make an encoder, (B, C, H, W) → (B, features)."""
         return MLPEncoder([math.prod(self.image), *self.hidden, features], self.activation)
 
     def decoder(self, code: int, channels: int = 1) -> Decoder:
-        """Make a module (B, code) → (B, C·P, H, W)."""
+        """Make a decoder, (B, code) → (B, C·P, H, W)."""
         return MLPDecoder(code, self.hidden[::-1], (self.image[0] * channels, *self.image[1:]), self.activation)
 
 
 class MLPEncoder(nn.Module):
-    """Encoder of images into vectors, with layers of the given `sizes`."""
+    """Encoder that maps each image to a vector. `sizes` has the size of the image, of each layer, and of the vector."""
 
     def __init__(self, sizes: Sequence[int], activation: type[nn.Module]) -> None:
         super().__init__()
@@ -50,7 +54,7 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(Decoder):
-    """Decoder of vectors into the parameters of p(x|z)."""
+    """Decoder that maps each vector to the parameters of p(x|z)."""
 
     def __init__(self, code: int, hidden: Sequence[int], output: Shape, activation: type[nn.Module]) -> None:
         super().__init__()

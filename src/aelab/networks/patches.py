@@ -1,8 +1,12 @@
 """Patches: a network that computes at low resolution, on a grid of patches of the image.
 
-The first layer splits an image into patches, and the last layer puts the patches together. The convolutions in between
-work on the grid of patches. For a code that is a vector, large grids are halved, so that the fully connected layer is
-small.
+The encoder's first layer splits an image into patches, and the decoder's last layer puts the patches together. All
+other convolutions work on the grid of patches. If the code is a vector, a large grid is halved before the fully
+connected layer, so that the layer stays small.
+
+Dimensions: B batch, C image channels, (H, W) image size, (h, w) grid of patches, p pixels along each side of a patch.
+A code is a vector of d numbers or a grid of vectors with D numbers each. F is the number of feature maps, P the number
+of decoder outputs for each value of an image. A value is one channel of one pixel.
 """
 
 import torch
@@ -15,7 +19,7 @@ from aelab.models.network import Decoder, Grid, Network
 
 
 class PatchNetwork(Network):
-    """Convolutions with `width` feature maps on a grid of patches of `downsampling`² pixels."""
+    """Convolutions with `width` feature maps on a grid of patches, each of `downsampling`² pixels."""
 
     def __init__(self, image: Shape, *, width: Width, downsampling: PositiveInt = 4) -> None:
         super().__init__(image)
@@ -26,28 +30,28 @@ class PatchNetwork(Network):
 
     @property
     def grid(self) -> Grid:
-        """Height and width (h, w) of the grid, (H, W) / `downsampling`."""
+        """Height and width of the grid: (h, w) = (H, W) / `downsampling`."""
         return self.image[1] // self.downsampling, self.image[2] // self.downsampling
 
     def encoder(self, features: int) -> nn.Module:
-        """Make an encoder: one convolution over the patches, then a fully connected layer."""
+        """Make an encoder of one convolution over the patches and a fully connected layer."""
         return VectorEncoder(self, features)
 
     def decoder(self, code: int, channels: int = 1) -> Decoder:
-        """Make a decoder: a fully connected layer, then residual blocks on the grid."""
+        """Make a decoder of a fully connected layer and residual blocks on the grid."""
         return VectorDecoder(self, code, channels)
 
     def grid_encoder(self, features: int) -> nn.Module:
-        """Make an encoder: one convolution over the patches, then a perceptron at every place."""
+        """Make an encoder of one convolution over the patches and a perceptron at each place of the grid."""
         return GridEncoder(self, features)
 
     def grid_decoder(self, features: int, channels: int = 1) -> Decoder:
-        """Make a decoder: residual blocks on the grid."""
+        """Make a decoder of residual blocks on the grid."""
         return GridDecoder(self, features, channels)
 
 
 class VectorEncoder(nn.Module):
-    """Encoder of images into vectors."""
+    """Encoder that maps each image to a vector."""
 
     def __init__(self, network: PatchNetwork, features: int) -> None:
         super().__init__()
@@ -64,7 +68,7 @@ class VectorEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) → (B, features)."""
-        return self.head(self.layers(x).permute(0, 2, 3, 1).flatten(1)).float()  # channels_last: needs no copy
+        return self.head(self.layers(x).permute(0, 2, 3, 1).flatten(1)).float()  # `channels_last` saves a copy
 
 
 class Output(nn.Module):
@@ -82,7 +86,7 @@ class Output(nn.Module):
 
 
 class PatchDecoder(Decoder):
-    """Base class of both decoders, with the layer that puts the patches together."""
+    """Base class of both decoders. The layer `output` puts the patches together."""
 
     output: Output
 
@@ -92,7 +96,7 @@ class PatchDecoder(Decoder):
 
 
 class VectorDecoder(PatchDecoder):
-    """Decoder of vectors into the parameters of p(x|z)."""
+    """Decoder that maps each vector to the parameters of p(x|z)."""
 
     def __init__(self, network: PatchNetwork, code: int, channels: int) -> None:
         super().__init__()
@@ -113,12 +117,11 @@ class VectorDecoder(PatchDecoder):
 
 
 class GridEncoder(nn.Module):
-    """Encoder of images into one vector per patch.
+    """Encoder that maps each patch of an image to a vector.
 
-    Each vector depends only on a patch, the neighbours of the patch and a learned embedding of the patch's position. A
-    learned prior predicts these vectors more easily than vectors with a wide receptive field. On MNIST, the rate under
-    this prior is about 150 nats per image. With a residual encoder, which has a wide receptive field, the rate is 200
-    nats.
+    A vector depends only on its patch, the neighbours of the patch and a learned embedding of the patch's position. So
+    the learned prior of a VQ-VAE predicts the codes better. On MNIST, −log p(codes) is about 150 nats per image. With
+    residual blocks in the encoder, a vector depends on many patches, and −log p(codes) is about 200 nats per image.
     """
 
     def __init__(self, network: PatchNetwork, features: int) -> None:
@@ -137,7 +140,7 @@ class GridEncoder(nn.Module):
 
 
 class GridDecoder(PatchDecoder):
-    """Decoder of one vector per patch into the parameters of p(x|z)."""
+    """Decoder that maps a grid of vectors, one for each patch, to the parameters of p(x|z)."""
 
     def __init__(self, network: PatchNetwork, features: int, channels: int) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""A second stochastic layer: p(z) = ∫ p(z|u) p(u) du, with a code u above the code z (Burda et al. 2016, section 5).
+"""Prior with a second stochastic layer, u, above the code z: p(z) = ∫ p(z|u) p(u) du (Burda et al. 2016, section 5).
 
-    p(z|u) = N(μ_θ(u), diag σ_θ²(u)),  p(u) the prior of the upper layer,  q(u|z) = N(μ_φ(z), diag σ_φ²(z))
+    p(z|u) = N(μ_θ(u), diag σ_θ²(u)),  p(u) is another prior, such as N(0, I),  q(u|z) = N(μ_φ(z), diag σ_φ²(z))
 
-The integral is intractable. At one u ~ q(u|z), the ratio p(z|u) p(u) / q(u|z) is an unbiased estimate of the integral.
-Training a VAE with this prior therefore maximises the ELBO of a model with two stochastic layers. The importance
-weights of this VAE are also the importance weights of the model with two layers.
+The integral is intractable. For one draw u ~ q(u|z), the ratio p(z|u) p(u) / q(u|z) is an unbiased estimate of p(z). So
+the training of a VAE with this prior maximises the ELBO of a model with two stochastic layers, z and u. Also, the VAE's
+importance weights with this estimate are the importance weights of the model with two layers.
 """
 
 from typing import Annotated
@@ -18,7 +18,7 @@ from aelab.models.prior import PRIORS, Prior, PriorSection, log_normal, moments,
 
 
 class Layer(Prior):
-    """An upper code u with `code` dimensions. Perceptrons with the layer sizes `hidden` map z to u and u to z."""
+    """Prior with an upper code u of `code` dimensions. Perceptrons with the sizes `hidden` map z to u and u to z."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Layer(Prior):
         self.prior = PRIORS.build(prior, code)
 
     def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Compute log p(z|u) + log p(u) − log q(u|z) at one u ~ q(u|z), in nats: (…, d) → (…)."""
+        """Compute log p(z|u) + log p(u) − log q(u|z) for one draw u ~ q(u|z), in nats: (…, d) → (…)."""
         q = moments(self.up(z))
         u = reparameterise(*q, generator)
         return log_normal(z, *moments(self.down(u))) + self.prior.log_prob(u, generator) - log_normal(u, *q)

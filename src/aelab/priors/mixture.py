@@ -1,7 +1,7 @@
-"""Mixture of Gaussians as prior, learned together with the model: p(z) = Σ_k π_k · N(z; μ_k, diag σ_k²).
+"""Mixture of Gaussians as a prior, learned together with the model: p(z) = Σ_k π_k · N(z; μ_k, diag σ_k²).
 
-Dilokthanakul et al. 2016. Tomczak & Welling 2018 compare this "mixture of Gaussians prior" with their VampPrior, whose
-components are the posteriors of learned pseudo-inputs.
+The prior is from Dilokthanakul et al. 2016. Tomczak & Welling 2018 compare it with their VampPrior, whose components
+are the posteriors of learned pseudo-inputs.
 """
 
 import math
@@ -14,7 +14,7 @@ from aelab.models.prior import Prior
 
 
 class Mixture(Prior):
-    """A mixture of `components` Gaussians, each initialised near N(0, I)."""
+    """Mixture of `components` Gaussians, which are all near N(0, I) before training."""
 
     def __init__(self, code: PositiveInt, *, components: PositiveInt) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class Mixture(Prior):
     def log_prob(self, z: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
         """Compute log p(z) in nats: (…, d) → (…)."""
         precisions = (-self.log_variances).exp()  # (K, d)
-        with torch.autocast(z.device.type, enabled=False):  # bfloat16 would lose the difference of the products
-            # Σ_d (z − μ)²/σ² as two matrix products, instead of a tensor (…, K, d)
+        with torch.autocast(z.device.type, enabled=False):  # bfloat16 is too coarse for the difference below
+            # `square + constant` contains Σ_d (z − μ)²/σ². Two matrix products need no tensor of shape (…, K, d).
             square = z.square() @ precisions.T - 2 * z @ (self.means * precisions).T
         constant = (self.means.square() * precisions + self.log_variances + math.log(2 * math.pi)).sum(1)
         return (self.logits.log_softmax(0) - 0.5 * (square + constant)).logsumexp(-1)

@@ -1,7 +1,8 @@
-"""Base classes of the quantisers whose codes are vectors: the nearest vector is the code, and dead codes restart.
+"""Base classes of quantisers that choose the nearest of K code vectors, and that restart unused codes.
 
-Only a code in use moves towards the encoder's outputs, so without restarts most codes would stay unused. A dead
-code, which is (almost) unused, restarts at one of the encoder's current outputs.
+An output is the encoder's vector at one place of an image's grid. In training, only codes in use move towards the
+outputs. Without restarts, most codes would therefore stay unused. A restart sets the vector of an unused code to an
+output of the current batch.
 """
 
 import torch
@@ -11,14 +12,16 @@ from torch.nn import functional as F
 from aelab.core import process_group
 from aelab.models.quantizer import GRADIENTS, Gradient, Quantized, Quantizer, rows
 
-DECAY = 0.99  # The moving average of each code's usage decays by this factor in a training step.
-DEAD = 0.01  # A code is dead if its usage is below this share of uniform use.
-REVIVED = 0.1  # Usage of a code after a restart. The code then has time to find outputs.
-UNBORN = -1.0  # Usage of a code that has no vector yet. The code restarts even if restarts are switched off.
+# The usage of a code is a moving average of the code's relative frequency. The relative frequency is 1 if all codes are
+# chosen equally often.
+DECAY = 0.99  # Factor by which the moving average decays in each training step.
+DEAD = 0.01  # A code with a usage below this value is dead.
+REVIVED = 0.1  # Usage of a code just after a restart. Without use, the code is dead again only after many steps.
+UNBORN = -1.0  # Usage of a code that has no vector yet. Such a code gets its first vector even with `restarts: false`.
 
 
 class NearestVector(Quantizer):
-    """K vectors e_1 … e_K. The vector nearest to an output is its code."""
+    """Quantiser with K code vectors e_1 … e_K. The code of an output is the index of the nearest vector."""
 
     vectors: Tensor  # (K, D)
 
@@ -31,13 +34,13 @@ class NearestVector(Quantizer):
         """Find k = argmin_j ‖z_e − e_j‖ at every place: (B, D, h, w) → (B, h, w)."""
         batch, _, height, width = z_e.shape
         with torch.autocast(z_e.device.type, enabled=False):  # bfloat16 could change the nearest code
-            # ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖². The first term is the same for every e.
+            # ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖². The first term does not depend on e, so it is left out.
             vectors = self.vectors
             distances = torch.addmm(vectors.square().sum(1), rows(z_e), vectors.T, alpha=-2)  # (B·h·w, K)
         return distances.argmin(1).view(batch, height, width)
 
     def look_up(self, indices: Tensor) -> Tensor:
-        """Return e_k: (B, h, w) → (B, D, h, w)."""
+        """Return the vector e_k for each index k: (B, h, w) → (B, D, h, w)."""
         return F.embedding(indices, self.vectors).permute(0, 3, 1, 2)
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:  # noqa: ARG002
@@ -53,13 +56,13 @@ class NearestVector(Quantizer):
 
 
 class VectorQuantizer(NearestVector):
-    """Quantiser that counts how often each of its vectors is used, and restarts dead codes.
+    """Quantiser that measures the usage of each code, and restarts dead codes.
 
-    The vectors are a parameter or a buffer. Restarts in the first training batches set their initial values, unless a
-    subclass sets these values.
+    In a subclass, `vectors` is a parameter or a buffer. The outputs of the first training batches are the initial
+    vectors, unless the subclass sets initial vectors.
     """
 
-    usage: Tensor  # (K,), relative to uniform use
+    usage: Tensor  # (K,); 1 for each code if all codes are chosen equally often
     decay = DECAY
 
     def __init__(self, codes: int, dimensions: int, *, restarts: bool, gradient: Gradient) -> None:
@@ -68,7 +71,7 @@ class VectorQuantizer(NearestVector):
         self.register_buffer("usage", torch.full((codes,), UNBORN))
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
-        """Quantise z_e, (B, D, h, w). In training mode, dead codes restart first, and usage is updated last."""
+        """Quantise z_e, (B, D, h, w). In training mode, restart dead codes before, and update the usage afterwards."""
         if self.training:
             self.restart(z_e, generator)
         quantized = super().forward(z_e, generator)
@@ -78,9 +81,9 @@ class VectorQuantizer(NearestVector):
 
     @torch.no_grad()
     def restart(self, z_e: Tensor, generator: torch.Generator) -> None:
-        """Restart each dead code at a different output.
+        """Set the vector of each dead code to a random output, a different output for each code.
 
-        If there are more dead codes than outputs, the remaining codes restart in a later batch.
+        If there are more dead codes than outputs, the remaining dead codes restart in a later batch.
         """
         outputs = rows(z_e)
         count = process_group.whole(len(outputs))
@@ -93,19 +96,24 @@ class VectorQuantizer(NearestVector):
         self.usage.masked_fill_(restarted, REVIVED)
 
     def place(self, which: Tensor, vectors: Tensor) -> None:
-        """Set each code that is marked in `which`, (K, 1), to its row of `vectors`, (K, D)."""
+        """Replace the vectors of some codes.
+
+        Args:
+            which: True for each code whose vector is replaced, (K, 1).
+            vectors: new vectors, (K, D), one row for each code.
+        """
         self.vectors.copy_(torch.where(which, vectors, self.vectors))
 
     @torch.no_grad()
     def learn(self, z_e: Tensor, indices: Tensor) -> None:  # noqa: ARG002
-        """Update the usage of each code from the indices of a training batch."""
+        """Update the usage of each code with the indices of a training batch."""
         self.usage.lerp_(process_group.mean(self.counts(indices) / self.uniform(indices)), 1 - self.decay)
 
     def uniform(self, indices: Tensor) -> float:
-        """Return how often each code would occur in `indices` under uniform use."""
+        """Return how often each code would occur in `indices` if all codes were chosen equally often."""
         return indices.numel() / self.codes
 
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Compute ‖x − y‖², summed over each image and averaged over the batch: (B, D, h, w) both → ()."""
+    """Compute ‖x − y‖² of two tensors (B, D, h, w), summed over each image and averaged over the batch: ()."""
     return (x - y).square().sum((1, 2, 3)).mean()

@@ -11,7 +11,7 @@ from aelab.quantizers._vectors import VectorQuantizer
 class Codebook(VectorQuantizer):
     """K = `codes` learned vectors of D = `dimensions` numbers.
 
-    Without `restarts` the vectors start at random near 0, and only gradient descent moves them.
+    Without `restarts`, the vectors start at random near 0, and only gradient descent moves them.
     """
 
     def __init__(

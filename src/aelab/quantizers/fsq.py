@@ -1,19 +1,21 @@
-"""Finite scalar quantisation: rounds every number separately to a few steps (Mentzer et al. 2023).
+"""Finite scalar quantisation: rounds each number of a vector separately to one of L values (Mentzer et al. 2023).
 
-    z_e = f(z)        into the range of L steps: tanh(z + shift)·(L − 1)/2, minus ½ for an even L
-    k   = round(z_e)  one of L whole numbers, including 0
+    z_e = f(z)        f(z) = tanh(z + shift)·(L − 1)/2, minus ½ for an even L; f bounds the number z
+    k   = round(z_e)  one of L successive whole numbers, called steps, including 0
 
-The codes are all combinations of steps. The codes are fixed, so there is no codebook loss and no restart. Every output
-is near a code, so there is no commitment loss. As in the paper, z_e and the codes are in units of ⌊L/2⌋ steps, that is,
-in [−1, 1]. Two details differ from the paper:
+A code is a combination of D steps, one for each number of the vector. The codes are fixed, so there is no codebook loss
+and no restart. Every z_e is near a code, so there is no commitment loss. As in the paper, z_e and k are then divided by
+⌊L/2⌋, so that the codes are in [−1, 1]. Two details differ from the paper:
 
-    z ← S·(z − E[z])/√Var[z]   before f, with the moments of each number over the batch (Ioffe & Szegedy 2015). Without
-                               this normalisation, an encoder whose outputs fall on a few steps keeps to these steps.
-    L = 2                      no shift: with a shift, f(0) = 0 is an end of the range, where f is flat (f′ = 0.001)
+    z ← S·(z − E[z])/√Var[z]   before f, with mean and variance of each number over the batch (Ioffe & Szegedy 2015).
+                               Without this normalisation, an encoder that starts on a few steps uses only these steps.
+    L = 2                      has no shift. With a shift, f(0) = 0 would be the upper end of the range, where f is flat
+                               (f′ = 0.001).
 
-The gradient passes through the moments, because a quarter of the codes stayed unused if the moments were constants. The
-normalisation cancels the bias of the encoder's last layer, so the gradient of this bias is only rounding error. Adam
-scales this error up to full updates. The bias therefore drifts, and the moving averages follow the drift.
+The gradient passes through E[z] and Var[z]. When both were constants instead, a quarter of the codes stayed unused.
+
+The normalisation cancels the bias of the encoder's last layer, so the gradient of this bias is only rounding error.
+Adam scales this error up to full updates. The bias therefore drifts, and the moving average of E[z] follows the drift.
 """
 
 import math
@@ -26,20 +28,20 @@ from torch import Tensor
 from aelab.core import process_group
 from aelab.models.quantizer import Quantized, Quantizer, straight_through
 
-DECAY = 0.9  # The moving averages of the moments decay by this factor in a training step.
-SPREAD = 1.5  # S. With 1, codes at the corners of the grid may stay unused if the numbers are correlated.
-TINY = 1e-5  # This constant is added to the variance, as in batch normalisation.
-MARGIN = 1e-3  # The range exceeds the outermost steps by this share. Without the margin, no z would reach these steps.
+DECAY = 0.9  # The moving averages of mean and variance decay by this factor in a training step.
+SPREAD = 1.5  # S. With S = 1, combinations of outermost steps may stay unused if the D numbers are correlated.
+TINY = 1e-5  # Constant that is added to the variance, as in batch normalisation.
+MARGIN = 1e-3  # The range of f is larger than the span of the steps by this share, so that f reaches the end steps.
 
 
 class FiniteScalar(Quantizer):
-    """K = Π L_i fixed codes of D numbers. Number i has L_i evenly spaced steps; `levels` lists L_1 … L_D."""
+    """K = Π L_i fixed codes of D numbers. Number i has one of L_i evenly spaced values; `levels` lists L_1 … L_D."""
 
-    levels: Tensor  # L, (D, 1, 1) like the other buffers
+    levels: Tensor  # L_1 … L_D, (D, 1, 1); the other buffers have the same shape
     unit: Tensor  # ⌊L/2⌋
-    value: Tensor  # place value of a step in an index
-    mean: Tensor  # moving average, like `variance`
-    variance: Tensor
+    value: Tensor  # Π_{j<i} L_j, the factor of number i in an index
+    mean: Tensor  # moving average of E[z]
+    variance: Tensor  # moving average of Var[z]
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class FiniteScalar(Quantizer):
         levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)],
         normalise: Annotated[
             bool,
-            Field(description="whether each number is normalised to a fixed mean and variance before it is bounded"),
+            Field(description="whether each number is first normalised to a fixed mean and variance"),
         ] = True,
     ) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class FiniteScalar(Quantizer):
             self.register_buffer("variance", torch.ones(each.shape))
 
     def bound(self, z: Tensor) -> Tensor:
-        """Compute z_e = f(z) / ⌊L/2⌋, (B, D, h, w) both."""
+        """Compute z_e = f(z) / ⌊L/2⌋; z and z_e have the shape (B, D, h, w)."""
         if self.normalise:
             z = self.normalised(z)
         range_ = (self.levels - 1) * (1 + MARGIN) / 2
@@ -71,9 +73,9 @@ class FiniteScalar(Quantizer):
         return ((z + shift).tanh() * range_ - lower) / self.unit
 
     def normalised(self, z: Tensor) -> Tensor:
-        """Normalise each of the D numbers to mean 0 and standard deviation S, (B, D, h, w) both.
+        """Normalise each of the D numbers of z, (B, D, h, w), to mean 0 and standard deviation S.
 
-        Training uses the moments of the whole batch, evaluation their moving averages.
+        Training uses the mean and variance of the whole batch. Evaluation uses the moving averages.
         """
         mean, variance = self.mean, self.variance
         if self.training:
@@ -85,16 +87,16 @@ class FiniteScalar(Quantizer):
 
     @staticmethod
     def _batch_mean(x: Tensor) -> Tensor:
-        """Mean over all places and the images of all processes, with gradient: (B, D, h, w) → (D, 1, 1)."""
+        """Mean over the places of the images in all processes, with a gradient: (B, D, h, w) → (D, 1, 1)."""
         return process_group.gather(x.mean((2, 3), keepdim=True)).mean(0)
 
     def quantise(self, z_e: Tensor) -> Tensor:
-        """Compute Σ_i (k_i + ⌊L_i/2⌋) Π_{j<i} L_j at every place: (B, D, h, w) → (B, h, w)."""
+        """Find the index of each place's code, Σ_i (k_i + ⌊L_i/2⌋) Π_{j<i} L_j: (B, D, h, w) → (B, h, w)."""
         steps = (z_e * self.unit).round().long() + self.unit
         return (steps.clamp(min=0).minimum(self.levels - 1) * self.value).sum(1)
 
     def look_up(self, indices: Tensor) -> Tensor:
-        """Return k / ⌊L/2⌋: (B, h, w) → (B, D, h, w)."""
+        """Return the codes as vectors of numbers k / ⌊L/2⌋: (B, h, w) → (B, D, h, w)."""
         return ((indices.unsqueeze(1) // self.value) % self.levels - self.unit) / self.unit
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:  # noqa: ARG002

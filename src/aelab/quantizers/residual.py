@@ -1,10 +1,13 @@
-"""Residual quantisation: each level quantises the error of the levels before it (Zeghidour et al. 2021, algorithm 1).
+"""Residual quantisation: each codebook quantises the error of the codebooks before it (Zeghidour et al. 2021).
 
-    r_1 = z_e,   e_d = the nearest code of level d to r_d,   r_{d+1} = r_d − e_d,   e = Σ_d e_d
+    r_1 = z_e,   e_d = the vector of codebook d nearest to r_d,   r_{d+1} = r_d − e_d,   e = Σ_d e_d    (algorithm 1)
 
-The losses are sums over the levels. Since ‖r_d − e_d‖² = ‖z_e − Σ_{j≤d} e_j‖², the losses pull z_e towards every
-partial sum (Lee et al. 2022, equation 8). Each place of the grid has one index for each level. These indices are side
-by side in the grid of indices.
+Codebook d is called level d. The codebook loss and the commitment loss are sums over the levels. Since
+‖r_d − e_d‖² = ‖z_e − Σ_{j≤d} e_j‖², the commitment loss pulls z_e towards every partial sum of the e_j
+(Lee et al. 2022, equation 8).
+
+Each place of the encoder's grid (h, w) has one index for each level. In the grid of indices, (h, w·depth), the indices
+of a place are side by side.
 """
 
 from typing import Annotated, cast
@@ -18,7 +21,7 @@ from aelab.quantizers.codebook import Codebook
 
 
 class Residual(Quantizer):
-    """`depth` codebooks of K = `codes` vectors with D = `dimensions` numbers. The indices are a grid (h, w·depth)."""
+    """`depth` codebooks, each with K = `codes` vectors of D = `dimensions` numbers."""
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class Residual(Quantizer):
         return torch.stack([level.look_up(k) for level, k in zip(self._codebooks(), each, strict=True)]).sum(0)
 
     def forward(self, z_e: Tensor, generator: torch.Generator) -> Quantized:
-        """Quantise z_e, (B, D, h, w), level by level. In training mode, each codebook updates its codes."""
+        """Quantise z_e, (B, D, h, w), level by level. In training mode, each codebook may restart unused codes."""
         residual, made = z_e, []
         for level in self._codebooks():
             made.append(level(residual, generator))
@@ -73,7 +76,7 @@ class Residual(Quantizer):
         )
 
     def counts(self, indices: Tensor) -> Tensor:
-        """Count the codes of each level, one level after the other: (K·depth,).
+        """Count how often each code occurs: K counts for each level, one level after the other, (K·depth,).
 
         All levels have the same number of indices. Therefore the perplexity of the counts is depth times the geometric
         mean of the levels' perplexities.

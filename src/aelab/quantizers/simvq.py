@@ -2,7 +2,8 @@
 
     e_k = c_k W        c_k ~ N(0, I/D), drawn once and then fixed; W (D, D), learned by the loss ‖sg[z_e] − c_k W‖²
 
-A gradient step on W moves all codes, including codes far from every output. No code dies, so restarts are not needed.
+The operator sg stops the gradient. A gradient step on W moves all vectors e_k, including unused vectors that are far
+from every encoder output. Therefore unused codes need no restart.
 """
 
 import torch
@@ -14,7 +15,7 @@ from aelab.quantizers._vectors import NearestVector
 
 
 class SimVQ(NearestVector):
-    """K = `codes` vectors of D = `dimensions` numbers. Only one matrix for all vectors is learned."""
+    """K = `codes` random vectors of D = `dimensions` numbers, all multiplied by one learned matrix."""
 
     frozen: Tensor
 
@@ -26,5 +27,5 @@ class SimVQ(NearestVector):
     @property
     def vectors(self) -> Tensor:  # type: ignore[override]
         """Vectors c_k W of all codes, (K, D)."""
-        with torch.autocast(self.frozen.device.type, enabled=False):  # the codes are the same in any precision
+        with torch.autocast(self.frozen.device.type, enabled=False):  # always in float32
             return self.matrix(self.frozen)

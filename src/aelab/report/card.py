@@ -1,7 +1,8 @@
-"""Model card of a trained entry, as Markdown: the model, its data, its training and its test results.
+"""Model card, as Markdown: a page about a trained model, its data, its training and its test results.
 
-Hugging Face reads the front matter: licence, tags, data sets, metrics, and the results in `model-index`. If an entry
-does not define a metric, the table says "n/a", the text states the reason, and `model-index` lacks the metric.
+The model is one entry of `params.yaml`, a model configuration. Hugging Face reads the front matter: licence, tags, data
+sets, metrics, and the results in `model-index`. If a metric is undefined for the entry, the table says "n/a", the text
+states the reason, and `model-index` lacks the metric.
 """
 
 import io
@@ -19,7 +20,7 @@ from aelab.report.metrics import METRICS
 from aelab.report.pages import CAPTIONS
 from aelab.report.tables import cell, heading
 
-LICENCE = "mit"  # Hugging Face's identifier of the project's licence
+LICENCE = "mit"  # Hugging Face's name for the MIT licence
 SHOWN = (
     *RECONSTRUCTION, "denoising_mse", *PROBABILISTIC, "perplexity", "codes_used", *SAMPLES, *REPRESENTATION,
     *CLASSIFIED,
@@ -31,13 +32,13 @@ class Card:
     """Text of a model card.
 
     Attributes:
-        name: name of the model.
+        name: name of the entry.
         about: one sentence about the model.
         dataset: name of the data set, as `params.yaml` spells it.
         data: sentences about the training and test images.
         procedure: sentences about the training.
         limits: sentences about the model's limits.
-        undefined: for each metric without a value, the reason.
+        undefined: the reason for each undefined metric, by the metric's name.
         parameters: the entry's section of `params.yaml`, as YAML.
         uses: shell commands that use the model.
         commit: commit of the code that trained the model.
@@ -56,11 +57,11 @@ class Card:
 
 
 def markdown(card: Card, entry: Entry, evidence: Evidence) -> str:
-    """Return the model card of `entry` as Markdown, with the floors in `evidence` for comparison.
+    """Return the model card of `entry` as Markdown, with the results of the floors: baselines without training.
 
     Args:
         card: the text of the card.
-        entry: the trained entry.
+        entry: the entry, with its trained model.
         evidence: the results of the entry and of the floors.
     """
     floors = [each for each in evidence.entries if each.floor and each is not entry]

@@ -1,6 +1,7 @@
 """Election of the models that get the alias `champion` in MLflow's registry.
 
-For each data set and task, the entry with the best mean of the task's metric over its seeds wins. The entry's best seed
+An entry is a model configuration in `params.yaml`, trained with several seeds. For each data set and task, the entry
+with the lowest mean of the task's metric over its seeds wins. Of the winner's models, the model with the lowest value
 becomes the champion. All values are from the validation split, so the champion's test results stay unbiased.
 """
 
@@ -16,7 +17,8 @@ from aelab.core.errors import UserError
 from aelab.report.metrics import METRICS
 
 ALIAS = "champion"
-NAME = "AELAB_REGISTERED_MODEL"  # pattern for names of registered models, with {task} and optionally {dataset}
+# Environment variable with the pattern for names of registered models. A pattern has {task} and may have {dataset}.
+NAME = "AELAB_REGISTERED_MODEL"
 # The metric that decides each task. Lower is better for all three.
 TASKS = {"reconstruction": "mse", "denoising": "denoising_mse", "generation": "neg_elbo"}
 
@@ -29,9 +31,9 @@ class Candidate:
         entry: name of the entry.
         metrics: metrics on the validation split; empty if the training diverged.
         pixels: how the likelihood models a pixel, such as "Bernoulli, not binarised"; None without a likelihood.
-        fingerprint: fingerprint of the result.
+        fingerprint: hash of the code, data, parameters and results of the training.
         dataset: name of the data set.
-        symptoms: faults of a finished model, such as a collapsed codebook.
+        symptoms: faults of the trained model, such as a collapsed codebook.
     """
 
     entry: str
@@ -48,8 +50,8 @@ class Champion:
 
     Attributes:
         task: a key of `TASKS`.
-        value: the candidate's value of the task's metric.
-        mean: mean of the same metric over the seeds of the candidate's entry.
+        value: the task's metric for this candidate.
+        mean: mean of the task's metric over the seeds of the candidate's entry.
         candidate: the trained model.
     """
 
@@ -78,12 +80,14 @@ class Champion:
 
 
 def elect(candidates: Iterable[Candidate]) -> list[Champion]:
-    """Return the champion of each data set and task that has an eligible entry. The first of equal entries wins.
+    """Return the champion of each data set and task that has an eligible entry. Of equal means, the first wins.
 
-    An entry is eligible if all of its seeds have the task's metric. A mean without a diverged seed would flatter the
-    entry. Likelihoods of different kinds of pixels are not comparable. For a task whose metric is a
-    likelihood, only entries with the same kind of pixels as the first eligible entry are compared. Entries with
-    symptoms, such as a collapsed codebook, are eligible only if every other entry has symptoms, too.
+    An entry is eligible if all of its seeds have the task's metric. An entry with a diverged seed is not eligible,
+    because the mean over the other seeds would flatter the entry. Entries with symptoms are eligible only if every
+    entry has symptoms.
+
+    Likelihoods are comparable only if they model pixels in the same way (`Candidate.pixels`). For a task whose metric
+    is a likelihood, only entries with the same `pixels` as the first eligible entry compete.
     """
     seeds = dict[str, dict[str, list[Candidate]]]()  # candidates by data set and entry
     for each in candidates:

@@ -1,4 +1,4 @@
-"""Charts of the report, as SVG files whose text can be selected. The same data give the same bytes.
+"""Charts of the report, as SVG files whose text can be selected. Equal data give files with equal bytes.
 
 In the plane of rate R and distortion D, a line of slope −1 has a constant −ELBO = R + D (Alemi et al. 2018, section 3).
 """
@@ -22,18 +22,21 @@ from aelab.evaluation.palette import COLOURS, FAINT, GRID, INK, MARKERS, PAPER
 from aelab.report.evidence import Curve, Line, RateDistortion
 from aelab.report.intervals import Interval
 
-# Entries of the same colour differ in their dashes. "--" is for reference lines.
+# Lines of the same colour differ in their dashes. "--" is only for reference lines.
 DASHES = ("-", "-.", ":")
-WIDTH, ROW = 3.5, 0.28  # Inches: width of a chart, height of an entry's row.
+WIDTH, ROW = 3.5, 0.28  # Inches: width of a chart, height of the row of an entry (a model configuration).
 BELOW = 0.3  # Distance from an entry's mean down to the dots of its seeds, as a share of a row's height.
-BESIDE, BELOW_ROWS = 24, 34  # Characters in a line of an entry's name, and of the label of the x axis.
-LONG = 20  # Characters. The legend has two columns instead of three if a name is longer.
-CURVE = 10  # Points. A curve with fewer points is too short to leave out its start, or for an axis of seconds.
-ABOVE = 0.6  # Height of the name of a floor, as a share of a row's height.
+BESIDE, BELOW_ROWS = 24, 34  # Characters per line: in an entry's name, and in the label of the x axis.
+LONG = 20  # Characters. If a name is longer, the legend has two columns instead of three.
+CURVE = 10  # Points. For a shorter curve, the chart includes the start, and has no axis of seconds.
+ABOVE = 0.6  # Height of the name of a floor (a baseline without training), as a share of a row's height.
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a chart to an SVG file without date and version. Its ids differ from the ids of other charts in a page."""
+    """Write a chart to an SVG file, without date and version.
+
+    One page contains all charts, so the ids in the file must differ from the ids of other charts.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "/".join(path.parts[-2:])}):
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -62,10 +65,10 @@ def values(
         seeds: the metric's value for each seed, by entry.
         means: the mean over the seeds, with its interval, by entry.
         styles: for each entry, the index of its colour and marker.
-        xlabel: label of the axis.
+        xlabel: label of the x axis.
         digits: digits after the decimal point.
         path: the SVG file.
-        floors: values of baselines, drawn as dashed lines with their names above the rows.
+        floors: values of the floors, drawn as dashed lines with their names above the rows.
         marked: entries whose names get the sign ⚠.
     """
     with _rows(path, _marked(seeds, marked), xlabel, ABOVE * len(floors)) as axes:
@@ -81,7 +84,7 @@ def values(
 
 
 def _floors(axes: Axes, floors: Mapping[str, float]) -> None:
-    """Draw each floor as a dashed line with its name. A floor far outside the axes has only its name, with an arrow."""
+    """Draw each floor as a dashed line with its name; far outside the axes, draw only the name and an arrow."""
     (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     for place, (name, value) in enumerate(sorted(floors.items(), key=itemgetter(1))):
         y = -0.6 - ABOVE * (place + 0.5)
@@ -100,9 +103,9 @@ def _floors(axes: Axes, floors: Mapping[str, float]) -> None:
 def differences(
     gaps: Mapping[str, Interval], styles: Mapping[str, int], xlabel: str, path: Path, marked: Collection[str] = ()
 ) -> None:
-    """Draw differences with their intervals, with a row for each entry.
+    """Draw the difference of each entry to the best entry, with its interval, in a row of its own.
 
-    A difference that may be chance, because its interval includes 0, has a hollow mark.
+    The mark is hollow if the interval includes 0, since the difference may then be chance.
     """
     with _rows(path, _marked(gaps, marked), xlabel) as axes:
         axes.axvline(0, color=INK, linewidth=1, linestyle="--", zorder=1)
@@ -116,7 +119,7 @@ def _marked(names: Iterable[str], marked: Collection[str]) -> list[str]:
 
 @contextmanager
 def _rows(path: Path, names: Sequence[str], xlabel: str, above: float = 0.0) -> Iterator[Axes]:
-    """Yield axes with a row for each name, the first on top. Above the first row is space for `above` further rows."""
+    """Yield axes with a row for each name, the first name on top. Space for `above` more rows is left at the top."""
     with _chart(path, 0.6 + ROW * (len(names) + above)) as axes:
         axes.set(xlabel=_broken(xlabel, BELOW_ROWS), ylim=(len(names) - 0.3, -0.6 - above))
         axes.set_yticks(range(len(names)), [_broken(name) for name in names])
@@ -164,7 +167,7 @@ def rate_distortion(points: Sequence[RateDistortion], path: Path) -> None:
 def _dots(
     axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], style: int, label: str | None, *, filled: bool = True
 ) -> None:
-    """Draw small dots, and a large dot at their mean. The large dot is hollow unless `filled` is true."""
+    """Draw small dots, and a large dot at their mean. If `filled` is false, the large dot is hollow."""
     colour, marker = _look(style)
     face = colour if filled else PAPER
     axes.scatter(x, y, s=9, color=colour, alpha=0.6, linewidths=0, zorder=3)
@@ -172,7 +175,7 @@ def _dots(
 
 
 def _equal_sums(axes: Axes) -> None:
-    """Draw lines of equal rate + distortion in the background, with the sums at their upper ends."""
+    """Draw lines of equal rate + distortion in the background, with the sum at the upper end of each line."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     axes.set(xlim=(left, right), ylim=(low, high))
     for total in MaxNLocator(8).tick_values(left + low, right + high):
@@ -189,7 +192,7 @@ def lines(
     drawn: Mapping[str, Line], styles: Mapping[str, int], path: Path, *, xlabel: str, ylabel: str,
     reference: float | None = None, logarithmic: bool = False, floors: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Draw a line with its interval for each entry.
+    """Draw a line for each entry, with a band that shows the intervals.
 
     Args:
         drawn: the lines, by entry.
@@ -197,9 +200,9 @@ def lines(
         path: the SVG file.
         xlabel: label of the x axis.
         ylabel: label of the y axis.
-        reference: y value of a dashed horizontal line. Without this line, a linear y axis starts at 0.
+        reference: y value of a dashed horizontal line. If None, there is no such line, and a linear y axis starts at 0.
         logarithmic: whether the y axis is logarithmic.
-        floors: entries that are drawn gray and dashed.
+        floors: entries that are floors, drawn gray and dashed, without a band.
     """
     with _chart(path, 3.0) as axes:
         if reference is not None:
@@ -226,7 +229,7 @@ def _names_below(axes: Axes) -> None:
 
 
 def _broken(text: str, width: int = BESIDE) -> str:
-    """Wrap the text at spaces, so that a long name leaves space for the axes."""
+    """Break the text at spaces into lines of at most `width` characters. Longer words stay whole."""
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
@@ -242,11 +245,11 @@ def _draw(axes: Axes, name: str, line: Line, style: int) -> None:
 
 
 def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Path) -> None:
-    """Draw the losses of one phase by step: training (thin) and validation.
+    """Draw the training losses (thin line) and the validation losses of one phase of the training, by step.
 
     Args:
-        curves: the points of the phase, for each seed. The upper axis shows the time of the first seed in seconds.
-        best: the step with the lowest validation loss, for each seed. A large mark shows this step.
+        curves: the points of the phase, a curve for each seed. The upper axis shows the seconds of the first seed.
+        best: the step with the lowest validation loss, for each seed. A large mark shows the loss at this step.
         style: index of the entry's colour and marker.
         path: the SVG file.
     """
@@ -268,9 +271,10 @@ def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Pat
 
 
 def _limits(points: Curve) -> tuple[float, float]:
-    """Return y limits for the validation losses and 98 % of the training losses, after the first 5 % of the steps.
+    """Return y limits that show all validation losses and the lowest 98 % of the training losses.
 
-    The high losses at the start, or a spike in one step, would flatten the rest.
+    The first 5 % of the steps are left out, unless the curve is short. High losses at the start, or a spike in one
+    step, would flatten the rest of the curve.
     """
     short, last = len(points) < CURVE, points[-1]["step"]
     training, validation = (
@@ -287,9 +291,9 @@ def _seconds_above(axes: Axes, points: Curve) -> None:
     """Add an upper axis: seconds from the first point to each step."""
     steps = np.array([point["step"] for point in points], np.float64)
     seconds = np.array([point["time"] for point in points], np.float64) - points[0]["time"]
-    if len(points) < CURVE or seconds[-1] <= 0 or (np.diff(seconds) < 0).any():  # falling: the clock was set back
+    if len(points) < CURVE or seconds[-1] <= 0 or (np.diff(seconds) < 0).any():  # the clock was set back
         return
-    seconds += np.arange(len(seconds)) * 1e-9  # strictly rising, as the inverse function needs
+    seconds += np.arange(len(seconds)) * 1e-9  # the inverse function needs strictly rising values
     above = axes.secondary_xaxis(
         "top",
         functions=(
@@ -324,5 +328,5 @@ def code_map(points: NDArray[np.float32], path: Path) -> None:
 
 
 def _look(style: int) -> tuple[str, str]:
-    """Return colour and marker. Any two of the first 12 styles differ in both, of the first 144 in at least one."""
+    """Return colour and marker of a style. The first 12 styles differ in both, the first 144 in at least one."""
     return COLOURS[style % len(COLOURS)], MARKERS[(style + style // len(MARKERS)) % len(MARKERS)]

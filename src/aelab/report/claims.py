@@ -1,4 +1,4 @@
-"""Claims about autoencoders with their tests, as `claims.toml` defines them."""
+"""Claims about autoencoders, and the tests of each claim, read from `claims.toml`."""
 
 import tomllib
 from pathlib import Path
@@ -8,7 +8,7 @@ from aelab.report.verdicts import Claim, Duel, Test, Threshold, ToldApart
 
 
 def _test(fields: dict[str, Any]) -> Test:
-    """Return a `Threshold` if the fields have a value, a `Duel` if they have two sides, else a `ToldApart`."""
+    """Return the test with these fields: a `Threshold` has a field `value`, and a `Duel` has a field `ours`."""
     kind: type[Any] = Threshold if "value" in fields else Duel if "ours" in fields else ToldApart
     test: Test = kind(**fields)
     return test

@@ -1,6 +1,7 @@
 """Evidence for the report: entries, their metrics by seed, and comparisons between entries.
 
-The report selects entries by their properties, such as their training images or their metrics, never by their names.
+An entry is a model configuration in `params.yaml`. The report selects entries by their properties, such as their
+training images or their metrics, never by their names.
 """
 
 import math
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from aelab.report.intervals import Interval, crossed, holm, interval
 from aelab.report.metrics import COST, metric
 
-Curve: TypeAlias = Sequence[Mapping[str, Any]]  # points of a training: phase, step, time, losses
+Curve: TypeAlias = Sequence[Mapping[str, Any]]  # points of a learning curve: phase, step, time, losses
 Line: TypeAlias = Sequence[tuple[float, Interval]]  # x values, each with a mean and its interval
 
 CLEAN = "clean"  # the `inputs` of an entry that learns from uncorrupted images
@@ -25,20 +26,22 @@ CLEAN = "clean"  # the `inputs` of an entry that learns from uncorrupted images
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """An entry of the report: its parameters, learning curves and values of single images. `Evidence` has its metrics.
+    """An entry of the report: parameters, learning curves, and metrics of single images.
+
+    The metrics over all images are in `Evidence.results`.
 
     Attributes:
         name: name of the entry.
         pixels: how the likelihood models a pixel; None without a likelihood.
-        parameters: the entry's section of `params.yaml`, by dotted keys.
+        parameters: the entry's section of `params.yaml`, with dotted keys such as "quantizer.codes".
         curves: learning curves, one for each finished seed.
-        symptoms: faults of the model of any seed, such as a collapsed codebook.
+        symptoms: faults of the entry's models, such as a collapsed codebook; a fault of one seed suffices.
         floor: True for a baseline, such as PCA, which is the same for every seed and never ranked.
-        images: for each metric the values of single images, seeds × test images; NaN if not measured.
+        images: for each metric, a table with a row per seed and a column per test image; NaN: not measured.
         code_size: size of the code of an image in words: "32 numbers", "49 codes of 512: 441 bits".
         code_bits: size of a discrete code in bits; None for a continuous code.
-        dimensions: numbers in an image.
-        learned: corruptions of the training images, by their names in metrics.
+        dimensions: number of values in an image, C·H·W.
+        learned: corruptions of the training images, spelt as in names of metrics: "masking-0.5".
         looks: how often the first phase of the training saw each training image: steps · batch size ÷ images.
     """
 
@@ -68,7 +71,7 @@ class Entry:
 
     @property
     def room(self) -> bool:
-        """Whether the code has at least as many numbers as an image and could be a copy."""
+        """Whether the code has at least as many numbers as an image, and so could be a copy of the image."""
         return 0 < self.dimensions <= self.parameters.get("code", 0)
 
     @property
@@ -79,8 +82,9 @@ class Entry:
         return int(self.parameters.get("quantizer.codes", 0)) * int(self.parameters.get("quantizer.depth", 1))
 
 
-MANY = 100  # number of looks at each training image that suffices to memorise the images
-# Groups of trained entries. The second argument of each function says whether the entry has a codebook.
+MANY = 100  # a model may memorise the training images if it saw each image at least this often
+# Groups of trained entries, without floors. Each function says whether an entry belongs to the group. Its second
+# argument is whether the entry has a codebook.
 TRAINED: dict[str, Callable[[Entry, bool], bool]] = {
     "entries": lambda *_: True,
     "plain autoencoders": lambda entry, _: entry.plain,
@@ -116,7 +120,7 @@ class Evidence:
     results: pd.DataFrame
 
     def of(self, entries: Sequence[Entry]) -> "Evidence":
-        """Return the evidence of `entries` only."""
+        """Return the evidence that concerns `entries` only."""
         return Evidence(entries, self.results[self.results["entry"].isin([entry.name for entry in entries])])
 
     @property
@@ -126,17 +130,17 @@ class Evidence:
 
     @property
     def sound(self) -> "Evidence":
-        """Trained entries without symptoms; all trained entries if each has a symptom."""
+        """Evidence of the trained entries without symptoms; if all have symptoms, of all trained entries."""
         trained = self.trained
         return self.of([entry for entry in trained.entries if not entry.symptoms] or trained.entries)
 
     @cached_property
     def by_entry(self) -> dict[Hashable, pd.DataFrame]:
-        """Metrics by entry, a row for each seed."""
+        """Tables of metrics by entry, each with a row for each seed."""
         return {name: rows.set_index("seed") for name, rows in self.results.groupby("entry")}
 
     def values(self, entry: Entry, name: str) -> pd.Series:
-        """Return a metric by seed, without the seeds that do not define the metric."""
+        """Return a metric of an entry by seed. Seeds without a value are left out."""
         key = entry.name, name
         if key not in self._values:
             mine = self.by_entry.get(entry.name)
@@ -151,14 +155,14 @@ class Evidence:
     def per_image(self, entry: Entry, name: str) -> pd.DataFrame | None:
         """Return the values of a metric for single test images, seeds × images; None if the metric has no such values.
 
-        The importance-weighted bound `nll` is known only for n of the N images, and −ELBO for all. Let gap = −ELBO −
-        nll, and ḡ its mean over the n images. The estimate of the mean `nll` is the mean −ELBO minus ḡ. Image x_i
-        contributes
+        The importance-weighted bound `nll` is measured only for n of the N images, and −ELBO for all N. The gap of an
+        image is −ELBO − nll, and ḡ is the mean gap of the n images. The estimate of the mean `nll` is the mean −ELBO
+        minus ḡ. The value of image x_i is
 
-            −ELBO(x_i) − ḡ − N/n·(gap(x_i) − ḡ),  the last term only if the gap of x_i was measured
+            −ELBO(x_i) − ḡ − N/n·(gap(x_i) − ḡ),  without the last term if the gap of x_i was not measured
 
-        The mean of the contributions is the estimate. Their variance ÷ N is the variance of the estimate over images:
-        Var(−ELBO)/N + Var(gap)/n − 2·Cov(−ELBO, gap)/N.
+        The mean of these values is the estimate. The variance of the values ÷ N is the variance of the estimate over
+        images: Var(−ELBO)/N + Var(gap)/n − 2·Cov(−ELBO, gap)/N.
         """
         key = entry.name, name
         if key not in self._images:
@@ -175,7 +179,7 @@ class Evidence:
         return {}
 
     def term(self, entry: Entry, text: str) -> pd.Series:
-        """Return a term, such as `100 * codes_used / codes`, for each seed that defines all metrics of the term.
+        """Return the value of a term, such as `100 * codes_used / codes`, by seed. Seeds without it are left out.
 
         Args:
             entry: the entry.
@@ -191,9 +195,10 @@ class Evidence:
     def mean_term(self, entry: Entry, text: str) -> Interval:
         """Return the mean of a term, with its interval.
 
-        If all metrics of the term have values of single images, the interval covers seeds and images. By the delta
-        method, an image contributes a sum over the metrics: its deviation from the mean of the metric, times the
-        derivative of the term by the metric. Otherwise the interval covers only seeds.
+        If all metrics of the term have values of single images, the interval covers seeds and images; otherwise only
+        seeds. The value of an image follows from the delta method. For each metric, the image's deviation from the mean
+        of the metric is multiplied by the derivative of the term by the metric. The value is the term at the means plus
+        the sum of these products.
         """
         values = self._terms(entry, text)
         measured = [name for name, each in values.items() if isinstance(each, pd.Series)]
@@ -213,8 +218,8 @@ class Evidence:
     def mean(self, entry: Entry, name: str) -> Interval:
         """Return the mean of a metric over the seeds.
 
-        The interval covers seeds. For a mean over images, the interval also covers images. Costs have no interval,
-        since they depend on the other work of the machine.
+        The interval covers seeds. If the metric is a mean over images, the interval also covers images. Costs, such
+        as the training time, have no interval, since they depend on other work of the machine.
         """
         values = self.values(entry, name)
         if name in COST:
@@ -225,9 +230,11 @@ class Evidence:
     def difference(self, ours: Entry, theirs: Entry, name: str, against: str = "") -> Interval:
         """Return the difference ours − theirs of a metric, paired by seed and by image.
 
+        A floor has only one seed, which is paired with every seed of the other entry.
+
         Args:
             ours: the first entry.
-            theirs: the second entry. A floor is the same for every seed.
+            theirs: the second entry.
             name: the metric.
             against: the metric of `theirs`, if it differs from `name`.
         """
@@ -244,7 +251,7 @@ class Evidence:
         return [entry for entry in self.entries if all(len(self.values(entry, name)) for name in names)]
 
     def to_beat(self, name: str) -> dict[Entry, Interval]:
-        """Return the floors of a metric with their means, except floors at 0, which no entry can beat."""
+        """Return the floors that define a metric, with their means. A floor at 0 is left out: no entry can beat it."""
         means = {entry: self.mean(entry, name) for entry in self.having(name) if entry.floor}
         return {entry: mean for entry, mean in means.items() if mean.mean}
 
@@ -256,15 +263,15 @@ class Evidence:
         return [entry for entry in self.trained.entries if TRAINED[name](entry, entry in discrete)]
 
     def best(self, entries: Iterable[Entry], name: str) -> Entry:
-        """Return the entry with the best mean of a metric: the lowest, unless higher is better."""
+        """Return the entry with the best mean of a metric: the highest mean if higher is better, else the lowest."""
         sign = -1 if metric(name.removeprefix("validation_")).better == "higher" else 1
         return min(entries, key=lambda entry: sign * self.values(entry, name).mean())
 
     def behind(self, name: str, entries: Iterable[Entry] | None = None) -> tuple[Entry, dict[Entry, Interval]] | None:
-        """Return the best entry, and the differences of all other ranked entries to the best, or None.
+        """Rank entries by a metric: return the best entry, and the differences of the others to the best; or None.
 
-        Floors and entries with fewer than two seeds are not ranked. The result is None for a cost, for a metric without
-        a best value, and if no other entry is ranked. `holm` widens the intervals of the differences.
+        Floors and entries with fewer than two seeds are not ranked. The result is None if fewer than two entries are
+        ranked, and for a cost or a metric of which no value is best. `holm` widens the intervals of the differences.
 
         Args:
             name: the metric.
@@ -282,7 +289,7 @@ class Evidence:
     def leaders(self, name: str, entries: Iterable[Entry] | None = None) -> set[str]:
         """Return the names of the best entry and of the entries that tie with the best.
 
-        An entry that ties with another tied entry, but not with the best entry, is left out.
+        Entries that tie only with another entry, not with the best, are left out.
 
         Args:
             name: the metric.
@@ -297,14 +304,14 @@ class Evidence:
     def advantage(
         self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str, against: str = ""
     ) -> tuple[Entry, Entry, Interval]:
-        """Return the best entry of each side, and by how much the best of `ours` is better.
+        """Return the best entry of each of two groups, and by how much the best of `ours` is better than the other.
 
-        The same numbers select the two entries and compare them. The interval is therefore widened as if each entry of
+        The same results select the two entries and compare them. The interval is therefore widened as if each entry of
         `ours` were compared with each entry of `theirs`.
 
         Args:
-            ours: the first side.
-            theirs: the second side.
+            ours: the first group of entries.
+            theirs: the second group of entries.
             name: the metric.
             against: the metric of `theirs`, if it differs from `name`.
         """
@@ -314,13 +321,13 @@ class Evidence:
         return mine, other, gain.among(len(ours) * len(theirs))
 
     def learned_noise(self, entries: Iterable[Entry]) -> list[str]:
-        """Return the measured denoising errors under the corruptions that any of these entries learned from."""
+        """Return the measured metrics `denoising_…` whose corruption at least one of the entries learned from."""
         names = {f"denoising_{each}" for entry in entries for each in entry.learned}
         return [name for name in noise_metrics(self.results) if name in names]
 
     @property
     def styles(self) -> dict[str, int]:
-        """Index of each entry, which selects the same colour and marker in all charts."""
+        """Index of each entry's colour and marker, the same in all charts."""
         return {entry.name: i for i, entry in enumerate(self.entries)}
 
 
@@ -334,7 +341,7 @@ class RateDistortion:
         rate: rate of each seed.
         distortion: distortion of each seed.
         uniform: rate of each seed under the uniform prior; None if no prior was learned.
-        family: key that is equal for entries that differ only in β. A line joins these entries in the order of β.
+        family: equal for entries that differ only in β, which a line joins in the order of β; None: no line.
         beta: weight of the rate in the loss.
     """
 
@@ -353,19 +360,19 @@ class RateDistortion:
 
 
 def _kept(entry: Entry, name: str, seeds: pd.Index) -> pd.DataFrame:
-    """Return the values of single images for these seeds, only of images that have a value for every seed."""
+    """Return a metric of single images for these seeds, without images that lack a value for any of the seeds."""
     kept = entry.images.get(name, pd.DataFrame())
     return kept.loc[kept.index.intersection(seeds)].dropna(axis="columns")
 
 
 def _evaluated(text: str, values: Mapping[str, Any]) -> pd.Series:
-    """Return the value of a term by seed, without the seeds that lack one of its metrics."""
+    """Return the value of a term by seed. Seeds that lack a metric of the term are left out."""
     found: pd.Series = pd.eval(text, local_dict=dict(values), global_dict={})  # type: ignore[assignment]
     return found.dropna()
 
 
 def _spread(some: pd.DataFrame, every: pd.Index) -> pd.DataFrame:
-    """Extend the values of n images to all N images, with the same mean and the same variance of the mean."""
+    """Extend the values of n images to all N images, so that the mean and the variance of the mean stay the same."""
     values = some.to_numpy(np.float64)
     mean = values.mean(1, keepdims=True)
     found = np.repeat(mean, len(every), 1)
@@ -381,7 +388,7 @@ def _paired(ours: Any, theirs: Any, our: Entry, their: Entry) -> Any:
 
 
 def noise_levels(results: pd.DataFrame) -> dict[str, list[tuple[float, str]]]:
-    """Return the levels and metrics of each kind of corruption, in the order of the levels, with `mse` at level 0."""
+    """Return each kind of corruption with its levels, in ascending order, and their metrics: `mse` at level 0."""
     found: dict[str, list[tuple[float, str]]] = {}
     for name in map(str, results):
         kind, dash, level = name.removeprefix("denoising_").rpartition("-")
@@ -391,12 +398,12 @@ def noise_levels(results: pd.DataFrame) -> dict[str, list[tuple[float, str]]]:
 
 
 def noise_metrics(results: pd.DataFrame) -> list[str]:
-    """Return the denoising errors of all kinds and levels of corruption."""
+    """Return the names of the denoising errors under all kinds and levels of corruption."""
     return [name for levels in noise_levels(results).values() for _, name in levels if name != "mse"]
 
 
 def loss_ratios(curve: Curve, phase: str = "autoencoder") -> list[tuple[int, float]]:
-    """For each validation, return its step, and its loss ÷ the mean training loss since the previous validation."""
+    """Return the step of each validation, with its loss ÷ the mean training loss since the previous validation."""
     ratios, losses = list[tuple[int, float]](), list[float]()
     for point in curve:
         if point["phase"] != phase:

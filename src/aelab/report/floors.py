@@ -1,4 +1,4 @@
-"""Floors of metrics: baselines that need no model, only the data set. The stage `classify` measures them."""
+"""Floors: baselines that the stage `classify` computes from the data set alone, without an autoencoder."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,12 @@ FILES = {"png": "PNG", "webp": "WebP"}
 def likelihood(measured: Mapping[str, float], pixels: str) -> dict[str, float]:
     """Return the floors of −ELBO, in nats, by name.
 
-    If gray values are the probabilities of white pixels, the floor is the entropy of the binarisation. No −ELBO can be
-    lower. For other discrete pixels, the floors are the sizes of lossless files. Continuous pixels have no floor.
+    For a Bernoulli likelihood of gray images, the gray value of a pixel is the probability of white. The floor is the
+    entropy of these pixels, and no −ELBO can be lower. For other discrete pixels, the floors are the sizes of lossless
+    files. For continuous pixels, there is no floor.
 
     Args:
-        measured: results of `evaluation.lossless.floors`; may be empty.
+        measured: the floors that `evaluation.lossless.floors` measured; may be empty.
         pixels: how the likelihood models a pixel, and how images are binarised.
     """
     if not measured or pixels.startswith("continuous"):
@@ -23,10 +24,10 @@ def likelihood(measured: Mapping[str, float], pixels: str) -> dict[str, float]:
 
 
 def of_data(classified: Mapping[str, Mapping[str, float]], name: str, pixels: str | None) -> dict[str, float]:
-    """Return, by name, those floors of a metric that need no model, only the data set.
+    """Return, by name, the floors of a metric that were measured on the data set alone.
 
     Args:
-        classified: results of the stage `classify`: `metrics` and `floors`.
+        classified: results of the stage `classify`, with the keys `metrics` and `floors`.
         name: the metric.
         pixels: how the likelihood models a pixel; None for a metric that is no likelihood.
     """

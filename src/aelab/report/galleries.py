@@ -1,4 +1,4 @@
-"""Images of the report: reconstructions of the same test images by all entries, and samples of each entry."""
+"""Images of the report: reconstructions by all entries (model configurations), and samples of each entry."""
 
 import base64
 import io
@@ -12,18 +12,18 @@ from PIL import Image
 from aelab.evaluation.examples import Array, Examples
 from aelab.report.pages import CAPTIONS, slug
 
-PHOTOGRAPH = 64  # pixels; the page compresses images of at least this height with loss
+PHOTOGRAPH = 64  # Pixels. The page contains images of at least this height as lossy WebP.
 GAP = 0.5  # gray level of the gaps between images, visible beside white and beside black
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of images that share a label, such as the reconstructions of one entry.
+    """Rows of images with one label, such as the reconstructions of one entry.
 
     Attributes:
         label: the entry, or "original" or "corrupted".
         about: description for a screen reader.
-        images: uint8 (rows, n, C, H, W).
+        images: rows of n images each, uint8 (rows, n, C, H, W).
     """
 
     label: str
@@ -56,7 +56,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Figure of strips: the same images one below the other, or the sheets of several entries side by side."""
+    """Figure of strips: reconstructions one below the other, or samples of several entries side by side."""
 
     title: str
     caption: str
@@ -87,14 +87,14 @@ def reconstructions(examples: Mapping[str, Examples], reference: str) -> Iterato
 
 
 def _middle(examples: Mapping[str, Examples], reference: str) -> dict[str, dict[str, tuple[Array, Array]]]:
-    """Return corrupted and restored images by corruption and entry, at the middle level of each kind of noise.
+    """Return corrupted and restored images, by corruption and entry, for the middle level of each kind of noise.
 
-    The kind of the reference corruption is left out.
+    The reference corruption's kind of noise is left out.
     """
     pairs: dict[str, dict[str, tuple[Array, Array]]] = {}
     for entry, each in examples.items():
         rows = each.figures.get("denoising", [])
-        for (corruption, corrupted), (_, restored) in zip(rows[1::2], rows[2::2], strict=True):  # below the originals
+        for (corruption, corrupted), (_, restored) in zip(rows[1::2], rows[2::2], strict=True):  # row 0: originals
             pairs.setdefault(corruption, {})[entry] = corrupted, restored
     kinds: dict[str, list[str]] = {}
     for corruption in pairs:
@@ -104,7 +104,7 @@ def _middle(examples: Mapping[str, Examples], reference: str) -> dict[str, dict[
 
 
 def _gallery(title: str, caption: str, name: str, pairs: Mapping[str, tuple[Array, Array]]) -> Gallery:
-    """Return a gallery: the inputs of the first entry, and below them the outputs of every entry."""
+    """Return a gallery: the inputs, which are the same for every entry, and below them the outputs of every entry."""
     (seen, _), *_ = pairs.values()
     strips = [Strip(name, f"{name} test images", seen[None])]
     strips += [Strip(entry, f"{title.lower()}: by {entry}", made[None]) for entry, (_, made) in pairs.items()]

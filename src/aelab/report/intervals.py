@@ -1,22 +1,23 @@
 """Means over a few seeds and many test images: their 95 % intervals, and tests of differences.
 
-    mean of n seeds             x̄ ± t·s/√n,  t the 97.5 % quantile of Student's t, n − 1 degrees of freedom
+    mean of n seeds             x̄ ± t·s/√n,  t: 97.5 % quantile of Student's t, with n − 1 degrees of freedom
     mean of n seeds × m images  ȳ ± t·√v,  v = S²/n + B²/m − R²/(n·m)
     difference of two entries   the same formulas for d = x − y, with the seeds (and images) that both entries have
 
-S² is the variance of the seeds' means, B² is the variance of the images' means, and R² is the variance of the
-residuals (Student 1908). Seeds and images are crossed, since each seed's model sees every image. S²/n and B²/m both
-contain R²/(n·m), so v subtracts this term once (Cameron, Gelbach & Miller 2011; Owen 2007). If the formula gives less
-than S²/n or B²/m, v is the larger of the two. The degrees of freedom are v² ÷ Σ(term² ÷ d), with d = n − 1, m − 1 and
-(n − 1)(m − 1) for the three terms (Satterthwaite 1946).
+Here s² is the variance of the n values (Student 1908). S² is the variance of the seeds' means, and B² is the variance
+of the images' means. R² is the variance of the residuals y − seed's mean − image's mean + ȳ. Seeds and images are
+crossed, since each seed's model sees every image. S²/n and B²/m both contain R²/(n·m), so v subtracts this term once
+(Cameron, Gelbach & Miller 2011; Owen 2007). If the formula gives less than S²/n or B²/m, v is the larger of the two.
+The degrees of freedom are v² ÷ Σ(term² ÷ d), with d = n − 1, m − 1 and (n − 1)(m − 1) for the three terms
+(Satterthwaite 1946).
 
-An interval over seeds is about the mean of other seeds on the same images. An interval over seeds and images is about
-the mean of other seeds on other images. `crossed` returns the wider of the two intervals.
+An interval over seeds estimates the mean of all possible seeds on these images. An interval over seeds and images
+estimates the mean of all possible seeds and images. `crossed` returns the wider of the two intervals.
 
-Both entries of a difference have the same images, and equal seeds draw equal batches, so differences vary less than
-values. A 95 % interval is meant for a single comparison: of twenty intervals, one is expected to miss the true value.
-`holm` widens the intervals of several comparisons, so that with 95 % confidence none of them mistakes chance for a
-difference (Holm 1979).
+An entry is a model configuration in `params.yaml`. Both entries of a difference have the same images, and equal seeds
+draw equal batches, so a difference varies less than the two values. A 95 % interval is meant for a single comparison:
+of twenty intervals, one is expected to miss the true value. `holm` widens the intervals of several comparisons. With
+95 % confidence, none of the widened intervals mistakes chance for a difference (Holm 1979).
 """
 
 import math
@@ -37,10 +38,10 @@ class Interval:
 
     Attributes:
         mean: the mean.
-        half: half of the interval's width; NaN if there are fewer than two values.
-        over: sources of variation that the interval covers, such as seeds.
+        half: half of the interval's width; NaN without an interval, for example with one seed.
+        over: sources of variation that the interval covers: `SEEDS`, `IMAGES` or `BOTH`.
         degrees: degrees of freedom of Student's distribution.
-        images: half of the width of the interval over test images alone, for the same trained models.
+        images: half of the width of an interval over test images alone, with the trained models fixed.
     """
 
     mean: float
@@ -65,12 +66,12 @@ class Interval:
         return int(self.mean - self.half > threshold) - int(self.mean + self.half < threshold)
 
     def among(self, comparisons: int) -> "Interval":
-        """Return the interval at a confidence of 1 − 0.05/m, for one of m comparisons (Bonferroni)."""
+        """Return the interval for one of m = `comparisons` comparisons, at a confidence of 1 − 0.05/m (Bonferroni)."""
         wider = _quantile(self.degrees, comparisons) / _quantile(self.degrees)
         return replace(self, half=self.half * wider, images=self.images * wider)
 
     def chance(self, threshold: float = 0.0) -> float:
-        """Return the two-sided p-value of the hypothesis that the value equals the threshold."""
+        """Return the two-sided p-value of the hypothesis that the true mean equals the threshold."""
         apart = abs(self.mean - threshold)
         if not self.half:
             return float(apart == 0)
@@ -92,11 +93,12 @@ def interval(values: Iterable[float]) -> Interval:
 
 
 def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
-    """Return mean and interval over seeds and images.
+    """Return the mean of values, with an interval over seeds and images.
 
     Args:
         values: a value for each seed and image, (seeds, images), no NaN.
-        floor: whether all seeds have the same values. A floor with one seed gets an interval that covers only images.
+        floor: whether the values are from a floor: a baseline without training, the same for every seed. A floor with
+            one seed gets an interval that covers only images.
     """
     y = np.asarray(values, np.float64)
     (n, m), mean = y.shape, float(y.mean())
@@ -119,13 +121,14 @@ def crossed(values: ArrayLike, *, floor: bool = False) -> Interval:
 
 
 def holm(intervals: Sequence[Interval], thresholds: Sequence[float] | None = None) -> list[Interval]:
-    """Widen the intervals of several comparisons, so that comparing each with its threshold is Holm's test.
+    """Widen the intervals of several comparisons: a widened interval excludes its threshold if Holm's test rejects.
 
-    In the order of the p-values, the k-th of m intervals has a confidence of 1 − 0.05/(m − k + 1). Once an interval
-    includes its threshold, all later intervals keep the same confidence, and therefore include their thresholds.
+    In the order of the p-values, lowest first, the k-th of m intervals has a confidence of 1 − 0.05/(m − k + 1). Once
+    an interval includes its threshold, all later intervals keep this interval's confidence, and therefore include
+    their thresholds.
 
     Args:
-        intervals: the intervals. Unknown intervals stay as they are and do not count in m.
+        intervals: the means with their intervals. A mean without an interval stays unchanged and is not counted in m.
         thresholds: a threshold for each interval; 0 if None.
     """
     limits = thresholds or [0.0] * len(intervals)

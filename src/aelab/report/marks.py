@@ -1,9 +1,14 @@
-"""Marks beside an entry's name: symptoms of the model, a training that ended too early, a training that blew up.
+"""Warnings (⚠) beside an entry's name: a fault of the model, a training that ended too early, a training that blew up.
 
-A validation loss is still falling at the end if two conditions hold. The last value is the lowest, and the fall over
-the last tenth of the steps is more than 0.5 % of the last value (mean over the seeds). A learning-rate schedule that
-ends at 0 flattens every curve, so a small fall can hide a large gain from more steps. On MNIST, with one cycle, an AE
-whose loss fell by 0.9 % ended 12 % lower after twice the steps. A VAE whose loss fell by 0.1 % ended 1.5 % lower.
+An entry is a model configuration in `params.yaml`. Its validation loss is still falling at the end if two conditions
+are met. For each seed, the last loss is the lowest. Over the last tenth of the steps, the loss fell by more than 0.5 %
+of its last value (mean over the seeds). Each phase of a training, such as the training of a learned prior, has its own
+loss.
+
+A learning-rate schedule that ends at 0 flattens every curve, so more steps can gain much more than a small fall
+suggests. Two examples are from MNIST, with the schedule `one_cycle`. The loss of an AE fell by 0.9 % over the last
+tenth of the steps; with twice the steps, the last loss was 12 % lower. The loss of a VAE fell by 0.1 %; with twice the
+steps, the last loss was 1.5 % lower.
 
 A training blew up if its last validation loss is at least twice its lowest. The kept weights have the lowest loss, so
 the metrics look like the metrics of a short training.
@@ -19,7 +24,7 @@ import numpy as np
 from aelab.report.evidence import Curve, Entry
 from aelab.report.tables import listed
 
-# A loss is still falling if its fall over the last `LAST` of the steps (a share) is more than `FALL` (in %).
+# A loss is still falling if it fell by more than `FALL` % over the last share `LAST` of the steps.
 LAST, FALL = 0.1, 0.5
 RISE = 2.0  # A training blew up if its last validation loss ÷ its lowest is at least this number.
 
@@ -29,9 +34,9 @@ class Name:
     """Text beside an entry's name.
 
     Attributes:
-        size: size of the code, and looks at each image; empty if unknown.
-        marks: sentences for the sign ⚠.
-        floor: whether the entry is a floor.
+        size: size of the code, and looks: how often training saw each image; empty if both are unknown.
+        marks: the warnings of the sign ⚠.
+        floor: whether the entry is a floor, a baseline without training.
     """
 
     size: str
@@ -45,7 +50,7 @@ def names(entries: Sequence[Entry]) -> dict[str, Name]:
 
 
 def marks(entry: Entry) -> list[str]:
-    """Return the warnings that every reader of the entry's numbers needs."""
+    """Return the warnings about an entry; an empty list if there are none."""
     falling = [
         f"validation loss{'' if phase == 'autoencoder' else f' of the {phase}'} still falling at the end: "
         f"by {fall:.1f} % over the last tenth"
@@ -88,7 +93,9 @@ def blown_up(entries: Sequence[Entry]) -> str:
 
 
 def falls(curves: Sequence[Curve]) -> Mapping[str, float]:
-    """Return how far each still falling loss fell over the last tenth of the steps: mean over the seeds in %, by phase.
+    """Return each phase whose loss is still falling, with its fall over the last tenth of the steps in %.
+
+    The fall is a mean over the seeds.
 
     Args:
         curves: curves of one entry, one for each seed.
@@ -106,10 +113,12 @@ def falls(curves: Sequence[Curve]) -> Mapping[str, float]:
 
 
 def rises(curves: Sequence[Curve]) -> Mapping[str, float]:
-    """Return last validation loss ÷ lowest, largest over the seeds, for each phase whose loss at least doubled.
+    """Return each phase that blew up, with its last validation loss ÷ its lowest: the largest ratio of the seeds.
+
+    A curve with a loss of 0 or less, as from a Gaussian likelihood, has no ratio.
 
     Args:
-        curves: curves of one entry, one for each seed. Losses of 0 or less, as of a density, have no ratio.
+        curves: curves of one entry, one for each seed.
     """
     found: dict[str, float] = {}
     for curve in curves:
@@ -121,7 +130,7 @@ def rises(curves: Sequence[Curve]) -> Mapping[str, float]:
 
 
 def _validations(curve: Curve, phase: str) -> tuple[list[float], list[float]]:
-    """Return steps and losses of a phase's validations."""
+    """Return the steps of a phase's validations, and the validation losses."""
     points = [point for point in curve if point["phase"] == phase and "validation_loss" in point]
     return [point["step"] for point in points], [point["validation_loss"] for point in points]
 

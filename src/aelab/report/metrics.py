@@ -1,7 +1,7 @@
 """Metrics as `metrics.toml` describes them: title, definition, unit, source, and whether lower or higher is better.
 
-The report, MLflow and the documentation read this table. Training and evaluation import `metric_names.py` alone, so a
-new title reruns neither.
+The report, MLflow and the documentation read `metrics.toml`. Training and evaluation import only `metric_names.py`, so
+DVC reruns neither after a change of a title.
 """
 
 import tomllib
@@ -15,12 +15,13 @@ from aelab.evaluation.metric_names import ANOMALIES, RECONSTRUCTION, readable
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as the report describes it.
+    """Description of a metric for the report.
 
     Attributes:
         digits: digits after the decimal point.
         better: which values are better; None if no value is best.
-        likelihood: whether only entries with the same kind of pixels are comparable.
+        likelihood: whether the metric is a likelihood. Likelihoods are comparable only if they model pixels in the same
+            way.
     """
 
     title: str
@@ -61,7 +62,7 @@ DECIDING = ("mse", "denoising_mse", "neg_elbo")  # what `dvc metrics` shows
 
 
 def metric(name: str) -> Metric:
-    """Return the metric `name`. `denoising_<corruption>` is the denoising MSE under that corruption."""
+    """Return the metric `name`; `denoising_<corruption>` is the denoising MSE under this corruption."""
     if name in METRICS:
         return METRICS[name]
     corruption = readable(name.removeprefix("denoising_"))
@@ -80,7 +81,7 @@ def page() -> str:
     scores = [(f"`{name}`", each["title"], each["definition"]) for name, each in _SCORES.items()]
     return "\n".join([
         "# Metrics", "",
-        "The report and MLflow show these definitions. ↓: lower is better; ↑: higher is better.", "",
+        "Definitions of all metrics. ↓: lower is better; ↑: higher is better.", "",
         *_table("name", "title", "unit", "definition", "source", rows=metrics), "",
         "## Anomaly detection", "",
         "A name joins a measure and a score: `auroc_mse`. Higher is better. `dataset.anomalies` sets the anomalies.",

@@ -10,10 +10,10 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class Served(PythonModel):
-    """Model whose `predict` does a task of `tasks.py` with images: float32 (B, C, H, W) in [0, 1].
+    """Model that MLflow serves: `predict` performs a task of `tasks.py` on images, float32 (B, C, H, W) in [0, 1].
 
-    Params are `task`, by default "reconstruct", and the fields of `tasks.Options`. MLflow first checks the shape of the
-    images and the types of the params. A param that is not in the signature is dropped, with a warning in MLflow's log.
+    The params of `predict` are `task`, by default "reconstruct", and the fields of `tasks.Options`. MLflow first checks
+    the shape of the images and the types of the params. MLflow drops unknown params, with a warning in its log.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -23,7 +23,7 @@ class Served(PythonModel):
         self.model = checkpoint.load(Path(context.artifacts["weights"]))
 
     def predict(self, model_input, params: dict[str, Any] | None = None):  # type: ignore[no-untyped-def, override]  # noqa: ANN001, ANN201 - MLflow reads hints
-        """Return the result of the task for the images, as an array."""
+        """Perform the task on the images `model_input`, and return the result as an array."""
         import torch  # noqa: PLC0415 - torch imports slowly
 
         from aelab.core.errors import UserError  # noqa: PLC0415

@@ -1,9 +1,11 @@
-"""Writer of MLflow runs. The results stay on disk, and MLflow gets a copy of them, with one run for each training.
+"""Writer of MLflow runs: copies results from the disk to MLflow, with one run for each training.
 
-A run is updated during the training, and is complete after the evaluation. The fingerprint of the training identifies
-the run, so writing the same results twice adds nothing. A lock file lets only one process of this machine write at a
-time. A run without the tag `complete` is unfinished, and the next write completes or replaces this run. Undefined and
-non-finite numbers are not logged.
+A run is updated during the training, and is complete after the evaluation. Its tag `training` has the fingerprint of
+the training: a hash of everything on which the trained weights depend. The fingerprint identifies the run, so writing
+the same results twice adds nothing. A lock file lets only one process of this machine write at a time.
+
+A run whose tag `complete` is not "yes" is unfinished. The next write completes or replaces an unfinished run. Undefined
+and non-finite numbers are not logged.
 """
 
 import json
@@ -34,18 +36,18 @@ from aelab.core.errors import UserError
 from aelab.inference import mlflow_store
 from aelab.report.champions import ALIAS, NAME, TASKS, Champion, rule
 
-NOTE = "mlflow.note.content"  # Tag of an experiment or a run: the description, in Markdown.
+NOTE = "mlflow.note.content"  # Tag of an experiment or a run, with the description in Markdown.
 VIEW = "results"
-SAVED = f"mlflow.sharedViewState.{VIEW}"  # Tag of the experiment: the saved view.
+SAVED = f"mlflow.sharedViewState.{VIEW}"  # Tag of the experiment, with the saved view of its table of runs.
 DATASET = "dataset.name"  # Parameter of every run.
-GROUP = "group"  # Tag of every run, equal for the seeds of an entry on a data set.
+GROUP = "group"  # Tag of every run, equal for all seeds of an entry (a model configuration) on a data set.
 MODEL_TAGS = (GROUP, "entry", "seed", "symptoms")  # The logged model of a run gets these tags of the run, too.
 SHOWN = (DATASET, "seed")  # Parameters that the view shows already, as a column and in the run's name.
 PORT = 5000  # Default port of `mlflow ui`.
 HANDFUL = 5  # Maximum number of parameters in the view.
 RECENT = 500  # Maximum number of runs whose parameters are compared for the view.
-RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # Path on any server.
-LONGEST = 6000  # Characters of a parameter, MLflow's limit.
+RUNS = f"#/experiments/{{}}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"  # Path on any MLflow server.
+LONGEST = 6000  # Maximum number of characters in a parameter, a limit of MLflow.
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch", "tqdm")  # Packages that a logged model imports.
 PACKAGE = Path(__file__).parents[1]
 OPTIONS = (  # params of a served model: the task, and the fields of `tasks.Options`
@@ -56,21 +58,21 @@ OPTIONS = (  # params of a served model: the task, and the fields of `tasks.Opti
     ParamSpec("codes", DataType.double, [], (-1,)),
     ParamSpec("by", DataType.string, ""),
 )
-OURS = {"written_by": "aelab"}  # Tag of the registered models that this module wrote.
-LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # Metrics of every run.
-WAIT = 30.0  # Seconds to wait for another process that writes.
+OURS = {"written_by": "aelab"}  # Tag of all registered models that this module wrote.
+LOSSES = ("autoencoder/train_loss", "autoencoder/validation_loss")  # Metrics that every run has.
+WAIT = 30.0  # Seconds to wait for the lock of another process.
 SOURCE = CodeDatasetSource({"mlflow.source.name": "dvc stage download"})  # Source of the images.
 RUNNING, KILLED, FINISHED, FAILED = "RUNNING", "KILLED", "FINISHED", "FAILED"  # MLflow's names for the status of a run.
 
 
 @dataclass(frozen=True)
 class Run:
-    """State of a training, for its run in MLflow.
+    """State of a training, as its run in MLflow should show it.
 
     Attributes:
         name: name of the run and of its model: letters, digits, "-" and "_".
         about: description in Markdown.
-        training: fingerprint of the training's dependencies.
+        training: fingerprint of the training.
         status: RUNNING, KILLED, FINISHED or FAILED.
         started: start of the training, in seconds since 1970.
         parameters: parameters of the run.
@@ -95,7 +97,7 @@ class Evaluated:
     """Results of a training and its evaluation.
 
     Attributes:
-        fingerprint: fingerprint of the training and of all results.
+        fingerprint: hash of the code, data, parameters and results.
         ended: end of the evaluation, in seconds since 1970.
         metrics: metrics by their names in MLflow, such as "test/mse".
         figures: image files.
@@ -103,7 +105,7 @@ class Evaluated:
         data: name of the data set.
         digests: digest of each split: "train", "validation", "test".
         image: shape of an image, (C, H, W).
-        scores: file with the scores of validation images, with which `aelab score` compares new images, or None.
+        scores: file with the scores of validation images, to which `aelab score` compares new images; or None.
     """
 
     fingerprint: str
@@ -121,16 +123,16 @@ class Evaluated:
 class Projector:
     """Writer of runs to the MLflow at `uri`.
 
-    A method raises a `UserError` if it meets a problem that only the user can solve; the message names the remedy. Any
-    other exception comes from MLflow, the network or a database. The same call may succeed later, with this projector
-    or another one.
+    A method raises a `UserError` for a problem that only the user can solve; the message names the remedy. Any other
+    exception comes from MLflow, the network or a database. After such an exception, the same call may succeed later,
+    with this projector or another projector.
 
     Args:
         uri: the address of a server, or "sqlite:///" and a path.
         local_artifacts: the folder of all artifacts, if there is no server.
         lock: a lock file. Of all projectors with the same lock file, only one writes at a time.
         experiment_id: the id of the experiment, set by `open`.
-        logged: the number of points of the learning curve that MLflow has of each run, by run id.
+        logged: the number of points of the learning curve that were already written, by run id.
     """
 
     uri: str
@@ -155,13 +157,13 @@ class Projector:
                 client.create_experiment(name, self.local_artifacts.as_uri())
             experiment = mlflow.set_experiment(name)
             self.experiment_id = str(experiment.experiment_id)
-            link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # first, as MLflow shows only the first line
+            link = f"[Show the runs]({RUNS.format(self.experiment_id)})"  # MLflow shows only the first line
             self._tag(experiment, NOTE, f"{link}\n\n{description}")
-            if SAVED not in experiment.tags:  # without a saved view the link fails
+            if SAVED not in experiment.tags:  # the link needs a saved view
                 self._tag(experiment, SAVED, _view([], LOSSES, 0.0))
 
     def show(self, metrics: Sequence[str], saved: float) -> None:
-        """Save a view of the runs: metrics, data set, entry, and the parameters that differ.
+        """Save a view of the table of runs: metrics, data set, entry, and parameters that differ between runs.
 
         Args:
             metrics: the metrics to show. Metrics that no run has are left out.
@@ -176,7 +178,7 @@ class Projector:
             self._tag(client.get_experiment(self.experiment_id), SAVED, view)
 
     def _group(self, run: Found) -> str:
-        """Return the group of a run. A run of an earlier release gets its group here."""
+        """Return the group of a run. A run that an earlier release wrote gets the tag here."""
         tags, params = run.data.tags, run.data.params
         if GROUP not in tags and "entry" in tags and DATASET in params:
             tags[GROUP] = f"{params[DATASET]}-{tags['entry']}"
@@ -203,7 +205,7 @@ class Projector:
             msg = (
                 f"{database} has its artifacts in {location}, since the project was moved or copied. "
                 f"`rm -rf {quote(str(database))} {quote(str(here))}` deletes the database, with other experiments and "
-                "with runs whose results are no longer on disk; then `make track` writes all results on disk again"
+                "with runs whose results are no longer on disk; then `make track` copies the results on disk to MLflow"
             )
             raise UserError(msg)
 
@@ -226,10 +228,10 @@ class Projector:
             return True
 
     def promote(self, champion: Champion) -> str:
-        """Give the alias `ALIAS` in MLflow's registry to a champion. Return a message, or "" if nothing changed.
+        """Give the alias `ALIAS` in MLflow's registry to a champion. Return a message for the user, or "".
 
-        Before the champion's run is complete, nothing changes. A run becomes at most one version of the model. A
-        registered model that aelab did not write stays unchanged.
+        Nothing changes before the champion's run is complete. A run becomes at most one version of the registered
+        model. A registered model that aelab did not write stays unchanged.
         """
         with self._alone():
             client, name = MlflowClient(), champion.name
@@ -317,9 +319,9 @@ class Projector:
 
 
 def page(uri: str, port: int = PORT) -> str:
-    """Return the address of the table of runs. For a database, the address is on the server of `make ui`.
+    """Return the address of the table of runs. If `uri` is a database, the address is on the server of `make ui`.
 
-    In MLflow 3.17 a click on an experiment may open the GenAI view instead of this table.
+    In MLflow 3.17, a click on an experiment may open the GenAI view instead of this table.
 
     Args:
         uri: the address of MLflow, as for `Projector`.
@@ -353,7 +355,11 @@ def _is_complete(found: Found) -> bool:
 
 
 def _is_of(found: Found, run: Run) -> bool:
-    """Whether the unfinished run `found` can become `run`. MLflow cannot change a parameter or delete a metric."""
+    """Whether MLflow's unfinished run `found` can become `run`.
+
+    The parameters and results in MLflow must agree with `run`, because MLflow cannot change a parameter or
+    delete a metric.
+    """
     logged, fingerprint = found.data.params, found.data.tags.get("fingerprint")
     return (
         found.info.start_time == _milliseconds(run.started)
@@ -363,7 +369,10 @@ def _is_of(found: Found, run: Run) -> bool:
 
 
 def _differing(runs: Sequence[Found]) -> list[str]:
-    """Return the parameters that differ between runs of one model. Parameters that differ in most models come first."""
+    """Return at most `HANDFUL` parameters that differ between runs of one model.
+
+    The parameters that differ within the most models come first.
+    """
     values = dict[str, dict[str, set[str]]]()  # values by parameter and model
     for run in runs:
         for key, value in run.data.params.items():
@@ -373,11 +382,11 @@ def _differing(runs: Sequence[Found]) -> list[str]:
 
 
 def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float, groups: Iterable[str] = ()) -> str:
-    """Return a saved view of the page of runs, as JSON: a row for each group, with the means of its seeds.
+    """Return a view of the table of runs, as JSON: a row for each group, with the means over its seeds.
 
     Without a saved view, MLflow shows no metric in the table and only 10 runs in the charts.
     """
-    columns = [f"metrics.`{name}`" for name in metrics]  # metrics first: other columns are empty in the row of a group
+    columns = [f"metrics.`{name}`" for name in metrics]  # first: a group's row has values only for metrics
     columns += [f"params.`{DATASET}`", "tags.`entry`", *(f"params.`{name}`" for name in parameters)]
     state = {
         "selectedColumns": columns,
@@ -390,7 +399,7 @@ def _view(parameters: Sequence[str], metrics: Sequence[str], saved: float, group
 
 
 def _inputs(evaluated: Evaluated) -> Iterator[DatasetInput]:
-    """Yield the splits of the data set. MLflow's page of a data set shows the shape of its images."""
+    """Yield the splits of the data set, as inputs of the run, with the shape of the images."""
     channels, height, width = evaluated.image
     images = TensorSpec(np.dtype(np.uint8), (-1, channels, height, width), "images")
     schema = json.dumps(TensorDatasetSchema(Schema([images])).to_dict())
@@ -410,7 +419,7 @@ def _measured(evaluated: Evaluated, model: str | None) -> Iterator[Metric]:
 
 
 def _points(history: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """Return the losses as metrics "phase/loss" at the step and time of their point. A name with "/" stays."""
+    """Return the losses as metrics "phase/loss", with step and time. A name that already has a "/" is kept."""
     return [
         Metric(name if "/" in name else f"{point['phase']}/{name}", value, _milliseconds(point["time"]), point["step"])
         for point in history
@@ -424,9 +433,9 @@ def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _log_model(run: Run, weights: Path, evaluated: Evaluated) -> str:
-    """Log the model as code and safetensors, without pickle and without importing torch. Return the model's id."""
+    """Log the model as code and safetensors, without pickle and without an import of torch. Return the model's id."""
     images = TensorSpec(np.dtype(np.float32), (-1, *evaluated.image))
-    with warnings.catch_warnings(record=True):  # MLflow asks for type hints despite the signature
+    with warnings.catch_warnings(record=True):  # MLflow's warning that asks for type hints
         logged = mlflow.pyfunc.log_model(
             name=run.name,
             params=_texts(run.parameters),
@@ -441,7 +450,7 @@ def _log_model(run: Run, weights: Path, evaluated: Evaluated) -> str:
 
 
 def _requirements() -> list[str]:
-    """Return the required packages. Their versions have no local suffix: an index may lack 2.15.0+cpu."""
+    """Return the required packages with versions, without a suffix as in 2.15.0+cpu, which a package index may lack."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 

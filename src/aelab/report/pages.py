@@ -15,9 +15,9 @@ from aelab.report.tables import Table
 
 CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
 
-# Digits of a chart's coordinates that `Figure.svg` removes. Less than a hundredth of a point is invisible.
+# Digits of a chart's coordinates that `Figure.svg` removes, less than a hundredth of a point.
 DIGITS = re.compile(r"(\.\d\d)\d+")
-# Text of matplotlib's SVG that `Figure.svg` removes, because it changes nothing. report.css has the font.
+# Parts of matplotlib's SVG without effect, which `Figure.svg` removes. The font is set in report.css.
 IDLE = re.compile(r"(?<=\n)[ \t]+| transform=\"rotate\(-0 [^\"]*\"| font-family: [^;\"]*;|(?<= )xlink:(?=href)")
 
 
@@ -29,7 +29,7 @@ class Figure:
         title: title of the figure.
         path: file of the figure.
         caption: caption of the figure; may be empty.
-        metric: name of the metric that the figure shows; empty without one.
+        metric: name of the metric that the figure shows; empty if the figure shows no single metric.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Figure:
 
     @property
     def id(self) -> str:
-        """Anchor of the figure in the page, independent of its position."""
+        """Anchor of the figure in the page. Figures before it do not change the anchor."""
         kind = re.split(r"-|\d*$", self.path.stem)[0]
         return f"{kind}-{slug(self.title)}"
 
@@ -62,7 +62,7 @@ class Figure:
 
 
 def render(name: str, context: Mapping[str, Any]) -> str:
-    """Return the template `name` filled with `context`. Values are escaped, in HTML and in Markdown."""
+    """Return the template `name` filled with `context`. HTML in the values is escaped."""
     environment = Environment(
         loader=PackageLoader("aelab.report"),
         autoescape=select_autoescape(["html.j2"]),
@@ -81,7 +81,7 @@ def render(name: str, context: Mapping[str, Any]) -> str:
 
 
 def slug(text: str) -> str:
-    """Return the text as part of a URL: words joined by hyphens, in lower case."""
+    """Return the text as part of a URL: its words in lower case, joined by hyphens."""
     return "-".join(re.findall(r"[\w.]+", text)).lower()
 
 
@@ -101,7 +101,7 @@ def _anchor(name: str) -> str:
 
 
 def _coded(text: str, entries: Sequence[str] = ()) -> Markup:
-    """Return Markdown's `code` as HTML. The name of an entry becomes a link to its section."""
+    """Return a text with Markdown's `code` as HTML. Code that is the name of an entry links to the entry's section."""
     names = {str(escape(name)) for name in entries}
 
     def code(found: re.Match[str]) -> str:
@@ -112,5 +112,5 @@ def _coded(text: str, entries: Sequence[str] = ()) -> Markup:
 
 
 def _no_html(value: Any) -> Any:
-    """Escape the tags of HTML in a text, because Markdown would keep them."""
+    """Escape HTML tags in a text, because Markdown passes tags on to the page."""
     return value.replace("<", "&lt;") if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,4 +1,4 @@
-"""Charts of the report: each function selects the evidence, draws SVG files, and yields figures with captions."""
+"""Charts of the report: each function selects results, draws SVG files, and yields figures with captions."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +17,15 @@ from aelab.report.metrics import METRICS, PLOTTED
 from aelab.report.pages import CAPTIONS, Figure
 from aelab.report.tables import comparable, heading
 
-SETTLED = 0.2  # Share of a training. The chart of loss ratios leaves out this start, in which losses fall too fast.
-LEAST = 0.1  # Per cent. Smaller values of the remaining fall are drawn as this value, as the caption says.
+SETTLED = 0.2  # Share of a training. The chart of loss ratios leaves out this start, because the losses fall fast.
+LEAST = 0.1  # Per cent. The chart of progress draws smaller values as this value, as its caption says.
 
 
 def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, str | None, list[Entry]]]:
-    """Yield name, heading, kind of pixels and entries of every metric that several trained entries define."""
+    """Yield every metric that several trained entries define: name, heading, kind of pixels, and these entries.
+
+    The kind of pixels says how a likelihood models a pixel; for other metrics, None.
+    """
     for name in PLOTTED:
         found = list(comparable(evidence.trained, name))
         for kind, entries in found:
@@ -31,12 +34,14 @@ def _plotted(evidence: Evidence) -> Iterator[tuple[str, str, str | None, list[En
 
 
 def values(evidence: Evidence, folder: Path, classified: Mapping[str, Mapping[str, float]]) -> Iterator[Figure]:
-    """Draw each metric that several entries define: seeds as dots, means with intervals, floors as lines.
+    """Draw each metric that several entries (model configurations) define: dots for seeds, means with intervals.
+
+    Dashed lines show the floors: baselines without training.
 
     Args:
         evidence: the entries and the floors.
         folder: the folder for the charts.
-        classified: results of the stage `classify`: `metrics` and `floors`.
+        classified: results of the stage `classify`, with the keys `metrics` and `floors`.
     """
     for i, (name, title, kind, entries) in enumerate(_plotted(evidence)):
         path = folder / f"values-{i}-{name}.svg"
@@ -82,13 +87,13 @@ def noise(evidence: Evidence, folder: Path) -> Iterator[Figure]:
 
 
 def progress(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """Draw the remaining fall of each entry's validation loss by seconds of training."""
+    """Draw the remaining fall of each entry's validation loss (see `_way`) by seconds of training."""
     lines = {entry.name: line for entry in evidence.entries if (line := _way(entry))}
     yield from _lines("progress", lines, evidence, folder / "progress.svg")
 
 
 def _way(entry: Entry) -> Line:
-    """Return seconds since the start, each with the part of the validation loss's fall that remains, in %."""
+    """Return seconds since the start, each with 100·(loss − lowest) ÷ (first loss − lowest), means over the seeds."""
     ways = []
     for curve in entry.curves:
         points = [point for point in curve if point["phase"] == "autoencoder"]
@@ -106,7 +111,7 @@ def _way(entry: Entry) -> Line:
 
 
 def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """Draw rate against distortion, a chart for each kind of pixels."""
+    """Draw distortion against rate, with a chart for each kind of pixels."""
     answering = [entry for entry in evidence.having("rate", "distortion") if entry.pixels]
     for i, pixels in enumerate(dict.fromkeys(entry.pixels for entry in answering)):
         mine = [entry for entry in answering if entry.pixels == pixels]
@@ -123,7 +128,7 @@ def rate_distortion(evidence: Evidence, folder: Path) -> Iterator[Figure]:
 
 
 def _rate_distortion(evidence: Evidence, entry: Entry, others: Sequence[Entry]) -> RateDistortion:
-    """Return an entry's rate and distortion, with its family if another entry differs from it only in β."""
+    """Return an entry's rate and distortion, with the family of all entries that differ from it only in β."""
     seeds = pd.DataFrame({name: evidence.values(entry, name) for name in ("rate", "distortion", "rate_uniform")})
     rate, distortion, uniform = (seeds[name].to_numpy(float) for name in seeds)
     discrete = seeds["rate_uniform"].notna()
@@ -139,18 +144,18 @@ def _rate_distortion(evidence: Evidence, entry: Entry, others: Sequence[Entry]) 
 
 
 def _but_beta(entry: Entry) -> str:
-    """Return all parameters of an entry except β, as text."""
+    """Return the parameters of an entry without β, as text."""
     return repr(sorted((key, repr(value)) for key, value in entry.parameters.items() if key != "beta"))
 
 
 def generalisation(evidence: Evidence, folder: Path) -> Iterator[Figure]:
-    """Draw validation loss ÷ training loss of each entry by the share of the training."""
+    """Draw each entry's validation loss ÷ training loss by the finished share of the training."""
     lines = {entry.name: line for entry in evidence.entries if (line := _ratios(entry))}
     yield from _lines("generalisation", lines, evidence, folder / "generalisation.svg")
 
 
 def _ratios(entry: Entry) -> Line:
-    """Return shares of the training, each with the mean loss ratio of the seeds. The first `SETTLED` is left out."""
+    """Return shares of the training from `SETTLED` on, each with the mean loss ratio over the seeds."""
     curves = [dict(loss_ratios(curve)) for curve in entry.curves]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     return [
@@ -159,7 +164,13 @@ def _ratios(entry: Entry) -> Line:
 
 
 def learning(evidence: Evidence, picked: Mapping[str, Mapping[str, Sequence[int]]], folder: Path) -> Iterator[Figure]:
-    """Draw the losses of each entry, by phase. `picked` has the step with the lowest validation loss of each seed."""
+    """Draw the losses of each entry, by phase.
+
+    Args:
+        evidence: the entries.
+        picked: by entry and phase, the step with the lowest validation loss of each seed.
+        folder: the folder for the charts.
+    """
     for entry in evidence.entries:
         for phase, best in picked[entry.name].items():
             curves = [[point for point in curve if point["phase"] == phase] for curve in entry.curves]
@@ -195,7 +206,7 @@ def code_use(evidence: Evidence, examples: Mapping[str, Examples], folder: Path)
 
 
 def _lines(key: str, lines: Mapping[str, Line], evidence: Evidence, path: Path, title: str = "") -> Iterator[Figure]:
-    """Draw a chart of lines, if there are any."""
+    """Draw a chart of `lines`, unless there are none."""
     if lines:
         below = [entry.name for entry in evidence.entries if entry.floor]
         charts.lines(lines, evidence.styles, path, **CAPTIONS[key]["axes"], floors=below)

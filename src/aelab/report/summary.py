@@ -1,4 +1,4 @@
-"""Summary of the results in a few sentences, and the effect of each setting. All is computed from the results."""
+"""Summary of the results in a few sentences, and the effect of each setting. All text follows from the results."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,13 +19,13 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Sentence:
-    """Sentence of the summary with its certainty.
+    """Sentence of the summary about entries (model configurations), with its certainty.
 
     Attributes:
         text: the sentence, with names in `backticks`.
         certainty: "told" if the best entry differs from all others; "tie" if another entry may be as good; "one seed"
-            if intervals are missing; empty if nothing is compared.
-        more: further sentences, without a certainty.
+            if there are no intervals; empty if no entries are compared.
+        more: further sentences, which have no certainty.
         over: sources of variation that the intervals cover, such as seeds.
     """
 
@@ -47,7 +47,7 @@ class Sentence:
 
 
 def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
-    """Return sentences about the best entries by MSE, denoising MSE and −ELBO, and about entries that are not ranked.
+    """Return sentences about the best entries by MSE, denoising MSE and −ELBO, and about entries without a rank.
 
     Args:
         evidence: the results.
@@ -103,7 +103,7 @@ def _best(evidence: Evidence, entries: Sequence[Entry], name: str, does: str) ->
 
 
 def _compared(first: Entry, second: Entry, text: str) -> str:
-    """Return the rest of a sentence about the first entry: the next entry as `text`, and the code sizes of both."""
+    """Return the end of a sentence about the first entry: the second entry as `text`, and the code sizes of both."""
     if _with(first) == _with(second):
         return f"; next is {text}" + _with(first).replace(", with ", ", both with ")
     return f"{_with(first)}; next is {text}{_with(second)}"
@@ -118,9 +118,7 @@ def _with(entry: Entry) -> str:
 
 def _by_size(evidence: Evidence, name: str) -> str:
     """Return a sentence about the best entries of each code size; empty if the two best entries have the same size."""
-    entries = sorted(
-        evidence.having(name), key=lambda entry: evidence.values(entry, name).mean()
-    )  # errors: lowest first
+    entries = sorted(evidence.having(name), key=lambda entry: evidence.values(entry, name).mean())  # lowest error first
     if len({entry.code_size for entry in entries[:2]}) == 1:
         return ""
     sizes, told = dict[str, list[Entry]](), list[str]()
@@ -135,7 +133,7 @@ def _by_size(evidence: Evidence, name: str) -> str:
 
 
 def _floors(evidence: Evidence, name: str) -> str:
-    """Return a sentence with the floors of a metric."""
+    """Return a sentence with the floors of a metric: baselines without training."""
     told = [f"`{floor.name}` ({shown(mean, name)}{_with(floor)})" for floor, mean in evidence.to_beat(name).items()]
     return f"Floors without training: {listed(told)}." if told else ""
 
@@ -160,7 +158,7 @@ def _samples(evidence: Evidence, _: str) -> str:
 
 
 def _over_all_noise(evidence: Evidence, _: str) -> str:
-    """Return a sentence about the entry with the lowest error at most noise levels."""
+    """Return a sentence about the entry that most often has the lowest error, over all kinds and levels of noise."""
     names = noise_metrics(evidence.results)
     entries = evidence.having(*names)
     if not names or len(entries) < 2:  # noqa: PLR2004 - a comparison needs two
@@ -184,7 +182,7 @@ class Change:
 
     @property
     def reading(self) -> str:
-        """Kind of change: better, worse, higher, lower, tie, or the reason why the change is not tested."""
+        """Kind of change: better, worse, higher, lower or tie; or the reason why the change is not tested."""
         if self.name in COST:
             return "not tested"
         if not self.gap.known:
@@ -206,12 +204,12 @@ class Contrast:
 
     @property
     def parameters(self) -> list[tuple[str, Any, Any]]:
-        """Each key that differs, with the value in both entries; None if a key is missing."""
+        """Each key that differs, with both entries' values. The value of a missing key is None."""
         return changed(self.before.parameters, self.after.parameters)
 
     @property
     def told(self) -> list[Change]:
-        """All changes except ties. Changes that cannot be tested are included."""
+        """All changes except ties, including changes that are not tested."""
         return [change for change in self.metrics if change.reading != "tie"]
 
     @property
@@ -221,9 +219,10 @@ class Contrast:
 
 
 def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[Contrast]:
-    """Compare the entries of each pair, with the denoising error at the middle level of each kind of noise.
+    """Compare the entries of each pair by many metrics.
 
-    All metrics of a pair are tested together, so `holm` widens the intervals of their differences.
+    The metrics include the denoising error at the middle level of each kind of noise. All metrics of a pair are tested
+    together, so `holm` widens the intervals of their differences.
     """
     middle = [levels[len(levels) // 2][1] for levels in noise_levels(evidence.results).values()]
     found = []
@@ -244,7 +243,10 @@ def contrasts(evidence: Evidence, pairs: Iterable[tuple[Entry, Entry]]) -> list[
 
 
 def siblings(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
-    """Yield pairs (before, after): `before` is the first earlier entry that differs in one top-level key only."""
+    """Yield pairs (before, after) of entries that differ in one top-level key only.
+
+    For each entry `after`, `before` is the first suitable entry earlier in the list.
+    """
     for i, after in enumerate(entries):
         for before in entries[:i]:
             keys = {key.partition(".")[0] for key, *_ in changed(before.parameters, after.parameters)}

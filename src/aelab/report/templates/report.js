@@ -20,7 +20,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// If a link leads into a folded part, open the part. Some browsers do not open it.
+// Open the folded part that a link leads to, because not every browser opens this part itself.
 const reveal = (hash) => {
   const target = document.getElementById(decodeURIComponent(hash.slice(1)));
   for (let each = target; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
