@@ -35,9 +35,8 @@ class Step:
             white.
 
     Raises:
-        UserError: in a call of the step, the module changes a number that it keeps outside of tensors, or uses an
-            operation without a deterministic kernel. If several processes train the module, it must also not draw from
-            torch's default generator.
+        UserError: in a call, the module changes a number outside of its tensors, uses an operation without a
+            deterministic kernel, or, with several processes, draws from torch's default generator.
     """
 
     def __init__(
