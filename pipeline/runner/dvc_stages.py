@@ -33,7 +33,7 @@ WRITING = 0.05  # largest fraction of a run's time for writing dvc.lock, because
 
 
 class DvcStages:
-    """The stages of `dvc.yaml`, with the hashes of their inputs and outputs. Only this object writes `dvc.lock`.
+    """The stages of `dvc.yaml`, with hashes of inputs and outputs. In the runner, only this object writes `dvc.lock`.
 
     Raises:
         UserError: DVC cannot read `dvc.yaml` with the values in `params.yaml`.

@@ -27,7 +27,7 @@ from pipeline.runner.dvc_stages import DvcStages
 from pipeline.runner.first_look import first_look
 
 SOON = 60.0  # seconds after which a run starts the process that sends learning curves to MLflow
-LEAVES_WITHIN = 5.0  # seconds between SIGTERM and SIGKILL for this process
+LEAVES_WITHIN = 5.0  # seconds between SIGTERM and SIGKILL for the process that sends learning curves
 FOLLOWER = (sys.executable, "-m", "pipeline.reporting.track", "--follow")
 
 
@@ -38,8 +38,8 @@ class Executor(Protocol):
         """Start as many of the stages `names` as the free CPUs or the free workers allow.
 
         Returns:
-            A future for each started stage, as the key of the stage's name. The future's result is whether the stage
-            succeeded.
+            A mapping from the future of each started stage to the stage's name. The future's result is whether the
+            stage succeeded.
         """
 
     def end(self, name: str) -> None:
@@ -59,7 +59,7 @@ class CpuShares:
     def __init__(self, cpus: int, threads: int, jobs: int, seeds: int) -> None:
         self.free, self.threads, self.jobs = max(cpus, jobs * threads), threads, jobs
         # Number of CPUs with which a stage `train@entry` trains all its seeds at once. If the CPUs do not suffice for
-        # `jobs` trainings of one seed, the number is for one seed.
+        # `jobs` trainings of one seed, the number suffices for only one seed.
         self.all_seeds = threads * (seeds if jobs * threads <= cpus else 1)
         self.taken: dict[str, int] = {}
 
@@ -157,7 +157,7 @@ class LocalExecutor:
         with self.around(name), log_file(name).open("w", encoding="utf-8") as log:
             outcome = self._outcome(name, share, own, log)
         self.slots.put(gpu)
-        # An unchanged stage was planned only because it reads the output of a stage that always runs. Print no line.
+        # An unchanged stage was planned only because it reads the output of another planned stage. Print no line.
         if outcome == "unchanged":
             return True
         self.console.say(outcome, name, f"{time.monotonic() - began:.1f} s")

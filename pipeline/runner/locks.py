@@ -1,4 +1,4 @@
-"""Lets only one run use the repository at a time, and repairs the files that a killed DVC command has left damaged.
+"""Lets only one run use the repository at a time, finds damage in `dvc.lock`, and repairs DVC's list of busy files.
 
 A run is one call of `pipeline.runner.repro`, for example by `make repro`.
 """
@@ -111,7 +111,7 @@ def _alive(noted: Note) -> bool:
     if process.pid == os.getpid() or began > BUSY.stat().st_mtime + SLACK:
         return False
     ours = (Path(word).stem == "dvc" or word.startswith("pipeline.") for word in words)
-    return any(ours) or noted["cmd"] in " ".join(words)  # for a module, DVC notes the path of its file
+    return any(ours) or noted["cmd"] in " ".join(words)  # DVC notes a module's file, not `-m` and its name
 
 
 def mend() -> None:

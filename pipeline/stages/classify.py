@@ -86,7 +86,7 @@ def learn(
         classes: the number of classes.
         budget: steps, batch size and learning rate.
         seed: random seed of the weights and of the order of the data.
-        options: mode, number of validations, and number of images in each validation.
+        options: mode of execution on a GPU, number of validations, and number of images in each validation.
         device: the device to train on.
     """
     torch.manual_seed(seed)

@@ -233,8 +233,8 @@ def _samples(
     """Compare generated images with test images, by the classifier's features, and return the metrics.
 
     The model decodes up to three sets of codes. The codes are drawn from the model's prior, from a density fitted to
-    the codes of training images, or uniformly from the codebook. Each set has as many codes as the classifier's file of
-    features has test images.
+    the codes of training images, or uniformly from the codebook. The classifier's file has the features of N test
+    images, and each set has N codes.
     """
     device, settings = device_of(model), params.evaluation
     features, _ = tensor_file.read(paths.CLASSIFIER / "features.safetensors")

@@ -86,7 +86,7 @@ def _write_curves(entry: ReportEntry) -> None:
 def _write_metrics(entries: Sequence[ReportEntry]) -> None:
     """Write the main metrics for `dvc metrics`, in one file for each split.
 
-    Each value is a mean over the seeds of an entry whose training did not diverge.
+    Each value is an entry's mean over the seeds whose training did not diverge.
     """
     for split in ("validation", "test"):
         trained = [entry for entry in entries if not entry.floor]

@@ -119,7 +119,7 @@ def pairs(params: Params, split: str, inputs: str) -> Pairs:
 
 
 def _machine(params: Params) -> dict[str, str]:
-    """Return the device, hardware, precision and mode, which can change the trained weights, if only by rounding."""
+    """Return device, hardware, precision and mode of execution, which can change the weights, if only by rounding."""
     options = params.training
     device = devices.prepare(options.device, options.threads)
     mode = options.mode if device.type == "cuda" else "eager"

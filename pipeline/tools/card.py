@@ -89,7 +89,7 @@ def _procedure(mine: ReportEntry, looks: float) -> Iterator[str]:
     """Yield the card's lines about the training: steps, seeds, losses, machine and code."""
     result = mine.results[0]
     if mine.floor:
-        yield "no training: a floor has no steps"
+        yield "no training steps: the model is a floor (a baseline)"
     else:
         seeds = listed(each.seed for each in mine.results)
         yield f"seeds: {seeds}; the weights with the lowest validation loss are kept"

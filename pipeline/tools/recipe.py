@@ -92,7 +92,7 @@ def _run(name: str, *, quick: bool) -> None:
     if quick:
         wanted = trial(next(iter(settings(name, recipe, wanted).values())))
         figures(recipe, wanted, experiment(f"{name}-quick", wanted))
-        print("The whole recipe runs. This trial on the digits gives no figure.")
+        print("No stage failed. This trial on the digits gives no verdict.")
         return
     rows = [row for each, of in settings(name, recipe, wanted).items() for row in experiment(each, of)]
     result = outcome(name, recipe, wanted, rows) | {"claims": claims(name, recipe.claims), "kept": recipe.kept}
@@ -217,7 +217,7 @@ def load(name: str, base: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     for each in settings(name, recipe, wanted).values():
         entries = params.check(each, f"{path}, params").variants
     if missing := [each.entry for each in recipe.expected if each.entry not in entries]:
-        msg = f"{path}: expected names {', '.join(missing)}; the entries are {', '.join(entries)}"
+        msg = f"{path}: `expected` names {', '.join(missing)}; the entries are {', '.join(entries)}"
         raise UserError(msg)
     return recipe, wanted
 
@@ -316,7 +316,7 @@ def claims(name: str, keys: Sequence[str]) -> dict[str, Any]:
 def _kept(name: str, file: str) -> str:
     text = _reported(name, file)
     if text is None:
-        msg = f"recipes/{name}.yaml: kept names {file}, which the experiment's report lacks"
+        msg = f"recipes/{name}.yaml: `kept` names {file}, which the experiment's report lacks"
         raise UserError(msg)
     return text
 

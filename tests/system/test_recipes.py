@@ -164,7 +164,10 @@ def test_the_table_of_results_is_what_the_results_say(monkeypatch: pytest.Monkey
             tiny(expected=[{"entry": "small", "metric": "rate", "value": 1.0}]),
             "set better to lower or higher",
         ),
-        (tiny(expected=[{"entry": "big", "metric": "mse", "value": 1.0}]), "expected names big; the entries are small"),
+        (
+            tiny(expected=[{"entry": "big", "metric": "mse", "value": 1.0}]),
+            "`expected` names big; the entries are small",
+        ),
         (tiny(params={"training": {"step": 5}}), "params: training.step is an unknown key; .*did you mean steps"),
         (tiny(params={"variants": {"small": {"model": "ea"}}}), "params: variants.small.model: unknown "),
         ("three words only", "the file is"),
@@ -291,7 +294,9 @@ def test_what_is_shown_is_a_table_of_entries_by_metrics() -> None:
 
 def test_a_file_that_the_report_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "_reported", lambda *_: None)
-    with pytest.raises(UserError, match=r"tiny\.yaml: kept names figures/x\.svg, which the experiment's report lacks"):
+    with pytest.raises(
+        UserError, match=r"tiny\.yaml: `kept` names figures/x\.svg, which the experiment's report lacks"
+    ):
         recipe._kept("tiny", "figures/x.svg")
 
 
@@ -453,7 +458,7 @@ def test_a_trial_of_a_recipe_is_an_experiment_of_its_own_and_writes_no_result(
     monkeypatch.setattr(recipe, "experiment", experiment)
     recipe.main("tiny", quick=True)
     assert asked == {"tiny-quick": recipe.trial(recipe.load("tiny", recipe.committed())[1])}
-    assert "This trial on the digits gives no figure" in capsys.readouterr().out
+    assert "This trial on the digits gives no verdict" in capsys.readouterr().out
     assert results() == before
 
 

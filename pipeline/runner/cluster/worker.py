@@ -2,8 +2,8 @@
 
 A worker is a Dask process on any machine. The machine needs git, the Python environment of this repository, and access
 to DVC's remote storage, from which the worker also fetches the code. The caller is the process that sends stages to the
-workers. Dask sends the functions of this file with each stage, so these functions must not use other modules of
-`pipeline`.
+workers. Dask sends the functions of this file with each stage, so these functions must not call functions from other
+modules of `pipeline`.
 """
 
 import json
