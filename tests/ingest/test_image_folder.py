@@ -402,7 +402,7 @@ def test_what_may_be_a_dark_picture_is_read_and_told(files: list[bytes], said: s
 
 def test_the_message_names_the_key_that_the_user_has(root: Path) -> None:
     (root / "a.png").write_bytes(_wide(4095))
-    with pytest.raises(UserError, match=r"set dataset\.folders\.x\.bits to 12, the bits that it fills$"):
+    with pytest.raises(UserError, match=r"set dataset\.folders\.x\.bits to 12, the bits that the values use$"):
         image_folder.read(root, GREY, fit="crop", key="dataset.folders.x.bits", scratch=root.parent, workers=1)
 
 

@@ -170,7 +170,7 @@ def _read_all(folder: Path) -> Files:
 
 
 def _read_tar(path: Path) -> Files:
-    """Read the files of published data sets from an archive: content by file name, without folders.
+    """Return the content of each file of a published data set in an archive, by the file's name without its folder.
 
     Nothing is unpacked to disk, so a harmful archive cannot overwrite files.
     """

@@ -130,7 +130,7 @@ class Depth:
         if self.bits < FULL or not values or max(values) >= 2**15:
             return None
         remedy = (
-            f"set {key} to {max(BYTE, max(self.grey).bit_length())}, the bits that it fills"
+            f"set {key} to {max(BYTE, max(self.grey).bit_length())}, the bits that the values use"
             if self.grey
             else "only the upper 8 of 16 bits per colour channel can be read, so save the images with 8 bits"
         )

@@ -86,8 +86,8 @@ LikelihoodSection: TypeAlias = Annotated[
     dict[str, Any],
     LIKELIHOODS,
     Field(
-        description="distribution of a pixel: bernoulli (the pixel is a probability), logistic or categorical "
-        "(256 values), or gaussian (a density with a learned variance)"
+        description="distribution of a pixel: bernoulli (gray value = probability of white), logistic or "
+        "categorical (256 values), or gaussian (a density with a learned variance)"
     ),
 ]
 

@@ -1,8 +1,8 @@
 """Patches: a network that computes at low resolution, on a grid of patches of the image.
 
 The encoder's first layer splits an image into patches, and the decoder's last layer puts the patches together. All
-other convolutions work on the grid of patches. If the code is a vector, a large grid is halved before the fully
-connected layer, so that the layer stays small.
+convolutions work on the grid of patches. If the code is a vector, a large grid is halved before the fully connected
+layer, so that the layer stays small.
 
 Dimensions: B batch, C image channels, (H, W) image size, (h, w) grid of patches, p pixels along each side of a patch.
 A code is a vector of d numbers or a grid of vectors with D numbers each. F is the number of feature maps, P the number
