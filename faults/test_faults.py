@@ -25,7 +25,7 @@ Family = Callable[[Path, int, int], Iterator[Counts]]
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the pipeline `PATIENCE` seconds to refuse a malicious file; only the full suite checks the short limit."""
+    """Give the pipeline `PATIENCE` seconds to refuse a malicious file; only the full suite uses the limit `SECONDS`."""
     monkeypatch.setattr(hostile, "SECONDS", PATIENCE)
 
 

@@ -83,7 +83,7 @@ def _project(folder: Path) -> Project:
 
 
 def _forget(made: Project, lock: str) -> None:
-    """Restore the text `lock` of `dvc.lock` without trainings and evaluations, so that the next run repeats them."""
+    """Write the text `lock` to `dvc.lock` without the trainings and evaluations. The next run then repeats both."""
     content = YAML(typ="safe", pure=True).load(lock)
     content["stages"] = {
         name: stage for name, stage in content["stages"].items() if "@" not in name or "corrupt" in name

@@ -115,7 +115,7 @@ def _supervisors() -> list[psutil.Process]:
     """Return the processes that wait for this process.
 
     If DVC runs this stage, the list has all ancestors of this process up to DVC. Otherwise, the list has only the
-    parent. If the environment variable `RUNNER` names a process, the list also has this process.
+    parent. If the environment variable `RUNNER` names a process, the list also has the named process.
 
     Raises:
         psutil.NoSuchProcess: the process that `RUNNER` names has died.

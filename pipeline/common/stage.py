@@ -124,7 +124,7 @@ def what_to_mend(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, RuntimeError):
-        said = f"{type(error).__name__}: {error}"  # a pattern names the class, because importing torch is slow
+        said = f"{type(error).__name__}: {error}"  # a pattern matches a class's name, since importing torch is slow
         if found := [sentence for words, sentence in GPU_PROBLEMS.items() if re.search(words, said)]:
             return found[0]
     if isinstance(error, BrokenProcessPool):

@@ -300,5 +300,5 @@ def _digest(content: object) -> str:
 
 
 def _out(stage_lock: dict[str, Any], path: Path) -> str:
-    """Return DVC's hash of the output `path`. `stage_lock` is the section in `dvc.lock` of the stage that writes it."""
+    """Return DVC's hash of the output `path`. `stage_lock` is the section of the output's stage in `dvc.lock`."""
     return str(next(out["md5"] for out in stage_lock["outs"] if out["path"] == str(path)))

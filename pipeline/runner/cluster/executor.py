@@ -116,8 +116,8 @@ class Task:
 class ClusterExecutor:
     """Executor that gives stages to free workers.
 
-    Some stages must run on this machine, because DVC's remote cannot transfer their files. If the remote already has
-    the result of a stage, no worker runs the stage.
+    Some stages must run on this machine (see `stages_at_home`). If the remote already has the result of a stage, no
+    worker runs the stage.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class Handover:
         return {"stage": name, "inputs": self.inputs(name), "lock": lock, "checkout": self.checkout}
 
     def restore(self, name: str) -> bool:
-        """Record a stage's result from DVC's run cache in the remote, so that the stage does not run. Copy no file.
+        """Record a stage's result if the remote's run cache has one, so that the stage does not run. Copy no file.
 
         Returns:
             Whether the run cache has the result, and the remote has all outputs of the stage.
