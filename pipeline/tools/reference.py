@@ -1,10 +1,11 @@
-"""reference: write the generated pages in docs/, the page recipes/results.md, and the JSON Schema of params.yaml.
+"""reference: write generated pages in docs/, the page recipes/results.md, and the JSON Schema of params.yaml.
 
     python -m pipeline.tools.reference            # write the pages that are out of date
     python -m pipeline.tools.reference --check    # name the pages that are out of date
 
-A page is out of date if its file differs from the text that this program makes now. The program does not make
-docs/reference.md. Sphinx fills that page from the library's docstrings when `make docs` builds the site.
+A page is out of date if its file differs from the text that this program makes now. Two pages come from other programs:
+`python -m aelab.report.metrics` prints docs/metrics.md, and Sphinx fills docs/reference.md from the library's
+docstrings when `make docs` builds the site.
 """
 
 import importlib
@@ -163,7 +164,7 @@ COMPLETION = re.compile(r"^\* `--(?:install|show)-completion.*\n", re.MULTILINE)
 def commands() -> str:
     """Return the text of docs/commands.md, which typer's own generator makes from the help texts.
 
-    An option that several commands share is listed once. The page omits stages and programs without options.
+    An option that several commands share is listed once. The page omits programs without options, and all stages.
     """
     targets = re.findall(r"^([a-z-]+):.*?## +(.*)$", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     texts = [_described(words, each) for words, each in programs().items()]

@@ -254,7 +254,10 @@ def tidy() -> None:
 
 
 def raw_parameters(entry: str) -> dict[str, Any]:
-    """Return the sections of `params.yaml` that define a training of `entry`, with the keys that DVC records."""
+    """Return the sections of `params.yaml` that define a training of `entry`.
+
+    The result's keys have DVC's form, such as `variants.vae`.
+    """
     content = YAML(typ="safe", pure=True).load(PARAMS.read_text(encoding="utf-8"))
     section, corruption = content["variants"][entry], content["corruption"]
     sections = {key: content[key] for key in ("dataset", "training")} | {f"variants.{entry}": section}

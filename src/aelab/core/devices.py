@@ -20,7 +20,7 @@ from aelab.core.errors import UserError
 
 MEMORY = "AELAB_MEMORY"  # maximum MiB of images that one training keeps in memory, set by the user
 SHARED = "AELAB_SHARED"  # number of trainings that share a GPU, set by the process that starts the trainings
-FREE = "AELAB_FREE"  # bytes of RAM for each of several trainings: the RAM that was free before, divided equally
+FREE = "AELAB_FREE"  # bytes of RAM for each training: an equal part of the RAM that was free before the trainings began
 NONE = "this machine has no usable GPU of that kind"
 KINDS = ("auto", "cpu", "cuda", "mps")
 AHEAD = 32  # training steps that this process may run ahead of its GPU (`Pace`)

@@ -172,7 +172,10 @@ def whole(count: int) -> int:
 
 
 def mean(x: Tensor) -> Tensor:
-    """Mean over the whole batch of a value without gradients. `x` is the mean over this process's samples."""
+    """Mean over the whole batch, from the mean `x` over this process's samples.
+
+    If the batch is split, the result has no gradients.
+    """
     return x if _share.total == 1 else _sum(x.detach() * _share.weight)
 
 
@@ -182,7 +185,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, chosen: Tensor) -> Tensor:
-    """Rows of the whole batch at the indices `chosen`, (K, D). The function is for rows without gradients.
+    """Rows of the whole batch at the indices `chosen`, (K, D). If the batch is split, the rows have no gradients.
 
     Args:
         x: Rows of this process, (B_r, D).

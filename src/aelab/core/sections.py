@@ -116,7 +116,7 @@ class Choice:
         return annotation, field
 
     def as_type(self) -> Any:
-        """Union of the section classes. The JSON Schema also allows only a name, for parts without required keys."""
+        """Union of the section classes. In the JSON Schema, a name alone may select a part without required keys."""
         union: Any = Union[tuple(self.sections.values()) or (Part,)]  # noqa: UP007
         if len(self.sections) > 1:
             union = Annotated[union, Field(discriminator=self.key)]

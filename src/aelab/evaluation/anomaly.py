@@ -1,7 +1,7 @@
 """Anomaly scores: how strange an image is to a model. A higher score means a stranger image.
 
     mse                mean squared error of the reconstruction
-    neg_elbo, rate     −ELBO and its rate term, for models that define −ELBO; a random z is drawn twice per image
+    neg_elbo, rate     −ELBO and its rate term, for models that define −ELBO; means over two draws if z is random
     codebook_distance  ‖z_e − z_q‖² between the encoder's output z_e and its code z_q, summed over the grid of codes
 
 The scale of a score depends on the model. To show whether a score is high, `percentile` returns the percentage of
