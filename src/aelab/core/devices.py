@@ -144,7 +144,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def room(device: torch.device) -> int:
-    """Maximum bytes of images that one training may keep in the memory of `device`.
+    """Maximum bytes of images that this process may keep in the memory of `device`.
 
     The environment variable `AELAB_MEMORY` sets the limit in MiB. Without the variable, the limit is a quarter of the
     memory that `share` returns.
