@@ -57,7 +57,8 @@ def run() -> Table:
         columns |= {title: digits, f"± {title.split()[0]}": digits}
     note = (
         f"Mean and standard deviation over {len(SEEDS)} seeds on the test images of Fashion-MNIST, after {STEPS:,} "
-        "steps of the first phase of the VQ-VAE in params.yaml. Active codes were used at least once."
+        "steps of the first phase of the VQ-VAE in params.yaml. Active codes were used at least once. Least active: "
+        "the minimum over the seeds."
     )
     return Table("(h) Codes in use", note, columns | {"least active (%)": 1}, rows)
 

@@ -87,7 +87,8 @@ def run() -> list[Table]:
             "(d) Time of each stage",
             "Seconds of each stage in the cold run with stages side by side. Imports are the CPU seconds from the "
             "start of the process to the first line of the stage's work. The arithmetic includes validation. The rest "
-            "is reading parameters and git, and writing results and figures.",
+            "of `train` is reading parameters and git, and writing results and figures. All work of `evaluate` is in "
+            "“the rest”, and all work of the other stages is in “data”.",
             {"stage": 0, "imports": 1, "data": 1, "arithmetic": 1, "the rest": 1, "work altogether": 1},
             stages,
         ),

@@ -53,7 +53,7 @@ def filled(device: torch.device, turns: int = TURNS) -> Table:
         f"on {devices.describe(device)}, with {cores()} CPU cores. Medians of {turns} repetitions, without the start "
         "of the processes."
     )
-    columns = {"entry": 0, "at once": 0, "seconds": 1, "one after another ÷ this": 2, "least to greatest": 0}
+    columns = {"entry": 0, "at once": 0, "seconds": 1, "one after another ÷ this row": 2, "least to greatest": 0}
     return Table("(n) Small trainings that share a device", note, columns, rows)
 
 
@@ -106,7 +106,7 @@ def _train(ready: Any, over: Any, name: str, device: str, seeds: range) -> None:
 
 
 def _paper(device: torch.device) -> Table:
-    """Compare the speed of the IWAE paper's MLP operation by operation with steps recorded as a CUDA graph."""
+    """Compare two speeds of the IWAE paper's MLP: operation by operation, and with steps recorded as a CUDA graph."""
     rows: list[list[Value]] = []
     for recipe in PAPER:
         _, wanted = load(recipe, committed())

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu --device cuda --out FOLDER
 
 The command needs no DVC, MLflow or data set. After each measurement, the command writes all tables to gpu.md and
-gpu.json in FOLDER. So an interruption loses only the last measurement. `--device cpu` makes the same tables on the CPU,
-with fewer steps.
+gpu.json in FOLDER. So an interruption loses only the unfinished measurement. `--device cpu` makes the same tables on
+the CPU, with fewer steps.
 """
 
 import contextlib
@@ -96,7 +96,7 @@ def machine(device: torch.device) -> Table:
         ["Python", platform.python_version()],
         ["torch", torch.__version__],
     ]
-    note = "The machine and versions of all tables below."
+    note = "The machine and the software versions for all tables below."
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability()
         rows += [
@@ -134,7 +134,7 @@ def tests(device: torch.device, _: Params) -> Table:
 
 
 def precisions(device: torch.device, checked: Params) -> Table:
-    """Time each default training operation by operation, recorded as a CUDA graph, and recorded in bfloat16."""
+    """Time each default training in three ways: operation by operation, recorded as a CUDA graph, and in bfloat16."""
     rows: list[list[Value]] = []
     for name, phase, images, batch in _phases(device, checked):
 
@@ -152,7 +152,7 @@ def precisions(device: torch.device, checked: Params) -> Table:
         rows.append([name, eager, recorded, bfloat16, _apart(losses, expected), _apart(rounded, expected)])
     note = (
         f"Images per second, batch {checked.training.batch_size}, {STEPS[device.type]} steps on noise. % apart: the "
-        "largest difference from the training losses operation by operation in float32, in percent."
+        "largest difference, in percent, from the training losses of steps run operation by operation in float32."
     )
     columns = {"training": 0, "operation by operation": 0, "recorded": 0, "recorded, bfloat16": 0,
                "recorded: % apart": 4, "bfloat16: % apart": 4}  # fmt: skip
@@ -172,7 +172,7 @@ def layouts(device: torch.device, checked: Params) -> Table:
                 found = _fit(module, images, batch, device, "graph", "float32")
             speeds.append(found.images / found.seconds)
         rows.append([name, *speeds])
-    note = f"Images per second in float32, recorded on a GPU, {STEPS[device.type]} steps on noise."
+    note = f"Images per second in float32, {STEPS[device.type]} steps on noise. A GPU replays recorded steps."
     return Table("Layouts", note, {"training": 0, "channels last": 0, "channels first": 0}, rows)
 
 

@@ -64,7 +64,7 @@ def run() -> Table:
 
 
 def _measured(size: int, name: str, batch: int, steps: int, *, apart: bool = False) -> Any:
-    """Train with `size` processes together, or with `apart` separately; return the measurement of the first process."""
+    """Train with `size` processes, separately if `apart`, else together; return the first process's measurement."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("localhost", 0))
         place = {

@@ -192,7 +192,7 @@ def _planning(folder: Path) -> Table:
         times.setdefault("index and graph, no dvc.lock", []).append(cpu(plan))
         content = {"schema": "2.0", "stages": made}
         lock.write_text(yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False), encoding="utf-8")
-        times.setdefault("params.yaml read, once a stage's status", []).append(
+        times.setdefault("params.yaml read, once for each stage's status", []).append(
             cpu(lambda: load_yaml(str(clone.folder / "params.yaml")))
         )
         times.setdefault("dvc.lock read by DVC", []).append(cpu(lambda: load_yaml(str(lock))))  # noqa: B023

@@ -58,7 +58,7 @@ def _counted(
     arguments: tuple[Any, ...],
     again: tuple[str, ...] = ("dvc", "repro"),
 ) -> Counts:
-    """Kill a command once for each delay in `rounds`, run the command `again`, and compare the results.
+    """Kill a command once for each delay in `rounds`. Run the command in `again` after each kill, and compare results.
 
     Args:
         rig: the finished project.
@@ -115,11 +115,11 @@ def runners(folder: Path, seed: int, count: int) -> Iterator[Counts]:
 
 
 def stops(folder: Path, seed: int, count: int) -> Iterator[Counts]:
-    """Send SIGTERM to trainings by one and by two processes. Each training must end within `LEAVES_WITHIN` seconds."""
+    """Send SIGTERM to trainings in one process and in two. Each training must end within `LEAVES_WITHIN` seconds."""
     rounds, stage = moments((seed, "stops"), LONGEST["ae"]), "train@ae"
     for processes in (1, 2):
         rig = Rig(folder / f"processes{processes}", processes=processes)
-        what = f"SIGTERM of a training by {processes} process{'es' * (processes > 1)}"
+        what = f"SIGTERM to a training in {processes} process{'es' * (processes > 1)}"
         counts = Counts(what, f"ends within {LEAVES_WITHIN:.0f} s; same weights, metrics and report", count)
         whom = functools.partial(rig.of, "pipeline.stages.train", stage)
         for moment in itertools.islice(rounds, count):

@@ -70,7 +70,7 @@ def fuzz(folder: Path, seed: int, count: int) -> Iterator[Counts]:
     """Check random parameters from the library hypothesis, and train entries of accepted parameters for two steps."""
     counts = Counts(
         "fuzzed params.yaml",
-        "a message names the wrong key before any stage runs, or the parameters are accepted and trained",
+        "a message names the faulty key before any stage runs, or the parameters are accepted and trained",
         count,
     )
     accepted: set[str] = set()
