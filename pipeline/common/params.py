@@ -80,7 +80,7 @@ def anomalies(value: object) -> object:
     classes = isinstance(value, list) and value
     if value is None or isinstance(value, str) or (classes and all(map(_is_class, classes))):
         return value
-    msg = "must be a list of classes, numbers from 0 or names, or the name of a data set, or null"
+    msg = "must be a list of classes (numbers from 0, or names), the name of a data set, or null"
     raise ValueError(msg)
 
 

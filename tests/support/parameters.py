@@ -250,7 +250,7 @@ BROKEN = [  # invalid parameters, the start of the message, and a later part of 
         'dataset.anomalies is "cifar10": must be',
         "with images of the same",
     ),
-    (with_value("dataset.anomalies", []), "dataset.anomalies is []: must be a list of classes, numbers from 0", "null"),
+    (with_value("dataset.anomalies", []), "dataset.anomalies is []: must be a list of classes (numbers from 0", "null"),
     (with_value("dataset.anomalies", [-1]), "dataset.anomalies is [-1]: must be a list of classes", "or names"),
     (with_value("dataset.anomalies", [True]), "dataset.anomalies is [True]: must be a list of classes", "or names"),
     (with_value("dataset.binarize", "yes"), 'dataset.binarize is "yes": must be', "'dynamic'"),

@@ -202,7 +202,7 @@ def lines(
         ylabel: label of the y axis.
         reference: y value of a dashed horizontal line. If None, there is no such line, and a linear y axis starts at 0.
         logarithmic: whether the y axis is logarithmic.
-        floors: entries that are floors, drawn gray and dashed, without a band.
+        floors: entries that are floors, drawn in gray, dash-dotted or dotted, without a band.
     """
     with _chart(path, 3.0) as axes:
         if reference is not None:
@@ -273,8 +273,8 @@ def learning(curves: Sequence[Curve], best: Sequence[int], style: int, path: Pat
 def _limits(points: Curve) -> tuple[float, float]:
     """Return y limits that show all validation losses and the lowest 98 % of the training losses.
 
-    The first 5 % of the steps are left out, unless the curve is short. High losses at the start, or a spike in one
-    step, would flatten the rest of the curve.
+    The first 5 % of the steps are left out. High losses at the start, or a spike in one step, would flatten the rest of
+    the curve. For a short curve, the limits show all losses.
     """
     short, last = len(points) < CURVE, points[-1]["step"]
     training, validation = (

@@ -179,7 +179,7 @@ class Evidence:
         return {}
 
     def term(self, entry: Entry, text: str) -> pd.Series:
-        """Return the value of a term, such as `100 * codes_used / codes`, by seed. Seeds without it are left out.
+        """Return the value of a term, such as `100 * codes_used / codes`, by seed. Seeds without a value are left out.
 
         Args:
             entry: the entry.

@@ -34,7 +34,7 @@ class Name:
     """Text beside an entry's name.
 
     Attributes:
-        size: size of the code, and looks: how often training saw each image; empty if both are unknown.
+        size: size of the code, and how often training saw each image; empty if both are unknown.
         marks: the warnings of the sign ⚠.
         floor: whether the entry is a floor, a baseline without training.
     """
