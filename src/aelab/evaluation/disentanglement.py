@@ -16,7 +16,7 @@ If a code equals the factors, a random rotation of the code lowers MIG below 0.2
 
 DCI uses a random forest, because a linear regression misses a factor if a dimension first rises and then falls as the
 factor grows. The principal components of images usually rise and fall in this way. With a regression, DCI of PCA would
-be about one half on the data set `shapes`.
+be about 0.5 on the data set `shapes`.
 
 The mutual information is estimated from histograms. For a histogram, the range of each dimension is divided into `BINS`
 bins of equal width (Locatello et al. 2019).

@@ -121,7 +121,7 @@ def _strip(row: NDArray[np.float32]) -> NDArray[np.float32]:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file.
 
-    The file does not contain matplotlib's version, because then each upgrade of matplotlib would change the bytes.
+    The file does not contain matplotlib's version. With the version, each upgrade of matplotlib would change the bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

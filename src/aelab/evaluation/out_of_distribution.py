@@ -112,8 +112,8 @@ def of_two(
 ) -> dict[str, Tensor]:
     """Scores of ordinary images, followed by the scores of anomalies.
 
-    For a model that returns each image unchanged, reconstruction errors say nothing. Only the scores of the pixels and
-    the distance to the nearest training image are then computed.
+    For a model that returns each image unchanged, reconstruction errors say nothing, so the scores of the pixels
+    replace the scores of `anomaly.py`. For every model, the distance to the nearest training image is computed.
 
     Args:
         model: in evaluation mode, on any device.
@@ -125,7 +125,7 @@ def of_two(
         seed: seed of the random codes z ~ q(z|x), which some scores need.
 
     Returns:
-        All scores by name, (N + M,) each, on the CPU: first the N ordinary images, then the M anomalies.
+        The scores by name, (N + M,) each, on the CPU: first the N ordinary images, then the M anomalies.
     """
     lots = (others, strange)
     first, second = (

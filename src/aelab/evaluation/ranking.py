@@ -12,7 +12,7 @@ of image k is the measure (AUROC or AP) plus N times the derivative of the measu
 derivative, the total weights of the strange images and of the ordinary images stay n and m. Over each of the two sets,
 the derivatives therefore sum to 0.
 
-For AUROC, the variance of the values ÷ N is the variance of AUROC in DeLong, DeLong & Clarke-Pearson 1988.
+For AUROC, 1/N times the variance of the values is the variance of AUROC in DeLong, DeLong & Clarke-Pearson 1988.
 `report.intervals.crossed` therefore returns DeLong's interval, widened by the variation between seeds. The difference
 between two models is computed image by image, as in the paper of 1988.
 """
@@ -42,7 +42,7 @@ def measures(scores: Mapping[str, Scores], strange: Strange) -> dict[str, float]
 
 
 def of_each(scores: Mapping[str, Scores], strange: Strange) -> dict[str, NDArray[np.float64]]:
-    """Values of the images for AUROC and AP of each score, by name, (N,) each. Their mean is the measure."""
+    """Values of the images, (N,), for AUROC and AP of each score, by name. The mean of the values is the measure."""
     of = dict(zip(MEASURES, (_auroc, _average_precision), strict=True))
     return {
         f"{measure}_{name}": function(np.asarray(each, np.float64), strange)

@@ -247,7 +247,8 @@ def pictures(
 
     Returns:
         The rows of each figure, by the figure's name. A row is a label and images in [0, 1]. The figures are
-        "reconstructions", "denoising" and "interpolation". If the model defines them, "traversal" and "samples" follow.
+        "reconstructions", "denoising" and "interpolation". The figures "traversal" and "samples" follow, each only if
+        the model defines the figure.
         A row of "reconstructions" has originals in its left half, and their reconstructions in its right half.
     """
     figures = {

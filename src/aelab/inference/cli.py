@@ -166,7 +166,7 @@ def score(
     maps: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Folder for a PNG of each image, its reconstruction and the error of each pixel."
+            metavar="FOLDER", help="Folder for one PNG per image: image, reconstruction and the error of each pixel."
         ),
     ] = None,
     sheet: Annotated[

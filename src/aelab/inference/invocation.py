@@ -57,7 +57,7 @@ class Invocation:
     location: Model
     force: Force = False
     quiet: Quiet = False
-    total: int = field(default=1, init=False)  # number of images to read; 1 for a command that reads no images
+    total: int = field(default=1, init=False)  # number of images to read from a folder; 1 if no folder is read
     failed: int = field(default=0, init=False)  # number of images that could not be read
 
     def note(self, text: str) -> None:

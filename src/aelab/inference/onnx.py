@@ -29,7 +29,7 @@ from aelab.models.base import Autoencoder
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BATCHES = (1, 2, 3, 17)  # Batch sizes at which the outputs are compared.
-TOLERANCE = 1e-4  # Largest allowed difference, times the largest absolute output if this output is above 1.
+TOLERANCE = 1e-4  # Largest allowed difference ÷ max(1, largest absolute output).
 TIES = 0.01  # Largest allowed share of indices that differ.
 
 
@@ -65,7 +65,8 @@ def export(model: Autoencoder, part: str, path: Path) -> str:
         path: the file to write.
 
     Returns:
-        A sentence with the largest difference from the outputs of torch, or for indices with the share that differs.
+        A sentence with the largest difference from the outputs of torch. If the outputs are indices, the sentence has
+            the share of indices that differ.
 
     Raises:
         UserError: the outputs differ from the outputs of torch, `part` is not a name in `exportable`, or packages are

@@ -2,6 +2,7 @@
 
 A map shows the error of each pixel: the absolute difference between image and reconstruction, as a mean over the
 channels. All maps have the same scale, from 0 to the largest error of a pixel in all images, and the same colours.
+A strip shows an image, its reconstruction and its map side by side.
 """
 
 import base64
@@ -34,17 +35,17 @@ class Wanted:
     """Options of `aelab score` for the order of the table, for the maps, and for the sheet."""
 
     by: str  # the score that decides the order; "" means the first score that the model defines
-    maps: bool  # whether to write a map of errors to the target file of each job
+    maps: bool  # whether to write the image's strip to the target file of each job
     sheet: Path | None  # the HTML file of the sheet; None to write no sheet
     top: int  # number of the strangest images in the sheet, and of the least strange images
 
 
 def score(call: Invocation, jobs: list[Job], out: str, wanted: Wanted, reading: tuple[Fit, int]) -> None:
-    """Write the table of scores and, if `wanted` says so, the maps and the sheet.
+    """Write the table of scores and, if `wanted` says so, the strips and the sheet.
 
     Args:
         call: the call of the command, with the model.
-        jobs: the images. The target of a job is the file for the image's map of errors.
+        jobs: the images. The target of a job is the file for the image's strip.
         out: the file of the table, or `PIPE`.
         wanted: the options of the command.
         reading: how images of another size are fitted to the model, and how many bits 16-bit files really use.
