@@ -1,4 +1,4 @@
-"""Base classes of quantisers that choose the nearest of K code vectors, and that restart unused codes.
+"""Base classes of quantisers that choose the nearest of K code vectors. `VectorQuantizer` restarts unused codes.
 
 An output is the encoder's vector at one place of an image's grid. In training, only codes in use move towards the
 outputs. Without restarts, most codes would therefore stay unused. A restart sets the vector of an unused code to an
