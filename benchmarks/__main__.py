@@ -75,7 +75,7 @@ def _markdown(content: dict[str, Any]) -> str:
         "the date and the duration of the measurement.",
         "",
         "- repetition: one round of measurements, in which each of the compared programs is measured once.",
-        "- least to greatest: range, over the repetitions, of the ratio in the column before.",
+        "- least to greatest: range of a ratio over the repetitions. The column before has the median of this ratio.",
         "- slope: exponent of the time's growth since the row before. A slope of 1 means proportional growth.",
         "",
     ]

@@ -136,8 +136,8 @@ def _table(pythae: Callable[[str, int], float]) -> Table:
         rows.append([name, parameters / 1e6, *medians, ratio(loop, bare)[0], *ratio(loop, peer)])
     note = (
         f"Images per second on {cores()} threads, with batches of {BATCH} in float32: medians of {TURNS} repetitions "
-        f"of about {SECONDS:.0f} s. All networks come from Pythae. Our loop is the pipeline's training loop. In our "
-        "loop, the networks have the memory layout channels last, as in the pipeline."
+        f"of about {SECONDS:.0f} s. All networks come from Pythae: “its” means Pythae's. Our loop is the "
+        "pipeline's training loop. In our loop, the networks have the memory layout channels last, as in the pipeline."
     )
     columns = {"network": 0, "million parameters": 2, "our loop": 0, "bare step": 0, "Pythae": 0,
                "our loop ÷ bare step": 3, "our loop ÷ Pythae": 2, "least to greatest": 0}  # fmt: skip

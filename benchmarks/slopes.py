@@ -201,7 +201,10 @@ def _planning(folder: Path) -> Table:
         )
         times.setdefault("dvc.lock updated by DVC, once a stage", []).append(cpu(update))
     rows = [row for what, took in times.items() for row in _rows(what, [float(count) for count in ENTRIES], took)]
-    note = "Milliseconds of CPU time. Each entry is like the default VAE and has two stages."
+    note = (
+        "Milliseconds of CPU time. Each entry is like the default VAE and has two stages. DVC repeats the work of a "
+        "row with “once” for each stage."
+    )
     return Table(
         "(l) DVC's time by number of entries",
         note,

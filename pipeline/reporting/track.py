@@ -52,7 +52,7 @@ PROGRESS = {
 
 
 def main(
-    entries: Annotated[list[str] | None, typer.Argument(help="Entries to follow; the default is all.")] = None,
+    entries: Annotated[list[str] | None, typer.Argument(help="Entries for --follow; the default is all.")] = None,
     *,
     follow: Annotated[bool, typer.Option(help="Update the curves of running trainings until interrupted.")] = False,
 ) -> None:

@@ -39,10 +39,10 @@ class Table:
 def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, say_pixels: bool = True) -> list[Table]:
     """Return tables of means with 95 % intervals. The best mean of a column, and the means that tie with it, are bold.
 
-    Metrics that the same trained entries define share a table, so that only floors can have empty cells. A metric of
-    the likelihood, such as −ELBO, has a column for each kind of pixels ("Bernoulli", "8-bit", "continuous"), because
-    its values are comparable only within a kind. Tables with more entries come first. Floors are not ranked. Each
-    table's note says whether its intervals cover seeds, test images or both.
+    Metrics share a table if they are defined for the same trained entries, so that only floors can have empty cells. A
+    metric of the likelihood, such as −ELBO, has a column for each kind of pixels ("Bernoulli", "8-bit", "continuous"),
+    because its values are comparable only within a kind. Tables with more entries come first. Floors are not ranked.
+    Each table's note says whether its intervals cover seeds, test images or both.
 
     Args:
         title: title of the first table, which the other tables continue.

@@ -8,7 +8,8 @@ findings. A finding compares a measured value with a threshold, and the value's 
     undecided      the interval includes the threshold
 
 If a claim has several findings, Holm's method (1979) widens their intervals. If even PCA or the identity would pass a
-threshold, the threshold is too easy. The claim then has a `Duel`, which compares two groups of entries.
+threshold, the threshold is too easy. `claims.toml` then gives the claim a `Duel` instead, which compares two groups of
+entries.
 """
 
 import math
@@ -43,8 +44,8 @@ class Verdict(StrEnum):
 class Finding:
     """Finding of a test: a measured value, and the side of a threshold on which the claim expects the value.
 
-    A finding without a value is a note, such as the reason why a test is impossible. A note does not change the claim's
-    verdict.
+    A note is a finding that has no verdict in the report, such as the value of a premise, or the reason why a test is
+    impossible. A note does not change the claim's verdict.
 
     Attributes:
         says: function that returns the finding's sentence for a value with its interval.
@@ -95,8 +96,9 @@ class Threshold:
     def _widened(self, value: Interval, evidence: Evidence, entry: Entry) -> Interval:
         """Return `value` with its interval widened by the Monte Carlo error of the metrics in `errors`.
 
-        The error of one seed is added in full, as if the errors of all seeds were equal. An interval that covers test
-        images is not widened, because the values of the images already contain the error.
+        The function adds the error of one seed, not the smaller error of the mean over seeds, as if all seeds had the
+        same error. An interval that covers test images is not widened, because the values of the images already contain
+        the error.
         """
         if value.over != SEEDS:
             return value
@@ -169,8 +171,8 @@ class ToldApart:
     def findings(self, evidence: Evidence) -> Iterator[Finding]:
         """Yield a finding for each metric and for each entry, except the entry with the highest mean.
 
-        A family is a set of entries with equally many codes that differ only in the part. Only the largest family is
-        tested.
+        A family is a set of entries that differ only in the part and have equally many codes. Only the largest family
+        is tested.
         """
         families: dict[tuple[str, int], list[Entry]] = {}
         for entry in evidence.group(self.entries):

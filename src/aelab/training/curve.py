@@ -103,7 +103,8 @@ class Progress:
     """Progress display of a training, with the losses, the images per second and the time left.
 
     In a terminal or a notebook, the display is a progress bar. Without a terminal, or in a child process, the display
-    prints lines. A line follows each validation, and the first point of the curve after 10 seconds without a line.
+    prints a line at each validation. At any other point of the curve, the display prints a line only if 10 seconds have
+    passed since the last line.
 
     Args:
         label: name in front of the bar and of each line.

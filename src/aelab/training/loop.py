@@ -72,8 +72,8 @@ def train(
         seed: seed of the order of the data and of the noise.
         options: precision, execution mode, and number of validations; by default `TrainingOptions()`.
         dynamic: whether each step binarises the training images at random, with a pixel's gray value as the probability
-            of white. For a phase that learns codes, the images are binarised only once, before their codes are
-            computed. Validation images are not binarised.
+            of white. If a phase trains on codes of the images, as a prior does, the images are binarised only once,
+            before their codes are computed. Validation images are not binarised.
         session: options that do not change the result; by default `Session()`.
 
     Returns:

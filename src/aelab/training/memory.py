@@ -87,7 +87,7 @@ def _need(phase: Phase, model: Autoencoder, budget: Budget, precision: Precision
 
 def _storage(tensor: Tensor) -> int:
     """Number that identifies the memory of a tensor."""
-    return tensor.untyped_storage()._cdata  # noqa: SLF001 - the addresses of empty storages are equal
+    return tensor.untyped_storage()._cdata  # noqa: SLF001 - data_ptr() is equal for all empty storages
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -16,7 +16,7 @@ from aelab.models.base import Batch, Learner, Losses
 from aelab.training.batches import Source
 from aelab.training.schedules import SCHEDULES
 
-EAGER_STEPS = 3  # steps without a graph before the recording, in which libraries initialise themselves
+EAGER_STEPS = 3  # steps without a graph, before the recording; in these steps, libraries initialise themselves
 
 
 class Step:

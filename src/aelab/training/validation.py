@@ -17,8 +17,9 @@ from aelab.training.step import Means, losses_of
 class Validation:
     """Computes the losses over a validation split, and keeps the weights with the lowest loss.
 
-    Every validation draws the same random numbers. A weight that grows during the training (`Batch.ramp`) has its final
-    value. A validation does not change the state of the training, and the host does not wait for the device.
+    Every validation draws the same random numbers. A factor in the loss that grows during the training (`Batch.ramp`)
+    has its final value. A validation does not change the state of the training, and the host does not wait for the
+    device.
 
     Args:
         module: the module in training.

@@ -40,7 +40,9 @@ class PCA(Floor):
 
     @torch.no_grad()
     def start_from(self, x: Tensor) -> None:
-        """Compute the mean and the principal components of images x (N, C, H, W). Equal images give equal bits.
+        """Compute the mean and the principal components of images x (N, C, H, W).
+
+        The same x always gives the same bits.
 
         Raises:
             UserError: the code has more than N − 1 numbers.

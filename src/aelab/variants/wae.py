@@ -5,8 +5,8 @@
     k     Σ_s C_s/(C_s + ‖a − b‖²) with C_s = 2·d·s, d the size of the code
 
 Tolstikhin et al. 2018, algorithm 2 and section 4. The kernel k is a sum of inverse multiquadratic kernels with the
-scales s of the authors' code. The estimate of MMD² is unbiased and may be negative. A VAE pulls the distribution q(z|x)
-of each image towards p(z). A WAE pulls only q(z), the distribution of the codes of all images, towards p(z).
+scales s of the authors' program. The estimate of MMD² is unbiased and may be negative. A VAE pulls the distribution
+q(z|x) of each image towards p(z). A WAE pulls only q(z), the distribution of the codes of all images, towards p(z).
 """
 
 import torch
@@ -55,7 +55,8 @@ def mmd(a: Tensor, b: Tensor) -> Tensor:
     With B = 1, the sum over i ≠ j is empty and counts as 0.
     """
     pairs = max(len(a) * (len(a) - 1), 1)
-    within = sum((kernel(each, each).sum() - len(SCALES) * len(each)) / pairs for each in (a, b))  # k(z, z) = 1
+    # k(z, z) = len(SCALES), because each of its terms is 1.
+    within = sum((kernel(each, each).sum() - len(SCALES) * len(each)) / pairs for each in (a, b))
     return within - 2 * kernel(a, b).mean()
 
 
