@@ -112,7 +112,7 @@ def load_folder(
 ) -> Data:
     """Load a folder of images as a data set, split at random into train, validation and test.
 
-    The subfolders are the classes. Files that cannot be read are left out, and a warning names the first of them. Other
+    The subfolders are the classes. Files that cannot be read are left out, and a warning names the first five. Other
     warnings point out unusual classes and unusual 16-bit files.
 
     Args:

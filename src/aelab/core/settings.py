@@ -16,7 +16,7 @@ Schedule: TypeAlias = Annotated[
     Literal["one_cycle", "stairs", "constant"],
     Field(
         description="learning-rate schedule; stairs: 8 stages, each 3 times as long as the stage before, "
-        "with that stage's learning rate divided by 10^(1/7)"
+        "with a learning rate lower by a factor of 10^(1/7)"
     ),
 ]
 Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=1, description="ε of Adam")]

@@ -28,7 +28,7 @@ WIDTH, ROW = 3.5, 0.28  # Inches: width of a chart, height of the row of an entr
 BELOW = 0.3  # Distance from an entry's mean down to the dots of its seeds, as a share of a row's height.
 BESIDE, BELOW_ROWS = 24, 34  # Characters per line: in an entry's name, and in the label of the x axis.
 LONG = 20  # Characters. If a name is longer, the legend has two columns instead of three.
-CURVE = 10  # Points. For a shorter curve, the chart includes the start, and has no axis of seconds.
+CURVE = 10  # Points. Only for longer curves, the y axis ignores the first losses, and the chart has an axis of seconds.
 ABOVE = 0.6  # Height of the name of a floor (a baseline without training), as a share of a row's height.
 
 
@@ -84,7 +84,7 @@ def values(
 
 
 def _floors(axes: Axes, floors: Mapping[str, float]) -> None:
-    """Draw each floor as a dashed line with its name; far outside the axes, draw only the name and an arrow."""
+    """Draw each floor as a dashed line with its name. For a value far outside the axes, draw a name and an arrow."""
     (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     for place, (name, value) in enumerate(sorted(floors.items(), key=itemgetter(1))):
         y = -0.6 - ABOVE * (place + 0.5)

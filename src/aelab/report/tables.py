@@ -49,7 +49,7 @@ def tables(title: str, note: str, evidence: Evidence, names: Iterable[str], *, s
         note: explanation above the first table.
         evidence: the entries and their results.
         names: names of the metrics to show.
-        say_pixels: whether the headings of metrics of the likelihood name the kind of pixels.
+        say_pixels: whether the heading of each likelihood metric names the kind of pixels, gray or binarised.
     """
     floors = [entry.name for entry in evidence.entries if entry.floor]
     defining: dict[tuple[str, ...], list[Column]] = {}
