@@ -144,7 +144,7 @@ def _allowed(section: Json, definitions: Json) -> str:
     if values := inner.get("enum", [inner["const"]] if "const" in inner else []):
         return ", ".join(f"`{each}`" for each in values)
     if "items" in inner:
-        return f"a list (each item: {_allowed(inner['items'], definitions)})"
+        return f"list[{_allowed(inner['items'], definitions)}]"
     bounds = [f"{sign} {inner[key]:,.15g}" for key, sign in SIGNS.items() if key in inner]
     return f"{TYPES[inner['type']]} {', '.join(bounds)}".strip()
 

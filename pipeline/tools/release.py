@@ -42,7 +42,8 @@ def main() -> None:
         sys.exit(f"\n{error}\n")
     sums = "".join(f"{disk.digest(path)}  {path.name}\n" for path in sorted(DIST.iterdir()))
     (DIST / "SHA256SUMS").write_text(sums, encoding="utf-8")
-    print(f"{sums}\nIn {DIST}/; nothing is published. Next: git tag v{version}, and upload the wheel and the .tar.gz.")
+    print(f"{sums}\nThe files are in {DIST}/. Nothing is published.")
+    print(f"Next: git tag v{version}, and upload the wheel and the .tar.gz.")
 
 
 def check_changelog(text: str, version: str) -> None:
