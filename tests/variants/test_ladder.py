@@ -54,9 +54,11 @@ def test_a_layer_that_adds_nothing_to_its_prior_is_not_active(x: Tensor, generat
     """μ_q moves with the layers above even in such a layer, so μ_q alone would count as active."""
     model = build("ladder", IMAGE, PARAMETERS["ladder"], seed=0)
     assert isinstance(model, Ladder)
-    for layer in model.layers:
-        for parameter in layer.correct.parameters():  # type: ignore[union-attr]
-            torch.nn.init.zeros_(parameter)
+    for parameter in model.evidence.parameters():
+        torch.nn.init.zeros_(parameter)
+    for layer in model._layers():
+        for parameter in layer.statistics.parameters():
+            torch.nn.init.zeros_(parameter[len(parameter) // 2 :])  # the second half is the correction
     with torch.no_grad():
         assert model.shifts(x)[:, 4:].abs().max() == 0
         assert model.kl_terms(x)[:, 4:].abs().max() == 0

@@ -5,7 +5,8 @@
 
 Sønderby et al. 2016, Kingma et al. 2016 (section 5.1), Child 2021. The top layer z_0 is a vector. Each lower layer z_l
 is a set of maps on the network's grid. From the layers above, z_<l, the model computes feature maps h. The prior of z_l
-depends on h. The posterior is this prior, corrected with h and the encoder's output for the image.
+depends on h. The posterior is this prior plus a correction, which depends on h and on the encoder's output for the
+image.
 
 Dimensions: B batch, F number of feature maps (`width`), (h, w) grid, D number of maps in a layer (`channels`).
 """
@@ -51,6 +52,7 @@ class Ladder(Variational):
         self.undefined["direction"] = "most of the code is a grid, whose single numbers do not control the whole image"
         self.encoder = nn.Sequential(built.grid_encoder(width), *(Residual(width, width // 2) for _ in range(2)))
         self.top = Top(built.grid, width, code)
+        self.evidence = nn.Sequential(nn.ReLU(), Convolution(width, layers * 2 * channels))
         self.layers = nn.ModuleList(Layer(width, channels) for _ in range(layers))
         self.decoder = built.grid_decoder(width, self.likelihood.channels)
 
@@ -71,9 +73,8 @@ class Ladder(Variational):
         q = self.top.posterior(e)
         found = [Inferred(choose(q), q, (torch.zeros_like(q[0]), torch.zeros_like(q[1])))]
         h = self.top(found[0].z)
-        for layer in self._layers():
-            p = layer.prior(h)
-            q = layer.posterior(h, e, p)
+        for layer, evidence in zip(self._layers(), self.evidence(e).chunk(len(self.layers), 1), strict=True):
+            q, p = layer.posterior_and_prior(h, evidence)
             found.append(Inferred(choose(q), q, p))
             h = layer(h, found[-1].z)
         return h, found
@@ -164,22 +165,27 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
-        self.expect = nn.Sequential(nn.ReLU(), Convolution(width, 2 * channels))
-        self.correct = nn.Sequential(nn.ReLU(), Convolution(2 * width, 2 * channels))
+        # One convolution for the prior and for h's part of the correction is faster than two.
+        self.statistics = nn.Sequential(nn.ReLU(), Convolution(width, 2 * 2 * channels))
         self.merge = Pointwise(channels, width)
         self.transform = Residual(width, width // 2)
 
     def prior(self, h: Tensor) -> Gaussian:
         """Compute p(z_l|z_<l): (B, F, h, w) → (B, D, h, w) each."""
-        return moments(self.expect(h), dim=1)
+        prior, _ = self.statistics(h).chunk(2, 1)
+        return moments(prior, dim=1)
 
-    def posterior(self, h: Tensor, e: Tensor, p: Gaussian) -> Gaussian:
-        """Compute q(z_l|z_<l, x), which is the prior p corrected with h and the encoder's output e.
+    def posterior_and_prior(self, h: Tensor, evidence: Tensor) -> tuple[Gaussian, Gaussian]:
+        """Compute q(z_l|z_<l, x) and p(z_l|z_<l), (B, D, h, w) for each mean and log variance.
 
-        Both h and e are (B, F, h, w). The two results are (B, D, h, w) each.
+        Args:
+            h: feature maps from the layers above, (B, F, h, w).
+            evidence: the image's part of the correction, (B, 2·D, h, w).
         """
-        mean, log_variance = moments(self.correct(torch.cat([h, e], 1)), dim=1)
-        return p[0] + mean, p[1] + log_variance
+        prior, correction = self.statistics(h).chunk(2, 1)
+        p = moments(prior, dim=1)
+        mean, log_variance = moments(correction + evidence, dim=1)
+        return (p[0] + mean, p[1] + log_variance), p
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
         """Compute the feature maps for the next layer from h and z, (B, F, h, w)."""
