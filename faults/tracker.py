@@ -75,7 +75,7 @@ def compare(rig: Rig, uri: str) -> list[str]:
         expected: dict[str, list[tuple[int, float, int]]] = {}
         for point in disk.read_lines(file):
             for loss, value in point.items():
-                if loss not in {"phase", "step", "time"}:
+                if loss not in {"phase", "step", "time", "seconds"}:
                     at = point["step"], value, round(point["time"] * 1000)
                     name_of = loss if loss.startswith("system/") else f"{point['phase']}/{loss}"
                     expected.setdefault(name_of, []).append(at)

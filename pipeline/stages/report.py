@@ -66,12 +66,11 @@ def _judged(claim: Claim, judgement: Judgement, **_: Any) -> dict[str, Any]:
 
 
 def _write_curves(entry: ReportEntry) -> None:
-    """Write learning curves for `dvc plots`: the loss and the elapsed seconds at each step, as means over the seeds."""
-    measured = ["seed", "phase", "step", "time", "train_loss", "validation_loss"]
+    """Write learning curves for `dvc plots`: loss and seconds of training at each step, means over the seeds."""
+    measured = ["seed", "phase", "step", "seconds", "train_loss", "validation_loss"]
     points = pd.DataFrame(
         [{"seed": result.seed, **point} for result in entry.results for point in result.curve], columns=measured
     )
-    points["seconds"] = points["time"] - points.groupby(["seed", "phase"])["time"].transform("first")
     for phase, of_phase in points.groupby("phase"):
         for split, name in (("train", "training"), ("validation", "validation")):
             by_step = of_phase.dropna(subset=f"{split}_loss").groupby("step")

@@ -36,7 +36,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Plot]:
 
 
 CURVE = [
-    {"phase": "a", "step": step, "time": 1000.0 + step / 7, key: 30.0 / step}
+    {"phase": "a", "step": step, "seconds": step / 7, key: 30.0 / step}
     for step in range(1, 21)
     for key in ("train_loss", "validation_loss")
     if key == "train_loss" or step % 5 == 0
@@ -124,7 +124,7 @@ def test_a_spike_of_the_training_loss_leaves_the_curve_readable(
     loss: str, high: float, tmp_path: Path, drawn: list[Plot]
 ) -> None:
     """A validation loss that blows up is shown."""
-    curve = [{"step": i, "time": float(i), "train_loss": 2 - i / 100, "validation_loss": 2.5} for i in range(100)]
+    curve = [{"step": i, "seconds": float(i), "train_loss": 2 - i / 100, "validation_loss": 2.5} for i in range(100)]
     curve[50][loss] = 1e25
     charts.learning([curve], [99], 0, tmp_path / "curve.svg")
     assert high / 2 < drawn[0].axes[0].get_ylim()[1] < high * 2

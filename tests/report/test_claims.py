@@ -226,7 +226,7 @@ def test_findings_make_one_verdict(found: list[Verdict], verdict: Verdict) -> No
 
 def test_who_is_plain_is_told_by_what_it_learned_not_by_its_name() -> None:
     """The curves of regularised autoencoders name the other terms of their loss, so these are not plain."""
-    point = {"phase": "autoencoder", "step": 1, "time": 0.0, "train_loss": 1.0, "train_mse": 1.0}
+    point = {"phase": "autoencoder", "step": 1, "seconds": 0.0, "train_loss": 1.0, "train_mse": 1.0}
     assert replace(AE, name="anything", curves=[[point]]).plain
     assert not replace(AE, curves=[[point | {"train_size": 1.0}]]).plain
     assert not DAE.plain

@@ -31,10 +31,10 @@ def toy_run(folder: Path) -> Run:
         parameters={"ae.code": 4},
         tags={"device": "cpu", "group": "toy-ae_wide"},
         history=[
-            {"phase": "autoencoder", "step": 50, "time": 1010.5, "train_loss": 3.0, "train_rate": None},
-            {"phase": "autoencoder", "step": 50, "time": 1011.0, "validation_loss": 4.0},
-            {"phase": "autoencoder", "step": 100, "time": 1020.0, "train_loss": 2.0},
-            {"phase": "autoencoder", "step": 150, "time": 1030.0, "train_loss": math.nan},
+            {"phase": "autoencoder", "step": 50, "time": 1010.5, "seconds": 0.5, "train_loss": 3.0, "train_rate": None},
+            {"phase": "autoencoder", "step": 50, "time": 1011.0, "seconds": 1.0, "validation_loss": 4.0},
+            {"phase": "autoencoder", "step": 100, "time": 1020.0, "seconds": 10.0, "train_loss": 2.0},
+            {"phase": "autoencoder", "step": 150, "time": 1030.0, "seconds": 20.0, "train_loss": math.nan},
         ],
         evaluated=Evaluated(
             fingerprint="f",

@@ -183,7 +183,7 @@ def ended(model: Autoencoder, results: dict[str, PhaseResult]) -> tuple[list[byt
     """Bits of the weights, and results without times."""
     weights = [value.cpu().numpy().tobytes() for value in model.state_dict().values()]
     curves = [
-        [{key: value for key, value in point.items() if key != "time"} for point in result.curve]
+        [{key: value for key, value in point.items() if key not in {"time", "seconds"}} for point in result.curve]
         for result in results.values()
     ]
     return weights, [curves, [(each.best_step, each.images, each.diverged_at_step) for each in results.values()]]

@@ -48,7 +48,7 @@ def following(follow: Callable[[dict[str, float]], None]) -> Session:
 
 def losses(result: PhaseResult) -> list[dict[str, float]]:
     """The points of the curve without their times."""
-    return [{key: value for key, value in point.items() if key != "time"} for point in result.curve]
+    return [{key: value for key, value in point.items() if key not in {"time", "seconds"}} for point in result.curve]
 
 
 class Counts(Recorder):
@@ -238,7 +238,7 @@ class Arrives:
 
 def test_a_point_counts_when_the_device_has_reached_it_not_when_it_was_told_to() -> None:
     progress = Progress("", 10, 16)
-    curve = Curve(progress, torch.device("cpu"), lambda _: None)
+    curve = Curve(progress, torch.device("cpu"), lambda _: None, lambda: 7.0)
     events = [Arrives(), Arrives()]
     for step, event in enumerate(events, start=1):
         curve.coming.append(("train", step, ["loss"], torch.ones(1), event))  # type: ignore[arg-type]
@@ -250,6 +250,7 @@ def test_a_point_counts_when_the_device_has_reached_it_not_when_it_was_told_to()
     curve.collect()
     assert [point["step"] for point in curve.points] == [1]
     assert curve.points[0]["time"] >= before
+    assert curve.points[0]["seconds"] == 7.0
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.1, [8]), (11.0, [1, 2, 3, 8]), (6.0, [2, 8])])

@@ -1,6 +1,7 @@
 """Interrupted trainings: after any step, a training that resumes in another process ends with the same bits."""
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from aelab.training import snapshots
 from aelab.training.curve import Curve, Progress
 from aelab.training.loop import Session, train
 from aelab.training.snapshots import Snapshots
-from aelab.training.state import PhaseResult, Snapshot, Stopped
+from aelab.training.state import PhaseResult, Snapshot, Stopped, TrainingState
 from aelab.variants.ae import AE
 from tests.support.toys import IMAGE, LEARNING, PARAMETERS, SECTIONS, StopsAt, ended
 
@@ -108,6 +109,32 @@ def test_without_its_generator_in_the_snapshot_dropout_would_end_in_other_bits(
 def test_fed_from_disk_it_goes_on_too(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
     undisturbed = ended(*run("dae", pixels, None))
     assert broken_off("dae", pixels, tmp_path, [2, 3, 4], room=0) == undisturbed
+
+
+def seconds_with_a_pause(pixels: NDArray[np.uint8], folder: Path) -> list[float]:
+    """Seconds at the points of a curve. The training stopped after 7 of 11 steps and paused for a day."""
+    real, slept = time.perf_counter, 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: real() + slept)
+        with pytest.raises(Stopped):
+            run("ae", pixels, StopsAt(folder, 7))
+        slept = 86_400.0
+        _, results = run("ae", pixels, Snapshots(folder))
+    return [point["seconds"] for point in results["autoencoder"].curve]
+
+
+def test_the_seconds_of_a_curve_do_not_contain_a_pause(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    seconds = seconds_with_a_pause(pixels, tmp_path)
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[0] <= seconds[-1] < 3600
+
+
+def test_by_the_clock_of_the_day_the_pause_would_count(
+    pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = time.perf_counter()
+    monkeypatch.setattr(TrainingState, "elapsed", lambda _: time.perf_counter() - start)
+    assert seconds_with_a_pause(pixels, tmp_path)[-1] > 86_400
 
 
 def test_between_two_phases_and_in_the_second_it_goes_on(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
@@ -339,7 +366,7 @@ def test_a_divergence_that_is_dropped_would_be_another_one(
 
 def test_a_divergence_says_how_it_came() -> None:
     def cause(*losses: float) -> str:
-        curve = Curve(Progress("", 10, 1), torch.device("cpu"), lambda _: None)
+        curve = Curve(Progress("", 10, 1), torch.device("cpu"), lambda _: None, lambda: 0.0)
         for step, loss in enumerate(losses, start=1):
             curve.put("train", step, {"loss": torch.tensor(loss), "rate": torch.tensor(1.0)})
         assert curve.collect()

@@ -21,6 +21,7 @@ from aelab.core.errors import UserError
 MEMORY = "AELAB_MEMORY"  # maximum MiB of images that one training keeps in memory, set by the user
 SHARED = "AELAB_SHARED"  # number of trainings that share a GPU, set by the process that starts the trainings
 FREE = "AELAB_FREE"  # bytes of RAM for each training: an equal part of the RAM that was free before the trainings began
+PROCESSES = "LOCAL_WORLD_SIZE"  # number of processes of a training on this machine, set by torchrun
 NONE = "this machine has no usable GPU of that kind"
 KINDS = ("auto", "cpu", "cuda", "mps")
 AHEAD = 32  # training steps that this process may run ahead of its GPU (`Pace`)
@@ -163,12 +164,7 @@ def share(device: torch.device) -> int:
     if device.type == "cuda":
         free, all_of_it = torch.cuda.mem_get_info(device)
         return min(free, all_of_it // (whole_number(SHARED) or 1))
-    return (whole_number(FREE) or free_memory()) // processes_here()
-
-
-def processes_here() -> int:
-    """Number of this training's processes on this machine, from torchrun's `LOCAL_WORLD_SIZE`."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return (whole_number(FREE) or free_memory()) // (whole_number(PROCESSES) or 1)
 
 
 def free_memory() -> int:

@@ -288,11 +288,10 @@ def _limits(points: Curve) -> tuple[float, float]:
 
 
 def _seconds_above(axes: Axes, points: Curve) -> None:
-    """Add an upper axis: seconds from the first point to each step."""
-    steps = np.array([point["step"] for point in points], np.float64)
-    seconds = np.array([point["time"] for point in points], np.float64) - points[0]["time"]
-    if len(points) < CURVE or seconds[-1] <= 0 or (np.diff(seconds) < 0).any():  # the clock was set back
+    """Add an upper axis: seconds of training at each step."""
+    if len(points) < CURVE:
         return
+    steps, seconds = np.array([(0, 0), *((point["step"], point["seconds"]) for point in points)], np.float64).T
     seconds += np.arange(len(seconds)) * 1e-9  # the inverse function needs strictly rising values
     above = axes.secondary_xaxis(
         "top",
@@ -302,7 +301,7 @@ def _seconds_above(axes: Axes, points: Curve) -> None:
         ),
     )
     above.xaxis.set_major_locator(MaxNLocator(5, prune="upper"))
-    above.set_xlabel("seconds")
+    above.set_xlabel("seconds of training")
 
 
 def bars(

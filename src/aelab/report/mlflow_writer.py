@@ -424,7 +424,7 @@ def _points(history: Sequence[Mapping[str, Any]]) -> list[Metric]:
         Metric(name if "/" in name else f"{point['phase']}/{name}", value, _milliseconds(point["time"]), point["step"])
         for point in history
         for name, value in point.items()
-        if name not in {"phase", "step", "time"} and value is not None and math.isfinite(value)
+        if name not in {"phase", "step", "time", "seconds"} and value is not None and math.isfinite(value)
     ]
 
 

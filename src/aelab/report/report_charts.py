@@ -93,11 +93,11 @@ def progress(evidence: Evidence, folder: Path) -> Iterator[Figure]:
 
 
 def _way(entry: Entry) -> Line:
-    """Return seconds since the start, each with 100·(loss − lowest) ÷ (first loss − lowest), means over the seeds."""
+    """Return seconds of training, each with 100·(loss − lowest) ÷ (first loss − lowest), means over the seeds."""
     ways = []
     for curve in entry.curves:
         points = [point for point in curve if point["phase"] == "autoencoder"]
-        losses = [(point["time"] - points[0]["time"], point["validation_loss"]) for point in points
+        losses = [(point["seconds"], point["validation_loss"]) for point in points
                   if "validation_loss" in point]  # fmt: skip
         fall = losses[0][1] - min(loss for _, loss in losses) if losses else 0.0
         if fall > 0:

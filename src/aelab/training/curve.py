@@ -20,12 +20,14 @@ from aelab.core import process_group
 from aelab.core.progress import EVERY
 from aelab.models.base import Losses
 
-Point: TypeAlias = dict[str, Any]  # keys: "step", "time", and the losses as "train_…" or "validation_…"
+Point: TypeAlias = dict[str, Any]  # "step", "time", "seconds", and losses as "train_…" or "validation_…"
 RISE = 1.5  # before a divergence, the loss was rising if the last value was above this multiple of the lowest value
 
 
 class Curve:
     """A training curve. Each point has a step, its losses, and the time at which the losses reached the host.
+
+    A point has this time twice: as seconds since 1970, and as seconds of training, without pauses of the training.
 
     `put` starts to copy losses from the device to the host. `collect` makes a point of each finished copy, in the order
     of the calls of `put`, and passes the point to `follow`. The first loss that is not finite ends the curve.
@@ -34,6 +36,7 @@ class Curve:
         progress: the progress display.
         device: the device of the training.
         follow: function that receives each new point.
+        elapsed: function that returns the seconds of training so far.
 
     Attributes:
         points: the points so far.
@@ -41,8 +44,10 @@ class Curve:
         cause: the probable cause of the divergence, in a sentence.
     """
 
-    def __init__(self, progress: "Progress", device: torch.device, follow: Callable[[Point], None]) -> None:
-        self.progress, self.follow = progress, follow
+    def __init__(
+        self, progress: "Progress", device: torch.device, follow: Callable[[Point], None], elapsed: Callable[[], float]
+    ) -> None:
+        self.progress, self.follow, self.elapsed = progress, follow, elapsed
         self.gpu = device.type == "cuda"
         self.coming: deque[tuple[str, int, list[str], Tensor, torch.cuda.Event | None]] = deque()
         self.points: list[Point] = []
@@ -79,7 +84,8 @@ class Curve:
             if not all(map(math.isfinite, losses.values())):
                 self.diverged, self.cause = step, self._cause(split, losses)
                 break
-            point = {"step": step, "time": time.time(), **{f"{split}_{name}": value for name, value in losses.items()}}
+            times = {"time": time.time(), "seconds": round(self.elapsed(), 3)}
+            point = {"step": step, **times, **{f"{split}_{name}": value for name, value in losses.items()}}
             self.points.append(point)
             self.follow(point)
             self.progress.reached(step, split, losses["loss"])

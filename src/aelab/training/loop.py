@@ -178,7 +178,7 @@ def fit(
     turns = range(1, options.validations + 1)
     validated = {math.ceil(steps * turn / options.validations) for turn in turns}  # includes the last step
     progress = Progress(f"{session.label} {phase}".strip(), steps, batch)
-    curve = Curve(progress, device, lambda point: session.follow(phase, point))
+    curve = Curve(progress, device, lambda point: session.follow(phase, point), state.elapsed)
     keep_pace = devices.Pace(device)
 
     # ---- The loop. The host has started `state.done` steps, and the device has finished `step.position` steps.

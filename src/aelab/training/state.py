@@ -126,15 +126,18 @@ class TrainingState:
         """Record the result of the current phase."""
         self.results[self.phase] = result
 
+    def elapsed(self) -> float:
+        """Return the seconds of the current phase, without the time between a stop and the resumed training."""
+        return sum(self.seconds_before[:2]) + time.perf_counter() - self.started[0]
+
     def seconds(self) -> tuple[float, float, float]:
         """Return the seconds of training, the seconds of validation, and the CPU seconds of both together.
 
         If the phase was resumed from a snapshot, the numbers include the time before this snapshot.
         """
-        validation = self.validation.watch.seconds()
-        wall, cpu = time.perf_counter() - self.started[0], time.process_time() - self.started[1]
-        before = self.seconds_before
-        return before[0] + wall - validation, before[1] + validation, before[2] + cpu
+        validation = self.seconds_before[1] + self.validation.watch.seconds()
+        cpu = self.seconds_before[2] + time.process_time() - self.started[1]
+        return self.elapsed() - validation, validation, cpu
 
     def due(self) -> bool:
         """Whether it is time for a snapshot."""
