@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def plain(self) -> bool:
-        """Whether the entry minimises only the squared error, on clean images."""
+        """Whether the entry minimises only the squared error, on clean images, as the floors do."""
         parts = {name for curve in self.curves for point in curve for name in point if name.startswith("train_")}
         return self.clean and self.pixels is None and parts <= {"train_loss", "train_mse"}
 
@@ -68,6 +68,11 @@ class Entry:
     def clean(self) -> bool:
         """Whether the entry learned from clean images."""
         return self.parameters.get("inputs") == CLEAN
+
+    @property
+    def pca(self) -> bool:
+        """Whether the entry is PCA: a floor with a code smaller than an image."""
+        return self.floor and self.parameters.get("code", math.inf) < self.dimensions
 
     @property
     def room(self) -> bool:
@@ -79,6 +84,8 @@ class Entry:
         """Number of codes in all codebooks; 0 if the parameters have none."""
         if "quantizer.levels" in self.parameters:
             return math.prod(self.parameters["quantizer.levels"])
+        if "quantizer.bits" in self.parameters:
+            return int(2 ** self.parameters["quantizer.bits"])
         return int(self.parameters.get("quantizer.codes", 0)) * int(self.parameters.get("quantizer.depth", 1))
 
 
@@ -94,15 +101,16 @@ TRAINED: dict[str, Callable[[Entry, bool], bool]] = {
     "entries that learned from corrupted images": lambda entry, _: not entry.clean,
     "denoising autoencoders": lambda entry, _: not entry.clean and entry.pixels is None,
     "denoising autoencoders with room for a copy": lambda entry, _: not entry.clean and entry.room,
-    "denoising autoencoders with many looks": lambda entry, _: not entry.clean and entry.looks >= MANY,
     "variational autoencoders": lambda entry, codebook: entry.pixels is not None and not codebook,
     "autoencoders with a codebook": lambda _, codebook: codebook,
     "codebooks with a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta", 0) > 0,
     "codebooks without a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta") == 0,
 }
 WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {  # groups that may include floors
-    "floors": lambda entry: entry.floor,
-    "PCA": lambda entry: entry.floor and entry.parameters.get("code", math.inf) < entry.dimensions,
+    "PCA": lambda entry: entry.pca,
+    "plain autoencoders and PCA": lambda entry: entry.plain and (entry.pca or not entry.floor),
+    "plain autoencoders and floors": lambda entry: entry.plain,
+    "PCA, and denoising autoencoders with many looks": lambda e: e.pca or (not e.clean and e.looks >= MANY),
     "entries that saw no noise": lambda entry: entry.clean,  # the identity belongs to this group
 }
 
@@ -262,10 +270,13 @@ class Evidence:
         discrete = self.having("codes_used")
         return [entry for entry in self.trained.entries if TRAINED[name](entry, entry in discrete)]
 
-    def best(self, entries: Iterable[Entry], name: str) -> Entry:
-        """Return the entry with the best mean of a metric: the highest mean if higher is better, else the lowest."""
-        sign = -1 if metric(name.removeprefix("validation_")).better == "higher" else 1
-        return min(entries, key=lambda entry: sign * self.values(entry, name).mean())
+    def best(self, entries: Iterable[Entry], name: str, *, worst: bool = False) -> Entry:
+        """Return the entry with the best mean of a metric: the highest mean if higher is better, else the lowest.
+
+        With `worst`, return the entry with the worst mean.
+        """
+        highest = (metric(name.removeprefix("validation_")).better == "higher") != worst
+        return (max if highest else min)(entries, key=lambda entry: self.values(entry, name).mean())
 
     def behind(self, name: str, entries: Iterable[Entry] | None = None) -> tuple[Entry, dict[Entry, Interval]] | None:
         """Rank entries by a metric: return the best entry, and the differences of the others to the best; or None.
@@ -302,7 +313,7 @@ class Evidence:
         return {best.name} | {entry.name for entry, gap in gaps.items() if gap.known and gap.side(0) == 0}
 
     def advantage(
-        self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str, against: str = ""
+        self, ours: Sequence[Entry], theirs: Sequence[Entry], name: str, against: str = "", *, worst: bool = False
     ) -> tuple[Entry, Entry, Interval]:
         """Return the best entry of each of two groups, and by how much the best of `ours` is better than the other.
 
@@ -314,8 +325,9 @@ class Evidence:
             theirs: the second group of entries.
             name: the metric.
             against: the metric of `theirs`, if it differs from `name`.
+            worst: compare the worst entries of both groups instead of the best.
         """
-        mine, other = self.best(ours, name), self.best(theirs, against or name)
+        mine, other = self.best(ours, name, worst=worst), self.best(theirs, against or name, worst=worst)
         gain = self.difference(mine, other, name, against)
         gain = gain if metric(name).better == "higher" else replace(gain, mean=-gain.mean)
         return mine, other, gain.among(len(ours) * len(theirs))

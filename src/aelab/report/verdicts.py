@@ -115,7 +115,10 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Duel:
-    """Test of two groups: by each metric, the best entry of `ours` must beat the best entry of `theirs`."""
+    """Test of two groups: by each metric, the best entry of `ours` must beat the best entry of `theirs`.
+
+    With `worse`, the worst entry of `ours` must be worse than the worst entry of `theirs`.
+    """
 
     metrics: Sequence[str]  # if empty: denoising errors under the corruptions that `ours` learned from
     ours: str
@@ -140,7 +143,7 @@ class Duel:
         ours, theirs = [each for each in ours if each in having[0]], [each for each in theirs if each in having[1]]
         if not ours or not theirs:
             return
-        mine, other, gain = evidence.advantage(ours, theirs, *names)
+        mine, other, gain = evidence.advantage(ours, theirs, *names, worst=self.worse)
         means = [
             f"{entry.name} {shown(evidence.mean(entry, name), name)}"
             for entry, name in zip((mine, other), names, strict=True)
