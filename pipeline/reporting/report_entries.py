@@ -74,7 +74,7 @@ def context(
         "title": f"Autoencoders on {_images(params, evidence)}",
         "lead": _lead(entries),
         "evidence": evidence,
-        "sentences": summary.sentences(evidence, reference),
+        "sentences": summary.sentences(evidence, reference, classified),
         "problems": [*_problems(entries), *filter(None, [marks.blown_up(evidence.entries)])],
         "names": marks.names(evidence.entries),
         "falling": marks.still_falling(evidence.entries),
@@ -273,7 +273,8 @@ def _claims(evidence: Evidence, folder: Path) -> Iterator[dict[str, Any]]:
     figures = {"memory": list(report_charts.generalisation(evidence, folder))}
     for claim in CLAIMS:
         judgement = judge(claim, evidence)
-        mine = evidence.of(evidence.group(claim.entries))
+        below = [entry for entry in evidence.entries if entry.floor]
+        mine = evidence.of([*evidence.group(claim.entries), *below])
         measured = judgement.verdict is not Verdict.UNTESTED
         yield {
             "claim": claim,

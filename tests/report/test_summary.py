@@ -58,6 +58,17 @@ def test_denoising_is_summed_up_over_all_levels() -> None:
     assert found[1].more.endswith("`vae` has the lowest mean error at 2 of 3 kinds and levels of noise (ties: 2).")
 
 
+def test_only_levels_with_the_lowest_error_are_counted_as_ties() -> None:
+    """The entry has the lowest error at two levels, and ties with the best at the other level."""
+    common = {"mse": [1.0, 1.1, 1.2], "denoising_mse": [1.0, 1.1, 1.2]}
+    near = {"denoising_masking-0.1": [1.0, 1.2, 1.4], "denoising_masking-0.2": [1.0, 1.1, 1.2]}
+    mine = near | {"denoising_masking-0.3": [1.0, 1.1, 1.2]}
+    rest = {"denoising_masking-0.1": [1.1, 1.0, 1.3], "denoising_masking-0.2": [2.0, 2.1, 2.2]}
+    other = rest | {"denoising_masking-0.3": [2.0, 2.1, 2.2]}
+    found = summary.sentences(evidence({VAE: common | mine, BETA: common | other}), "masking 0.5")
+    assert found[1].more.endswith("`vae` has the lowest mean error at 2 of 3 kinds and levels of noise.")
+
+
 def test_what_one_key_changed_and_what_may_be_chance() -> None:
     found = evidence(
         {
@@ -185,10 +196,31 @@ def test_distance_and_precision_are_both_told_where_they_disagree() -> None:
     values = {VAE: bound | {"frechet": HIGH, "sample_precision": [0.9, 0.91, 0.92]}}
     worse = {BETA: {"neg_elbo": HIGH, "frechet": LOW, "sample_precision": [0.5, 0.51, 0.52]}}
     more = first_of(values | worse).more
-    assert "By Fréchet distance, the best samples come from `vae-beta4` (`vae` 3.01" in more
-    assert "; by precision, from `vae` (`vae` 0.910 ± 0.025 and `vae-beta4` 0.510 ± 0.025)." in more
+    assert "priors, the best come from `vae-beta4` by Fréchet distance (`vae` 3.01" in more
+    assert ", and from `vae` by precision (`vae` 0.910 ± 0.025 and `vae-beta4` 0.510 ± 0.025)." in more
     agree = {BETA: worse[BETA] | {"frechet": HIGHER}}
-    assert first_of(values | agree).more == "By Fréchet distance and precision, the best samples come from `vae`."
+    more = first_of(values | agree).more
+    assert more.endswith("own priors, the best come from `vae`, by Fréchet distance and precision.")
+
+
+@pytest.mark.parametrize(
+    ("fitted", "place"),
+    [(LOW, "are nearer to the test images"), (HIGH, "may be as near"), (HIGHER, "are farther from the test images")],
+)
+def test_samples_of_a_fitted_density_are_compared_with_samples_of_a_prior(fitted: list[float], place: str) -> None:
+    bound = {"neg_elbo": LOW, "frechet": HIGH}
+    values = {VAE: bound, BETA: bound | {"frechet": HIGHER}, NUMBERS: {"frechet_fitted": fitted}}
+    classified = {"metrics": {"frechet_floor": 0.5}}
+    more = summary.sentences(evidence(values), "masking 0.5", classified)[0].more
+    assert f"fitted to codes after training, {place}: `ae` {sum(fitted) / 3:.2f}" in more
+    assert more.endswith("The floor: training images, 0.50.")
+
+
+def test_the_sentence_on_the_likelihood_has_the_floor_of_the_data() -> None:
+    gray = replace(VAE, pixels="Bernoulli, not binarised")
+    classified = {"metrics": {}, "floors": {"binarisation_nats": 45.9, "png_nats": 1.0, "webp_nats": 1.0}}
+    (alone,) = summary.sentences(evidence({gray: {"neg_elbo": LOW}}), "masking 0.5", classified)
+    assert alone.more == "Floors without training: entropy of the binarisation (45.90 nats)."
 
 
 def test_words_are_those_of_the_quantity() -> None:

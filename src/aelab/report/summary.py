@@ -3,9 +3,11 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from aelab.evaluation.metric_names import GEOMETRY, REPRESENTATION, SAMPLES
+from aelab.report import floors
 from aelab.report.evidence import Entry, Evidence, noise_levels, noise_metrics
 from aelab.report.intervals import Interval, holm
 from aelab.report.metrics import COST, HEADLINE, metric
@@ -46,13 +48,17 @@ class Sentence:
         return f"{self.text} ({self.badge})" if self.badge else self.text
 
 
-def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
+def sentences(
+    evidence: Evidence, reference: str, classified: Mapping[str, Mapping[str, float]] | None = None
+) -> list[Sentence]:
     """Return sentences about the best entries by MSE, denoising MSE and −ELBO, and about entries without a rank.
 
     Args:
         evidence: the results.
         reference: the corruption of "denoising MSE", such as "masking 0.5".
+        classified: results of the stage `classify`, with the floors of the data set; without them if None.
     """
+    below = partial(floors.of_data, classified or {"metrics": {}})
     ranked = evidence.sound
     ill = [entry for entry in evidence.trained.entries if entry not in ranked.entries]
     bounded = ranked.having("neg_elbo")
@@ -62,12 +68,17 @@ def sentences(evidence: Evidence, reference: str) -> list[Sentence]:
         (ranked.having("mse"), "mse", "reconstructs best", [_by_size]),
         (ranked.having("denoising_mse"), "denoising_mse", f"restores images best from {reference}",
          [_by_size, _over_all_noise]),
-        (comparable, "neg_elbo", "has the lowest −ELBO", [_samples]),
+        (comparable, "neg_elbo", "has the lowest −ELBO", [partial(_samples, below("frechet", None))]),
     )  # fmt: skip
     return [
         replace(
             _best(ranked, entries, name, does),
-            more=" ".join(filter(None, (_floors(evidence, name), *(each(ranked, name) for each in more)))),
+            more=" ".join(
+                filter(
+                    None,
+                    (_floors(evidence, name, below(name, entries[0].pixels)), *(each(ranked, name) for each in more)),
+                )
+            ),
         )
         for entries, name, does, more in asked
         if entries
@@ -132,29 +143,49 @@ def _by_size(evidence: Evidence, name: str) -> str:
     return f"The codes differ in size{': ' if told else ''}{'; '.join(told)}."
 
 
-def _floors(evidence: Evidence, name: str) -> str:
-    """Return a sentence with the floors of a metric: baselines without training."""
+def _floors(evidence: Evidence, name: str, of_data: Mapping[str, float]) -> str:
+    """Return a sentence with the floors of a metric: baselines without training, and floors of the data set alone."""
     told = [f"`{floor.name}` ({shown(mean, name)}{_with(floor)})" for floor, mean in evidence.to_beat(name).items()]
+    told += [f"{title} ({_number(value, name)})" for title, value in of_data.items()]
     return f"Floors without training: {listed(told)}." if told else ""
 
 
-def _samples(evidence: Evidence, _: str) -> str:
-    """Return a sentence about the best samples, by Fréchet distance and by precision."""
+def _samples(of_data: Mapping[str, float], evidence: Evidence, _: str) -> str:
+    """Return sentences about the samples of the models' own priors, and about samples of fitted densities."""
     found = {name: sorted(evidence.leaders(name)) for name in ("frechet", "sample_precision")}
     if not found["frechet"]:
         return ""
     told = {name: listed(f"`{entry}`" for entry in leaders) for name, leaders in found.items() if leaders}
+    start = "Of samples from the models' own priors, the best come from"
     if found["sample_precision"] in ([], found["frechet"]):
         by = " and precision" if len(told) > 1 else ""
-        return f"By Fréchet distance{by}, the best samples come from {told['frechet']}."
+        return f"{start} {told['frechet']}, by Fréchet distance{by}.{_fitted(evidence, of_data)}"
     either = [entry for entry in evidence.entries if entry.name in {*found["frechet"], *found["sample_precision"]}]
     values = {
         name: listed(f"`{entry.name}` {shown(evidence.mean(entry, name), name)}" for entry in either) for name in told
     }
     return (
-        f"By Fréchet distance, the best samples come from {told['frechet']} ({values['frechet']}); "
-        f"by precision, from {told['sample_precision']} ({values['sample_precision']})."
+        f"{start} {told['frechet']} by Fréchet distance ({values['frechet']}), "
+        f"and from {told['sample_precision']} by precision ({values['sample_precision']}).{_fitted(evidence, of_data)}"
     )
+
+
+def _fitted(evidence: Evidence, of_data: Mapping[str, float]) -> str:
+    """Return a sentence that compares the best samples of a fitted density with the best samples of a prior."""
+    ours, theirs = evidence.having("frechet_fitted"), evidence.having("frechet")
+    text = ""
+    if ours and theirs:
+        best, _, gain = evidence.advantage(ours, theirs, "frechet_fitted", "frechet")
+        nearer = {1: "are nearer to the test images", -1: "are farther from the test images", 0: "may be as near"}
+        mean = shown(evidence.mean(best, "frechet_fitted"), "frechet_fitted")
+        place = f"{nearer[gain.side(0)]}: `{best.name}` {mean}"
+        text = f" Samples of a Gaussian mixture, fitted to codes after training, {place}."
+    return text + "".join(f" The floor: {title}, {_number(value, 'frechet')}." for title, value in of_data.items())
+
+
+def _number(value: float, name: str) -> str:
+    """Return a number without an interval, with the unit and digits of a metric."""
+    return shown(Interval(value, math.nan), name)
 
 
 def _over_all_noise(evidence: Evidence, _: str) -> str:
@@ -165,7 +196,7 @@ def _over_all_noise(evidence: Evidence, _: str) -> str:
         return ""
     wins = [evidence.best(entries, name).name for name in names]
     most = max(wins, key=wins.count)
-    shared = sum(most in lead and len(lead) > 1 for lead in map(evidence.leaders, names))
+    shared = sum(len(evidence.leaders(name)) > 1 for name, won in zip(names, wins, strict=True) if won == most)
     ties = f" (ties: {shared})" if shared else ""
     count = f"{wins.count(most)} of {len(wins)}"
     return f"`{most}` has the lowest mean error at {count} kinds and levels of noise{ties}."
