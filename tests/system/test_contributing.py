@@ -1,5 +1,6 @@
 """CONTRIBUTING.md shows how to add a variant, a network and a data set; these tests follow its instructions."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,19 @@ def test_its_error_is_squared_below_delta_and_absolute_above(x: Tensor, generato
         expected = error.square() / 2 if delta > 1 else delta * error
         loss = model.loss(batch(x, x, generator))["loss"]
         torch.testing.assert_close(loss, expected.flatten(1).sum(1).mean(), rtol=1e-4, atol=0.0)
+
+
+ROWS = [row for row in TEXT.splitlines() if re.match(r"\| `.*\d+ lines", row) and "_restore_outputs" not in row]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("`")[1])
+def test_the_lengths_of_own_code_are_today_s(row: str) -> None:
+    """The numbers of lines in the table of own code are right within a tenth."""
+    files = [REPOSITORY / name for name in re.findall(r"`([\w/]+\.py)`", row.split("|")[1])]
+    found = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+    (said,) = re.findall(r"(\d+) lines", row)
+    assert abs(int(said) - found) <= 0.1 * found, f"{said} lines in CONTRIBUTING.md, {found} lines in the files"
+
+
+def test_the_table_of_own_code_is_found() -> None:
+    assert len(ROWS) > 10  # noqa: PLR2004 - most rows have a length

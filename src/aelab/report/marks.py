@@ -7,7 +7,7 @@ loss.
 
 A learning-rate schedule that ends at 0 flattens every curve, so more steps can gain much more than a small fall
 suggests. Two examples are from MNIST, with the schedule `one_cycle`. The loss of an AE fell by 0.9 % over the last
-tenth of the steps; with twice the steps, the last loss was 12 % lower. The loss of a VAE fell by 0.1 %; with twice the
+tenth of the steps; with twice the steps, the last loss was 12 % lower. The loss of a VAE fell by 0.2 %; with twice the
 steps, the last loss was 1.5 % lower.
 
 A training blew up if its last validation loss is at least twice its lowest. The kept weights have the lowest loss, so
