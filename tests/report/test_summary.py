@@ -213,7 +213,7 @@ def test_samples_of_a_fitted_density_are_compared_with_samples_of_a_prior(fitted
     classified = {"metrics": {"frechet_floor": 0.5}}
     more = summary.sentences(evidence(values), "masking 0.5", classified)[0].more
     assert f"fitted to codes after training, {place}: `ae` {sum(fitted) / 3:.2f}" in more
-    assert more.endswith("The floor: training images, 0.50.")
+    assert more.endswith("The floor, training images as samples, is 0.50.")
 
 
 def test_the_sentence_on_the_likelihood_has_the_floor_of_the_data() -> None:
