@@ -180,7 +180,8 @@ def _fitted(evidence: Evidence, of_data: Mapping[str, float]) -> str:
         mean = shown(evidence.mean(best, "frechet_fitted"), "frechet_fitted")
         place = f"{nearer[gain.side(0)]}: `{best.name}` {mean}"
         text = f" Samples of a Gaussian mixture, fitted to codes after training, {place}."
-    return text + "".join(f" The floor, {title} as samples, is {_number(value, 'frechet')}." for title, value in of_data.items())
+    floor = [f" The floor, {title} as samples, is {_number(value, 'frechet')}." for title, value in of_data.items()]
+    return text + "".join(floor)
 
 
 def _number(value: float, name: str) -> str:
