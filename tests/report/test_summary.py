@@ -205,14 +205,23 @@ def test_distance_and_precision_are_both_told_where_they_disagree() -> None:
 
 @pytest.mark.parametrize(
     ("fitted", "place"),
-    [(LOW, "are nearer to the test images"), (HIGH, "may be as near"), (HIGHER, "are farther from the test images")],
+    [
+        (LOW, "are nearer to the test images than"),
+        (HIGH, "may be as near as"),
+        (HIGHER, "are farther from the test images than"),
+    ],
 )
 def test_samples_of_a_fitted_density_are_compared_with_samples_of_a_prior(fitted: list[float], place: str) -> None:
     bound = {"neg_elbo": LOW, "frechet": HIGH}
     values = {VAE: bound, BETA: bound | {"frechet": HIGHER}, NUMBERS: {"frechet_fitted": fitted}}
     classified = {"metrics": {"frechet_floor": 0.5}}
     more = summary.sentences(evidence(values), "masking 0.5", classified)[0].more
-    assert f"fitted to codes after training, {place}: `ae` {sum(fitted) / 3:.2f}" in more
+    assert (
+        f"fitted to the codes of `ae` after training, {place} samples of the prior of `vae` ({sum(fitted) / 3:.2f}"
+        in more
+    )
+    alone = {entry: of for entry, of in values.items() if entry is not BETA}
+    assert f"{place} samples of the prior of `vae`" in summary.sentences(evidence(alone), "masking 0.5")[0].more
     assert more.endswith("The floor, training images as samples, is 0.50.")
 
 

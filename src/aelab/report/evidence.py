@@ -100,7 +100,6 @@ TRAINED: dict[str, Callable[[Entry, bool], bool]] = {
     "autoencoders without a prior": lambda entry, _: entry.pixels is None,
     "entries that learned from corrupted images": lambda entry, _: not entry.clean,
     "denoising autoencoders": lambda entry, _: not entry.clean and entry.pixels is None,
-    "denoising autoencoders with room for a copy": lambda entry, _: not entry.clean and entry.room,
     "variational autoencoders": lambda entry, codebook: entry.pixels is not None and not codebook,
     "autoencoders with a codebook": lambda _, codebook: codebook,
     "codebooks with a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta", 0) > 0,
@@ -111,6 +110,7 @@ WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {  # groups that may include f
     "plain autoencoders and PCA": lambda entry: entry.plain and (entry.pca or not entry.floor),
     "plain autoencoders and floors": lambda entry: entry.plain,
     "PCA, and denoising autoencoders with many looks": lambda e: e.pca or (not e.clean and e.looks >= MANY),
+    "PCA, and denoising autoencoders with room for a copy": lambda e: e.pca or (not e.clean and e.room),
     "entries that saw no noise": lambda entry: entry.clean,  # the identity belongs to this group
 }
 

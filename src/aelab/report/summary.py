@@ -154,7 +154,7 @@ def _samples(of_data: Mapping[str, float], evidence: Evidence, _: str) -> str:
     """Return sentences about the samples of the models' own priors, and about samples of fitted densities."""
     found = {name: sorted(evidence.leaders(name)) for name in ("frechet", "sample_precision")}
     if not found["frechet"]:
-        return ""
+        return _fitted(evidence, of_data).strip()
     told = {name: listed(f"`{entry}`" for entry in leaders) for name, leaders in found.items() if leaders}
     start = "Of samples from the models' own priors, the best come from"
     if found["sample_precision"] in ([], found["frechet"]):
@@ -175,11 +175,15 @@ def _fitted(evidence: Evidence, of_data: Mapping[str, float]) -> str:
     ours, theirs = evidence.having("frechet_fitted"), evidence.having("frechet")
     text = ""
     if ours and theirs:
-        best, _, gain = evidence.advantage(ours, theirs, "frechet_fitted", "frechet")
-        nearer = {1: "are nearer to the test images", -1: "are farther from the test images", 0: "may be as near"}
-        mean = shown(evidence.mean(best, "frechet_fitted"), "frechet_fitted")
-        place = f"{nearer[gain.side(0)]}: `{best.name}` {mean}"
-        text = f" Samples of a Gaussian mixture, fitted to codes after training, {place}."
+        fitted, prior, gain = evidence.advantage(ours, theirs, "frechet_fitted", "frechet")
+        nearer = {1: "are nearer to the test images than", -1: "are farther from the test images than"}
+        place = nearer.get(gain.side(0), "may be as near as")
+        means = [(fitted, "frechet_fitted"), (prior, "frechet")]
+        values = listed(shown(evidence.mean(entry, name), name) for entry, name in means)
+        text = (
+            f" By Fréchet distance, samples of a Gaussian mixture, fitted to the codes of `{fitted.name}` after "
+            f"training, {place} samples of the prior of `{prior.name}` ({values})."
+        )
     floor = [f" The floor, {title} as samples, is {_number(value, 'frechet')}." for title, value in of_data.items()]
     return text + "".join(floor)
 
