@@ -20,7 +20,7 @@ from tests.support.toys import IMAGE
 
 SEEDS = (0, 1, 2)
 LEVELS = ("denoising_dark", "denoising_darker", "denoising_masked")
-DUEL = Duel(LEVELS, "entries that learned from corrupted images", "entries that saw no noise")
+DUEL = Duel(LEVELS, "entries that learned from corrupted images", ["entries that saw no noise"])
 
 
 class Brighter(Autoencoder):

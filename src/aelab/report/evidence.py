@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def plain(self) -> bool:
-        """Whether the entry minimises only the squared error, on clean images, as the floors do."""
+        """Whether the entry minimises only the squared error, on clean images."""
         parts = {name for curve in self.curves for point in curve for name in point if name.startswith("train_")}
         return self.clean and self.pixels is None and parts <= {"train_loss", "train_mse"}
 
@@ -68,11 +68,6 @@ class Entry:
     def clean(self) -> bool:
         """Whether the entry learned from clean images."""
         return self.parameters.get("inputs") == CLEAN
-
-    @property
-    def pca(self) -> bool:
-        """Whether the entry is PCA: a floor with a code smaller than an image."""
-        return self.floor and self.parameters.get("code", math.inf) < self.dimensions
 
     @property
     def room(self) -> bool:
@@ -100,17 +95,16 @@ TRAINED: dict[str, Callable[[Entry, bool], bool]] = {
     "autoencoders without a prior": lambda entry, _: entry.pixels is None,
     "entries that learned from corrupted images": lambda entry, _: not entry.clean,
     "denoising autoencoders": lambda entry, _: not entry.clean and entry.pixels is None,
+    "denoising autoencoders with room for a copy": lambda entry, _: not entry.clean and entry.room,
+    "denoising autoencoders with many looks": lambda entry, _: not entry.clean and entry.looks >= MANY,
     "variational autoencoders": lambda entry, codebook: entry.pixels is not None and not codebook,
     "autoencoders with a codebook": lambda _, codebook: codebook,
     "codebooks with a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta", 0) > 0,
     "codebooks without a commitment loss": lambda entry, codebook: codebook and entry.parameters.get("beta") == 0,
 }
 WITH_FLOORS: dict[str, Callable[[Entry], bool]] = {  # groups that may include floors
-    "PCA": lambda entry: entry.pca,
-    "plain autoencoders and PCA": lambda entry: entry.plain and (entry.pca or not entry.floor),
-    "plain autoencoders and floors": lambda entry: entry.plain,
-    "PCA, and denoising autoencoders with many looks": lambda e: e.pca or (not e.clean and e.looks >= MANY),
-    "PCA, and denoising autoencoders with room for a copy": lambda e: e.pca or (not e.clean and e.room),
+    "floors": lambda entry: entry.floor,
+    "PCA": lambda entry: entry.floor and entry.parameters.get("code", math.inf) < entry.dimensions,
     "entries that saw no noise": lambda entry: entry.clean,  # the identity belongs to this group
 }
 

@@ -122,7 +122,7 @@ class Duel:
 
     metrics: Sequence[str]  # if empty: denoising errors under the corruptions that `ours` learned from
     ours: str
-    theirs: str
+    theirs: Sequence[str]
     against: Sequence[str] = ()  # the metrics of `theirs`, if they differ from `metrics`
     each: bool = False
     worse: bool = False
@@ -130,7 +130,7 @@ class Duel:
 
     def findings(self, evidence: Evidence) -> Iterator[Finding]:
         """Yield a finding for each metric. With `each`, every entry of `ours` has its own finding for each metric."""
-        ours, theirs = evidence.group(self.ours), evidence.group(self.theirs)
+        ours, theirs = evidence.group(self.ours), [entry for name in self.theirs for entry in evidence.group(name)]
         names = self.metrics or evidence.learned_noise(ours)
         for side in [[entry] for entry in ours] if self.each else [ours]:
             for name, other in zip(names, self.against or names, strict=True):
